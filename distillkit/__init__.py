@@ -1,0 +1,86 @@
+"""distillkit: distil a faithful and a realistic teacher into one student with a knob between them.
+
+Everything a plugin needs is a name of this package: ``from distillkit import TeacherSpec, hookimpl``. Names are imported on first
+use, so importing the package is cheap and brings in no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from distillkit import _torchvision
+
+_torchvision.install()
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from distillkit.data.degradation import Degradation as Degradation
+    from distillkit.diffusion.codec import Autoencoder as Autoencoder
+    from distillkit.diffusion.codec import Codec as Codec
+    from distillkit.diffusion.codec import Identity as Identity
+    from distillkit.diffusion.codec import PixelUnshuffle as PixelUnshuffle
+    from distillkit.diffusion.model import Condition as Condition
+    from distillkit.diffusion.model import DiffusionModel as DiffusionModel
+    from distillkit.diffusion.model import OutputTeacher as OutputTeacher
+    from distillkit.diffusion.process import Coefficients as Coefficients
+    from distillkit.diffusion.process import ContinuousProcess as ContinuousProcess
+    from distillkit.diffusion.process import ContinuousResidualShifting as ContinuousResidualShifting
+    from distillkit.diffusion.process import CosineVariancePreserving as CosineVariancePreserving
+    from distillkit.diffusion.process import ForwardProcess as ForwardProcess
+    from distillkit.diffusion.process import RectifiedFlow as RectifiedFlow
+    from distillkit.diffusion.process import ResidualShifting as ResidualShifting
+    from distillkit.diffusion.process import TabulatedProcess as TabulatedProcess
+    from distillkit.diffusion.process import VariancePreserving as VariancePreserving
+    from distillkit.errors import DistillkitError as DistillkitError
+    from distillkit.errors import WeightsError as WeightsError
+    from distillkit.evaluation.metrics import Metric as Metric
+    from distillkit.hooks.hookspecs import hookimpl as hookimpl
+    from distillkit.hooks.specs import DatasetSpec as DatasetSpec
+    from distillkit.hooks.specs import DegradationSpec as DegradationSpec
+    from distillkit.hooks.specs import MetricSpec as MetricSpec
+    from distillkit.hooks.specs import StudentSpec as StudentSpec
+    from distillkit.hooks.specs import TeacherSpec as TeacherSpec
+    from distillkit.inference.restorer import Restorer as Restorer
+    from distillkit.weights import WeightFile as WeightFile
+    from distillkit.weights import load_exactly as load_exactly
+    from distillkit.weights import read_state_dict as read_state_dict
+
+_HOME = {
+    "data.degradation": ["Degradation"],
+    "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
+    "diffusion.model": ["Condition", "DiffusionModel", "OutputTeacher"],
+    "diffusion.process": [
+        "Coefficients",
+        "ContinuousProcess",
+        "ContinuousResidualShifting",
+        "CosineVariancePreserving",
+        "ForwardProcess",
+        "RectifiedFlow",
+        "ResidualShifting",
+        "TabulatedProcess",
+        "VariancePreserving",
+    ],
+    "errors": ["DistillkitError", "WeightsError"],
+    "evaluation.metrics": ["Metric"],
+    "hooks.hookspecs": ["hookimpl"],
+    "hooks.specs": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],
+    "inference.restorer": ["Restorer"],
+    "weights": ["WeightFile", "load_exactly", "read_state_dict"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [*_MODULE_OF, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'distillkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"distillkit.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

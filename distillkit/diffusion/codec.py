@@ -1,0 +1,74 @@
+"""Codecs: between images, (B, 3, H, W) in [-1, 1], and the latents a model works on."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Encodes images to latents and back. Gradient flows through both; freezing its weights is the caller's business."""
+
+    space: str
+    """Name of the latent space. Models with equal names exchange latents without a bridge."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> images (B, 3, H, W), nominally in [-1, 1] and not clamped."""
+        ...
+
+
+class Identity:
+    """Pixel-space models: the latent is the image."""
+
+    space = "pixels"
+
+    def encode(self, image: Tensor) -> Tensor:
+        return image
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+class PixelUnshuffle:
+    """Each ``factor x factor`` block of pixels becomes channels; exactly invertible.
+
+    Args:
+        factor: block side; H and W must be multiples of it.
+        scale: latents are multiplied by it, so that their spread is near 1.
+    """
+
+    def __init__(self, factor: int, scale: float = 1.0) -> None:
+        self.factor, self.scale = factor, scale
+        self.space = f"unshuffle{factor}x{scale:g}"
+
+    def encode(self, image: Tensor) -> Tensor:
+        return F.pixel_unshuffle(image, self.factor) * self.scale
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return F.pixel_shuffle(latent / self.scale, self.factor)
+
+
+class Autoencoder(nn.Module):
+    """A trained autoencoder, any module with ``encode(image) -> latent`` and ``decode(latent) -> image``.
+
+    Args:
+        network: the autoencoder; its encode returns a tensor (take the mean of a posterior inside it).
+        space: name of its latent space. scale: latents are multiplied by it (0.18215 for the usual KL f8).
+    """
+
+    def __init__(self, network: nn.Module, space: str, scale: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.space, self.scale = network, space, scale
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.network.encode(image) * self.scale  # type: ignore[operator]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.network.decode(latent / self.scale)  # type: ignore[operator]

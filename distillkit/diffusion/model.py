@@ -1,0 +1,84 @@
+"""A diffusion model is a codec, a forward process and a denoiser. Score teachers and students are both one of these."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.diffusion.codec import Codec
+from distillkit.diffusion.prediction import Prediction, Predicts, to_prediction
+from distillkit.diffusion.process import ForwardProcess
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a model knows of its input, prepared once per batch by the model itself and passed back to it unopened."""
+
+    y: Tensor | None = None
+    """The latent that ``shift(t)`` multiplies, (B, C, h, w): the one field the engine reads."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else the model needs: low-quality pixels, prompt embeddings."""
+
+
+@runtime_checkable
+class OutputTeacher(Protocol):
+    """A teacher that only restores: it has no score to ask for at intermediate times."""
+
+    scale: int
+    """Output size divided by input size."""
+    passes: int
+    """Network passes of one :meth:`restore`."""
+
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Low-quality images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]."""
+        ...
+
+
+class DiffusionModel(nn.Module):
+    """A score teacher, or a student.
+
+    A subclass sets the attributes below in its constructor and writes :meth:`condition`, :meth:`forward` and :meth:`generate`.
+    """
+
+    codec: Codec
+    process: ForwardProcess
+    predicts: Predicts
+    network: nn.Module
+    """The denoiser: the part that adapters are put on and that stage 1 and 2 train."""
+    scale: int = 1
+    """Output size divided by input size."""
+    passes: int = 1
+    """Network passes of one :meth:`generate`."""
+    multiple: int = 1
+    """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
+    head: str | None = None
+    """Name, inside ``network``, of its last layer; only variants that start from a zero output ask for it."""
+
+    @abstractmethod
+    def condition(self, lq: Tensor) -> Condition:
+        """What the model needs to know of ``lq``, (B, 3, h, w) in [-1, 1]."""
+
+    @abstractmethod
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The raw network output at times ``t`` (B,), of the shape of ``z_t`` (B, C, h, w)."""
+
+    @abstractmethod
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        """A clean latent (B, C, h, w) for the condition's input, in however many passes the model takes.
+
+        As a student: carries the gradient of the trained weights (``S(x_LQ)`` of the paper).
+        ``generator`` makes random draws repeatable; it lives on the CPU.
+        """
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """The denoiser's clean latent and noise for ``z_t`` (B, C, h, w) at ``t`` (B,)."""
+        return to_prediction(self(z_t, t, condition), self.predicts, self.process, z_t, t, condition.y)
+
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Low-quality images (B, 3, h, w) in [-1, 1] -> restored images (B, 3, scale h, scale w) in [-1, 1]."""
+        return self.codec.decode(self.generate(self.condition(lq), generator)).clamp(-1, 1)

@@ -1,0 +1,36 @@
+"""Errors a user can act on. Each says what is wrong, where, and what to do; the command line prints it and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DistillkitError(Exception):
+    """Something the user can mend. Its text is complete: the command line prints it without a traceback."""
+
+
+class RecipeError(DistillkitError):
+    """A recipe that cannot run. Every problem found is listed, one a line."""
+
+
+class PluginError(DistillkitError):
+    """A plugin that is missing, broken, ambiguous, or asked for something it does not offer."""
+
+
+class DataError(DistillkitError):
+    """A dataset or image that cannot be read or used."""
+
+
+class WeightsError(DistillkitError):
+    """A weight file that is missing, damaged, unsafe, or of another architecture."""
+
+
+class CheckpointError(DistillkitError):
+    """A checkpoint that is missing, damaged, or belongs to another recipe."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``'; did you mean "x"?'`` for the closest of ``known``, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else ""

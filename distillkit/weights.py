@@ -1,0 +1,111 @@
+"""Weight files: where they come from, whether they are the right ones, and reading them without running anything in them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillkit.errors import WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights, local (``path``) or in a Hub repository (``repo`` and ``filename``)."""
+
+    path: Path | None = None
+    repo: str | None = None
+    filename: str | None = None
+    revision: str = "main"
+    sha256: str | None = None
+    size: int | None = None
+    """Bytes."""
+    license: str = "unknown"
+
+    @property
+    def name(self) -> str:
+        return str(self.path) if self.path else f"{self.repo}/{self.filename}@{self.revision}"
+
+    def find(self) -> Path | None:
+        """The file on this machine, or None. Never touches the network."""
+        if self.path is not None:
+            return self.path if self.path.is_file() else None
+        from huggingface_hub import try_to_load_from_cache
+
+        assert self.repo and self.filename
+        found = try_to_load_from_cache(self.repo, self.filename, revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def fetch(self) -> Path:
+        """The file, downloaded if it is not here (an interrupted download resumes), its hash checked."""
+        path = self.find()
+        if path is None:
+            if self.path is not None:
+                raise WeightsError(f"{self.path} - no such weight file")
+            from huggingface_hub import hf_hub_download
+
+            assert self.repo and self.filename
+            path = Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
+        if self.sha256 is not None and sha256_of(path) != self.sha256:
+            raise WeightsError(f"{path} - its sha256 is not {self.sha256}; delete it and fetch it again")
+        return path
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def read_state_dict(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file or of a torch checkpoint, on the CPU.
+
+    Torch checkpoints are read with ``weights_only=True``: a file that holds anything but containers, numbers, strings and tensors is
+    refused. A nested layout is returned as it is.
+
+    Raises:
+        WeightsError: no such file, truncated, not a weight file, or one that would run code.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} - no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as e:
+        raise WeightsError(f"{path} - not a readable weight file (truncated or damaged): {_first_line(e)}") from e
+    except Exception as e:  # pickle.UnpicklingError and whatever a hostile stream provokes in the restricted unpickler
+        raise WeightsError(f"{path} - refused: not a plain file of tensors: {_first_line(e)}") from e
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
+    """Load ``state`` into ``module``, key for key and shape for shape.
+
+    Raises:
+        WeightsError: naming the first keys that are missing, unexpected, or of another shape.
+    """
+    own = module.state_dict()
+    problems = [f"missing {k}" for k in own.keys() - state.keys()]
+    problems += [f"unexpected {k}" for k in state.keys() - own.keys()]
+    problems += [
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if state[k].shape != own[k].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        raise WeightsError(f"{source} - weights of another architecture than {type(module).__name__}: {shown}")
+    module.load_state_dict(state)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
