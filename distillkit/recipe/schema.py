@@ -1,0 +1,181 @@
+"""The keys of a recipe file, their types, ranges and defaults. Tables with a ``use`` key also hold the options of what they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Table(BaseModel):
+    """A recipe table: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Use(BaseModel):
+    """A table that names something of a plugin; its other keys are checked by that thing's own config model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str = Field(description='"<plugin>/<name>", or "<name>" where that is unique')
+
+
+def _named(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
+
+
+NamedUse = Annotated[Use, BeforeValidator(_named)]
+"""A ``use`` table, or just the name as a string."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Teachers(Table):
+    """The two teachers. Either may be left out where its weight is 0."""
+
+    fidelity: Use | None = Field(None, description="the faithful teacher T_f")
+    realness: Use | None = Field(None, description="the realistic teacher T_r")
+
+
+class Source(BaseModel):
+    """One source of images: exactly one of ``use``, ``hub``, ``imagefolder`` and ``parquet``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str | None = Field(None, description="a plugin's dataset; the table's other keys are its options")
+    hub: str | None = Field(None, description="name of a dataset repository on the Hugging Face Hub")
+    revision: str | None = Field(None, description="branch, tag or commit of the Hub repository")
+    split: str = Field("train", description="split of the dataset")
+    imagefolder: Path | None = Field(None, description="folder of images, read recursively")
+    parquet: str | None = Field(None, description="parquet file or glob")
+    column: str = Field("image", description="column of clean images; the degradation makes their inputs")
+    lq_column: str | None = Field(None, description="column of low-quality inputs: a paired source, which skips the degradation")
+    weight: Positive = Field(1.0, description="share of the drawn images, relative to the other sources")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = [k for k in ("use", "hub", "imagefolder", "parquet") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of use, hub, imagefolder and parquet, not {' and '.join(given) or 'none'}")
+        if self.use is None and self.model_extra:
+            raise ValueError(f"unknown key {', '.join(sorted(self.model_extra))}")
+        return self
+
+
+class Data(Table):
+    """Where training and evaluation images come from and how they are cut."""
+
+    train: list[Source] = Field(min_length=1, description="sources of training images")
+    eval: list[Source] = Field(default_factory=list, description="sources of held-out images")
+    crop: Count = Field(512, description="side of the square training crops of the clean image, pixels")
+    batch_size: Count = Field(1, description="crops per step and process")
+    flip: bool = Field(True, description="mirror and rotate crops at random")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="worker processes of the loader; 0 prefetches on a thread")
+    cache_mb: Annotated[int, Field(ge=0)] = Field(512, description="decoded images kept in memory, MB")
+    max_bad_fraction: Fraction = Field(0.05, description="share of unreadable or too small images at which a run stops")
+
+
+class Adapter(Table):
+    """What a stage trains: low-rank adapters on the denoiser, or all of its weights."""
+
+    kind: Literal["lora", "full"] = "lora"
+    rank: Count = Field(4, description="rank of the adapters")
+    alpha: Positive | None = Field(None, description="the adapters' output is scaled by alpha / rank; default: alpha = rank")
+    targets: list[str] | None = Field(None, description="endings of the names of the adapted layers; default: every Linear and Conv2d")
+
+
+class Stage1Weights(Table):
+    """Weights of eq. 1 and eq. 4; the defaults are the paper's (Sec. 5.1)."""
+
+    l2: NonNegative = Field(1.0, description="lambda_l2: mean squared error to the ground truth")
+    l1: NonNegative = Field(0.0, description="mean absolute error to the ground truth (not in the paper)")
+    perceptual: NonNegative = Field(2.0, description="lambda_lp: perceptual distance to the ground truth")
+    realness: NonNegative = Field(1.0, description="lambda_rn: the realistic teacher's terms, eq. 3")
+    fidelity: NonNegative = Field(2.0, description="lambda_fl: the faithful teacher's terms, eq. 2")
+    imitate: NonNegative = Field(1.0, description="first term of eq. 2 and 3: match the teacher's score")
+    anchor: NonNegative = Field(5.5, description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher")
+
+
+class Stage1(Table):
+    """Dual-teacher distillation (Sec. 4.3)."""
+
+    steps: Count = 20_000
+    learning_rate: Positive = 5e-5
+    weights: Stage1Weights = Field(default_factory=Stage1Weights)
+    adapter: Adapter = Field(default_factory=Adapter)
+    perceptual: NamedUse = Field(
+        default_factory=lambda: Use(use="distillkit/lpips-vgg"), description="the perceptual distance of eq. 1, a differentiable metric"
+    )
+    perceptual_shift: Annotated[int, Field(ge=0)] = Field(
+        7, description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns"
+    )
+    weighting: Literal["literal", "clipped", "clean"] = Field("clipped", description="weight of a score difference over noise levels")
+    gradient: Literal["full", "score"] = Field("full", description='through the teachers ("full") or score-distillation style ("score")')
+    fidelity_term: Literal["score", "output"] = Field("score", description="what the faithful teacher is asked for")
+    realness_term: Literal["score", "output"] = Field("score", description="what the realistic teacher is asked for")
+
+
+class Stage2(Table):
+    """Controllability distillation (Sec. 4.4)."""
+
+    steps: Annotated[int, Field(ge=0)] = Field(50_000, description="0 leaves stage 2 out: the student has no knob")
+    learning_rate: Positive = 5e-5
+    variant: Literal["gate", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "gate"
+    target: Literal["geo", "mix"] = Field("geo", description="what a gate aims at between the ends of the knob")
+    geo_ratio: Annotated[float, Field(gt=1)] = Field(40.0, description="L2 weight at tradeoff 1 over that at 0, for target geo")
+    adapter: Adapter = Field(default_factory=lambda: Adapter(rank=16))
+    endpoint_every: Annotated[int, Field(ge=0)] = Field(3, description="every so many steps the gate trains tradeoff 1 itself; 0: never")
+    guard_images: Annotated[int, Field(ge=0)] = Field(16, description="training crops on which the faithful endpoint is compared first")
+
+
+class Training(Table):
+    """How both stages are trained."""
+
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    decay_fraction: Fraction = Field(0.0, description="last part of each stage over which the learning rate falls linearly to 0")
+    max_grad_norm: Positive = 1.0
+    accumulate: Count = Field(1, description="batches per optimiser step")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the moving average of the trained weights; 0: none")
+    checkpoint_every: Count = Field(500, description="steps between checkpoints")
+    keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
+    sample_every: Annotated[int, Field(ge=0)] = Field(500, description="steps between sample grids; 0: none")
+    log_every: Count = 10
+    max_nonfinite: Count = Field(3, description="non-finite losses in a row at which the run stops")
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
+
+
+class Evaluation(Table):
+    """How the student is judged on the held-out images."""
+
+    tradeoffs: list[Fraction] = Field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    alphas: list[Fraction] = Field(
+        default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], description="linear combinations of the teachers; 1 is all fidelity"
+    )
+    metrics: list[NamedUse] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
+    crop: Count | None = Field(None, description="side of the evaluation crops, pixels; default: whole images")
+    crops_per_image: Count = 1
+    gallery: Count = Field(4, description="images shown in the strip and the report")
+
+
+class Recipe(Table):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    extends: list[str] = Field(default_factory=list, description="recipes this one changes")
+    seed: int = 0
+    student: Use
+    teachers: Teachers = Field(default_factory=Teachers)
+    degradation: Use | None = Field(None, description="makes low-quality inputs of unpaired sources")
+    data: Data
+    stage1: Stage1 = Field(default_factory=Stage1)
+    stage2: Stage2 = Field(default_factory=Stage2)
+    training: Training = Field(default_factory=Training)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
