@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distillkit.data.degradation import Degradation as Degradation
+    from distillkit.data.ops import filter2d as filter2d
+    from distillkit.data.ops import jpeg as jpeg
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
     from distillkit.diffusion.codec import Codec as Codec
     from distillkit.diffusion.codec import Identity as Identity
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "data.degradation": ["Degradation"],
+    "data.ops": ["filter2d", "jpeg"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
     "diffusion.model": ["Condition", "DiffusionModel", "OutputTeacher"],
     "diffusion.process": [
