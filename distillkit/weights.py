@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +106,21 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) ->
         shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise WeightsError(f"{source} - weights of another architecture than {type(module).__name__}: {shown}")
     module.load_state_dict(state)
+
+
+def load_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: object) -> None:
+    """Copy ``values`` into ``tensors`` in place, name for name.
+
+    Raises:
+        WeightsError: other names or shapes.
+    """
+    import torch
+
+    if tensors.keys() != values.keys() or any(tensors[k].shape != values[k].shape for k in tensors):
+        raise WeightsError(f"{source} - holds other tensors than this student trains; was it written with another recipe?")
+    with torch.no_grad():
+        for name, value in values.items():
+            tensors[name].copy_(value)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,266 @@
+"""Eq. 5-9 of the paper and what works in their place: the second distillation, which gives the student its knob.
+
+``tradeoff`` t runs from 0 (most realistic: the stage-1 student) to 1 (most faithful). Symbols: ``theta_0`` is the stage-1 student, frozen;
+``z_0 = S_theta0(x_LR)`` its latent; ``z_1`` a faithful endpoint, the fidelity teacher's result in the student's latent space.
+
+============  =======================================  ==========================================  ======
+variant       trained                                  image at tradeoff t                         passes
+============  =======================================  ==========================================  ======
+gate          an adapter whose scale is t              D(S_theta_t(x_LR))                          1
+oftsr         a copy of the network, zero head         D(z_0 + t f(z_0, t))                        2
+ctsr_eq8      an adapter, on                           D(z_0 + t eps_S(z_0, t))                    2
+ctsr_alg2     an adapter, on                           D(z_0 + t eps_S(z_0, t))                    2
+============  =======================================  ==========================================  ======
+
+(passes of the network, for a student that generates in one.) ``gate`` is ours and the default. ``ctsr_eq8`` and ``ctsr_alg2`` are the paper's two
+statements, taken literally; neither mentions a faithful endpoint, and neither gave a usable knob where it was measured. The paper does
+not state their inference rule: this one starts at the stage-1 result, as its Table 7 does.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.diffusion.adapters import Adapter
+from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.process import ForwardProcess
+from distillkit.errors import PluginError
+from distillkit.objectives.reconstruction import Distance, reconstruction
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a variant may learn from at one step."""
+
+    lq: Tensor
+    gt: Tensor
+    endpoint: Callable[[], Tensor]
+    """z_1, (B, C, h, w), computed when asked for, without gradient."""
+    generator: torch.Generator
+    """On the CPU: the only source of randomness."""
+    step: int
+    """Steps of stage 2 done so far."""
+    average: Callable[[], AbstractContextManager[None]]
+    """A ``with`` block inside which the trained tensors are their moving average."""
+
+
+class Variant(ABC):
+    """One way to train and to use the knob."""
+
+    student: DiffusionModel
+    extra_passes: int
+    """Network passes of :meth:`generate` beyond those of the stage-1 student."""
+    needs_endpoint: bool
+
+    @abstractmethod
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """What stage 2 trains, by name."""
+
+    @abstractmethod
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        """Weighted loss terms, to be summed."""
+
+    @abstractmethod
+    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+        """The latent at ``tradeoff``, clamped to [0, 1]. Exactly the stage-1 student's at 0."""
+
+
+class Gate(Variant):
+    """The trade-off is the scale of the stage-2 adapter: ``theta_t = theta_0 + t (theta - theta_0)``, one pass at every t.
+
+    Target ``"mix"``: ``L = |S_theta_t(x_LR) - ((1 - t) z_0 + t z_1)|^2``.
+    Target ``"geo"``: eq. 1 with its L2 weight growing geometrically, ``lambda_l2(t) = lambda_l2 ratio^t``; no teacher is asked.
+
+    One t, uniform on [0, 1], serves a whole batch; every ``endpoint_every`` steps t is 1. Only theta has gradient; the diffusion
+    time that the network sees stays the student's own. A fixed t merges into plain weights.
+    """
+
+    extra_passes = 0
+
+    def __init__(
+        self,
+        student: DiffusionModel,
+        adapter: Adapter,
+        target: Literal["geo", "mix"],
+        *,
+        weights: Mapping[str, float] | None = None,
+        ratio: float = 40.0,
+        endpoint_every: int = 3,
+        perceptual: Distance | None = None,
+        shift: int = 0,
+    ) -> None:
+        self.student, self.adapter, self.target = student, adapter, target
+        self.needs_endpoint = target == "mix"
+        self._weights, self._ratio, self._endpoint_every = dict(weights or {"l2": 1.0}), ratio, endpoint_every
+        self._perceptual, self._shift = perceptual, shift
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        return self.adapter.tensors()
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        t = self._draw_tradeoff(lesson)
+        condition = self.student.condition(lesson.lq)
+        if self.target == "mix":
+            state = lesson.generator.get_state()
+            with torch.no_grad():
+                z_0, z_1 = self.generate(condition, 0.0, lesson.generator), lesson.endpoint()
+            lesson.generator.set_state(state)  # z_t is made with the draws of z_0
+            z_t = self.generate(condition, t, lesson.generator)
+            return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
+        x_t = self.student.codec.decode(self.generate(condition, t, lesson.generator))
+        terms = reconstruction(x_t, lesson.gt, self._perceptual, shift=self._shift, generator=lesson.generator)
+        weights = self._weights | {"l2": self._weights["l2"] * self._ratio**t}
+        return {name: weights.get(name, 0.0) * term for name, term in terms.items() if weights.get(name, 0.0) > 0}
+
+    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+        with self.adapter.at(_clamp(tradeoff)):
+            return self.student.generate(condition, generator)
+
+    def _draw_tradeoff(self, lesson: Lesson) -> float:
+        drawn = float(torch.rand((), generator=lesson.generator))
+        at_the_end = self._endpoint_every > 0 and (lesson.step + 1) % self._endpoint_every == 0
+        return 1.0 if at_the_end else drawn
+
+
+class _Literal(Variant):
+    """What eq. 8 and algorithm 2 share: T_S is the adapter switched off, S the adapter switched on."""
+
+    extra_passes = 1
+    needs_endpoint = False
+
+    def __init__(self, student: DiffusionModel, adapter: Adapter) -> None:
+        self.student, self.adapter = student, adapter
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        return self.adapter.tensors()
+
+    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+        t = _clamp(tradeoff)
+        with self.adapter.at(0.0):
+            z_0 = self.student.generate(condition, generator)
+        return z_0 + t * self._noise(z_0, torch.full((len(z_0),), t), condition, scale=1.0)
+
+    def _noise(self, z: Tensor, t: Tensor, condition: Condition, *, scale: float) -> Tensor:
+        """``eps_S(z, t, c)`` for scale 1, ``eps_TS(z, t, c)`` for scale 0; t (B,) in [0, 1] spans the model's whole range of times."""
+        with self.adapter.at(scale):
+            return self.student.predict(z, knob_time(self.student.process, t).to(z.device), condition).noise
+
+    def _draw(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor, Condition]:
+        """z_0 and two independent uniform times, (B,)."""
+        condition = self.student.condition(lesson.lq)
+        with torch.no_grad(), self.adapter.at(0.0):
+            z_0 = self.student.generate(condition, lesson.generator)
+        t, u = torch.rand(2, len(z_0), generator=lesson.generator)
+        return z_0, t, u, condition
+
+
+class CtsrEq8(_Literal):
+    """Eq. 8: ``|t eps_TS(z_0, t) - t' eps_TS(z_0, t') + (t' - t) eps_S(z_t, t)|^2`` with ``z_t = z_0 + t eps_TS(z_0, t)`` (eq. 5).
+
+    t and t' are independent and uniform on (0, 1). T_S is frozen and gives no gradient; S alone is trained.
+    """
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        z_0, t, u, condition = self._draw(lesson)
+        a, b = _column(t, z_0), _column(u, z_0)
+        with torch.no_grad():
+            jump_t = a * self._noise(z_0, t, condition, scale=0.0)
+            jump_u = b * self._noise(z_0, u, condition, scale=0.0)
+        slope = self._noise(z_0 + jump_t, t, condition, scale=1.0)
+        return {"ctrl": (jump_t - jump_u + (b - a) * slope).square().mean()}
+
+
+class CtsrAlg2(_Literal):
+    """Algorithm 2: ``|t eps_TS(z_t, t) - t' eps_TS(z_t', t') + (t' - t) eps_S(z_t, t)|^2`` with t' > t,
+    ``z_t = z_0 + t eps_TS(z_0, t)`` and ``z_t' = z_t + t' eps_TS(z_0, t)``.
+
+    It differs from eq. 5-8 in where T_S is asked and in the step to z_t'. T_S gives no gradient.
+    """
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        z_0, t, u, condition = self._draw(lesson)
+        t, u = torch.minimum(t, u), torch.maximum(t, u)
+        a, b = _column(t, z_0), _column(u, z_0)
+        with torch.no_grad():
+            start = self._noise(z_0, t, condition, scale=0.0)
+            z_t = z_0 + a * start
+            z_u = z_t + b * start
+            known = a * self._noise(z_t, t, condition, scale=0.0) - b * self._noise(z_u, u, condition, scale=0.0)
+        slope = self._noise(z_t, t, condition, scale=1.0)
+        return {"ctrl": (known + (b - a) * slope).square().mean()}
+
+
+class Oftsr(Variant):
+    """OFTSR's identity with its roles put right: a jump network f that agrees with a straight flow from z_0 to z_1.
+
+    ``L = |t' f(z_0, t') - sg[t f_avg(z_0, t)] - (t' - t) (z_1 - z_0)|^2``, t and t' independent and uniform on (0, 1)
+
+    f is a copy of the stage-1 network with its last layer at zero, fed z_0 and t in the place of the diffusion time; f_avg its moving
+    average, without gradient. Two passes: z_0, then f. Needs a student that names its ``head``.
+    """
+
+    extra_passes = 1
+    needs_endpoint = True
+
+    def __init__(self, student: DiffusionModel) -> None:
+        if student.head is None:
+            raise PluginError(f'{type(student).__name__} names no head, which stage2.variant = "oftsr" starts from zero; use "gate"')
+        self.student = student
+        self._jump = _with_own_network(student)
+        self._jump.network.requires_grad_(True)
+        for parameter in self._jump.network.get_submodule(student.head).parameters():
+            nn.init.zeros_(parameter)
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        return dict(self._jump.network.named_parameters())
+
+    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+        condition = self.student.condition(lesson.lq)
+        with torch.no_grad():
+            z_0, z_1 = self.student.generate(condition, lesson.generator), lesson.endpoint()
+            t, u = torch.rand(2, len(z_0), generator=lesson.generator)
+            a, b = _column(t, z_0), _column(u, z_0)
+            with lesson.average():
+                known = a * self._flow(z_0, t, condition)
+        return {"ctrl": (b * self._flow(z_0, u, condition) - known - (b - a) * (z_1 - z_0)).square().mean()}
+
+    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+        t = _clamp(tradeoff)
+        z_0 = self.student.generate(condition, generator)
+        return z_0 + t * self._flow(z_0, torch.full((len(z_0),), t), condition)
+
+    def _flow(self, z_0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self._jump(z_0, knob_time(self.student.process, t).to(z_0.device), condition)
+
+
+def knob_time(process: ForwardProcess, t: Tensor) -> Tensor:
+    """A tradeoff t (B,) in [0, 1] as a time of ``process``: 0 is its cleanest time, 1 its noisiest."""
+    if process.levels is not None:
+        return (t * (process.levels - 1)).round().long()
+    low, high = process.log_snr_range()
+    ends = process.time_at(torch.tensor([high, low]))
+    return ends[0] + t * (ends[1] - ends[0])
+
+
+def _clamp(tradeoff: float) -> float:
+    return min(max(float(tradeoff), 0.0), 1.0)
+
+
+def _column(t: Tensor, like: Tensor) -> Tensor:
+    return t.to(like).reshape(-1, 1, 1, 1)
+
+
+def _with_own_network(student: DiffusionModel) -> DiffusionModel:
+    """The student with a copy of its network; everything else is shared."""
+    twin = copy.copy(student)
+    twin.__dict__["_modules"] = dict(student._modules)
+    twin.network = copy.deepcopy(student.network)
+    return twin

@@ -1,0 +1,152 @@
+"""Eq. 2-4 of the paper: two frozen teachers shape one student (algorithm 1, lines 5-13).
+
+Paper's symbols: ``z_s`` is the student's clean latent z_0^s, ``z`` the ground truth's z_0, ``eps_T`` and ``eps_S`` the noise predictions of a
+teacher T (T_f for L_fl, T_r for L_rn) and of the student S. For either teacher
+
+``L_T = |eps_T(z_t^s) - eps_S(z_t^s)|^2 + gamma |eps_T(z_t^s) - eps_T(z_t)|^2``      (*imitate* and *anchor*)
+
+What the paper leaves open is settled here: norms are means over elements; ``z_t^s`` and ``z_t`` share time and noise; a teacher is asked in its
+own latent space and forward process, at the time whose SNR equals the student's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distillkit.diffusion.bridge import Bridge
+from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.process import ForwardProcess, matched_time
+
+Weighting = Literal["literal", "clipped", "clean"]
+Gradient = Literal["full", "score"]
+
+
+@dataclass(frozen=True)
+class StudentSample:
+    """What the student made of one batch, carrying its gradient."""
+
+    condition: Condition
+    latent: Tensor
+    """z_0^s, (B, C, h, w)."""
+    image: Tensor
+    """x_0 = D(z_0^s), (B, 3, H, W)."""
+
+
+class TeacherTerms(NamedTuple):
+    """The two terms of eq. 2 or 3, scalars."""
+
+    imitate: Tensor
+    anchor: Tensor
+
+
+def score_distillation(
+    teacher: DiffusionModel,
+    student: DiffusionModel,
+    sample: StudentSample,
+    lq: Tensor,
+    gt: Tensor,
+    generator: torch.Generator,
+    *,
+    weighting: Weighting = "clipped",
+    gradient: Gradient = "full",
+) -> TeacherTerms:
+    """Eq. 2 for the faithful teacher, eq. 3 for the realistic one.
+
+    Args:
+        teacher: frozen. student: the model that made ``sample``; its denoiser answers eps_S with the same trained weights.
+        lq, gt: the batch, (B, 3, h, w) and (B, 3, H, W) in [-1, 1].
+        generator: a CPU generator for times and noise.
+        weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed; grows with r). ``"clipped"``: times
+            ``1 / max(r, 1)``. ``"clean"``: clean predictions are compared instead. For *imitate* that is the same difference over r; for
+            *anchor* it is another loss, because ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (clean_T(z_t^s) - clean_T(z_t))]``.
+        gradient: ``"full"`` differentiates the terms as they stand, through the teacher's input. ``"score"`` runs the teacher without
+            gradient and pushes ``z_s`` along the weighted difference itself, as score distillation does (teacher's Jacobian := 1).
+
+    In different latent spaces the teacher sees the student's re-encoded image, and its clean prediction comes back, without
+    gradient, to be compared in the student's space. Samples whose time the other process was never trained at are left out.
+    """
+    t_teacher, t_student, kept = draw_times(teacher.process, student.process, len(lq), generator, lq.device)
+    bridge = Bridge(student.codec, teacher.codec)
+    with torch.no_grad():
+        condition = teacher.condition(lq)
+        z = teacher.codec.encode(gt)
+    noise = torch.randn(z.shape, generator=generator).to(z)
+    z_s = bridge.to_teacher(sample.latent, sample.image)
+
+    def ask(latent: Tensor) -> Asked:
+        z_t = teacher.process.diffuse(latent, t_teacher, noise, condition.y)
+        return Asked(*teacher.predict(z_t, t_teacher, condition))
+
+    with torch.set_grad_enabled(gradient == "full"):
+        of_student = ask(z_s)
+    with torch.no_grad():
+        of_truth = ask(z)
+        clean_target = bridge.to_student(of_student.clean)
+    if bridge.identity:
+        clean_target = of_student.clean
+    own_noise = noise if bridge.identity else torch.randn(sample.latent.shape, generator=generator).to(z)
+
+    anchor_gap = _gap(of_student, of_truth, teacher.process, t_teacher, weighting)
+    z_in = sample.latent if gradient == "full" else sample.latent.detach()
+    z_t_student = student.process.diffuse(z_in, t_student, own_noise, sample.condition.y)
+    own = student.predict(z_t_student, t_student, sample.condition)
+    imitate_gap = _as_noise(own.clean - clean_target, student.process, t_student, weighting)
+
+    if gradient == "full":
+        return TeacherTerms(_mean_square(imitate_gap, kept), _mean_square(anchor_gap, kept))
+    imitate = _mean_square(imitate_gap, kept) + _push(imitate_gap, sample.latent, kept)
+    return TeacherTerms(imitate, _mean_square(anchor_gap, kept) + _push(anchor_gap, z_s, kept))
+
+
+def output_distillation(sample: StudentSample, restored: Tensor) -> Tensor:
+    """``|x_0 - restore_T(x_LQ)|^2``, a mean: all that a teacher without a score can teach. It is not eq. 3 and has no anchor.
+
+    Args:
+        restored: the teacher's image for the same input, (B, 3, H, W) in [-1, 1], without gradient.
+    """
+    return (sample.image - restored).square().mean()
+
+
+class Asked(NamedTuple):
+    """A teacher's clean latent and noise."""
+
+    clean: Tensor
+    noise: Tensor
+
+
+def draw_times(
+    teacher: ForwardProcess, student: ForwardProcess, n: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``n`` pairs of times of equal SNR, drawn on the coarser grid, and a mask of the pairs that both processes know."""
+    coarser_is_teacher = teacher.levels is not None and (student.levels is None or teacher.levels <= student.levels)
+    source, target = (teacher, student) if coarser_is_teacher else (student, teacher)
+    drawn = source.sample_time(n, generator).to(device)
+    matched, kept = matched_time(source, drawn, target)
+    return (drawn, matched, kept) if coarser_is_teacher else (matched, drawn, kept)
+
+
+def _gap(a: Asked, b: Asked, process: ForwardProcess, t: Tensor, weighting: Weighting) -> Tensor:
+    if weighting == "clean":
+        return a.clean - b.clean
+    gap = a.noise - b.noise
+    return gap if weighting == "literal" else gap / process.coefficients(t).ratio.clamp(min=1)
+
+
+def _as_noise(clean_gap: Tensor, process: ForwardProcess, t: Tensor, weighting: Weighting) -> Tensor:
+    """A difference of clean predictions at the same ``z_t`` as the (negated) difference of their noises, weighted."""
+    ratio = process.coefficients(t).ratio
+    return clean_gap * {"literal": ratio, "clipped": ratio.clamp(max=1), "clean": torch.ones_like(ratio)}[weighting]
+
+
+def _mean_square(gap: Tensor, kept: Tensor) -> Tensor:
+    return (gap.square().mean(dim=(1, 2, 3)) * kept).sum() / kept.sum().clamp(min=1)
+
+
+def _push(gap: Tensor, latent: Tensor, kept: Tensor) -> Tensor:
+    """Zero in value; its gradient with respect to ``latent`` is ``2 gap``, averaged like :func:`_mean_square`."""
+    push = ((2 * gap.detach() * latent).mean(dim=(1, 2, 3)) * kept).sum() / kept.sum().clamp(min=1)
+    return push - push.detach()

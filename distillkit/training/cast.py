@@ -1,0 +1,75 @@
+"""Everyone who takes part in a run, built from a resolved recipe and put on a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.data.degradation import Degradation
+from distillkit.data.pairs import Batch
+from distillkit.diffusion.model import DiffusionModel, OutputTeacher
+from distillkit.errors import PluginError, RecipeError
+from distillkit.recipe.load import ResolvedRecipe
+
+Role = Literal["fidelity", "realness"]
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The student, its teachers and what degrades its inputs. Teachers are frozen and in evaluation mode."""
+
+    student: DiffusionModel
+    teachers: dict[Role, DiffusionModel | OutputTeacher]
+    degradation: Degradation | None
+    device: torch.device
+
+    def inputs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``(lq, gt)`` of a batch on the device; unpaired images are degraded with draws of ``generator``."""
+        gt = batch.gt.to(self.device)
+        if batch.lq is not None:
+            return batch.lq.to(self.device), gt
+        if self.degradation is None:
+            raise RecipeError("degradation - the recipe names none, and a training source has no low-quality images of its own")
+        with torch.no_grad():
+            return self.degradation(gt, generator), gt
+
+    def endpoint(self, lq: Tensor, generator: torch.Generator) -> Tensor:
+        """The faithful teacher's result in the student's latent space, without gradient."""
+        teacher, codec = self.teachers["fidelity"], self.student.codec
+        with torch.no_grad():
+            if isinstance(teacher, DiffusionModel) and teacher.codec.space == codec.space:
+                return teacher.generate(teacher.condition(lq), generator)
+            return codec.encode(teacher.restore(lq, generator))
+
+
+def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
+    """Build student, teachers and degradation, each by its plugin, and check that their sizes fit together.
+
+    Raises:
+        PluginError: a plugin's ``build`` failed or returned the wrong thing. RecipeError: output sizes that do not match.
+    """
+    student = build(resolved, "student", device)
+    if not isinstance(student, DiffusionModel):
+        raise PluginError(f"{resolved.components['student'].full_name} - builds a {type(student).__name__}, not a DiffusionModel")
+    teachers: dict[Role, Any] = {}
+    roles: tuple[Role, Role] = ("fidelity", "realness")
+    for role in roles:
+        if f"teachers.{role}" in resolved.components:
+            teachers[role] = build(resolved, f"teachers.{role}", device)
+    degradation = build(resolved, "degradation", device) if "degradation" in resolved.components else None
+    scales = {"student": student.scale} | {f"teachers.{r}": t.scale for r, t in teachers.items()}
+    scales |= {"degradation": degradation.scale} if degradation is not None else {}
+    if len(set(scales.values())) > 1:
+        raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
+    return Cast(student, teachers, degradation, device)
+
+
+def build(resolved: ResolvedRecipe, key: str, device: torch.device) -> Any:
+    """The object of one ``use`` table, frozen and on ``device`` if it is a module."""
+    thing = resolved.components[key].build()
+    if isinstance(thing, nn.Module):
+        thing.requires_grad_(False).eval().to(device)
+    return thing

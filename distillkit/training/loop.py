@@ -1,0 +1,239 @@
+"""The training loop, the same for both stages: step, clip, update, average, log, checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from distillkit.data.pairs import Batch, PairedBatches
+from distillkit.data.seeds import keyed_generator
+from distillkit.errors import DistillkitError
+from distillkit.recipe.schema import Training
+from distillkit.training.checkpoint import Checkpoint, Checkpoints
+from distillkit.training.step import Stage2Step, Step, Terms
+from distillkit.training.tracking import RunLog
+from distillkit.weights import load_tensors
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state is on disk."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One of the two distillations."""
+
+    name: str
+    module: Step
+    steps: int
+    learning_rate: float
+    offset: int = 0
+    """Global steps before this stage."""
+
+    def lr_at(self, step: int, options: Training) -> float:
+        """Linear warm-up, constant, linear decay over the last ``decay_fraction``: a function of the step alone."""
+        warmup = min((step + 1) / options.warmup_steps, 1.0) if options.warmup_steps else 1.0
+        decaying = options.decay_fraction * self.steps
+        return self.learning_rate * warmup * (min((self.steps - step) / decaying, 1.0) if decaying else 1.0)
+
+
+class MovingAverage:
+    """Exponential moving average of the trained tensors; with decay 0 it follows them exactly."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
+        self._tensors, self._decay = tensors, decay
+        self.values = {k: v.detach().clone() for k, v in tensors.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the tensors after ``step``. Early steps count more: the decay rises as (1 + step) / (10 + step)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for name, value in self._tensors.items():
+            self.values[name].copy_(value) if decay == 0 else self.values[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The tensors hold their average inside the block."""
+        own = {k: v.detach().clone() for k, v in self._tensors.items()}
+        load_tensors(self._tensors, self.values, "moving average")
+        try:
+            yield
+        finally:
+            load_tensors(self._tensors, own, "trained tensors")
+
+
+class Trainer:
+    """Trains the stages of one run.
+
+    Args:
+        seed: of the recipe. sample: called with the global step every ``sample_every`` steps, the average swapped in.
+    """
+
+    def __init__(
+        self,
+        options: Training,
+        seed: int,
+        accelerator: Accelerator,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        sample: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self.options, self.seed, self.accelerator = options, seed, accelerator
+        self.checkpoints, self.log, self._sample = checkpoints, log, sample
+
+    def train(self, stage: Stage, batches: PairedBatches, resume: Checkpoint | None = None) -> None:
+        """Train ``stage`` from its start, or from ``resume``, to its end. Afterwards the trained tensors hold their moving average.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+            DistillkitError: ``max_nonfinite`` non-finite losses in a row.
+        """
+        options, tensors = self.options, stage.module.tensors()
+        average = MovingAverage(tensors, options.ema)
+        optimizer = torch.optim.AdamW(
+            list(tensors.values()), lr=stage.learning_rate, betas=options.betas, weight_decay=options.weight_decay
+        )
+        done = 0
+        if resume is not None:
+            done = resume.step - stage.offset
+            load_tensors(tensors, resume.tensors(), resume.path)
+            load_tensors(average.values, resume.average(), resume.path)
+            optimizer.load_state_dict(resume.optimizer())
+        stage.module.rank = self.accelerator.process_index
+        if isinstance(stage.module, Stage2Step):
+            stage.module.average = average.swapped_in if options.ema else nullcontext
+        module = self.accelerator.prepare(stage.module)
+
+        self.log.begin(stage.name, done, stage.steps)
+        meter, failures = _Meter(), 0
+        every = options.accumulate
+        stream = batches.iterate(stage.name, done * every, stage.steps * every, self.accelerator.process_index)
+        try:
+            with _signals() as caught:
+                for step in range(done, stage.steps):
+                    group = list(islice(stream, every))
+                    for parameters in optimizer.param_groups:
+                        parameters["lr"] = stage.lr_at(step, options)
+                    terms = self._backward(module, stage, group, step)
+                    norm = self.accelerator.clip_grad_norm_(list(tensors.values()), options.max_grad_norm)
+                    if self._finite(terms["loss"] + norm):
+                        failures = 0
+                        optimizer.step()
+                        average.update(step)
+                        meter.add(terms | {"grad_norm": norm})
+                    else:
+                        failures += 1
+                        self._skip(stage, step, group, terms, failures)
+                    optimizer.zero_grad()
+                    self.log.advance()
+                    self._after(stage, step + 1, meter, average, optimizer, batches, caught)
+        finally:
+            self.log.end()
+        load_tensors(tensors, average.values, "moving average")
+
+    def _backward(self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int) -> Terms:
+        """Forward and backward over the batches of one optimiser step; the mean of their terms, detached, and their sum as ``loss``."""
+        torch.manual_seed(keyed_generator(self.seed, stage.name, step, self.accelerator.process_index, "global").initial_seed())
+        total: Terms = {}
+        for i, batch in enumerate(group):
+            last = i == len(group) - 1
+            with nullcontext() if last else self.accelerator.no_sync(module):
+                terms = module(batch, step * len(group) + i)
+                loss = torch.stack(list(terms.values())).sum()
+                self.accelerator.backward(loss / len(group))
+            for name, value in (terms | {"loss": loss}).items():
+                total[name] = total.get(name, 0) + value.detach() / len(group)
+        return total
+
+    def _finite(self, value: Tensor) -> bool:
+        """Whether ``value`` is finite on every process: all of them skip a step together."""
+        return bool(self.accelerator.reduce(torch.isfinite(value).float(), "mean") == 1)
+
+    def _skip(self, stage: Stage, step: int, group: Sequence[Batch], terms: Terms, failures: int) -> None:
+        ids = [i for batch in group for i in batch.ids]
+        self.log.nonfinite(stage.offset + step + 1, ids, {k: float(v) for k, v in terms.items()})
+        if failures >= self.options.max_nonfinite:
+            raise DistillkitError(
+                f"{stage.name} step {step + 1} - {failures} non-finite losses in a row; the batches and terms are in "
+                f"{self.log.nonfinite_path}; lower the learning rate or max_grad_norm, then --resume from the last checkpoint"
+            )
+
+    def _after(
+        self,
+        stage: Stage,
+        made: int,
+        meter: _Meter,
+        average: MovingAverage,
+        optimizer: torch.optim.Optimizer,
+        batches: PairedBatches,
+        caught: list[str],
+    ) -> None:
+        """What is due after ``made`` steps of the stage: a log line, a sample grid, a checkpoint, the end."""
+        options, over, at = self.options, made == stage.steps, stage.offset + made
+        if made % options.log_every == 0 or over:
+            self.log.write(at, meter.read(stage.lr_at(made - 1, options), batches.wait_seconds))
+        if self._sample is not None and options.sample_every and (made % options.sample_every == 0 or over):
+            with average.swapped_in():
+                self._sample(stage.name, at)
+        if made % options.checkpoint_every == 0 or over or caught:
+            if self.accelerator.is_main_process:
+                path = self.checkpoints.save(
+                    stage.name, at, final=over, tensors=stage.module.tensors(), average=average.values, optimizer=optimizer.state_dict()
+                )
+                self.log.saved(path, at)
+            self.accelerator.wait_for_everyone()
+        if caught and not over:
+            raise Interrupted(f"{caught[0]}: stopped after {stage.name} step {made}, checkpoint written; --resume goes on from there")
+
+
+class _Meter:
+    """Means of the terms since they were last read; no device is synchronised before that."""
+
+    def __init__(self) -> None:
+        self._sums: Terms = {}
+        self._steps, self._waited = 0, 0.0
+        self._clock = time.monotonic()
+
+    def add(self, terms: Terms) -> None:
+        self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+
+    def read(self, lr: float, waited: float) -> dict[str, float]:
+        """Mean terms, learning rate, seconds a step, and the share of them spent waiting for data; starts anew."""
+        steps, elapsed = max(self._steps, 1), time.monotonic() - self._clock
+        values = {name: float(value) / steps for name, value in self._sums.items()}
+        values |= {"lr": lr, "seconds": elapsed / steps, "loader_wait": (waited - self._waited) / max(elapsed, 1e-9)}
+        self._sums, self._steps, self._clock, self._waited = {}, 0, time.monotonic(), waited
+        return values
+
+
+@contextmanager
+def _signals() -> Iterator[list[str]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one of either kind acts at once."""
+    caught: list[str] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(signal.Signals(number).name)
+        signal.signal(number, former[number])
+
+    former = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for s in former:
+            signal.signal(s, note)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        former = {}
+    try:
+        yield caught
+    finally:
+        for s, handler in former.items():
+            signal.signal(s, handler)

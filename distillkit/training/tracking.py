@@ -1,0 +1,99 @@
+"""What a run says while it trains: a progress bar or plain lines, ``metrics.jsonl``, trackers, and the plugins' observers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+
+class RunLog:
+    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``, ``seconds``."""
+
+    def __init__(self, path: Path, accelerator: Accelerator, observe: Callable[..., None]) -> None:
+        self._path, self._accelerator, self._observe = path, accelerator, observe
+        self.nonfinite_path = path.with_name("nonfinite.jsonl")
+        self._bar: tqdm[Any] | None = None
+        self._started = 0.0
+
+    def rewind(self, step: int) -> None:
+        """Forget lines after global step ``step``: a resumed run writes them again."""
+        if not self._path.exists():
+            return
+        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(temporary, self._path)
+
+    def begin(self, stage: str, done: int, total: int) -> None:
+        """A stage of ``total`` steps starts, ``done`` of them made before."""
+        self._stage, self._done, self._total = stage, done, total
+        self._started, self._first = time.monotonic(), done
+        if self._accelerator.is_main_process and sys.stderr.isatty():
+            self._bar = tqdm(total=total, initial=done, desc=stage, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """One more step is done."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update()
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log ``values`` at global step ``step`` everywhere. Main process only."""
+        if not self._accelerator.is_main_process:
+            return
+        with self._path.open("a") as f:
+            f.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
+        self._accelerator.log({f"{self._stage}/{k}": v for k, v in values.items()}, step=step)
+        self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(values))
+        shown = {k: f"{v:.4f}" for k, v in values.items() if k not in ("lr", "seconds", "loader_wait")}
+        if self._bar is not None:
+            self._bar.set_postfix(shown)
+        else:
+            pace = (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
+            eta = (self._total - self._done) / max(pace, 1e-9)
+            terms = "  ".join(f"{k} {v}" for k, v in shown.items())
+            self.say(f"{self._stage} {self._done}/{self._total}  {terms}  {pace:.1f} steps/s  ETA {_clock(eta)}")
+
+    def saved(self, path: Path, step: int) -> None:
+        """A checkpoint is on disk."""
+        self._observe("distillkit_checkpoint", path=path, step=step)
+
+    def nonfinite(self, step: int, ids: Sequence[str], terms: Mapping[str, float]) -> None:
+        """Write down a step whose loss or gradient was not finite; every process writes its own line."""
+        line = {"step": step, "rank": self._accelerator.process_index, "ids": list(ids), "terms": {k: str(v) for k, v in terms.items()}}
+        with self.nonfinite_path.open("a") as f:
+            f.write(json.dumps(line) + "\n")
+        self.say(f"step {step}: the loss is not finite, the step is skipped ({', '.join(ids)}); see {self.nonfinite_path}")
+
+    def say(self, text: str) -> None:
+        """A line to the person at the terminal, on standard error."""
+        if self._accelerator.is_main_process:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """The stage is over, or was left."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize  # a line cut off by a kill
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
