@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import WeightsError as WeightsError
     from distillkit.evaluation.metrics import Metric as Metric
+    from distillkit.evaluation.perceptual import PerceptualDistance as PerceptualDistance
     from distillkit.hooks.hookspecs import hookimpl as hookimpl
     from distillkit.hooks.specs import DatasetSpec as DatasetSpec
     from distillkit.hooks.specs import DegradationSpec as DegradationSpec
@@ -67,6 +68,7 @@ _HOME = {
     ],
     "errors": ["DistillkitError", "WeightsError"],
     "evaluation.metrics": ["Metric"],
+    "evaluation.perceptual": ["PerceptualDistance"],
     "hooks.hookspecs": ["hookimpl"],
     "hooks.specs": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],
     "inference.restorer": ["Restorer"],
