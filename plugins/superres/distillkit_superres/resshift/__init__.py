@@ -1,0 +1,1 @@
+"""ResShift and SinSR: residual-shifting diffusion for 4x super-resolution, in the latent space of a VQ f4 autoencoder."""
