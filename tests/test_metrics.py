@@ -1,0 +1,163 @@
+"""Metrics against independent implementations, and against published numbers where the images are at hand."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from skimage.metrics import structural_similarity
+
+from distillkit.errors import WeightsError
+from distillkit.evaluation import builtin, learned, metrics
+from distillkit.evaluation.metrics import Metric, from_uint8, to_uint8
+from distillkit.evaluation.protocol import bicubic_method
+
+SHARED = Path("/work/shared/data")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine")
+SPECS = {spec.name: spec for spec in builtin.distillkit_metrics()}
+
+
+def build(name: str, **options) -> Metric:
+    return SPECS[name].build(SPECS[name].config(**options))
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two different smooth images and their noisy versions, (2, 3, 40, 52) in [-1, 1], on the 8-bit grid."""
+    g = torch.Generator().manual_seed(0)
+    gt = torch.nn.functional.interpolate(torch.rand(2, 3, 5, 6, generator=g), (40, 52), mode="bicubic") * 1.6 - 0.8
+    noisy = gt + 0.1 * torch.randn(gt.shape, generator=g)
+    return from_uint8(to_uint8(noisy)), from_uint8(to_uint8(gt))
+
+
+def array(image: torch.Tensor) -> np.ndarray:
+    return to_uint8(image).movedim(-3, -1).numpy().astype(np.float64)
+
+
+def read(path: Path) -> torch.Tensor:
+    return from_uint8(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[None])
+
+
+@pytest.mark.parametrize("name", ["psnr", "psnr-y", "ssim", "ssim-y", "stlpips-alex", "stlpips-vgg"])
+def test_metrics_are_metrics_and_put_the_truth_first(name, pair):
+    metric = build(name)
+    restored, gt = pair
+    assert isinstance(metric, Metric)
+    assert metric.name == name
+    value, best = metric(restored, gt), metric(gt, gt)
+    assert value.shape == best.shape == (2,)
+    assert ((best > value) if metric.higher_is_better else (best < value)).all()
+    torch.testing.assert_close(metric(restored, gt[:1])[0], value[0])
+    with pytest.raises(ValueError, match=name):
+        metric(restored, gt[..., 1:])
+
+
+def test_psnr_of_equal_images_is_capped_and_finite(pair):
+    assert build("psnr")(pair[1], pair[1]).tolist() == [metrics.PSNR_CAP] * 2
+    assert build("psnr-y")(pair[1], pair[1]).tolist() == [metrics.PSNR_CAP] * 2
+
+
+def test_psnr_is_that_of_the_saved_files(pair):
+    restored, gt = pair
+    expected = [10 * math.log10(255**2 / np.mean((array(a) - array(b)) ** 2)) for a, b in zip(restored, gt, strict=True)]
+    for below_rounding in (0.0, 0.4 / 127.5):
+        assert build("psnr")(restored + below_rounding, gt).tolist() == pytest.approx(expected, abs=1e-4)
+    assert build("psnr")(restored * 100, gt).tolist() == build("psnr")((restored * 100).clamp(-1, 1), gt).tolist()
+
+
+def test_psnr_y_of_grey_images_scales_the_difference_to_the_luma_range():
+    gt = from_uint8(torch.full((1, 3, 8, 8), 100, dtype=torch.uint8))
+    restored = from_uint8(torch.full((1, 3, 8, 8), 110, dtype=torch.uint8))
+    expected = 20 * math.log10(255 / (10 * 219 / 255))
+    assert build("psnr-y")(restored, gt).item() == pytest.approx(expected, abs=2e-4)  # the weights add up to 219.0
+
+
+def test_ssim_equals_scikit_image(pair):
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255, "channel_axis": -1}
+    expected = [structural_similarity(array(a), array(b), **options) for a, b in zip(*pair, strict=True)]
+    assert build("ssim")(*pair).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_of_images_smaller_than_its_window_is_refused(pair):
+    with pytest.raises(ValueError, match="11 pixels"):
+        build("ssim")(pair[0][..., :10], pair[1][..., :10])
+
+
+@pytest.mark.parametrize("name", ["stlpips-alex", "stlpips-vgg"])
+def test_perceptual_distances_carry_gradient(name, pair):
+    metric = build(name)
+    assert metric.differentiable and not metric.higher_is_better and metric.perceptual
+    restored = pair[0].clone().requires_grad_()
+    metric(restored, pair[1]).sum().backward()
+    assert restored.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_without_its_trunk_says_which_file_and_downloads_nothing(net, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (expected,) = SPECS[f"lpips-{net}"].weights(builtin.LpipsOptions())
+    assert expected.path.parent == tmp_path / "hub" / "checkpoints" == Path(torch.hub.get_dir()) / "checkpoints"
+    with pytest.raises(WeightsError, match=expected.path.name):
+        build(f"lpips-{net}")
+    with pytest.raises(WeightsError, match="elsewhere"):
+        build(f"lpips-{net}", trunk=tmp_path / "elsewhere.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lpips_refuses_the_trunk_of_another_network(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "vgg.pth")
+    with pytest.raises(WeightsError, match="another architecture"):
+        learned.lpips("alex", tmp_path / "vgg.pth")
+
+
+def test_building_lpips_leaves_the_global_random_state_alone(tmp_path):
+    torch.save({}, tmp_path / "empty.pth")
+    before = torch.get_rng_state()
+    with pytest.raises(WeightsError):
+        learned.lpips("alex", tmp_path / "empty.pth")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValidationError):
+        SPECS["psnr"].config(colour="RGB")
+
+
+def test_describing_the_metrics_imports_no_torch():
+    code = "import sys; from distillkit.evaluation import builtin; builtin.distillkit_metrics(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@needs_shared
+def test_luma_metrics_reproduce_published_numbers():
+    published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
+    paths = sorted((SHARED / "realsr/osediff").glob("*.png"))[::5]
+    assert len(paths) == 10
+    for path in paths:
+        restored, gt = read(path), read(SHARED / "realsr/HR" / path.name)
+        assert build("psnr-y")(restored, gt).item() == pytest.approx(published[path.name]["PSNR"], abs=1e-4)
+        assert build("ssim-y")(restored, gt).item() == pytest.approx(published[path.name]["SSIM"], abs=1e-5)
+
+
+@needs_shared
+def test_lpips_reproduces_published_numbers_and_uses_the_linear_weights_of_its_package():
+    trunk = SHARED / "weights/lpips_alex.pth"
+    published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
+    metric = build("lpips-alex", trunk=trunk)
+    for path in sorted((SHARED / "realsr/osediff").glob("*.png"))[:2]:
+        with torch.no_grad():
+            value = metric(read(path), read(SHARED / "realsr/HR" / path.name)).item()
+        assert value == pytest.approx(published[path.name]["LPIPS"], abs=5e-4)
+
+
+def test_bicubic_is_pillows(pair):
+    ours = bicubic_method(4).restore(pair[1], torch.Generator())
+    for image, enlarged in zip(array(pair[1]), array(ours), strict=True):
+        pillow = Image.fromarray(image.astype(np.uint8)).resize((52 * 4, 40 * 4), Image.Resampling.BICUBIC)
+        assert np.abs(enlarged - np.array(pillow, dtype=np.float64)).max() <= 1  # Pillow rounds between its two passes
