@@ -1,0 +1,308 @@
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from distillkit.diffusion.adapters import add_adapter
+from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr, knob_time
+from distillkit.objectives.dual_teacher import StudentSample, draw_times, output_distillation, score_distillation
+from distillkit.objectives.reconstruction import reconstruction
+from toys import ToyModel, unshuffled
+
+from distillkit import ContinuousResidualShifting, DistillkitError, ResidualShifting, VariancePreserving
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def batch():
+    gt = torch.rand(4, 3, 8, 8, generator=gen(5)) * 2 - 1
+    return torch.nn.functional.avg_pool2d(gt, 2), gt
+
+
+def make_sample(student, lq):
+    condition = student.condition(lq)
+    latent = student.generate(condition)
+    return StudentSample(condition, latent, student.codec.decode(latent))
+
+
+def distil(teacher, student, batch, seed=0, **options):
+    lq, gt = batch
+    sample = make_sample(student, lq)
+    return sample, score_distillation(teacher, student, sample, lq, gt, gen(seed), **options)
+
+
+# --- eq. 1
+
+
+def test_reconstruction_terms_are_means_of_unclamped_errors():
+    x, gt = torch.full((2, 3, 4, 4), 1.5), torch.zeros(2, 3, 4, 4)
+    terms = reconstruction(x, gt, lambda a, b: (a - b).mean(dim=(1, 2, 3)))
+    assert {k: float(v) for k, v in terms.items()} == {"l2": 2.25, "l1": 1.5, "perceptual": 1.5}
+
+
+def test_perceptual_distance_sees_the_same_shifted_crop_of_both_images():
+    seen = []
+    x = torch.rand(1, 3, 12, 12)
+    for seed in range(8):
+        reconstruction(x, x, lambda a, b: seen.append((a, b)) or torch.zeros(1), shift=3, generator=gen(seed))
+    assert all(torch.equal(a, b) and a.shape[-2:] == (9, 9) for a, b in seen)
+    assert len({float(a[0, 0, 0, 0]) for a, _ in seen}) > 3
+
+
+# --- eq. 2 and 3
+
+
+def plain_eq_2(teacher, student, batch, weighting):
+    """Eq. 2 written out for two models of one space and one process: the definition, not the engine's code."""
+    lq, gt = batch
+    sample, g = make_sample(student, lq), gen()
+    t = student.process.sample_time(len(lq), g)
+    noise = torch.randn(gt.shape, generator=g)
+    c, condition = student.process.coefficients(t), teacher.condition(lq)
+    z_t_s, z_t = c.signal * sample.latent + c.noise * noise, c.signal * gt + c.noise * noise
+    t_s, t_gt, s_s = teacher.predict(z_t_s, t, condition), teacher.predict(z_t, t, condition), student.predict(z_t_s, t, sample.condition)
+    if weighting == "clean":
+        return (t_s.clean - s_s.clean).square().mean(), (t_s.clean - t_gt.clean.detach()).square().mean()
+    weight = 1 if weighting == "literal" else 1 / torch.maximum(c.signal / c.noise, torch.ones(()))
+    return (weight * (t_s.noise - s_s.noise)).square().mean(), (weight * (t_s.noise - t_gt.noise.detach())).square().mean()
+
+
+@pytest.mark.parametrize("weighting", ["literal", "clipped", "clean"])
+def test_within_one_space_the_terms_are_eq_2_and_so_are_their_gradients(batch, weighting):
+    teacher, student = ToyModel(seed=1).requires_grad_(False), ToyModel(seed=2)
+    _, terms = distil(teacher, student, batch, weighting=weighting)
+    expected = plain_eq_2(teacher, student, batch, weighting)
+    parameters = list(student.network.parameters())
+    for ours, theirs in zip(terms, expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4)
+        a, b = (torch.autograd.grad(v, parameters, retain_graph=True) for v in (ours, theirs))
+        assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-6) for x, y in zip(a, b, strict=True))
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_imitate(batch):
+    student = ToyModel(seed=1)
+    _, terms = distil(copy.deepcopy(student).requires_grad_(False), student, batch)
+    assert terms.imitate.item() < 1e-10 < terms.anchor.item()
+
+
+def test_a_perfect_student_has_no_anchor(batch):
+    lq, gt = batch
+    student = ToyModel(seed=1)
+    sample = StudentSample(student.condition(lq), gt, gt)
+    terms = score_distillation(ToyModel(seed=2).requires_grad_(False), student, sample, lq, gt, gen())
+    assert float(terms.anchor) == 0 < float(terms.imitate)
+
+
+@pytest.mark.parametrize("gradient", ["full", "score"])
+@pytest.mark.parametrize("make_teacher", [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "clean", **k)])
+def test_gradient_reaches_the_student_and_never_the_teacher(batch, gradient, make_teacher):
+    teacher, student = make_teacher(seed=1), ToyModel(seed=2)
+    teacher.requires_grad_(False)
+    before = copy.deepcopy(teacher.state_dict())
+    sample, terms = distil(teacher, student, batch, gradient=gradient)
+    for term in terms:
+        for g in torch.autograd.grad(term, [sample.latent, student.network.last.weight], retain_graph=True):
+            assert torch.isfinite(g).all() and g.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_score_mode_has_the_values_of_full_mode_and_pushes_along_the_difference(batch):
+    teacher, student = ToyModel(seed=1).requires_grad_(False), ToyModel(seed=2)
+    _, full = distil(teacher, student, batch, gradient="full", weighting="literal")
+    sample, score = distil(teacher, student, batch, gradient="score", weighting="literal")
+    assert all(torch.allclose(a, b) for a, b in zip(full, score, strict=True))
+    (push,) = torch.autograd.grad(score.anchor, sample.latent, retain_graph=True)
+    lq, gt = batch
+    g = gen()
+    t = student.process.sample_time(len(lq), g)
+    noise, c = torch.randn(gt.shape, generator=g), student.process.coefficients(t)
+    a, b = (teacher.predict(c.signal * z + c.noise * noise, t, teacher.condition(lq)).noise for z in (sample.latent, gt))
+    assert torch.allclose(push, 2 * (a - b) / a.numel(), atol=1e-6)
+
+
+def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
+    """Pixel-unshuffling only re-orders pixels, so a model that undoes it is the same teacher in another space."""
+
+    class Unshuffled(ToyModel):
+        def condition(self, lq):
+            return type(super().condition(lq))(y=self.codec.encode(ToyModel(seed=1).condition(lq).y))
+
+        def forward(self, z_t, t, condition):
+            pixels = [self.codec.decode(v) for v in (z_t, condition.y)]
+            return self.codec.encode(self.inner.network(*pixels, t))
+
+    direct, rotated = ToyModel(seed=1).requires_grad_(False), Unshuffled(codec=unshuffled().codec)
+    rotated.codec.scale, rotated.inner = 1.0, direct
+    student, values = ToyModel(seed=2), []
+    for teacher in (direct, rotated):
+        draws = [distil(teacher, student, batch, seed=s)[1] for s in range(300)]
+        values.append(torch.tensor([[d.imitate.item(), d.anchor.item()] for d in draws]))
+    gap = (values[1] - values[0]).mean(0)
+    error = (values[0].var(0) / 300 + values[1].var(0) / 300).sqrt()
+    assert gap[1].abs() < 4 * error[1], (gap, error)
+    assert gap[0] > 4 * error[0], "each space has its own noise, which the imitate term then sees on top"
+
+
+def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
+    coarse, fine = ResidualShifting(torch.tensor([0.1, 0.5, 0.99]), kappa=2.0), VariancePreserving.scaled_linear(0.00085, 0.012, 1000)
+    teacher_t, student_t, kept = draw_times(coarse, fine, 64, gen(), torch.device("cpu"))
+    assert set(teacher_t.tolist()) == {0, 1, 2} and len(set(student_t.tolist())) == 3
+    assert torch.equal(kept, teacher_t != 2)
+    student_t, teacher_t, kept_again = draw_times(fine, coarse, 64, gen(), torch.device("cpu"))
+    assert set(teacher_t.tolist()) == {0, 1, 2} and torch.equal(kept_again, teacher_t != 2)
+
+
+def test_output_distillation_is_a_mean_square(batch):
+    sample = make_sample(ToyModel(), batch[0])
+    assert torch.allclose(output_distillation(sample, batch[1]), (sample.image - batch[1]).square().mean())
+
+
+# --- eq. 5-9
+
+
+def lesson(batch, z_1=None, step=0, seed=0):
+    lq, gt = batch
+    return Lesson(lq=lq, gt=gt, endpoint=lambda: z_1, generator=gen(seed), step=step, average=nullcontext)
+
+
+def variants():
+    def gate(target):
+        def build():
+            student = ToyModel(seed=2)
+            return Gate(student, add_adapter(student.network, "lora", rank=4), target)
+
+        return build
+
+    def literal(kind):
+        def build():
+            student = ToyModel(seed=2)
+            return kind(student, add_adapter(student.network, "lora", rank=4))
+
+        return build
+
+    return {
+        "gate-mix": gate("mix"),
+        "gate-geo": gate("geo"),
+        "ctsr_eq8": literal(CtsrEq8),
+        "ctsr_alg2": literal(CtsrAlg2),
+        "oftsr": lambda: Oftsr(ToyModel(seed=2).requires_grad_(False)),
+    }
+
+
+each_variant = pytest.mark.parametrize("name", variants())
+
+
+def fit(variant, batch, z_1, steps, lr=2e-2):
+    optimizer = torch.optim.Adam(variant.tensors().values(), lr=lr)
+    losses = []
+    for step in range(steps):
+        loss = sum(variant.terms(lesson(batch, z_1, step, seed=step)).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return losses
+
+
+@each_variant
+def test_tradeoff_zero_is_the_stage_1_student_bit_for_bit_even_after_training(batch, name):
+    variant, student = variants()[name](), ToyModel(seed=2)
+    fit(variant, batch, batch[1], 5)
+    condition = student.condition(batch[0])
+    assert torch.equal(variant.generate(condition, 0.0), student.generate(condition))
+    assert not torch.equal(variant.generate(condition, 1.0), student.generate(condition))
+    assert torch.equal(variant.generate(condition, 1.7), variant.generate(condition, 1.0))
+    assert torch.equal(variant.generate(condition, -1.0), variant.generate(condition, 0.0))
+
+
+@each_variant
+def test_only_the_declared_tensors_get_gradient(batch, name):
+    variant = variants()[name]()
+    sum(variant.terms(lesson(batch, batch[1], step=2)).values()).backward()
+    named = {id(p) for p in variant.tensors().values()}
+    with_gradient = {id(p) for p in variant.student.parameters() if p.grad is not None}
+    assert with_gradient <= named and any(p.grad is not None and p.grad.abs().sum() > 0 for p in variant.tensors().values())
+
+
+@pytest.mark.parametrize("name", ["gate-mix", "gate-geo", "oftsr"])
+def test_variants_with_an_endpoint_learn_to_reach_it(batch, name):
+    """Training moves tradeoff 1 towards the faithful target, and the way there is monotone."""
+    variant = variants()[name]()
+    if name == "gate-geo":
+        variant._weights = {"l2": 1.0}
+    fit(variant, batch, batch[1], 150)
+    condition = variant.student.condition(batch[0])
+    errors = [float((variant.generate(condition, t) - batch[1]).square().mean()) for t in (0, 0.25, 0.5, 0.75, 1)]
+    assert errors[-1] < 0.8 * errors[0]
+    assert all(b < a + 1e-3 for a, b in zip(errors, errors[1:], strict=False)), errors
+
+
+def test_gate_mix_is_its_definition(batch):
+    variant, student = variants()["gate-mix"](), ToyModel(seed=2)
+    with torch.no_grad():
+        for p in variant.tensors().values():
+            p.add_(0.05)
+    drawn = float(torch.rand((), generator=gen()))
+    for step, t in ((0, drawn), (2, 1.0)):
+        condition = student.condition(batch[0])
+        target = (1 - t) * student.generate(condition) + t * batch[1]
+        expected = (variant.generate(condition, t) - target).square().mean()
+        assert torch.allclose(variant.terms(lesson(batch, batch[1], step))["mix"], expected)
+
+
+def test_gate_geo_weights_l2_geometrically(batch):
+    student = ToyModel(seed=2)
+    variant = Gate(student, add_adapter(student.network, "lora"), "geo", weights={"l2": 10.0}, ratio=40.0, endpoint_every=1)
+    error = (student.generate(student.condition(batch[0])) - batch[1]).square().mean()
+    assert torch.allclose(variant.terms(lesson(batch))["l2"], 400 * error, rtol=1e-5)
+    assert not variant.needs_endpoint
+
+
+def test_eq_8_and_algorithm_2_as_printed(batch):
+    """Both losses against the formulas, with T_S the frozen student and S the trained one."""
+    z_eps = {}
+    for name in ("ctsr_eq8", "ctsr_alg2"):
+        variant, frozen = variants()[name](), ToyModel(seed=2)
+        with torch.no_grad():
+            for p in variant.tensors().values():
+                p.add_(0.05)
+        condition, g = frozen.condition(batch[0]), gen()
+        z_0 = frozen.generate(condition)
+        t, u = torch.rand(2, 4, generator=g)
+        if name == "ctsr_alg2":
+            t, u = torch.minimum(t, u), torch.maximum(t, u)
+
+        def eps(model, z, when, condition=condition):
+            return model.predict(z, knob_time(model.process, when), condition).noise
+
+        a, b = t.reshape(-1, 1, 1, 1), u.reshape(-1, 1, 1, 1)
+        z_t = z_0 + a * eps(frozen, z_0, t)
+        if name == "ctsr_eq8":
+            known = a * eps(frozen, z_0, t) - b * eps(frozen, z_0, u)
+        else:
+            z_u = z_t + b * eps(frozen, z_0, t)
+            known = a * eps(frozen, z_t, t) - b * eps(frozen, z_u, u)
+        expected = (known + (b - a) * eps(variant.student, z_t, t)).square().mean()
+        assert torch.allclose(variant.terms(lesson(batch))["ctrl"], expected, rtol=1e-4)
+        z_eps[name] = float(expected)
+    assert z_eps["ctsr_eq8"] != z_eps["ctsr_alg2"]
+
+
+def test_oftsr_starts_at_zero_and_needs_a_head(batch):
+    variant, student = variants()["oftsr"](), ToyModel(seed=2)
+    condition = student.condition(batch[0])
+    assert torch.equal(variant.generate(condition, 1.0), student.generate(condition))
+    headless = ToyModel()
+    headless.head = None
+    with pytest.raises(DistillkitError, match="names no head"):
+        Oftsr(headless)
+
+
+def test_knob_time_spans_the_process():
+    ends = torch.tensor([0.0, 1.0])
+    assert knob_time(VariancePreserving.scaled_linear(1e-4, 2e-2, 50), ends).tolist() == [0, 49]
+    assert torch.allclose(knob_time(ToyModel().process, ends), torch.tensor([0.03, 0.97]), atol=1e-5)

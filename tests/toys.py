@@ -1,0 +1,58 @@
+"""A complete diffusion model of a few hundred parameters, for tests of the engine."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle
+from distillkit.diffusion.codec import Codec
+from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.prediction import Predicts
+from distillkit.diffusion.process import ForwardProcess
+
+
+class ToyNetwork(nn.Module):
+    """Conv - SiLU - conv, with time as a bias."""
+
+    def __init__(self, channels: int, width: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.time = nn.Linear(1, width)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, z: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        hidden = self.first(torch.cat([z, y], dim=1)) + self.time(t.float().reshape(-1, 1))[..., None, None]
+        return self.last(F.silu(hidden))
+
+
+class ToyModel(DiffusionModel):
+    head = "last"
+
+    def __init__(
+        self, process: ForwardProcess | None = None, predicts: Predicts = "velocity", codec: Codec | None = None, scale: int = 2, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.codec, self.process, self.predicts, self.scale = codec or Identity(), process or CosineVariancePreserving(), predicts, scale
+        channels = self.codec.encode(torch.zeros(1, 3, 8, 8)).shape[1]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.network = ToyNetwork(channels)
+
+    def condition(self, lq: Tensor) -> Condition:
+        return Condition(y=self.codec.encode(F.interpolate(lq, scale_factor=self.scale, mode="bicubic")))
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.network(z_t, condition.y, t)
+
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        t = torch.full((len(condition.y),), 0.5)
+        if self.process.levels is not None:
+            t = torch.full((len(condition.y),), self.process.levels // 2)
+        return self.predict(condition.y, t, condition).clean
+
+
+def unshuffled(**kwargs: object) -> ToyModel:
+    """A toy in another latent space than the default one."""
+    return ToyModel(codec=PixelUnshuffle(2, scale=1.5), **kwargs)  # type: ignore[arg-type]
