@@ -1,0 +1,148 @@
+"""The evaluation protocol: every method restores the same inputs, and every metric sees the same 8-bit images.
+
+An output is clamped and rounded to 8 bits before anything is measured, as a saved file would be. Random draws depend on the seed,
+the item and the method's name alone: neither the order of items nor the presence of another method changes them, and a student has
+the same draws at every trade-off. Crops of one photo are not independent, so all standard errors are clustered by photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillkit.data.seeds import keyed_generator
+from distillkit.errors import DataError, DistillkitError, WeightsError
+from distillkit.evaluation.metrics import Metric, from_uint8, to_uint8
+from distillkit.evaluation.results import Entry, Measure, Results
+
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PIXELS_PER_PASS = 2**18
+"""Images of one size are measured in batches of at most this many pixels, to bound memory."""
+
+Images = dict[str, Tensor]
+"""Entry label -> uint8 image (3, H, W); also ``lq`` and ``gt``."""
+
+
+@dataclass(frozen=True)
+class Method(Entry):
+    """Something that restores images, at one trade-off."""
+
+    restore: Callable[[Tensor, torch.Generator], Tensor]
+    """``(lq (1, 3, h, w) in [-1, 1], CPU generator) -> image (1, 3, H, W)`` of the size of the ground truth."""
+
+
+def bicubic_method(scale: int) -> Method:
+    """Bicubic enlargement (a = -0.5, as Pillow's) by ``scale``; at scale 1, the input itself."""
+
+    def restore(lq: Tensor, generator: torch.Generator) -> Tensor:
+        return F.interpolate(lq, scale_factor=scale, mode="bicubic", antialias=True) if scale != 1 else lq
+
+    return Method("bicubic", None, 0, restore)
+
+
+def available_metrics(builds: Mapping[str, Callable[[], Metric]]) -> tuple[list[Metric], dict[str, str]]:
+    """Build metrics by name; those whose weights are not on this machine come back as name -> reason instead."""
+    metrics: list[Metric] = []
+    absent: dict[str, str] = {}
+    for name, build in builds.items():
+        try:
+            metrics.append(build())
+        except WeightsError as e:
+            absent[name] = str(e)
+    return metrics, absent
+
+
+def evaluate(
+    methods: Sequence[Method],
+    items: Iterable[tuple[str, Tensor, Tensor]],
+    metrics: Sequence[Metric],
+    *,
+    dataset: str,
+    seed: int = 0,
+    combine: tuple[str, str] | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    absent: Mapping[str, str] | None = None,
+    observe: Callable[[str, Images], None] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Results:
+    """Restore every item with every method and measure every metric.
+
+    Args:
+        methods: with distinct labels.
+        items: ``(name, lq (1, 3, h, w), gt (1, 3, H, W))`` in [-1, 1]; name crops of one photo ``photo#crop``.
+        combine: labels of the faithful and the realistic teacher, whose linear combinations are added as ``linear:<alpha>``.
+        alphas: weights of the faithful teacher's image in those.
+        absent: metrics asked for whose weights are missing (from :func:`available_metrics`); kept in the results.
+        observe: called with each item's name and its images, for galleries.
+        progress: called with each item's name when it is done.
+
+    Raises:
+        DistillkitError: a method or a metric gave a non-finite value, or an image of the wrong size; method and image are named.
+        DataError: no items, or two of one name.
+    """
+    labels = [m.label for m in methods]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"two methods share a label: {sorted(labels)}")
+    entries: list[Entry] = [Entry(m.name, m.tradeoff, m.passes) for m in methods]
+    if combine is not None:
+        passes = sum(e.passes for e in entries if e.label in combine)
+        entries += [Entry(f"linear:{alpha:g}", None, passes) for alpha in alphas]
+    columns: dict[tuple[str, str], list[float]] = {(e.label, m.name): [] for e in entries for m in metrics}
+    names: list[str] = []
+    for name, lq, gt in items:
+        if name in names:
+            raise DataError(f"{dataset} - two images to evaluate are called {name}; names must be unique")
+        names.append(name)
+        outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed)) for m in methods}
+        if combine is not None:
+            outputs |= linear_combinations(outputs[combine[0]], outputs[combine[1]], alphas)
+        for metric in metrics:
+            for label, value in zip(outputs, _measure(metric, list(outputs.values()), gt), strict=True):
+                if not np.isfinite(value):
+                    raise DistillkitError(f"{label} on {name} - metric {metric.name} is {value}")
+                columns[label, metric.name].append(value)
+        if observe is not None:
+            observe(name, {"lq": to_uint8(lq)[0], "gt": to_uint8(gt)[0], **{k: v[0] for k, v in outputs.items()}})
+        if progress is not None:
+            progress(name)
+    if not names:
+        raise DataError(f"{dataset} - no images to evaluate")
+    return Results(
+        dataset=dataset,
+        items=tuple(names),
+        entries=tuple(entries),
+        metrics=tuple(Measure(m.name, m.protocol, m.higher_is_better, m.perceptual) for m in metrics),
+        values={key: np.array(column) for key, column in columns.items()},
+        teachers=combine,
+        absent=dict(absent or {}),
+    )
+
+
+def linear_combinations(faithful: Tensor, realistic: Tensor, alphas: Sequence[float]) -> dict[str, Tensor]:
+    """``linear:<alpha>`` -> ``alpha faithful + (1 - alpha) realistic``, rounded; uint8 images in and out (CTSR, Tab. 1)."""
+    f, r = faithful.float(), realistic.float()
+    return {f"linear:{alpha:g}": (alpha * f + (1 - alpha) * r).round().to(torch.uint8) for alpha in alphas}
+
+
+@torch.no_grad()
+def _restore(method: Method, item: str, lq: Tensor, gt: Tensor, seed: int) -> Tensor:
+    image = method.restore(lq.clone(), keyed_generator(seed, "evaluation", item, method.name)).to(gt.device)
+    if image.shape != gt.shape:
+        raise DistillkitError(f"{method.label} on {item} - output is {tuple(image.shape)}, the ground truth {tuple(gt.shape)}")
+    if not torch.isfinite(image).all():
+        raise DistillkitError(f"{method.label} on {item} - output is not finite")
+    return image
+
+
+@torch.no_grad()
+def _measure(metric: Metric, images: list[Tensor], gt: Tensor) -> list[float]:
+    """One value per image; ``gt`` (1, 3, H, W) in [-1, 1] is seen as its 8-bit file too."""
+    reference = from_uint8(to_uint8(gt))
+    size = max(1, PIXELS_PER_PASS // (gt.shape[2] * gt.shape[3]))
+    values = [metric(from_uint8(part), reference) for part in torch.cat(images).split(size)]
+    return torch.cat(values).double().tolist()

@@ -1,0 +1,187 @@
+"""What an evaluation measured: every value of every image, and the paired comparisons that can be made of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distillkit.evaluation.statistics import Values, photo_of, standard_error
+
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the results: a method at one trade-off."""
+
+    name: str
+    """``student``, a teacher's role, ``bicubic``, or ``linear:<alpha>``."""
+    tradeoff: float | None
+    """0 = most realistic, 1 = most faithful; None where the method has no knob."""
+    passes: int
+    """Network passes per image."""
+
+    @property
+    def label(self) -> str:
+        """The key of this entry: ``student@0.2``, or the name where there is no trade-off."""
+        return self.name if self.tradeoff is None else f"{self.name}@{self.tradeoff:g}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric that was measured, without its network."""
+
+    name: str
+    protocol: str
+    higher_is_better: bool
+    perceptual: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired mean difference and its standard error (None with fewer than two photos)."""
+
+    mean: float
+    sem: float | None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """PSNR of the student minus that of the linear combinations at the student's perceptual distance."""
+
+    tradeoff: float
+    distance: float
+    """The student's mean perceptual distance at this trade-off, at which the two are compared."""
+    difference: Difference | None
+    """dB; None where no linear combination reaches that distance."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Per-image values of every metric for every entry, on one dataset."""
+
+    dataset: str
+    items: tuple[str, ...]
+    """Image names; ``photo#crop`` where several crops come from one photo."""
+    entries: tuple[Entry, ...]
+    metrics: tuple[Measure, ...]
+    values: Mapping[tuple[str, str], Values]
+    """(entry label, metric name) -> one value per item, all finite."""
+    teachers: tuple[str, str] | None = None
+    """Labels of the faithful and the realistic teacher whose outputs were combined linearly."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Metrics asked for whose weights are not on this machine, with the reason."""
+
+    def metric(self, name: str) -> Measure:
+        """The metric of that name."""
+        return next(m for m in self.metrics if m.name == name)
+
+    def entry(self, label: str) -> Entry:
+        """The entry of that label."""
+        return next(e for e in self.entries if e.label == label)
+
+    def sweep(self, name: str = STUDENT) -> list[Entry]:
+        """The entries of a method with a knob, from the most realistic to the most faithful."""
+        return sorted((e for e in self.entries if e.name == name and e.tradeoff is not None), key=lambda e: e.tradeoff or 0.0)
+
+    def combinations(self) -> list[Entry]:
+        """The linear-combination curve, from the realistic teacher (alpha 0) to the faithful one (alpha 1), both included."""
+        if self.teachers is None:
+            return []
+        between = sorted((e for e in self.entries if e.name.startswith("linear:")), key=lambda e: float(e.name[7:]))
+        return [self.entry(self.teachers[1]), *between, self.entry(self.teachers[0])]
+
+    @property
+    def photos(self) -> list[str]:
+        """The photo each item was cut from: the independent units of every standard error."""
+        return [photo_of(item) for item in self.items]
+
+    def summary(self, label: str, metric: str) -> Difference:
+        """Mean over items and its standard error, clustered by photo."""
+        return self._mean(self.values[label, metric])
+
+    def paired(self, a: str, b: str, metric: str) -> Difference:
+        """Mean of ``a - b`` over the same items, and its standard error, clustered by photo."""
+        return self._mean(self.values[a, metric] - self.values[b, metric])
+
+    def at_equal(self, metric: str, fidelity: str = "psnr") -> list[Gap]:
+        """PSNR gap to the linear combinations at each trade-off's mean perceptual distance.
+
+        The combination curve is interpolated linearly between the two neighbouring alphas to the student's mean distance, per
+        image; the standard error is that of ``dP - slope dD`` (P: ``fidelity``, D: ``metric``, both student minus combination,
+        slope: dP/dD of the curve there), which allows for the distance being a sample mean too. Where the curve passes that
+        distance more than once, its best PSNR counts. A chord lies below a concave curve: a coarse grid of alphas flatters the
+        student.
+        """
+        return [self._gap(e, metric, fidelity) for e in self.sweep()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.json``: ``mean`` is null where a metric's weights are absent, ``sem`` with under two photos."""
+        clustered = "; sem clustered by photo" if len(set(self.photos)) < len(self.items) else ""
+        rows = []
+        for e in self.entries:
+            head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
+            for m in self.metrics:
+                s = self.summary(e.label, m.name)
+                cell = {"metric": m.name, "protocol": m.protocol + clustered, "mean": s.mean, "sem": s.sem, "n": len(self.items)}
+                rows.append({**head, **cell, "passes": e.passes})
+            for name in self.absent:
+                cell = {"metric": name, "protocol": "weights absent", "mean": None, "sem": None, "n": 0}
+                rows.append({**head, **cell, "passes": e.passes})
+        return rows
+
+    def to_json(self) -> str:
+        """Everything, per image, so that two runs on the same items can be compared in pairs."""
+        values = {e.label: {m.name: self.values[e.label, m.name].tolist() for m in self.metrics} for e in self.entries}
+        content = {
+            "dataset": self.dataset,
+            "items": self.items,
+            "entries": [asdict(e) for e in self.entries],
+            "metrics": [asdict(m) for m in self.metrics],
+            "values": values,
+            "teachers": self.teachers,
+            "absent": dict(self.absent),
+        }
+        return json.dumps(content, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Results:
+        """The inverse of :meth:`to_json`."""
+        content = json.loads(text)
+        values = {(e, m): np.array(v) for e, of_metric in content["values"].items() for m, v in of_metric.items()}
+        return cls(
+            dataset=content["dataset"],
+            items=tuple(content["items"]),
+            entries=tuple(Entry(**e) for e in content["entries"]),
+            metrics=tuple(Measure(**m) for m in content["metrics"]),
+            values=values,
+            teachers=content["teachers"] and tuple(content["teachers"]),
+            absent=content["absent"],
+        )
+
+    def _mean(self, values: Values) -> Difference:
+        return Difference(float(values.mean()), standard_error(values, self.photos))
+
+    def _gap(self, entry: Entry, metric: str, fidelity: str) -> Gap:
+        assert entry.tradeoff is not None
+        distance, psnr = self.values[entry.label, metric], self.values[entry.label, fidelity]
+        curve = [(self.values[e.label, metric], self.values[e.label, fidelity]) for e in self.combinations()]
+        return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, psnr))
+
+    def _mean_above(self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values) -> Difference | None:
+        target = distance.mean()
+        found = []
+        for (d0, p0), (d1, p1) in itertools.pairwise(curve):
+            step = d1.mean() - d0.mean()
+            weight = (target - d0.mean()) / step if step else 0.0
+            if step and 0 <= weight <= 1:
+                slope = (p1.mean() - p0.mean()) / step
+                d_psnr = psnr - ((1 - weight) * p0 + weight * p1)
+                d_distance = distance - ((1 - weight) * d0 + weight * d1)
+                found.append(self._mean(d_psnr - slope * d_distance))
+        return min(found, key=lambda gap: gap.mean) if found else None
