@@ -17,6 +17,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distillkit.data.degradation import Degradation as Degradation
+    from distillkit.data.images import read_image as read_image
+    from distillkit.data.images import write_image as write_image
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "data.degradation": ["Degradation"],
+    "data.images": ["read_image", "write_image"],
     "data.ops": ["filter2d", "jpeg"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
     "diffusion.model": ["Condition", "DiffusionModel", "OutputTeacher"],

@@ -1,0 +1,202 @@
+"""Images of every kind are read as a viewer shows them, bad ones are refused by name, and files are written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distillkit.data.images import decode, read_image, read_image_alpha, to_pil, to_uint8, write_image
+from distillkit.errors import DataError
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+RGB = Image.fromarray(COLOURS)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def raw_png(width: int, height: int, depth: int, colour_type: int, rows: bytes) -> bytes:
+    """A PNG with exactly this header, whatever the rows."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_rgb_from_path_bytes_and_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    RGB.save(path)
+    expected = torch.from_numpy(COLOURS).permute(2, 0, 1) / 127.5 - 1
+    for source in (path, str(path), path.read_bytes(), RGB):
+        image = read_image(source)
+        assert image.shape == (3, 12, 20)
+        assert image.dtype == torch.float32
+        assert image.is_contiguous()
+        torch.testing.assert_close(image, expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_grey_and_bilevel_fill_the_range(mode: str) -> None:
+    image = read_image(encoded(Image.linear_gradient("L").convert(mode)))
+    assert image.shape == (3, 256, 256)
+    assert (image.min(), image.max()) == (-1, 1)
+    assert torch.equal(image[0], image[2])
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_16_bit_grey_is_scaled_not_clipped(form: str) -> None:
+    ramp = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
+    image = read_image(encoded(Image.fromarray(ramp), form))
+    torch.testing.assert_close(image[1], torch.from_numpy(ramp / 32767.5 - 1).float(), atol=1e-6, rtol=0)
+
+
+def test_16_bit_rgb_is_read_at_8_bits() -> None:
+    values = np.random.default_rng(1).integers(0, 65536, (6, 5, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    assert np.array_equal(decode(raw_png(5, 6, 16, 2, rows)), values >> 8)
+
+
+def test_palette_with_transparency_is_laid_on_white() -> None:
+    image = Image.new("P", (3, 2), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    pixels = decode(encoded(image, transparency=bytes([255, 0])))
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert pixels[0, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_laid_on_white_or_returned(mode: str) -> None:
+    image = RGB.convert(mode)
+    opacity = np.arange(240, dtype=np.uint8).reshape(12, 20)
+    image.putalpha(Image.fromarray(opacity))
+    colours = np.asarray(image.convert("RGB"))
+    a = opacity[..., None] / 255
+    np.testing.assert_allclose(decode(encoded(image)), a * colours + (1 - a) * 255, atol=0.51)
+    straight, alpha = read_image_alpha(encoded(image))
+    assert np.array_equal(to_uint8(straight).permute(1, 2, 0), colours)
+    torch.testing.assert_close(alpha, torch.from_numpy(opacity)[None] / 255)
+    assert read_image_alpha(RGB)[1] is None
+
+
+def test_a_transparent_colour_of_an_rgb_png_is_laid_on_white() -> None:
+    image = Image.new("RGB", (2, 1), (1, 2, 3))
+    image.putpixel((1, 0), (9, 9, 9))
+    assert decode(encoded(image, transparency=(1, 2, 3))).tolist() == [[[255, 255, 255], [9, 9, 9]]]
+
+
+def test_exif_orientation_is_applied() -> None:
+    wide = Image.new("RGB", (32, 16), "red")
+    wide.paste("blue", (16, 0, 32, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    pixels = decode(encoded(wide, "JPEG", exif=exif, quality=95, subsampling=0))
+    assert pixels.shape == (32, 16, 3)
+    assert pixels[4, 8, 0] > 200
+    assert pixels[28, 8, 2] > 200
+
+
+def test_cmyk_jpeg_shows_its_colours() -> None:
+    pixels = decode(encoded(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=95))
+    np.testing.assert_allclose(pixels[8, 8], [200, 60, 20], atol=4)
+
+
+def test_gif_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))[3, 3].tolist() == [255, 0, 0]
+
+
+def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "really_a.jpg"
+    path.write_bytes(encoded(RGB))
+    assert np.array_equal(decode(path), COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"no picture at all", "not an image"),
+        (encoded(RGB.resize((200, 200)), "JPEG")[:3000], "truncated"),
+        (encoded(RGB)[:200], "truncated"),
+        (encoded(RGB, "WEBP")[:60], "decode"),
+        (raw_png(100_000, 100_000, 8, 2, b""), "bomb"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "32-bit"),
+        (encoded(Image.new("I", (4, 4)), "TIFF"), "32-bit"),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"holiday\.jpg - .*{reason}"):
+        read_image(path)
+    with pytest.raises(DataError, match=f"row 7 - .*{reason}"):
+        read_image(content, "row 7")
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.png - No such file"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(DataError, match="directory"):
+        read_image(tmp_path)
+
+
+def test_to_uint8_rounds_and_clamps() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(levels.float() / 127.5 - 1), levels)
+    assert to_uint8(torch.tensor([-3.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 3.0])).tolist() == [0, 0, 1, 255]
+    assert np.array_equal(to_pil(read_image(RGB)), COLOURS)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg"])
+def test_written_files_read_back(tmp_path: Path, suffix: str) -> None:
+    smooth = np.asarray(RGB.resize((3, 2)).resize((40, 32), Image.Resampling.BICUBIC))
+    path = tmp_path / f"out{suffix}"
+    write_image(read_image(Image.fromarray(smooth)), path)
+    tolerance = 12 if suffix in (".jpg", ".jpeg") else 0
+    np.testing.assert_allclose(decode(path).astype(int), smooth.astype(int), atol=tolerance)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_alpha_is_written(tmp_path: Path, suffix: str) -> None:
+    alpha = torch.linspace(0.2, 1, 240).view(1, 12, 20)
+    write_image(read_image(RGB), tmp_path / f"a{suffix}", alpha)
+    _, back = read_image_alpha(tmp_path / f"a{suffix}")
+    torch.testing.assert_close(back, alpha, atol=0.51 / 255, rtol=0)
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = read_image(RGB)
+    with pytest.raises(DataError, match=r"\.xyz; use one of \.png"):
+        write_image(image, tmp_path / "a.xyz")
+    with pytest.raises(DataError, match="no transparency"):
+        write_image(image, tmp_path / "a.jpg", torch.ones(1, 12, 20))
+    with pytest.raises(DataError, match="not finite"):
+        write_image(image * float("nan"), tmp_path / "a.png")
+    with pytest.raises(DataError, match="cannot be written: No such file"):
+        write_image(image, tmp_path / "missing" / "a.png")
+
+    def full_disk(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.png").write_bytes(b"old")
+    with pytest.raises(DataError, match="cannot be written: Not a directory"):
+        write_image(image, tmp_path / "a.png" / "b.png")
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(DataError, match=r"a\.png - cannot be written: No space left"):
+        write_image(image, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
