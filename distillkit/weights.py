@@ -91,6 +91,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
     """Load ``state`` into ``module``, key for key and shape for shape.
 
+    A module built on the meta device takes the tensors themselves instead of copies.
+
     Raises:
         WeightsError: naming the first keys that are missing, unexpected, or of another shape.
     """
@@ -105,7 +107,7 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) ->
     if problems:
         shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise WeightsError(f"{source} - weights of another architecture than {type(module).__name__}: {shown}")
-    module.load_state_dict(state)
+    module.load_state_dict(state, assign=any(p.is_meta for p in module.parameters()))
 
 
 def load_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: object) -> None:
