@@ -1,3 +1,186 @@
-"""The command line."""
+"""The command line: one short function per command. Heavy imports stay inside them, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillkit.errors import DistillkitError, Interrupted
+
+app = typer.Typer(
+    help="Distil a faithful and a realistic restoration teacher into one student with a knob between them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+plugins_app = typer.Typer(help="List what the installed plugins offer, or check one of them.", rich_markup_mode=None)
+recipe_app = typer.Typer(help="Check a recipe, or show what it amounts to.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(recipe_app, name="recipe")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    set_: Sets = None,
+    out: Annotated[Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in the run's folder")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="one step of each stage, one checkpoint, one evaluation image")] = False,
+) -> None:
+    """Distil a student: both stages, export, evaluation and a report, all in one folder."""
+    resolved = _load(recipe, set_)
+    import distillkit.run as engine
+
+    if dry_run:
+        engine.dry_run(resolved)
+        typer.echo("dry run: every part of the recipe works")
+        return
+    report = engine.run_recipe(resolved, out or Path("runs") / resolved.recipe.name, resume=resume)
+    typer.echo(f"report: {report}")
+
+
+@app.command()
+def restore(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="images and folders of images")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="an image file for one image, else a folder")],
+    run: Annotated[Path, typer.Option("--run", help="the run's folder, or an exported student folder")],
+    tradeoff: Annotated[float, typer.Option(min=0, max=1, help="0 most realistic ... 1 most faithful")] = 0.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace existing results")] = False,
+    device: Device = None,
+) -> None:
+    """Restore images with a distilled student."""
+    from tqdm import tqdm
+
+    from distillkit.inference.files import plan, restore_files
+    from distillkit.inference.restorer import Restorer
+
+    pairs = plan(inputs, output)
+    restorer = Restorer.from_pretrained(run, device)
+    with tqdm(total=len(pairs), unit="image", disable=len(pairs) == 1 or not sys.stderr.isatty()) as bar:
+        failures = restore_files(restorer, pairs, tradeoff, overwrite=overwrite, done=lambda _: bar.update() and None)
+    for failure in failures:
+        typer.echo(f"not restored: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command("eval")
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
+    set_: Sets = None,
+    device: Device = None,
+) -> None:
+    """Judge a run's student on held-out images again; writes its evaluation folder and report anew."""
+    if not (run_dir / "recipe.toml").is_file():
+        raise DistillkitError(f"{run_dir} - not a run's folder (no recipe.toml)")
+    resolved = _load(run_dir / "recipe.toml", set_)
+    from distillkit.run import reevaluate
+
+    typer.echo(f"report: {reevaluate(resolved, run_dir, device)}")
+
+
+@app.command()
+def fetch(recipe: RecipeFile, set_: Sets = None) -> None:
+    """Download every weight file that a recipe needs; interrupted downloads resume, hashes are checked."""
+    resolved = _load(recipe, set_)
+    for component in resolved.components.values():
+        for file in component.spec.weights(component.config):
+            typer.echo(f"{file.name}: {file.fetch()}")
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices and plugins, and what is wrong with them."""
+    from distillkit.testing.doctor import diagnose
+
+    lines, healthy = diagnose()
+    typer.echo("\n".join(lines))
+    if not healthy:
+        raise typer.Exit(1)
+
+
+@plugins_app.callback(invoke_without_command=True)
+def list_plugins(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+    """List what the installed plugins offer."""
+    if context.invoked_subcommand is not None:
+        return
+    from distillkit.hooks.listing import as_dicts, as_text
+
+    typer.echo(json.dumps(as_dicts(), indent=2) if as_json else as_text())
+
+
+@plugins_app.command("check")
+def check_plugin(name: Annotated[str, typer.Argument(help="a plugin, or one of its models: mini, mini/faithful")]) -> None:
+    """Check a plugin against the contracts; for a broken one, show why it does not load."""
+    from distillkit.testing.contract import report
+
+    text, passed = report(name)
+    typer.echo(text)
+    if not passed:
+        raise typer.Exit(1)
+
+
+@recipe_app.command()
+def validate(recipe: RecipeFile, set_: Sets = None) -> None:
+    """Report everything that is wrong with a recipe, without loading a weight."""
+    resolved = _load(recipe, set_)
+    typer.echo(f"{recipe} is valid: {', '.join(f'{k} = {c.full_name}' for k, c in resolved.components.items())}")
+
+
+@recipe_app.command()
+def show(
+    recipe: RecipeFile,
+    set_: Sets = None,
+    origin: Annotated[bool, typer.Option("--origin", help="one line a value, with the file and line that set it")] = False,
+) -> None:
+    """Print the whole recipe with everything it extends and every default."""
+    resolved = _load(recipe, set_)
+    typer.echo(resolved.with_origin() if origin else resolved.to_toml())
+
+
+@recipe_app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, with the options of every installed plugin."""
+    from distillkit.recipe.json_schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _load(recipe: Path, overrides: list[str] | None) -> Any:
+    from distillkit.recipe.load import load_recipe
+
+    return load_recipe(recipe, overrides or ())
+
+
+def _add_plugin_commands(arguments: list[str]) -> None:
+    """Load the plugins' own commands, only if the command asked for is none of the engine's."""
+    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} | {g.name for g in app.registered_groups}
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+        from distillkit.hooks.manager import load_plugins
+
+        load_plugins().notify("distillkit_commands", app=app)
+
+
 def main() -> None:
-    raise SystemExit("not yet")
+    """Run the command line. Exit codes: 0 done, 1 done in part, 2 refused (bad input), 130 interrupted."""
+    _add_plugin_commands(sys.argv[1:])
+    try:
+        app(prog_name="distillkit")
+    except DistillkitError as e:
+        typer.echo(f"error: {e}", err=True)
+        sys.exit(2)
+    except Interrupted as e:
+        typer.echo(str(e), err=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)

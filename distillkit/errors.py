@@ -30,6 +30,10 @@ class CheckpointError(DistillkitError):
     """A checkpoint that is missing, damaged, or belongs to another recipe."""
 
 
+class Interrupted(Exception):
+    """A signal asked a run to stop; its state is on disk. The command line prints it and exits with 130."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``'; did you mean "x"?'`` for the closest of ``known``, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

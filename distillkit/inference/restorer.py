@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillkit.data.images import read_image, to_uint8
+from distillkit.data.images import read_image, to_pil
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DataError
 from distillkit.inference.student import Student, load_student
@@ -68,8 +68,7 @@ class Restorer:
             return self._tensor(image, tradeoff, seed)
         if isinstance(image, np.ndarray):
             return self._array(image, tradeoff, seed)
-        restored = self.restore(read_image(image)[None], tradeoff, seed)
-        return Image.fromarray(to_uint8(restored[0]))
+        return to_pil(self.restore(read_image(image)[None], tradeoff, seed)[0])
 
     def restore(self, lq: Tensor, tradeoff: float = 0.0, seed: int = 0) -> Tensor:
         """(1, 3, h, w) in [-1, 1] -> (1, 3, scale h, scale w) in [-1, 1], on the CPU."""
@@ -95,7 +94,6 @@ class Restorer:
         if array.ndim != 3 or array.shape[-1] != 3 or array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
             raise DataError(f"expected an array (h, w, 3) or (h, w), uint8 or float in [0, 1], got {image.dtype} {image.shape}")
         if array.dtype == np.uint8:
-            restored = self.restore(read_image(Image.fromarray(array))[None], tradeoff, seed)
-            return to_uint8(restored[0])
+            return np.asarray(self(Image.fromarray(array), tradeoff, seed=seed))
         restored = self._tensor(torch.from_numpy(array).float().permute(2, 0, 1), tradeoff, seed)
         return restored.permute(1, 2, 0).numpy().astype(image.dtype)

@@ -18,7 +18,8 @@ from distillkit.diffusion.model import DiffusionModel
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Oftsr, Variant
 from distillkit.objectives.reconstruction import Distance
-from distillkit.recipe.load import ResolvedRecipe, resolve_use
+from distillkit.hooks.manager import load_plugins
+from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Adapter as AdapterOptions
 from distillkit.recipe.schema import Stage2
 from distillkit.weights import load_tensors, read_state_dict
@@ -94,7 +95,7 @@ def save_student(folder: Path, resolved: ResolvedRecipe, stage1: Mapping[str, Te
         "format": FORMAT,
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "student": resolved.components["student"].table | {"use": resolved.components["student"].full_name},
+        "student": dict(resolved.components["student"].table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
         "stage2": recipe.stage2.model_dump(mode="json") if stage2 is not None else None,
         "licenses": {k: c.spec.license for k, c in resolved.components.items() if k == "student" or k.startswith("teachers.")},
@@ -119,10 +120,11 @@ def load_student(path: Path | str, device: torch.device | str = "cpu") -> Studen
     """
     folder = Path(path) / "student" if (Path(path) / "student").is_dir() else Path(path)
     about = _read_about(folder)
-    component = resolve_use("students", about["student"])
-    model = component.build()
+    options = dict(about["student"])
+    full_name, spec = load_plugins().find("students", options.pop("use"))
+    model = spec.build(spec.config(**options))
     if not isinstance(model, DiffusionModel):
-        raise PluginError(f"{component.full_name} - builds a {type(model).__name__}, not a DiffusionModel")
+        raise PluginError(f"{full_name} - builds a {type(model).__name__}, not a DiffusionModel")
     model.requires_grad_(False).eval().to(device)
     adapter = stage1_adapter(model, AdapterOptions(**about["stage1"]["adapter"]), about["seed"])
     load_tensors(adapter.tensors(), read_state_dict(folder / "stage1.safetensors"), folder / "stage1.safetensors")

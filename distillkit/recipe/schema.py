@@ -157,7 +157,8 @@ class Evaluation(Table):
 
     tradeoffs: list[Fraction] = Field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     alphas: list[Fraction] = Field(
-        default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], description="linear combinations of the teachers; 1 is all fidelity"
+        default_factory=lambda: [n / 10 for n in range(1, 10)],
+        description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
     )
     metrics: list[NamedUse] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
     crop: Count | None = Field(None, description="side of the evaluation crops, pixels; default: whole images")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import Batch
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.errors import PluginError, RecipeError
+from distillkit.inference.build import build
 from distillkit.recipe.load import ResolvedRecipe
 
 Role = Literal["fidelity", "realness"]
@@ -66,10 +67,3 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
         raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
     return Cast(student, teachers, degradation, device)
 
-
-def build(resolved: ResolvedRecipe, key: str, device: torch.device) -> Any:
-    """The object of one ``use`` table, frozen and on ``device`` if it is a module."""
-    thing = resolved.components[key].build()
-    if isinstance(thing, nn.Module):
-        thing.requires_grad_(False).eval().to(device)
-    return thing

@@ -16,16 +16,12 @@ from torch import Tensor
 
 from distillkit.data.pairs import Batch, PairedBatches
 from distillkit.data.seeds import keyed_generator
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Interrupted
 from distillkit.recipe.schema import Training
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 from distillkit.training.step import Stage2Step, Step, Terms
 from distillkit.training.tracking import RunLog
 from distillkit.weights import load_tensors
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; its state is on disk."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,29 @@
+# A fresh machine needs Python 3.11 or newer and a package index; everything is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+
+.PHONY: setup quickstart test check clean
+
+setup: .venv/.ready
+
+# torch goes first and alone, so that whichever build the index offers for this machine is the one the rest is resolved against.
+.venv/.ready: pyproject.toml constraints.txt $(PLUGINS)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
+	touch $@
+
+# Distils the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.
+quickstart: setup
+	$(BIN)/distillkit run recipes/quickstart_sr4x.toml --resume
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,65 @@
+"""Where a result came from: versions, machine, command. Written beside it as ``manifest.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("distillkit", "torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "transformers", "numpy", "pillow")
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Installed versions by package; ``"absent"`` for one that is not installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Manifest:
+    """The ``manifest.json`` of a run, rewritten whole at every change."""
+
+    def __init__(self, path: Path, **facts: Any) -> None:
+        self._path = path
+        self.facts: dict[str, Any] = {
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "packages": versions(),
+            "started": _now(),
+            "status": "running",
+            **facts,
+        }
+        self.write()
+
+    def write(self, **facts: Any) -> None:
+        """Add ``facts`` and put the file on disk, whole or not at all."""
+        self.facts |= facts
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.facts, indent=2, default=str) + "\n")
+        os.replace(temporary, self._path)
+
+    def close(self, status: str) -> None:
+        """The run is over: ``"finished"``, ``"interrupted"`` or ``"failed"``."""
+        self.write(status=status, ended=_now(), peak_memory_bytes=peak_memory())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,45 @@
+"""What ``distillkit doctor`` looks at."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from distillkit.hooks.manager import load_plugins
+from distillkit.provenance import versions
+
+IMPORTS = ("torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "lpips")
+
+
+def diagnose() -> tuple[list[str], bool]:
+    """Lines to print, and whether everything is well. Imports what a run imports, so that a broken pair of versions shows here."""
+    problems = [*_import_problems(), *(f"{p} is broken: {p.error}" for p in load_plugins().broken)]
+    lines = [f"python       {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    lines += [f"{name:<13}{found}" for name, found in versions().items()]
+    lines += [f"{'device':<13}{device}" for device in _devices()]
+    free = shutil.disk_usage(Path.cwd()).free
+    lines.append(f"{'disk':<13}{free / 1e9:.1f} GB free in {Path.cwd()}")
+    lines += [f"{'plugin':<13}{p.name} ({p.distribution})" for p in load_plugins() if not p.error]
+    lines += [f"PROBLEM      {problem}" for problem in problems] or ["all is well"]
+    return lines, not problems
+
+
+def _import_problems() -> Iterator[str]:
+    for name in IMPORTS:
+        try:
+            importlib.import_module(name)
+        except Exception as e:  # a broken binary raises whatever it likes
+            yield f"{name} cannot be imported: {type(e).__name__}: {e}"
+
+
+def _devices() -> Iterator[str]:
+    import torch
+
+    yield f"cpu, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        yield f"cuda:{i}, {properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -1,0 +1,57 @@
+import pickle
+
+import pytest
+import torch
+from distillkit.weights import WeightFile, load_exactly, read_state_dict, sha256_of
+from safetensors.torch import save_file
+
+from distillkit import WeightsError
+
+
+def test_both_formats_read_back(tmp_path):
+    state = {"a": torch.arange(3.0)}
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save({"params": state, "rank": 4}, tmp_path / "w.pth")
+    assert torch.equal(read_state_dict(tmp_path / "w.safetensors")["a"], state["a"])
+    assert torch.equal(read_state_dict(tmp_path / "w.pth")["params"]["a"], state["a"])
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+def test_random_and_truncated_bytes_are_refused(tmp_path, name):
+    good = tmp_path / f"good-{name}"
+    save_file({"a": torch.zeros(100)}, good) if name.endswith("safetensors") else torch.save({"a": torch.zeros(100)}, good)
+    for content in (b"\x00\x01random bytes" * 9, good.read_bytes()[:-40], b""):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=name):
+            read_state_dict(tmp_path / name)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    (tmp_path / "a.pth").write_bytes(pickle.dumps({"a": Bomb()}))
+    torch.save({"a": Bomb()}, tmp_path / "b.pth")
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(WeightsError, match=f"{name} - "):
+            read_state_dict(tmp_path / name)
+
+
+def test_missing_file_and_wrong_architecture_are_named(tmp_path):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file"):
+        read_state_dict(tmp_path / "nowhere.pth")
+    with pytest.raises(WeightsError, match="x.pth - weights of another architecture than Linear: missing weight; unexpected w"):
+        load_exactly(torch.nn.Linear(2, 2), {"w": torch.zeros(1), "bias": torch.zeros(2)}, "x.pth")
+    with pytest.raises(WeightsError, match=r"bias is \(3,\), expected \(2,\)"):
+        load_exactly(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, "x.pth")
+
+
+def test_a_local_weight_file_is_found_and_its_hash_checked(tmp_path):
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"weights")
+    assert WeightFile(path=path, sha256=sha256_of(path)).fetch() == path
+    with pytest.raises(WeightsError, match="its sha256 is not 00"):
+        WeightFile(path=path, sha256="00").fetch()
+    assert WeightFile(path=tmp_path / "none").find() is None
