@@ -1,0 +1,84 @@
+"""What the parts of a recipe need of each other, beyond each key being right by itself."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from distillkit.hooks.specs import Capability, Spec, TeacherSpec
+from distillkit.recipe.document import Document
+from distillkit.recipe.errors import Problem
+from distillkit.recipe.positions import KeyPath
+from distillkit.recipe.schema import Source, Stage1
+
+Model = TypeVar("Model", bound=BaseModel)
+ROLES = ("fidelity", "realness")
+
+
+def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:
+    """Problems of the tables that are valid by themselves.
+
+    Args:
+        specs: full name and descriptor of what each ``use`` table names, by key path.
+    """
+    stage1 = _valid(Stage1, document.get(("stage1",)))
+    if stage1 is not None:
+        yield from _check_teachers(document, stage1, specs)
+    for part in ("train", "eval"):
+        sources = document.get(("data", part))
+        for i, table in enumerate(sources if isinstance(sources, list) else []):
+            source = _valid(Source, table)
+            if source is not None:
+                yield from _check_source(document, source, ("data", part, i))
+
+
+def _valid(model: type[Model], values: Any) -> Model | None:
+    try:
+        return model.model_validate(values)
+    except ValidationError:
+        return None
+
+
+def _check_teachers(document: Document, stage1: Stage1, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:
+    for role in ROLES:
+        weight, term = getattr(stage1.weights, role), getattr(stage1, f"{role}_term")
+        if weight == 0:
+            continue
+        key: KeyPath = ("teachers", role)
+        if document.get(key) is None:
+            what = f"missing, while stage1.weights.{role} is {weight:g}; name a teacher or set that weight to 0"
+            yield Problem(document.origin(key), key, what)
+        elif f"teachers.{role}" in specs and term not in _offers(specs[f"teachers.{role}"][1]):
+            name, other = specs[f"teachers.{role}"][0], "output" if term == "score" else "score"
+            what = f'{name} offers no {term}, but stage1.{role}_term = "{term}"; set that to "{other}" or name another teacher'
+            yield Problem(document.origin((*key, "use")), (*key, "use"), what, tuple(_capability_table(specs)))
+
+
+def _offers(teacher: Spec) -> frozenset[Capability]:
+    assert isinstance(teacher, TeacherSpec)
+    return teacher.capabilities
+
+
+def _capability_table(specs: Mapping[str, tuple[str, Spec]]) -> Iterator[str]:
+    teachers = [(role, *specs[f"teachers.{role}"]) for role in ROLES if f"teachers.{role}" in specs]
+    width = max(len(name) for _, name, _ in teachers)
+    yield f"{'role':<10}{'teacher':<{width + 2}}{'score':<7}output"
+    for role, name, spec in teachers:
+        score, output = ("yes" if term in _offers(spec) else "no" for term in ("score", "output"))
+        yield f"{role:<10}{name:<{width + 2}}{score:<7}{output}"
+
+
+def _check_source(document: Document, source: Source, path: KeyPath) -> Iterator[Problem]:
+    folder, files = source.imagefolder, source.parquet
+    if folder is not None and not folder.is_dir():
+        key = (*path, "imagefolder")
+        yield Problem(document.origin(key), key, f"no such folder: {folder}")
+    if files is not None and "://" not in str(files) and not glob.glob(str(files), recursive=True):  # noqa: PTH207
+        key = (*path, "parquet")
+        yield Problem(document.origin(key), key, f"no such file: {files}")
+    if source.use is None and source.lq_column is None and document.get(("degradation",)) is None:
+        what = "has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
+        yield Problem(document.origin(path), path, what)

@@ -1,0 +1,451 @@
+"""Recipes: reading, laying files over each other, checking, and saying what is wrong and where."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from distillkit.errors import RecipeError
+from distillkit.hooks.manager import Plugin, Plugins
+from distillkit.hooks.specs import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.recipe.dump import to_toml
+from distillkit.recipe.json_schema import json_schema
+from distillkit.recipe.load import ResolvedRecipe, load_recipe
+from distillkit.recipe.positions import KeyPath, key_lines
+
+
+class Nothing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    channels: int = Field(32, ge=1)
+    weights: Path | None = None
+    shipped: Path = Path("/plugin/shipped.pt")
+    steps: int | Literal["auto"] = "auto"
+
+    @field_validator("channels")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError(f"must be even, got {value}")
+        return {}[value] if value == 666 else value
+
+
+class Photos(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    split: Literal["train", "test"] = "train"
+
+
+def spec(kind: type[Spec], name: str, config: type[BaseModel] = Options, **fields: Any) -> Spec:
+    return kind(name=name, summary=f"the {name}", config=config, build=lambda c: c, **fields)
+
+
+PLUGINS = Plugins(
+    [
+        Plugin(
+            "toy",
+            "toy 1.0",
+            specs={
+                "teachers": {
+                    "faithful": spec(TeacherSpec, "faithful", capabilities=frozenset({"score", "output"})),
+                    "sharpen": spec(TeacherSpec, "sharpen", capabilities=frozenset({"output"})),
+                },
+                "students": {"student": spec(StudentSpec, "student")},
+                "degradations": {"blur": spec(DegradationSpec, "blur")},
+                "datasets": {"photos": spec(DatasetSpec, "photos", Photos)},
+            },
+        ),
+        Plugin(
+            "distillkit",
+            "distillkit 0",
+            specs={"metrics": {m: spec(MetricSpec, m, Nothing) for m in ("psnr", "ssim", "lpips-vgg")}},
+        ),
+        Plugin("gone", "gone 2.0", error="ImportError: libfoo.so is missing"),
+    ]
+)
+
+GOOD = """
+    name = "good"
+    student = { use = "student" }
+    degradation = { use = "blur" }
+    data.train = [{ use = "photos" }]
+
+    [teachers.fidelity]
+    use = "toy/faithful"
+    weights = "w/f.pt"
+
+    [teachers.realness]
+    use = "faithful"
+"""
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a file into the working folder, a fresh one."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, text: str) -> Path:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text).lstrip())
+        return path
+
+    write("good.toml", GOOD)
+    return write
+
+
+def load(path: Path | str, *overrides: str) -> ResolvedRecipe:
+    return load_recipe(path, overrides, PLUGINS)
+
+
+def errors(path: Path | str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load(path, *overrides)
+    return str(caught.value).splitlines()
+
+
+def with_changes(write: Write, text: str) -> Path:
+    return write("r.toml", 'extends = ["good.toml"]\n' + textwrap.dedent(text))
+
+
+def test_names_options_and_defaults_are_filled_in(write: Write) -> None:
+    resolved = load("good.toml")
+    assert {key: c.full_name for key, c in resolved.components.items()} == {
+        "student": "toy/student",
+        "teachers.fidelity": "toy/faithful",
+        "teachers.realness": "toy/faithful",
+        "degradation": "toy/blur",
+        "data.train.0": "toy/photos",
+        "stage1.perceptual": "distillkit/lpips-vgg",
+        "evaluation.metrics.0": "distillkit/psnr",
+        "evaluation.metrics.1": "distillkit/ssim",
+        "evaluation.metrics.2": "distillkit/lpips-vgg",
+    }
+    component = resolved.components["teachers.fidelity"]
+    assert component.build() is component.config
+    assert component.table == {"use": "toy/faithful", "weights": str(Path.cwd() / "w/f.pt"), "channels": 32, "steps": "auto"}
+    assert resolved.recipe.student.use == "toy/student"
+
+
+def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
+    write(
+        "bases/a.toml",
+        'stage1.steps = 1\nstage1.weights.l1 = 0.5\nevaluation.tradeoffs = [0, 0.5, 1]\nteachers.fidelity.weights = "f.pt"',
+    )
+    write("bases/b.toml", 'extends = ["a.toml"]\nstage1.steps = 2\nseed = 5')
+    path = write("top.toml", 'extends = ["good.toml", "bases/b.toml"]\nname = "top"\nevaluation.tradeoffs = [0, 1]')
+    resolved = load(path)
+    recipe = resolved.recipe
+    assert (recipe.name, recipe.seed, recipe.stage1.steps, recipe.stage1.weights.l1) == ("top", 5, 2, 0.5)
+    assert recipe.evaluation.tradeoffs == [0, 1]
+    assert resolved.components["teachers.fidelity"].config.weights == Path.cwd() / "bases" / "f.pt"  # type: ignore[attr-defined]
+    origins = {
+        "name": "top.toml:2",
+        "seed": "bases/b.toml:3",
+        "stage1.steps": "bases/b.toml:2",
+        "stage1.weights.l1": "bases/a.toml:2",
+    }
+    assert {key: resolved.origin(key) for key in origins} == origins
+    assert resolved.origin("stage1.weights.l2") == "default"
+    with pytest.raises(KeyError):
+        resolved.origin("stage1.no_such_key")
+
+
+def test_a_table_that_names_something_else_starts_afresh(write: Write) -> None:
+    same = load(with_changes(write, '[teachers.fidelity]\nuse = "toy/faithful"\nchannels = 8'))
+    assert same.components["teachers.fidelity"].config.weights is not None  # type: ignore[attr-defined]
+    other = load(with_changes(write, '[teachers.fidelity]\nuse = "sharpen"\n[stage1]\nfidelity_term = "output"'))
+    assert other.components["teachers.fidelity"].config.weights is None  # type: ignore[attr-defined]
+
+
+def test_a_name_alone_may_stand_for_its_table(write: Write) -> None:
+    resolved = load(with_changes(write, 'degradation = "blur"\nevaluation.metrics = ["psnr"]'))
+    assert resolved.components["degradation"].full_name == "toy/blur"
+    assert resolved.recipe.evaluation.metrics[0].use == "distillkit/psnr"
+
+
+def test_a_datasets_own_option_may_share_a_name_with_the_skeleton(write: Write) -> None:
+    assert load("good.toml", 'data.train.0.split="test"').components["data.train.0"].config == Photos(split="test")
+
+
+def test_overrides_take_toml_values_and_list_indices(write: Write) -> None:
+    resolved = load(
+        "good.toml", "stage1.learning_rate=2e-5", 'stage2.variant = "oftsr"', "data.train.0.weight=2", "student.channels=4"
+    )
+    assert resolved.recipe.stage1.learning_rate == 2e-5
+    assert resolved.recipe.stage2.variant == "oftsr"
+    assert resolved.recipe.data.train[0].weight == 2
+    assert resolved.components["student"].config.channels == 4  # type: ignore[attr-defined]
+    assert resolved.origin("data.train.0.weight") == "--set"
+    relative = load("good.toml", 'teachers.realness.weights="r.pt"').components["teachers.realness"].config
+    assert relative.weights == Path.cwd() / "r.pt"  # type: ignore[attr-defined]
+
+
+def test_overrides_that_cannot_be_applied(write: Write) -> None:
+    overrides = [
+        "stage2.variant=gate",
+        "seed",
+        "seed=",
+        "data.train.1.weight=2",
+        "name.x=1",
+        "a b=1",
+        "seed=1\nname=2",
+        'extends=["x"]',
+        "seed=0.5",
+    ]
+    assert errors("good.toml", *overrides) == [
+        "--set  stage2.variant - gate is no TOML value; a string needs quotes: --set 'stage2.variant=\"gate\"'",
+        "--set  seed - expected key.path=VALUE",
+        "--set  seed - nothing is no TOML value; a string needs quotes: --set 'seed=\"\"'",
+        "--set  data.train.1.weight - data.train is a list of 1, its entries are counted from 0",
+        '--set  name.x - name is a string "good", not a table',
+        "--set  a b - 'a b' is not a dotted key",
+        "--set  seed - 1",
+        "name=2 is no TOML value; a string needs quotes: --set 'seed=\"1",
+        "name=2\"'",
+        "--set  extends - only a recipe file can extend others",
+        "--set  seed - expected an integer, got a number 0.5",
+    ]
+
+
+def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -> None:
+    path = with_changes(
+        write,
+        """
+        naem = "x"
+        stage1.steps = "many"
+        stage1.weighting = "cliped"
+        stage1.weights = { l2 = -1, percetual = 2 }
+        evaluation.metrics = ["psnrr", { use = "ssim", window = 7 }]
+        [student]
+        use = "gone/student"
+        [teachers.fidelity]
+        chanels = 3
+        channels = 3
+        steps = "atuo"
+        [[data.train]]
+        imagefolder = "nope"
+        wieght = 1
+        [[data.train]]
+        hub = "x"
+        parquet = "y"
+        [training]
+        betas = [0.5]
+        trackers = "wandb"
+        """,
+    )
+    assert errors(path) == [
+        'r.toml:3  naem - unknown key; did you mean "name"?',
+        'r.toml:4  stage1.steps - expected an integer, got a string "many"',
+        'r.toml:5  stage1.weighting - expected "literal", "clipped" or "clean", got a string "cliped"; did you mean "clipped"?',
+        "r.toml:6  stage1.weights.l2 - must be at least 0, got an integer -1",
+        'r.toml:6  stage1.weights.percetual - unknown key; did you mean "perceptual"?',
+        'r.toml:7  evaluation.metrics.0.use - no plugin offers "psnrr" among its metrics; did you mean "psnr"?; '
+        'plugin "gone" (gone 2.0) is broken: ImportError: libfoo.so is missing',
+        "r.toml:7  evaluation.metrics.1.window - unknown key",
+        'r.toml:9  student.use - plugin "gone" (gone 2.0) is broken: ImportError: libfoo.so is missing',
+        'r.toml:11  teachers.fidelity.chanels - unknown key; did you mean "channels"?',
+        "r.toml:12  teachers.fidelity.channels - must be even, got 3",
+        'r.toml:13  teachers.fidelity.steps - expected an integer, got a string "atuo"; '
+        'or: expected "auto", got a string "atuo"; did you mean "auto"?',
+        f"r.toml:15  data.train.0.imagefolder - no such folder: {Path.cwd() / 'nope'}",
+        'r.toml:16  data.train.0.wieght - unknown key; did you mean "weight"?',
+        "r.toml:17  data.train.1 - give exactly one of use, hub, imagefolder and parquet, not hub and parquet",
+        "r.toml:21  training.betas.1 - missing",
+        'r.toml:22  training.trackers - expected a list, got a string "wandb"',
+    ]
+
+
+def test_an_empty_recipe_lists_what_it_needs(write: Write) -> None:
+    assert errors(write("empty.toml", "")) == [
+        "empty.toml:1  name - missing",
+        "empty.toml:1  student - missing",
+        "empty.toml:1  data - missing",
+        "empty.toml:1  teachers.fidelity - missing, while stage1.weights.fidelity is 2; name a teacher or set that weight to 0",
+        "empty.toml:1  teachers.realness - missing, while stage1.weights.realness is 1; name a teacher or set that weight to 0",
+    ]
+
+
+def test_a_teacher_whose_weight_is_zero_may_be_left_out(write: Write) -> None:
+    path = write("one.toml", GOOD.partition("[teachers.realness]")[0])
+    assert len(errors(path)) == 1
+    assert load(path, "stage1.weights.realness=0").recipe.teachers.realness is None
+
+
+def test_an_output_teacher_asked_for_a_score_is_refused_with_what_each_offers(write: Write) -> None:
+    path = with_changes(write, '[teachers.realness]\nuse = "sharpen"')
+    assert errors(path) == [
+        "r.toml:3  teachers.realness.use - toy/sharpen offers no score, but stage1.realness_term = \"score\"; "
+        'set that to "output" or name another teacher',
+        "    role      teacher       score  output",
+        "    fidelity  toy/faithful  yes    yes",
+        "    realness  toy/sharpen   no     yes",
+    ]  # fmt: skip
+    assert load(path, 'stage1.realness_term="output"').recipe.stage1.realness_term == "output"
+    assert load(path, "stage1.weights.realness=0").recipe.stage1.weights.realness == 0
+
+
+def test_clean_images_need_a_degradation(write: Write) -> None:
+    write("photos/readme.txt", "")
+    path = write(
+        "bare.toml", GOOD.replace('degradation = { use = "blur" }', "").replace('use = "photos"', 'imagefolder = "photos"')
+    )
+    assert errors(path) == [
+        "bare.toml:4  data.train.0 - has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
+    ]
+    assert load(path, 'data.train.0.lq_column="lq"').recipe.data.train[0].imagefolder == Path.cwd() / "photos"
+
+
+def test_files_that_cannot_be_read(write: Write) -> None:
+    assert errors("god.toml") == ['god.toml  no such file; did you mean "good.toml"?']
+    assert errors(write("syntax.toml", "a = 1\nb = = 2\n")) == ["syntax.toml:2  not valid TOML: invalid value"]
+    assert errors(write("end.toml", "a = 1\nb = [")) == ["end.toml:2  not valid TOML: invalid value"]
+    Path("latin.toml").write_bytes(b'name = "\xe9"')
+    assert errors("latin.toml") == ["latin.toml:1  not a text file in UTF-8"]
+    assert errors(".") == [".  cannot be read: Is a directory"]
+    assert errors(write("kind.toml", 'name = "x"\nextends = "good.toml"')) == [
+        'kind.toml:2  extends - expected a list of file names, got a string "good.toml"'
+    ]
+    missing = write("sub/m.toml", 'extends = [\n"../god.toml",\n"also.toml"]')
+    assert errors(missing) == [
+        'sub/m.toml:2  extends.0 - no such file: god.toml; did you mean "good.toml"?',
+        "sub/m.toml:3  extends.1 - no such file: sub/also.toml",
+    ]
+
+
+def test_files_that_extend_each_other(write: Write) -> None:
+    write("a.toml", 'extends = ["b.toml"]')
+    write("b.toml", 'extends = ["a.toml"]')
+    assert errors("a.toml") == ["b.toml:1  extends.0 - the files extend each other in a circle: a.toml -> b.toml -> a.toml"]
+
+
+def test_a_validator_that_fails_in_its_own_way_is_a_problem_like_others(write: Write) -> None:
+    (line,) = errors("good.toml", "student.channels=666")
+    assert line == f"good.toml:2  student - {__name__}.Options failed to check it: KeyError: 666"
+
+
+def test_the_complete_recipe_loads_back_from_anywhere(write: Write, tmp_path: Path) -> None:
+    resolved = load(
+        with_changes(write, 'evaluation.metrics = ["psnr"]\nname = "r"'), "stage1.learning_rate=1e-5", 'student.weights="s.pt"'
+    )
+    again = load(write("elsewhere/recipe.toml", resolved.to_toml()))
+    assert again.recipe == resolved.recipe
+    assert {k: c.config for k, c in again.components.items()} == {k: c.config for k, c in resolved.components.items()}
+    assert again.to_toml() == resolved.to_toml()
+    assert "shipped" not in resolved.to_toml(), "a plugin's own files are not pinned to where this machine has them"
+
+
+def test_with_origin_names_what_set_each_value(write: Write) -> None:
+    lines = load("good.toml", "seed=3").with_origin().splitlines()
+    table = {left.strip(): origin for left, origin in (line.split("  # ") for line in lines)}
+    assert table['name = "good"'] == "good.toml:1"
+    assert table["seed = 3"] == "--set"
+    assert table['teachers.fidelity.use = "toy/faithful"'] == "good.toml:7"
+    assert table["teachers.fidelity.channels = 32"] == "default"
+    assert table['evaluation.metrics.1.use = "distillkit/ssim"'] == "default"
+
+
+def references(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        yield from ([schema["$ref"]] if "$ref" in schema else [])
+        for value in schema.values():
+            yield from references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from references(value)
+
+
+def test_the_json_schema_holds_the_plugins_options(write: Write) -> None:
+    schema = json.loads(json.dumps(json_schema(PLUGINS)))
+    definitions = schema["$defs"]
+    assert {r.removeprefix("#/$defs/") for r in references(schema)} <= definitions.keys()
+    assert schema["properties"]["student"]["$ref"] == "#/$defs/students"
+    tables = {table["title"]: table for table in definitions["teachers"]["anyOf"] if "title" in table}
+    assert tables.keys() == {"toy/faithful", "toy/sharpen"}
+    assert tables["toy/sharpen"]["properties"]["use"] == {"enum": ["toy/sharpen", "sharpen"]}
+    assert tables["toy/sharpen"]["properties"]["channels"]["minimum"] == 1
+    assert tables["toy/sharpen"]["additionalProperties"] is False
+    (photos,) = (table for table in definitions["datasets"]["anyOf"] if "title" in table)
+    assert {"use", "weight", "split"} <= photos["properties"].keys() and "hub" not in photos["properties"]
+    assert photos["properties"]["split"]["enum"] == ["train", "test"]
+
+
+KEYS = st.text(st.characters(codec="utf-8"), max_size=4) | st.sampled_from(["a", "b-c", "1", "use", "x y", 'q"', "a.b"])
+SCALARS = (
+    st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8"), max_size=8)
+    | st.datetimes()
+    | st.dates()
+)
+VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS, v, max_size=3), max_leaves=12)
+
+
+def paths(value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
+    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*at, key)
+        yield from paths(below, (*at, key))
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_what_is_written_is_read_back_and_every_key_is_found(values: dict[str, Any]) -> None:
+    text = to_toml(values)
+    assert tomllib.loads(text) == values
+    assert set(key_lines(text)) == set(paths(values))
+
+
+def test_special_floats_are_written_as_toml() -> None:
+    written = tomllib.loads(to_toml({"a": math.inf, "b": -math.inf, "c": math.nan}))
+    assert (written["a"], written["b"]) == (math.inf, -math.inf) and math.isnan(written["c"])
+
+
+def test_key_lines_of_every_form_of_toml() -> None:
+    text = textwrap.dedent('''\
+        a = 1  # x = [
+        "b c".d = [1,
+          2, {x = 1, y = [3,
+        4]}]
+        s = """
+        [not]
+        k = 1 """"
+        [q.r]
+        x = 1.5
+        [[q.l]]
+        [[q.l]]
+        n = {}
+         [q.l.sub]
+        m = 1979-05-27 07:32:00
+        [[q.l.w]]
+        z = "\\"#"
+    ''')
+    lines = key_lines(text)
+    assert set(lines) == set(paths(tomllib.loads(text)))
+    expected = {
+        ("a",): 1,
+        ("b c", "d", 1): 3,
+        ("b c", "d", 2, "y", 1): 4,
+        ("s",): 5,
+        ("q", "r"): 8,
+        ("q", "l"): 10,
+        ("q", "l", 1): 11,
+        ("q", "l", 1, "sub", "m"): 14,
+        ("q", "l", 1, "w", 0, "z"): 16,
+    }
+    assert {path: lines[path] for path in expected} == expected
