@@ -35,7 +35,9 @@ def run(
     set_: Sets = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in the run's folder")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="one step of each stage, one checkpoint, one evaluation image")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="one step of each stage, one checkpoint, one evaluation image")
+    ] = False,
 ) -> None:
     """Distil a student: both stages, export, evaluation and a report, all in one folder."""
     resolved = _load(recipe, set_)
@@ -45,8 +47,9 @@ def run(
         engine.dry_run(resolved)
         typer.echo("dry run: every part of the recipe works")
         return
-    report = engine.run_recipe(resolved, out or Path("runs") / resolved.recipe.name, resume=resume)
-    typer.echo(f"report: {report}")
+    folder = out or Path("runs") / resolved.recipe.name
+    report = engine.run_recipe(resolved, folder, resume=resume)
+    typer.echo(f"done: {folder}" + (f"; open {report}" if report else ""))
 
 
 @app.command()
@@ -86,7 +89,7 @@ def evaluate(
     resolved = _load(run_dir / "recipe.toml", set_)
     from distillkit.run import reevaluate
 
-    typer.echo(f"report: {reevaluate(resolved, run_dir, device)}")
+    typer.echo(f"open {reevaluate(resolved, run_dir, device)}")
 
 
 @app.command()

@@ -65,8 +65,8 @@ def sha256_of(path: Path) -> str:
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file or of a torch checkpoint, on the CPU.
 
-    Torch checkpoints are read with ``weights_only=True``: a file that holds anything but containers, numbers, strings and tensors is
-    refused. A nested layout is returned as it is.
+    Torch checkpoints are read with ``weights_only=True``: a file that holds anything but containers, numbers, strings and tensors
+    is refused. A nested layout is returned as it is.
 
     Raises:
         WeightsError: no such file, truncated, not a weight file, or one that would run code.

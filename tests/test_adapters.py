@@ -1,9 +1,9 @@
 import pytest
 import torch
-from distillkit.diffusion.adapters import add_adapter
 from toys import ToyModel
 
 from distillkit import DistillkitError
+from distillkit.diffusion.adapters import add_adapter
 
 kinds = pytest.mark.parametrize("kind", ["lora", "full"])
 
@@ -78,7 +78,7 @@ def test_gradient_is_scaled_by_the_scale_of_the_forward_pass(kind):
 
 def test_alpha_scales_lora():
     outputs = [trained("lora", alpha=a) for a in (2.0, 4.0)]
-    (m1, f1, _, c), (m2, *_) = outputs
+    (m1, f1, *_), (m2, *_) = outputs
     base = f1.network.first(torch.ones(1, 6, 4, 4))
     one, two = (m.network.first(torch.ones(1, 6, 4, 4)) - base for m in (m1, m2))
     assert torch.allclose(two, 2 * one, atol=1e-5)

@@ -3,10 +3,10 @@ import shutil
 
 import pytest
 import torch
-from distillkit.training.checkpoint import Checkpoints, read_checkpoint
-from distillkit.weights import load_tensors
 
 from distillkit import DistillkitError, WeightsError
+from distillkit.training.checkpoint import Checkpoints, read_checkpoint
+from distillkit.weights import load_tensors
 
 
 def save(checkpoints, step, value=1.0, *, final=False, stage="stage1"):

@@ -2,8 +2,6 @@ import math
 
 import pytest
 import torch
-from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean, to_prediction
-from distillkit.diffusion.process import matched_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import ToyModel, unshuffled
@@ -18,6 +16,8 @@ from distillkit import (
     VariancePreserving,
 )
 from distillkit.diffusion.bridge import Bridge
+from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean, to_prediction
+from distillkit.diffusion.process import matched_time
 
 PROCESSES = {
     "ddpm": VariancePreserving.scaled_linear(0.00085, 0.012, 1000),
@@ -50,7 +50,9 @@ def test_noisier_times_have_lower_snr(name):
 def test_each_process_is_the_one_it_says():
     t = torch.tensor([0.25])
     c = CosineVariancePreserving().coefficients(t)
-    assert math.isclose(float(c.signal), math.cos(math.pi / 8), rel_tol=1e-6) and math.isclose(float(c.noise), math.sin(math.pi / 8), rel_tol=1e-6)
+    assert math.isclose(float(c.signal), math.cos(math.pi / 8), rel_tol=1e-6) and math.isclose(
+        float(c.noise), math.sin(math.pi / 8), rel_tol=1e-6
+    )
     c = ContinuousResidualShifting(kappa=2.0).coefficients(t)
     assert [float(x) for x in c] == [0.9375, 0.0625, 0.5]
     c = RectifiedFlow().coefficients(t)

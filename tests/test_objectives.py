@@ -1,15 +1,16 @@
 import copy
 from contextlib import nullcontext
+from itertools import pairwise
 
 import pytest
 import torch
+from toys import ToyModel, unshuffled
+
+from distillkit import ContinuousResidualShifting, DistillkitError, ResidualShifting, VariancePreserving
 from distillkit.diffusion.adapters import add_adapter
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr, knob_time
 from distillkit.objectives.dual_teacher import StudentSample, draw_times, output_distillation, score_distillation
 from distillkit.objectives.reconstruction import reconstruction
-from toys import ToyModel, unshuffled
-
-from distillkit import ContinuousResidualShifting, DistillkitError, ResidualShifting, VariancePreserving
 
 
 def gen(seed=0):
@@ -63,7 +64,11 @@ def plain_eq_2(teacher, student, batch, weighting):
     noise = torch.randn(gt.shape, generator=g)
     c, condition = student.process.coefficients(t), teacher.condition(lq)
     z_t_s, z_t = c.signal * sample.latent + c.noise * noise, c.signal * gt + c.noise * noise
-    t_s, t_gt, s_s = teacher.predict(z_t_s, t, condition), teacher.predict(z_t, t, condition), student.predict(z_t_s, t, sample.condition)
+    t_s, t_gt, s_s = (
+        teacher.predict(z_t_s, t, condition),
+        teacher.predict(z_t, t, condition),
+        student.predict(z_t_s, t, sample.condition),
+    )
     if weighting == "clean":
         return (t_s.clean - s_s.clean).square().mean(), (t_s.clean - t_gt.clean.detach()).square().mean()
     weight = 1 if weighting == "literal" else 1 / torch.maximum(c.signal / c.noise, torch.ones(()))
@@ -97,7 +102,9 @@ def test_a_perfect_student_has_no_anchor(batch):
 
 
 @pytest.mark.parametrize("gradient", ["full", "score"])
-@pytest.mark.parametrize("make_teacher", [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "clean", **k)])
+@pytest.mark.parametrize(
+    "make_teacher", [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "clean", **k)]
+)
 def test_gradient_reaches_the_student_and_never_the_teacher(batch, gradient, make_teacher):
     teacher, student = make_teacher(seed=1), ToyModel(seed=2)
     teacher.requires_grad_(False)
@@ -148,7 +155,10 @@ def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
 
 
 def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
-    coarse, fine = ResidualShifting(torch.tensor([0.1, 0.5, 0.99]), kappa=2.0), VariancePreserving.scaled_linear(0.00085, 0.012, 1000)
+    coarse, fine = (
+        ResidualShifting(torch.tensor([0.1, 0.5, 0.99]), kappa=2.0),
+        VariancePreserving.scaled_linear(0.00085, 0.012, 1000),
+    )
     teacher_t, student_t, kept = draw_times(coarse, fine, 64, gen(), torch.device("cpu"))
     assert set(teacher_t.tolist()) == {0, 1, 2} and len(set(student_t.tolist())) == 3
     assert torch.equal(kept, teacher_t != 2)
@@ -238,7 +248,7 @@ def test_variants_with_an_endpoint_learn_to_reach_it(batch, name):
     condition = variant.student.condition(batch[0])
     errors = [float((variant.generate(condition, t) - batch[1]).square().mean()) for t in (0, 0.25, 0.5, 0.75, 1)]
     assert errors[-1] < 0.8 * errors[0]
-    assert all(b < a + 1e-3 for a, b in zip(errors, errors[1:], strict=False)), errors
+    assert all(b < a + 1e-3 for a, b in pairwise(errors)), errors
 
 
 def test_gate_mix_is_its_definition(batch):

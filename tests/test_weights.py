@@ -2,10 +2,10 @@ import pickle
 
 import pytest
 import torch
-from distillkit.weights import WeightFile, load_exactly, read_state_dict, sha256_of
 from safetensors.torch import save_file
 
 from distillkit import WeightsError
+from distillkit.weights import WeightFile, load_exactly, read_state_dict, sha256_of
 
 
 def test_both_formats_read_back(tmp_path):

@@ -31,10 +31,20 @@ class ToyModel(DiffusionModel):
     head = "last"
 
     def __init__(
-        self, process: ForwardProcess | None = None, predicts: Predicts = "velocity", codec: Codec | None = None, scale: int = 2, seed: int = 0
+        self,
+        process: ForwardProcess | None = None,
+        predicts: Predicts = "velocity",
+        codec: Codec | None = None,
+        scale: int = 2,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.codec, self.process, self.predicts, self.scale = codec or Identity(), process or CosineVariancePreserving(), predicts, scale
+        self.codec, self.process, self.predicts, self.scale = (
+            codec or Identity(),
+            process or CosineVariancePreserving(),
+            predicts,
+            scale,
+        )
         channels = self.codec.encode(torch.zeros(1, 3, 8, 8)).shape[1]
         with torch.random.fork_rng():
             torch.manual_seed(seed)

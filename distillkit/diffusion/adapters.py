@@ -1,7 +1,7 @@
 """What a stage trains: a change of the denoiser's weights that starts at zero and can be scaled.
 
-With the adapter at scale s the weights are ``theta_0 + s (theta - theta_0)``. Scale 0 is the frozen network bit for bit, scale 1 the
-trained one. The change is either of low rank (LoRA through peft; Hu et al. 2021) or free.
+With the adapter at scale s the weights are ``theta_0 + s (theta - theta_0)``. Scale 0 is the frozen network bit for bit, scale 1
+the trained one. The change is either of low rank (LoRA through peft; Hu et al. 2021) or free.
 """
 
 from __future__ import annotations

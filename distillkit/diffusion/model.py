@@ -33,6 +33,8 @@ class OutputTeacher(Protocol):
     """Output size divided by input size."""
     passes: int
     """Network passes of one :meth:`restore`."""
+    multiple: int
+    """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Low-quality images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]."""

@@ -15,7 +15,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 def plan(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     """Pairs of an input file and where its result goes.
 
-    One file goes to ``output`` itself where that has an image's suffix; anything else goes into the folder ``output``, folders mirrored.
+    One file goes to ``output`` itself where that has an image's suffix; anything else goes into the folder ``output``, folders
+    mirrored.
 
     Raises:
         DataError: an input that does not exist, a folder without images, or several inputs for one output file.

@@ -91,7 +91,12 @@ class Restorer:
 
     def _array(self, image: np.ndarray, tradeoff: float, seed: int) -> np.ndarray:
         array = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
-        if array.ndim != 3 or array.shape[-1] != 3 or array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
+        if (
+            array.ndim != 3
+            or array.shape[-1] != 3
+            or array.dtype.kind not in "uf"
+            or (array.dtype.kind == "u" and array.dtype != np.uint8)
+        ):
             raise DataError(f"expected an array (h, w, 3) or (h, w), uint8 or float in [0, 1], got {image.dtype} {image.shape}")
         if array.dtype == np.uint8:
             return np.asarray(self(Image.fromarray(array), tradeoff, seed=seed))

@@ -16,9 +16,9 @@ from torch import Tensor
 from distillkit.diffusion.adapters import Adapter, add_adapter
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.errors import DistillkitError, PluginError
+from distillkit.hooks.manager import load_plugins
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Oftsr, Variant
 from distillkit.objectives.reconstruction import Distance
-from distillkit.hooks.manager import load_plugins
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Adapter as AdapterOptions
 from distillkit.recipe.schema import Stage2
@@ -87,7 +87,8 @@ def make_variant(
 def save_student(folder: Path, resolved: ResolvedRecipe, stage1: Mapping[str, Tensor], stage2: Mapping[str, Tensor] | None) -> None:
     """Write what :func:`load_student` reads; the folder appears whole or not at all.
 
-    Files: ``distillkit.json`` (the student's table, the stages' options), ``stage1.safetensors``, ``stage2.safetensors`` (with a knob),
+    Files: ``distillkit.json`` (the student's table, the stages' options), ``stage1.safetensors``, ``stage2.safetensors`` (with a
+    knob),
     ``recipe.toml`` for the record.
     """
     recipe = resolved.recipe

@@ -1,6 +1,7 @@
 """Eq. 5-9 of the paper and what works in their place: the second distillation, which gives the student its knob.
 
-``tradeoff`` t runs from 0 (most realistic: the stage-1 student) to 1 (most faithful). Symbols: ``theta_0`` is the stage-1 student, frozen;
+``tradeoff`` t runs from 0 (most realistic: the stage-1 student) to 1 (most faithful). Symbols: ``theta_0`` is the stage-1 student,
+frozen;
 ``z_0 = S_theta0(x_LR)`` its latent; ``z_1`` a faithful endpoint, the fidelity teacher's result in the student's latent space.
 
 ============  =======================================  ==========================================  ======
@@ -12,9 +13,9 @@ ctsr_eq8      an adapter, on                           D(z_0 + t eps_S(z_0, t)) 
 ctsr_alg2     an adapter, on                           D(z_0 + t eps_S(z_0, t))                    2
 ============  =======================================  ==========================================  ======
 
-(passes of the network, for a student that generates in one.) ``gate`` is ours and the default. ``ctsr_eq8`` and ``ctsr_alg2`` are the paper's two
-statements, taken literally; neither mentions a faithful endpoint, and neither gave a usable knob where it was measured. The paper does
-not state their inference rule: this one starts at the stage-1 result, as its Table 7 does.
+(passes of the network, for a student that generates in one.) ``gate`` is ours and the default. ``ctsr_eq8`` and ``ctsr_alg2`` are
+the paper's two statements, taken literally; neither mentions a faithful endpoint, and neither gave a usable knob where it was
+measured. The paper does not state their inference rule: this one starts at the stage-1 result, as its Table 7 does.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class _Literal(Variant):
         return z_0 + t * self._noise(z_0, torch.full((len(z_0),), t), condition, scale=1.0)
 
     def _noise(self, z: Tensor, t: Tensor, condition: Condition, *, scale: float) -> Tensor:
-        """``eps_S(z, t, c)`` for scale 1, ``eps_TS(z, t, c)`` for scale 0; t (B,) in [0, 1] spans the model's whole range of times."""
+        """``eps_S(z, t, c)`` for scale 1, ``eps_TS(z, t, c)`` for scale 0; t (B,) in [0, 1] spans the model's range of times."""
         with self.adapter.at(scale):
             return self.student.predict(z, knob_time(self.student.process, t).to(z.device), condition).noise
 
@@ -203,8 +204,8 @@ class Oftsr(Variant):
 
     ``L = |t' f(z_0, t') - sg[t f_avg(z_0, t)] - (t' - t) (z_1 - z_0)|^2``, t and t' independent and uniform on (0, 1)
 
-    f is a copy of the stage-1 network with its last layer at zero, fed z_0 and t in the place of the diffusion time; f_avg its moving
-    average, without gradient. Two passes: z_0, then f. Needs a student that names its ``head``.
+    f is a copy of the stage-1 network with its last layer at zero, fed z_0 and t in the place of the diffusion time; f_avg its
+    moving average, without gradient. Two passes: z_0, then f. Needs a student that names its ``head``.
     """
 
     extra_passes = 1
@@ -212,7 +213,9 @@ class Oftsr(Variant):
 
     def __init__(self, student: DiffusionModel) -> None:
         if student.head is None:
-            raise PluginError(f'{type(student).__name__} names no head, which stage2.variant = "oftsr" starts from zero; use "gate"')
+            raise PluginError(
+                f'{type(student).__name__} names no head, which stage2.variant = "oftsr" starts from zero; use "gate"'
+            )
         self.student = student
         self._jump = _with_own_network(student)
         self._jump.network.requires_grad_(True)

@@ -1,12 +1,12 @@
 """Eq. 2-4 of the paper: two frozen teachers shape one student (algorithm 1, lines 5-13).
 
-Paper's symbols: ``z_s`` is the student's clean latent z_0^s, ``z`` the ground truth's z_0, ``eps_T`` and ``eps_S`` the noise predictions of a
-teacher T (T_f for L_fl, T_r for L_rn) and of the student S. For either teacher
+Paper's symbols: ``z_s`` is the student's clean latent z_0^s, ``z`` the ground truth's z_0, ``eps_T`` and ``eps_S`` the noise
+predictions of a teacher T (T_f for L_fl, T_r for L_rn) and of the student S. For either teacher
 
 ``L_T = |eps_T(z_t^s) - eps_S(z_t^s)|^2 + gamma |eps_T(z_t^s) - eps_T(z_t)|^2``      (*imitate* and *anchor*)
 
-What the paper leaves open is settled here: norms are means over elements; ``z_t^s`` and ``z_t`` share time and noise; a teacher is asked in its
-own latent space and forward process, at the time whose SNR equals the student's.
+What the paper leaves open is settled here: norms are means over elements; ``z_t^s`` and ``z_t`` share time and noise; a teacher is
+asked in its own latent space and forward process, at the time whose SNR equals the student's.
 """
 
 from __future__ import annotations
@@ -60,10 +60,13 @@ def score_distillation(
         teacher: frozen. student: the model that made ``sample``; its denoiser answers eps_S with the same trained weights.
         lq, gt: the batch, (B, 3, h, w) and (B, 3, H, W) in [-1, 1].
         generator: a CPU generator for times and noise.
-        weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed; grows with r). ``"clipped"``: times
-            ``1 / max(r, 1)``. ``"clean"``: clean predictions are compared instead. For *imitate* that is the same difference over r; for
-            *anchor* it is another loss, because ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (clean_T(z_t^s) - clean_T(z_t))]``.
-        gradient: ``"full"`` differentiates the terms as they stand, through the teacher's input. ``"score"`` runs the teacher without
+        weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed; grows with r). ``"clipped"``:
+        times
+            ``1 / max(r, 1)``. ``"clean"``: clean predictions are compared instead. For *imitate* that is the same difference over
+            r; for *anchor* it is another loss, because ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (clean_T(z_t^s) -
+            clean_T(z_t))]``.
+        gradient: ``"full"`` differentiates the terms as they stand, through the teacher's input. ``"score"`` runs the teacher
+        without
             gradient and pushes ``z_s`` along the weighted difference itself, as score distillation does (teacher's Jacobian := 1).
 
     In different latent spaces the teacher sees the student's re-encoded image, and its clean prediction comes back, without

@@ -1,4 +1,5 @@
-"""The keys of a recipe file, their types, ranges and defaults. Tables with a ``use`` key also hold the options of what they name."""
+"""The keys of a recipe file, their types, ranges and defaults. Tables with a ``use`` key also hold the options of what they
+name."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ Count = Annotated[int, Field(ge=1)]
 class Teachers(Table):
     """The two teachers. Either may be left out where its weight is 0."""
 
-    fidelity: Use | None = Field(None, description="the faithful teacher T_f")
-    realness: Use | None = Field(None, description="the realistic teacher T_r")
+    fidelity: Use | None = Field(default=None, description="the faithful teacher T_f")
+    realness: Use | None = Field(default=None, description="the realistic teacher T_r")
 
 
 class Source(BaseModel):
@@ -47,15 +48,17 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    use: str | None = Field(None, description="a plugin's dataset; the table's other keys are its options")
-    hub: str | None = Field(None, description="name of a dataset repository on the Hugging Face Hub")
-    revision: str | None = Field(None, description="branch, tag or commit of the Hub repository")
-    split: str = Field("train", description="split of the dataset")
-    imagefolder: Path | None = Field(None, description="folder of images, read recursively")
-    parquet: str | None = Field(None, description="parquet file or glob")
-    column: str = Field("image", description="column of clean images; the degradation makes their inputs")
-    lq_column: str | None = Field(None, description="column of low-quality inputs: a paired source, which skips the degradation")
-    weight: Positive = Field(1.0, description="share of the drawn images, relative to the other sources")
+    use: str | None = Field(default=None, description="a plugin's dataset; the table's other keys are its options")
+    hub: str | None = Field(default=None, description="name of a dataset repository on the Hugging Face Hub")
+    revision: str | None = Field(default=None, description="branch, tag or commit of the Hub repository")
+    split: str = Field(default="train", description="split of the dataset")
+    imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
+    parquet: str | None = Field(default=None, description="parquet file or glob")
+    column: str = Field(default="image", description="column of clean images; the degradation makes their inputs")
+    lq_column: str | None = Field(
+        default=None, description="column of low-quality inputs: a paired source, which skips the degradation"
+    )
+    weight: Positive = Field(default=1.0, description="share of the drawn images, relative to the other sources")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -72,33 +75,39 @@ class Data(Table):
 
     train: list[Source] = Field(min_length=1, description="sources of training images")
     eval: list[Source] = Field(default_factory=list, description="sources of held-out images")
-    crop: Count = Field(512, description="side of the square training crops of the clean image, pixels")
-    batch_size: Count = Field(1, description="crops per step and process")
-    flip: bool = Field(True, description="mirror and rotate crops at random")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="worker processes of the loader; 0 prefetches on a thread")
-    cache_mb: Annotated[int, Field(ge=0)] = Field(512, description="decoded images kept in memory, MB")
-    max_bad_fraction: Fraction = Field(0.05, description="share of unreadable or too small images at which a run stops")
+    crop: Count = Field(default=512, description="side of the square training crops of the clean image, pixels")
+    batch_size: Count = Field(default=1, description="crops per step and process")
+    flip: bool = Field(default=True, description="mirror and rotate crops at random")
+    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="worker processes of the loader; 0 prefetches on a thread")
+    cache_mb: Annotated[int, Field(ge=0)] = Field(default=512, description="decoded images kept in memory, MB")
+    max_bad_fraction: Fraction = Field(default=0.05, description="share of unreadable or too small images at which a run stops")
 
 
 class Adapter(Table):
     """What a stage trains: low-rank adapters on the denoiser, or all of its weights."""
 
     kind: Literal["lora", "full"] = "lora"
-    rank: Count = Field(4, description="rank of the adapters")
-    alpha: Positive | None = Field(None, description="the adapters' output is scaled by alpha / rank; default: alpha = rank")
-    targets: list[str] | None = Field(None, description="endings of the names of the adapted layers; default: every Linear and Conv2d")
+    rank: Count = Field(default=4, description="rank of the adapters")
+    alpha: Positive | None = Field(
+        default=None, description="the adapters' output is scaled by alpha / rank; default: alpha = rank"
+    )
+    targets: list[str] | None = Field(
+        default=None, description="endings of the names of the adapted layers; default: every Linear and Conv2d"
+    )
 
 
 class Stage1Weights(Table):
     """Weights of eq. 1 and eq. 4; the defaults are the paper's (Sec. 5.1)."""
 
-    l2: NonNegative = Field(1.0, description="lambda_l2: mean squared error to the ground truth")
-    l1: NonNegative = Field(0.0, description="mean absolute error to the ground truth (not in the paper)")
-    perceptual: NonNegative = Field(2.0, description="lambda_lp: perceptual distance to the ground truth")
-    realness: NonNegative = Field(1.0, description="lambda_rn: the realistic teacher's terms, eq. 3")
-    fidelity: NonNegative = Field(2.0, description="lambda_fl: the faithful teacher's terms, eq. 2")
-    imitate: NonNegative = Field(1.0, description="first term of eq. 2 and 3: match the teacher's score")
-    anchor: NonNegative = Field(5.5, description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher")
+    l2: NonNegative = Field(default=1.0, description="lambda_l2: mean squared error to the ground truth")
+    l1: NonNegative = Field(default=0.0, description="mean absolute error to the ground truth (not in the paper)")
+    perceptual: NonNegative = Field(default=2.0, description="lambda_lp: perceptual distance to the ground truth")
+    realness: NonNegative = Field(default=1.0, description="lambda_rn: the realistic teacher's terms, eq. 3")
+    fidelity: NonNegative = Field(default=2.0, description="lambda_fl: the faithful teacher's terms, eq. 2")
+    imitate: NonNegative = Field(default=1.0, description="first term of eq. 2 and 3: match the teacher's score")
+    anchor: NonNegative = Field(
+        default=5.5, description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher"
+    )
 
 
 class Stage1(Table):
@@ -106,31 +115,42 @@ class Stage1(Table):
 
     steps: Count = 20_000
     learning_rate: Positive = 5e-5
-    weights: Stage1Weights = Field(default_factory=Stage1Weights)
-    adapter: Adapter = Field(default_factory=Adapter)
+    weights: Stage1Weights = Stage1Weights()
+    adapter: Adapter = Adapter()
     perceptual: NamedUse = Field(
-        default_factory=lambda: Use(use="distillkit/lpips-vgg"), description="the perceptual distance of eq. 1, a differentiable metric"
+        default_factory=lambda: Use(use="distillkit/lpips-vgg"),
+        description="the perceptual distance of eq. 1, a differentiable metric",
     )
     perceptual_shift: Annotated[int, Field(ge=0)] = Field(
-        7, description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns"
+        default=7, description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns"
     )
-    weighting: Literal["literal", "clipped", "clean"] = Field("clipped", description="weight of a score difference over noise levels")
-    gradient: Literal["full", "score"] = Field("full", description='through the teachers ("full") or score-distillation style ("score")')
-    fidelity_term: Literal["score", "output"] = Field("score", description="what the faithful teacher is asked for")
-    realness_term: Literal["score", "output"] = Field("score", description="what the realistic teacher is asked for")
+    weighting: Literal["literal", "clipped", "clean"] = Field(
+        default="clipped", description="weight of a score difference over noise levels"
+    )
+    gradient: Literal["full", "score"] = Field(
+        default="full", description='through the teachers ("full") or score-distillation style ("score")'
+    )
+    fidelity_term: Literal["score", "output"] = Field(default="score", description="what the faithful teacher is asked for")
+    realness_term: Literal["score", "output"] = Field(default="score", description="what the realistic teacher is asked for")
 
 
 class Stage2(Table):
     """Controllability distillation (Sec. 4.4)."""
 
-    steps: Annotated[int, Field(ge=0)] = Field(50_000, description="0 leaves stage 2 out: the student has no knob")
+    steps: Annotated[int, Field(ge=0)] = Field(default=50_000, description="0 leaves stage 2 out: the student has no knob")
     learning_rate: Positive = 5e-5
     variant: Literal["gate", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "gate"
-    target: Literal["geo", "mix"] = Field("geo", description="what a gate aims at between the ends of the knob")
-    geo_ratio: Annotated[float, Field(gt=1)] = Field(40.0, description="L2 weight at tradeoff 1 over that at 0, for target geo")
-    adapter: Adapter = Field(default_factory=lambda: Adapter(rank=16))
-    endpoint_every: Annotated[int, Field(ge=0)] = Field(3, description="every so many steps the gate trains tradeoff 1 itself; 0: never")
-    guard_images: Annotated[int, Field(ge=0)] = Field(16, description="training crops on which the faithful endpoint is compared first")
+    target: Literal["geo", "mix"] = Field(default="geo", description="what a gate aims at between the ends of the knob")
+    geo_ratio: Annotated[float, Field(gt=1)] = Field(
+        default=40.0, description="L2 weight at tradeoff 1 over that at 0, for target geo"
+    )
+    adapter: Adapter = Adapter(rank=16)
+    endpoint_every: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="every so many steps the gate trains tradeoff 1 itself; 0: never"
+    )
+    guard_images: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="training crops on which the faithful endpoint is compared first"
+    )
 
 
 class Training(Table):
@@ -140,15 +160,19 @@ class Training(Table):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay_fraction: Fraction = Field(0.0, description="last part of each stage over which the learning rate falls linearly to 0")
+    decay_fraction: Fraction = Field(
+        default=0.0, description="last part of each stage over which the learning rate falls linearly to 0"
+    )
     max_grad_norm: Positive = 1.0
-    accumulate: Count = Field(1, description="batches per optimiser step")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of the moving average of the trained weights; 0: none")
-    checkpoint_every: Count = Field(500, description="steps between checkpoints")
-    keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
-    sample_every: Annotated[int, Field(ge=0)] = Field(500, description="steps between sample grids; 0: none")
+    accumulate: Count = Field(default=1, description="batches per optimiser step")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="decay of the moving average of the trained weights; 0: none"
+    )
+    checkpoint_every: Count = Field(default=500, description="steps between checkpoints")
+    keep_checkpoints: Count = Field(default=2, description="newest checkpoints kept")
+    sample_every: Annotated[int, Field(ge=0)] = Field(default=500, description="steps between sample grids; 0: none")
     log_every: Count = 10
-    max_nonfinite: Count = Field(3, description="non-finite losses in a row at which the run stops")
+    max_nonfinite: Count = Field(default=3, description="non-finite losses in a row at which the run stops")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
 
 
@@ -161,9 +185,10 @@ class Evaluation(Table):
         description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
     )
     metrics: list[NamedUse] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
-    crop: Count | None = Field(None, description="side of the evaluation crops, pixels; default: whole images")
+    crop: Count | None = Field(default=None, description="side of the evaluation crops, pixels; default: whole images")
     crops_per_image: Count = 1
-    gallery: Count = Field(4, description="images shown in the strip and the report")
+    max_images: Count | None = Field(default=None, description="evaluate only the first so many images or crops")
+    gallery: Count = Field(default=4, description="images shown in the strip and the report")
 
 
 class Recipe(Table):
@@ -173,10 +198,10 @@ class Recipe(Table):
     extends: list[str] = Field(default_factory=list, description="recipes this one changes")
     seed: int = 0
     student: Use
-    teachers: Teachers = Field(default_factory=Teachers)
-    degradation: Use | None = Field(None, description="makes low-quality inputs of unpaired sources")
+    teachers: Teachers = Teachers()
+    degradation: Use | None = Field(default=None, description="makes low-quality inputs of unpaired sources")
     data: Data
-    stage1: Stage1 = Field(default_factory=Stage1)
-    stage2: Stage2 = Field(default_factory=Stage2)
-    training: Training = Field(default_factory=Training)
-    evaluation: Evaluation = Field(default_factory=Evaluation)
+    stage1: Stage1 = Stage1()
+    stage2: Stage2 = Stage2()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()

@@ -66,4 +66,3 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     if len(set(scales.values())) > 1:
         raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
     return Cast(student, teachers, degradation, device)
-

@@ -52,7 +52,14 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def save(
-        self, stage: str, step: int, *, final: bool, tensors: Mapping[str, Tensor], average: Mapping[str, Tensor], optimizer: dict[str, Any]
+        self,
+        stage: str,
+        step: int,
+        *,
+        final: bool,
+        tensors: Mapping[str, Tensor],
+        average: Mapping[str, Tensor],
+        optimizer: dict[str, Any],
     ) -> Path:
         """Write ``step-<step>`` under a temporary name, sync it to disk, then rename it; older ones beyond ``keep`` go."""
         path = self.folder / f"step-{step:08d}"
@@ -73,7 +80,9 @@ class Checkpoints:
             _sync(self.folder)
         except (OSError, RuntimeError) as e:  # a full disk: torch and safetensors report it in their own ways
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"{path} - could not be written ({e}); earlier checkpoints are intact: free space, then --resume") from e
+            raise CheckpointError(
+                f"{path} - could not be written ({e}); earlier checkpoints are intact: free space, then --resume"
+            ) from e
         self._prune()
         return path
 

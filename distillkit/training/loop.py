@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -137,8 +138,9 @@ class Trainer:
         load_tensors(tensors, average.values, "moving average")
 
     def _backward(self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int) -> Terms:
-        """Forward and backward over the batches of one optimiser step; the mean of their terms, detached, and their sum as ``loss``."""
-        torch.manual_seed(keyed_generator(self.seed, stage.name, step, self.accelerator.process_index, "global").initial_seed())
+        """Forward and backward over the batches of one optimiser step; their mean terms, detached, and the sum as ``loss``."""
+        seed = keyed_generator(self.seed, stage.name, step, self.accelerator.process_index, "global").initial_seed()
+        torch.manual_seed(seed)  # for plugins that draw from torch's own generator
         total: Terms = {}
         for i, batch in enumerate(group):
             last = i == len(group) - 1
@@ -183,12 +185,19 @@ class Trainer:
         if made % options.checkpoint_every == 0 or over or caught:
             if self.accelerator.is_main_process:
                 path = self.checkpoints.save(
-                    stage.name, at, final=over, tensors=stage.module.tensors(), average=average.values, optimizer=optimizer.state_dict()
+                    stage.name,
+                    at,
+                    final=over,
+                    tensors=stage.module.tensors(),
+                    average=average.values,
+                    optimizer=optimizer.state_dict(),
                 )
                 self.log.saved(path, at)
             self.accelerator.wait_for_everyone()
         if caught and not over:
-            raise Interrupted(f"{caught[0]}: stopped after {stage.name} step {made}, checkpoint written; --resume goes on from there")
+            raise Interrupted(
+                f"{caught[0]}: stopped after {stage.name} step {made}, checkpoint written; --resume goes on from there"
+            )
 
 
 class _Meter:
@@ -222,7 +231,7 @@ def _signals() -> Iterator[list[str]]:
         caught.append(signal.Signals(number).name)
         signal.signal(number, former[number])
 
-    former = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    former: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         for s in former:
             signal.signal(s, note)

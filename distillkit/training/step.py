@@ -31,6 +31,10 @@ class Step(nn.Module):
         self._cast, self._seed, self._stage = [cast], seed, stage  # in a list: teachers are no submodules and are never prepared
         self.rank = 0
 
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """What the stage trains, by name."""
+        raise TypeError(f"{type(self).__name__} trains nothing by itself")
+
     @property
     def cast(self) -> Cast:
         return self._cast[0]

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 
 class RunLog:
-    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``, ``seconds``."""
+    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``,
+    ``seconds``."""
 
     def __init__(self, path: Path, accelerator: Accelerator, observe: Callable[..., None]) -> None:
         self._path, self._accelerator, self._observe = path, accelerator, observe
@@ -68,7 +69,12 @@ class RunLog:
 
     def nonfinite(self, step: int, ids: Sequence[str], terms: Mapping[str, float]) -> None:
         """Write down a step whose loss or gradient was not finite; every process writes its own line."""
-        line = {"step": step, "rank": self._accelerator.process_index, "ids": list(ids), "terms": {k: str(v) for k, v in terms.items()}}
+        line = {
+            "step": step,
+            "rank": self._accelerator.process_index,
+            "ids": list(ids),
+            "terms": {k: str(v) for k, v in terms.items()},
+        }
         with self.nonfinite_path.open("a") as f:
             f.write(json.dumps(line) + "\n")
         self.say(f"step {step}: the loss is not finite, the step is skipped ({', '.join(ids)}); see {self.nonfinite_path}")

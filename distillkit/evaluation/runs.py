@@ -1,0 +1,103 @@
+"""Judging a run's student: beside its teachers, their linear combinations and plain interpolation, on held-out images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit.data.degradation import Degradation
+from distillkit.diffusion.model import OutputTeacher
+from distillkit.evaluation.claims import claims
+from distillkit.evaluation.gallery import Gallery
+from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
+from distillkit.evaluation.report import write_evaluation, write_report
+from distillkit.inference.build import build, held_out
+from distillkit.inference.student import Student, load_student
+from distillkit.inference.tiling import restore_padded
+from distillkit.recipe.load import ResolvedRecipe
+
+ROLES = ("fidelity", "realness")
+
+
+def evaluate_run(
+    resolved: ResolvedRecipe, run_dir: Path, device: torch.device | str, *, manifest: Mapping[str, Any], say: Callable[[str], None]
+) -> Path | None:
+    """Measure, write ``evaluation/`` and ``report.html``, and say what holds and what does not.
+
+    The student is loaded from the run's exported folder, as a user would load it.
+
+    Returns:
+        the report, or None where the recipe names no held-out images.
+    """
+    recipe, options = resolved.recipe, resolved.recipe.evaluation
+    if not recipe.data.eval:
+        say("no evaluation: the recipe names no held-out images (data.eval)")
+        return None
+    student = load_student(run_dir / "student", device)
+    teachers = {role: build(resolved, f"teachers.{role}", device) for role in ROLES if f"teachers.{role}" in resolved.components}
+    degradation: Degradation | None = build(resolved, "degradation", device) if "degradation" in resolved.components else None
+    items = held_out(resolved, degradation, student.model.scale)[: options.max_images]
+    names = [k for k in resolved.components if k.startswith("evaluation.metrics.")]
+    metrics, absent = available_metrics(
+        {resolved.components[k].spec.name: lambda k=k: build(resolved, k, device) for k in names}  # type: ignore[misc]
+    )
+    gallery = Gallery(options.gallery)
+    results = evaluate(
+        [
+            *_student_methods(student, options.tradeoffs, device),
+            *_teacher_methods(teachers, device),
+            bicubic_method(student.model.scale),
+        ],
+        items,
+        metrics,
+        dataset=recipe.name,
+        seed=recipe.seed,
+        combine=ROLES if len(teachers) == 2 else None,
+        alphas=options.alphas,
+        absent=absent,
+        observe=gallery,
+        progress=lambda name: None,
+    )
+    trained = {resolved.components["stage1.perceptual"].spec.name} if recipe.stage1.weights.perceptual > 0 else set()
+    write_evaluation(results, gallery, run_dir / "evaluation", trained)
+    for claim in claims(results, trained):
+        say(str(claim))
+    return write_report(
+        run_dir,
+        results,
+        gallery,
+        trained=trained,
+        recipe_toml=resolved.to_toml(),
+        manifest=manifest,
+        history=_history(run_dir / "metrics.jsonl"),
+    )
+
+
+def _student_methods(student: Student, tradeoffs: list[float], device: torch.device | str) -> Iterator[Method]:
+    model = student.model
+    for tradeoff in tradeoffs if student.variant else [0.0]:
+
+        def restore(lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff) -> Tensor:
+            one = lambda x: student.restore(x, tradeoff, generator)  # noqa: E731
+            return restore_padded(one, lq.to(device), model.scale, model.multiple).cpu()
+
+        yield Method("student", tradeoff, student.passes, restore)
+
+
+def _teacher_methods(teachers: Mapping[str, OutputTeacher], device: torch.device | str) -> Iterator[Method]:
+    for role, teacher in teachers.items():
+
+        def restore(lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher) -> Tensor:
+            one = lambda x: teacher.restore(x, generator)  # noqa: E731
+            return restore_padded(one, lq.to(device), teacher.scale, teacher.multiple).cpu()
+
+        yield Method(role, None, teacher.passes, restore)
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
