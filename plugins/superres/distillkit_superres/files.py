@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BaseModel, ConfigDict
 
 from distillkit import WeightFile, WeightsError
 
-_KEYS = {field.name for field in fields(WeightFile)}
+
+class HubFile(BaseModel):
+    """A file of a repository on the Hugging Face Hub."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repo: str
+    filename: str
+    revision: str = "main"
+    sha256: str | None = None
 
 
-def _table(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"path": value}
-    if isinstance(value, dict) and (unknown := value.keys() - _KEYS):
-        raise ValueError(f"unknown key {', '.join(sorted(unknown))}; a weight file has {', '.join(sorted(_KEYS))}")
-    return value
+Location = Path | HubFile
 
 
-def _one_place(file: WeightFile) -> WeightFile:
-    if (file.path is None) == (file.repo is None) or (file.repo is None) != (file.filename is None):
-        raise ValueError("give a path, or repo and filename of a file on the Hub")
-    return file
-
-
-Location = Annotated[WeightFile, BeforeValidator(_table), AfterValidator(_one_place)]
-"""Type of a config field that names a weight file."""
+def weight_file(location: Location, license: str, size: int | None = None) -> WeightFile:
+    """``location`` as the engine's descriptor."""
+    if isinstance(location, Path):
+        return WeightFile(path=location, license=license, size=size)
+    return WeightFile(**location.model_dump(), license=license, size=size)
 
 
 def fetch(file: WeightFile, origin: str) -> Path:
-    """The file's local path, downloaded from the Hub if need be.
+    """The file's path on this machine, downloaded from the Hub if need be.
+
+    Args:
+        origin: where the file is published, for the error's text.
 
     Raises:
-        WeightsError: a local file that is not there; the text says where it is published (``origin``).
+        WeightsError: a path with no file, or a hash that differs.
     """
     if file.path is not None and file.find() is None:
         raise WeightsError(f"{file.path} - no such weight file; it is published as {origin} ({file.license})")

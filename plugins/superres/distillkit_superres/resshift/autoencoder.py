@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_Named = OrderedDict[str, nn.Module]
+
 _TOKENS_AT_ONCE = 1024
 """Latent vectors whose distances to all codes are held at once: 32 MB for 8192 codes."""
 
@@ -56,9 +58,7 @@ class Attention(nn.Module):
 
 def _middle(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        OrderedDict(
-            block_1=ResnetBlock(channels, channels), attn_1=Attention(channels), block_2=ResnetBlock(channels, channels)
-        )
+        _Named(block_1=ResnetBlock(channels, channels), attn_1=Attention(channels), block_2=ResnetBlock(channels, channels))
     )
 
 
@@ -66,35 +66,31 @@ def _blocks(channels: int, out_channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(ResnetBlock(channels if i == 0 else out_channels, out_channels) for i in range(depth)))
 
 
-def _head(channels: int, out_channels: int) -> OrderedDict[str, nn.Module]:
-    return OrderedDict(norm_out=_norm(channels), silu=nn.SiLU(), conv_out=nn.Conv2d(channels, out_channels, 3, padding=1))
+def _head(channels: int, out_channels: int) -> _Named:
+    return _Named(norm_out=_norm(channels), silu=nn.SiLU(), conv_out=nn.Conv2d(channels, out_channels, 3, padding=1))
 
 
 def _encoder(in_channels: int, z_channels: int, widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
     levels = []
     for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        level = OrderedDict(block=_blocks(widths[max(i - 1, 0)], width, depth))
+        level = _Named(block=_blocks(widths[max(i - 1, 0)], width, depth))
         if i < len(widths) - 1:
             conv = nn.Conv2d(width, width, 3, stride=2)
-            level["downsample"] = nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
+            level["downsample"] = nn.Sequential(_Named(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
         levels.append(nn.Sequential(level))
-    start = OrderedDict(
-        conv_in=nn.Conv2d(in_channels, widths[0], 3, padding=1), down=nn.Sequential(*levels), mid=_middle(widths[-1])
-    )
+    start = _Named(conv_in=nn.Conv2d(in_channels, widths[0], 3, padding=1), down=nn.Sequential(*levels), mid=_middle(widths[-1]))
     return nn.Sequential(start | _head(widths[-1], z_channels))
 
 
 def _decoder(z_channels: int, out_channels: int, widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
-    levels = OrderedDict()
+    levels = _Named()
     for i in reversed(range(len(widths))):
-        level = OrderedDict(block=_blocks(widths[min(i + 1, len(widths) - 1)], widths[i], depths[i] + 1))
+        level = _Named(block=_blocks(widths[min(i + 1, len(widths) - 1)], widths[i], depths[i] + 1))
         if i > 0:
             conv = nn.Conv2d(widths[i], widths[i], 3, padding=1)
-            level["upsample"] = nn.Sequential(OrderedDict(nearest=nn.Upsample(scale_factor=2), conv=conv))
+            level["upsample"] = nn.Sequential(_Named(nearest=nn.Upsample(scale_factor=2), conv=conv))
         levels[str(i)] = nn.Sequential(level)
-    start = OrderedDict(
-        conv_in=nn.Conv2d(z_channels, widths[-1], 3, padding=1), mid=_middle(widths[-1]), up=nn.Sequential(levels)
-    )
+    start = _Named(conv_in=nn.Conv2d(z_channels, widths[-1], 3, padding=1), mid=_middle(widths[-1]), up=nn.Sequential(levels))
     return nn.Sequential(start | _head(widths[0], out_channels))
 
 
@@ -104,7 +100,6 @@ class Codebook(nn.Module):
     def __init__(self, codes: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(codes, width)
-        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:

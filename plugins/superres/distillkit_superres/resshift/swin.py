@@ -54,7 +54,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """``x``: (B, windows, tokens, C). ``mask``: (windows, tokens, tokens), added to the logits, or None."""
-        b, windows, tokens, channels = x.shape
+        b, windows, tokens, _ = x.shape
         q, k, v = self.qkv(x).view(b, windows, tokens, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).expand(windows, -1, -1, -1)
         if mask is not None:
@@ -80,9 +80,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, self.window, heads)
         self.norm2 = GroupNorm(channels)
         hidden = int(channels * mlp_ratio)
-        self.mlp = nn.Sequential(
-            OrderedDict(fc1=nn.Conv2d(channels, hidden, 1), act=nn.GELU(), fc2=nn.Conv2d(hidden, channels, 1))
-        )
+        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Conv2d(channels, hidden, 1), act=nn.GELU(), fc2=nn.Conv2d(hidden, channels, 1)))
         if self.shift:  # part of the published state dicts; forward makes the mask for the size at hand
             n = resolution // self.window
             self.register_buffer("attn_mask", shifted_window_mask(n, n, self.window, self.shift))

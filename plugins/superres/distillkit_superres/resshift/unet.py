@@ -30,8 +30,8 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embed, 2 * out_channels))
         last = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.out_layers = nn.Sequential(GroupNorm(out_channels), nn.SiLU(), nn.Identity(), last)
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
@@ -75,7 +75,7 @@ class UNetModelSwin(nn.Module):
         image_size: side of the square latent the network was designed for; Swin layers take their window rule from it.
         in_channels, out_channels: of the latent, without the low-quality image that is concatenated after it.
         model_channels, channel_mult, num_res_blocks: width of the first level, its multiples and the blocks of each level.
-        attention_resolutions: latent sides at which a level has Swin layers (after its first block, both ways); the middle always has.
+        attention_resolutions: latent sides at which a level has Swin layers (after its first block, both ways; the middle has one).
         num_head_channels, swin_depth, swin_embed_dim, window_size, mlp_ratio: of the Swin layers.
         lq_size: side of the low-quality image for a latent of ``image_size``; where larger, strided convolutions bring it down.
         lq_channels: 3, or 4 where a mask is appended to the image.

@@ -1,0 +1,88 @@
+"""ResShift (Yue et al. 2023) as a diffusion model: VQ f4 latents, residual shifting, a network that predicts the clean latent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillkit import Autoencoder, Condition, DiffusionModel, ResidualShifting
+from distillkit_superres.resshift.autoencoder import VQModel
+from distillkit_superres.resshift.schedule import ReverseStep, ancestral
+from distillkit_superres.resshift.unet import UNetModelSwin
+
+
+class ResShift(DiffusionModel):
+    """A chain of few steps from the noised latent of the upsampled input to the restored one.
+
+    ``y = E(bicubic(lq))``; the network also sees ``lq`` itself. Gradient flows through :meth:`predict` to ``z_t`` and through the
+    codec's encoder and, straight through the codes, its decoder.
+
+    Args:
+        process: forward process at the network's times.
+        space: name of the autoencoder's latent space.
+        scale: output side divided by input side.
+        reverse: factors of a reverse step; default :func:`ancestral`.
+    """
+
+    predicts = "clean"
+    head = "out.2"
+    network: UNetModelSwin
+    process: ResidualShifting
+
+    def __init__(
+        self,
+        network: UNetModelSwin,
+        autoencoder: VQModel,
+        process: ResidualShifting,
+        *,
+        space: str = "vq-f4",
+        scale: int = 4,
+        reverse: ReverseStep | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.codec, self.process, self.scale = network, Autoencoder(autoencoder, space), process, scale
+        self.reverse = reverse or ancestral(process)
+        assert process.levels is not None
+        self.passes = process.levels
+        self.multiple = network.multiple * autoencoder.factor // scale
+
+    def condition(self, lq: Tensor) -> Condition:
+        upsampled = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return Condition(y=self.codec.encode(upsampled), extra={"lq": lq})
+
+    def scale_input(self, z: Tensor, t: Tensor) -> Tensor:
+        """``z / sqrt(kappa^2 eta_t + 1)``: unit spread, if that of a clean latent is 1."""
+        return z / (self.process.coefficients(t).noise ** 2 + 1).sqrt()
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.network(self.scale_input(z_t, t), t, condition.extra["lq"])
+
+    def prior(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Where the chain starts, ``y + kappa sqrt(eta_T) eps``: centred on ``y``, as if eta_T were 1."""
+        assert condition.y is not None
+        last = torch.tensor([self.passes - 1], device=noise.device)
+        return condition.y + self.process.coefficients(last).noise * noise
+
+    def chain(self, condition: Condition, noises: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The reverse chain, noisiest time first: after each step, ``z_{t-1}`` and the network's clean latent.
+
+        ``noises``: the noise of the prior, then that of each step, each of the shape of ``condition.y``.
+        """
+        y = condition.y
+        assert y is not None
+        z = self.prior(condition, next(noises))
+        for level in reversed(range(self.passes)):
+            t = torch.full((y.shape[0],), level, device=y.device)
+            clean = self(z, t, condition)
+            z = self.reverse(t, clean, z, y, next(noises))
+            yield z, clean
+
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        y = condition.y
+        assert y is not None
+        noises = (torch.randn(y.shape, generator=generator).to(y) for _ in range(self.passes + 1))
+        *_, (z, _) = self.chain(condition, noises)
+        return z

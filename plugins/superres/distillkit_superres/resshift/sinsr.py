@@ -1,0 +1,47 @@
+"""SinSR (Wang et al. 2024): the ResShift network distilled to one step."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from distillkit import Condition, DistillkitError
+from distillkit_superres.resshift.model import ResShift
+
+
+class SinSR(nn.Module):
+    """An output teacher: the network's clean latent at the last time, decoded.
+
+    Args:
+        model: the network with its autoencoder and the process it was distilled from. Its other times have lost their meaning (time
+            0 was trained to turn a clean latent back into the start of the chain).
+    """
+
+    passes = 1
+
+    def __init__(self, model: ResShift) -> None:
+        super().__init__()
+        self.model = model
+        self.scale, self.multiple = model.scale, model.multiple
+
+    def one_step(self, condition: Condition, noise: Tensor) -> Tensor:
+        """``f(y + kappa sqrt(eta_T) eps, T)``: the clean latent (B, C, h, w)."""
+        z = self.model.prior(condition, noise)
+        t = torch.full((z.shape[0],), self.model.passes - 1, device=z.device)
+        return self.model(z, t, condition)
+
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1], which depend on the noise drawn."""
+        condition = self.model.condition(lq)
+        assert condition.y is not None
+        noise = torch.randn(condition.y.shape, generator=generator).to(condition.y)
+        return self.model.codec.decode(self.one_step(condition, noise)).clamp(-1, 1)
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> NoReturn:
+        """Raises DistillkitError: there is no score to ask for."""
+        raise DistillkitError(
+            "superres/sinsr - cannot be asked for a score: it was distilled at one time only and knows no noise level in between; "
+            'ask it for its output (fidelity_term = "output"), or use superres/resshift'
+        )

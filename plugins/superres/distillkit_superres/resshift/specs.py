@@ -1,0 +1,116 @@
+"""What this folder offers to recipes: the teachers ``superres/resshift`` and ``superres/sinsr``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillkit import TeacherSpec, WeightFile
+from distillkit_superres.files import Location, weight_file
+
+if TYPE_CHECKING:
+    from distillkit_superres.resshift.model import ResShift
+    from distillkit_superres.resshift.sinsr import SinSR
+
+S_LAB = "LicenseRef-S-Lab-1.0"
+CC_BY_NC_SA = "CC-BY-NC-SA-4.0"
+RESSHIFT_RELEASE = "an asset of release v2.0 of github.com/zsyOAOA/ResShift"
+SINSR_RELEASE = "an asset of release v1.0 of github.com/wyf0912/SinSR"
+FOLDER = Path("weights")
+
+
+class _Config(BaseModel):
+    """Options that both teachers have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    license: ClassVar[str]
+    release: ClassVar[str]
+    files: ClassVar[dict[str, str]]
+    """Published file of each version."""
+
+    version: str
+    weights: Location | None = Field(None, description="the network's checkpoint; default: the published file in ./weights")
+    autoencoder: Location | None = Field(None, description="the VQ f4 autoencoder; default: ./weights/autoencoder_vq_f4.pth")
+    size: Literal["full", "tiny"] = Field("full", description="tiny: toy networks with random weights, for tests")
+    seed: int = Field(0, description="of the weights of size tiny")
+
+    def required(self) -> tuple[tuple[WeightFile, str], ...]:
+        """The files of network and autoencoder, each with where it is published; none for size tiny.
+
+        Sizes are those of the tensors; the releases state none.
+        """
+        if self.size == "tiny":
+            return ()
+        network = self.weights or FOLDER / self.files[self.version]
+        autoencoder = self.autoencoder or FOLDER / "autoencoder_vq_f4.pth"
+        return (
+            (weight_file(network, self.license, 477_700_000), self.release),
+            (weight_file(autoencoder, S_LAB, 221_300_000), RESSHIFT_RELEASE),
+        )
+
+
+class ResShiftConfig(_Config):
+    """Options of ``superres/resshift``."""
+
+    license = S_LAB
+    release = RESSHIFT_RELEASE
+    files = {
+        "v1": "resshift_realsrx4_s15_v1.pth",
+        "v2": "resshift_realsrx4_s15_v2.pth",
+        "v3": "resshift_realsrx4_s4_v3.pth",
+    }
+
+    version: Literal["v1", "v2", "v3"] = Field("v3", description="published model: v1 and v2 take 15 steps, v3 takes 4")
+    sampler: Literal["ancestral", "deterministic"] = Field(
+        "ancestral", description="reverse step of its output: with fresh noise as published, or without"
+    )
+
+
+class SinSRConfig(_Config):
+    """Options of ``superres/sinsr``."""
+
+    license = CC_BY_NC_SA
+    release = SINSR_RELEASE
+    files = {"v1": "SinSR_v1.pth", "v2": "SinSR_v2.pth"}
+
+    version: Literal["v1", "v2"] = Field("v1", description="published model: v1 is the more faithful, v2 was stopped earlier")
+
+
+def _weights(config: _Config) -> tuple[WeightFile, ...]:
+    return tuple(file for file, _ in config.required())
+
+
+def _resshift(config: ResShiftConfig) -> ResShift:
+    from distillkit_superres.resshift.build import build_resshift
+
+    return build_resshift(config)
+
+
+def _sinsr(config: SinSRConfig) -> SinSR:
+    from distillkit_superres.resshift.build import build_sinsr
+
+    return build_sinsr(config)
+
+
+TEACHERS = [
+    TeacherSpec(
+        name="resshift",
+        summary="faithful 4x super-resolution: diffusion by residual shifting in VQ f4 latents, 4 or 15 steps",
+        config=ResShiftConfig,
+        build=_resshift,
+        license=S_LAB,
+        weights=_weights,
+        capabilities=frozenset({"score", "output"}),
+    ),
+    TeacherSpec(
+        name="sinsr",
+        summary="faithful 4x super-resolution: ResShift distilled to one step; gives its output only",
+        config=SinSRConfig,
+        build=_sinsr,
+        license=CC_BY_NC_SA,
+        weights=_weights,
+        capabilities=frozenset({"output"}),
+    ),
+]
