@@ -1,0 +1,80 @@
+"""SinSR: one step, and the deterministic chain it was distilled from."""
+
+import pytest
+import torch
+from distillkit_superres.resshift.build import build_sinsr
+from distillkit_superres.resshift.schedule import deterministic
+from distillkit_superres.resshift.sinsr import SinSR
+from distillkit_superres.resshift.specs import SinSRConfig
+
+from distillkit import DiffusionModel, DistillkitError, OutputTeacher
+
+CLOSE = {"atol": 1e-4, "rtol": 0}
+
+
+@pytest.mark.golden("sinsr_[!k]*")
+@torch.no_grad()
+def test_one_step_reproduces_published_numbers(case):
+    model, g = case.resshift(deterministic), case.tensors
+    condition = model.condition(g["y"])
+    torch.testing.assert_close(condition.y, g["z_y"], **CLOSE)
+    torch.testing.assert_close(model.prior(condition, g["noise"]), g["x_T"], **CLOSE)
+    torch.testing.assert_close(SinSR(model).one_step(condition, g["noise"]), g["one_step.latent"], **CLOSE)
+    torch.testing.assert_close(model.codec.decode(g["one_step.latent"]), g["one_step.image"], **CLOSE)
+
+
+@pytest.mark.golden("sinsr_[!k]*")
+@torch.no_grad()
+def test_deterministic_chain_reproduces_published_numbers(case):
+    model, g = case.resshift(deterministic), case.tensors
+    torch.testing.assert_close(torch.stack(model.reverse[:3], 1).float(), g["ddim.kmj"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.process.table[1].sqrt().float(), g["sqrt_etas"], rtol=1e-6, atol=1e-6)
+    noises = iter([g["noise"], *torch.randn(model.passes, *g["noise"].shape)])  # all but the first have no effect
+    states = list(model.chain(model.condition(g["y"]), noises))
+    torch.testing.assert_close(torch.stack([z for z, _ in states]), g["ddim.samples"], **CLOSE)
+    torch.testing.assert_close(torch.stack([clean for _, clean in states]), g["ddim.pred_xstart"], **CLOSE)
+
+
+@pytest.mark.golden("sinsr_[!k]*")
+@torch.no_grad()
+def test_the_losses_it_was_trained_with_come_out_as_published(case):
+    """The network answers for the chain's end at the last time, and for the way back at time 0 with the last time's scaling."""
+    model, g = case.resshift(deterministic), case.tensors
+    condition = model.condition(g["y"])
+    last, first = torch.tensor([model.passes - 1]), torch.tensor([0])
+    x_t, target, gt = g["x_T"], g["ddim.samples"][-1], model.codec.encode(g["gt"])
+
+    def back(clean):
+        return model.network(model.scale_input(clean, last), first, condition.extra["lq"])
+
+    terms = {
+        "mse": (model(x_t, last, condition) - target).square().mean(),
+        "mse_xT": (back(target) - x_t).square().mean(),
+        "mse_gt": (model(back(gt), last, condition) - gt).square().mean(),
+    }
+    for name, value in terms.items():
+        torch.testing.assert_close(value[None], g[f"distill.{name}"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(sum(terms.values())[None], g["distill.loss"], rtol=1e-4, atol=0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return build_sinsr(SinSRConfig(size="tiny"))
+
+
+def test_is_an_output_teacher_only(tiny):
+    assert isinstance(tiny, OutputTeacher)
+    assert not isinstance(tiny, DiffusionModel)
+    assert (tiny.passes, tiny.scale, tiny.multiple) == (1, 4, 16)
+    z = torch.zeros(1, 3, 16, 16)
+    with pytest.raises(DistillkitError, match=r"superres/sinsr - cannot be asked for a score"):
+        tiny.predict(z, torch.tensor([7]), tiny.model.condition(z))
+
+
+def test_restoring_is_repeatable_by_its_generator(tiny):
+    lq = torch.rand(2, 3, 16, 32) * 2 - 1
+    one, same, other = (tiny.restore(lq, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    assert one.shape == (2, 3, 64, 128)
+    assert one.equal(same)
+    assert not one.equal(other)
+    assert one.abs().max() <= 1
