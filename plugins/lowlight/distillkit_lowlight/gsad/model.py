@@ -44,7 +44,7 @@ class GSAD(DiffusionModel):
         """The noise in ``z_t`` (B, 3, H, W) at levels ``t = sqrt(alpha_bar)`` (B,)."""
         by = border(*z_t.shape[-2:], self._multiple)
         x = pad(torch.cat([condition.extra["lq"], z_t], dim=1), by)
-        return crop(self.network(x, t.to(x)), by)
+        return crop(self.network(x, t.to(x.device, torch.float32)), by)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         """A sample of all the schedule's steps (ancestral DDPM), before its last clamp to [-1, 1]."""
@@ -83,8 +83,6 @@ class OneStepStudent(GSAD):
 
     It starts as the blurry posterior mean and needs longer training; in exchange it restores in one pass.
     """
-
-    passes = 1
 
     def __init__(self, network: UNet) -> None:
         super().__init__(network, TRAINING)

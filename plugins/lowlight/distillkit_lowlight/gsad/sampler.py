@@ -9,21 +9,22 @@ from functools import cached_property
 
 from torch import Tensor
 
-from distillkit_lowlight.schedule import betas, tables
+from distillkit_lowlight.schedule import Kind, betas, tables
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule linear in beta with ``steps`` steps. The network knows the level, so it need not be the one of training."""
+    """A schedule of ``steps`` steps. The network knows the level, so it need not be the one of training."""
 
     steps: int
     beta_start: float
     beta_end: float
+    kind: Kind = "linear"
 
     @cached_property
     def betas(self) -> Tensor:
         """float64, (steps,)."""
-        return betas("linear", self.steps, self.beta_start, self.beta_end)
+        return betas(self.kind, self.steps, self.beta_start, self.beta_end)
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:

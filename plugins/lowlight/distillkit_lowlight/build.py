@@ -1,0 +1,85 @@
+"""Makes what the descriptors offer. Full-size networks read published weights; tiny ones have seeded random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from distillkit_lowlight.gsad.model import GSAD, LastStepStudent, OneStepStudent
+from distillkit_lowlight.gsad.sampler import EVALUATION
+from distillkit_lowlight.gsad.unet import UNet
+from distillkit_lowlight.gsad.weights import load_unet
+from distillkit_lowlight.options import GSADOptions, GSADStudentOptions, Network, RetiDiffOptions, RetinexOptions
+from distillkit_lowlight.retidiff.decomposition import Decomposition
+from distillkit_lowlight.retidiff.networks import RetiDiff
+from distillkit_lowlight.retidiff.teacher import RetiDiffTeacher, RetinexDistance
+from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff
+
+TINY_UNET: dict[str, Any] = {
+    "inner_channel": 16,
+    "norm_groups": 8,
+    "channel_mults": (1, 2, 2),
+    "attn_res": (8,),
+    "res_blocks": 1,
+    "image_size": 32,
+}
+TINY_RETIDIFF: dict[str, Any] = {
+    "n_feats": 8,
+    "n_encoder_res": 1,
+    "dim": 16,
+    "num_blocks": (1, 1, 1, 1),
+    "num_refinement_blocks": 1,
+}
+
+
+@contextmanager
+def _seeded(options: Network) -> Iterator[None]:
+    """Random weights made inside are those of ``options.seed``; the generator outside is not moved."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
+        yield
+
+
+def _unet(options: GSADOptions) -> UNet:
+    with _seeded(options):
+        network = UNet(**TINY_UNET) if options.size == "tiny" else UNet()
+    if options.weights is not None:
+        load_unet(network, options.weights)
+    return network
+
+
+def gsad_teacher(options: GSADOptions) -> GSAD:
+    """GSAD, sampling all steps of its data set's schedule."""
+    return GSAD(_unet(options), EVALUATION[options.data_set])
+
+
+def gsad_student(options: GSADStudentOptions) -> GSAD:
+    """The student that ``options.generate`` names, with GSAD's weights."""
+    if options.generate == "one-step":
+        return OneStepStudent(_unet(options))
+    return LastStepStudent(_unet(options), EVALUATION[options.data_set])
+
+
+def _decomposition(options: RetiDiffOptions | RetinexOptions) -> Decomposition:
+    with _seeded(options):
+        network = Decomposition()
+    if options.decomposition is not None:
+        load_decomposition(network, options.decomposition)
+    return network.eval().requires_grad_(False)
+
+
+def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
+    """Reti-Diff with its decomposition network."""
+    with _seeded(options):
+        network = RetiDiff(**TINY_RETIDIFF) if options.size == "tiny" else RetiDiff()
+    if options.weights is not None:
+        load_retidiff(network, options.weights)
+    return RetiDiffTeacher(network, _decomposition(options)).eval()
+
+
+def retinex_distance(options: RetinexOptions) -> RetinexDistance:
+    """The distance of retinex maps."""
+    return RetinexDistance(_decomposition(options))
