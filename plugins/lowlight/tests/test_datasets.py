@@ -1,0 +1,126 @@
+"""LOL in the folder layouts it is published in."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
+from PIL import Image
+
+from distillkit import DistillkitError
+
+SMALL = {"pairs": {"train": 3, "test": 3}, "size": (8, 12)}
+V1, V2_REAL, V2_SYN = (replace(p, **SMALL) for p in (LOL_V1, LOL_V2_REAL, LOL_V2_SYN))
+
+
+def write(folder, names, size=(8, 12), value=0):
+    folder.mkdir(parents=True)
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((*size, 3), value + i, np.uint8)).save(folder / name)
+
+
+NUMBERED = ["1.png", "10.png", "2.png"]
+LAYOUTS = [
+    (V1, "train", "our485/low", "our485/high", NUMBERED, NUMBERED),
+    (V1, "test", "LOLv1/eval15/low", "LOLv1/eval15/high", NUMBERED, NUMBERED),
+    (V1, "train", "LOLv1/Train/input", "LOLv1/Train/target", NUMBERED, NUMBERED),
+    (
+        *(V2_REAL, "train", "Real_captured/Train/Low", "Real_captured/Train/Normal"),
+        *(["low00001.png", "low00002.png", "low00690.png"], ["normal00001.png", "normal00002.png", "normal00690.png"]),
+    ),
+    (V2_REAL, "test", "LOLv2/Real_captured/Test/Low", "LOLv2/Real_captured/Test/Normal", NUMBERED, NUMBERED),
+    (V2_SYN, "test", "Synthetic/Test/Low", "Synthetic/Test/Normal", ["r1t.png", "r2t.png", "r3t.png"], None),
+    (V2_SYN, "test", "LOLv2/Synthetic/Test/low", "LOLv2/Synthetic/Test/high", NUMBERED, NUMBERED),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("published", "split", "low", "bright", "dark_names", "bright_names"), LAYOUTS)
+def test_published_layouts(tmp_path, published, split, low, bright, dark_names, bright_names):
+    write(tmp_path / low, dark_names, value=10)
+    write(tmp_path / bright, bright_names or dark_names, value=100)
+    pairs = load(published, tmp_path, split)
+    assert set(pairs.column_names) == {"gt", "lq"} and len(pairs) == 3
+    for row in pairs:
+        lq, gt = (np.asarray(row[c])[0, 0, 0] for c in ("lq", "gt"))
+        assert gt - lq == 90 and lq < 20
+
+
+def test_counts_of_the_papers():
+    assert [p.pairs["train"] for p in (LOL_V1, LOL_V2_REAL, LOL_V2_SYN)] == [485, 689, 900]
+    assert [p.pairs["test"] for p in (LOL_V1, LOL_V2_REAL, LOL_V2_SYN)] == [15, 100, 100]
+
+
+@pytest.fixture
+def syn(tmp_path):
+    """The folders of a small v2-syn training split, with three good pairs."""
+    folders = tmp_path / "Synthetic/Train/Low", tmp_path / "Synthetic/Train/Normal"
+    for folder in folders:
+        write(folder, NUMBERED)
+    return folders
+
+
+def test_overlap_is_warned_of(tmp_path, syn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(V2_SYN, tmp_path, "train")
+    for folder in ("low", "high"):
+        write(tmp_path / "our485" / folder, NUMBERED)
+    with pytest.warns(UserWarning, match="LOL v1 and LOL v2-real share photographs"):
+        load(V1, tmp_path, "train")
+
+
+def test_a_missing_partner_is_named(tmp_path, syn):
+    (syn[1] / "10.png").unlink()
+    with pytest.raises(DistillkitError, match=r"without a partner.*Low/10\.png"):
+        load(V2_SYN, tmp_path, "train")
+
+
+def test_another_count_than_published(tmp_path, syn):
+    for folder in syn:
+        (folder / "2.png").unlink()
+    with pytest.raises(DistillkitError, match="2 pairs, but the train split of LOL v2-syn has 3"):
+        load(V2_SYN, tmp_path, "train")
+    assert len(load(V2_SYN, tmp_path, "train", check=False)) == 2
+
+
+def test_another_size_than_published(tmp_path, syn):
+    for folder in syn:
+        Image.new("RGB", (5, 5)).save(folder / "2.png")
+    with pytest.raises(DistillkitError, match=r"2\.png - 5 x 5, but LOL v2-syn is 8 x 12"):
+        load(V2_SYN, tmp_path, "train")
+    assert len(load(V2_SYN, tmp_path, "train", check=False)) == 3
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_sizes_within_a_pair(tmp_path, syn, check):
+    Image.new("RGB", (5, 5)).save(syn[1] / "2.png")
+    with pytest.raises(DistillkitError, match="its partner"):
+        load(V2_SYN, tmp_path, "train", check=check)
+
+
+def test_other_files_are_passed_over_and_broken_images_named(tmp_path, syn):
+    (syn[0] / "Thumbs.db").write_bytes(b"x")
+    assert len(load(V2_SYN, tmp_path, "train")) == 3
+    (syn[0] / "1.png").write_bytes(b"x")
+    with pytest.raises(DistillkitError, match=r"1\.png - not a readable image"):
+        load(V2_SYN, tmp_path, "train")
+
+
+def test_two_images_of_one_name(tmp_path, syn):
+    Image.new("RGB", (12, 8)).save(syn[0] / "1.jpg")
+    with pytest.raises(DistillkitError, match="same name"):
+        load(V2_SYN, tmp_path, "train")
+
+
+def test_missing_folders_are_described(tmp_path):
+    with pytest.raises(DistillkitError, match=r"the test split of LOL v2-syn is not there.*Synthetic/test"):
+        load(V2_SYN, tmp_path, "test")
+
+
+def test_empty_folders(tmp_path):
+    for folder in ("low", "high"):
+        (tmp_path / "Synthetic/Train" / folder).mkdir(parents=True)
+    with pytest.raises(DistillkitError, match="no images"):
+        load(V2_SYN, tmp_path, "train", check=False)

@@ -1,0 +1,128 @@
+"""The U-Net against numbers of the published code, and reading weight files."""
+
+import pickle
+
+import pytest
+import torch
+from distillkit_lowlight.build import TINY_UNET
+from distillkit_lowlight.gsad.unet import UNet
+from distillkit_lowlight.gsad.weights import load_unet
+from distillkit_lowlight.schedule import TABLES, betas, tables
+from torch.testing import assert_close
+
+from distillkit import WeightsError
+
+
+@pytest.mark.golden("gsad_unet_small*")
+def test_outputs_and_input_gradient(case):
+    network, x, level = case.unet(), case["in.x"].requires_grad_(), case["in.noise_level"][:, 0]
+    encoded = network.noise_level_mlp[0](level)
+    assert_close(encoded, case["mid.positional_encoding"].flatten(1), atol=1e-6, rtol=0)
+    assert_close(network.noise_level_mlp(level), case["mid.noise_embed"].flatten(1), atol=1e-5, rtol=0)
+    noise, uncertainty = network.with_uncertainty(x, level)
+    assert_close(noise, case["out.eps"], atol=3e-5, rtol=0)
+    assert_close(uncertainty, case["out.var"], atol=3e-5, rtol=0)
+    assert torch.equal(network(x, level), noise)
+    (gradient,) = torch.autograd.grad(noise.square().mean(), x)
+    assert_close(gradient, case["out.grad_x_of_mean_eps2"], atol=1e-8, rtol=1e-4)
+
+
+@pytest.mark.golden("gsad_unet_small*")
+def test_images_of_a_batch_do_not_mix(case):
+    network, x, level = case.unet(), case["in.x"], case["in.noise_level"][:, 0]
+    assert_close(network(x[1:], level[1:]), case["out.eps"][1:], atol=3e-5, rtol=0)
+
+
+@pytest.mark.golden("gsad_unet_full_recipe*")
+def test_full_size(case):
+    network = case.unet()
+    probed = dict(network.named_parameters())
+    for name, values in case.info.get("probe", {}).items():
+        assert probed[name].flatten()[: len(values)].tolist() == values
+    noise, uncertainty = network.with_uncertainty(case["in.x"], case["in.noise_level"][:, 0])
+    assert_close(noise, case["out.eps"], atol=3e-5, rtol=0)
+    assert_close(uncertainty, case["out.var"], atol=3e-5, rtol=0)
+
+
+@pytest.mark.golden("gsad_keys_full*")
+def test_published_key_map(case):
+    with torch.device("meta"):
+        network = UNet(**case.info["config"])
+    own = {f"denoise_fn.{k}": list(v.shape) for k, v in network.state_dict().items()}
+    buffers = {name: [500] for name in TABLES}
+    assert own | buffers == case.info["keys"]
+    assert len(case.info["keys"]) == case.info["n_keys"]
+    totals = case.info["totals"]
+    assert sum(p.numel() for p in network.parameters()) == totals["unet_parameters"]
+    dead = sum(p.numel() for name, p in network.named_parameters() if ".mlp." in name)
+    assert dead == totals["res_block.mlp (never called, dead)"]
+
+
+def test_published_size():
+    with torch.device("meta"):
+        network = UNet()
+    assert sum(p.numel() for p in network.parameters()) == 17_434_182
+    assert len(network.state_dict()) + len(TABLES) == 432
+
+
+@pytest.fixture
+def tiny():
+    return UNet(**TINY_UNET)
+
+
+def _published(network, prefix=""):
+    """The network as the training program saves it: under ``denoise_fn.``, beside the tables of its schedule."""
+    state = {f"{prefix}denoise_fn.{k}": v.clone() for k, v in network.state_dict().items()}
+    return state | {f"{prefix}{k}": v for k, v in tables(betas("linear", 500)).items()}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_reads_published_files(tmp_path, tiny, prefix):
+    torch.save(_published(tiny, prefix), tmp_path / "gen.pth")
+    other = UNet(**TINY_UNET)
+    load_unet(other, tmp_path / "gen.pth")
+    assert all(torch.equal(a, b) for a, b in zip(tiny.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+class _Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def _write_bad(kind, path, network):
+    good = path.with_suffix(".good")
+    torch.save(_published(network), good)
+    if kind == "random bytes":
+        path.write_bytes(bytes(torch.randint(256, (5000,), generator=torch.Generator().manual_seed(0)).tolist()))
+    elif kind == "truncated":
+        path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    elif kind == "code":
+        torch.save({"denoise_fn.x": _Trap(path.with_suffix(".ran"))}, path)
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps(_Trap(path.with_suffix(".ran"))))
+    elif kind == "optimiser":
+        torch.save({"epoch": 3, "optimizer": {"state": {}}}, path)
+    elif kind == "a tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "other architecture":
+        torch.save(_published(UNet(**TINY_UNET | {"res_blocks": 2})), path)
+    elif kind == "other width":
+        torch.save(_published(UNet(**TINY_UNET | {"inner_channel": 8})), path)
+    else:
+        assert kind == "missing"
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize(
+    "kind",
+    ["random bytes", "truncated", "code", "plain pickle", "optimiser", "a tensor", "other architecture", "other width", "missing"],
+)
+def test_refuses_other_files(tmp_path, tiny, kind):
+    path = tmp_path / "gen.pth"
+    _write_bad(kind, path, tiny)
+    with pytest.raises(WeightsError, match=r"gen\.pth"):
+        load_unet(tiny, path)
+    assert not path.with_suffix(".ran").exists()

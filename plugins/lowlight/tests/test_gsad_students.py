@@ -1,0 +1,166 @@
+"""GSAD as score teacher and student: eq. 2 against golden numbers, and where gradients of each kind of student flow."""
+
+import pytest
+import torch
+from distillkit_lowlight.build import gsad_student, gsad_teacher
+from distillkit_lowlight.gsad.model import GSAD
+from distillkit_lowlight.gsad.sampler import EVALUATION, Schedule
+from distillkit_lowlight.options import GSADOptions, GSADStudentOptions
+from torch.testing import assert_close
+
+from distillkit.diffusion.adapters import add_adapter
+from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
+from distillkit.objectives.dual_teacher import StudentSample, score_distillation
+
+
+@pytest.fixture
+def loss_case(case, recipe_numbers):
+    """Teacher, student (weights moved a little) and the inputs of the golden loss."""
+    data = case.other(case.path.stem.replace("ctsr_loss", "diffusion"))
+    unet = case.other(data.info["uses_weights_of"])
+    teacher, student = (GSAD(unet.unet(), EVALUATION["lol-v2-syn"]) for _ in range(2))
+    with torch.no_grad():
+        for name, p in student.network.named_parameters():
+            p.add_(0.02 * recipe_numbers(f"stu.{name}", p.shape, case.info["seed"]).float())
+    student.requires_grad_(True)
+    return teacher, student, data["in.lq"], data["in.gt"], data["in.noise"], case["in.level"][:, 0]
+
+
+@pytest.mark.golden("gsad_ctsr_loss_small*")
+def test_eq_2_by_hand(case, loss_case):
+    teacher, student, lq, gt, noise, level = loss_case
+    x_s = case["in.x_s"].requires_grad_()
+    condition = teacher.condition(lq)
+    z_t_s, z_t = (teacher.process.diffuse(z, level, noise) for z in (x_s, gt))
+    assert_close(z_t_s, case["mid.z_t_s"], atol=1e-6, rtol=0)
+    assert_close(z_t, case["mid.z_t"], atol=1e-6, rtol=0)
+    of_student, of_truth = (teacher.predict(z, level, condition) for z in (z_t_s, z_t))
+    own = student.predict(z_t_s.detach(), level, condition)
+    assert_close(of_student.noise, case["mid.eps_T_zts"], atol=3e-5, rtol=0)
+    assert_close(of_truth.noise, case["mid.eps_T_zt"], atol=3e-5, rtol=0)
+    assert_close(own.noise, case["mid.eps_S_zts"], atol=3e-5, rtol=0)
+
+    term1 = (of_student.noise.detach() - own.noise).square().mean()
+    term2 = (of_student.noise - of_truth.noise.detach()).square().mean()
+    loss = term1 + case.info["gamma"] * term2
+    assert_close(term1, case["out.term1"][0], rtol=1e-4, atol=0)
+    assert_close(term2, case["out.term2"][0], rtol=1e-4, atol=0)
+    assert_close(loss, case["out.loss"][0], rtol=1e-4, atol=0)
+    snr = teacher.process.coefficients(level).ratio ** 2
+    via_clean = (snr * (of_student.clean - own.clean).square()).mean()
+    assert_close(via_clean, case["out.term1_via_x0_snr"][0], rtol=1e-3, atol=0)
+
+    loss.backward()
+    assert_close(x_s.grad, case["out.grad_x_s"], rtol=1e-4, atol=1e-8)
+    (name,) = [n for n in case.tensors if n.startswith("out.grad_S.")]
+    gradients = {n: p.grad for n, p in student.network.named_parameters() if p.grad is not None}
+    assert_close(gradients[name.removeprefix("out.grad_S.")], case[name], rtol=1e-3, atol=1e-7)
+    norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
+    assert_close(norm, case["out.grad_S_norm"][0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.golden("gsad_ctsr_loss_small*")
+def test_a_teacher_blind_to_z_t(case, loss_case):
+    """Embedded as a clean prediction, it teaches its output in term 1 and nothing but the ground truth in term 2."""
+    teacher, _, _, gt, _, level = loss_case
+    process, r = teacher.process, case["blind.r"]
+    z_t_s, z_t = case["mid.z_t_s"], case["mid.z_t"]
+    eps = noise_from_clean(process, z_t_s, level, r, None)
+    assert_close(eps, case["blind.eps_T"], rtol=1e-5, atol=1e-5)
+    snr = process.coefficients(level).ratio ** 2
+    own = clean_from_noise(process, z_t_s, level, case["mid.eps_S_zts"], None)
+    term1 = (snr.clamp(max=5) * (r - own).square()).mean()
+    assert_close(term1, case["blind.term1_x0_minsnr5"][0], rtol=1e-4, atol=0)
+    term2 = (eps - noise_from_clean(process, z_t, level, r, None)).square().mean()
+    assert_close(term2, case["blind.term2_equals_snr_mse"][0], rtol=1e-4, atol=0)
+    assert_close(term2, (snr * (case["in.x_s"] - gt).square()).mean(), rtol=1e-4, atol=0)
+
+
+def student(**options):
+    return gsad_student(GSADStudentOptions(size="tiny", **options))
+
+
+@pytest.mark.parametrize("generate", ["last-step", "one-step"])
+def test_gradient_reaches_the_student(images, generator, generate):
+    model = student(generate=generate)
+    z = model.generate(model.condition(images(2, 24, 20)), generator)
+    assert z.shape == (2, 3, 24, 20)
+    z.square().mean().backward()
+    without = {n for n, p in model.network.named_parameters() if p.grad is None}
+    assert without == {n for n, p in model.network.named_parameters() if not p.requires_grad}
+    assert all(".mlp." in n or n.startswith("var_conv.") for n in without)
+
+
+def test_last_step_student_stops_at_every_step_of_its_sampler(images, monkeypatch):
+    model, generator = student(), torch.Generator().manual_seed(0)
+    model.schedule = Schedule(4, 0.01, 0.8)
+    condition = model.condition(images(1, 16, 16))
+    counted = []
+    forward = model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda x, t: counted.append(torch.is_grad_enabled()) or forward(x, t))
+    lengths = set()
+    for _ in range(40):
+        counted.clear()
+        model.generate(condition, generator)
+        assert counted == [False] * (len(counted) - 1) + [True]
+        lengths.add(len(counted))
+    assert lengths == set(range(1, model.schedule.steps + 1))
+    counted.clear()
+    with torch.no_grad():
+        model.generate(condition, generator)
+    assert counted == [False] * model.schedule.steps
+
+
+def test_restoring_with_the_student_equals_the_teacher_at_first(images):
+    teacher = gsad_teacher(GSADOptions(size="tiny"))
+    with torch.no_grad():
+        a, b = (m.restore(images(1, 20, 28), torch.Generator().manual_seed(1)) for m in (teacher, student()))
+    assert torch.equal(a, b) and a.shape == (1, 3, 20, 28) and a.abs().max() <= 1
+
+
+def test_one_step_student_looks_at_noise_once(images, generator, monkeypatch):
+    model = student(generate="one-step")
+    levels = []
+    forward = model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda x, t: levels.append(t) or forward(x, t))
+    with torch.no_grad():
+        model.restore(images(2, 16, 16), generator)
+    assert len(levels) == model.passes == 1
+    assert_close(levels[0], torch.full((2,), 0.0797), atol=1e-4, rtol=0)
+
+
+def test_seeds_decide_the_weights_and_leave_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    one, same, other = (student(seed=s).network.downs[0].weight for s in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_forward_pads_what_it_is_given(images, generator):
+    """The noise of an odd-sized image is that of the padded one, cropped."""
+    model = student()
+    lq, z_t, t = images(1, 22, 17), torch.randn(1, 3, 22, 17, generator=generator), torch.tensor([0.5])
+    assert model(z_t, t, model.condition(lq)).shape == z_t.shape
+    square = images(1, 16, 16)
+    direct = model.network(torch.cat([square, z_t[..., :16, :16]], 1), t)
+    assert torch.equal(model(z_t[..., :16, :16], t, model.condition(square)), direct)
+
+
+ADAPTED = ["downs.0", "noise_level_mlp.1", "noise_level_mlp.3", "noise_func.0", "block.3", "res_conv", "qkv", "out", "conv"]
+"""As the README gives them: every layer that is used when restoring."""
+
+
+def test_distils_in_the_engine(images, generator):
+    """At the start student and teacher agree; the documented adapter targets all learn."""
+    teacher = gsad_teacher(GSADOptions(size="tiny")).requires_grad_(False)
+    model = student()
+    adapter = add_adapter(model.network, "lora", rank=2, targets=ADAPTED)
+    lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
+    condition = model.condition(lq)
+    latent = model.generate(condition, generator)
+    sample = StudentSample(condition, latent, model.codec.decode(latent))
+    terms = score_distillation(teacher, model, sample, lq, gt, generator)
+    assert terms.imitate < 1e-10 < terms.anchor
+    terms.anchor.backward()
+    assert all(p.grad is not None for p in adapter.tensors().values())
+    assert all(p.grad is None for p in teacher.parameters())

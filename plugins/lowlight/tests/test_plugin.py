@@ -1,0 +1,92 @@
+"""What the plugin offers, and that offering it is cheap."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
+from pydantic import ValidationError
+
+from distillkit import DiffusionModel, OutputTeacher
+from distillkit.hooks.manager import load_plugins
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    return load_plugins([EntryPoint("lowlight", "distillkit_lowlight.plugin", "distillkit")])
+
+
+def build(plugins, kind, name, **options):
+    spec = plugins.find(kind, f"lowlight/{name}")[1]
+    return spec.build(spec.config(**options))
+
+
+def test_is_whole(plugins):
+    (plugin,) = plugins
+    assert plugin.error is None and not plugin.problems
+    assert {kind: set(specs) for kind, specs in plugin.specs.items()} == {
+        "teachers": {"gsad", "retidiff"},
+        "students": {"gsad"},
+        "degradations": {"dark"},
+        "datasets": {"lol-v1", "lol-v2-real", "lol-v2-syn"},
+        "metrics": {"psnr-gtmean", "ssim-uniform", "ssim-uniform-gtmean", "retinex"},
+    }
+
+
+def test_importing_it_brings_in_no_torch():
+    code = "import sys, distillkit_lowlight.plugin as p; p.distillkit_teachers(); print({'torch', 'datasets'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("kind", "name"), [("teachers", "gsad"), ("teachers", "retidiff"), ("students", "gsad")])
+def test_tiny_models_restore(plugins, images, generator, kind, name):
+    model = build(plugins, kind, name, size="tiny")
+    with torch.no_grad():
+        restored = model.restore(images(1, 20, 26), generator)
+    assert restored.shape == (1, 3, 20, 26) and restored.abs().max() <= 1
+    assert isinstance(model, OutputTeacher)
+
+
+def test_capabilities_are_what_is_built(plugins):
+    for name, spec in plugins.specs("teachers").items():
+        model = spec.build(spec.config(size="tiny"))
+        assert isinstance(model, DiffusionModel) == ("score" in spec.capabilities), name
+
+
+@pytest.mark.parametrize(("generate", "kind", "passes"), [("last-step", LastStepStudent, 20), ("one-step", OneStepStudent, 1)])
+def test_kind_of_student(plugins, generate, kind, passes):
+    model = build(plugins, "students", "gsad", size="tiny", generate=generate, data_set="lol-v1")
+    assert type(model) is kind and model.passes == passes
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "what"),
+    [
+        ("teachers", "gsad", {}, "give the path of weights"),
+        ("teachers", "retidiff", {"weights": "a.pth"}, "give the path of decomposition"),
+        ("students", "gsad", {"size": "tiny", "weights": "a.pth"}, "reads no weights"),
+        ("students", "gsad", {"size": "tiny", "generate": "two-step"}, "last-step"),
+        ("degradations", "dark", {"gamma": (3, 2)}, "above the upper"),
+        ("degradations", "dark", {"exposure": (0.5, 1.5)}, "less than or equal to 1"),
+        ("degradations", "dark", {"jpeg": (0, 90)}, "greater than or equal to 1"),
+        ("datasets", "lol-v1", {"root": ".", "splits": "train"}, "Extra inputs"),
+        ("metrics", "retinex", {}, "give the path of decomposition"),
+    ],
+)
+def test_options_that_cannot_be(plugins, kind, name, options, what):
+    with pytest.raises(ValidationError, match=what):
+        build(plugins, kind, name, **options)
+
+
+def test_weight_files_are_declared(plugins):
+    spec = plugins.find("teachers", "lowlight/retidiff")[1]
+    files = spec.weights(spec.config(weights="here/llie_syn.pth", decomposition="here/retinex_decomnet.pth"))
+    assert [f.name for f in files] == ["here/llie_syn.pth", "here/retinex_decomnet.pth"]
+    assert all(f.find() is None and f.license == "NONE" for f in files)
+    assert spec.weights(spec.config(size="tiny")) == ()
+
+
+def test_degradation_takes_its_options(plugins):
+    assert build(plugins, "degradations", "dark", exposure=[0.1, 0.2]).exposure == (0.1, 0.2)

@@ -1,0 +1,168 @@
+"""Reti-Diff's weight files, the output teacher, the distance of retinex maps, and the score in prior space."""
+
+import pytest
+import torch
+from distillkit_lowlight.build import TINY_RETIDIFF, retidiff_teacher, retinex_distance
+from distillkit_lowlight.options import RetiDiffOptions, RetinexOptions
+from distillkit_lowlight.retidiff.decomposition import Decomposition
+from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
+from distillkit_lowlight.retidiff.prior_score import PriorTeacher, prior_distillation
+from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
+from distillkit_lowlight.schedule import betas, tables
+from torch.testing import assert_close
+
+from distillkit import Metric, OutputTeacher, WeightsError
+
+
+def published(network):
+    """The flat state dictionary of the training program: denoisers and extractors a second time, and the schedule's tables."""
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    for name in ("img", "rex"):
+        for own, wrapped in (("denoise", "model"), ("condition", "condition")):
+            prefix = f"{name}_{own}."
+            copies = {k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)}
+            state |= {f"{name}_diffusion.{wrapped}.{k}": v for k, v in copies.items()}
+        state |= {f"{name}_diffusion.{k}": v for k, v in tables(betas("quad", 4, 0.1, 0.99)).items()}
+    return state
+
+
+def save(path, state):
+    torch.save({"params": {k: v + 1 for k, v in state.items()}, "params_ema": state}, path)
+    return path
+
+
+def same(a, b):
+    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+@pytest.fixture
+def trained():
+    return RetiDiff(**TINY_RETIDIFF, training_head=True)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_reads_the_averaged_weights(tmp_path, trained, prefix):
+    path = save(tmp_path / "llie.pth", {prefix + k: v for k, v in published(trained).items()})
+    with_head, without = RetiDiff(**TINY_RETIDIFF, training_head=True), RetiDiff(**TINY_RETIDIFF)
+    load_retidiff(with_head, path)
+    load_retidiff(without, path)
+    assert same(with_head, trained) and same(without, trained)
+
+
+def test_training_head_may_be_absent_from_the_file(tmp_path, trained):
+    path = save(tmp_path / "llie.pth", {k: v for k, v in published(trained).items() if not k.startswith("G.decom.")})
+    network = RetiDiff(**TINY_RETIDIFF)
+    load_retidiff(network, path)
+    assert same(network, trained)
+    with pytest.raises(WeightsError, match=r"missing G\.decom"):
+        load_retidiff(RetiDiff(**TINY_RETIDIFF, training_head=True), path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rex_condition.E_I.2.body.0.weight", "img_diffusion.model.resmlp.0.bias", "rex_diffusion.condition.E_I.2.body.2.bias"],
+)
+def test_refuses_aliases_that_differ(tmp_path, trained, name):
+    state = published(trained)
+    state[name] = state[name] + 1e-3
+    with pytest.raises(WeightsError, match="name one tensor but differ"):
+        load_retidiff(RetiDiff(**TINY_RETIDIFF), save(tmp_path / "llie.pth", state))
+
+
+def test_refuses_another_architecture(tmp_path, trained):
+    path = save(tmp_path / "llie.pth", published(trained))
+    with pytest.raises(WeightsError, match="another architecture"):
+        load_retidiff(RetiDiff(**TINY_RETIDIFF | {"n_encoder_res": 2}), path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", bytes(range(256)) * 20])
+def test_refuses_what_is_no_weight_file(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    for load, network in ((load_retidiff, RetiDiff(**TINY_RETIDIFF)), (load_decomposition, Decomposition())):
+        with pytest.raises(WeightsError, match=r"x\.pth"):
+            load(network, tmp_path / "x.pth")
+
+
+def test_reads_decomposition_networks(tmp_path):
+    network, plain, nested = Decomposition(), Decomposition(), Decomposition()
+    torch.save(network.state_dict(), tmp_path / "retinex_decomnet.pth")
+    checkpoint = {"epoch": 3, "state_dict": {"model_R": network.state_dict()}, "optimizer": {"lr": 1e-4}}
+    torch.save(checkpoint, tmp_path / "init_low.pth")
+    load_decomposition(plain, tmp_path / "retinex_decomnet.pth")
+    load_decomposition(nested, tmp_path / "init_low.pth")
+    assert same(plain, network) and same(nested, network)
+
+
+def test_reads_stage_one(tmp_path, trained):
+    extractors, read = (StageOneExtractors(TINY_RETIDIFF["n_feats"], 1) for _ in range(2))
+    state = dict(extractors.state_dict()) | {f"G.{k}": v for k, v in trained.G.state_dict().items()}
+    load_stage_one(read, save(tmp_path / "s1.pth", state))
+    assert same(read, extractors)
+
+
+def test_residual_blocks_are_shared():
+    extractor = RetiDiff(**TINY_RETIDIFF).rex_condition
+    assert extractor.E_R[2] is extractor.E_I[2]
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return retidiff_teacher(RetiDiffOptions(size="tiny", seed=3)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", [(32, 40), (27, 45), (9, 8)])
+def test_restores_any_size(teacher, images, size, generator):
+    restored = teacher.restore(images(2, *size), generator)
+    assert isinstance(teacher, OutputTeacher) and restored.shape == (2, 3, *size)
+    assert restored.abs().max() <= 1
+
+
+def test_starts_are_drawn_from_the_generator(teacher, images):
+    a, b, c = (teacher.restore(images(1, 16, 16), torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_retinex_distance_is_a_differentiable_metric(images):
+    distance = retinex_distance(RetinexOptions(size="tiny"))
+    gt, restored = images(2, 16, 16), images(2, 16, 16, seed=1).requires_grad_()
+    assert isinstance(distance, Metric) and distance.differentiable
+    value = distance(restored, gt)
+    assert value.shape == (2,) and (value > 0).all() and (distance(gt, gt) == 0).all()
+    value.sum().backward()
+    assert restored.grad.abs().sum() > 0
+    assert all(p.grad is None for p in distance.decomposition.parameters())
+
+
+@pytest.fixture(scope="module")
+def priors(teacher):
+    torch.manual_seed(0)
+    extractors = StageOneExtractors(TINY_RETIDIFF["n_feats"], TINY_RETIDIFF["n_encoder_res"])
+    return PriorTeacher(teacher.network, extractors, teacher.decomposition, Decomposition()).requires_grad_(False)
+
+
+def test_prior_score_terms(priors, images, generator):
+    lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
+    restored = images(2, 16, 16, seed=2).requires_grad_()
+    condition = priors.condition(lq)
+    z_s, z = priors.encode(restored, condition), priors.encode(gt, condition)
+    assert z.shape == (2, 2 * priors.network.prior, 1, 1)
+    t, noise = torch.tensor([1, 3]), torch.randn(z.shape, generator=generator)
+    terms = prior_distillation(priors, restored, gt, lq, t, noise)
+
+    snr = priors.process.coefficients(t).ratio ** 2
+    clean_s, clean = (priors(priors.process.diffuse(v, t, noise), t, condition) for v in (z_s, z))
+    assert_close(terms.imitate, (snr * (clean_s - z_s).square()).mean(), rtol=1e-4, atol=1e-6)
+    gap = (z_s - z) - (clean_s - clean)
+    assert_close(terms.anchor, (snr * gap.square()).mean(), rtol=1e-4, atol=1e-6)
+    assert prior_distillation(priors, gt, gt, lq, t, noise).anchor == 0
+    for term in terms:
+        (gradient,) = torch.autograd.grad(term, restored, retain_graph=True)
+        assert gradient.abs().sum() > 0
+
+
+def test_prior_chain_is_the_teachers(priors, teacher, images):
+    """Generating a latent and decoding it is what the output teacher does."""
+    lq = images(2, 16, 24)
+    condition = priors.condition(lq)
+    decoded = priors.decode(priors.generate(condition, torch.Generator().manual_seed(4)), condition).clamp(-1, 1)
+    assert_close(decoded, teacher.restore(lq, torch.Generator().manual_seed(4)), atol=1e-6, rtol=0)
