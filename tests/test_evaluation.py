@@ -1,18 +1,24 @@
-"""The evaluation protocol, the statistics of its results, and the files written from them."""
+"""The evaluation protocol and the files written from its results."""
 
+import csv
+import io
 import json
 import math
+import re
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from distillkit.errors import DataError, DistillkitError, WeightsError
-from distillkit.evaluation.claims import claims
+from distillkit.evaluation.gallery import Gallery, caption, in_order
 from distillkit.evaluation.metrics import FullReference, from_uint8, psnr, to_uint8
+from distillkit.evaluation.plots import losses_png
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
-from distillkit.evaluation.results import Entry, Measure, Results
-from distillkit.evaluation.statistics import photo_of, standard_error
+from distillkit.evaluation.report import write_evaluation, write_file, write_report
+from distillkit.evaluation.results import Results
 
 BLUR = FullReference(
     "roughness",
@@ -51,8 +57,17 @@ METHODS = (
 
 
 @pytest.fixture(scope="module")
-def results() -> Results:
-    return evaluate(METHODS, items(), [psnr(), BLUR], dataset="toy", seed=1, combine=("fidelity", "realness"), alphas=(0.25, 0.5))
+def evaluated() -> tuple[Results, Gallery]:
+    gallery = Gallery(limit=2)
+    absent = {"lpips-vgg": "/nowhere/trunk.pth - not here"}
+    teachers = ("fidelity", "realness")
+    options = {"dataset": "toy", "seed": 1, "combine": teachers, "alphas": (0.25, 0.5), "absent": absent, "observe": gallery}
+    return evaluate(METHODS, items(), [psnr(), BLUR], **options), gallery
+
+
+@pytest.fixture
+def results(evaluated) -> Results:
+    return evaluated[0]
 
 
 def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
@@ -69,8 +84,9 @@ def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
         ("linear:0.25", None): 5,
         ("linear:0.5", None): 5,
     }
-    assert {row["n"] for row in rows} == {6}
-    assert all("clustered by photo" in row["protocol"] for row in rows)
+    measured = [row for row in rows if row["metric"] != "lpips-vgg"]
+    assert {row["n"] for row in measured} == {6}
+    assert all("clustered by photo" in row["protocol"] for row in measured)
 
 
 def test_values_are_those_of_the_saved_8_bit_images(results):
@@ -137,6 +153,8 @@ def test_items_must_exist_and_have_names_of_their_own():
         evaluate(METHODS, [], [psnr()], dataset="toy")
     with pytest.raises(DataError, match="two images"):
         evaluate(METHODS, [*items(1, 1), *items(1, 1)], [psnr()], dataset="toy")
+    with pytest.raises(ValueError, match="share a name"):
+        evaluate(METHODS, items(), [psnr(), psnr()], dataset="toy")
     with pytest.raises(ValueError, match="share a label"):
         evaluate([METHODS[0], METHODS[0]], items(), [psnr()], dataset="toy")
 
@@ -148,6 +166,12 @@ def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, 
         np.testing.assert_allclose(values, results.values[key], atol=1e-6)
     mixed = evaluate(METHODS, [*items(1, 1), ("large", *next(items(1, 1, size=20))[1:])], [psnr()], dataset="toy")
     assert mixed.items == ("photo0.png#0", "large")
+
+
+def test_psnr_is_measured_even_if_nobody_asked():
+    found = evaluate([bicubic_method(2)], items(), [BLUR], dataset="toy")
+    assert [m.name for m in found.metrics] == ["psnr", "roughness"]
+    assert found.fidelity == "psnr"
 
 
 def test_absent_weights_become_cells_that_say_so():
@@ -168,113 +192,147 @@ def test_results_survive_json(results):
     assert again.at_equal("roughness") == results.at_equal("roughness")
 
 
-# Statistics
+# Files
+
+HISTORY = [
+    {"stage": stage, "step": step, "loss": 1 / step, "l2": 0.5 / step, "lr": 1e-4}
+    for stage, steps in (("stage1", range(10, 100, 10)), ("stage2", range(110, 200, 10)))
+    for step in steps
+]
 
 
-def test_standard_error_of_independent_values_is_the_usual_one():
-    values = np.random.default_rng(0).normal(size=20)
-    assert standard_error(values, [str(i) for i in range(20)]) == pytest.approx(values.std(ddof=1) / math.sqrt(20))
+def report(run_dir, evaluated, **changes) -> str:
+    given = {"trained": ["roughness"], "recipe_toml": "name = 'toy'", "manifest": {}, "history": HISTORY} | changes
+    return write_report(run_dir, *evaluated, **given).read_text()
 
 
-def test_standard_error_counts_photos_not_crops():
-    photos = np.random.default_rng(0).normal(size=6)
-    copies = np.repeat(photos, 10)
-    groups = np.repeat([f"p{i}" for i in range(6)], 10)
-    assert standard_error(copies, groups) == pytest.approx(photos.std(ddof=1) / math.sqrt(6))
-    assert standard_error(copies, ["one"] * 60) is None
+class Page(HTMLParser):
+    """Attributes that load something, and the tags that are open at the end."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action") and value]
+        if tag not in ("meta", "img", "input", "br", "source"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
 
 
-def test_standard_error_covers_the_truth_as_often_as_it_should():
-    rng = np.random.default_rng(1)
-    groups = np.repeat(np.arange(12), 4)
-    inside = 0
-    for _ in range(1000):
-        values = np.repeat(rng.normal(size=12), 4) + 0.5 * rng.normal(size=48)
-        inside += abs(values.mean()) < 2.2 * standard_error(values, groups)  # 2.2: Student's t with 11 degrees of freedom, 95 %
-    assert 0.92 < inside / 1000 < 0.98
+def test_an_evaluation_folder_holds_the_promised_files(tmp_path, evaluated):
+    write_evaluation(*evaluated, tmp_path, ["roughness"])
+    files = {"metrics.json", "metrics.csv", "table.md", "tradeoff.png", "strip.png", "per_image.json"}
+    assert {p.name for p in tmp_path.iterdir()} == files
+    rows = json.loads((tmp_path / "metrics.json").read_text())
+    assert rows == evaluated[0].rows()
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "metrics.csv").read_text())))
+    assert [line["method"] for line in lines] == [row["method"] for row in rows]
+    assert [float(line["mean"]) if line["mean"] else None for line in lines] == [row["mean"] for row in rows]
+    assert Results.from_json((tmp_path / "per_image.json").read_text()).rows() == rows
 
 
-def test_the_photo_of_a_crop():
-    assert [photo_of(n) for n in ("a.png#3", "a.png", "a#b.png#0")] == ["a.png", "a.png", "a#b.png"]
+def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_without_weights(tmp_path, evaluated):
+    write_evaluation(*evaluated, tmp_path, ["roughness"])
+    table = (tmp_path / "table.md").read_text()
+    assert "roughness ↓ (trained against)" in table
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert all(line.endswith("| weights absent |") for line in lines if re.match(r"\| (bicubic|student|linear)", line))
+    assert "MISSED" in table or "holds" in table
+    assert "3 photos" in table
+    write_evaluation(*evaluated, tmp_path, [])
+    assert "roughness ↓ (held out)" in (tmp_path / "table.md").read_text()
 
 
-def made_up(student: list[tuple[float, float]], spread: float = 0.0, photos: int = 8, noise: float = 0.02) -> Results:
-    """Teachers at (distance .1, 20 dB) and (.5, 24 dB), their curve a straight line; the student's (distance, dB) as given."""
-    rng = np.random.default_rng(0)
-    common = rng.normal(size=photos)
-    places = {"realness": (0.1, 20.0), "linear:0.5": (0.3, 22.0), "fidelity": (0.5, 24.0)}
-    places |= {f"student@{t:g}": place for t, place in zip(np.linspace(0, 1, len(student)), student, strict=True)}
-    values = {}
-    for label, (distance, db) in places.items():
-        own = noise * rng.normal(size=(2, photos))
-        own -= own.mean(1, keepdims=True)
-        values[label, "d"] = distance + spread * 0.05 * (common - common.mean()) + 0.1 * own[0]
-        values[label, "psnr"] = db + spread * (common - common.mean()) + own[1]
-    entries = [Entry(n, None, 1) for n in ("realness", "fidelity", "linear:0.5")]
-    entries += [Entry("student", float(t), 1) for t in np.linspace(0, 1, len(student))]
-    metrics = (Measure("psnr", "", True, False), Measure("d", "", False, True))
-    names = tuple(f"p{i}" for i in range(photos))
-    return Results("made up", names, tuple(entries), metrics, values, ("fidelity", "realness"))
+def test_the_pictures_are_pictures(tmp_path, evaluated):
+    write_evaluation(*evaluated, tmp_path, ["roughness"])
+    strip = np.array(Image.open(tmp_path / "strip.png"))
+    assert strip.shape == (26 + 2 * 192 + 6, 8 * 192 + 7 * 6, 3)  # input, bicubic, 2 teachers, student at 3 trade-offs, truth
+    first = evaluated[1].photos["photo0.png"]
+    left = 7 * (192 + 6)
+    assert (strip[26, left] == first["gt"][:, 0, 0].numpy()).all()
+    assert (strip[26 + 191, left + 191] == first["gt"][:, -1, -1].numpy()).all()
+    plot = np.array(Image.open(tmp_path / "tradeoff.png").convert("RGB"))
+    blue = np.abs(plot.astype(int) - [0x21, 0x86, 0xD0]).sum(-1) < 20
+    assert blue.sum() > 500  # the student's curve is drawn
 
 
-GOOD = [(0.2, 22.0), (0.3, 22.8), (0.4, 23.5)]
+def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
+    photos = evaluated[1].photos
+    assert list(photos) == ["photo0.png", "photo1.png"]
+    assert set(photos["photo0.png"]) == {"lq", "gt", *(m.label for m in METHODS)}
+    assert in_order(list(photos["photo0.png"]), ("fidelity", "realness")) == [
+        *("lq", "bicubic", "fidelity", "realness", "student@0", "student@0.5", "student@1", "gt")
+    ]
+    assert [caption(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")] == [
+        *("input", "fidelity teacher", "student 0.5")
+    ]
 
 
-def test_paired_differences_forget_what_the_images_share():
-    found = made_up(GOOD, spread=3.0)
-    difference = found.paired("student@1", "student@0", "psnr")
-    assert difference.mean == pytest.approx(1.5)
-    assert difference.sem < 0.02 < 0.5 < found.summary("student@1", "psnr").sem
+def test_a_gallery_cuts_the_same_region_of_every_image():
+    gt = torch.arange(40 * 60).view(1, 40, 60).expand(3, -1, -1)
+    gallery = Gallery(limit=1, side=30)
+    gallery("a", {"lq": gt[:, ::4, ::4], "gt": gt, "student": gt})
+    (shown,) = gallery.photos.values()
+    assert shown["gt"].shape == (3, 28, 28) and shown["lq"].shape == (3, 7, 7)
+    assert torch.equal(shown["gt"][:, ::4, ::4], shown["lq"])
 
 
-def test_the_gap_at_equal_distance_is_measured_against_the_interpolated_combination():
-    gaps = made_up(GOOD, noise=0.0).at_equal("d")
-    assert [g.difference.mean for g in gaps] == pytest.approx([1.0, 0.8, 0.5])
-    assert [g.distance for g in gaps] == pytest.approx([0.2, 0.3, 0.4])
+def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluated):
+    html = report(tmp_path, evaluated)
+    page = Page(html)
+    assert page.open == []
+    assert len(page.loads) == 5 and all(value.startswith("data:image/png;base64,") for value in page.loads)
+    assert not re.search(r"https?://", html)
+    assert html.count("weights absent") == 8 + 1  # a cell of each entry, and the protocols
+    assert "trained against" in html
 
 
-def test_the_error_of_the_gap_allows_for_the_distance_being_a_sample_mean():
-    found = made_up(GOOD, spread=1.0, noise=0.0)
-    gap = found.at_equal("d")[0].difference
-    assert gap.sem == pytest.approx(0, abs=1e-9)  # what all images share cancels
-    shifted = dict(found.values)
-    moved = np.linspace(-0.01, 0.01, len(found.items))
-    shifted["student@0", "d"] = shifted["student@0", "d"] + moved
-    again = Results(found.dataset, found.items, found.entries, found.metrics, shifted, found.teachers)
-    assert again.at_equal("d")[0].difference.sem == pytest.approx(10 * moved.std(ddof=1) / math.sqrt(len(moved)))  # slope 10 dB
+def test_the_report_shows_what_a_recipe_says_and_runs_none_of_it(tmp_path, evaluated):
+    hostile = "</pre><script>alert(1)</script>"
+    html = report(tmp_path, evaluated, recipe_toml=hostile, manifest={"python": {"version": "<b>3.11</b>"}})
+    assert hostile not in html and "&lt;script&gt;alert(1)" in html
+    assert "python.version" in html and "<b>3.11" not in html
 
 
-def test_no_gap_where_no_combination_reaches_the_distance():
-    gaps = made_up([(0.05, 21.0), (0.3, 22.8), (0.6, 24.5)]).at_equal("d")
-    assert [g.difference is None for g in gaps] == [True, False, True]
+def test_the_viewer_has_every_photo_at_every_tradeoff(tmp_path, evaluated):
+    html = report(tmp_path, evaluated)
+    data = json.loads(re.search(r'<script type="application/json" id="viewer">(.*?)</script>', html, re.DOTALL)[1])
+    assert [photo["name"] for photo in data["photos"]] == ["photo0.png", "photo1.png"]
+    assert [point["tradeoff"] for point in data["sweep"]] == [0, 0.5, 1]
+    assert {point["label"] for point in data["sweep"]} < set(data["photos"][0]["images"])
+    assert [label for label, _ in data["labels"]] == in_order(list(data["photos"][0]["images"]), ("fidelity", "realness"))
+    assert data["photos"][0]["size"] == [12, 12]
 
 
-def test_claims_hold_for_a_good_student():
-    found = claims(made_up(GOOD), trained=["d"])
-    assert [c.passed for c in found] == [True] * 6
-    assert found[-1].value == pytest.approx(0.5, abs=0.01)
-    assert "trained against" in found[-1].statement
+def test_a_report_without_training_or_a_knob_leaves_those_parts_out(tmp_path):
+    gallery = Gallery()
+    only = evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", observe=gallery)
+    html = report(tmp_path, (only, gallery), history=[])
+    assert Page(html).open == []
+    for part in ("<h2>Training", "What was asked", "linear combination at equal"):
+        assert part not in html
 
 
-@pytest.mark.parametrize(
-    ("student", "missed", "says"),
-    [
-        ([(0.2, 22.8), (0.3, 22.7), (0.4, 23.5)], [0], "missed by 0.090 dB"),
-        ([(0.31, 22.8), (0.3, 23.1), (0.4, 23.5)], [1], "missed by 0.0090"),
-        ([(0.2, 22.0), (0.21, 22.1), (0.22, 22.2)], [4], "missed by 0.300 dB"),
-        ([(0.2, 22.0), (0.3, 22.8), (0.48, 23.9)], [5], "missed by 0.200 dB"),
-        ([(0.01, 23.0), (0.02, 23.5), (0.03, 24.0)], [5], "not measurable"),
-    ],
-)
-def test_a_missed_claim_is_missed_and_says_by_how_much(student, missed, says):
-    found = claims(made_up(student, noise=1e-9), trained=["d"])
-    assert [i for i, c in enumerate(found) if not c.passed] == missed
-    assert says in str(found[missed[0]])
-    assert str(found[missed[0]]).startswith("MISSED")
+def test_losses_that_are_missing_or_not_finite_are_left_out():
+    gaps = [*HISTORY, {"stage": "stage1", "step": 95, "loss": math.nan, "l2": None, "gate": 1.0}]
+    assert losses_png(gaps) not in (None, losses_png(HISTORY))
+    assert losses_png([]) is None
 
 
-def test_without_standard_errors_the_ends_are_not_said_to_differ():
-    found = claims(made_up(GOOD, photos=1), trained=["d"])
-    ends = [c for c in found if "paired standard error" in c.statement]
-    assert len(ends) == 2 and not any(c.passed for c in ends)
-    assert json.dumps(made_up(GOOD, photos=1).rows(), allow_nan=False)
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_file(path, "old")
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_file(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]

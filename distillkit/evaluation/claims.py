@@ -50,7 +50,6 @@ def claims(
     results: Results,
     trained: Collection[str],
     *,
-    fidelity: str = "psnr",
     slack_fidelity: float = 0.01,
     slack_perceptual: float = 0.001,
     span: float = 0.5,
@@ -69,14 +68,14 @@ def claims(
     if len(results.sweep()) < 2:
         return []
     perceptual = [m for m in results.metrics if m.perceptual]
-    out = [_monotone(results, fidelity, 1, slack_fidelity, "dB")]
+    out = [_monotone(results, results.fidelity, 1, slack_fidelity, "dB")]
     towards = {m.name: -1 if m.higher_is_better else 1 for m in perceptual if m.name in trained}
     out += [_monotone(results, name, sign, slack_perceptual, "") for name, sign in towards.items()]
-    out.append(_ends(results, fidelity, 1, "dB"))
+    out.append(_ends(results, results.fidelity, 1, "dB"))
     out += [_ends(results, name, sign, "") for name, sign in towards.items()]
-    out.append(_span(results, fidelity, span))
+    out.append(_span(results, results.fidelity, span))
     if results.teachers is not None:
-        out += [_front(results, m.name, fidelity, gap, m.name in trained) for m in perceptual]
+        out += [_front(results, m.name, gap, m.name in trained) for m in perceptual]
     return out
 
 
@@ -130,10 +129,10 @@ def _span(results: Results, metric: str, span: float) -> Claim:
     return Claim(statement, ends.mean, ends.sem, ends.mean >= span, span, "dB")
 
 
-def _front(results: Results, metric: str, fidelity: str, gap: float, trained: bool) -> Claim:
+def _front(results: Results, metric: str, gap: float, trained: bool) -> Claim:
     role = "trained against" if trained else "held out"
     statement = f"at equal {metric} ({role}) the student is at least {gap:g} dB above the linear combination, at its worst tradeoff"
-    gaps = results.at_equal(metric, fidelity)
+    gaps = results.at_equal(metric)
     found = [(g.tradeoff, g.difference) for g in gaps if g.difference is not None]
     outside = [f"{g.tradeoff:g}" for g in gaps if g.difference is None]
     beyond = f"no combination has the student's distance at {', '.join(outside)}" if outside else ""

@@ -17,15 +17,13 @@ from torch import Tensor
 
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DataError, DistillkitError, WeightsError
-from distillkit.evaluation.metrics import Metric, from_uint8, to_uint8
+from distillkit.evaluation.gallery import Images
+from distillkit.evaluation.metrics import Metric, from_uint8, psnr, to_uint8
 from distillkit.evaluation.results import Entry, Measure, Results
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PIXELS_PER_PASS = 2**18
 """Images of one size are measured in batches of at most this many pixels, to bound memory."""
-
-Images = dict[str, Tensor]
-"""Entry label -> uint8 image (3, H, W); also ``lq`` and ``gt``."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ def evaluate(
 
     Args:
         methods: with distinct labels.
+        metrics: with distinct names. PSNR is added where none of them is one, for a trade-off is not seen without it.
         items: ``(name, lq (1, 3, h, w), gt (1, 3, H, W))`` in [-1, 1]; name crops of one photo ``photo#crop``.
         combine: labels of the faithful and the realistic teacher, whose linear combinations are added as ``linear:<alpha>``.
         alphas: weights of the faithful teacher's image in those.
@@ -88,6 +87,10 @@ def evaluate(
     labels = [m.label for m in methods]
     if len(set(labels)) < len(labels):
         raise ValueError(f"two methods share a label: {sorted(labels)}")
+    if not any(m.name.startswith("psnr") for m in metrics):
+        metrics = [psnr(), *metrics]
+    if len({m.name for m in metrics}) < len(metrics):
+        raise ValueError(f"two metrics share a name: {sorted(m.name for m in metrics)}")
     entries: list[Entry] = [Entry(m.name, m.tradeoff, m.passes) for m in methods]
     if combine is not None:
         passes = sum(e.passes for e in entries if e.label in combine)

@@ -97,6 +97,11 @@ class Results:
         return [self.entry(self.teachers[1]), *between, self.entry(self.teachers[0])]
 
     @property
+    def fidelity(self) -> str:
+        """The metric that measures faithfulness: the first PSNR."""
+        return next(m.name for m in self.metrics if m.name.startswith("psnr"))
+
+    @property
     def photos(self) -> list[str]:
         """The photo each item was cut from: the independent units of every standard error."""
         return [photo_of(item) for item in self.items]
@@ -109,16 +114,16 @@ class Results:
         """Mean of ``a - b`` over the same items, and its standard error, clustered by photo."""
         return self._mean(self.values[a, metric] - self.values[b, metric])
 
-    def at_equal(self, metric: str, fidelity: str = "psnr") -> list[Gap]:
+    def at_equal(self, metric: str) -> list[Gap]:
         """PSNR gap to the linear combinations at each trade-off's mean perceptual distance.
 
         The combination curve is interpolated linearly between the two neighbouring alphas to the student's mean distance, per
-        image; the standard error is that of ``dP - slope dD`` (P: ``fidelity``, D: ``metric``, both student minus combination,
+        image; the standard error is that of ``dP - slope dD`` (P: :attr:`fidelity`, D: ``metric``, both student minus combination,
         slope: dP/dD of the curve there), which allows for the distance being a sample mean too. Where the curve passes that
         distance more than once, its best PSNR counts. A chord lies below a concave curve: a coarse grid of alphas flatters the
         student.
         """
-        return [self._gap(e, metric, fidelity) for e in self.sweep()]
+        return [self._gap(e, metric) for e in self.sweep()]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.json``: ``mean`` is null where a metric's weights are absent, ``sem`` with under two photos."""
@@ -167,10 +172,10 @@ class Results:
     def _mean(self, values: Values) -> Difference:
         return Difference(float(values.mean()), standard_error(values, self.photos))
 
-    def _gap(self, entry: Entry, metric: str, fidelity: str) -> Gap:
+    def _gap(self, entry: Entry, metric: str) -> Gap:
         assert entry.tradeoff is not None
-        distance, psnr = self.values[entry.label, metric], self.values[entry.label, fidelity]
-        curve = [(self.values[e.label, metric], self.values[e.label, fidelity]) for e in self.combinations()]
+        distance, psnr = self.values[entry.label, metric], self.values[entry.label, self.fidelity]
+        curve = [(self.values[e.label, metric], self.values[e.label, self.fidelity]) for e in self.combinations()]
         return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, psnr))
 
     def _mean_above(self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values) -> Difference | None:

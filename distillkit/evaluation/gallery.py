@@ -1,0 +1,56 @@
+"""Images kept from an evaluation, to be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from distillkit.evaluation.statistics import photo_of
+
+Images = dict[str, Tensor]
+"""Entry label -> uint8 image (3, H, W); also ``lq`` (3, h, w) and ``gt``."""
+
+
+@dataclass
+class Gallery:
+    """Keeps the first crop of each of the first ``limit`` photos; pass it to ``evaluate(..., observe=gallery)``."""
+
+    limit: int = 4
+    side: int = 256
+    """Larger images are cut to the central square of this many ground-truth pixels."""
+    photos: dict[str, Images] = field(default_factory=dict)
+
+    def __call__(self, item: str, images: Images) -> None:
+        if photo_of(item) in self.photos or len(self.photos) >= self.limit:
+            return
+        shown = {label: image for label, image in images.items() if not label.startswith("linear:")}
+        self.photos[photo_of(item)] = centre(shown, self.side)
+
+
+def centre(images: Images, side: int) -> Images:
+    """The same central region of every image, at most ``side`` ground-truth pixels square, on whole pixels of ``lq``."""
+    scale = max(1, images["gt"].shape[-1] // images["lq"].shape[-1])
+    height, width = (min(side // scale, length) for length in images["lq"].shape[-2:])
+    top, left = ((length - part) // 2 for length, part in zip(images["lq"].shape[-2:], (height, width), strict=True))
+
+    def cut(image: Tensor, k: int) -> Tensor:
+        return image[..., k * top : k * (top + height), k * left : k * (left + width)].cpu()
+
+    return {label: cut(image, 1 if label == "lq" else scale) for label, image in images.items()}
+
+
+def caption(label: str, teachers: tuple[str, str] | None) -> str:
+    """What to write above the image of an entry."""
+    if label in (teachers or ()):
+        return label if "teacher" in label else f"{label} teacher"
+    name, _, tradeoff = label.partition("@")
+    return {"lq": "input", "gt": "ground truth"}.get(name, name) + (f" {tradeoff}" if tradeoff else "")
+
+
+def in_order(labels: list[str], teachers: tuple[str, str] | None) -> list[str]:
+    """Input, baselines, teachers, student by trade-off, ground truth."""
+    rest = [label for label in labels if label not in ("lq", "gt") and "@" not in label]
+    rest.sort(key=lambda label: (label in (teachers or ()), label))
+    students = sorted((label for label in labels if "@" in label), key=lambda label: float(label.rpartition("@")[2]))
+    return ["lq", *rest, *students, "gt"]

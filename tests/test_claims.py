@@ -1,0 +1,120 @@
+"""Standard errors, paired differences, gaps at equal distance, and the claims that are made from them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from distillkit.evaluation.claims import claims
+from distillkit.evaluation.results import Entry, Measure, Results
+from distillkit.evaluation.statistics import photo_of, standard_error
+
+
+def test_standard_error_of_independent_values_is_the_usual_one():
+    values = np.random.default_rng(0).normal(size=20)
+    assert standard_error(values, [str(i) for i in range(20)]) == pytest.approx(values.std(ddof=1) / math.sqrt(20))
+
+
+def test_standard_error_counts_photos_not_crops():
+    photos = np.random.default_rng(0).normal(size=6)
+    copies = np.repeat(photos, 10)
+    groups = np.repeat([f"p{i}" for i in range(6)], 10)
+    assert standard_error(copies, groups) == pytest.approx(photos.std(ddof=1) / math.sqrt(6))
+    assert standard_error(copies, ["one"] * 60) is None
+
+
+def test_standard_error_covers_the_truth_as_often_as_it_should():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(12), 4)
+    inside = 0
+    for _ in range(1000):
+        values = np.repeat(rng.normal(size=12), 4) + 0.5 * rng.normal(size=48)
+        inside += abs(values.mean()) < 2.2 * standard_error(values, groups)  # 2.2: Student's t with 11 degrees of freedom, 95 %
+    assert 0.92 < inside / 1000 < 0.98
+
+
+def test_the_photo_of_a_crop():
+    assert [photo_of(n) for n in ("a.png#3", "a.png", "a#b.png#0")] == ["a.png", "a.png", "a#b.png"]
+
+
+def made_up(student: list[tuple[float, float]], spread: float = 0.0, photos: int = 8, noise: float = 0.02) -> Results:
+    """Teachers at (distance .1, 20 dB) and (.5, 24 dB), their curve a straight line; the student's (distance, dB) as given."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=photos)
+    places = {"realness": (0.1, 20.0), "linear:0.5": (0.3, 22.0), "fidelity": (0.5, 24.0)}
+    places |= {f"student@{t:g}": place for t, place in zip(np.linspace(0, 1, len(student)), student, strict=True)}
+    values = {}
+    for label, (distance, db) in places.items():
+        own = noise * rng.normal(size=(2, photos))
+        own -= own.mean(1, keepdims=True)
+        values[label, "d"] = distance + spread * 0.05 * (common - common.mean()) + 0.1 * own[0]
+        values[label, "psnr"] = db + spread * (common - common.mean()) + own[1]
+    entries = [Entry(n, None, 1) for n in ("realness", "fidelity", "linear:0.5")]
+    entries += [Entry("student", float(t), 1) for t in np.linspace(0, 1, len(student))]
+    metrics = (Measure("psnr", "", True, False), Measure("d", "", False, True))
+    names = tuple(f"p{i}" for i in range(photos))
+    return Results("made up", names, tuple(entries), metrics, values, ("fidelity", "realness"))
+
+
+GOOD = [(0.2, 22.0), (0.3, 22.8), (0.4, 23.5)]
+
+
+def test_paired_differences_forget_what_the_images_share():
+    found = made_up(GOOD, spread=3.0)
+    difference = found.paired("student@1", "student@0", "psnr")
+    assert difference.mean == pytest.approx(1.5)
+    assert difference.sem < 0.02 < 0.5 < found.summary("student@1", "psnr").sem
+
+
+def test_the_gap_at_equal_distance_is_measured_against_the_interpolated_combination():
+    gaps = made_up(GOOD, noise=0.0).at_equal("d")
+    assert [g.difference.mean for g in gaps] == pytest.approx([1.0, 0.8, 0.5])
+    assert [g.distance for g in gaps] == pytest.approx([0.2, 0.3, 0.4])
+
+
+def test_the_error_of_the_gap_allows_for_the_distance_being_a_sample_mean():
+    found = made_up(GOOD, spread=1.0, noise=0.0)
+    gap = found.at_equal("d")[0].difference
+    assert gap.sem == pytest.approx(0, abs=1e-9)  # what all images share cancels
+    shifted = dict(found.values)
+    moved = np.linspace(-0.01, 0.01, len(found.items))
+    shifted["student@0", "d"] = shifted["student@0", "d"] + moved
+    again = Results(found.dataset, found.items, found.entries, found.metrics, shifted, found.teachers)
+    assert again.at_equal("d")[0].difference.sem == pytest.approx(10 * moved.std(ddof=1) / math.sqrt(len(moved)))  # slope 10 dB
+
+
+def test_no_gap_where_no_combination_reaches_the_distance():
+    gaps = made_up([(0.05, 21.0), (0.3, 22.8), (0.6, 24.5)]).at_equal("d")
+    assert [g.difference is None for g in gaps] == [True, False, True]
+
+
+def test_claims_hold_for_a_good_student():
+    found = claims(made_up(GOOD), trained=["d"])
+    assert [c.passed for c in found] == [True] * 6
+    assert found[-1].value == pytest.approx(0.5, abs=0.01)
+    assert "trained against" in found[-1].statement
+
+
+@pytest.mark.parametrize(
+    ("student", "missed", "says"),
+    [
+        ([(0.2, 22.8), (0.3, 22.7), (0.4, 23.5)], [0], "missed by 0.090 dB"),
+        ([(0.31, 22.8), (0.3, 23.1), (0.4, 23.5)], [1], "missed by 0.0090"),
+        ([(0.2, 22.0), (0.21, 22.1), (0.22, 22.2)], [4], "missed by 0.300 dB"),
+        ([(0.2, 22.0), (0.3, 22.8), (0.48, 23.9)], [5], "missed by 0.200 dB"),
+        ([(0.01, 23.0), (0.02, 23.5), (0.03, 24.0)], [5], "not measurable"),
+    ],
+)
+def test_a_missed_claim_is_missed_and_says_by_how_much(student, missed, says):
+    found = claims(made_up(student, noise=1e-9), trained=["d"])
+    assert [i for i, c in enumerate(found) if not c.passed] == missed
+    assert says in str(found[missed[0]])
+    assert str(found[missed[0]]).startswith("MISSED")
+
+
+def test_without_standard_errors_the_ends_are_not_said_to_differ():
+    found = claims(made_up(GOOD, photos=1), trained=["d"])
+    ends = [c for c in found if "paired standard error" in c.statement]
+    assert len(ends) == 2 and not any(c.passed for c in ends)
+    assert json.dumps(made_up(GOOD, photos=1).rows(), allow_nan=False)
