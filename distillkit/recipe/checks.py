@@ -79,6 +79,6 @@ def _check_source(document: Document, source: Source, path: KeyPath) -> Iterator
     if files is not None and "://" not in str(files) and not glob.glob(str(files), recursive=True):  # noqa: PTH207
         key = (*path, "parquet")
         yield Problem(document.origin(key), key, f"no such file: {files}")
-    if source.use is None and source.lq_column is None and document.get(("degradation",)) is None:
+    if folder is not None and source.lq_column is None and document.get(("degradation",)) is None:
         what = "has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
         yield Problem(document.origin(path), path, what)

@@ -1,0 +1,330 @@
+"""The contract checks: they pass what keeps its promises, and each names the promise that is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from distillkit import Condition, DiffusionModel, PixelUnshuffle, RectifiedFlow, ResidualShifting, WeightFile
+from distillkit.errors import PluginError
+from distillkit.hooks.manager import Kind, Plugin, Plugins, load_plugins
+from distillkit.hooks.specs import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.testing import CheckResult, check_plugin, contract
+
+pytest_plugins = ["pytester"]
+
+
+class Nothing(BaseModel):
+    pass
+
+
+class Toy(DiffusionModel):
+    """2x, pixel-unshuffle latents; residual shifting with a ``y``, or rectified flow without one."""
+
+    def __init__(self, shifting: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale, self.multiple, self.predicts = 2, 2, "clean" if shifting else "velocity"
+        self.codec = PixelUnshuffle(2)
+        self.process = ResidualShifting(torch.linspace(0.1, 0.95, 6), kappa=1.5) if shifting else RectifiedFlow()
+        self.network = nn.Conv2d(24, 12, 3, padding=1)
+
+    def condition(self, lq: Tensor) -> Condition:
+        y = self.codec.encode(F.interpolate(lq, scale_factor=2, mode="bicubic"))
+        return Condition(y if isinstance(self.process, ResidualShifting) else None, {"lq": y})
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return z_t + self.network(torch.cat([z_t, condition.extra["lq"]], dim=1))
+
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        y = condition.extra["lq"]
+        noise = torch.randn(y.shape, generator=generator)
+        return self(y + noise, torch.zeros(len(y)), condition)
+
+
+class Halve:
+    scale = 2
+
+    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(len(gt), 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator)
+        return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+class Distance:
+    name, protocol, higher_is_better, differentiable, perceptual = "mse", "RGB", False, True, False
+
+    def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
+        return (restored - gt).square().mean(dim=(1, 2, 3))
+
+
+def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResult]:
+    kinds: dict[str, type[Spec]] = {
+        "teachers": TeacherSpec,
+        "students": StudentSpec,
+        "degradations": DegradationSpec,
+        "metrics": MetricSpec,
+        "datasets": DatasetSpec,
+    }
+    if kind == "teachers":
+        fields.setdefault("capabilities", frozenset({"score", "output"}))
+    spec = kinds[kind](**{"name": "it", "summary": "", "config": Nothing, "build": lambda config: build(), **fields})
+    return check_plugin("toy", plugins=Plugins([Plugin("toy", "toy 1", specs={kind: {"it": spec}})]))
+
+
+def failures(results: list[CheckResult]) -> dict[str, str]:
+    return {r.promise: r.detail for r in results if r.outcome == "failed"}
+
+
+@pytest.mark.parametrize("shifting", [True, False])
+@pytest.mark.parametrize("kind", ["teachers", "students"])
+def test_a_good_model_keeps_every_promise(kind: Kind, shifting: bool) -> None:
+    results = check(kind, lambda: Toy(shifting))
+    assert len(results) >= 9
+    assert {str(r) for r in results if r.outcome != "passed"} == set()
+
+
+@pytest.mark.parametrize(("kind", "build"), [("degradations", Halve), ("metrics", Distance)])
+def test_a_good_degradation_and_a_good_metric_keep_every_promise(kind: Kind, build: Callable[[], Any]) -> None:
+    results = check(kind, build)
+    assert len(results) >= 4
+    assert {str(r) for r in results if r.outcome != "passed"} == set()
+
+
+class CutStudent(Toy):
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        return super().generate(condition, generator).detach()
+
+
+class Forgetful(Toy):
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        return super().generate(condition, None)
+
+
+class WrongSize(Toy):
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        return super().generate(condition, generator)[:, :, 1:]
+
+
+class Unclamped(Toy):
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return super().restore(lq, generator) * 3
+
+
+class InPlace(Toy):
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return super().restore(lq.mul_(0.5), generator)
+
+
+class Drifting(Toy):
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        with torch.no_grad():
+            self.network.weight += 1e-3
+        return super().restore(lq, generator)
+
+
+class CutScore(Toy):
+    @torch.no_grad()
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(z_t, t, condition).detach()
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Any:
+        return super().predict(z_t.detach(), t, condition)
+
+
+class Inconsistent(Toy):
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Any:
+        good = super().predict(z_t, t, condition)
+        return good._replace(noise=good.noise * 1.5)
+
+
+class Picky(Toy):
+    def condition(self, lq: Tensor) -> Condition:
+        if lq.shape[2] % 8:
+            raise ValueError("sides must be multiples of 8")
+        return super().condition(lq)
+
+
+def backwards(model: Toy) -> Toy:
+    time_at = model.process.time_at
+    model.process.time_at = lambda log_snr: time_at(-log_snr)  # type: ignore[method-assign]
+    return model
+
+
+def lossy(model: Toy) -> Toy:
+    encode = model.codec.encode
+    model.codec.encode = lambda image: encode(image).detach()  # type: ignore[method-assign]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "promise", "detail"),
+    [
+        ("teachers", lambda: nn.Identity(), "is a DiffusionModel", "build returned a Identity"),
+        ("students", CutStudent, "generates with gradient", "generate cuts the gradient"),
+        ("students", Forgetful, "generates a latent", "draws from somewhere else"),
+        ("students", WrongSize, "generates a latent", "has shape"),
+        ("teachers", Unclamped, "restores images", "expected [-1, 1]"),
+        ("teachers", InPlace, "restores images", "differs between two calls"),
+        ("teachers", Drifting, "keeps its weights", "restore changes network.weight"),
+        ("teachers", CutScore, "passes gradient", "predict cuts the gradient"),
+        ("teachers", Inconsistent, "predicts a clean latent", "misses z_t"),
+        ("teachers", Picky, "restores images", "ValueError: sides must be multiples of 8"),
+        ("teachers", lambda: backwards(Toy()), "has a process whose time_at", "is off by"),
+        ("teachers", lambda: lossy(Toy()), "encodes images", "cuts the gradient"),
+    ],
+)
+def test_a_broken_promise_of_a_model_is_named(kind: Kind, build: Callable[[], Any], promise: str, detail: str) -> None:
+    found = failures(check(kind, build))
+    assert any(p.startswith(promise) and detail in d for p, d in found.items()), found
+
+
+class SharedDraw(Halve):
+    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(1, 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator)
+        return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+class Mixing(Halve):
+    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        return super().__call__(gt - gt.mean(), generator)
+
+
+class Unrounded(Halve):
+    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        return F.avg_pool2d(gt, 2)
+
+
+class NumpyNoise(Halve):
+    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        small = F.avg_pool2d(gt, 2) + torch.from_numpy(np.random.randn(1)).float()
+        return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+class Mean(Distance):
+    def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
+        return super().__call__(restored, gt).mean()
+
+
+class UpsideDown(Distance):
+    higher_is_better = True
+
+
+class Cut(Distance):
+    def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
+        return super().__call__(restored.detach(), gt)
+
+
+@pytest.mark.parametrize(
+    ("kind", "build", "promise", "detail"),
+    [
+        ("degradations", SharedDraw, "draws for every image", "share one draw"),
+        ("degradations", Mixing, "draws for every image", "in the company of another"),
+        ("degradations", Unrounded, "makes images smaller", "not rounded to 8 bits"),
+        ("degradations", NumpyNoise, "depends on nothing but", "draws from somewhere else"),
+        ("metrics", Mean, "gives one finite number", "has shape ()"),
+        ("metrics", UpsideDown, "rates the reference itself", "no worse than the reference"),
+        ("metrics", Cut, "passes gradient", "RuntimeError"),
+    ],
+)
+def test_a_broken_promise_about_images_is_named(kind: Kind, build: Callable[[], Any], promise: str, detail: str) -> None:
+    found = failures(check(kind, build))
+    assert any(p.startswith(promise) and detail in d for p, d in found.items()), found
+
+
+def test_a_dataset_must_be_readable() -> None:
+    pixels = np.zeros((4, 5, 3), dtype=np.uint8)
+    good = datasets.Dataset.from_dict({"image": [pixels]}, features=datasets.Features({"image": datasets.Image()}))
+    assert failures(check("datasets", lambda: good)) == {}
+    (detail,) = failures(check("datasets", lambda: good.rename_column("image", "photo"))).values()
+    assert "image" in detail
+
+
+def test_what_cannot_be_built_here_is_skipped_loudly() -> None:
+    class Needs(BaseModel):
+        root: Path
+
+    (no_default,) = check("students", Toy, config=Needs)
+    assert str(no_default) == "SKIPPED  builds: its options have no usable defaults: root: missing"
+    (no_weights,) = check("students", Toy, weights=lambda config: (WeightFile(path=Path("/no/such.pt")),))
+    assert str(no_weights) == "SKIPPED  builds: needs weights that are not here: /no/such.pt"
+
+
+def test_a_build_that_raises_fails() -> None:
+    def build() -> None:
+        raise RuntimeError("no luck\nat all")
+
+    assert [str(r) for r in check("students", build)] == ["FAILED   builds: RuntimeError: no luck at all"]
+
+
+def test_options_may_replace_the_defaults() -> None:
+    class Size(BaseModel):
+        shifting: str
+
+    spec = StudentSpec(name="it", summary="", config=Size, build=lambda config: Toy(config.shifting == "yes"))
+    plugins = Plugins([Plugin("toy", "toy 1", specs={"students": {"it": spec}})])
+    results = check_plugin("toy/it", {"toy/it": {"shifting": "yes"}}, plugins)
+    assert {r.outcome for r in results} == {"passed"}
+
+
+def test_a_report_shows_a_broken_plugin_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = load_plugins([EntryPoint("bad", "no_such_module_here", "distillkit")])
+    monkeypatch.setattr(contract, "load_plugins", lambda: plugins)
+    text, passed = contract.report("bad")
+    assert not passed
+    assert text.startswith("bad (no_such_module_here)\n  FAILED   loads: ModuleNotFoundError")
+    assert "Traceback (most recent call last)" in text
+    with pytest.raises(PluginError, match='no plugin is called "bat"; did you mean "bad"'):
+        contract.report("bat")
+
+
+def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DegradationSpec(name="halve", summary="", config=Nothing, build=lambda config: Unrounded())
+    plugin = Plugin("toy", "toy 1", specs={"degradations": {"halve": spec}}, problems=("has a hook x, which does not exist",))
+    monkeypatch.setattr(contract, "load_plugins", lambda: Plugins([plugin]))
+    text, passed = contract.report("toy")
+    lines = text.splitlines()
+    assert lines[:4] == [
+        "toy (toy 1)",
+        "  FAILED   has a hook x, which does not exist",
+        "  degradation toy/halve",
+        "    passed   builds",
+    ]
+    assert "not rounded to 8 bits" in lines[4]
+    assert lines[-1] == "1 passed, 2 failed, 0 skipped"
+    assert not passed
+
+
+def test_contract_tests_are_two_lines_of_pytest(pytester: pytest.Pytester) -> None:
+    module = """
+        from pydantic import BaseModel
+        from distillkit import DegradationSpec, hookimpl
+        class Nothing(BaseModel): pass
+        class Halve:
+            scale = 2
+            def __call__(self, gt, generator): return gt[:, :, ::2, ::2]{}
+        @hookimpl
+        def distillkit_degradations():
+            return [DegradationSpec(name="halve", summary="", config=Nothing, build=lambda config: Halve())]
+    """
+    for name, rounding in (("good", ".mul(127.5).add(127.5).round() / 127.5 - 1"), ("bad", "")):
+        pytester.makepyfile(**{f"fake_{name}": module.format(rounding)})
+        folder = pytester.mkdir(f"{name}-1.0.dist-info")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[distillkit]\n{name} = fake_{name}\n")
+    lines = 'from distillkit.testing import contract_tests\n\ntest_contract = contract_tests("{}")\n'
+    pytester.makepyfile(test_good=lines.format("good"), test_bad=lines.format("bad"))
+    pytester.syspathinsert()
+    result = pytester.runpytest_subprocess("-v", "-p", "no:cacheprovider")
+    result.stdout.fnmatch_lines(["*test_good.py::test_contract[[]degradation-good/halve] PASSED*"])
+    result.stdout.fnmatch_lines(["*FAILED   makes images smaller*not rounded to 8 bits"])
+    result.assert_outcomes(passed=1, failed=1)
