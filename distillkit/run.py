@@ -104,12 +104,14 @@ def dry_run(resolved: ResolvedRecipe) -> None:
 
 
 def check_weights(resolved: ResolvedRecipe) -> None:
-    """Refuse to start while a weight file that the recipe needs is not on this machine.
+    """Refuse to start while a weight file that training needs is not on this machine. (A metric without weights is left out.)
 
     Raises:
         WeightsError: listing every missing file with its size and licence, and the command that fetches them.
     """
-    missing = {f.name: f for c in resolved.components.values() for f in c.spec.weights(c.config) if f.find() is None}
+    perceptual = resolved.recipe.stage1.weights.perceptual > 0
+    needed = [c for k, c in resolved.components.items() if not k.startswith("evaluation.") and (k != "stage1.perceptual" or perceptual)]
+    missing = {f.name: f for c in needed for f in c.spec.weights(c.config) if f.find() is None}
     if missing:
         lines = [
             f"  {f.name}  {f'{f.size / 1e6:.0f} MB' if f.size else 'size unknown'}  licence {f.license}" for f in missing.values()

@@ -173,7 +173,7 @@ class Training(Table):
     sample_every: Annotated[int, Field(ge=0)] = Field(default=500, description="steps between sample grids; 0: none")
     log_every: Count = 10
     max_nonfinite: Count = Field(default=3, description="non-finite losses in a row at which the run stops")
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=lambda: ["tensorboard"])
+    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 
 
 class Evaluation(Table):

@@ -1,0 +1,228 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+import toy_plugin
+from distillkit.errors import Interrupted
+from distillkit.inference.student import load_student
+from distillkit.recipe.load import load_recipe
+from distillkit.run import dry_run, reevaluate, run_recipe
+from distillkit.training.loop import Stage
+from safetensors.torch import load_file
+
+from distillkit import DistillkitError, Restorer
+
+
+def weights_of(out):
+    return {f.stem: load_file(f) for f in sorted((out / "student").glob("*.safetensors"))}
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for stage in a:
+        assert a[stage].keys() == b[stage].keys() and all(torch.equal(a[stage][k], b[stage][k]) for k in a[stage])
+
+
+@pytest.fixture
+def finished(recipe, tmp_path):
+    out = tmp_path / "finished"
+    run_recipe(load_recipe(recipe), out)
+    return out
+
+
+def test_a_run_leaves_the_promised_folder(finished):
+    names = {p.relative_to(finished).as_posix() for p in finished.rglob("*") if p.is_file()}
+    assert {
+        "recipe.toml",
+        "manifest.json",
+        "metrics.jsonl",
+        "report.html",
+        "samples/step-00000005.png",
+        "samples/step-00000010.png",
+        "checkpoints/step-00000010/manifest.json",
+        "student/distillkit.json",
+        "evaluation/metrics.json",
+        "evaluation/metrics.csv",
+        "evaluation/table.md",
+        "evaluation/tradeoff.png",
+        "evaluation/strip.png",
+    } <= names
+    rows = json.loads((finished / "evaluation/metrics.json").read_text())
+    assert all(list(r) == ["method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "passes"] for r in rows)
+    methods = {(r["method"], r["tradeoff"]) for r in rows}
+    assert {("student", 0.0), ("student", 0.5), ("student", 1.0), ("fidelity", None), ("realness", None), ("bicubic", None)} <= methods
+    assert ("linear:0.5", None) in methods
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in lines] == [("stage1", 2), ("stage1", 4), ("stage1", 6), ("stage2", 8), ("stage2", 10)]
+    assert {"loss", "l2", "fidelity/imitate", "fidelity/anchor", "realness/imitate", "lr", "grad_norm"} <= lines[0].keys()
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["packages"]["torch"] != "absent" and manifest["bad_images"] == {}
+
+
+def test_the_same_recipe_gives_the_same_student(finished, recipe, tmp_path):
+    run_recipe(load_recipe(recipe), tmp_path / "again")
+    assert_same(weights_of(finished), weights_of(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("at", [1, 2, 4, 5, 7, 9])
+def test_interrupted_and_resumed_equals_uninterrupted(finished, recipe, tmp_path, monkeypatch, at):
+    """10 steps = ``at`` + the rest, bit for bit, wherever the signal falls in either stage."""
+    out = tmp_path / "cut"
+    held_out = 3  # the degradation first makes the three held-out inputs
+    monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
+    strike = staticmethod(lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == held_out + at else None)
+    monkeypatch.setattr(toy_plugin.Halve, "on_call", strike)
+    with pytest.raises(Interrupted, match="SIGTERM: stopped after stage"):
+        run_recipe(load_recipe(recipe), out)
+    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted" and not (out / "student").exists()
+    monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(lambda n: None))
+    run_recipe(load_recipe(recipe), out, resume=True)
+    assert_same(weights_of(finished), weights_of(out))
+    assert (out / "metrics.jsonl").read_text().count("\n") == (finished / "metrics.jsonl").read_text().count("\n")
+
+
+def test_resuming_from_an_older_checkpoint_repeats_the_same_steps(finished, recipe, tmp_path):
+    out = tmp_path / "older"
+    run_recipe(load_recipe(recipe), out)
+    newest = sorted((out / "checkpoints").iterdir())[-1]
+    (newest / "trained.safetensors").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        run_recipe(load_recipe(recipe), out, resume=True)
+    assert_same(weights_of(finished), weights_of(out))
+
+
+def test_an_existing_run_is_never_overwritten_and_another_recipe_never_resumed(finished, recipe):
+    before = weights_of(finished)
+    with pytest.raises(DistillkitError, match="holds a run already; go on with it by --resume"):
+        run_recipe(load_recipe(recipe), finished)
+    with pytest.raises(DistillkitError, match=r"(?s)was made by another recipe.*\+ learning_rate = 0\.5"):
+        run_recipe(load_recipe(recipe, ["stage1.learning_rate=0.5"]), finished, resume=True)
+    assert_same(before, weights_of(finished))
+
+
+@pytest.mark.parametrize("space", ["pixels", "unshuffle"])
+@pytest.mark.parametrize("stage2", ["variant='gate'", "target='mix'", "variant='ctsr_eq8'", "variant='ctsr_alg2'", "variant='oftsr'"])
+def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(recipe, tmp_path, stage2, space):
+    out = tmp_path / "out"
+    resolved = load_recipe(recipe, [f"stage2.{stage2}", f"teachers.fidelity.space='{space}'", "evaluation.max_images=1"])
+    run_recipe(resolved, out)
+    student = load_student(out)
+    lq = torch.rand(1, 3, 8, 8) * 2 - 1
+    knobless = load_student_without_stage_2(out, tmp_path)
+    assert torch.equal(student.restore(lq, 0.0), knobless.restore(lq))
+    assert not torch.equal(student.restore(lq, 1.0), student.restore(lq, 0.0))
+    assert student.passes == (1 if "gate" in stage2 or "mix" in stage2 else 2)
+
+
+def load_student_without_stage_2(out, tmp_path):
+    import shutil
+
+    copy = tmp_path / "stage1-only"
+    shutil.copytree(out / "student", copy)
+    about = json.loads((copy / "distillkit.json").read_text())
+    (copy / "distillkit.json").write_text(json.dumps(about | {"stage2": None}))
+    return load_student(copy)
+
+
+def test_without_stage_2_there_is_no_knob(recipe, tmp_path):
+    run_recipe(load_recipe(recipe, ["stage2.steps=0"]), tmp_path / "out")
+    student = load_student(tmp_path / "out")
+    with pytest.raises(DistillkitError, match="has no knob"):
+        student.restore(torch.zeros(1, 3, 8, 8), 0.5)
+    rows = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
+    assert {r["tradeoff"] for r in rows if r["method"] == "student"} == {0.0}
+
+
+def test_an_output_teacher_takes_part_by_output_distillation(recipe, tmp_path):
+    sets = ["teachers.fidelity={use='toy/restorer'}", "stage1.fidelity_term='output'", "stage2.target='mix'"]
+    run_recipe(load_recipe(recipe, sets), tmp_path / "out")
+    first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
+    assert "fidelity/output" in first and "fidelity/anchor" not in first
+
+
+def test_training_without_teachers(recipe, tmp_path):
+    text = "\n".join(line for line in recipe.read_text().splitlines() if not line.startswith("teachers."))
+    recipe.write_text(text)
+    run_recipe(load_recipe(recipe, ["stage1.weights.fidelity=0", "stage1.weights.realness=0"]), tmp_path / "out")
+    methods = {r["method"] for r in json.loads((tmp_path / "out/evaluation/metrics.json").read_text())}
+    assert methods == {"student", "bicubic"}
+
+
+def test_a_faithful_endpoint_that_is_not_is_said_before_stage_2(recipe, tmp_path, capfd):
+    run_recipe(load_recipe(recipe, ["stage2.target='mix'", "stage1.steps=60", "stage2.steps=1"]), tmp_path / "out")
+    assert "is no more faithful than the stage-1 student" in capfd.readouterr().err
+    guard = json.loads((tmp_path / "out/manifest.json").read_text())["guard"]
+    assert guard["endpoint_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
+
+
+def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp_path, monkeypatch):
+    from distillkit.objectives import reconstruction
+
+    real, calls = reconstruction.reconstruction, []
+
+    def sometimes_nan(x, gt, *args, **kwargs):
+        calls.append(1)
+        bad = len(calls) == 2 or len(calls) > 4
+        return {k: v * float("nan") if bad else v for k, v in real(x, gt, *args, **kwargs).items()}
+
+    monkeypatch.setattr("distillkit.training.step.reconstruction", sometimes_nan)
+    with pytest.raises(DistillkitError, match="2 non-finite losses in a row"):
+        run_recipe(load_recipe(recipe, ["training.max_nonfinite=2"]), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/nonfinite.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 5, 6] and lines[0]["terms"]["l2"] == "nan" and len(lines[0]["ids"]) == 2
+    newest = load_file(sorted((tmp_path / "out/checkpoints").iterdir())[-1] / "trained.safetensors")
+    assert all(torch.isfinite(v).all() for v in newest.values())
+
+
+def test_accumulating_batches_is_one_larger_batch(recipe, tmp_path):
+    """Two accumulated batches give the mean gradient: the first logged loss is the mean of both batches' losses."""
+    for name, sets in (("one", ["training.log_every=1"]), ("two", ["training.accumulate=2", "training.log_every=1"])):
+        run_recipe(load_recipe(recipe, [*sets, "stage2.steps=0", "stage1.steps=2", "stage1.learning_rate=1e-9"]), tmp_path / name)
+    one, two = ([json.loads(x)["l2"] for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two"))
+    assert two[0] == pytest.approx(sum(one) / 2, rel=1e-4)
+
+
+def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    dry_run(load_recipe(recipe))
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_evaluation_can_be_repeated(finished):
+    before = json.loads((finished / "evaluation/metrics.json").read_text())
+    reevaluate(load_recipe(finished / "recipe.toml", ["evaluation.tradeoffs=[0.0,0.25]"]), finished, "cpu")
+    after = json.loads((finished / "evaluation/metrics.json").read_text())
+    old, new = ({(r["method"], r["tradeoff"], r["metric"]): r["mean"] for r in rows} for rows in (before, after))
+    assert ("student", 0.25, "psnr") in new and new["student", 0.0, "psnr"] == old["student", 0.0, "psnr"]
+
+
+def test_restorer_takes_and_gives_every_kind_of_image(finished):
+    import numpy as np
+    from PIL import Image
+
+    restorer = Restorer.from_pretrained(finished, device="cpu")
+    array = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    by_array = restorer(array, tradeoff=0.5)
+    assert by_array.shape == (20, 24, 3) and by_array.dtype == np.uint8
+    by_pil = restorer(Image.fromarray(array), tradeoff=0.5)
+    assert by_pil.size == (24, 20) and np.array_equal(np.asarray(by_pil), by_array)
+    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    by_tensor = restorer(tensor, tradeoff=0.5)
+    assert by_tensor.shape == (3, 20, 24)
+    assert np.abs((by_tensor * 255).round().permute(1, 2, 0).numpy() - by_array).max() <= 1
+    assert torch.equal(restorer(torch.stack([tensor, tensor]), 0.5)[1], by_tensor)
+    assert restorer(array[..., 0]).shape == (20, 24, 3)
+    for bad, what in ((tensor * float("nan"), "not finite"), (tensor[:2], "expected a float tensor"), (array[..., :2], "expected an array")):
+        with pytest.raises(DistillkitError, match=what):
+            restorer(bad)
+
+
+def test_learning_rate_is_a_function_of_the_step(toys):
+    from distillkit.recipe.schema import Training
+
+    stage = Stage("s", None, steps=100, learning_rate=1.0)
+    options = Training(warmup_steps=10, decay_fraction=0.25)
+    assert [round(stage.lr_at(s, options), 3) for s in (0, 4, 9, 50, 75, 85, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0, 0.6, 0.04]

@@ -1,0 +1,90 @@
+"""A plugin of the toys: a whole run of the engine takes a second with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from distillkit import DatasetSpec, DegradationSpec, StudentSpec, TeacherSpec, hookimpl
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = 0
+    space: Literal["pixels", "unshuffle"] = "pixels"
+    scale: int = 2
+
+
+class Photos(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    folder: Path
+    split: str = "train"
+
+
+def model(options: Options):
+    from toys import ToyModel, unshuffled
+
+    return (ToyModel if options.space == "pixels" else unshuffled)(seed=options.seed, scale=options.scale)
+
+
+class Restorer:
+    """Output only."""
+
+    scale, passes, multiple = 2, 1, 1
+
+    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.nn.functional.interpolate(lq, scale_factor=2, mode="bilinear")
+
+
+class Halve:
+    """Area averaging and a little noise. ``calls`` counts batches and ``on_call`` may do something at one of them."""
+
+    scale = 2
+    calls = 0
+
+    @staticmethod
+    def on_call(n: int) -> None: ...
+
+    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        Halve.calls += 1
+        Halve.on_call(Halve.calls)
+        lq = torch.nn.functional.avg_pool2d(gt, 2) + 0.05 * torch.randn(gt[..., ::2, ::2].shape, generator=generator)
+        return ((lq.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def photos(options: Photos):
+    import datasets
+
+    files = sorted(str(p) for p in (options.folder / options.split).glob("*.png"))
+    return datasets.Dataset.from_dict({"image": files}).cast_column("image", datasets.Image(decode=False))
+
+
+@hookimpl
+def distillkit_teachers():
+    score = frozenset({"score", "output"})
+    return [
+        TeacherSpec(name="faithful", summary="toy", config=Options, build=model, capabilities=score),
+        TeacherSpec(name="realistic", summary="toy", config=Options, build=model, capabilities=score),
+        TeacherSpec(name="restorer", summary="toy", config=Options, build=lambda _: Restorer(), capabilities=frozenset({"output"})),
+    ]
+
+
+@hookimpl
+def distillkit_students():
+    return [StudentSpec(name="student", summary="toy", config=Options, build=model)]
+
+
+@hookimpl
+def distillkit_degradations():
+    return [DegradationSpec(name="halve", summary="toy", config=Options, build=lambda _: Halve())]
+
+
+@hookimpl
+def distillkit_datasets():
+    return [DatasetSpec(name="photos", summary="toy", config=Photos, build=photos)]
