@@ -70,7 +70,7 @@ class Golden:
 
     def process(self):
         """The forward process of ``diffusion`` (or ``kwargs``) in the json."""
-        from distillkit_superres.resshift.schedule import sqrt_eta
+        from distillkit_superres.resshift.schedule import SINSR_MAX_START, sqrt_eta
 
         from distillkit import ResidualShifting
 
@@ -78,7 +78,8 @@ class Golden:
         fixed = {"schedule_name": "exponential", "predict_type": "xstart", "weighted_mse": False}
         d = without(d, **fixed, scale_factor=1.0, normalize_input=True, latent_flag=True)
         assert d["timestep_respacing"] in (None, d["steps"])
-        table = sqrt_eta(d["steps"], d["min_noise_level"], d["kappa"], d["etas_end"], d["schedule_kwargs"]["power"])
+        start = SINSR_MAX_START if self.path.stem.startswith("sinsr_") else 1.0
+        table = sqrt_eta(d["steps"], d["min_noise_level"], d["kappa"], d["etas_end"], d["schedule_kwargs"]["power"], start)
         return ResidualShifting(table, d["kappa"])
 
     def resshift(self, step):

@@ -98,9 +98,9 @@ def test_reverse_steps_keep_the_marginals(step):
     signal, shift, noise = forward.table
     r = step(forward)
     torch.testing.assert_close((r.clean + r.current * signal)[1:], signal[:-1])
-    torch.testing.assert_close((r.y + r.current * shift)[1:], shift[:-1])
+    torch.testing.assert_close((r.shift + r.current * shift)[1:], shift[:-1])
     torch.testing.assert_close(((r.current * noise) ** 2 + r.noise**2)[1:], noise[:-1] ** 2)
-    assert (r.clean[0], r.current[0], r.y[0], r.noise[0]) == (1, 0, 0, 0)
+    assert (r.clean[0], r.current[0], r.shift[0], r.noise[0]) == (1, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +171,17 @@ def test_a_finer_input_is_brought_to_the_latent_by_the_network():
     assert model.multiple == 32
     with torch.no_grad():
         assert model.restore(torch.rand(1, 3, 32, 64) * 2 - 1).shape == (1, 3, 64, 128)
+
+
+def test_mixed_precision_follows_float32(tiny):
+    """The code search stays in float32 under autocast."""
+    torch.manual_seed(0)
+    lq, t = torch.rand(1, 3, 16, 16) * 2 - 1, torch.tensor([2])
+    condition = tiny.condition(lq)
+    z_t = tiny.process.diffuse(condition.y, t, torch.randn_like(condition.y), condition.y)
+    expected, codes = tiny.predict(z_t, t, condition).clean, tiny.codec.network.quantize.nearest(z_t)
+    with torch.autocast("cpu", torch.bfloat16):
+        clean = tiny.predict(z_t, t, tiny.condition(lq)).clean
+        assert tiny.codec.network.quantize.nearest(z_t).equal(codes)
+        assert tiny.restore(lq).isfinite().all()
+    assert (clean - expected).abs().max() < 0.05 * expected.abs().max()

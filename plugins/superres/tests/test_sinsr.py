@@ -3,7 +3,7 @@
 import pytest
 import torch
 from distillkit_superres.resshift.build import build_sinsr
-from distillkit_superres.resshift.schedule import deterministic
+from distillkit_superres.resshift.schedule import SINSR_MAX_START, deterministic, sqrt_eta
 from distillkit_superres.resshift.sinsr import SinSR
 from distillkit_superres.resshift.specs import SinSRConfig
 
@@ -78,3 +78,9 @@ def test_restoring_is_repeatable_by_its_generator(tiny):
     assert one.equal(same)
     assert not one.equal(other)
     assert one.abs().max() <= 1
+
+
+def test_its_schedule_starts_no_higher_than_its_bound():
+    assert sqrt_eta(4, 0.2, 2.0)[0] == 0.1
+    assert sqrt_eta(4, 0.2, 2.0, max_start=SINSR_MAX_START)[0] == SINSR_MAX_START
+    torch.testing.assert_close(sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START), sqrt_eta(15, 0.04, 2.0))

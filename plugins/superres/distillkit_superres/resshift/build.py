@@ -11,7 +11,7 @@ from distillkit_superres.files import fetch
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.model import ResShift
-from distillkit_superres.resshift.schedule import ancestral, deterministic, sqrt_eta
+from distillkit_superres.resshift.schedule import SINSR_MAX_START, ancestral, deterministic, sqrt_eta
 from distillkit_superres.resshift.sinsr import SinSR
 from distillkit_superres.resshift.unet import UNetModelSwin
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from distillkit_superres.resshift.specs import ResShiftConfig, SinSRConfig
 
 KAPPA = 2.0
+SCHEDULES = {"v1": (15, 0.04), "v2": (15, 0.04), "v3": (4, 0.2)}
+"""Steps and lowest noise level of each version of ResShift; SinSR's are those of v1."""
 
 FULL_UNET: dict[str, Any] = {
     "image_size": 64, "in_channels": 3, "out_channels": 3, "model_channels": 160, "channel_mult": (1, 2, 2, 4),
@@ -37,9 +39,9 @@ TINY_UNET = FULL_UNET | {
 TINY_AUTOENCODER = FULL_AUTOENCODER | {"n_embed": 256, "channels": 32, "channel_mult": (1, 1, 1), "num_res_blocks": (1, 1, 1)}
 
 
-def process(steps: int, min_noise_level: float) -> ResidualShifting:
+def process(steps: int, min_noise_level: float, max_start: float = 1.0) -> ResidualShifting:
     """The forward process of the published models."""
-    return ResidualShifting(sqrt_eta(steps, min_noise_level, KAPPA), KAPPA)
+    return ResidualShifting(sqrt_eta(steps, min_noise_level, KAPPA, max_start=max_start), KAPPA)
 
 
 def _networks(config: ResShiftConfig | SinSRConfig) -> tuple[UNetModelSwin, VQModel]:
@@ -57,7 +59,7 @@ def _networks(config: ResShiftConfig | SinSRConfig) -> tuple[UNetModelSwin, VQMo
 
 def build_resshift(config: ResShiftConfig) -> ResShift:
     """The score teacher ``superres/resshift``, frozen."""
-    forward = process(*((4, 0.2) if config.version == "v3" else (15, 0.04)))
+    forward = process(*SCHEDULES[config.version])
     step = ancestral if config.sampler == "ancestral" else deterministic
     space = "vq-f4" if config.size == "full" else "vq-f4-tiny"
     model = ResShift(*_networks(config), forward, space=space, reverse=step(forward))
@@ -66,4 +68,4 @@ def build_resshift(config: ResShiftConfig) -> ResShift:
 
 def build_sinsr(config: SinSRConfig) -> SinSR:
     """The output teacher ``superres/sinsr``, frozen."""
-    return SinSR(ResShift(*_networks(config), process(15, 0.04))).eval().requires_grad_(False)
+    return SinSR(ResShift(*_networks(config), process(*SCHEDULES["v1"], SINSR_MAX_START))).eval().requires_grad_(False)

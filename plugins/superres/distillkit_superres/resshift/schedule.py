@@ -9,23 +9,28 @@ from torch import Tensor
 
 from distillkit import ResidualShifting
 
+SINSR_MAX_START = 0.001**0.5
+"""SinSR's bound on ``s_0``, which its published settings stay below."""
 
-def sqrt_eta(steps: int, min_noise_level: float, kappa: float, etas_end: float = 0.99, power: float = 0.3) -> Tensor:
+
+def sqrt_eta(
+    steps: int, min_noise_level: float, kappa: float, etas_end: float = 0.99, power: float = 0.3, max_start: float = 1.0
+) -> Tensor:
     """The table of ``sqrt(eta_t)``, (steps,): geometric from its start to ``etas_end``, warped in time by ``power``.
 
-    ``s_t = s_0 b^{u_t}``, ``s_0 = min(m / kappa, m)``, ``b = (s_T / s_0)^{1 / (steps - 1)}``,
+    ``s_t = s_0 b^{u_t}``, ``s_0 = min(m / kappa, m, max_start)``, ``b = (s_T / s_0)^{1 / (steps - 1)}``,
     ``u_t = (t / (steps - 1))^power (steps - 1)``. ``etas_end`` is ``s_T``, the square root of the last eta.
     """
-    start = min(min_noise_level / kappa, min_noise_level)
+    start = min(min_noise_level / kappa, min_noise_level, max_start)
     return start * (etas_end / start) ** (torch.arange(steps, dtype=torch.float64) / (steps - 1)) ** power
 
 
 class ReverseStep(NamedTuple):
-    """``z_{t-1} = clean z_0 + current z_t + y_ y + noise eps``: the four factors at each time, each (levels,)."""
+    """``z_{t-1} = clean z_0 + current z_t + shift y + noise eps``: the four factors at each time, each (levels,)."""
 
     clean: Tensor
     current: Tensor
-    y: Tensor
+    shift: Tensor
     noise: Tensor
 
     def __call__(self, t: Tensor, clean: Tensor, current: Tensor, y: Tensor, noise: Tensor) -> Tensor:
