@@ -11,6 +11,12 @@ from pydantic import ValidationError
 
 from distillkit import DiffusionModel, OutputTeacher
 from distillkit.hooks.manager import load_plugins
+from distillkit.testing import contract_tests
+
+TINY = {"size": "tiny"}
+test_contract = contract_tests(
+    "lowlight", {"lowlight/gsad": TINY, "lowlight/retidiff": TINY, "lowlight/retinex": TINY}
+)  # the data sets are skipped: their folders have no default
 
 
 @pytest.fixture(scope="module")
