@@ -1,0 +1,225 @@
+"""OSEDiff and its base model at toy size: what they answer, where gradient goes, how they are prompted."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from distillkit_superres.osediff import text
+from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
+from distillkit_superres.osediff.build import build_osediff, build_sd21_base
+from distillkit_superres.osediff.model import enlarged
+from distillkit_superres.osediff.settings import OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
+from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
+from distillkit_superres.osediff.text import PromptEncoder, TaggedPrompt, find_tagger, read_tokenizer
+from distillkit_superres.osediff.tiling import denoise_tiled
+from PIL import Image
+from pydantic import ValidationError
+
+from distillkit import DistillkitError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_osediff(OSEDiffConfig(size="tiny")).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return build_sd21_base(SD21BaseConfig(size="tiny")).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def lq():
+    return torch.rand(2, 3, 18, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_restores_at_four_times_the_size(model, lq):
+    restored = model.restore(lq)
+    assert restored.shape == (2, 3, 72, 64)
+    assert restored.isfinite().all() and restored.abs().max() <= 1
+    torch.testing.assert_close(model.restore(lq[1:]), restored[1:], atol=1e-4, rtol=0)
+
+
+def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
+    model = build_osediff(OSEDiffConfig(size="tiny"))
+    model.generate(model.condition(lq)).square().mean().backward()
+    with_gradient = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {"network"}
+    assert model.network.conv_in.weight.grad.abs().max() > 0
+
+
+def test_input_is_encoded_once_and_only_for_a_restoration(model, lq, monkeypatch):
+    calls = []
+    forward = model.lq_encoder.forward
+    monkeypatch.setattr(model.lq_encoder, "forward", lambda image: calls.append(image.shape) or forward(image))
+    condition = model.condition(lq)
+    model.predict(torch.randn(2, 4, 9, 8), torch.tensor([3, 700]), condition)
+    assert calls == []
+    model.generate(condition)
+    model.generate(condition)
+    assert calls == [(2, 3, 72, 64)]
+
+
+def test_inputs_and_truth_have_encoders_of_their_own(model, base, lq):
+    image = enlarged(lq, 4)
+    assert model.codec.space == base.codec.space
+    torch.testing.assert_close(model.codec.encode(image), base.codec.encode(image))
+    tuned = model.condition(lq).extra["latent"]()
+    assert (tuned - model.codec.encode(image)).abs().max() > 1e-3
+
+
+def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
+    condition = model.condition(lq)
+    z = condition.extra["latent"]()
+    torch.testing.assert_close(model.generate(condition), model.predict(z, torch.full((2,), 999), condition).clean)
+
+
+def test_large_latents_are_denoised_in_tiles(lq):
+    model = build_osediff(OSEDiffConfig(size="tiny")).eval().requires_grad_(False)
+    condition, whole = model.condition(lq), model.generate(model.condition(lq))
+    model.tile, model.tile_overlap = 8, 4
+    assert (model.generate(condition) - whole).abs().max() > 0
+    flat = torch.arange(2 * 4 * 9 * 8.0).view(2, 4, 9, 8)
+    torch.testing.assert_close(denoise_tiled(lambda z: 3 * z, flat, 4, 2), 3 * flat)  # weights of overlapping tiles sum to 1
+
+
+def test_seed_makes_the_toy_weights_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    models = [build_osediff(OSEDiffConfig(size="tiny", seed=seed)) for seed in (0, 0, 1)]
+    assert torch.rand(3).equal(expected)
+    a, b, c = (m.state_dict() for m in models)
+    assert all(a[k].equal(b[k]) for k in a)
+    assert not a["network.conv_in.weight"].equal(c["network.conv_in.weight"])
+    assert models[0].codec.space == models[1].codec.space != models[2].codec.space
+
+
+def test_enlarging_is_bicubic_as_pil_does_it():
+    image = np.random.default_rng(0).integers(80, 176, (12, 10, 3), dtype=np.uint8)
+    by_pil = np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC)).astype(np.float32)
+    ours = enlarged(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, 4)[0].permute(1, 2, 0)
+    assert (
+        np.abs((ours.numpy() + 1) * 127.5 - by_pil).max() <= 1
+    )  # PIL rounds (and clips, which does not come up here) between its two passes
+
+
+def test_guidance_leads_away_from_the_negative_prompt(base, lq):
+    guided = build_sd21_base(SD21BaseConfig(size="tiny", guidance=7.5)).eval().requires_grad_(False)
+    z, t = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([20, 979])
+    condition = guided.condition(lq)
+    plain = base(z, t, condition)
+    torch.testing.assert_close(guided(z, t, condition), plain, atol=1e-5, rtol=0)  # both prompts are empty
+    other = torch.randn(guided.negative.shape, generator=torch.Generator().manual_seed(2))
+    guided.negative = other
+    negative = base.network(z, t, other.expand(2, -1, -1)).sample
+    torch.testing.assert_close(guided(z, t, condition), negative + 7.5 * (plain - negative), atol=1e-5, rtol=0)
+
+
+def test_base_model_is_a_score_only(base, lq):
+    assert {t.name: t.capabilities for t in TEACHERS} == {"osediff": {"score", "output"}, "sd21-base": {"score"}}
+    prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(lq))
+    assert prediction.clean.shape == prediction.noise.shape == (2, 4, 9, 8)
+    with pytest.raises(TypeError, match="restores nothing"):
+        base.restore(lq)
+
+
+@pytest.mark.parametrize("fix", ["adain", "wavelet"])
+def test_teacher_gives_its_restoration_the_colours_of_the_input(fix, lq):
+    colours = lambda image: image.mean((2, 3))  # noqa: E731
+    plain, fixed = (
+        build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=f)).requires_grad_(False).restore(lq * 0.2)
+        for f in ("none", fix)
+    )
+    wanted = colours(enlarged(lq * 0.2, 4))
+    assert (colours(fixed) - wanted).abs().max() < 0.3 * (colours(plain) - wanted).abs().max()
+
+
+def test_descriptors_build_what_they_say(lq):
+    for spec in (*TEACHERS, *STUDENTS):
+        config = spec.config(size="tiny")
+        assert spec.weights(config) == ()
+        model = spec.build(config)
+        assert (model.scale, model.multiple, model.predicts) == (4, 2, "noise")
+        assert model.network.get_submodule(model.head).out_channels == 4
+
+
+# prompts
+
+
+def toy_tokenizer(folder, encoder):
+    config = encoder.network.config
+    letters = ["!", *"dogcat,", "do"]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(letters + [c + "</w>" for c in letters]))}
+    vocabulary |= {"<|startoftext|>": config.bos_token_id, "<|endoftext|>": config.eos_token_id}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\nd o\n")
+    return read_tokenizer(folder)
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return PromptEncoder(make_text(ARCHITECTURES["tiny"].text).eval())
+
+
+def test_empty_prompt_needs_no_tokenizer_and_has_its_tokens(encoder, tmp_path):
+    without = encoder(["", ""])
+    assert without.shape == (2, 8, 16)
+    encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
+    ids = encoder.tokenizer([""], padding="max_length", max_length=8, return_tensors="pt").input_ids
+    assert ids.tolist() == [[62, 63, 0, 0, 0, 0, 0, 0]]
+    torch.testing.assert_close(encoder.network(input_ids=ids).last_hidden_state[0], without[0])
+
+
+def test_prompt_without_tokenizer_is_refused(encoder):
+    with pytest.raises(DistillkitError, match="'dog' needs a tokenizer"):
+        encoder(["", "dog"])
+
+
+def test_texts_are_padded_with_token_0_and_cut(encoder, tmp_path):
+    encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
+    ids = encoder._token_ids(["cat", "", "dogcatdogcat"])
+    assert ids.shape == (3, 8) and ids[1].tolist() == [62, 63, 0, 0, 0, 0, 0, 0]
+    assert ids[0, 4:].tolist() == [63, 0, 0, 0] and ids[2, -1] == 63
+    assert not encoder(["cat"]).equal(encoder(["dog"]))
+
+
+def test_tags_make_a_prompt_of_each_image(encoder, tmp_path, lq):
+    encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
+    seen = []
+
+    def tagger(image):
+        seen.append(image)
+        return ["cat", "dog"]
+
+    prompt = TaggedPrompt(encoder, tagger)
+    torch.testing.assert_close(prompt(lq), encoder(["cat", "dog"]))
+    assert seen[0] is lq
+    torch.testing.assert_close(TaggedPrompt(encoder, tagger, "a")(lq), encoder(["cat, a", "dog, a"]))
+
+
+def test_taggers_are_found_by_entry_point(monkeypatch):
+    offered = [SimpleNamespace(name="ram", load=lambda: lambda: "the tagger")]
+    monkeypatch.setattr(text, "entry_points", lambda group: offered if group == "distillkit_superres.taggers" else [])
+    assert find_tagger("ram") == "the tagger"
+    with pytest.raises(DistillkitError, match=r"tagger 'dape' .*offered: ram"):
+        find_tagger("dape")
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (OSEDiffConfig, {}, "checkpoint is missing"),
+        (OSEDiffConfig, {"size": "tiny", "prompt": "dog"}, "prompts must be empty"),
+        (OSEDiffConfig, {"size": "tiny", "tagger": "ram"}, "prompts must be empty"),
+        (SD21BaseConfig, {"guidance": 7.5}, "give different texts"),
+        (SD21BaseConfig, {"size": "tiny", "negative_prompt": "blur"}, "prompts must be empty"),
+        (OSEDiffConfig, {"size": "tiny", "colour_fix": "adain"}, "colour_fix"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(config, options, message):
+    with pytest.raises(ValidationError, match=message):
+        config(**options)
