@@ -68,7 +68,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
         raise ValueError(f"jpeg: images {tuple(image.shape)} with qualities {tuple(quality.shape)}, not (B, 3, H, W) with (B,)")
     if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError(f"jpeg: quality must be in [1, 100], not {quality.tolist()}")
-    q = quality.to(image).expand(batch)
+    q = quality.to(image.device, torch.float32).expand(batch)
     factor = torch.where(q < 50, 50 / q, 2 - q / 50).clamp(min=1e-3)
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         padded = F.pad(image.float() * 255, [0, -width % 16, 0, -height % 16])
@@ -84,7 +84,7 @@ def _quantise(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
     """Round the 8x8 DCT of planes (B, C, H, W), values around 0, to multiples of ``table * factor``; ``factor``: (B,)."""
     batch, channels, height, width = planes.shape
     dct = _dct_matrix().to(planes)
-    steps = (table * factor.float().view(-1, 1, 1)).view(batch, 1, 1, 8, 1, 8)
+    steps = (table * factor.view(-1, 1, 1)).view(batch, 1, 1, 8, 1, 8)
     blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8)
     frequencies = torch.einsum("vy,bcmynx,ux->bcmvnu", dct, blocks, dct)
     rounded = torch.round(frequencies / steps) * steps

@@ -11,8 +11,8 @@ import torch
 def keyed_generator(*key: str | int) -> torch.Generator:
     """A CPU generator that depends on ``key`` alone, e.g. ``keyed_generator(seed, "stage1", step, rank, "noise")``.
 
-    Equal keys give equal streams in every process and session, different keys unrelated ones: a resumed run draws what an
-    uninterrupted one would have drawn.
+    Equal keys give equal streams in every process and session, different keys unrelated ones (of the 2^32 that torch has): a
+    resumed run draws what an uninterrupted one would have drawn.
 
     Raises:
         TypeError: a part of the key is no plain string or integer (a NumPy integer, a tensor).

@@ -1,0 +1,294 @@
+"""Training batches and evaluation pairs, each a pure function of its number: what came before does not matter."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from distillkit.data.cache import ImageCache
+from distillkit.data.crops import central_grid, cut, fit
+from distillkit.data.degradation import Degradation
+from distillkit.data.sampling import interleave, shuffled
+from distillkit.data.seeds import keyed_generator
+from distillkit.data.sources import BadImageError, Example, Source, check_share
+from distillkit.errors import DataError
+
+_AHEAD = 2
+"""Batches prepared before they are asked for, by the thread or by each worker."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of one step. All come from sources of one kind: either all have a low-quality image of their own or none has."""
+
+    gt: Tensor
+    """(B, 3, crop, crop) in [-1, 1]."""
+    lq: Tensor | None
+    """(B, 3, crop / scale, crop / scale) in [-1, 1], or None: to be made from ``gt`` by the recipe's degradation."""
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class _Made:
+    batch: Batch
+    bad: list[tuple[int, BadImageError]]
+    """Every unusable image met on the way, with the number of its source."""
+
+
+class PairedBatches:
+    """Random crops of several sources, reproducible from (seed, stage, step, rank) alone.
+
+    What is promised, within a stage:
+
+    - The batch of a step and rank is the same whatever was drawn before, in whatever process, with however many workers.
+    - Of each 1000 batches (0-999, 1000-1999, ... over all ranks) paired and unpaired sources get their shares by weight, to within
+      one and at least one; so do the sources of a kind of each 1000 images of that kind.
+    - A source is run through in random orders: no image comes twice before each has come once, counted over all ranks.
+    - The exception is an image that cannot be used: a random other one of its source takes its place.
+
+    Args:
+        sources: where images come from. weights: share of the drawn images, relative to each other.
+        crop: side of the crops of the clean image, pixels, a multiple of ``scale``. batch_size: crops per batch.
+        scale: size of the clean image divided by that of the low-quality one.
+        flip: turn crops by a random multiple of 90 degrees and mirror half of them.
+        max_bad_fraction: share of a source's images that may be unusable (unreadable, or smaller than the crop).
+        workers: processes that prepare batches ahead; with 0 one thread does.
+        cache_mb: decoded images kept in memory by this process, shared out among its workers.
+        world_size: number of ranks.
+
+    Raises:
+        DataError: no sources, not a weight above 0 for each, or a crop that is no multiple of the scale.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        *,
+        crop: int,
+        batch_size: int,
+        scale: int,
+        seed: int,
+        flip: bool = True,
+        max_bad_fraction: float = 0.05,
+        workers: int = 0,
+        cache_mb: float = 512,
+        world_size: int = 1,
+    ) -> None:
+        if not sources or len(sources) != len(weights) or min(weights) <= 0:
+            raise DataError(
+                f"{len(sources)} sources of images with weights {list(weights)}: give at least one, each a weight above 0"
+            )
+        if crop % scale:
+            raise DataError(f"a crop of {crop} pixels is not a multiple of the scale {scale}")
+        self.sources, self.weights = list(sources), list(weights)
+        self.crop, self.batch_size, self.scale, self.seed, self.flip = crop, batch_size, scale, seed, flip
+        self.max_bad_fraction, self.workers, self.world_size = max_bad_fraction, workers, world_size
+        self.cache = ImageCache(int(cache_mb * 1e6))
+        self.wait_seconds = 0.0
+        """Time that consumers of :meth:`iterate` have waited for batches."""
+        self._bad: list[dict[str, str]] = [{} for _ in sources]
+        groups = [[k for k, source in enumerate(sources) if source.paired is paired] for paired in (False, True)]
+        self._groups = [group for group in groups if group]
+
+    @property
+    def bad_images(self) -> dict[str, str]:
+        """Images that were passed over so far, and why."""
+        return {name: reason for bad in self._bad for name, reason in bad.items()}
+
+    def batch(self, stage: str, step: int, rank: int = 0) -> Batch:
+        """The batch of one step and rank.
+
+        Raises:
+            DataError: more than ``max_bad_fraction`` of a source's images cannot be used; the first of them are named.
+        """
+        return self._accept(self._make(stage, step, rank))
+
+    def iterate(self, stage: str, first_step: int, last_step: int, rank: int = 0) -> Iterator[Batch]:
+        """The batches of steps ``first_step`` to ``last_step - 1``, prepared ahead. Raises as :meth:`batch`."""
+        steps = range(first_step, last_step)
+        stream = self._from_workers(stage, steps, rank) if self.workers else self._from_thread(stage, steps, rank)
+        try:
+            for _ in steps:
+                began = time.perf_counter()
+                made = next(stream)
+                self.wait_seconds += time.perf_counter() - began
+                yield self._accept(made)
+        finally:
+            stream.close()
+
+    def _make(self, stage: str, step: int, rank: int) -> _Made:
+        """The batch and the unusable images that were met; changes nothing but the cache."""
+        kind_weights = [sum(self.weights[k] for k in group) for group in self._groups]
+        kind, earlier = interleave(kind_weights, step * self.world_size + rank, self.seed, stage, "kind")
+        group = self._groups[kind]
+        crops: list[tuple[Tensor, Tensor | None]] = []
+        ids: list[str] = []
+        bad: list[tuple[int, BadImageError]] = []
+        for slot in range(self.batch_size):
+            position = earlier * self.batch_size + slot
+            choice, position = interleave([self.weights[k] for k in group], position, self.seed, stage, "source", kind)
+            which = group[choice]
+            first = shuffled(len(self.sources[which]), position, self.seed, stage, "image", which)
+            example = self._usable(which, first, keyed_generator(self.seed, stage, step, rank, "replacement", slot), bad)
+            crops.append(self._cut(example, keyed_generator(self.seed, stage, step, rank, "data", slot)))
+            ids.append(example.id)
+        lq = [lq for _, lq in crops if lq is not None]
+        return _Made(Batch(torch.stack([gt for gt, _ in crops]), torch.stack(lq) if lq else None, ids), bad)
+
+    def _usable(self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]) -> Example:
+        """Image ``first`` of a source, or else the first usable one of its images in a random order."""
+        source = self.sources[which]
+
+        def read() -> Example:
+            return fit(source.read(index), self.crop, self.scale)
+
+        for index in _candidates(first, len(source), others):
+            try:
+                return self.cache.get((which, index), read)
+            except BadImageError as error:
+                bad.append((which, error))
+                self._check(which, {e.id: e.reason for k, e in bad if k == which})
+        raise DataError(f"{source.name} - not one of {len(source)} images can be used; the last one: {bad[-1][1]}")
+
+    def _cut(self, example: Example, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        unit = 1 if example.lq is None else self.scale
+        side = self.crop // unit
+        top, left = (int(torch.randint(length // unit - side + 1, (), generator=generator)) for length in example.gt.shape[:2])
+        turn = int(torch.randint(8, (), generator=generator)) if self.flip else 0
+        return cut(example, (top, left), (side, side), unit, turn)
+
+    def _accept(self, made: _Made) -> Batch:
+        for which, error in made.bad:
+            self._bad[which][error.id] = error.reason
+            self._check(which, self._bad[which])
+        return made.batch
+
+    def _check(self, which: int, bad: dict[str, str]) -> None:
+        check_share(self.sources[which], bad, self.max_bad_fraction)
+
+    def _from_thread(self, stage: str, steps: range, rank: int) -> Generator[_Made, None, None]:
+        pool = ThreadPoolExecutor(1, "batches")
+        pending: deque[Future[_Made]] = deque()
+        try:
+            for step in steps:
+                pending.append(pool.submit(self._make, stage, step, rank))
+                if len(pending) > _AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _from_workers(self, stage: str, steps: range, rank: int) -> Generator[_Made, None, None]:
+        worker = copy.copy(self)
+        worker.cache = ImageCache(self.cache.limit // self.workers)
+        loader = DataLoader(
+            _Steps(worker, stage, rank),
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.workers,
+            prefetch_factor=_AHEAD,
+            generator=keyed_generator(self.seed, "loader"),  # or else it would draw from torch's global one
+        )
+        for made in loader:
+            if isinstance(made, DataError):
+                raise made
+            yield made
+
+
+@dataclass(frozen=True)
+class _Steps(Dataset[_Made | DataError]):
+    """What a worker answers. An error is returned: raised in a worker, its text would end up inside a traceback."""
+
+    batches: PairedBatches
+    stage: str
+    rank: int
+
+    def __getitem__(self, step: int) -> _Made | DataError:
+        try:
+            return self.batches._make(self.stage, step, self.rank)
+        except DataError as error:
+            return error
+
+
+def _candidates(first: int, count: int, generator: torch.Generator) -> Iterator[int]:
+    yield first
+    yield from torch.randperm(count, generator=generator).tolist()
+
+
+def evaluation_items(
+    source: Source,
+    degradation: Degradation | None,
+    *,
+    crop: int | None,
+    scale: int,
+    seed: int,
+    crops_per_image: int = 1,
+    max_bad_fraction: float = 0.0,
+    on_bad: Callable[[str, str], None] | None = None,
+) -> list[tuple[str, Tensor, Tensor]]:
+    """Fixed pairs to evaluate on: ``(name, lq (1, 3, h, w), gt (1, 3, H, W))`` in [-1, 1], in the order of the source.
+
+    A paired source gives its own low-quality images; those of another are made by ``degradation``, with draws that depend on
+    ``seed`` and the name alone.
+
+    Args:
+        crop: side of the crops of the clean image, pixels, a multiple of ``scale``; None: whole images, trimmed at the right and
+            the bottom to a multiple of ``scale``.
+        crops_per_image: crops of one image do not overlap and lie on an even grid, the most central first; an image with room for
+            fewer gives fewer. They are called ``photo#0``, ``photo#1`` ..., a whole image ``photo``.
+        max_bad_fraction: share of the images that may be left out because they cannot be used. on_bad: called with the id of each
+            of them and the reason.
+
+    Raises:
+        DataError: more bad images than that, a crop that is no multiple of the scale, or no degradation where one is needed.
+    """
+    if crop is not None and crop % scale:
+        raise DataError(f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}")
+    items: list[tuple[str, Tensor, Tensor]] = []
+    bad: dict[str, str] = {}
+    photos: set[str] = set()
+    for index in range(len(source)):
+        try:
+            example = fit(source.read(index), crop or scale, scale)
+        except BadImageError as error:
+            bad[error.id] = error.reason
+            continue
+        photo = str(PurePath(source.label(index)).with_suffix(""))
+        photo = f"{photo}@{index}" if photo in photos else photo
+        photos.add(photo)
+        for name, corner, size in _windows(photo, example, crop, crops_per_image, scale):
+            gt, lq = cut(example, corner, size, scale)
+            if lq is None:
+                if degradation is None:
+                    raise DataError(
+                        f"{source.name} - has no low-quality images of its own, and no degradation is given to make them"
+                    )
+                lq = degradation(gt[None], keyed_generator(seed, "evaluation", name, "degradation"))[0]
+            items.append((name, lq[None], gt[None]))
+    check_share(source, bad, max_bad_fraction)
+    if on_bad is not None:
+        for name, reason in bad.items():
+            on_bad(name, reason)
+    return items
+
+
+def _windows(
+    photo: str, example: Example, crop: int | None, count: int, scale: int
+) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
+    """Name, corner and size of the crops of one image, in low-quality pixels."""
+    height, width = (length // scale for length in example.gt.shape[:2])
+    if crop is None:
+        return [(photo, (0, 0), (height, width))]
+    side = crop // scale
+    return [(f"{photo}#{k}", corner, (side, side)) for k, corner in enumerate(central_grid(height, width, side)[:count])]
