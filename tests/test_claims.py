@@ -84,6 +84,19 @@ def test_the_error_of_the_gap_allows_for_the_distance_being_a_sample_mean():
     assert again.at_equal("d")[0].difference.sem == pytest.approx(10 * moved.std(ddof=1) / math.sqrt(len(moved)))  # slope 10 dB
 
 
+def test_the_gap_to_another_method_with_a_knob():
+    found = made_up(GOOD, noise=0.0)
+    ends = {0.0: (0.2, 21.5), 1.0: (0.4, 23.5)}
+    values = dict(found.values)
+    for t, (distance, db) in ends.items():
+        values[f"soup@{t:g}", "d"], values[f"soup@{t:g}", "psnr"] = np.full(8, distance), np.full(8, db)
+    entries = (*found.entries, *(Entry("soup", t, 1) for t in ends))
+    again = Results(found.dataset, found.items, entries, found.metrics, values, found.teachers)
+    assert again.baselines() == ["linear", "soup"]
+    assert [g.difference.mean for g in again.at_equal("d", "soup")] == pytest.approx([0.5, 0.3, 0.0], abs=1e-9)
+    assert [g.difference.mean for g in again.at_equal("d")] == pytest.approx([1.0, 0.8, 0.5])
+
+
 def test_no_gap_where_no_combination_reaches_the_distance():
     gaps = made_up([(0.05, 21.0), (0.3, 22.8), (0.6, 24.5)]).at_equal("d")
     assert [g.difference is None for g in gaps] == [True, False, True]

@@ -268,6 +268,9 @@ def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
     assert in_order(list(photos["photo0.png"]), ("fidelity", "realness")) == [
         *("lq", "bicubic", "fidelity", "realness", "student@0", "student@0.5", "student@1", "gt")
     ]
+    assert in_order(["student@1", "gt", "soup@1", "soup@0", "student@0", "lq"], None) == [
+        *("lq", "soup@0", "soup@1", "student@0", "student@1", "gt")
+    ]
     assert [caption(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")] == [
         *("input", "fidelity teacher", "student 0.5")
     ]
@@ -314,7 +317,7 @@ def test_a_report_without_training_or_a_knob_leaves_those_parts_out(tmp_path):
     only = evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", observe=gallery)
     html = report(tmp_path, (only, gallery), history=[])
     assert Page(html).open == []
-    for part in ("<h2>Training", "What was asked", "linear combination at equal"):
+    for part in ("<h2>Training", "What was asked", "minus that of a baseline"):
         assert part not in html
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from distillkit.evaluation.results import STUDENT
 from distillkit.evaluation.statistics import photo_of
 
 Images = dict[str, Tensor]
@@ -49,8 +50,9 @@ def caption(label: str, teachers: tuple[str, str] | None) -> str:
 
 
 def in_order(labels: list[str], teachers: tuple[str, str] | None) -> list[str]:
-    """Input, baselines, teachers, student by trade-off, ground truth."""
+    """Input, baselines, teachers, methods with a knob by trade-off (the student last), ground truth."""
     rest = [label for label in labels if label not in ("lq", "gt") and "@" not in label]
     rest.sort(key=lambda label: (label in (teachers or ()), label))
-    students = sorted((label for label in labels if "@" in label), key=lambda label: float(label.rpartition("@")[2]))
-    return ["lq", *rest, *students, "gt"]
+    knobs = [label.rpartition("@") for label in labels if "@" in label]
+    knobs.sort(key=lambda parts: (parts[0] == STUDENT, parts[0], float(parts[2])))
+    return ["lq", *rest, *("".join(parts) for parts in knobs), "gt"]

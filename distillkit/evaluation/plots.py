@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from distillkit.evaluation.gallery import caption
-from distillkit.evaluation.results import Entry, Gap, Measure, Results
+from distillkit.evaluation.results import LINEAR, Entry, Gap, Measure, Results
 
-STUDENT, FIDELITY, REALNESS, GREY = "#2186d0", "#D55E00", "#009E73", "#8a8f98"
+BLUE, FIDELITY, REALNESS, GREY = "#2186d0", "#D55E00", "#009E73", "#8a8f98"
 LINES = ("#2186d0", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8f98", "#B8A800")
 NOT_A_LOSS = frozenset({"stage", "step", "lr", "grad_norm", "seconds", "loader_wait"})
 
@@ -72,24 +73,24 @@ def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
     if results.teachers is not None:
         markers |= {results.teachers[0]: ("s", FIDELITY), results.teachers[1]: ("D", REALNESS)}
     for e in results.entries:
-        if e.tradeoff is None and not e.name.startswith("linear:"):
+        if e.tradeoff is None and not e.is_combination:
             marker, colour = markers.get(e.label, ("P", GREY))
             axis.plot(*at([e]), marker, color=colour, ms=8, label=caption(e.label, results.teachers))
-    if results.combinations():
-        label = "linear combinations of the teachers"
-        axis.plot(*at(results.combinations()), ".--", color=GREY, lw=1.4, ms=5, zorder=1, label=label)
+    for name, colour in zip(results.baselines(), itertools.cycle((GREY, *LINES[3:]))):
+        points, label = results.sweep(name), name
+        if name == LINEAR:
+            points, label = results.combinations(), "linear combinations of the teachers"
+        axis.plot(*at(points), ".--", color=colour, lw=1.4, ms=5, zorder=1, label=label)
     axis.margins(0.1)
 
 
 def _student_curve(axis: Axes, x: list[float], y: list[float], gaps: list[Gap]) -> None:
-    axis.plot(x, y, "-o", color=STUDENT, lw=2.2, ms=6, label="student, by tradeoff")
+    axis.plot(x, y, "-o", color=BLUE, lw=2.2, ms=6, label="student, by tradeoff")
     for px, py, gap in zip(x, y, gaps, strict=True):
         name = f"{gap.tradeoff:g}"
-        axis.annotate(
-            name, (px, py), xytext=(-8, 1), textcoords="offset points", ha="right", va="center", fontsize=9, color=STUDENT
-        )
+        axis.annotate(name, (px, py), xytext=(-8, 1), textcoords="offset points", ha="right", va="center", fontsize=9, color=BLUE)
         if gap.difference is not None and gap.difference.sem is not None:
-            axis.errorbar(px, py, yerr=gap.difference.sem, color=STUDENT, capsize=3, lw=1.2)
+            axis.errorbar(px, py, yerr=gap.difference.sem, color=BLUE, capsize=3, lw=1.2)
 
 
 def _loss_panel(axis: Axes, lines: list[Mapping[str, Any]]) -> None:

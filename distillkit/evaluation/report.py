@@ -65,7 +65,7 @@ def write_report(
         claims=claims(results, trained),
         columns=tables.columns(results, trained),
         rows=[(e, tables.cells(results, e)) for e in tables.ordered(results)],
-        gaps=tables.gap_table(results) if results.teachers and results.sweep() else None,
+        gaps=tables.gap_table(results) if results.baselines() and results.sweep() else None,
         no_gap=tables.NO_GAP,
         absent=results.absent,
         protocols=results.metrics,

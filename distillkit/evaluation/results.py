@@ -12,7 +12,7 @@ import numpy as np
 
 from distillkit.evaluation.statistics import Values, photo_of, standard_error
 
-STUDENT = "student"
+STUDENT, LINEAR = "student", "linear"
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Entry:
     """0 = most realistic, 1 = most faithful; None where the method has no knob."""
     passes: int
     """Network passes per image."""
+
+    @property
+    def is_combination(self) -> bool:
+        """Whether this is a linear combination of the teachers' outputs."""
+        return self.name.startswith("linear:")
 
     @property
     def label(self) -> str:
@@ -52,13 +57,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Gap:
-    """PSNR of the student minus that of the linear combinations at the student's perceptual distance."""
+    """PSNR of the student minus that of another curve at the student's perceptual distance."""
 
     tradeoff: float
     distance: float
     """The student's mean perceptual distance at this trade-off, at which the two are compared."""
     difference: Difference | None
-    """dB; None where no linear combination reaches that distance."""
+    """dB; None where the other curve does not reach that distance."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,6 @@ class Results:
     absent: Mapping[str, str] = field(default_factory=dict)
     """Metrics asked for whose weights are not on this machine, with the reason."""
 
-    def metric(self, name: str) -> Measure:
-        """The metric of that name."""
-        return next(m for m in self.metrics if m.name == name)
-
     def entry(self, label: str) -> Entry:
         """The entry of that label."""
         return next(e for e in self.entries if e.label == label)
@@ -93,8 +94,13 @@ class Results:
         """The linear-combination curve, from the realistic teacher (alpha 0) to the faithful one (alpha 1), both included."""
         if self.teachers is None:
             return []
-        between = sorted((e for e in self.entries if e.name.startswith("linear:")), key=lambda e: float(e.name[7:]))
+        between = sorted((e for e in self.entries if e.is_combination), key=lambda e: float(e.name.removeprefix("linear:")))
         return [self.entry(self.teachers[1]), *between, self.entry(self.teachers[0])]
+
+    def baselines(self) -> list[str]:
+        """The curves to compare a student with: ``linear`` where teachers were combined, and every other method with a knob."""
+        others = dict.fromkeys(e.name for e in self.entries if e.tradeoff is not None and e.name != STUDENT)
+        return [LINEAR, *others] if self.teachers else [*others]
 
     @property
     def fidelity(self) -> str:
@@ -114,16 +120,20 @@ class Results:
         """Mean of ``a - b`` over the same items, and its standard error, clustered by photo."""
         return self._mean(self.values[a, metric] - self.values[b, metric])
 
-    def at_equal(self, metric: str) -> list[Gap]:
-        """PSNR gap to the linear combinations at each trade-off's mean perceptual distance.
+    def at_equal(self, metric: str, baseline: str = LINEAR) -> list[Gap]:
+        """PSNR gap to a baseline's curve at each of the student's trade-offs, at the student's mean perceptual distance.
 
-        The combination curve is interpolated linearly between the two neighbouring alphas to the student's mean distance, per
-        image; the standard error is that of ``dP - slope dD`` (P: :attr:`fidelity`, D: ``metric``, both student minus combination,
-        slope: dP/dD of the curve there), which allows for the distance being a sample mean too. Where the curve passes that
-        distance more than once, its best PSNR counts. A chord lies below a concave curve: a coarse grid of alphas flatters the
-        student.
+        The curve is interpolated linearly between its two neighbouring points to the student's mean distance, per image; the
+        standard error is that of ``dP - slope dD`` (P: :attr:`fidelity`, D: ``metric``, both student minus baseline, slope: dP/dD
+        of the curve there), which allows for the distance being a sample mean too. Where the curve passes that distance more than
+        once, its best PSNR counts. A chord lies below a concave curve: a baseline of few points flatters the student.
+
+        Args:
+            baseline: one of :meth:`baselines`.
         """
-        return [self._gap(e, metric) for e in self.sweep()]
+        points = self.combinations() if baseline == LINEAR else self.sweep(baseline)
+        curve = [(self.values[e.label, metric], self.values[e.label, self.fidelity]) for e in points]
+        return [self._gap(e, metric, curve) for e in self.sweep()]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.json``: ``mean`` is null where a metric's weights are absent, ``sem`` with under two photos."""
@@ -172,10 +182,9 @@ class Results:
     def _mean(self, values: Values) -> Difference:
         return Difference(float(values.mean()), standard_error(values, self.photos))
 
-    def _gap(self, entry: Entry, metric: str) -> Gap:
+    def _gap(self, entry: Entry, metric: str, curve: Sequence[tuple[Values, Values]]) -> Gap:
         assert entry.tradeoff is not None
         distance, psnr = self.values[entry.label, metric], self.values[entry.label, self.fidelity]
-        curve = [(self.values[e.label, metric], self.values[e.label, self.fidelity]) for e in self.combinations()]
         return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, psnr))
 
     def _mean_above(self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values) -> Difference | None:

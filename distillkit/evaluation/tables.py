@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from distillkit.evaluation.claims import Claim
-from distillkit.evaluation.results import Difference, Entry, Results
+from distillkit.evaluation.results import STUDENT, Difference, Entry, Results
 
 ABSENT = "weights absent"
-NO_GAP = "none: no linear combination is at the student's distance there."
+NO_GAP = "linear: the linear combinations of the teachers. none: the baseline does not reach the student's distance."
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,13 @@ def number(value: Difference, digits: int, sign: str = "") -> str:
 
 
 def ordered(results: Results) -> list[Entry]:
-    """Baselines, teachers, combinations, then the student by trade-off."""
+    """Baselines, teachers, combinations, then methods with a knob by trade-off, the student last."""
     fixed = [e for e in results.entries if e.tradeoff is None]
-    fixed.sort(key=lambda e: (e.name.startswith("linear:"), e.label in (results.teachers or ())))
-    return [*fixed, *sorted((e for e in results.entries if e.tradeoff is not None), key=lambda e: (e.name, e.tradeoff))]
+    fixed.sort(key=lambda e: (e.is_combination, e.label in (results.teachers or ())))
+    return [
+        *fixed,
+        *sorted((e for e in results.entries if e.tradeoff is not None), key=lambda e: (e.name == STUDENT, e.name, e.tradeoff)),
+    ]
 
 
 def uncertainty(results: Results) -> str:
@@ -60,7 +64,7 @@ def uncertainty(results: Results) -> str:
         return f"{_count(images, 'image')} of one photo: no standard errors, for one photo says nothing of others."
     clustered = "" if images == photos else f" of {photos} photos; standard errors are clustered by photo"
     few = f"; with {photos} photos they are rough (to about {100 / (2 * (photos - 1)) ** 0.5:.0f} %)" if photos < 10 else ""
-    return f"{_count(images, 'image')}{clustered or '; ± is the standard error over images'}{few}."
+    return f"{_count(images, 'image')}{clustered or '; standard errors are over images'}{few}."
 
 
 def to_csv(results: Results) -> str:
@@ -84,8 +88,8 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
         "",
         "The ± of two methods do not tell whether they differ: photos differ more than methods. Compare paired differences.",
     ]
-    if results.teachers is not None and results.sweep():
-        lines += ["", "## PSNR of the student minus the linear combination of the teachers, at equal distance (dB, paired)", ""]
+    if results.baselines() and results.sweep():
+        lines += ["", "## PSNR of the student minus that of a baseline, at equal distance (dB, paired)", ""]
         lines += [*_table(*gap_table(results)), "", NO_GAP]
     if checked:
         lines += ["", "## Claims", "", *(f"- {claim}" for claim in checked)]
@@ -95,13 +99,12 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
 
 
 def gap_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the gap at each trade-off, one row per perceptual metric; "none" where it does not exist."""
-    header = ["at equal", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
+    """Header and rows: the gap at each trade-off, by perceptual metric and baseline; "none" where it does not exist."""
+    header = ["at equal", "above", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
     rows = []
-    for m in results.metrics:
-        if m.perceptual:
-            gaps = [g.difference for g in results.at_equal(m.name)]
-            rows.append([m.name, *("none" if d is None else number(d, 2, "+") for d in gaps)])
+    for metric, baseline in itertools.product((m.name for m in results.metrics if m.perceptual), results.baselines()):
+        gaps = [gap.difference for gap in results.at_equal(metric, baseline)]
+        rows.append([metric, baseline, *("none" if d is None else number(d, 2, "+") for d in gaps)])
     return header, rows
 
 
