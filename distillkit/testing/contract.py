@@ -41,7 +41,7 @@ def check_plugin(name: str, options: Options | None = None, plugins: Plugins | N
     """Check what a plugin offers.
 
     Args:
-        name: a plugin (``"mini"``), or one thing of it by full name (``"mini/faithful"``).
+        name: a plugin (``"example"``), or one thing of it by full name (``"example/sharpen"``).
         options: recipe options to build with, by full name, where the defaults are too large or need weights.
         plugins: where to find it; default: the installed plugins.
 
@@ -59,11 +59,11 @@ def check_spec(kind: Kind, full_name: str, spec: Spec, options: Mapping[str, Any
         needed = "; ".join(": ".join([*map(str, error["loc"]), explain(error)]) for error in e.errors())
         yield CheckResult(kind, full_name, "builds", "skipped", f"its options have no usable defaults: {needed}")
         return
-    missing = [file.name for file in spec.weights(config) if file.find() is None]
-    if missing:
-        yield CheckResult(kind, full_name, "builds", "skipped", f"needs weights that are not here: {', '.join(missing)}")
-        return
     try:
+        missing = [file.name for file in spec.weights(config) if file.find() is None]
+        if missing:
+            yield CheckResult(kind, full_name, "builds", "skipped", f"needs weights that are not here: {', '.join(missing)}")
+            return
         thing = spec.build(config)
     except Exception as e:
         yield CheckResult(kind, full_name, "builds", "failed", _in_one_line(e))
