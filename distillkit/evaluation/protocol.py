@@ -72,8 +72,8 @@ def evaluate(
 
     Args:
         methods: with distinct labels.
-        metrics: with distinct names. PSNR is added where none of them is one, for a trade-off is not seen without it.
         items: ``(name, lq (1, 3, h, w), gt (1, 3, H, W))`` in [-1, 1]; name crops of one photo ``photo#crop``.
+        metrics: with distinct names. PSNR is added where none of them is one, for a trade-off is not seen without it.
         combine: labels of the faithful and the realistic teacher, whose linear combinations are added as ``linear:<alpha>``.
         alphas: weights of the faithful teacher's image in those.
         absent: metrics asked for whose weights are missing (from :func:`available_metrics`); kept in the results.
