@@ -44,9 +44,9 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
 
 _DISTORTION = (
     ("psnr", "PSNR in RGB, dB"),
-    ("psnr-y", "PSNR of the luma, dB, as in super-resolution tables"),
+    ("psnr-y", "PSNR of the luma, dB, as many published tables give it"),
     ("ssim", "SSIM, mean of the RGB channels"),
-    ("ssim-y", "SSIM of the luma, as in super-resolution tables"),
+    ("ssim-y", "SSIM of the luma, as many published tables give it"),
 )
 _NETS: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
 _TRUNK_FILE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}

@@ -76,7 +76,7 @@ def psnr() -> Metric:
 
 
 def psnr_y() -> Metric:
-    """PSNR of the luma, as in the published super-resolution tables."""
+    """PSNR of the luma, as published tables of image restoration give it."""
     return _distortion(
         "psnr-y", "Y of BT.601 (16-235, not rounded) of 8-bit RGB, peak 255, no border crop, capped at 100 dB", _psnr_luma
     )
@@ -90,7 +90,7 @@ def ssim() -> Metric:
 
 
 def ssim_y() -> Metric:
-    """SSIM of the rounded luma, contrast-structure term clipped at 0, as in the published super-resolution tables."""
+    """SSIM of the rounded luma, contrast-structure term clipped at 0, as published tables of image restoration give it."""
     protocol = "Y of BT.601 (16-235, rounded) of 8-bit RGB, Gaussian 11x11 sigma 1.5, valid region, K .01/.03, cs >= 0, float64"
     return _distortion("ssim-y", protocol, _ssim_luma)
 
