@@ -8,7 +8,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,21 @@ def peak_memory() -> int:
 
 
 class Manifest:
-    """The ``manifest.json`` of a run, rewritten whole at every change."""
+    """The ``manifest.json`` of a run, rewritten whole at every change. A resumed run adds to the one that is there.
 
-    def __init__(self, path: Path, **facts: Any) -> None:
-        self._path = path
+    Args:
+        writes: whether this process writes the file (only one does).
+    """
+
+    def __init__(self, path: Path, writes: bool = True, **facts: Any) -> None:
+        self._path, self._writes = path, writes
+        before = json.loads(path.read_text()) if writes and path.exists() else {"started": _now()}
         self.facts: dict[str, Any] = {
+            **before,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "packages": versions(),
-            "started": _now(),
             "status": "running",
             **facts,
         }
@@ -52,9 +58,20 @@ class Manifest:
     def write(self, **facts: Any) -> None:
         """Add ``facts`` and put the file on disk, whole or not at all."""
         self.facts |= facts
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.facts, indent=2, default=str) + "\n")
-        os.replace(temporary, self._path)
+        if self._writes:
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.facts, indent=2, default=str) + "\n")
+            os.replace(temporary, self._path)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to ``seconds[name]``."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds: dict[str, float] = self.facts.get("seconds", {})
+            self.write(seconds=seconds | {name: round(seconds.get(name, 0) + time.monotonic() - started, 2)})
 
     def close(self, status: str) -> None:
         """The run is over: ``"finished"``, ``"interrupted"`` or ``"failed"``."""

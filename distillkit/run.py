@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
-from distillkit.data.images import write_image
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
-from distillkit.errors import DistillkitError, Interrupted, WeightsError
+from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
 from distillkit.hooks.manager import load_plugins
 from distillkit.inference.build import Item, build, held_out, open_sources
 from distillkit.inference.student import Student, make_variant, save_student, stage1_adapter
 from distillkit.objectives.controllability import Variant
+from distillkit.preflight import check_folder, check_weights
 from distillkit.provenance import Manifest
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cast import Cast, build_cast
 from distillkit.training.checkpoint import Checkpoints
 from distillkit.training.loop import Stage, Trainer
+from distillkit.training.samples import sampler
 from distillkit.training.step import Stage1Step, Stage2Step
 from distillkit.training.tracking import RunLog
 
@@ -51,24 +48,27 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> 
         DistillkitError: before any work, when something is missing or the folder cannot be used; later, with the state on disk.
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
-    check_weights(resolved)
-    claim_folder(out, resolved, resume)
-    recipe = resolved.recipe
+    recipe, plugins = resolved.recipe, load_plugins()
     accelerator = Accelerator(
         mixed_precision=recipe.training.precision,
         log_with=list(recipe.training.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )
-    manifest = Manifest(out / "manifest.json", recipe=recipe.name, seed=recipe.seed, device=str(accelerator.device))
-    plugins = load_plugins()
+    check_weights(resolved)
+    if accelerator.is_main_process:
+        check_folder(out, resolved, resume)
+    cast = build_cast(resolved, accelerator.device)
+    batches = open_batches(resolved, cast, accelerator.num_processes)
+    shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery]
+    if accelerator.is_main_process:
+        (out / "recipe.toml").write_text(resolved.to_toml())
+    manifest = Manifest(out / "manifest.json", accelerator.is_main_process, recipe=recipe.name, device=str(accelerator.device))
     try:
         plugins.notify("distillkit_run_started", run_dir=out, recipe=recipe)
-        with _timed(manifest, "distillation"):
-            _distil(resolved, out, accelerator, manifest, plugins.notify)
-        accelerator.wait_for_everyone()
+        _distil(resolved, out, cast, batches, shown, accelerator, manifest, plugins.notify)
         report = None
         if accelerator.is_main_process:
-            with _timed(manifest, "evaluation"):
+            with manifest.timed("evaluation"):
                 report = evaluate_run(resolved, out, accelerator.device, manifest=manifest.facts, say=_say)
             manifest.close("finished")
             plugins.notify("distillkit_run_finished", run_dir=out)
@@ -103,102 +103,53 @@ def dry_run(resolved: ResolvedRecipe) -> None:
         run_recipe(replace(resolved, recipe=small), Path(folder))
 
 
-def check_weights(resolved: ResolvedRecipe) -> None:
-    """Refuse to start while a weight file that training needs is not on this machine. (A metric without weights is left out.)
-
-    Raises:
-        WeightsError: listing every missing file with its size and licence, and the command that fetches them.
-    """
-    perceptual = resolved.recipe.stage1.weights.perceptual > 0
-    needed = [c for k, c in resolved.components.items() if not k.startswith("evaluation.") and (k != "stage1.perceptual" or perceptual)]
-    missing = {f.name: f for c in needed for f in c.spec.weights(c.config) if f.find() is None}
-    if missing:
-        lines = [
-            f"  {f.name}  {f'{f.size / 1e6:.0f} MB' if f.size else 'size unknown'}  licence {f.license}" for f in missing.values()
-        ]
-        raise WeightsError(
-            "\n".join(["weights that are not on this machine:", *lines, f"fetch them with: distillkit fetch {resolved.path}"])
-        )
-
-
-def claim_folder(out: Path, resolved: ResolvedRecipe, resume: bool) -> None:
-    """Make ``out`` this recipe's run folder.
-
-    Raises:
-        DistillkitError: it holds another run, cannot be written to, or was made by a recipe that differs from this one.
-    """
-    written, text = out / "recipe.toml", resolved.to_toml()
-    if written.exists():
-        if not resume:
-            raise DistillkitError(f"{out} - holds a run already; go on with it by --resume, or choose another folder by --out")
-        changes = [line for line in difflib.ndiff(written.read_text().splitlines(), text.splitlines()) if line[:1] in "+-"]
-        if changes:
-            raise DistillkitError(
-                "\n".join([f"{out} - was made by another recipe than {resolved.path}; --resume needs the same:", *changes])
-            )
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".probe"
-        probe.write_bytes(bytes(1 << 20))
-        probe.unlink()
-        written.write_text(text)
-    except OSError as e:
-        raise DistillkitError(f"{out} - cannot be written to ({e.strerror or e}); choose another folder by --out") from e
-
-
-def _distil(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, manifest: Manifest, notify: Callable[..., None]) -> None:
+def _distil(
+    resolved: ResolvedRecipe,
+    out: Path,
+    cast: Cast,
+    batches: PairedBatches,
+    shown: list[Item],
+    accelerator: Accelerator,
+    manifest: Manifest,
+    notify: Callable[..., None],
+) -> None:
     """Both stages, from wherever the run's checkpoints stand, and the export of the student."""
     recipe = resolved.recipe
-    cast = build_cast(resolved, accelerator.device)
-    batches = open_batches(resolved, cast, accelerator.num_processes)
-    shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery]
     checkpoints = Checkpoints(out / "checkpoints", recipe.training.keep_checkpoints)
     newest = checkpoints.newest()
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
-    accelerator.init_trackers("tensorboard" if "tensorboard" in recipe.training.trackers else recipe.name)
-
+    accelerator.init_trackers("tensorboard")
     perceptual = build(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
+
+    def trainer(student: Student) -> Trainer:
+        sample = sampler(out / "samples", student, shown, accelerator.device) if accelerator.is_main_process else None
+        return Trainer(recipe.training, recipe.seed, accelerator, checkpoints, log, sample)
+
     adapter = stage1_adapter(cast.student, recipe.stage1.adapter, recipe.seed)
     step1 = Stage1Step(cast, adapter, recipe.stage1, perceptual, recipe.seed)
-    stage1 = Stage("stage1", step1, recipe.stage1.steps, recipe.stage1.learning_rate)
-    knobless = Student(cast.student, None)
-    trainer = Trainer(recipe.training, recipe.seed, accelerator, checkpoints, log, _sampler(out, accelerator, knobless, shown))
-    with _timed(manifest, "stage1"):
-        first = newest if newest and newest.stage == "stage1" else checkpoints.final("stage1")
-        trainer.train(stage1, batches, first)
-    trained1 = {name: tensor.detach().clone() for name, tensor in adapter.tensors().items()}
+    with manifest.timed("stage1"):
+        start = newest if newest and newest.stage == "stage1" else checkpoints.final("stage1")
+        stage1 = Stage("stage1", step1, recipe.stage1.steps, recipe.stage1.learning_rate)
+        trainer(Student(cast.student, None)).train(stage1, batches, start)
+    changes: dict[str, dict[str, Tensor]] = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
 
-    trained2: dict[str, Tensor] | None = None
     if recipe.stage2.steps:
         weights = recipe.stage1.weights.model_dump()
-        variant = make_variant(
-            cast.student, recipe.stage2, recipe.seed, weights=weights, perceptual=perceptual, shift=recipe.stage1.perceptual_shift
-        )
+        shift = recipe.stage1.perceptual_shift
+        variant = make_variant(cast.student, recipe.stage2, recipe.seed, weights=weights, perceptual=perceptual, shift=shift)
         guard_endpoint(cast, variant, batches, recipe, log, manifest)
-        stage2 = Stage(
-            "stage2",
-            Stage2Step(cast, variant, recipe.seed),
-            recipe.stage2.steps,
-            recipe.stage2.learning_rate,
-            offset=recipe.stage1.steps,
-        )
-        trainer = Trainer(
-            recipe.training,
-            recipe.seed,
-            accelerator,
-            checkpoints,
-            log,
-            _sampler(out, accelerator, Student(cast.student, variant), shown),
-        )
-        with _timed(manifest, "stage2"):
-            trainer.train(stage2, batches, newest if newest and newest.stage == "stage2" else None)
-        trained2 = {name: tensor.detach() for name, tensor in variant.tensors().items()}
+        step2 = Stage2Step(cast, variant, recipe.seed)
+        with manifest.timed("stage2"):
+            start = newest if newest and newest.stage == "stage2" else None
+            stage2 = Stage("stage2", step2, recipe.stage2.steps, recipe.stage2.learning_rate, offset=recipe.stage1.steps)
+            trainer(Student(cast.student, variant)).train(stage2, batches, start)
+        changes["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
     if accelerator.is_main_process:
-        save_student(out / "student", resolved, trained1, trained2)
+        save_student(out / "student", resolved, changes)
     manifest.write(bad_images=batches.bad_images)
+    accelerator.wait_for_everyone()
 
 
 def open_batches(resolved: ResolvedRecipe, cast: Cast, world_size: int) -> PairedBatches:
@@ -257,35 +208,3 @@ def _one_a_photo(items: list[Item]) -> list[Item]:
     for item in items:
         first.setdefault(item[0].partition("#")[0], item)
     return list(first.values())
-
-
-def _sampler(out: Path, accelerator: Accelerator, student: Student, shown: list[Item]) -> Callable[[str, int], None] | None:
-    """Writes a grid of held-out images: input, the student (at tradeoff 0, .5 and 1 where it has a knob), ground truth."""
-    if not shown or not accelerator.is_main_process:
-        return None
-
-    def sample(stage: str, step: int) -> None:
-        tradeoffs = (0.0, 0.5, 1.0) if student.variant else (0.0,)
-        rows = []
-        for name, lq, gt in shown:
-            enlarged = torch.nn.functional.interpolate(lq, size=gt.shape[-2:], mode="nearest")
-            draws = [keyed_generator("sample", name) for _ in tradeoffs]
-            restored = [student.restore(lq.to(accelerator.device), t, g).cpu() for t, g in zip(tradeoffs, draws, strict=True)]
-            rows.append(torch.cat([enlarged, *restored, gt], dim=-1))
-        width = max(row.shape[-1] for row in rows)
-        rows = [torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows]
-        folder = out / "samples"
-        folder.mkdir(exist_ok=True)
-        write_image(torch.cat(rows, dim=-2)[0], folder / f"step-{step:08d}.png")
-
-    return sample
-
-
-@contextmanager
-def _timed(manifest: Manifest, name: str) -> Iterator[None]:
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        seconds: dict[str, Any] = dict(manifest.facts.get("seconds", {}))
-        manifest.write(seconds=seconds | {name: round(time.monotonic() - started, 2)})

@@ -57,7 +57,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
 
     The tables of ITU-T T.81 annex K are scaled by 50 / q below quality 50 and by 2 - q / 50 from there on, and not rounded, so that
     quality is continuous; at 100 only the chroma subsampling is left. Right and bottom are filled with black to a multiple of 16.
-    The luminance table is transposed, as in DiffJPEG (Shin & Song 2017) and the Real-ESRGAN degradation that restorers are trained
+    The luminance table is transposed, as in DiffJPEG (Shin & Song 2017) and the degradation pipelines that restorers are trained
     with: results equal theirs, and come close to libjpeg's.
 
     Raises:

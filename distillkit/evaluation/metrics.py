@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillkit.data.images import to_uint8
+
 PSNR_CAP = 100.0
 """dB. The PSNR of two equal images is infinite; values are capped here so that means and differences stay finite."""
 
@@ -52,11 +54,6 @@ class FullReference:
         if len(image) != 3 or image[0] != 3 or list(gt.shape) not in ([batch, *image], [1, *image]):
             raise ValueError(f"{self.name}: expected two (B, 3, H, W), got {tuple(restored.shape)} and {tuple(gt.shape)}")
         return self.function(restored, gt)
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """[-1, 1] -> uint8 as a saved file holds it: clamped, scaled to [0, 255], rounded to nearest."""
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_uint8(image: Tensor) -> Tensor:

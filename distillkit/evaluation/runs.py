@@ -100,4 +100,6 @@ def _teacher_methods(teachers: Mapping[str, OutputTeacher], device: torch.device
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The whole lines of ``metrics.jsonl``; a line that a kill cut off is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -62,11 +62,12 @@ def open_sources(resolved: ResolvedRecipe, part: Literal["train", "eval"]) -> li
 
 def held_out(resolved: ResolvedRecipe, degradation: Degradation | None, scale: int) -> list[Item]:
     """The recipe's evaluation pairs: the same ones at every call, in every process."""
-    options = resolved.recipe.evaluation
-    return [
-        item
-        for source in open_sources(resolved, "eval")
-        for item in evaluation_items(
+    options, sources = resolved.recipe.evaluation, open_sources(resolved, "eval")
+    items = []
+    for source in sources:
+        found = evaluation_items(
             source, degradation, crop=options.crop, crops_per_image=options.crops_per_image, scale=scale, seed=resolved.recipe.seed
         )
-    ]
+        prefix = f"{source.name}:" if len(sources) > 1 else ""
+        items += [(prefix + name, lq, gt) for name, lq, gt in found]
+    return items

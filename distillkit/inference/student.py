@@ -84,12 +84,15 @@ def make_variant(
     return {"ctsr_eq8": CtsrEq8, "ctsr_alg2": CtsrAlg2}[options.variant](model, adapter)
 
 
-def save_student(folder: Path, resolved: ResolvedRecipe, stage1: Mapping[str, Tensor], stage2: Mapping[str, Tensor] | None) -> None:
+def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write what :func:`load_student` reads; the folder appears whole or not at all.
 
     Files: ``distillkit.json`` (the student's table, the stages' options), ``stage1.safetensors``, ``stage2.safetensors`` (with a
     knob),
     ``recipe.toml`` for the record.
+
+    Args:
+        changes: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
     """
     recipe = resolved.recipe
     about = {
@@ -98,7 +101,7 @@ def save_student(folder: Path, resolved: ResolvedRecipe, stage1: Mapping[str, Te
         "seed": recipe.seed,
         "student": dict(resolved.components["student"].table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
-        "stage2": recipe.stage2.model_dump(mode="json") if stage2 is not None else None,
+        "stage2": recipe.stage2.model_dump(mode="json") if "stage2" in changes else None,
         "licenses": {k: c.spec.license for k, c in resolved.components.items() if k == "student" or k.startswith("teachers.")},
     }
     temporary = folder.with_name(f".{folder.name}")
@@ -106,9 +109,8 @@ def save_student(folder: Path, resolved: ResolvedRecipe, stage1: Mapping[str, Te
     temporary.mkdir(parents=True)
     (temporary / "distillkit.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
     (temporary / "recipe.toml").write_text(resolved.to_toml())
-    save_file({k: v.detach().cpu().contiguous() for k, v in stage1.items()}, temporary / "stage1.safetensors")
-    if stage2 is not None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in stage2.items()}, temporary / "stage2.safetensors")
+    for stage, tensors in changes.items():
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / f"{stage}.safetensors")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

@@ -4,9 +4,9 @@ name."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Table(BaseModel):
@@ -16,19 +16,15 @@ class Table(BaseModel):
 
 
 class Use(BaseModel):
-    """A table that names something of a plugin; its other keys are checked by that thing's own config model."""
+    """A table that names something of a plugin; its other keys are checked by that thing's own config model.
+
+    In a recipe file the name alone may stand in its place.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     use: str = Field(description='"<plugin>/<name>", or "<name>" where that is unique')
 
-
-def _named(value: Any) -> Any:
-    return {"use": value} if isinstance(value, str) else value
-
-
-NamedUse = Annotated[Use, BeforeValidator(_named)]
-"""A ``use`` table, or just the name as a string."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -53,7 +49,7 @@ class Source(BaseModel):
     revision: str | None = Field(default=None, description="branch, tag or commit of the Hub repository")
     split: str = Field(default="train", description="split of the dataset")
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
-    parquet: str | None = Field(default=None, description="parquet file or glob")
+    parquet: Path | None = Field(default=None, description="parquet file or glob")
     column: str = Field(default="image", description="column of clean images; the degradation makes their inputs")
     lq_column: str | None = Field(
         default=None, description="column of low-quality inputs: a paired source, which skips the degradation"
@@ -65,8 +61,6 @@ class Source(BaseModel):
         given = [k for k in ("use", "hub", "imagefolder", "parquet") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of use, hub, imagefolder and parquet, not {' and '.join(given) or 'none'}")
-        if self.use is None and self.model_extra:
-            raise ValueError(f"unknown key {', '.join(sorted(self.model_extra))}")
         return self
 
 
@@ -117,7 +111,7 @@ class Stage1(Table):
     learning_rate: Positive = 5e-5
     weights: Stage1Weights = Stage1Weights()
     adapter: Adapter = Adapter()
-    perceptual: NamedUse = Field(
+    perceptual: Use = Field(
         default_factory=lambda: Use(use="distillkit/lpips-vgg"),
         description="the perceptual distance of eq. 1, a differentiable metric",
     )
@@ -184,7 +178,7 @@ class Evaluation(Table):
         default_factory=lambda: [n / 10 for n in range(1, 10)],
         description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
     )
-    metrics: list[NamedUse] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
+    metrics: list[Use] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
     crop: Count | None = Field(default=None, description="side of the evaluation crops, pixels; default: whole images")
     crops_per_image: Count = 1
     max_images: Count | None = Field(default=None, description="evaluate only the first so many images or crops")
