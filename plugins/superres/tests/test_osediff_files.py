@@ -84,9 +84,12 @@ def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
     assert all(v.equal(base.codec.network.vae.state_dict()[k]) for k, v in networks.vae.state_dict().items())
 
 
-def test_no_parameter_is_left_without_memory(config):
+def test_every_tensor_has_memory_and_merging_leaves_the_files_alone(config):
+    files = [f.path for f in config.files()]
+    before = [f.read_bytes() for f in files]
     model = build_osediff(config)
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    assert [f.read_bytes() for f in files] == before
 
 
 def test_adapters_are_merged_at_alpha_over_rank(config, networks):
