@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from distillkit_superres.colour import adain, wavelet
 
 

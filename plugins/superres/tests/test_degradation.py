@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
+
+from distillkit import Degradation, DistillkitError, filter2d, jpeg
 from distillkit_superres.degradation.draws import Draws, Gaussian, Noise, Round, Sinc, draw
 from distillkit_superres.degradation.kernels import SHAPES, fitted, gaussian_kernel, padded, sinc_kernel
 from distillkit_superres.degradation.operations import add_noise, resize, sharpened
 from distillkit_superres.degradation.pipeline import degrade
 from distillkit_superres.degradation.settings import PRESETS, BicubicConfig, RealESRGANConfig
 from distillkit_superres.degradation.specs import DEGRADATIONS
-from pydantic import ValidationError
-
-from distillkit import Degradation, DistillkitError, filter2d, jpeg
 
 SPECS = {s.name: s for s in DEGRADATIONS}
 

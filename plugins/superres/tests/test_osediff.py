@@ -6,6 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from distillkit import DistillkitError
 from distillkit_superres.osediff import text
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base
@@ -14,10 +18,6 @@ from distillkit_superres.osediff.settings import OSEDiffConfig, OSEDiffTeacherCo
 from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
 from distillkit_superres.osediff.text import PromptEncoder, TaggedPrompt, find_tagger, read_tokenizer
 from distillkit_superres.osediff.tiling import denoise_tiled
-from PIL import Image
-from pydantic import ValidationError
-
-from distillkit import DistillkitError
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from distillkit import WeightsError
 from distillkit_superres.osediff.architecture import ARCHITECTURES, random_networks
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base, random_osediff
 from distillkit_superres.osediff.checkpoints import read_osediff, read_tensors
 from distillkit_superres.osediff.settings import OSEDiffConfig, SD21BaseConfig
 from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
-from safetensors.torch import save_file
-
-from distillkit import WeightsError
 
 TINY = ARCHITECTURES["tiny"]
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+from distillkit import Condition, load_exactly
 from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
     LATENT_SCALE,
@@ -19,8 +21,6 @@ from distillkit_superres.osediff.lora import ALPHA, unet_layout, vae_layout
 from distillkit_superres.osediff.model import KLAutoencoder, OSEDiff, StableDiffusion
 from distillkit_superres.osediff.text import FixedPrompt
 from distillkit_superres.osediff.tiling import denoise_tiled, tile_weight
-
-from distillkit import Condition, load_exactly
 
 FULL = ARCHITECTURES["full"]
 
