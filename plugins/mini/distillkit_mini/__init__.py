@@ -1,0 +1,1 @@
+"""Small trained models for distillkit that train and run on a laptop CPU."""

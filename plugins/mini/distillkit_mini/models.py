@@ -1,0 +1,129 @@
+"""The mini models: codec, forward process and denoiser of each. All restore photographs at four times the size of their input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillkit import (
+    Condition,
+    ContinuousResidualShifting,
+    CosineVariancePreserving,
+    DiffusionModel,
+    PixelUnshuffle,
+    load_exactly,
+    read_state_dict,
+)
+from distillkit_mini.codec import BlockDct
+from distillkit_mini.network import UNet
+
+SCALE = 4
+CHANNELS = 3 * SCALE**2
+LATENT_GAIN = 2.0
+"""Latents are twice the pixels, which brings their spread near 1."""
+
+
+def enlarge(lq: Tensor) -> Tensor:
+    """Bicubic enlargement, (B, 3, h, w) -> (B, 3, 4 h, 4 w)."""
+    return F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
+
+
+def load_network(network: nn.Module, path: Path) -> None:
+    """Fill ``network`` from a safetensors file, stored in half or full precision."""
+    load_exactly(network, {name: value.float() for name, value in read_state_dict(path).items()}, path)
+
+
+class MiniModel(DiffusionModel):
+    """What they share: a latent of 48 channels on the grid of the input, and ``y``, the encoded bicubic enlargement."""
+
+    scale = SCALE
+    head = "out"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codec = PixelUnshuffle(SCALE, LATENT_GAIN)
+
+    def condition(self, lq: Tensor) -> Condition:
+        return Condition(y=self.codec.encode(enlarge(lq)))
+
+
+class Faithful(MiniModel):
+    """Residual shifting (Yue et al. 2023) from the enlarged input to the clean image, in a few steps.
+
+    ``clean = y + F([z_t / sqrt(1 + noise(t)^2), y], t)``
+
+    Args:
+        steps: network passes of :meth:`generate`.
+        temperature: size of the noise that :meth:`generate` starts with, as a share of the process's own. At 1 it draws one of the
+            plausible images, grain included; towards 0 it approaches their mean, which has the higher PSNR.
+    """
+
+    predicts = "clean"
+    process: ContinuousResidualShifting
+
+    def __init__(self, steps: int = 4, temperature: float = 0.25) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.process = ContinuousResidualShifting(kappa=0.2)
+        self.network = UNet(2 * CHANNELS, CHANNELS, width=48, blocks=(2, 3, 2))
+        self.passes = steps
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        assert condition.y is not None
+        z_in = z_t / (1 + self.process.coefficients(t).noise ** 2).sqrt()
+        return condition.y + self.network(torch.cat([z_in, condition.y], 1), t)
+
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        """From ``y`` and noise in ``passes`` equal steps of t, each to where the prediction says that ``z_t`` lies next."""
+        y = condition.y
+        assert y is not None
+        times = torch.linspace(self.process.t_max, 0, self.passes + 1)[:-1].tolist()
+        noise = torch.randn(y.shape, generator=generator).to(y)
+        z_t = y + self.temperature * self.process.kappa * times[0] * noise
+        for now, later in zip(times, [*times[1:], None], strict=True):
+            guess = self.predict(z_t, y.new_full((len(y),), now), condition)
+            if later is None:
+                break
+            z_t = self.process.diffuse(guess.clean, y.new_full((len(y),), later), guess.noise, y)
+        return guess.clean
+
+
+class FaithfulDct(Faithful):
+    """The faithful model in another latent space: the same weights, asked through the rotation between the two."""
+
+    codec: BlockDct
+
+    def __init__(self, steps: int = 4, temperature: float = 0.25) -> None:
+        super().__init__(steps, temperature)
+        self.codec = BlockDct(SCALE, LATENT_GAIN)
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        assert condition.y is not None
+        pixels = Condition(y=self.codec.unrotate(condition.y))
+        return self.codec.rotate(super().forward(self.codec.unrotate(z_t), t, pixels))
+
+
+class Realistic(MiniModel):
+    """A one-step restorer that is also a denoiser at every time; it sees nothing but ``z_t``.
+
+    Variance preserving with ``signal = cos(pi t / 2)``, predicting the velocity. One step takes ``y`` for ``z_t`` at ``t = 0.5``:
+    ``z_0 = signal y - noise v(y, 0.5)``.
+    """
+
+    predicts = "velocity"
+    start = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = CosineVariancePreserving()
+        self.network = UNet(CHANNELS, CHANNELS, width=32, blocks=(2, 4, 2))
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.network(z_t, t)
+
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        assert condition.y is not None
+        return self.predict(condition.y, condition.y.new_full((len(condition.y),), self.start), condition).clean

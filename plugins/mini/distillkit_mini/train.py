@@ -1,0 +1,218 @@
+"""The program that trained the shipped weights: ``python -m distillkit_mini.train --photos DIR [DIR ...] [--out DIR] [--seed 0]``.
+
+Both networks are trained from scratch on one CPU core, the same way for the same seed, photographs and versions:
+
+faithful
+    ``|clean(z_t, t) - z_0|^2``. At first every sample is at the top time, where the network is a plain restorer; then half of each
+    batch is at times drawn uniformly.
+realistic
+    first ``|S(y) - z_0|^2`` with the denoising loss ``|v(z_t, t) - v|^2`` (S: one step), then
+    ``0.5 |S(y) - z_0|^2 + 2 ST-LPIPS + 0.1 adversarial + 0.3 denoising`` with a patch discriminator and the hinge loss. The
+    perceptual distance and the discriminator see randomly shifted crops, so that no pattern locked to the latent's grid pays off.
+
+The weights kept are moving averages, stored in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from distillkit import DistillkitError, PerceptualDistance
+from distillkit_mini.crops import Crops, find_photos
+from distillkit_mini.degradation import Camera
+from distillkit_mini.models import Faithful, MiniModel, Realistic
+
+CROP, BATCH = 64, 8
+FAITHFUL_STEPS = (8_000, 12_000)
+"""Steps at the top time only, and at all times."""
+REALISTIC_STEPS = (6_000, 5_000)
+"""Steps without and with the perceptual and adversarial losses."""
+FEWER = 4
+"""Crops of a batch that are denoised, and that the perceptual distance sees."""
+REPORT_EVERY = 250
+
+M = TypeVar("M", bound=MiniModel)
+
+
+class Pairs:
+    """Batches (lq, gt), in [-1, 1], from one generator that also serves the noise and the times."""
+
+    def __init__(self, crops: Crops, seed: int) -> None:
+        self._crops, self._camera = crops, Camera()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        gt = self._crops.draw(BATCH, self.generator)
+        return self._camera(gt, self.generator), gt
+
+
+def train_faithful(pairs: Pairs, share: float = 1.0) -> Faithful:
+    """The faithful model after ``share`` of its full schedule."""
+    model = Faithful()
+    early, late = (round(share * steps) for steps in FAITHFUL_STEPS)
+
+    def loss(step: int) -> dict[str, Tensor]:
+        lq, gt = pairs.draw()
+        z_0, condition = model.codec.encode(gt), model.condition(lq)
+        t = model.process.sample_time(BATCH, pairs.generator)
+        t[: BATCH if step < early else BATCH // 2] = model.process.t_max
+        noise = torch.randn(z_0.shape, generator=pairs.generator)
+        z_t = model.process.diffuse(z_0, t, noise, condition.y)
+        return {"clean": F.mse_loss(model(z_t, t, condition), z_0)}
+
+    return _train("faithful", model, loss, early + late, learning_rate=1e-3, decay=0.999)
+
+
+def train_realistic(pairs: Pairs, share: float = 1.0) -> Realistic:
+    """The realistic model after ``share`` of its full schedule."""
+    early, late = (round(share * steps) for steps in REALISTIC_STEPS)
+    model = Realistic()
+
+    def restore_and_denoise() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        lq, gt = pairs.draw()
+        z_0, condition = model.codec.encode(gt), model.condition(lq)
+        restored = model.generate(condition)
+        t = model.process.sample_time(FEWER, pairs.generator)
+        noise = torch.randn(z_0[:FEWER].shape, generator=pairs.generator)
+        c = model.process.velocity_coefficients(t)
+        velocity = model(model.process.diffuse(z_0[:FEWER], t, noise), t, condition)
+        return restored, z_0, gt, F.mse_loss(velocity, c.signal * z_0[:FEWER] + c.noise * noise)
+
+    def plain(step: int) -> dict[str, Tensor]:
+        restored, z_0, _, denoising = restore_and_denoise()
+        return {"l2": F.mse_loss(restored, z_0), "denoising": 0.3 * denoising}
+
+    model = _train("realistic, plain", model, plain, early, learning_rate=1e-3, decay=0.999)
+    distance, judge = PerceptualDistance("alex"), Discriminator()
+    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-4, betas=(0.5, 0.9))
+
+    def realistic(step: int) -> dict[str, Tensor]:
+        restored, z_0, gt, denoising = restore_and_denoise()
+        fake, real = _shifted(model.codec.decode(restored), gt, pairs.generator)
+        judged = judge(torch.cat([fake.detach(), real]))
+        judge_loss = F.relu(1 + judged[:BATCH]).mean() + F.relu(1 - judged[BATCH:]).mean()
+        judge_optimizer.zero_grad()
+        judge_loss.backward()
+        judge_optimizer.step()
+        judge.requires_grad_(False)
+        adversarial = -judge(fake).mean()
+        judge.requires_grad_(True)
+        return {
+            "l2": 0.5 * F.mse_loss(restored, z_0),
+            "perceptual": 2 * distance(fake[:FEWER], real[:FEWER]).mean(),
+            "adversarial": 0.1 * adversarial,
+            "denoising": 0.3 * denoising,
+        }
+
+    return _train("realistic", model, realistic, late, learning_rate=4e-4, decay=0.998)
+
+
+class Discriminator(nn.Module):
+    """Judges overlapping patches of 14 px: images (B, 3, H, W) -> (B, 1, about H/4, about W/4), positive for real ones."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        norm = nn.utils.parametrizations.spectral_norm
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            norm(nn.Conv2d(width, 2 * width, 3, 1, 1)),
+            nn.LeakyReLU(0.2),
+            norm(nn.Conv2d(2 * width, 2 * width, 4, 2, 1)),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, 1, 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image)
+
+
+def _shifted(a: Tensor, b: Tensor, generator: torch.Generator, window: int = 52) -> tuple[Tensor, Tensor]:
+    """The same randomly placed square of two batches of images."""
+    top, left = torch.randint(CROP - window + 1, (2,), generator=generator).tolist()
+    place = (..., slice(top, top + window), slice(left, left + window))
+    return a[place], b[place]
+
+
+def _train(name: str, model: M, loss: Callable[[int], dict[str, Tensor]], steps: int, learning_rate: float, decay: float) -> M:
+    """``steps`` steps of AdamW with a warm-up and a cosine; the model ends with the moving average of its weights."""
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=0.01)
+    warm = min(100, steps)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warm)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warm, 1))
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [warm])
+    average = copy.deepcopy(model.network)
+    started, seen = time.monotonic(), dict[str, float]()
+    for step in range(steps):
+        terms = loss(step)
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        weight = max(1 - decay, 1 / (step + 1))
+        with torch.no_grad():
+            for slow, fast in zip(average.parameters(), model.network.parameters(), strict=True):
+                slow.lerp_(fast, weight)
+        seen = {k: seen.get(k, 0.0) + float(v.detach()) for k, v in terms.items()}
+        if (step + 1) % REPORT_EVERY == 0:
+            shown = " ".join(f"{k} {v / REPORT_EVERY:.5f}" for k, v in seen.items())
+            print(f"{name} {step + 1}/{steps} {shown} ({time.monotonic() - started:.0f} s)", flush=True)
+            seen = {}
+    model.network.load_state_dict(average.state_dict())
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m distillkit_mini.train", description="Train the mini teachers on one CPU core.")
+    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="photographs, or folders of them")
+    parser.add_argument(
+        "--out", type=Path, default=Path("mini-weights"), help="folder for the weights and the card (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--share", type=float, default=1.0, help="share of the full schedule, for a trial run")
+    parser.add_argument("--only", choices=["faithful", "realistic"], help="train one of the two")
+    args = parser.parse_args()
+    try:
+        run(args.photos, args.out, args.seed, args.share, args.only)
+    except DistillkitError as e:
+        parser.exit(2, f"{e}\n")
+
+
+def run(photos: list[Path], out: Path, seed: int, share: float = 1.0, only: str | None = None) -> None:
+    """Train, and write ``NAME.safetensors`` and ``NAME.json`` (how it was made) for each model into ``out``."""
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    crops = Crops(find_photos(photos), CROP)
+    for name, train in (("faithful", train_faithful), ("realistic", train_realistic)):
+        if only not in (None, name):
+            continue
+        torch.manual_seed(seed)
+        started = time.monotonic()
+        model = train(Pairs(crops, seed), share)
+        path = out / f"{name}.safetensors"
+        save_file({k: v.half() for k, v in model.network.state_dict().items()}, path)
+        made: dict[str, object] = {
+            "seed": seed,
+            "share": share,
+            "photographs": len(crops),
+            "seconds": round(time.monotonic() - started),
+        }
+        made |= {"torch": str(torch.__version__), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        (out / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The mini models: shapes, sizes, repeatability, spaces, and that what is shipped does what the card says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from distillkit import DiffusionModel, WeightsError
+from distillkit_mini.evaluate import evaluation_pairs, measure
+from distillkit_mini.models import FaithfulDct, Realistic
+from distillkit_mini.plugin import RealisticOptions, distillkit_students, distillkit_teachers
+
+TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
+
+
+def build(name: str, **options: object) -> DiffusionModel:
+    return TEACHERS[name].build(TEACHERS[name].config(**options)).eval()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_like(z: Tensor, seed: int = 0) -> Tensor:
+    return torch.randn(z.shape, generator=seeded(seed))
+
+
+@pytest.fixture(scope="module", params=sorted(TEACHERS))
+def model(request: pytest.FixtureRequest) -> DiffusionModel:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Tensor, Tensor]:
+    lq, gt = evaluation_pairs()
+    return lq[::5], gt[::5]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (13, 22), (1, 2)])
+def test_any_size_of_input_is_restored_at_four_times_its_size(model: DiffusionModel, size: tuple[int, int]) -> None:
+    lq = torch.rand(2, 3, *size, generator=seeded()) * 2 - 1
+    condition = model.condition(lq)
+    assert condition.y is not None and condition.y.shape == (2, 48, *size)
+    with torch.no_grad():
+        assert model.generate(condition, seeded()).shape == (2, 48, *size)
+        restored = model.restore(lq, seeded())
+    assert restored.shape == (2, 3, 4 * size[0], 4 * size[1])
+    assert restored.min() >= -1 and restored.max() <= 1
+
+
+@torch.no_grad()
+def test_a_generator_decides_everything(model: DiffusionModel, pairs: tuple[Tensor, Tensor]) -> None:
+    lq = pairs[0][:2]
+    assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(1)))
+    assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(2))) == (model.passes == 1)
+
+
+@torch.no_grad()
+def test_tiles_agree_with_the_whole_away_from_their_borders() -> None:
+    model, lq = build("realistic"), torch.rand(1, 3, 96, 96, generator=seeded()) * 2 - 1
+    whole, tile = model.restore(lq), model.restore(lq[..., :80, :80])
+    torch.testing.assert_close(tile[..., : 4 * 40, : 4 * 40], whole[..., : 4 * 40, : 4 * 40], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_passes_is_the_number_of_network_passes() -> None:
+    for name, options, passes in (("faithful", {"steps": 2}, 2), ("faithful", {}, 4), ("realistic", {}, 1)):
+        model, calls = build(name, **options), []
+        model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        model.restore(torch.zeros(1, 3, 8, 8), seeded())
+        assert len(calls) == model.passes == passes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ratio", [0.2, 1.0, 5.0])
+def test_denoises_at_every_noise_level(model: DiffusionModel, pairs: tuple[Tensor, Tensor], ratio: float) -> None:
+    """At equal SNR, ``clean`` is nearer to the truth than the best linear guess from ``z_t`` without the network."""
+    lq, gt = pairs
+    z_0, condition = model.codec.encode(gt), model.condition(lq)
+    t = model.process.time_at(torch.full((len(gt),), 2 * torch.tensor(ratio).log().item()))
+    z_t = model.process.diffuse(z_0, t, noise_like(z_0), condition.y)
+    c = model.process.coefficients(t)
+    shrunk = (z_t - c.shift * condition.y) * c.signal / (c.signal**2 + c.noise**2)
+    guess = model.predict(z_t, t, condition)
+    assert (guess.clean - z_0).square().mean() < (shrunk - z_0).square().mean()
+    assert (guess.noise - noise_like(z_0)).square().mean() < 1
+
+
+@torch.no_grad()
+def test_the_dct_teacher_is_the_faithful_one_in_another_space(pairs: tuple[Tensor, Tensor]) -> None:
+    faithful, dct = build("faithful"), build("faithful-dct")
+    assert isinstance(dct, FaithfulDct) and dct.codec.space != faithful.codec.space
+    lq, gt = pairs[0][:3], pairs[1][:3]
+    z_0, condition = faithful.codec.encode(gt), faithful.condition(lq)
+    t = torch.tensor([0.1, 0.5, 0.95])
+    z_t = faithful.process.diffuse(z_0, t, noise_like(z_0), condition.y)
+
+    rotated = dct.condition(lq)
+    torch.testing.assert_close(rotated.y, dct.codec.rotate(condition.y))
+    assert (rotated.y - condition.y).abs().max() > 0.1
+    ours, theirs = dct.predict(dct.codec.rotate(z_t), t, rotated), faithful.predict(z_t, t, condition)
+    torch.testing.assert_close(dct.codec.unrotate(ours.clean), theirs.clean, atol=1e-4, rtol=0)
+    torch.testing.assert_close(dct.codec.unrotate(ours.noise), theirs.noise, atol=1e-3, rtol=0)
+
+
+def test_the_rotation_is_orthonormal_and_separates_frequencies() -> None:
+    codec = FaithfulDct().codec
+    image = torch.rand(1, 3, 8, 12, generator=seeded()) * 2 - 1
+    torch.testing.assert_close(codec.decode(codec.encode(image)), image)
+    assert codec.encode(image).square().sum() == pytest.approx(4 * image.square().sum().item(), rel=1e-5)
+    flat = codec.encode(torch.full((1, 3, 4, 4), 0.5)).view(3, 16)
+    torch.testing.assert_close(flat[:, 0], torch.full((3,), 2 * 0.5 * 4))
+    assert flat[:, 1:].abs().max() < 1e-6
+    wave = torch.cos(torch.pi * (2 * torch.arange(4.0) + 1) * 2 / 8).expand(1, 3, 4, 4)  # horizontal frequency 2
+    assert codec.encode(wave).view(3, 16).abs().argmax(1).tolist() == [2, 2, 2]
+
+
+def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(pairs: tuple[Tensor, Tensor]) -> None:
+    (spec,) = distillkit_students()
+    teacher, student = build("realistic"), spec.build(spec.config())
+    assert isinstance(student, Realistic)
+    assert student.codec.space == teacher.codec.space
+    assert not {p.data_ptr() for p in teacher.parameters()} & {p.data_ptr() for p in student.parameters()}
+    latent = student.generate(student.condition(pairs[0]))
+    assert torch.equal(latent, teacher.generate(teacher.condition(pairs[0])))
+    latent.sum().backward()
+    assert all(p.grad is not None for name, p in student.network.named_parameters())
+    assert student.network.get_submodule(student.head).out_channels == 48
+
+
+def test_weights_are_shipped_and_refused_by_another_network(tmp_path: Path) -> None:
+    files = [file for spec in TEACHERS.values() for file in spec.weights(spec.config())]
+    assert all(file.find() for file in files)
+    assert sum({file.path: file.path.stat().st_size for file in files}.values()) < 5e6
+    with pytest.raises(WeightsError, match="another architecture"):
+        build("faithful", weights=RealisticOptions().weights)
+    with pytest.raises(WeightsError, match="no such weight file"):
+        build("realistic", weights=tmp_path / "none.safetensors")
+
+
+def test_the_teachers_are_what_their_names_say() -> None:
+    measured = measure(build("faithful"), build("realistic"), metrics=("PSNR", "ST-LPIPS-Alex"))
+    mean = {method: {metric: v.mean().item() for metric, v in values.items()} for method, values in measured.items()}
+    assert mean["faithful"]["PSNR"] > mean["bicubic"]["PSNR"] > mean["realistic"]["PSNR"]
+    assert mean["realistic"]["ST-LPIPS-Alex"] < mean["faithful"]["ST-LPIPS-Alex"] < mean["bicubic"]["ST-LPIPS-Alex"]
