@@ -122,7 +122,7 @@ def test_base_model_is_a_score_only(base, lq):
     assert {t.name: t.capabilities for t in TEACHERS} == {"osediff": {"score", "output"}, "sd21-base": {"score"}}
     prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(lq))
     assert prediction.clean.shape == prediction.noise.shape == (2, 4, 9, 8)
-    with pytest.raises(TypeError, match="restores nothing"):
+    with pytest.raises(DistillkitError, match="restores nothing"):
         base.restore(lq)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit import Autoencoder, Condition, DiffusionModel, VariancePreserving
+from distillkit import Autoencoder, Condition, DiffusionModel, DistillkitError, VariancePreserving
 from distillkit_superres.colour import FIXES, ColourFix
 from distillkit_superres.osediff.architecture import LATENT_SCALE
 from distillkit_superres.osediff.text import FixedPrompt, TaggedPrompt
@@ -92,7 +92,7 @@ class StableDiffusion(DiffusionModel):
         return negative + self.guidance * (positive - negative)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        raise TypeError("superres/sd21-base is a generative prior: it answers predict(z_t, t, condition) and restores nothing")
+        raise DistillkitError("superres/sd21-base answers for a score only and restores nothing; superres/osediff does")
 
 
 class OSEDiff(StableDiffusion):
