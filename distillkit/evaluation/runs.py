@@ -16,6 +16,7 @@ from distillkit.evaluation.claims import claims
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
 from distillkit.evaluation.report import write_evaluation, write_report
+from distillkit.hooks.specs import TeacherSpec
 from distillkit.inference.build import build, held_out
 from distillkit.inference.student import Student, load_student
 from distillkit.inference.tiling import restore_padded
@@ -39,7 +40,7 @@ def evaluate_run(
         say("no evaluation: the recipe names no held-out images (data.eval)")
         return None
     student = load_student(run_dir / "student", device)
-    teachers = {role: build(resolved, f"teachers.{role}", device) for role in ROLES if f"teachers.{role}" in resolved.components}
+    teachers = {role: build(resolved, f"teachers.{role}", device) for role in ROLES if _restores(resolved, f"teachers.{role}")}
     degradation: Degradation | None = build(resolved, "degradation", device) if "degradation" in resolved.components else None
     items = held_out(resolved, degradation, student.model.scale)[: options.max_images]
     names = [k for k in resolved.components if k.startswith("evaluation.metrics.")]
@@ -97,6 +98,12 @@ def _teacher_methods(teachers: Mapping[str, OutputTeacher], device: torch.device
             return restore_padded(one, lq.to(device), teacher.scale, teacher.multiple).cpu()
 
         yield Method(role, None, teacher.passes, restore)
+
+
+def _restores(resolved: ResolvedRecipe, key: str) -> bool:
+    """Whether the recipe has that teacher and it offers images, not only scores."""
+    component = resolved.components.get(key)
+    return component is not None and isinstance(component.spec, TeacherSpec) and "output" in component.spec.capabilities
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
