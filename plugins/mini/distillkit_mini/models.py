@@ -22,6 +22,7 @@ from distillkit_mini.network import UNet
 
 SCALE = 4
 CHANNELS = 3 * SCALE**2
+WIDTH, BLOCKS = 48, (2, 3, 2)
 LATENT_GAIN = 2.0
 """Latents are twice the pixels, which brings their spread near 1."""
 
@@ -68,7 +69,7 @@ class Faithful(MiniModel):
         super().__init__()
         self.temperature = temperature
         self.process = ContinuousResidualShifting(kappa=0.2)
-        self.network = UNet(2 * CHANNELS, CHANNELS, width=48, blocks=(2, 3, 2))
+        self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
         self.passes = steps
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -107,22 +108,23 @@ class FaithfulDct(Faithful):
 
 
 class Realistic(MiniModel):
-    """A one-step restorer that is also a denoiser at every time; it sees nothing but ``z_t``.
+    """A one-step restorer that is also a denoiser at every time.
 
-    Variance preserving with ``signal = cos(pi t / 2)``, predicting the velocity. One step takes ``y`` for ``z_t`` at ``t = 0.5``:
-    ``z_0 = signal y - noise v(y, 0.5)``.
+    Variance preserving with ``signal = cos(pi t / 2)``; ``clean = y + F([z_t, y], t)``. One step takes ``y`` for ``z_t`` at ``t = 1``, a
+    time at which it never saw noise: ``z_0 = clean(y, 1)``. The network is the faithful model's, trained on from its weights.
     """
 
-    predicts = "velocity"
-    start = 0.5
+    predicts = "clean"
+    start = 1.0
 
     def __init__(self) -> None:
         super().__init__()
         self.process = CosineVariancePreserving()
-        self.network = UNet(CHANNELS, CHANNELS, width=32, blocks=(2, 4, 2))
+        self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.network(z_t, t)
+        assert condition.y is not None
+        return condition.y + self.network(torch.cat([z_t, condition.y], 1), t)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         assert condition.y is not None
