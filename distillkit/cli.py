@@ -94,11 +94,12 @@ def evaluate(
 
 @app.command()
 def fetch(recipe: RecipeFile, set_: Sets = None) -> None:
-    """Download every weight file that a recipe needs; interrupted downloads resume, hashes are checked."""
+    """Download every weight file and dataset that a recipe needs; interrupted downloads resume, hashes are checked."""
     resolved = _load(recipe, set_)
-    for component in resolved.components.values():
-        for file in component.spec.weights(component.config):
-            typer.echo(f"{file.name}: {file.fetch()}")
+    from distillkit.preflight import fetch_all
+
+    if not fetch_all(resolved, typer.echo):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from distillkit.hooks.manager import load_plugins
 from distillkit.inference.build import Item, build, held_out, open_sources
 from distillkit.inference.student import Student, make_variant, save_student, stage1_adapter
 from distillkit.objectives.controllability import Variant
-from distillkit.preflight import check_folder, check_weights
+from distillkit.preflight import check_folder, check_presence
 from distillkit.provenance import Manifest
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
@@ -54,7 +54,7 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> 
         log_with=list(recipe.training.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )
-    check_weights(resolved)
+    check_presence(resolved)
     if accelerator.is_main_process:
         check_folder(out, resolved, resume)
     cast = build_cast(resolved, accelerator.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillkit.download import download, sha256_of
 from distillkit.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """One file of weights, local (``path``) or in a Hub repository (``repo`` and ``filename``)."""
+    """One file of weights: a local one (``path``), which may be published at a ``url``, or one of a Hub repository.
+
+    Either ``path`` is given, or ``repo`` and ``filename``.
+    """
 
     path: Path | None = None
+    url: str | None = None
+    """Where the file at ``path`` is downloaded from when it is missing: the asset of a release, for instance."""
     repo: str | None = None
     filename: str | None = None
     revision: str = "main"
@@ -26,10 +31,17 @@ class WeightFile:
     size: int | None = None
     """Bytes."""
     license: str = "unknown"
+    source: str | None = None
+    """Where a person finds a file that has no ``url``."""
 
     @property
     def name(self) -> str:
         return str(self.path) if self.path else f"{self.repo}/{self.filename}@{self.revision}"
+
+    @property
+    def fetchable(self) -> bool:
+        """Whether :meth:`fetch` knows where to download it."""
+        return self.path is None or self.url is not None
 
     def find(self) -> Path | None:
         """The file on this machine, or None. Never touches the network."""
@@ -42,24 +54,36 @@ class WeightFile:
         return Path(found) if isinstance(found, str) else None
 
     def fetch(self) -> Path:
-        """The file, downloaded if it is not here (an interrupted download resumes), its hash checked."""
+        """The file, downloaded if it is not here (an interrupted download resumes), its hash checked.
+
+        Raises:
+            WeightsError: it is not here and nowhere to be had, or its hash differs.
+        """
         path = self.find()
         if path is None:
-            if self.path is not None:
-                raise WeightsError(f"{self.path} - no such weight file")
-            from huggingface_hub import hf_hub_download
+            return self._from_hub() if self.path is None else self._from_url(self.path)
+        return self._checked(path)
 
-            assert self.repo and self.filename
+    def _from_url(self, path: Path) -> Path:
+        if self.url is None:
+            advice = f"; get it from {self.source} (licence {self.license})" if self.source else ""
+            raise WeightsError(f"{path} - no such weight file{advice}")
+        return download(self.url, path, self.sha256)
+
+    def _from_hub(self) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        assert self.repo and self.filename
+        try:
             path = Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
+        except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
+            raise WeightsError(f"{self.name} - not downloaded from the Hub: {_first_line(e)}") from e
+        return self._checked(path)
+
+    def _checked(self, path: Path) -> Path:
         if self.sha256 is not None and sha256_of(path) != self.sha256:
             raise WeightsError(f"{path} - its sha256 is not {self.sha256}; delete it and fetch it again")
         return path
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:

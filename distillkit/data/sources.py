@@ -124,6 +124,33 @@ def open_source(
     return _check(name, dataset, column, lq_column, folder)
 
 
+def is_cached(hub: str) -> bool:
+    """Whether some version of a dataset of the Hub is ready on this machine. Never touches the network."""
+    owner, _, name = hub.rpartition("/")
+    folder = "___".join(filter(None, [owner, datasets.naming.camelcase_to_snakecase(name)]))
+    versions = Path(datasets.config.HF_DATASETS_CACHE).expanduser().joinpath(folder).glob("*/*/*")
+    return any(version.is_dir() and version.suffix != ".incomplete" for version in versions)
+
+
+def hub_facts(hub: str, revision: str | None = None) -> tuple[int, str]:
+    """Bytes of a dataset's repository on the Hub, and its licence.
+
+    Raises:
+        DataError: the Hub cannot be reached, or has no such dataset.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().dataset_info(hub, revision=revision, files_metadata=True, timeout=10)
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise DataError(_no_such_dataset(hub, revision)) from error
+    except Exception as error:  # the client raises its own, its HTTP library's and the system's
+        raise DataError(_unreachable(hub)) from error
+    card = info.card_data.to_dict() if info.card_data else {}
+    return sum(file.size or 0 for file in info.siblings or []), str(card.get("license") or "unknown")
+
+
 def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) -> None:
     """Raise a DataError that names the first of ``bad`` (id -> reason) if they are more than this share of the source's images."""
     if len(bad) > max_bad_fraction * len(source):
@@ -164,17 +191,25 @@ def _from_hub(hub: str, revision: str | None, split: str) -> Any:
     try:
         return datasets.load_dataset(hub, revision=revision, split=split)
     except ConnectionError as error:
-        raise DataError(
-            f"{hub} - the Hub cannot be reached and the dataset is not in the cache; go online once, or fetch it elsewhere with "
-            f'"hf download --repo-type dataset {hub}" and point imagefolder or parquet at the files'
-        ) from error
+        raise DataError(_unreachable(hub)) from error
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise DataError(
-            f"{hub}{'' if revision is None else '@' + revision} - no such dataset on the Hub, or one that needs a login; check its "
-            'name and revision, or run "hf auth login"'
-        ) from error
+        raise DataError(_no_such_dataset(hub, revision)) from error
     except Exception as error:  # the Hub client raises dozens of types
         raise DataError(f"{hub} (split {split!r}) - cannot be loaded: {_first_line(error)}") from error
+
+
+def _unreachable(hub: str) -> str:
+    return (
+        f"{hub} - the Hub cannot be reached and the dataset is not in the cache; go online once, or fetch it elsewhere with "
+        f'"hf download --repo-type dataset {hub}" and point imagefolder or parquet at the files'
+    )
+
+
+def _no_such_dataset(hub: str, revision: str | None) -> str:
+    return (
+        f"{hub}{'' if revision is None else '@' + revision} - no such dataset on the Hub, or one that needs a login; check its "
+        'name and revision, or run "hf auth login"'
+    )
 
 
 def _from_folder(folder: Path) -> Any:

@@ -29,7 +29,7 @@ class LpipsOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     trunk: Path | None = None
-    """ImageNet weights of the network (keys ``features.*``); by default torchvision's file in torch hub's cache, never fetched."""
+    """ImageNet weights of the network (keys ``features.*``); by default torchvision's file in torch hub's cache."""
 
 
 @hookimpl
@@ -50,6 +50,8 @@ _DISTORTION = (
 )
 _NETS: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
 _TRUNK_FILE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+_TRUNK_SIZE = {"alex": 244_408_911, "vgg": 553_433_881}
+_TRUNK_URL = "https://download.pytorch.org/models/"
 
 
 def _distortion(name: str) -> Callable[[Any], Metric]:
@@ -82,7 +84,8 @@ def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
         return config.trunk or _torch_home() / "hub" / "checkpoints" / _TRUNK_FILE[net]
 
     def weights(config: LpipsOptions) -> tuple[WeightFile, ...]:
-        return (WeightFile(path=trunk(config)),)
+        url = None if config.trunk else _TRUNK_URL + _TRUNK_FILE[net]
+        return (WeightFile(path=trunk(config), url=url, size=_TRUNK_SIZE[net], license="BSD-3-Clause"),)
 
     summary = f"LPIPS v0.1, {net}; needs the trunk's ImageNet weights on disk"
     return MetricSpec(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -72,13 +71,6 @@ def _capability_table(specs: Mapping[str, tuple[str, Spec]]) -> Iterator[str]:
 
 
 def _check_source(document: Document, source: Source, path: KeyPath) -> Iterator[Problem]:
-    folder, files = source.imagefolder, source.parquet
-    if folder is not None and not folder.is_dir():
-        key = (*path, "imagefolder")
-        yield Problem(document.origin(key), key, f"no such folder: {folder}")
-    if files is not None and "://" not in str(files) and not glob.glob(str(files), recursive=True):  # noqa: PTH207
-        key = (*path, "parquet")
-        yield Problem(document.origin(key), key, f"no such file: {files}")
-    if folder is not None and source.lq_column is None and document.get(("degradation",)) is None:
+    if source.imagefolder is not None and source.lq_column is None and document.get(("degradation",)) is None:
         what = "has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
         yield Problem(document.origin(path), path, what)

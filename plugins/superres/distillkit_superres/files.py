@@ -6,7 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from distillkit import WeightFile, WeightsError
+from distillkit import WeightFile
+
+FOLDER = Path("weights")
+"""Where published files are looked for, and fetched to, if a recipe does not say."""
 
 
 class HubFile(BaseModel):
@@ -23,22 +26,14 @@ class HubFile(BaseModel):
 Location = Path | HubFile
 
 
-def weight_file(location: Location, license: str, size: int | None = None) -> WeightFile:
-    """``location`` as the engine's descriptor."""
-    if isinstance(location, Path):
-        return WeightFile(path=location, license=license, size=size)
-    return WeightFile(**location.model_dump(), license=license, size=size)
-
-
-def fetch(file: WeightFile, origin: str) -> Path:
-    """The file's path on this machine, downloaded from the Hub if need be.
+def weight_file(location: Location | None, published: str, license: str, size: int) -> WeightFile:
+    """``location`` as the engine's descriptor; by default the published file in :data:`FOLDER`.
 
     Args:
-        origin: where the file is published, for the error's text.
-
-    Raises:
-        WeightsError: a path with no file, or a hash that differs.
+        published: its URL. A missing file can be fetched from there if its path ends in the published name.
     """
-    if file.path is not None and file.find() is None:
-        raise WeightsError(f"{file.path} - no such weight file; it is published as {origin} ({file.license})")
-    return file.fetch()
+    if isinstance(location, HubFile):
+        return WeightFile(**location.model_dump(), license=license, size=size)
+    name = published.rpartition("/")[2]
+    path = location or FOLDER / name
+    return WeightFile(path=path, url=published if path.name == name else None, license=license, size=size, source=published)

@@ -212,7 +212,6 @@ def test_taggers_are_found_by_entry_point(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (OSEDiffConfig, {}, "checkpoint is missing"),
         (OSEDiffConfig, {"size": "tiny", "prompt": "dog"}, "prompts must be empty"),
         (OSEDiffConfig, {"size": "tiny", "tagger": "ram"}, "prompts must be empty"),
         (SD21BaseConfig, {"guidance": 7.5}, "give different texts"),

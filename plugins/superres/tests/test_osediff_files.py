@@ -130,10 +130,20 @@ def test_files_are_known_before_anything_is_read(tmp_path):
     assert TEACHERS[1].weights(SD21BaseConfig(size="tiny")) == ()
 
 
+def test_the_published_adapters_are_the_default_and_can_be_fetched(tmp_path):
+    default, named, other, hub = (
+        OSEDiffConfig(checkpoint=location).adapters()
+        for location in (None, tmp_path / "osediff.pkl", tmp_path / "mine.pkl", {"repo": "owner/name", "filename": "x.pkl"})
+    )
+    assert default.path.as_posix() == "weights/osediff.pkl"
+    assert default.url == named.url and default.url.endswith("/OSEDiff/raw/main/preset/models/osediff.pkl")
+    assert [f.fetchable for f in (default, named, other, hub)] == [True, True, False, True]
+
+
 def test_missing_files_are_named(config, tmp_path):
-    with pytest.raises(WeightsError, match=r"osediff\.pkl - no such weight file; it is published as .*cswry/OSEDiff"):
-        build_osediff(config.model_copy(update={"checkpoint": tmp_path / "elsewhere" / "osediff.pkl"}))
-    with pytest.raises(WeightsError, match=r"unet.*no such weight file; it is published as stable-diffusion-2-1-base"):
+    with pytest.raises(WeightsError, match=r"mine\.pkl - no such weight file; get it from .*cswry/OSEDiff.*Apache-2\.0"):
+        build_osediff(config.model_copy(update={"checkpoint": tmp_path / "mine.pkl"}))
+    with pytest.raises(WeightsError, match=r"unet.*no such weight file; get it from a repository stable-diffusion-2-1-base"):
         build_osediff(config.model_copy(update={"folder": tmp_path}))
 
 

@@ -49,12 +49,13 @@ def test_the_published_files_are_named_with_their_licence(spec, config, name):
     assert (network.path.name, autoencoder.path.name) == (name, "autoencoder_vq_f4.pth")
     assert network.license == spec.license
     assert network.size > autoencoder.size > 200e6
+    assert network.url.endswith(f"/{name}") and autoencoder.url.endswith("/zsyOAOA/ResShift/releases/download/v2.0/autoencoder_vq_f4.pth")
 
 
 def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
     hub = {"repo": "owner/name", "filename": "x.pth", "sha256": "0" * 64}
     network, autoencoder = RESSHIFT.weights(ResShiftConfig(weights=str(tmp_path / "x.pth"), autoencoder=hub))
-    assert network.path == tmp_path / "x.pth"
+    assert network.path == tmp_path / "x.pth" and not network.fetchable
     assert (autoencoder.repo, autoencoder.filename, autoencoder.sha256) == ("owner/name", "x.pth", "0" * 64)
     assert HubFile(**hub).revision == "main"
     with pytest.raises(ValidationError, match="filname"):
@@ -63,7 +64,7 @@ def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
 
 
 def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; .*release v1\.0 of github\.com/wyf0912/SinSR"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; get it from .*/wyf0912/SinSR/releases/download/v1\.0/SinSR_v1\.pth"):
         SINSR.build(SinSRConfig(weights=tmp_path / "nowhere.pth"))
 
 

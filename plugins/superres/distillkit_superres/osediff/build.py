@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import torch
 
-from distillkit_superres.files import fetch
 from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
     Networks,
@@ -21,12 +19,9 @@ from distillkit_superres.osediff.checkpoints import OSEDiffCheckpoint, load_text
 from distillkit_superres.osediff.lora import Shapes, merge, unet_layout, vae_layout
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean, StableDiffusion
 from distillkit_superres.osediff.settings import (
-    BASE_ORIGIN,
-    ORIGIN,
     BaseModelConfig,
     OSEDiffConfig,
     OSEDiffTeacherConfig,
-    Part,
     SD21BaseConfig,
 )
 from distillkit_superres.osediff.text import FixedPrompt, PromptEncoder, TaggedPrompt, find_tagger, read_tokenizer
@@ -49,7 +44,9 @@ def build_sd21_base(config: SD21BaseConfig) -> StableDiffusion:
 def build_osediff(config: OSEDiffConfig) -> OSEDiff:
     """OSEDiff with its adapters merged into the base weights, so that ``network`` is free for a student's own; errors as above."""
     networks = _base(config)
-    lq_encoder = apply_osediff(networks, _checkpoint(config, networks), config.lora_alpha, config.checkpoint or "random weights")
+    file = config.adapters()
+    checkpoint = read_osediff(file.fetch()) if file else random_osediff(networks, config.seed)
+    lq_encoder = apply_osediff(networks, checkpoint, config.lora_alpha, file.name if file else "random weights")
     prompt = _prompt(config, _prompt_encoder(config, networks))
     wanted = config.colour_fix if isinstance(config, OSEDiffTeacherConfig) else "none"
     return OSEDiff(networks.unet, networks.vae, lq_encoder, prompt, _space(config), colour_fix=None if wanted == "none" else wanted)
@@ -72,21 +69,12 @@ def _base(config: BaseModelConfig) -> Networks:
     if config.size == "tiny":
         return random_networks(architecture, config.seed)
     unet = without_memory(make_unet, architecture.unet)
-    load_unet(unet, _fetch(config, "unet"))
+    load_unet(unet, config.file("unet").fetch())
     vae = without_memory(make_vae, architecture.vae)
-    load_vae(vae, _fetch(config, "vae"))
+    load_vae(vae, config.file("vae").fetch())
     text = without_memory(make_text, architecture.text)
-    load_text(text, _fetch(config, "text_encoder"))
+    load_text(text, config.file("text_encoder").fetch())
     return Networks(unet, vae, text)
-
-
-def _fetch(config: BaseModelConfig, part: Part) -> Path:
-    return fetch(config.file(part), BASE_ORIGIN)
-
-
-def _checkpoint(config: OSEDiffConfig, networks: Networks) -> OSEDiffCheckpoint:
-    file = config.adapters()
-    return read_osediff(fetch(file, ORIGIN)) if file else random_osediff(networks, config.seed)
 
 
 def random_osediff(networks: Networks, seed: int) -> OSEDiffCheckpoint:
@@ -103,7 +91,7 @@ def random_osediff(networks: Networks, seed: int) -> OSEDiffCheckpoint:
 def _prompt_encoder(config: BaseModelConfig, networks: Networks) -> PromptEncoder:
     if not config.texts:
         return PromptEncoder(networks.text)
-    vocabulary, _ = _fetch(config, "vocabulary"), _fetch(config, "merges")
+    vocabulary, _ = config.file("vocabulary").fetch(), config.file("merges").fetch()
     return PromptEncoder(networks.text, read_tokenizer(vocabulary.parent))
 
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from distillkit import WeightFile
 from distillkit_superres.files import Location, weight_file
 
-ORIGIN = "preset/models/osediff.pkl of github.com/cswry/OSEDiff"
-BASE_ORIGIN = "stable-diffusion-2-1-base in diffusers' layout; mirrors of it are on the Hub"
+CHECKPOINT = "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl"
+BASE = "a repository stable-diffusion-2-1-base of the Hub, in diffusers' layout"
 
 Part = Literal["unet", "vae", "text_encoder", "vocabulary", "merges"]
 _FILES: dict[Part, tuple[str, ...]] = {
@@ -63,7 +63,8 @@ class BaseModelConfig(BaseModel):
         if self.folder is None:
             return WeightFile(repo=self.repo, filename=names[0], revision=self.revision, size=_SIZES[part], license="openrail++")
         paths = [self.folder / name for name in names]
-        return WeightFile(path=next((p for p in paths if p.is_file()), paths[0]), license="openrail++")
+        path = next((p for p in paths if p.is_file()), paths[0])
+        return WeightFile(path=path, size=_SIZES[part], license="openrail++", source=BASE)
 
     def files(self) -> tuple[WeightFile, ...]:
         """Every file that must be there."""
@@ -96,23 +97,15 @@ class OSEDiffConfig(BaseModelConfig):
     """Options of ``superres/osediff`` as a student."""
 
     checkpoint: Location | None = Field(
-        None, description=f"osediff.pkl, which is published as {ORIGIN}; a path, or a file on the Hub"
+        None, description="OSEDiff's adapters, a path or a file on the Hub; default: the published ./weights/osediff.pkl"
     )
     lora_alpha: float = Field(
         8.0, gt=0, description="of the checkpoint's adapters, which are scaled by lora_alpha / rank; the file does not say"
     )
 
-    @model_validator(mode="after")
-    def _full_size_has_a_checkpoint(self) -> Self:
-        if self.size == "full" and self.checkpoint is None:
-            raise ValueError(f"checkpoint is missing: the path of osediff.pkl, which is published as {ORIGIN}")
-        return self
-
     def adapters(self) -> WeightFile | None:
         """The checkpoint's file; none at size tiny."""
-        if self.size == "tiny" or self.checkpoint is None:
-            return None
-        return weight_file(self.checkpoint, "Apache-2.0", size=17_750_000)
+        return None if self.size == "tiny" else weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
 
     def files(self) -> tuple[WeightFile, ...]:
         adapters = self.adapters()

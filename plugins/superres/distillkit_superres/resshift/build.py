@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from distillkit import ResidualShifting
-from distillkit_superres.files import fetch
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.model import ResShift
@@ -50,7 +49,7 @@ def _networks(config: ResShiftConfig | SinSRConfig) -> tuple[UNetModelSwin, VQMo
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return UNetModelSwin(**TINY_UNET), VQModel(**TINY_AUTOENCODER)
-    paths = [fetch(file, origin) for file, origin in config.required()]
+    paths = [file.fetch() for file in config.required()]
     network, autoencoder = UNetModelSwin(**FULL_UNET), VQModel(**FULL_AUTOENCODER)
     load_checkpoint(network, paths[0])
     load_checkpoint(autoencoder, paths[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
 
 S_LAB = "LicenseRef-S-Lab-1.0"
 CC_BY_NC_SA = "CC-BY-NC-SA-4.0"
-RESSHIFT_RELEASE = "an asset of release v2.0 of github.com/zsyOAOA/ResShift"
-SINSR_RELEASE = "an asset of release v1.0 of github.com/wyf0912/SinSR"
-FOLDER = Path("weights")
+RESSHIFT_RELEASE = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
+SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
 
 
 class _Config(BaseModel):
@@ -36,18 +34,16 @@ class _Config(BaseModel):
     size: Literal["full", "tiny"] = Field("full", description="tiny: toy networks with random weights, for tests")
     seed: int = Field(0, description="of the weights of size tiny")
 
-    def required(self) -> tuple[tuple[WeightFile, str], ...]:
-        """The files of network and autoencoder, each with where it is published; none for size tiny.
+    def required(self) -> tuple[WeightFile, ...]:
+        """The files of network and autoencoder; none for size tiny.
 
         Sizes are those of the tensors; the releases state none.
         """
         if self.size == "tiny":
             return ()
-        network = self.weights or FOLDER / self.files[self.version]
-        autoencoder = self.autoencoder or FOLDER / "autoencoder_vq_f4.pth"
         return (
-            (weight_file(network, self.license, 477_700_000), self.release),
-            (weight_file(autoencoder, S_LAB, 221_300_000), RESSHIFT_RELEASE),
+            weight_file(self.weights, f"{self.release}/{self.files[self.version]}", self.license, 477_700_000),
+            weight_file(self.autoencoder, f"{RESSHIFT_RELEASE}/autoencoder_vq_f4.pth", S_LAB, 221_300_000),
         )
 
 
@@ -79,7 +75,7 @@ class SinSRConfig(_Config):
 
 
 def _weights(config: _Config) -> tuple[WeightFile, ...]:
-    return tuple(file for file, _ in config.required())
+    return config.required()
 
 
 def _resshift(config: ResShiftConfig) -> ResShift:
