@@ -214,8 +214,8 @@ def test_restorer_takes_and_gives_every_kind_of_image(finished):
     assert by_tensor.shape == (3, 20, 24)
     assert np.abs((by_tensor * 255).round().permute(1, 2, 0).numpy() - by_array).max() <= 1
     assert torch.equal(restorer(torch.stack([tensor, tensor]), 0.5)[1], by_tensor)
-    assert restorer(array[..., 0]).shape == (20, 24, 3)
-    for bad, what in ((tensor * float("nan"), "not finite"), (tensor[:2], "expected a float tensor"), (array[..., :2], "expected an array")):
+    assert restorer(array[..., 0]).shape == (20, 24)
+    for bad, what in ((tensor * float("nan"), "not finite"), (tensor[:2], "expected a tensor"), (array[..., :2], "expected an array")):
         with pytest.raises(DistillkitError, match=what):
             restorer(bad)
 

@@ -2,7 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distillkit.inference.tiling import restore_padded, restore_tiled
+from distillkit.inference.tiling import restore_padded, restored_bands
+
+
+def restore_tiled(restore, lq, scale, **options):
+    bands = list(restored_bands(lambda box: restore(lq[..., box[0] : box[1], box[2] : box[3]]), *lq.shape[2:], scale, **options))
+    assert [top for top, _ in bands] == [sum(band.shape[2] for _, band in bands[:i]) for i in range(len(bands))]
+    return torch.cat([band for _, band in bands], dim=2)
 
 
 def enlarge(lq):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,18 @@ from distillkit.errors import DataError
 
 ImageSource = str | Path | bytes | Image.Image
 """A file, its content, or an opened image."""
+
+
+class Pixels(NamedTuple):
+    """An image as stored, upright."""
+
+    colours: np.ndarray
+    """(H, W, 3), uint8 or (for 16-bit grey) uint16."""
+    alpha: np.ndarray | None
+    """Opacity (H, W) uint8, where there is transparency."""
+    grey: bool
+    """Whether the file holds one channel of grey; ``colours`` repeats it."""
+
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG"},
@@ -49,13 +62,13 @@ def read_image(source: ImageSource, name: str | None = None) -> Tensor:
 
 def read_image_alpha(source: ImageSource, name: str | None = None) -> tuple[Tensor, Tensor | None]:
     """As :func:`read_image`, but with transparency apart: colours (3, H, W), and opacity (1, H, W) in [0, 1] or None."""
-    colours, alpha = _decode(source, name)
+    colours, alpha, _ = decode_apart(source, name)
     return to_float(colours), None if alpha is None else torch.from_numpy(alpha / np.float32(255))[None]
 
 
 def decode(source: ImageSource, name: str | None = None) -> np.ndarray:
     """What :func:`read_image` reads, as stored: (H, W, 3), uint8 or (for 16-bit grey) uint16."""
-    colours, alpha = _decode(source, name)
+    colours, alpha, _ = decode_apart(source, name)
     if alpha is None:
         return colours
     opacity = alpha[..., None].astype(np.uint16)
@@ -87,36 +100,41 @@ def write_image(image: Tensor, path: str | Path, alpha: Tensor | None = None) ->
     Raises:
         DataError: an unknown suffix, alpha in a format without it, values that are not finite, or a file that cannot be written.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _SAVE_OPTIONS:
-        raise DataError(f"{path} - cannot write {suffix or 'a file without suffix'}; use one of {', '.join(_SAVE_OPTIONS)}")
     if not bool(torch.isfinite(image).all()):
         raise DataError(f"{path} - not written: the image has values that are not finite")
     picture = to_pil(image)
     if alpha is not None:
-        if suffix in _WITHOUT_ALPHA:
-            raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
         picture.putalpha(to_pil(alpha.expand(3, -1, -1) * 2 - 1).getchannel(0))
+    write_picture(picture, path)
+
+
+def write_picture(picture: Image.Image, path: str | Path) -> None:
+    """As :func:`write_image`, of a PIL image with its mode and depth."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _SAVE_OPTIONS:
+        raise DataError(f"{path} - cannot write {suffix or 'a file without suffix'}; use one of {', '.join(_SAVE_OPTIONS)}")
+    if picture.mode in ("LA", "RGBA") and suffix in _WITHOUT_ALPHA:
+        raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as file:
             picture.save(file, **_SAVE_OPTIONS[suffix])
         partial.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} - cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} - cannot be written: {(isinstance(error, OSError) and error.strerror) or error}") from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def _decode(source: ImageSource, name: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Colours (H, W, 3) uint8 or uint16, upright, and opacity (H, W) uint8 where there is transparency."""
+def decode_apart(source: ImageSource, name: str | None = None) -> Pixels:
+    """What :func:`read_image_alpha` reads, as stored."""
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
         if isinstance(source, Image.Image):
             return _pixels(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
             return _pixels(image)
     except DataError as error:
         raise DataError(f"{name} - {error}") from error
@@ -127,14 +145,22 @@ def _decode(source: ImageSource, name: str | None) -> tuple[np.ndarray, np.ndarr
         raise DataError(f"{name} - cannot be decoded: {error}") from error
 
 
-def _pixels(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+@functools.cache
+def _formats() -> list[str]:
+    """All that Pillow decodes by itself; it would hand PostScript, which is a program, to an interpreter."""
+    Image.init()
+    return [name for name in Image.OPEN if name != "EPS"]
+
+
+def _pixels(image: Image.Image) -> Pixels:
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "F" or (upright.mode == "I" and image.format not in ("PNG", "PPM")):
         raise DataError("32-bit pixels, whose white is unknown; convert it to 8 or 16 bits")
     if upright.mode.startswith("I"):
-        return np.repeat(np.asarray(upright).astype(np.uint16)[..., None], 3, axis=2), None
+        return Pixels(np.repeat(np.asarray(upright).astype(np.uint16)[..., None], 3, axis=2), None, True)
+    grey = upright.mode in ("1", "L", "LA", "La")
     if upright.has_transparency_data:
         channels = np.asarray(upright.convert("RGBA"))
-        return channels[..., :3], channels[..., 3]
-    return np.asarray(upright.convert("RGB")), None
+        return Pixels(channels[..., :3], channels[..., 3], grey)
+    return Pixels(np.asarray(upright.convert("RGB")), None, grey)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import evaluation_items
 from distillkit.data.sources import Source, open_source
-from distillkit.errors import DistillkitError, PluginError
-from distillkit.recipe.load import ResolvedRecipe
+from distillkit.errors import DistillkitError, PluginError, WeightsError
+from distillkit.hooks.manager import Plugins, load_plugins
+from distillkit.hooks.specs import Spec
+from distillkit.recipe.errors import explain
+from distillkit.recipe.load import Component, ResolvedRecipe
 
 Item = tuple[str, Tensor, Tensor]
 """An evaluation pair: name, lq (1, 3, h, w) and gt (1, 3, H, W), both in [-1, 1]."""
@@ -23,7 +28,51 @@ def build(resolved: ResolvedRecipe, key: str, device: torch.device | str) -> Any
     Raises:
         PluginError: the plugin's ``build`` failed in a way of its own. DistillkitError: whatever else it says.
     """
-    component = resolved.components[key]
+    return _build(resolved.components[key], key, device)
+
+
+def build_named(name: str, settings: Mapping[str, Any], device: torch.device | str) -> Any:
+    """A registered teacher, or else student, with its own options: frozen, in evaluation mode and on ``device``.
+
+    Raises:
+        PluginError: no such model, settings it does not take, or its ``build`` failed. WeightsError: its weights are not here.
+    """
+    full_name, spec = _find_model(load_plugins(), name)
+    try:
+        config = spec.config(**settings)
+    except ValidationError as e:
+        known = list(spec.config.model_fields)
+        problems = [f"{'.'.join(map(str, p['loc'])) or 'options'} - {explain(p, known)}" for p in e.errors()]
+        raise PluginError(f"{full_name} does not take these settings: {'; '.join(problems)}") from None
+    if missing := [f"{f.name} (licence {f.license})" for f in spec.weights(config) if f.find() is None]:
+        raise WeightsError(f"{full_name} needs weights that are not on this machine: {', '.join(missing)}")
+    return _build(Component(full_name, spec, config, {}), name, device)
+
+
+def pick_device(name: torch.device | str | None) -> torch.device:
+    """The device of that name; without one, a GPU where there is one.
+
+    Raises:
+        DistillkitError: no such device on this machine.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as e:
+        raise DistillkitError(f"device {name} cannot be used: {str(e).splitlines()[0]}") from e
+    return device
+
+
+def _find_model(plugins: Plugins, name: str) -> tuple[str, Spec]:
+    try:
+        return plugins.find("teachers", name)
+    except PluginError:
+        if any(name in (full, full.partition("/")[2]) for full in plugins.specs("students")):
+            return plugins.find("students", name)
+        raise
+
+
+def _build(component: Component, key: str, device: torch.device | str) -> Any:
     try:
         thing = component.build()
     except DistillkitError:

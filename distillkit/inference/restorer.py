@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from distillkit.data.images import read_image, to_pil
 from distillkit.data.seeds import keyed_generator
-from distillkit.errors import DataError
-from distillkit.inference.student import Student, load_student
-from distillkit.inference.tiling import restore_tiled
+from distillkit.errors import DistillkitError, PluginError
+from distillkit.inference.build import build_named, pick_device
+from distillkit.inference.colour import ColourFix, fix_colours
+from distillkit.inference.kinds import as_array, enlarged_opacity, luma, quantised, to_unit
+from distillkit.inference.student import Student, find_student, load_student
+from distillkit.inference.tiling import Box, restore_padded, restored_bands
 
-ImageLike = TypeVar("ImageLike", Image.Image, np.ndarray, Tensor)
+TILE = 768
+"""Side of the default tile, in pixels of the result."""
+SMALLEST_TILE = 32
+"""Side, in input pixels, below which tiles are not halved."""
 
 
 class Restorer:
@@ -25,80 +32,173 @@ class Restorer:
     >>> restorer = Restorer.from_pretrained("runs/quickstart_sr4x")
     >>> restored = restorer(Image.open("photo.png"), tradeoff=0.3)
 
+    An image of more than ``tile`` x ``tile`` input pixels is restored in overlapping tiles. Beside the input and the results, in 8
+    bits where the input has 8, no more than one row of tiles is held. Where a student draws noise, the draws depend on the seed and
+    on where the tile is. Out of memory, the tile is halved for good, with a warning.
+
     Args:
-        student: what to restore with. device: where. tile: side, in input pixels, above which an image is restored in overlapping
-        tiles. overlap: of neighbouring tiles, in input pixels.
+        student: what to restore with. device: where.
+        tile: side in input pixels; default 768 pixels of the result. overlap: of neighbouring tiles; default an eighth of the tile.
+        colour: ``"none"``, or the fix that gives a result the colours of its input: ``"adain"``, ``"wavelet"``.
     """
 
-    def __init__(self, student: Student, device: torch.device | str = "cpu", tile: int = 192, overlap: int = 16) -> None:
-        self.student, self.device = student, torch.device(device)
-        self.tile, self.overlap = tile, overlap
+    def __init__(
+        self,
+        student: Student,
+        device: torch.device | str = "cpu",
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        colour: ColourFix = "none",
+    ) -> None:
+        self.student, self.device, self.colour = student, torch.device(device), colour
+        self.tile = tile or max(TILE // self.scale, student.model.multiple)
+        self.overlap = self.tile // 8 if overlap is None else overlap
+        if self.tile < 1 or not 0 <= self.overlap < self.tile:
+            raise DistillkitError(f"the overlap {self.overlap} must be at least 0 and below the tile's side {self.tile}")
+        if colour not in get_args(ColourFix):
+            raise DistillkitError(f"no such colour fix: {colour!r}; known are {', '.join(get_args(ColourFix))}")
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, device: torch.device | str | None = None) -> Restorer:
-        """Load the student of a run folder or of an exported ``student`` folder.
+    def from_pretrained(cls, path: Path | str, device: torch.device | str | None = None, **options: Any) -> Self:
+        """Load the student of a run folder, of an exported folder, or of a Hub repository ``owner/name``.
+
+        Args:
+            device: default a GPU where there is one. options: ``tile``, ``overlap`` and ``colour`` as of the class.
 
         Raises:
             DistillkitError: no student there, or one that cannot be loaded; the text says why.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(load_student(path, device), device)
+        device = pick_device(device)
+        return cls(load_student(find_student(path), device), device, **options)
+
+    @classmethod
+    def of_model(
+        cls, name: str, settings: Mapping[str, Any] | None = None, device: torch.device | str | None = None, **options: Any
+    ) -> Self:
+        """A registered teacher or student as it comes, ``"mini/faithful"``: a baseline without a knob.
+
+        Args:
+            settings: the model's own options. options: ``tile``, ``overlap`` and ``colour`` as of the class.
+
+        Raises:
+            DistillkitError: no such model, wrong settings, or weights that are not on this machine.
+        """
+        device = pick_device(device)
+        return cls(Student(build_named(name, settings or {}, device), None), device, **options)
 
     @property
     def scale(self) -> int:
         """Output size divided by input size."""
         return self.student.model.scale
 
-    def __call__(self, image: ImageLike, tradeoff: float = 0.0, *, seed: int = 0) -> ImageLike:
-        """Restore one image.
+    def __call__(self, image: Any, tradeoff: float | Sequence[float | None] | None = None, *, seed: int = 0) -> Any:
+        """Restore an image, or several.
+
+        Grey images give grey ones (the luma of the result), 16-bit ones 16 bits; opacity is kept, enlarged bicubically; EXIF
+        orientation is applied.
 
         Args:
-            image: a PIL image; an array (h, w, 3) or (h, w), uint8 or float in [0, 1]; or a tensor (3, h, w) or (B, 3, h, w), float
-                in [0, 1].
-            tradeoff: 0 is most realistic, 1 most faithful; values outside are clamped.
-            seed: of a student that draws noise.
+            image: as of :func:`~distillkit.inference.kinds.as_array`; or a list of such images, or a tensor (B, C, h, w).
+            tradeoff: 0 is most realistic (default), 1 most faithful; values outside are clamped. The results of a list of
+                trade-offs share what the model encodes of the input and, for variants of two passes, the first; a pass and a
+                decoding each remain.
+            seed: of a student that draws noise: equal for all images of a batch.
 
         Returns:
-            the restored image, ``scale`` times as large, of the kind given.
+            the restored image, ``scale`` times as large, of the kind given; a list for a list, a tensor for a tensor; for a list of
+            trade-offs a list of these.
 
         Raises:
-            DataError: not such an image, or one with values that are not finite.
+            DataError: not an image, one of a wrong kind, or with values that are not finite. DistillkitError: a trade-off that the
+            student does not offer, a result that is not finite, too little memory.
         """
-        if isinstance(image, Tensor):
-            return self._tensor(image, tradeoff, seed)
-        if isinstance(image, np.ndarray):
-            return self._array(image, tradeoff, seed)
-        return to_pil(self.restore(read_image(image)[None], tradeoff, seed)[0])
+        tradeoffs = list(tradeoff) if isinstance(tradeoff, Sequence) else [tradeoff]
+        if any(t is not None and not math.isfinite(t) for t in tradeoffs):
+            raise DistillkitError(f"a trade-off is a number from 0 to 1, not {tradeoff}")
+        batch = isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.dim() == 4)
+        results = [self._kept_in_kind(one, tradeoffs, seed) for one in (image if batch else [image])]
+        per_tradeoff: list[Any] = [list(column) for column in zip(*results, strict=True)] or [[] for _ in tradeoffs]
+        if not batch:
+            per_tradeoff = [column[0] for column in per_tradeoff]
+        elif isinstance(image, Tensor):
+            per_tradeoff = [torch.stack(column) for column in per_tradeoff]
+        return per_tradeoff if isinstance(tradeoff, Sequence) else per_tradeoff[0]
 
-    def restore(self, lq: Tensor, tradeoff: float = 0.0, seed: int = 0) -> Tensor:
-        """(1, 3, h, w) in [-1, 1] -> (1, 3, scale h, scale w) in [-1, 1], on the CPU."""
+    def _kept_in_kind(self, image: Any, tradeoffs: Sequence[float | None], seed: int) -> list[Any]:
+        array, back = as_array(image)
+        colours = array.shape[2] - (array.shape[2] + 1) % 2
+        restored = self._in_memory(array[..., :colours], tradeoffs, seed)
+        if colours < array.shape[2]:
+            opacity = enlarged_opacity(array[..., colours], self.scale)[..., None]
+            restored = [np.concatenate([one, opacity], axis=2) for one in restored]
+        return [back(one) for one in restored]
 
-        def restore(piece: Tensor) -> Tensor:
-            return self.student.restore(piece.to(self.device), tradeoff, keyed_generator(seed, "restore")).float().cpu()
+    def _in_memory(self, lq: np.ndarray, tradeoffs: Sequence[float | None], seed: int) -> list[np.ndarray]:
+        """:meth:`_restore`, with ever smaller tiles as long as memory runs out."""
+        height, width, channels = lq.shape
+        shape = height * self.scale, width * self.scale, channels
+        try:
+            results = [np.empty(shape, lq.dtype) for _ in tradeoffs]
+        except MemoryError as e:
+            raise DistillkitError(f"out of memory: {len(tradeoffs)} result(s) of {shape[1]} x {shape[0]} pixels do not fit") from e
+        while True:
+            try:
+                self._restore(lq, results, tradeoffs, seed)
+                return results
+            except (MemoryError, RuntimeError) as e:
+                if not _out_of_memory(e):
+                    raise
+            tried, smallest = min(self.tile, math.isqrt(self._padded_area(lq))), max(SMALLEST_TILE, self.student.model.multiple)
+            if tried <= smallest:
+                what = f"{width} x {height} pixels, in tiles of at most {self.tile} x {self.tile}"
+                raise DistillkitError(f"out of memory: {what}, are too much for {self.device}, and smaller tiles would not help")
+            smaller = max(tried // 2, smallest)
+            self.overlap = self.overlap * smaller // self.tile
+            self.tile = smaller
+            what = f"out of memory on {self.device}: going on with tiles of {smaller} input pixels"
+            warnings.warn(what, RuntimeWarning, stacklevel=4)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
+    def _restore(self, lq: np.ndarray, results: Sequence[np.ndarray], tradeoffs: Sequence[float | None], seed: int) -> None:
+        """``lq`` (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1], into ``results`` (scale h, scale w, C), one a trade-off."""
+        height, width, channels = lq.shape
         model = self.student.model
-        return restore_tiled(restore, lq, model.scale, tile=self.tile, overlap=self.overlap, multiple=model.multiple)
 
-    def _tensor(self, image: Tensor, tradeoff: float, seed: int) -> Tensor:
-        if image.dim() not in (3, 4) or image.shape[-3] != 3 or not image.is_floating_point():
-            raise DataError(f"expected a float tensor (3, h, w) or (B, 3, h, w) in [0, 1], got {image.dtype} {tuple(image.shape)}")
-        if not torch.isfinite(image).all():
-            raise DataError("the image has values that are not finite")
-        batch = image if image.dim() == 4 else image[None]
-        restored = torch.cat([self.restore(one[None].float().cpu() * 2 - 1, tradeoff, seed) for one in batch])
-        restored = ((restored + 1) / 2).to(image)
-        return restored if image.dim() == 4 else restored[0]
+        def restore(box: Box) -> Tensor:
+            top, bottom, left, right = box
+            generator = keyed_generator(seed, "restore", top, left)
+            piece = to_unit(lq[top:bottom, left:right]).expand(-1, 3, -1, -1).to(self.device)
+            return restore_padded(lambda x: self._on_device(x, tradeoffs, generator), piece, model.scale, model.multiple)
 
-    def _array(self, image: np.ndarray, tradeoff: float, seed: int) -> np.ndarray:
-        array = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
-        if (
-            array.ndim != 3
-            or array.shape[-1] != 3
-            or array.dtype.kind not in "uf"
-            or (array.dtype.kind == "u" and array.dtype != np.uint8)
-        ):
-            raise DataError(f"expected an array (h, w, 3) or (h, w), uint8 or float in [0, 1], got {image.dtype} {image.shape}")
-        if array.dtype == np.uint8:
-            return np.asarray(self(Image.fromarray(array), tradeoff, seed=seed))
-        restored = self._tensor(torch.from_numpy(array).float().permute(2, 0, 1), tradeoff, seed)
-        return restored.permute(1, 2, 0).numpy().astype(image.dtype)
+        whole = self._padded_area(lq) <= self.tile**2
+        tile, overlap = (max(height, width), 0) if whole else (self.tile, self.overlap)
+        for top, band in restored_bands(restore, height, width, self.scale, tile=tile, overlap=overlap):
+            if not bool(torch.isfinite(band).all()):
+                raise DistillkitError("the model gave values that are not finite")
+            for result, rows in zip(results, (luma(band) if channels == 1 else band).split(1), strict=True):
+                result[top : top + rows.shape[2]] = quantised(rows, lq.dtype)
+        for result in results:
+            fix_colours(result, lq, self.colour)
+
+    def _padded_area(self, lq: np.ndarray) -> int:
+        """Input pixels that the model sees of ``lq`` in one piece."""
+        multiple = self.student.model.multiple
+        return math.prod(-(-side // multiple) * multiple for side in lq.shape[:2])
+
+    def _on_device(self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator) -> Tensor:
+        try:
+            return torch.cat(self.student.restore_each(lq, tradeoffs, generator)).float().cpu()
+        except DistillkitError:
+            raise
+        except Exception as e:
+            if _out_of_memory(e):
+                raise
+            what = f"{type(self.student.model).__name__} failed on an input of {lq.shape[3]} x {lq.shape[2]} pixels"
+            raise PluginError(f"{what}: {type(e).__name__}: {e}") from e
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """On a GPU, in Python or NumPy, or in torch's allocator on the CPU, which has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

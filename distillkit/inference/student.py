@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distillkit.diffusion.adapters import Adapter, add_adapter
-from distillkit.diffusion.model import DiffusionModel
+from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.hooks.manager import load_plugins
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Oftsr, Variant
@@ -22,34 +23,58 @@ from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Adapter as AdapterOptions
 from distillkit.recipe.schema import Stage2
-from distillkit.weights import load_tensors, read_state_dict
+from distillkit.weights import load_exactly, load_tensors, read_state_dict
 
 FORMAT = 1
+MERGED = "network.safetensors"
+"""The file of a student merged at one trade-off: all weights of its network."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A trained student. ``variant`` is None where stage 2 was left out: then there is no knob."""
+    """A trained student, or with ``variant`` None anything else that restores and has no knob."""
 
-    model: DiffusionModel
+    model: DiffusionModel | OutputTeacher
     variant: Variant | None
+    fixed: float = 0.0
+    """Without a knob: the one trade-off there is, that at which a student was merged."""
 
     @property
     def passes(self) -> int:
         """Network passes of one restoration."""
         return self.model.passes + (self.variant.extra_passes if self.variant else 0)
 
+    def restore(self, lq: Tensor, tradeoff: float | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].
+
+        ``tradeoff`` 0 is most realistic (default), 1 most faithful.
+        """
+        return self.restore_each(lq, [tradeoff], generator)[0]
+
     @torch.no_grad()
-    def restore(self, lq: Tensor, tradeoff: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """(B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]; ``tradeoff`` 0 is most realistic, 1 most faithful."""
-        condition = self.model.condition(lq)
+    def restore_each(self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator | None = None) -> list[Tensor]:
+        """:meth:`restore` at several trade-offs with the same draws.
+
+        They share the condition, and for variants of two passes the first one. Each needs a pass and a decoding of its own.
+
+        Raises:
+            DistillkitError: a trade-off other than 0 (None) of a student without a knob.
+        """
         if self.variant is None:
-            if tradeoff != 0:
-                raise DistillkitError("this student was trained without stage 2 and has no knob: tradeoff must be 0")
-            latent = self.model.generate(condition, generator)
-        else:
-            latent = self.variant.generate(condition, tradeoff, generator)
-        return self.model.codec.decode(latent).clamp(-1, 1)
+            if any(t not in (None, self.fixed) for t in tradeoffs):
+                why = f"was merged at {self.fixed:g}" if self.fixed else "was trained without stage 2"
+                raise DistillkitError(f"this student {why} and has no knob: tradeoff must be {self.fixed:g}")
+            return [self.model.restore(lq, generator)] * len(tradeoffs)
+        student, variant, images = self.variant.student, self.variant, []
+        condition = student.condition(lq)
+        state = generator.get_state() if generator else None
+        shared = variant.generate(condition, 0.0, generator) if variant.extra_passes and len(tradeoffs) > 1 else None
+        for tradeoff in tradeoffs:
+            if generator and state is not None:
+                generator.set_state(state)
+            latent = variant.generate(condition, tradeoff or 0.0, generator, shared)
+            images.append(student.codec.decode(latent).clamp(-1, 1))
+        return images
 
 
 def stage1_adapter(model: DiffusionModel, options: AdapterOptions, seed: int) -> Adapter:
@@ -116,19 +141,22 @@ def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, M
 
 
 def load_student(path: Path | str, device: torch.device | str = "cpu") -> Student:
-    """The student of a run folder, or of its ``student`` folder.
+    """The student of a run folder, of an exported folder, or of the ``student`` folder in them.
 
     Raises:
         DistillkitError: no student there, a newer format, a plugin that is not installed, or weights that do not fit.
     """
     folder = Path(path) / "student" if (Path(path) / "student").is_dir() else Path(path)
-    about = _read_about(folder)
+    about = read_about(folder)
     options = dict(about["student"])
     full_name, spec = load_plugins().find("students", options.pop("use"))
     model = spec.build(spec.config(**options))
     if not isinstance(model, DiffusionModel):
         raise PluginError(f"{full_name} - builds a {type(model).__name__}, not a DiffusionModel")
     model.requires_grad_(False).eval().to(device)
+    if about.get("merged") is not None:
+        load_exactly(model.network, read_state_dict(folder / MERGED), folder / MERGED)
+        return Student(model, None, about["merged"])
     adapter = stage1_adapter(model, AdapterOptions(**about["stage1"]["adapter"]), about["seed"])
     load_tensors(adapter.tensors(), read_state_dict(folder / "stage1.safetensors"), folder / "stage1.safetensors")
     adapter.merge()
@@ -139,7 +167,24 @@ def load_student(path: Path | str, device: torch.device | str = "cpu") -> Studen
     return Student(model, variant)
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def find_student(path: Path | str) -> Path:
+    """``path`` where it is a folder, else the files of the Hub repository ``owner/name``.
+
+    Raises:
+        DistillkitError: neither.
+    """
+    if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=["model_index.json", "student/*", "*.md"]))
+    except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
+        raise DistillkitError(f"{path} - no such folder, and not on the Hub: {str(e).strip().splitlines()[0]}") from e
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """``distillkit.json`` of a student's folder, as :func:`save_student` wrote it."""
     try:
         about = json.loads((folder / "distillkit.json").read_text())
     except FileNotFoundError:

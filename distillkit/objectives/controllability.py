@@ -70,8 +70,13 @@ class Variant(ABC):
         """Weighted loss terms, to be summed."""
 
     @abstractmethod
-    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
-        """The latent at ``tradeoff``, clamped to [0, 1]. Exactly the stage-1 student's at 0."""
+    def generate(
+        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+    ) -> Tensor:
+        """The latent at ``tradeoff``, clamped to [0, 1]. Exactly the stage-1 student's at 0.
+
+        ``z_0`` is the latent at 0 where it is already known: it spares the variants of two passes the first.
+        """
 
 
 class Gate(Variant):
@@ -121,7 +126,9 @@ class Gate(Variant):
         weights = self._weights | {"l2": self._weights["l2"] * self._ratio**t}
         return {name: weights.get(name, 0.0) * term for name, term in terms.items() if weights.get(name, 0.0) > 0}
 
-    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+    ) -> Tensor:
         with self.adapter.at(_clamp(tradeoff)):
             return self.student.generate(condition, generator)
 
@@ -143,10 +150,15 @@ class _Literal(Variant):
     def tensors(self) -> dict[str, nn.Parameter]:
         return self.adapter.tensors()
 
-    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+    ) -> Tensor:
         t = _clamp(tradeoff)
-        with self.adapter.at(0.0):
-            z_0 = self.student.generate(condition, generator)
+        if z_0 is None:
+            with self.adapter.at(0.0):
+                z_0 = self.student.generate(condition, generator)
+        if t == 0:
+            return z_0
         return z_0 + t * self._noise(z_0, torch.full((len(z_0),), t), condition, scale=1.0)
 
     def _noise(self, z: Tensor, t: Tensor, condition: Condition, *, scale: float) -> Tensor:
@@ -235,9 +247,14 @@ class Oftsr(Variant):
                 known = a * self._flow(z_0, t, condition)
         return {"ctrl": (b * self._flow(z_0, u, condition) - known - (b - a) * (z_1 - z_0)).square().mean()}
 
-    def generate(self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+    ) -> Tensor:
         t = _clamp(tradeoff)
-        z_0 = self.student.generate(condition, generator)
+        if z_0 is None:
+            z_0 = self.student.generate(condition, generator)
+        if t == 0:
+            return z_0
         return z_0 + t * self._flow(z_0, torch.full((len(z_0),), t), condition)
 
     def _flow(self, z_0: Tensor, t: Tensor, condition: Condition) -> Tensor:
