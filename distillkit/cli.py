@@ -54,23 +54,36 @@ def run(
 
 @app.command()
 def restore(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="images and folders of images")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help='images, folders of images, patterns ("photos/**/*.jpg")')],
     output: Annotated[Path, typer.Option("-o", "--output", help="an image file for one image, else a folder")],
-    run: Annotated[Path, typer.Option("--run", help="the run's folder, or an exported student folder")],
-    tradeoff: Annotated[float, typer.Option(min=0, max=1, help="0 most realistic ... 1 most faithful")] = 0.0,
+    run: Annotated[str | None, typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository")] = None,
+    model: Annotated[str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML")] = None,
+    tradeoff: Annotated[str | None, typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace existing results")] = False,
+    tile: Annotated[int | None, typer.Option(min=16, help="side of tiles, input pixels; default: 768 pixels of the result")] = None,
+    colour: Annotated[str, typer.Option(help="none, adain or wavelet: give results the colours of their inputs")] = "none",
+    seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
     device: Device = None,
 ) -> None:
-    """Restore images with a distilled student."""
+    """Restore images with a distilled student, or with any registered model."""
+    from distillkit.inference.files import plan, restore_files
+
+    if (run is None) == (model is None) or (set_ and model is None):
+        raise DistillkitError("give either --run, or --model and its options by --set")
+    tradeoffs = _tradeoffs(tradeoff)
+    jobs = plan(inputs, output, tradeoffs, overwrite=overwrite)
+    settings = _settings(set_ or [])
     from tqdm import tqdm
 
-    from distillkit.inference.files import plan, restore_files
     from distillkit.inference.restorer import Restorer
 
-    pairs = plan(inputs, output)
-    restorer = Restorer.from_pretrained(run, device)
-    with tqdm(total=len(pairs), unit="image", disable=len(pairs) == 1 or not sys.stderr.isatty()) as bar:
-        failures = restore_files(restorer, pairs, tradeoff, overwrite=overwrite, done=lambda _: bar.update() and None)
+    if run is not None:
+        restorer = Restorer.from_pretrained(run, device, tile=tile, colour=colour)
+    else:
+        restorer = Restorer.of_model(str(model), settings, device, tile=tile, colour=colour)
+    with tqdm(total=len(jobs), unit="image", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
+        failures = restore_files(restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None)
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)
     if failures:
@@ -158,6 +171,26 @@ def schema() -> None:
     from distillkit.recipe.json_schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _tradeoffs(text: str | None) -> list[float | None]:
+    """``"0,0.5,1"`` -> [0.0, 0.5, 1.0]; nothing -> [None], the student's own."""
+    try:
+        values: list[float | None] = [float(part) for part in text.split(",")] if text is not None else [None]
+    except ValueError:
+        values = [float("nan")]
+    if not all(t is None or 0 <= t <= 1 for t in values):
+        raise DistillkitError(f"--tradeoff {text} - expected a number from 0 to 1, or several with commas between them")
+    return values
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads("\n".join(texts))
+    except tomllib.TOMLDecodeError as e:
+        raise DistillkitError(f"--set {' '.join(texts)} - not KEY=VALUE in TOML; a string needs quotes: --set 'a=\"b\"'") from e
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> Any:

@@ -1,0 +1,191 @@
+"""``distillkit restore``: what goes where, what is refused before any work, and what strangers' files do to it."""
+
+import sys
+
+import numpy as np
+import pytest
+from hostile import COUNT, hostile_files
+from PIL import Image
+
+from distillkit import cli
+from distillkit.data.images import write_picture
+from distillkit.errors import DataError, DistillkitError
+from distillkit.inference.files import plan
+
+MODEL = ("--model", "toy/faithful")
+
+
+@pytest.fixture
+def restore(monkeypatch, capfd, toys, tmp_path):
+    """``restore(...)`` -> exit code and what it said on standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["distillkit", "restore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert out == ""
+        return stopped.value.code or 0, err
+
+    return call
+
+
+def picture(path, size=(6, 5)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def tree(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_folders_are_mirrored_and_files_and_patterns_taken(restore, tmp_path):
+    for name in ("in/a.png", "in/below/b.jpg", "in/below/c.webp", "single.tif"):
+        picture(tmp_path / name)
+    (tmp_path / "in/notes.txt").write_text("no image")
+    assert restore("in", "single.tif", "-o", "out", *MODEL) == (0, "")
+    assert tree(tmp_path / "out") == ["a.png", "below/b.png", "below/c.png", "single.png"]
+    assert Image.open(tmp_path / "out/below/b.png").size == (12, 10)
+    assert restore("in/**/*.[jw]*", "-o", "by_pattern", *MODEL)[0] == 0
+    assert tree(tmp_path / "by_pattern") == ["below/b.png", "below/c.png"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
+def test_one_file_goes_where_it_is_told(restore, tmp_path, suffix):
+    picture(tmp_path / "a.png")
+    assert restore("a.png", "-o", f"new/b{suffix}", *MODEL) == (0, "")
+    assert Image.open(tmp_path / f"new/b{suffix}").size == (12, 10) and tree(tmp_path / "new") == [f"b{suffix}"]
+
+
+def test_results_of_a_second_run_into_the_same_folder_are_no_inputs(restore, tmp_path):
+    picture(tmp_path / "in/a.png")
+    for _ in range(2):
+        assert restore("in", "-o", "in/restored", "--overwrite", *MODEL)[0] == 0
+    assert tree(tmp_path / "in") == ["a.png", "restored/a.png"]
+
+
+def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
+    from distillkit.recipe.load import load_recipe
+    from distillkit.run import run_recipe
+
+    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
+    picture(tmp_path / "a.png", (20, 20))
+    code, _ = restore("a.png", "-o", "out", "--run", "run", "--tradeoff", "0,0.5,1")
+    assert code == 0 and tree(tmp_path / "out") == ["a_t0.5.png", "a_t0.png", "a_t1.png"]
+    ends = [np.asarray(Image.open(tmp_path / f"out/a_t{t}.png")) for t in (0, 1)]
+    assert not np.array_equal(*ends)
+    assert restore("a.png", "-o", "one.png", "--run", "run", "--tradeoff", "1", "--tile", "16")[0] == 0
+    assert np.abs(np.asarray(Image.open(tmp_path / "one.png")).astype(int) - ends[1]).mean() < 2
+
+
+def test_a_registered_model_takes_its_own_options(restore, tmp_path):
+    picture(tmp_path / "a.png")
+    for seed in (1, 2):
+        assert (
+            restore("a.png", "-o", f"{seed}.png", "--model", "toy/faithful", "--set", f"seed={seed}", "--colour", "adain")[0] == 0
+        )
+    assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["a.png", "-o", "out"], "give either --run, or --model"),
+        (["a.png", "-o", "out", "--run", "r", *MODEL], "give either --run, or --model"),
+        (["a.png", "-o", "out", "--run", "r", "--set", "seed=1"], "give either --run, or --model"),
+        (["a.png", "-o", "out", *MODEL, "--tradeoff", "2"], "expected a number from 0 to 1"),
+        (["a.png", "-o", "out", *MODEL, "--tradeoff", "a,1"], "expected a number from 0 to 1"),
+        (["a.png", "-o", "out", *MODEL, "--tradeoff", "0.5"], "has no knob"),
+        (["a.png", "-o", "out", *MODEL, "--tradeoff", "0,0.0"], "two results would be written there"),
+        (["a.png", "-o", "out", *MODEL, "--set", "seed"], "a string needs quotes"),
+        (["a.png", "-o", "out", *MODEL, "--set", "sed=1"], 'did you mean "seed"'),
+        (["a.png", "-o", "out", *MODEL, "--colour", "sepia"], "no such colour fix"),
+        (["a.png", "-o", "out", *MODEL, "--device", "abacus"], "device abacus cannot be used"),
+        (["a.png", "-o", "out", "--model", "toy/faithfull"], 'did you mean "toy/faithful"'),
+        (["missing.png", "-o", "out", *MODEL], "missing.png - no such file or folder"),
+        (["missing.png", "-o", "b.png", *MODEL], "missing.png - no such file or folder"),
+        (["*.webp", "-o", "out", *MODEL], "matches no file"),
+        (["empty", "-o", "out", *MODEL], "holds no images"),
+        (["in", "-o", "b.png", *MODEL], "is one file"),
+        (["a.png", "-o", "a.txt", *MODEL], "is a file; name an output folder"),
+        (["a.png", "-o", ".", "--overwrite", *MODEL], "is an input"),
+        (["in/a.png", "in/a.jpg", "-o", "out", *MODEL], "two results would be written there"),
+        (["a.png", "-o", "there.png", *MODEL], "there.png - exists; pass --overwrite"),
+    ],
+)
+def test_refused_before_any_work(restore, tmp_path, arguments, what):
+    for name in ("a.png", "in/a.png", "in/a.jpg", "there.png"):
+        picture(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").write_text("text")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    code, told = restore(*arguments)
+    assert (code == 1 and "has no knob" in told) if what == "has no knob" else code == 2
+    assert what in told and "Traceback" not in told
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_overwriting_replaces_results_only_when_told(restore, tmp_path):
+    picture(tmp_path / "a.png")
+    target = picture(tmp_path / "b.png")
+    assert restore("a.png", "-o", "b.png", "--overwrite", *MODEL)[0] == 0 and Image.open(target).size == (12, 10)
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(monkeypatch, tmp_path):
+    def full(self, file, **options):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        write_picture(Image.new("RGB", (4, 4)), tmp_path / "a.png")
+    assert tree(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_named_and_the_rest_goes_on(restore, tmp_path):
+    picture(tmp_path / "in/a/x.png")
+    picture(tmp_path / "in/b.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").write_text("in the way")
+    code, told = restore("in", "-o", "out", *MODEL)
+    assert code == 1 and "in/a/x.png - " in told and tree(tmp_path / "out") == ["a", "b.png"]
+
+
+def test_a_plan_needs_no_torch():
+    import subprocess
+
+    program = "import sys; from distillkit.inference.files import plan; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_plan_of_nothing_is_refused(tmp_path):
+    with pytest.raises(DistillkitError, match="several inputs"):
+        plan([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "c.png")
+
+
+def test_hostile_files_are_restored_or_named_and_leave_nothing_half_done(restore, tmp_path):
+    files = hostile_files()
+    assert len(files) == COUNT
+    folder = tmp_path / "in"
+    for name, content in files.items():  # a folder each: names that differ by their suffix alone
+        place = folder / name.replace(".", "_") / name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+    (folder / "a folder.png").mkdir()
+    (folder / "a broken link.png").symlink_to(tmp_path / "nowhere")
+    code, told = restore(folder, "-o", tmp_path / "out", *MODEL)
+    named = {line.partition(" - ")[0].rpartition("/")[2]: line for line in told.splitlines() if line.startswith("not restored: ")}
+    written = {p.parent.name: p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert code == 1 and "Traceback" not in told and len(named) + len(written) == COUNT
+    for name in files:
+        assert (name in named) != (name.replace(".", "_") in written), name
+        assert not (name.startswith("ok-") and name in named), named[name]
+        assert not (name.startswith("bad-") and name not in named), name
+    for path in written.values():
+        assert path.suffix == ".png" and not path.name.startswith(".")
+        with Image.open(path) as result:
+            result.load()
+    assert all(len(line.partition(" - ")[2]) > 5 and len(line) < 400 for line in named.values())
+    assert 100 < len(named) < 260
