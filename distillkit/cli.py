@@ -82,12 +82,49 @@ def restore(
         restorer = Restorer.from_pretrained(run, device, tile=tile, colour=colour)
     else:
         restorer = Restorer.of_model(str(model), settings, device, tile=tile, colour=colour)
+    restorer.student.check(tradeoffs)
     with tqdm(total=len(jobs), unit="image", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
         failures = restore_files(restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None)
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)
     if failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="a new folder")],
+    merge: Annotated[bool, typer.Option("--merge", help="plain weights at one --tradeoff, without a knob")] = False,
+    tradeoff: Annotated[float | None, typer.Option(min=0, max=1, help="0 most realistic ... 1 most faithful")] = None,
+) -> None:
+    """Write a student for others to use: for distillkit, diffusers and peft, with a model card; then load and compare it."""
+    if merge != (tradeoff is not None):
+        raise DistillkitError("--merge and --tradeoff need each other: plain weights have one trade-off")
+    from distillkit.inference.export import export as write
+
+    for line in write(run, output, merge_at=tradeoff):
+        typer.echo(line)
+    typer.echo(f"done: {output}")
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or an exported one")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="a model repository on the Hugging Face Hub")],
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+) -> None:
+    """Export a student and upload it to the Hub, logged in by HF_TOKEN or `hf auth login`."""
+    import tempfile
+
+    from distillkit.inference.export import export as write
+    from distillkit.inference.export import push as upload
+
+    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
+        exported = run if (run / "model_index.json").is_file() else Path(folder) / "exported"
+        if exported != run:
+            write(run, exported)
+        typer.echo(f"done: {upload(exported, repository, private=private)}")
 
 
 @app.command("eval")

@@ -51,6 +51,15 @@ class Student:
         """
         return self.restore_each(lq, [tradeoff], generator)[0]
 
+    def check(self, tradeoffs: Sequence[float | None]) -> None:
+        """Refuse trade-offs that something without a knob does not have.
+
+        Raises:
+            DistillkitError: saying which it has.
+        """
+        if self.variant is None and any(t not in (None, self.fixed) for t in tradeoffs):
+            raise DistillkitError(f"this model has no knob: its one trade-off is {self.fixed:g}")
+
     @torch.no_grad()
     def restore_each(self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator | None = None) -> list[Tensor]:
         """:meth:`restore` at several trade-offs with the same draws.
@@ -60,10 +69,8 @@ class Student:
         Raises:
             DistillkitError: a trade-off other than 0 (None) of a student without a knob.
         """
+        self.check(tradeoffs)
         if self.variant is None:
-            if any(t not in (None, self.fixed) for t in tradeoffs):
-                why = f"was merged at {self.fixed:g}" if self.fixed else "was trained without stage 2"
-                raise DistillkitError(f"this student {why} and has no knob: tradeoff must be {self.fixed:g}")
             return [self.model.restore(lq, generator)] * len(tradeoffs)
         student, variant, images = self.variant.student, self.variant, []
         condition = student.condition(lq)
@@ -146,13 +153,9 @@ def load_student(path: Path | str, device: torch.device | str = "cpu") -> Studen
     Raises:
         DistillkitError: no student there, a newer format, a plugin that is not installed, or weights that do not fit.
     """
-    folder = Path(path) / "student" if (Path(path) / "student").is_dir() else Path(path)
+    folder = student_folder(path)
     about = read_about(folder)
-    options = dict(about["student"])
-    full_name, spec = load_plugins().find("students", options.pop("use"))
-    model = spec.build(spec.config(**options))
-    if not isinstance(model, DiffusionModel):
-        raise PluginError(f"{full_name} - builds a {type(model).__name__}, not a DiffusionModel")
+    model = base_model(about)
     model.requires_grad_(False).eval().to(device)
     if about.get("merged") is not None:
         load_exactly(model.network, read_state_dict(folder / MERGED), folder / MERGED)
@@ -165,6 +168,21 @@ def load_student(path: Path | str, device: torch.device | str = "cpu") -> Studen
         variant = make_variant(model, Stage2(**about["stage2"]), about["seed"])
         load_tensors(variant.tensors(), read_state_dict(folder / "stage2.safetensors"), folder / "stage2.safetensors")
     return Student(model, variant)
+
+
+def base_model(about: Mapping[str, Any]) -> DiffusionModel:
+    """What a student was before both stages: the plugin's model, from ``distillkit.json``."""
+    options = dict(about["student"])
+    full_name, spec = load_plugins().find("students", options.pop("use"))
+    model = spec.build(spec.config(**options))
+    if not isinstance(model, DiffusionModel):
+        raise PluginError(f"{full_name} - builds a {type(model).__name__}, not a DiffusionModel")
+    return model
+
+
+def student_folder(path: Path | str) -> Path:
+    """The folder of a student's own files in a run's or an exported folder; or ``path`` itself."""
+    return Path(path) / "student" if (Path(path) / "student").is_dir() else Path(path)
 
 
 def find_student(path: Path | str) -> Path:
