@@ -110,8 +110,8 @@ class FaithfulDct(Faithful):
 class Realistic(MiniModel):
     """A one-step restorer that is also a denoiser at every time.
 
-    Variance preserving with ``signal = cos(pi t / 2)``; ``clean = y + F([z_t, y], t)``. One step takes ``y`` for ``z_t`` at ``t = 1``, a
-    time at which it never saw noise: ``z_0 = clean(y, 1)``. The network is the faithful model's, trained on from its weights.
+    Variance preserving, ``signal = cos(pi t / 2)``; ``clean = y + F([z_t, y], t)``. One step takes ``y`` for ``z_t`` at ``t = 1``,
+    where it never saw noise: ``z_0 = clean(y, 1)``. The network is the faithful model's, trained on from its weights.
     """
 
     predicts = "clean"

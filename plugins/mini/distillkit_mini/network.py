@@ -27,8 +27,8 @@ class Block(nn.Module):
         self.film = nn.Linear(time_width, 2 * width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.second.weight)
+        for parameter in (*self.film.parameters(), *self.second.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         scale, shift = self.film(time)[..., None, None].chunk(2, dim=1)

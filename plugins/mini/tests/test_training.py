@@ -48,7 +48,7 @@ def test_both_teachers_train_and_a_seed_decides_their_weights(
     photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "FAITHFUL_STEPS", (2, 2))
-    monkeypatch.setattr(train, "REALISTIC_STEPS", (2, 2))
+    monkeypatch.setattr(train, "REALISTIC_STEPS", 3)
     threads = torch.get_num_threads()
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
         train.run(photos, tmp_path / out, seed)
