@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,7 +52,8 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     """Build student, teachers and degradation, each by its plugin, and check that their sizes fit together.
 
     Raises:
-        PluginError: a plugin's ``build`` failed or returned the wrong thing. RecipeError: output sizes that do not match.
+        PluginError: a plugin's ``build`` failed or returned the wrong thing. RecipeError: output sizes that do not match, or
+            training crops of a size that somebody cannot take.
     """
     student = build(resolved, "student", device)
     if not isinstance(student, DiffusionModel):
@@ -65,4 +68,16 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     scales |= {"degradation": degradation.scale} if degradation is not None else {}
     if len(set(scales.values())) > 1:
         raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
+    _check_crop(resolved, {"student": student} | {f"teachers.{r}": t for r, t in teachers.items()}, student.scale)
     return Cast(student, teachers, degradation, device)
+
+
+def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int) -> None:
+    """Training crops are not padded: their sides must be multiples of what every model takes."""
+    crop, units = resolved.recipe.data.crop, {k: scale * m.multiple for k, m in models.items()}
+    unfit = [f"{k} takes multiples of {unit}" for k, unit in units.items() if crop % unit]
+    if unfit:
+        fit = math.lcm(*units.values())
+        raise RecipeError(
+            f"{resolved.origin('data.crop')}  data.crop - clean crops of {crop} pixels: {', '.join(unfit)}; all take {fit} and its multiples"
+        )

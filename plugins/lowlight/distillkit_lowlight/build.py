@@ -46,8 +46,8 @@ def _seeded(options: Network) -> Iterator[None]:
 def _unet(options: GSADOptions) -> UNet:
     with _seeded(options):
         network = UNet(**TINY_UNET) if options.size == "tiny" else UNet()
-    if options.weights is not None:
-        load_unet(network, options.weights)
+    if files := options.files():
+        load_unet(network, files["weights"])
     return network
 
 
@@ -66,8 +66,8 @@ def gsad_student(options: GSADStudentOptions) -> GSAD:
 def _decomposition(options: RetiDiffOptions | RetinexOptions) -> Decomposition:
     with _seeded(options):
         network = Decomposition()
-    if options.decomposition is not None:
-        load_decomposition(network, options.decomposition)
+    if files := options.files():
+        load_decomposition(network, files["decomposition"])
     return network.eval().requires_grad_(False)
 
 
@@ -75,8 +75,8 @@ def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
     """Reti-Diff with its decomposition network."""
     with _seeded(options):
         network = RetiDiff(**TINY_RETIDIFF) if options.size == "tiny" else RetiDiff()
-    if options.weights is not None:
-        load_retidiff(network, options.weights)
+    if files := options.files():
+        load_retidiff(network, files["weights"])
     return RetiDiffTeacher(network, _decomposition(options)).eval()
 
 

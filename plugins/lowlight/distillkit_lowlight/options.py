@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -14,35 +15,54 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+FOLDER = Path("weights")
+"""Where published files are looked for if a recipe does not say."""
+
+
 class Network(Options):
     """A network of published size, or a toy of the same classes."""
 
-    files: ClassVar[tuple[str, ...]]
-    """The options that name weight files: all needed at full size, none read by a toy."""
+    source: ClassVar[str]
+    """Where the authors publish its files."""
 
     size: Literal["full", "tiny"] = Field("full", description='"tiny": toy sizes with random weights, to try a recipe on a CPU')
     seed: int = Field(0, ge=0, description="of a tiny network's random weights")
 
+    @property
+    @abstractmethod
+    def published(self) -> dict[str, str]:
+        """The published file of each option that names one."""
+
+    def files(self) -> dict[str, Path]:
+        """The weight file of each option that names one; none for a toy."""
+        if self.size == "tiny":
+            return {}
+        return {option: getattr(self, option) or FOLDER / file for option, file in self.published.items()}
+
     @model_validator(mode="after")
-    def _weights_go_with_size(self) -> Self:
-        given = [name for name in self.files if getattr(self, name) is not None]
-        missing = [name for name in self.files if name not in given]
-        if self.size == "full" and missing:
-            raise ValueError(f'give the path of {" and ".join(missing)}, or size = "tiny" for a toy with random weights')
+    def _a_toy_reads_no_file(self) -> Self:
+        given = [option for option in self.published if getattr(self, option) is not None]
         if self.size == "tiny" and given:
             raise ValueError(f'size = "tiny" has random weights and reads no {" and ".join(given)}')
         return self
 
 
+_RETIDIFF_FILES = "github.com/ChunmingHe/Reti-Diff"
+
+
 class GSADOptions(Network):
     """GSAD."""
 
-    files = ("weights",)
+    source = "the Google Drive folder that the README of github.com/jinnh/GSAD links to"
 
-    weights: Path | None = Field(None, description="published file, e.g. lolv2_syn_gen.pth")
+    weights: Path | None = Field(None, description="its file; default: the one published for data_set, ./weights/lolv2_syn_gen.pth")
     data_set: Literal["lol-v1", "lol-v2-real", "lol-v2-syn"] = Field(
         "lol-v2-syn", description="whose published sampling schedule is used: 20, 10 and 10 steps"
     )
+
+    @property
+    def published(self) -> dict[str, str]:
+        return {"weights": {"lol-v1": "lolv1", "lol-v2-real": "lolv2_real", "lol-v2-syn": "lolv2_syn"}[self.data_set] + "_gen.pth"}
 
 
 class GSADStudentOptions(GSADOptions):
@@ -58,18 +78,28 @@ class GSADStudentOptions(GSADOptions):
 class RetiDiffOptions(Network):
     """Reti-Diff."""
 
-    files = ("weights", "decomposition")
+    source = f"{_RETIDIFF_FILES}: the decomposition network is in the repository, the rest in the Google Drive folder it links to"
 
-    weights: Path | None = Field(None, description="published file, e.g. llie_syn.pth")
-    decomposition: Path | None = Field(None, description="published decomposition network of dark images, retinex_decomnet.pth")
+    weights: Path | None = Field(None, description="its file; default: ./weights/llie_syn.pth")
+    decomposition: Path | None = Field(
+        None, description="decomposition network of dark images; default: ./weights/retinex_decomnet.pth"
+    )
+
+    @property
+    def published(self) -> dict[str, str]:
+        return {"weights": "llie_syn.pth", "decomposition": "retinex_decomnet.pth"}
 
 
 class RetinexOptions(Network):
     """The distance of retinex maps."""
 
-    files = ("decomposition",)
+    source = f"the repository {_RETIDIFF_FILES}"
 
-    decomposition: Path | None = Field(None, description="published decomposition network of bright images, init_high.pth")
+    decomposition: Path | None = Field(None, description="decomposition network of bright images; default: ./weights/init_high.pth")
+
+    @property
+    def published(self) -> dict[str, str]:
+        return {"decomposition": "init_high.pth"}
 
 
 class NoOptions(Options):

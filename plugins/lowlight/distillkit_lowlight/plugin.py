@@ -25,8 +25,7 @@ UNLICENSED = "NONE"
 
 
 def _weights(options: Network) -> tuple[WeightFile, ...]:
-    paths = [getattr(options, name) for name in options.files]
-    return tuple(WeightFile(path=path, license=UNLICENSED) for path in paths if path is not None)
+    return tuple(WeightFile(path=path, license=UNLICENSED, source=options.source) for path in options.files().values())
 
 
 def _built_by(name: str) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ import torch
 from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
 from pydantic import ValidationError
 
-from distillkit import DiffusionModel, OutputTeacher
+from distillkit import DiffusionModel, OutputTeacher, WeightsError
 from distillkit.hooks.manager import load_plugins
 from distillkit.testing import contract_tests
 
@@ -70,15 +70,13 @@ def test_kind_of_student(plugins, generate, kind, passes):
 @pytest.mark.parametrize(
     ("kind", "name", "options", "what"),
     [
-        ("teachers", "gsad", {}, "give the path of weights"),
-        ("teachers", "retidiff", {"weights": "a.pth"}, "give the path of decomposition"),
         ("students", "gsad", {"size": "tiny", "weights": "a.pth"}, "reads no weights"),
         ("students", "gsad", {"size": "tiny", "generate": "two-step"}, "last-step"),
         ("degradations", "dark", {"gamma": (3, 2)}, "above the upper"),
         ("degradations", "dark", {"exposure": (0.5, 1.5)}, "less than or equal to 1"),
         ("degradations", "dark", {"jpeg": (0, 90)}, "greater than or equal to 1"),
         ("datasets", "lol-v1", {"root": ".", "splits": "train"}, "Extra inputs"),
-        ("metrics", "retinex", {}, "give the path of decomposition"),
+        ("metrics", "retinex", {"size": "tiny", "decomposition": "a.pth"}, "reads no decomposition"),
     ],
 )
 def test_options_that_cannot_be(plugins, kind, name, options, what):
@@ -92,6 +90,24 @@ def test_weight_files_are_declared(plugins):
     assert [f.name for f in files] == ["here/llie_syn.pth", "here/retinex_decomnet.pth"]
     assert all(f.find() is None and f.license == "NONE" for f in files)
     assert spec.weights(spec.config(size="tiny")) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "files"),
+    [
+        ("students", "gsad", {}, ["weights/lolv2_syn_gen.pth"]),
+        ("teachers", "gsad", {"data_set": "lol-v1"}, ["weights/lolv1_gen.pth"]),
+        ("teachers", "retidiff", {"weights": "mine.pth"}, ["mine.pth", "weights/retinex_decomnet.pth"]),
+        ("metrics", "retinex", {}, ["weights/init_high.pth"]),
+    ],
+)
+def test_published_files_are_the_default_and_come_by_hand(plugins, kind, name, options, files):
+    spec = plugins.find(kind, f"lowlight/{name}")[1]
+    found = spec.weights(spec.config(**options))
+    assert [f.name for f in found] == files
+    assert all(not f.fetchable and "github.com/" in f.source for f in found)
+    with pytest.raises(WeightsError, match="no such"):
+        build(plugins, kind, name, **options)
 
 
 def test_degradation_takes_its_options(plugins):

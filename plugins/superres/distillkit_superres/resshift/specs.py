@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from distillkit_superres.resshift.model import ResShift
     from distillkit_superres.resshift.sinsr import SinSR
 
-S_LAB = "LicenseRef-S-Lab-1.0"
+S_LAB = "LicenseRef-S-Lab-1.0-NonCommercial"
 CC_BY_NC_SA = "CC-BY-NC-SA-4.0"
 RESSHIFT_RELEASE = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
 SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"

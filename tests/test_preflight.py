@@ -1,0 +1,140 @@
+"""What a recipe lacks on this machine, and fetching it. The Hub is a loopback server, or gone."""
+
+import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import datasets
+import huggingface_hub.constants
+import pytest
+
+from distillkit import DistillkitError, WeightFile
+from distillkit.data.sources import hub_facts, is_cached
+from distillkit.errors import DataError
+from distillkit.preflight import check_presence, fetch_all
+from distillkit.recipe.load import load_recipe
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A Hub that knows one dataset, and a file by its address."""
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        if path == "/w.bin":
+            return self.answer(200, b"weights")
+        if path.startswith("/api/datasets/owner/Photos"):
+            siblings = [{"rfilename": "a.parquet", "size": 2_000_000_000}, {"rfilename": "b.parquet", "size": 500_000_000}]
+            known = {"id": "owner/Photos", "sha": "0" * 40, "siblings": siblings, "cardData": {"license": "cc0-1.0"}, "tags": []}
+            return self.answer(200, json.dumps(known).encode())
+        return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def answer(self, code, body, headers=()):
+        self.send_response(code)
+        for name, value in dict(headers, **{"Content-Length": str(len(body)), "Content-Type": "application/json"}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+        yield url
+        server.shutdown()
+
+
+def needing(resolved, **files):
+    """``resolved``, with components that need the given weight files."""
+    components = dict(resolved.components)
+    for key, needed in files.items():
+        component = components[key.replace("__", ".")]
+        components[key.replace("__", ".")] = replace(
+            component, spec=replace(component.spec, weights=lambda config, needed=needed: needed)
+        )
+    return replace(resolved, components=components)
+
+
+def test_nothing_is_said_of_a_recipe_that_lacks_nothing(recipe):
+    check_presence(load_recipe(recipe))
+
+
+def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
+    train = '[{hub="owner/Photos"}, {imagefolder="gone"}, {parquet="gone/*.parquet"}, {use="toy/photos", folder="nowhere"}]'
+    resolved = needing(
+        load_recipe(recipe, [f"data.train={train}"]),
+        student=[WeightFile(path=tmp_path / "a.pth", url="https://example.org/a.pth", size=18_000_000, license="MIT")],
+        teachers__fidelity=[
+            WeightFile(path=tmp_path / "b.pth", source="a shelf", license="CC-BY-4.0"),
+            WeightFile(path=tmp_path / "a.pth", url="https://example.org/a.pth", size=18_000_000, license="MIT"),
+        ],
+        evaluation__metrics__0=[WeightFile(path=tmp_path / "metric.pth")],
+    )
+    with pytest.raises(DistillkitError) as refused:
+        check_presence(resolved)
+    here = f"--set  data.train.{{}} - no such {{}}: {recipe.parent.cwd()}/{{}}".format
+    assert str(refused.value).splitlines() == [
+        "not on this machine, and needed:",
+        f"  {tmp_path}/a.pth  18 MB, licence MIT",
+        f"  {tmp_path}/b.pth  size unknown, licence CC-BY-4.0; to be put there by hand, from a shelf",
+        "  --set  data.train.0.hub - dataset owner/Photos of the Hub",
+        "  " + here("1.imagefolder", "folder", "gone"),
+        "  " + here("2.parquet", "file", "gone/*.parquet"),
+        "  " + here("3.folder", "file or folder", "nowhere"),
+        f"fetch what can be fetched with: distillkit fetch {recipe} and the same --set options",
+    ]
+
+
+def test_one_failure_does_not_keep_the_rest_from_being_fetched(recipe, tmp_path, hub):
+    missing = WeightFile(path=tmp_path / "new" / "gone.bin", url=f"{hub}/gone.bin")
+    by_hand = WeightFile(path=tmp_path / "hand.pth", source="a shelf", license="MIT")
+    there = WeightFile(path=tmp_path / "new" / "w.bin", url=f"{hub}/w.bin")
+    resolved = load_recipe(recipe, ['data.train=[{hub="nobody/nothing"}, {imagefolder="gone"}]'])
+    resolved = needing(resolved, student=[missing, by_hand, there], evaluation__metrics__0=[there])
+    said = []
+    assert not fetch_all(resolved, said.append)
+    assert (tmp_path / "new" / "w.bin").read_bytes() == b"weights"
+    assert [line.partition(":")[0] for line in said] == ["not here", "by hand", "here", "not here", "by hand"]
+    assert "gone.bin - the server answered 404" in said[0] and "from a shelf" in said[1]
+    assert "nobody/nothing - no such dataset on the Hub" in said[3] and "no such folder" in said[4]
+    assert fetch_all(needing(load_recipe(recipe), student=[there]), said.append) and said[-1] == f"here: {there.path}"
+
+
+def test_a_dataset_is_fetched_after_its_size_is_told(recipe, hub, monkeypatch, photos):
+    loaded = datasets.Dataset.from_dict({"image": [str(next((photos / "train").iterdir()))]}).cast_column("image", datasets.Image())
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: loaded)
+    said = []
+    assert fetch_all(load_recipe(recipe, ['data.train=[{hub="owner/Photos"}]']), said.append)
+    assert said == ["downloading the dataset owner/Photos: 2.5 GB, licence cc0-1.0", "here: 1 images of owner/Photos"]
+
+
+def test_the_hub_that_cannot_be_reached_and_the_one_that_does_not_know(hub, monkeypatch):
+    assert hub_facts("owner/Photos") == (2_500_000_000, "cc0-1.0")
+    with pytest.raises(DataError, match="no such dataset on the Hub, or one that needs a login"):
+        hub_facts("owner/Paintings")
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match='the Hub cannot be reached .* "hf download --repo-type dataset owner/Photos"'):
+        hub_facts("owner/Photos")
+
+
+def test_a_dataset_in_the_cache_counts_as_here(recipe, cache):
+    resolved = load_recipe(recipe, ['data.train=[{hub="owner/MyPhotos"}]'])
+    folder = cache / "owner___my_photos" / "default" / "0.0.0"
+    (folder / "abc.incomplete").mkdir(parents=True)
+    assert not is_cached("owner/MyPhotos")
+    (folder / "abc").mkdir()
+    assert is_cached("owner/MyPhotos") and not is_cached("owner/my")
+    check_presence(resolved)

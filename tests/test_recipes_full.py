@@ -1,0 +1,132 @@
+"""The recipes that come with distillkit: all load, the full ones say what they lack, the tiny ones run to the end on a CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distillkit import Restorer
+from distillkit.recipe.load import load_recipe
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+OVERLAYS = sorted((RECIPES / "profiles").glob("*.toml"))
+WHOLE = sorted(set(RECIPES.rglob("*.toml")) - set(OVERLAYS))
+FULL = {
+    "ctsr_sr4x.toml": [
+        ("osediff.pkl", "18 MB", "Apache-2.0"),
+        ("unet/diffusion_pytorch_model.safetensors", "3.5 GB", "openrail++"),
+        ("resshift_realsrx4_s15_v1.pth", "478 MB", "NonCommercial"),
+        ("autoencoder_vq_f4.pth", "221 MB", "NonCommercial"),
+        ("vgg16-397923af.pth", "553 MB", "BSD-3-Clause"),
+        ("data.train.0.hub", "danjacobellis/LSDIR"),
+        ("data.train.1.hub", "yangtao9009/DIV2K"),
+        ("data.train.2.imagefolder", "no such folder", "real_hr"),
+        ("data.eval.0.imagefolder", "no such folder", "RealSRVal_crop128"),
+    ],
+    "ctsr_sr4x_sinsr.toml": [("SinSR_v1.pth", "478 MB", "CC-BY-NC-SA-4.0")],
+    "lle_gsad.toml": [
+        ("lolv2_syn_gen.pth", "by hand", "github.com/jinnh/GSAD"),
+        ("llie_syn.pth", "by hand", "github.com/ChunmingHe/Reti-Diff"),
+        ("retinex_decomnet.pth", "by hand"),
+        ("data.train.0.root", "no such file or folder", "LOLv2"),
+        ("data.eval.0.root", "no such file or folder", "LOLv2"),
+    ],
+}
+
+
+@pytest.mark.parametrize("path", WHOLE, ids=lambda p: p.relative_to(RECIPES).as_posix())
+def test_every_recipe_is_valid(path):
+    load_recipe(path)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.name)
+@pytest.mark.parametrize("base", FULL)
+def test_an_overlay_fits_on_every_full_recipe_and_changes_nothing_else(tmp_path, overlay, base):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'name = "mine"\nextends = ["{RECIPES / base}", "{overlay}"]\n')
+    changed, plain = (load_recipe(path).document.values for path in (mine, RECIPES / base))
+    set_there = tomllib.loads(overlay.read_text())
+    for table, values in changed.items():
+        before = plain[table]
+        if isinstance(values, dict):
+            assert {k for k in values if values[k] != before[k]} <= set(set_there.get(table, {}))
+            assert all(values[k] == v for k, v in set_there.get(table, {}).items())
+
+
+def test_the_full_recipe_keeps_to_the_paper():
+    """Sec. 5.1."""
+    recipe = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe
+    stage1, stage2, weights = recipe.stage1, recipe.stage2, recipe.stage1.weights
+    assert (stage1.steps, stage2.steps, recipe.data.crop, recipe.data.batch_size) == (20_000, 50_000, 512, 1)
+    assert stage1.learning_rate == stage2.learning_rate == 5e-5 and recipe.training.betas == (0.9, 0.999)
+    assert (weights.l2, weights.perceptual, weights.realness, weights.fidelity, weights.anchor) == (1, 2, 1, 2, 5.5)
+    assert stage1.adapter.rank == stage2.adapter.rank == 4 and stage1.adapter.kind == stage2.adapter.kind == "lora"
+    assert stage1.perceptual.use == "distillkit/lpips-vgg"
+
+
+@pytest.mark.parametrize("variant", ["ctsr_eq8", "ctsr_alg2"])
+def test_the_papers_own_variants_are_one_set_away(variant):
+    assert load_recipe(RECIPES / "ctsr_sr4x.toml", [f'stage2.variant="{variant}"']).recipe.stage2.variant == variant
+
+
+@pytest.mark.parametrize(("name", "missing"), FULL.items(), ids=FULL)
+def test_without_weights_and_data_all_of_it_is_named_before_any_work(name, missing, tmp_path, monkeypatch, capsys):
+    from distillkit import cli
+
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(sys, "argv", ["distillkit", "run", str(RECIPES / name)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    lines = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and not (tmp_path / "runs").exists()
+    for words in missing:
+        assert any(all(word in line for word in words) for line in lines), words
+    assert lines[-1] == f"fetch what can be fetched with: distillkit fetch {RECIPES / name}"
+
+
+def test_the_tiny_super_resolution_recipe_runs_to_the_end(tmp_path):
+    rows, history = run(RECIPES / "tiny" / "ctsr_sr4x.toml", tmp_path)
+    assert {"fidelity/imitate", "fidelity/anchor", "realness/imitate", "realness/anchor", "perceptual", "l2"} <= history[0].keys()
+    assert Restorer.from_pretrained(tmp_path).scale == 4
+    assert {row["metric"] for row in rows} == {"psnr", "ssim-y", "stlpips-alex"}
+
+
+def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
+    rows, history = run(RECIPES / "tiny" / "lle_gsad.toml", tmp_path)
+    assert {"fidelity/imitate", "fidelity/anchor", "realness/output", "perceptual", "l2"} <= history[0].keys()
+    assert "realness/anchor" not in history[0] and "mix" in history[-1]
+    assert Restorer.from_pretrained(tmp_path).scale == 1
+    assert {"psnr", "psnr-gtmean", "ssim-uniform"} < {row["metric"] for row in rows}
+
+
+def run(recipe, out):
+    """Run a recipe in a process of its own; the rows of its evaluation and of its log, after a look at the run's folder."""
+    command = [sys.executable, "-c", "from distillkit.cli import main; main()", "run", str(recipe), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0, done.stderr
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    assert {"recipe.toml", "report.html", "samples/step-00000008.png", "samples/step-00000014.png", "evaluation/table.md"} <= names
+    assert {"checkpoints/step-00000014", "evaluation/tradeoff.png", "evaluation/strip.png", "student/distillkit.json"} <= names
+    assert json.loads((out / "manifest.json").read_text())["status"] == "finished"
+    for stage in ("stage1", "stage2"):
+        tensors = load_file(out / "student" / f"{stage}.safetensors")
+        assert all(torch.isfinite(v).all() for v in tensors.values())
+        assert any(v.any() for k, v in tensors.items() if "lora_B" in k)
+    rows = json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert {row["tradeoff"] for row in rows if row["method"] == "student"} == {0.0, 0.5, 1.0}
+    assert {"student", "fidelity", "realness", "bicubic", "linear:0.5"} <= {row["method"] for row in rows}
+    return rows, [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
