@@ -65,13 +65,13 @@ def luma(image: Tensor) -> Tensor:
 
 
 def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
-    """(h, w) -> (scale h, scale w), bicubic."""
-    if scale == 1:
+    """(h, w, 1) -> (scale h, scale w, 1), bicubic; (h, w, 0) stays empty."""
+    if scale == 1 or not opacity.size:
         return opacity
-    picture = Image.fromarray(opacity if opacity.dtype == np.uint8 else opacity.astype(np.float32))
+    picture = Image.fromarray(opacity[..., 0] if opacity.dtype == np.uint8 else opacity[..., 0].astype(np.float32))
     enlarged = np.asarray(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC))
     top = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
-    return enlarged.clip(0, top).astype(opacity.dtype)
+    return enlarged.clip(0, top).astype(opacity.dtype)[..., None]
 
 
 def _from_tensor(image: Tensor) -> tuple[np.ndarray, Back]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -129,10 +129,8 @@ class Restorer:
         array, back = as_array(image)
         colours = array.shape[2] - (array.shape[2] + 1) % 2
         restored = self._in_memory(array[..., :colours], tradeoffs, seed)
-        if colours < array.shape[2]:
-            opacity = enlarged_opacity(array[..., colours], self.scale)[..., None]
-            restored = [np.concatenate([one, opacity], axis=2) for one in restored]
-        return [back(one) for one in restored]
+        opacity = enlarged_opacity(array[..., colours:], self.scale)
+        return [back(np.concatenate([one, opacity], axis=2) if opacity.size else one) for one in _taken(restored)]
 
     def _in_memory(self, lq: np.ndarray, tradeoffs: Sequence[float | None], seed: int) -> list[np.ndarray]:
         """:meth:`_restore`, with ever smaller tiles as long as memory runs out."""
@@ -197,6 +195,12 @@ class Restorer:
                 raise
             what = f"{type(self.student.model).__name__} failed on an input of {lq.shape[3]} x {lq.shape[2]} pixels"
             raise PluginError(f"{what}: {type(e).__name__}: {e}") from e
+
+
+def _taken(results: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Each result in turn, so that none is kept longer than it is needed."""
+    while results:
+        yield results.pop(0)
 
 
 def _out_of_memory(error: BaseException) -> bool:
