@@ -29,7 +29,6 @@ def download(url: str, to: Path, sha256: str | None = None) -> Path:
     try:
         if urlsplit(url).scheme not in ("http", "https"):
             raise ValueError("neither http nor https")
-        to.parent.mkdir(parents=True, exist_ok=True)
         _receive(url, part)
     except HTTPError as e:
         raise WeightsError(f"{url} - the server answered {e.code} {e.reason}") from e
@@ -64,6 +63,7 @@ def _receive(url: str, part: Path) -> None:
             return
         part.unlink()
         return _receive(url, part)
+    part.parent.mkdir(parents=True, exist_ok=True)
     with response:
         goes_on = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         start = have if goes_on else 0

@@ -30,13 +30,13 @@ class Cast:
     device: torch.device
 
     def inputs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``(lq, gt)`` of a batch on the device; unpaired images are degraded with draws of ``generator``."""
+        """``(lq, gt)`` of a batch on the device; unpaired images are degraded with draws of ``generator``, in full precision."""
         gt = batch.gt.to(self.device)
         if batch.lq is not None:
             return batch.lq.to(self.device), gt
         if self.degradation is None:
             raise RecipeError("degradation - the recipe names none, and a training source has no low-quality images of its own")
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self.degradation(gt, generator), gt
 
     def endpoint(self, lq: Tensor, generator: torch.Generator) -> Tensor:

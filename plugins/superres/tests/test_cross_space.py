@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillkit.data.pairs import Batch
 from distillkit.errors import RecipeError
 from distillkit.inference.student import stage1_adapter
 from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
@@ -92,6 +93,14 @@ def test_times_that_the_student_was_never_trained_at_are_dropped(cast, adapter, 
     assert all(term.item() == 0 and size(gradients(adapter, term)) == 0 for term in dropped)
     one, both = (fidelity_terms(cast, images, monkeypatch, [5, t]) for t in (last, 5))
     assert all(term.item() > 0 for term in one) and not torch.allclose(one.anchor, both.anchor)
+
+
+def test_mixed_precision_leaves_the_inputs_alone(cast, images):
+    batch = Batch(images[1], None, ["a", "b"])
+    plain, _ = cast.inputs(batch, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = cast.inputs(batch, torch.Generator().manual_seed(0))
+    assert mixed.dtype == torch.float32 and mixed.equal(plain)
 
 
 @pytest.mark.parametrize(("crop", "accepted"), [(64, True), (96, False), (128, True)])
