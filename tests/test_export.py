@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from distillkit import DistillkitError, Restorer
+from distillkit import DistillkitError, Restorer, cli
 from distillkit.inference.card import model_card, strictest_licenses
 from distillkit.inference.export import export, push, without_folders
 from distillkit.inference.pipeline import DistilledRestorationPipeline
@@ -109,6 +109,21 @@ def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkey
     with pytest.raises(DistillkitError, match="loaded as peft adapters, the student gives images that differ by"):
         export(run, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} & {"out", ".out.part"} == set()
+
+
+def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["distillkit", "export", str(run), *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, "".join(capfd.readouterr())
+
+    code, said = call("-o", str(tmp_path / "out"))
+    assert code == 0 and "Restorer: largest difference from the original 0" in said and (tmp_path / "out/README.md").is_file()
+    for arguments in (["--merge"], ["--tradeoff", "0.5"]):
+        code, said = call("-o", str(tmp_path / "new"), *arguments)
+        assert code == 2 and "need each other" in said
+    assert call("-o", str(tmp_path / "out"))[0] == 2 and not (tmp_path / "new").exists()
 
 
 def test_an_export_overwrites_nothing(run, tmp_path):

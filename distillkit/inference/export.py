@@ -79,7 +79,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
     return said
 
 
-def push(folder: Path, repository: str, *, private: bool = False, endpoint: str | None = None) -> str:
+def push(folder: Path, repository: str, *, private: bool = False) -> str:
     """Upload an exported folder to the Hub repository ``owner/name``, made if need be; its address.
 
     Raises:
@@ -89,7 +89,7 @@ def push(folder: Path, repository: str, *, private: bool = False, endpoint: str 
 
     if not (folder / "model_index.json").is_file():
         raise DistillkitError(f"{folder} - not an exported folder (no model_index.json)")
-    api = HfApi(endpoint=endpoint)
+    api = HfApi()
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add a student distilled by distillkit")
