@@ -78,6 +78,5 @@ def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | 
     unfit = [f"{k} takes multiples of {unit}" for k, unit in units.items() if crop % unit]
     if unfit:
         fit = math.lcm(*units.values())
-        raise RecipeError(
-            f"{resolved.origin('data.crop')}  data.crop - clean crops of {crop} pixels: {', '.join(unfit)}; all take {fit} and its multiples"
-        )
+        where = f"{resolved.origin('data.crop')}  data.crop"
+        raise RecipeError(f"{where} - clean crops of {crop} pixels: {', '.join(unfit)}; all take {fit} and its multiples")

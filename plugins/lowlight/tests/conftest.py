@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from distillkit_lowlight.gsad.sampler import Schedule
 from distillkit_lowlight.gsad.unet import UNet
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff
 from distillkit_lowlight.retidiff.weights import canonical, unique_tensors
-from safetensors.torch import load_file
 
 SHIPPED = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("DISTILLKIT_GOLDEN", SHIPPED))

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 from PIL import Image
 
 from distillkit import DistillkitError
+from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 
 SMALL = {"pairs": {"train": 3, "test": 3}, "size": (8, 12)}
 V1, V2_REAL, V2_SYN = (replace(p, **SMALL) for p in (LOL_V1, LOL_V2_REAL, LOL_V2_SYN))

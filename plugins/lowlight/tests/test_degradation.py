@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from distillkit_lowlight.degradation import Dark
 from torch.testing import assert_close
 
 from distillkit import Degradation
+from distillkit_lowlight.degradation import Dark
 
 
 def seeded(seed=0):

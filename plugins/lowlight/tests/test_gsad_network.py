@@ -4,13 +4,13 @@ import pickle
 
 import pytest
 import torch
+from torch.testing import assert_close
+
+from distillkit import WeightsError
 from distillkit_lowlight.build import TINY_UNET
 from distillkit_lowlight.gsad.unet import UNet
 from distillkit_lowlight.gsad.weights import load_unet
 from distillkit_lowlight.schedule import TABLES, betas, tables
-from torch.testing import assert_close
-
-from distillkit import WeightsError
 
 
 @pytest.mark.golden("gsad_unet_small*")

@@ -5,16 +5,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from distillkit_lowlight.gsad.model import GSAD
-from distillkit_lowlight.gsad.padding import Border, border, crop, pad
-from distillkit_lowlight.gsad.process import CLEANEST, LevelProcess
-from distillkit_lowlight.gsad.sampler import EVALUATION, TRAINING, descend, last_clean
-from distillkit_lowlight.schedule import TABLES, betas, level_edges, tables
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from distillkit.diffusion.prediction import clean_from_noise
+from distillkit_lowlight.gsad.model import GSAD
+from distillkit_lowlight.gsad.padding import Border, border, crop, pad
+from distillkit_lowlight.gsad.process import CLEANEST, LevelProcess
+from distillkit_lowlight.gsad.sampler import EVALUATION, TRAINING, descend, last_clean
+from distillkit_lowlight.schedule import TABLES, betas, level_edges, tables
 
 
 @pytest.mark.golden("gsad_schedules*")

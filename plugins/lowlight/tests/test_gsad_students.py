@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from distillkit_lowlight.build import gsad_student, gsad_teacher
-from distillkit_lowlight.gsad.model import GSAD
-from distillkit_lowlight.gsad.sampler import EVALUATION, Schedule
-from distillkit_lowlight.options import GSADOptions, GSADStudentOptions
 from torch.testing import assert_close
 
 from distillkit.diffusion.adapters import add_adapter
 from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
+from distillkit_lowlight.build import gsad_student, gsad_teacher
+from distillkit_lowlight.gsad.model import GSAD
+from distillkit_lowlight.gsad.sampler import EVALUATION, Schedule
+from distillkit_lowlight.options import GSADOptions, GSADStudentOptions
 
 
 @pytest.fixture

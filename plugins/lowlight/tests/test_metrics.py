@@ -3,6 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
+from torch.testing import assert_close
+
+from distillkit import Metric
+from distillkit.evaluation.metrics import psnr, ssim
 from distillkit_lowlight.metrics import (
     gt_mean,
     psnr_gtmean,
@@ -12,11 +17,6 @@ from distillkit_lowlight.metrics import (
     ssim_uniform_raw,
     to_levels,
 )
-from skimage.metrics import structural_similarity
-from torch.testing import assert_close
-
-from distillkit import Metric
-from distillkit.evaluation.metrics import psnr, ssim
 
 
 def _images(case):

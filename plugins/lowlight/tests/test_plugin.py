@@ -6,12 +6,12 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
 from pydantic import ValidationError
 
 from distillkit import DiffusionModel, OutputTeacher, WeightsError
 from distillkit.hooks.manager import load_plugins
 from distillkit.testing import contract_tests
+from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
 
 TINY = {"size": "tiny"}
 test_contract = contract_tests(

@@ -3,13 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.testing import assert_close
+
 from distillkit_lowlight.retidiff.decomposition import recompose
 from distillkit_lowlight.retidiff.networks import Priors, RetiDiff, StageOneExtractors
 from distillkit_lowlight.retidiff.priors import VectorDenoiser, VectorDiffusion
 from distillkit_lowlight.retidiff.teacher import RetiDiffTeacher
 from distillkit_lowlight.retidiff.weights import canonical, unique_tensors
 from distillkit_lowlight.schedule import TABLES
-from torch.testing import assert_close
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from torch.testing import assert_close
+
+from distillkit import Metric, OutputTeacher, WeightsError
 from distillkit_lowlight.build import TINY_RETIDIFF, retidiff_teacher, retinex_distance
 from distillkit_lowlight.options import RetiDiffOptions, RetinexOptions
 from distillkit_lowlight.retidiff.decomposition import Decomposition
@@ -9,9 +12,6 @@ from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
 from distillkit_lowlight.retidiff.prior_score import PriorTeacher, prior_distillation
 from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
 from distillkit_lowlight.schedule import betas, tables
-from torch.testing import assert_close
-
-from distillkit import Metric, OutputTeacher, WeightsError
 
 
 def published(network):

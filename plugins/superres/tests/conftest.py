@@ -70,9 +70,8 @@ class Golden:
 
     def process(self):
         """The forward process of ``diffusion`` (or ``kwargs``) in the json."""
-        from distillkit_superres.resshift.schedule import SINSR_MAX_START, sqrt_eta
-
         from distillkit import ResidualShifting
+        from distillkit_superres.resshift.schedule import SINSR_MAX_START, sqrt_eta
 
         d = self.info.get("diffusion") or self.info["kwargs"]
         fixed = {"schedule_name": "exponential", "predict_type": "xstart", "weighted_mse": False}

@@ -9,9 +9,10 @@ import json
 
 import torch
 from conftest import SHIPPED, Golden
+from safetensors.torch import save_file
+
 from distillkit_superres.resshift.schedule import ancestral, deterministic
 from distillkit_superres.resshift.sinsr import SinSR
-from safetensors.torch import save_file
 
 UNET = {
     "image_size": 16, "in_channels": 3, "model_channels": 32, "out_channels": 3, "num_res_blocks": [1, 1],

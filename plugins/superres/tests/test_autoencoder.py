@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from distillkit_superres.resshift.autoencoder import Codebook, VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @pytest.mark.golden("vqf4_small_*")

@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+
+from distillkit import Condition, DiffusionModel
+from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET, build_resshift, process
 from distillkit_superres.resshift.model import ResShift
 from distillkit_superres.resshift.schedule import ancestral, deterministic
 from distillkit_superres.resshift.specs import ResShiftConfig
 from distillkit_superres.resshift.unet import UNetModelSwin
-
-from distillkit import Condition, DiffusionModel
-from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 

@@ -7,18 +7,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-import distillkit_superres
 import pytest
 import torch
+from pydantic import ValidationError
+
+import distillkit_superres
+from distillkit import WeightsError
 from distillkit_superres.files import HubFile
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET
 from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.specs import TEACHERS, ResShiftConfig, SinSRConfig
 from distillkit_superres.resshift.unet import UNetModelSwin
-from pydantic import ValidationError
-
-from distillkit import WeightsError
 
 RESSHIFT, SINSR = TEACHERS
 
@@ -49,7 +49,8 @@ def test_the_published_files_are_named_with_their_licence(spec, config, name):
     assert (network.path.name, autoencoder.path.name) == (name, "autoencoder_vq_f4.pth")
     assert network.license == spec.license
     assert network.size > autoencoder.size > 200e6
-    assert network.url.endswith(f"/{name}") and autoencoder.url.endswith("/zsyOAOA/ResShift/releases/download/v2.0/autoencoder_vq_f4.pth")
+    assert network.url.endswith(f"/{name}")
+    assert autoencoder.url == "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/autoencoder_vq_f4.pth"
 
 
 def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
@@ -64,7 +65,7 @@ def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
 
 
 def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; get it from .*/wyf0912/SinSR/releases/download/v1\.0/SinSR_v1\.pth"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; get it from .*/wyf0912/SinSR/.*/v1\.0/SinSR_v1\.pth"):
         SINSR.build(SinSRConfig(weights=tmp_path / "nowhere.pth"))
 
 

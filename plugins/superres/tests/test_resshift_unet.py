@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from distillkit_superres.resshift.build import TINY_UNET
 from distillkit_superres.resshift.swin import shifted_window_mask
 from distillkit_superres.resshift.unet import UNetModelSwin

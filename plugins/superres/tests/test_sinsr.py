@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+
+from distillkit import DiffusionModel, DistillkitError, OutputTeacher
 from distillkit_superres.resshift.build import build_sinsr
 from distillkit_superres.resshift.schedule import SINSR_MAX_START, deterministic, sqrt_eta
 from distillkit_superres.resshift.sinsr import SinSR
 from distillkit_superres.resshift.specs import SinSRConfig
-
-from distillkit import DiffusionModel, DistillkitError, OutputTeacher
 
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
