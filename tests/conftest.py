@@ -2,8 +2,9 @@ from importlib.metadata import EntryPoint, entry_points
 
 import numpy as np
 import pytest
-from distillkit.hooks import manager
 from PIL import Image
+
+from distillkit.hooks import manager
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from distillkit import cli
 from PIL import Image
+
+from distillkit import cli
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_run_restore_eval(distillkit, recipe, tmp_path, photos):
 
 def test_resume_of_a_finished_run_changes_nothing(distillkit, recipe, run):
     before = (run / "student/stage2.safetensors").read_bytes()
-    code, said, _ = distillkit("run", recipe, "--out", run, "--resume")
+    code, _, _ = distillkit("run", recipe, "--out", run, "--resume")
     assert code == 0 and (run / "student/stage2.safetensors").read_bytes() == before
 
 
@@ -76,7 +77,9 @@ def test_all_mistakes_are_told_at_once_with_their_lines(distillkit, recipe):
     code, _, told = distillkit("recipe", "validate", recipe)
     at = {text: i for i, line in enumerate(lines.splitlines(), 1) for text in ("stepz", "batch_size") if text in line}
     assert code == 2
-    assert f"toy.toml:{at['stepz']}  stage1.stepz - unknown key" in told and f"toy.toml:{at['batch_size']}  data.batch_size - " in told
+    assert (
+        f"toy.toml:{at['stepz']}  stage1.stepz - unknown key" in told and f"toy.toml:{at['batch_size']}  data.batch_size - " in told
+    )
 
 
 def test_a_missing_recipe(distillkit, tmp_path):

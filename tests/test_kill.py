@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from distillkit.recipe.load import load_recipe
 from distillkit.run import run_recipe
-from safetensors.torch import load_file
 
 KILLER = """
 import os, signal
@@ -49,7 +50,9 @@ def run(tmp_path, recipe):
         paths = os.pathsep.join([str(site), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         command = [sys.executable, "-c", "from distillkit.cli import main; main()", "run", str(recipe), "--resume"]
         environment = os.environ | {"PYTHONPATH": paths, "KILL": kill}
-        done = subprocess.run([*command, "--out", str(tmp_path / "killed")], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / "killed")], env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode
 

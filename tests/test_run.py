@@ -5,14 +5,14 @@ import signal
 import pytest
 import torch
 import toy_plugin
+from safetensors.torch import load_file
+
+from distillkit import DistillkitError, Restorer
 from distillkit.errors import Interrupted
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
 from distillkit.run import dry_run, reevaluate, run_recipe
 from distillkit.training.loop import Stage
-from safetensors.torch import load_file
-
-from distillkit import DistillkitError, Restorer
 
 
 def weights_of(out):
@@ -52,7 +52,14 @@ def test_a_run_leaves_the_promised_folder(finished):
     rows = json.loads((finished / "evaluation/metrics.json").read_text())
     assert all(list(r) == ["method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "passes"] for r in rows)
     methods = {(r["method"], r["tradeoff"]) for r in rows}
-    assert {("student", 0.0), ("student", 0.5), ("student", 1.0), ("fidelity", None), ("realness", None), ("bicubic", None)} <= methods
+    assert {
+        ("student", 0.0),
+        ("student", 0.5),
+        ("student", 1.0),
+        ("fidelity", None),
+        ("realness", None),
+        ("bicubic", None),
+    } <= methods
     assert ("linear:0.5", None) in methods
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [(r["stage"], r["step"]) for r in lines] == [("stage1", 2), ("stage1", 4), ("stage1", 6), ("stage2", 8), ("stage2", 10)]
@@ -103,7 +110,9 @@ def test_an_existing_run_is_never_overwritten_and_another_recipe_never_resumed(f
 
 
 @pytest.mark.parametrize("space", ["pixels", "unshuffle"])
-@pytest.mark.parametrize("stage2", ["variant='gate'", "target='mix'", "variant='ctsr_eq8'", "variant='ctsr_alg2'", "variant='oftsr'"])
+@pytest.mark.parametrize(
+    "stage2", ["variant='gate'", "target='mix'", "variant='ctsr_eq8'", "variant='ctsr_alg2'", "variant='oftsr'"]
+)
 def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(recipe, tmp_path, stage2, space):
     out = tmp_path / "out"
     resolved = load_recipe(recipe, [f"stage2.{stage2}", f"teachers.fidelity.space='{space}'", "evaluation.max_images=1"])
@@ -215,7 +224,11 @@ def test_restorer_takes_and_gives_every_kind_of_image(finished):
     assert np.abs((by_tensor * 255).round().permute(1, 2, 0).numpy() - by_array).max() <= 1
     assert torch.equal(restorer(torch.stack([tensor, tensor]), 0.5)[1], by_tensor)
     assert restorer(array[..., 0]).shape == (20, 24)
-    for bad, what in ((tensor * float("nan"), "not finite"), (tensor[:2], "expected a tensor"), (array[..., :2], "expected an array")):
+    for bad, what in (
+        (tensor * float("nan"), "not finite"),
+        (tensor[:2], "expected a tensor"),
+        (array[..., :2], "expected an array"),
+    ):
         with pytest.raises(DistillkitError, match=what):
             restorer(bad)
 

@@ -19,7 +19,9 @@ def as_text() -> str:
 
 
 def _plugin(plugin: Plugin) -> dict[str, Any]:
-    offers: dict[str, Any] = {kind: [_spec(plugin, spec) for spec in specs.values()] for kind, specs in plugin.specs.items() if specs}
+    offers: dict[str, Any] = {
+        kind: [_spec(plugin, spec) for spec in specs.values()] for kind, specs in plugin.specs.items() if specs
+    }
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,

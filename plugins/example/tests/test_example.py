@@ -1,7 +1,7 @@
 import torch
-from distillkit_example import Grain, Options, Sharpen
 
 from distillkit.testing import contract_tests
+from distillkit_example import Grain, Options, Sharpen
 
 test_contract = contract_tests("example")
 
