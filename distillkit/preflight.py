@@ -47,7 +47,7 @@ def fetch_all(resolved: ResolvedRecipe, say: Callable[[str], None]) -> bool:
         try:
             say(f"here: {file.fetch()}")
         except DistillkitError as e:
-            say(f"not here: {e}" if file.fetchable else f"by hand: {_described(file)}")
+            say(f"not here: {e}" if file.fetchable or file.find() else f"by hand: {_described(file)}")
             complete = False
     for name, source in _missing_datasets(resolved):
         try:

@@ -65,7 +65,7 @@ def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
 
 
 def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; get it from .*/wyf0912/SinSR/.*/v1\.0/SinSR_v1\.pth"):
+    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; get it from .*SinSR/.*/v1\.0/SinSR_v1\.pth"):
         SINSR.build(SinSRConfig(weights=tmp_path / "nowhere.pth"))
 
 
