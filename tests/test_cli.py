@@ -61,12 +61,14 @@ def test_resume_of_a_finished_run_changes_nothing(distillkit, recipe, run):
         ("teachers.fidelity={use='toy/restorer'}", "score  output"),
         ("data.train=[{imagefolder='nowhere'}]", "no such folder"),
         ("data.train=[]", "data.train - "),
+        ("stage2={target='mix', steps=2}\nteachers={}", "teachers.fidelity is missing"),
         ("stage1.learning_rate=inf", "stage1.learning_rate - "),
     ],
 )
 def test_a_wrong_recipe_is_refused_on_one_screen_before_any_work(distillkit, recipe, tmp_path, change, says):
     out = tmp_path / "never"
-    code, said, told = distillkit("run", recipe, "--set", change, "--out", out)
+    sets = [argument for text in change.split("\n") for argument in ("--set", text)]
+    code, said, told = distillkit("run", recipe, *sets, "--out", out)
     assert code == 2 and said == "" and says in told and told.count("\n") <= 12 and "Traceback" not in told
     assert not out.exists()
 

@@ -11,7 +11,7 @@ from distillkit.hooks.specs import Capability, Spec, TeacherSpec
 from distillkit.recipe.document import Document
 from distillkit.recipe.errors import Problem
 from distillkit.recipe.positions import KeyPath
-from distillkit.recipe.schema import Source, Stage1
+from distillkit.recipe.schema import Source, Stage1, Stage2
 
 Model = TypeVar("Model", bound=BaseModel)
 ROLES = ("fidelity", "realness")
@@ -26,6 +26,9 @@ def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator
     stage1 = _valid(Stage1, document.get(("stage1",)))
     if stage1 is not None:
         yield from _check_teachers(document, stage1, specs)
+    stage2 = _valid(Stage2, document.get(("stage2",)))
+    if stage2 is not None:
+        yield from _check_endpoint(document, stage2, specs)
     for part in ("train", "eval"):
         sources = document.get(("data", part))
         for i, table in enumerate(sources if isinstance(sources, list) else []):
@@ -54,6 +57,18 @@ def _check_teachers(document: Document, stage1: Stage1, specs: Mapping[str, tupl
             name, other = specs[f"teachers.{role}"][0], "output" if term == "score" else "score"
             what = f'{name} offers no {term}, but stage1.{role}_term = "{term}"; set that to "{other}" or name another teacher'
             yield Problem(document.origin((*key, "use")), (*key, "use"), what, tuple(_capability_table(specs)))
+
+
+def _check_endpoint(document: Document, stage2: Stage2, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:
+    """A stage 2 that aims at the faithful endpoint needs the teacher's images."""
+    aims = stage2.variant == "oftsr" or (stage2.variant == "gate" and stage2.target == "mix")
+    teacher = specs.get("teachers.fidelity")
+    missing = document.get(("teachers", "fidelity")) is None
+    if stage2.steps and aims and (missing or (teacher is not None and "output" not in _offers(teacher[1]))):
+        key: KeyPath = ("stage2", "target" if stage2.variant == "gate" else "variant")
+        what = "aims at the faithful teacher's images, and "
+        what += "teachers.fidelity is missing" if missing else f"{teacher[0] if teacher else ''} offers none"
+        yield Problem(document.origin(key), key, f'{what}; name another teacher, or take variant "gate" with target "geo"')
 
 
 def _offers(teacher: Spec) -> frozenset[Capability]:

@@ -103,6 +103,12 @@ class Stage1Weights(Table):
         default=5.5, description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher"
     )
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not any((self.l2, self.l1, self.perceptual, self.realness, self.fidelity)):
+            raise ValueError("all weights are 0: there is nothing to learn")
+        return self
+
 
 class Stage1(Table):
     """Dual-teacher distillation (Sec. 4.3)."""

@@ -64,7 +64,7 @@ class Stage1Step(Step):
         shift_draws = self.generator(step, "shift")
         perceptual = self._perceptual if weights.perceptual > 0 else None
         found = reconstruction(sample.image, gt, perceptual, shift=self._options.perceptual_shift, generator=shift_draws)
-        terms = {name: getattr(weights, name) * term for name, term in found.items()}
+        terms = {name: getattr(weights, name) * term for name, term in found.items() if getattr(weights, name) > 0}
         for role in self.cast.teachers:
             terms |= self._teach(role, sample, lq, gt, step)
         return terms
