@@ -20,7 +20,7 @@ from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
 from distillkit.hooks.manager import load_plugins
 from distillkit.inference.build import Item, build, held_out, open_sources
-from distillkit.inference.student import Student, make_variant, save_student, stage1_adapter
+from distillkit.inference.student import Student, make_variant, read_about, save_student, stage1_adapter, student_folder
 from distillkit.objectives.controllability import Variant
 from distillkit.preflight import check_folder, check_presence
 from distillkit.provenance import Manifest
@@ -55,6 +55,8 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> 
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )
     check_presence(resolved)
+    if recipe.evaluation.interpolate is not None:
+        read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now, not after training
     if accelerator.is_main_process:
         check_folder(out, resolved, resume)
     cast = build_cast(resolved, accelerator.device)

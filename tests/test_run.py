@@ -208,6 +208,27 @@ def test_evaluation_can_be_repeated(finished):
     assert ("student", 0.25, "psnr") in new and new["student", 0.0, "psnr"] == old["student", 0.0, "psnr"]
 
 
+def test_interpolated_weights_of_two_stage_1_students_are_a_baseline(finished, recipe, tmp_path):
+    out, another = tmp_path / "out", f"evaluation.interpolate='{finished}'"
+    with pytest.raises(DistillkitError, match="no student here"):
+        run_recipe(load_recipe(recipe, [f"evaluation.interpolate='{tmp_path}'"]), out)
+    assert not (out / "recipe.toml").exists()
+    run_recipe(load_recipe(recipe, ["stage1.weights.l2=20", "stage2.steps=0", another]), out)
+    rows = {
+        (r["method"], r["tradeoff"]): r["mean"]
+        for r in json.loads((out / "evaluation/metrics.json").read_text())
+        if r["metric"] == "psnr"
+    }
+    ends = rows["interpolated", 0.0], rows["interpolated", 1.0]
+    assert ends[0] == rows["student", 0.0] and ends[0] != ends[1] and ("interpolated", 0.5) in rows
+    other = {
+        (r["method"], r["tradeoff"]): r["mean"]
+        for r in json.loads((finished / "evaluation/metrics.json").read_text())
+        if r["metric"] == "psnr"
+    }
+    assert ends[1] == pytest.approx(other["student", 0.0], abs=1e-3)
+
+
 def test_restorer_takes_and_gives_every_kind_of_image(finished):
     import numpy as np
     from PIL import Image

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -100,6 +100,22 @@ class FullRank(Adapter):
         self._places = [(m, n) for m in list(network.modules()) for n in list(dict(m.named_parameters(recurse=False)))]
         for module, name in self._places:
             parametrize.register_parametrization(module, name, _Difference(getattr(module, name), self))
+
+    @torch.no_grad()
+    def aim_at(self, other: nn.Module) -> None:
+        """Set the change so that scale 1 gives the weights of ``other``.
+
+        Raises:
+            PluginError: a network of another shape.
+        """
+        targets = list(other.parameters())
+        originals: list[Any] = [module.parametrizations[name] for module, name in self._places]  # type: ignore[index]
+        if [t.shape for t in targets] != [o.original.shape for o in originals]:
+            raise PluginError(
+                f"a {type(other).__name__} of another shape cannot be interpolated with {type(self._network).__name__}"
+            )
+        for original, target in zip(originals, targets, strict=True):
+            original[0].delta.copy_(target - original.original)
 
     def set_scale(self, scale: float) -> None:
         self.scale = scale

@@ -18,7 +18,7 @@ from distillkit.evaluation.protocol import Method, available_metrics, bicubic_me
 from distillkit.evaluation.report import write_evaluation, write_report
 from distillkit.hooks.specs import TeacherSpec
 from distillkit.inference.build import build, held_out
-from distillkit.inference.student import Student, load_student
+from distillkit.inference.student import Student, interpolated, load_student
 from distillkit.inference.tiling import restore_padded
 from distillkit.recipe.load import ResolvedRecipe
 
@@ -48,12 +48,11 @@ def evaluate_run(
         {resolved.components[k].spec.name: lambda k=k: build(resolved, k, device) for k in names}  # type: ignore[misc]
     )
     gallery = Gallery(options.gallery)
+    methods = [*_student_methods("student", student, options.tradeoffs, device), *_teacher_methods(teachers, device)]
+    if options.interpolate is not None:
+        methods += _student_methods("interpolated", interpolated(run_dir, options.interpolate, device), options.tradeoffs, device)
     results = evaluate(
-        [
-            *_student_methods(student, options.tradeoffs, device),
-            *_teacher_methods(teachers, device),
-            bicubic_method(student.model.scale),
-        ],
+        [*methods, bicubic_method(student.model.scale)],
         items,
         metrics,
         dataset=recipe.name,
@@ -79,7 +78,7 @@ def evaluate_run(
     )
 
 
-def _student_methods(student: Student, tradeoffs: list[float], device: torch.device | str) -> Iterator[Method]:
+def _student_methods(name: str, student: Student, tradeoffs: list[float], device: torch.device | str) -> Iterator[Method]:
     model = student.model
     for tradeoff in tradeoffs if student.variant else [0.0]:
 
@@ -87,7 +86,7 @@ def _student_methods(student: Student, tradeoffs: list[float], device: torch.dev
             one = lambda x: student.restore(x, tradeoff, generator)  # noqa: E731
             return restore_padded(one, lq.to(device), model.scale, model.multiple).cpu()
 
-        yield Method("student", tradeoff, student.passes, restore)
+        yield Method(name, tradeoff, student.passes, restore)
 
 
 def _teacher_methods(teachers: Mapping[str, OutputTeacher], device: torch.device | str) -> Iterator[Method]:

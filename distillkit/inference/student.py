@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.diffusion.adapters import Adapter, add_adapter
+from distillkit.diffusion.adapters import Adapter, FullRank, add_adapter
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.hooks.manager import load_plugins
@@ -147,8 +147,11 @@ def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, M
     temporary.rename(folder)
 
 
-def load_student(path: Path | str, device: torch.device | str = "cpu") -> Student:
+def load_student(path: Path | str, device: torch.device | str = "cpu", *, stage1_only: bool = False) -> Student:
     """The student of a run folder, of an exported folder, or of the ``student`` folder in them.
+
+    Args:
+        stage1_only: leave out what stage 2 trained, and with it the knob.
 
     Raises:
         DistillkitError: no student there, a newer format, a plugin that is not installed, or weights that do not fit.
@@ -164,10 +167,23 @@ def load_student(path: Path | str, device: torch.device | str = "cpu") -> Studen
     load_tensors(adapter.tensors(), read_state_dict(folder / "stage1.safetensors"), folder / "stage1.safetensors")
     adapter.merge()
     variant = None
-    if about["stage2"] is not None:
+    if about["stage2"] is not None and not stage1_only:
         variant = make_variant(model, Stage2(**about["stage2"]), about["seed"])
         load_tensors(variant.tensors(), read_state_dict(folder / "stage2.safetensors"), folder / "stage2.safetensors")
     return Student(model, variant)
+
+
+def interpolated(first: Path | str, second: Path | str, device: torch.device | str = "cpu") -> Student:
+    """A knob without stage 2: the weights ``theta_1 + t (theta_2 - theta_1)`` of two runs' stage-1 students.
+
+    Raises:
+        DistillkitError: one of them cannot be loaded, or their networks differ in shape.
+    """
+    model, other = (load_student(path, device, stage1_only=True).model for path in (first, second))
+    assert isinstance(model, DiffusionModel) and isinstance(other, DiffusionModel)
+    adapter = FullRank(model.network)
+    adapter.aim_at(other.network)
+    return Student(model, Gate(model, adapter, "geo"))
 
 
 def base_model(about: Mapping[str, Any]) -> DiffusionModel:

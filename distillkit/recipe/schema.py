@@ -185,6 +185,9 @@ class Evaluation(Table):
         description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
     )
     metrics: list[Use] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
+    interpolate: Path | None = Field(
+        default=None, description="another run's folder: interpolating the weights of both stage-1 students is one more baseline"
+    )
     crop: Count | None = Field(default=None, description="side of the evaluation crops, pixels; default: whole images")
     crops_per_image: Count = 1
     max_images: Count | None = Field(default=None, description="evaluate only the first so many images or crops")
