@@ -34,6 +34,7 @@ FLOORS = (
     "run",
     "testing",
     "cli",
+    "__main__",
 )
 """From the ground up: a module imports from its own floor and from those below."""
 
