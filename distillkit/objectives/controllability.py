@@ -1,8 +1,7 @@
 """Eq. 5-9 of the paper and what works in their place: the second distillation, which gives the student its knob.
 
 ``tradeoff`` t runs from 0 (most realistic: the stage-1 student) to 1 (most faithful). Symbols: ``theta_0`` is the stage-1 student,
-frozen;
-``z_0 = S_theta0(x_LR)`` its latent; ``z_1`` a faithful endpoint, the fidelity teacher's result in the student's latent space.
+frozen; ``z_0 = S_theta0(x_LR)`` its latent; ``z_1`` a faithful endpoint, the fidelity teacher's result in the student's space.
 
 ============  =======================================  ==========================================  ======
 variant       trained                                  image at tradeoff t                         passes

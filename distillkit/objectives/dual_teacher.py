@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distillkit.diffusion.bridge import Bridge
 from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.prediction import Prediction
 from distillkit.diffusion.process import ForwardProcess, matched_time
 
 Weighting = Literal["literal", "clipped", "clean"]
@@ -60,14 +61,13 @@ def score_distillation(
         teacher: frozen. student: the model that made ``sample``; its denoiser answers eps_S with the same trained weights.
         lq, gt: the batch, (B, 3, h, w) and (B, 3, H, W) in [-1, 1].
         generator: a CPU generator for times and noise.
-        weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed; grows with r). ``"clipped"``:
-        times
-            ``1 / max(r, 1)``. ``"clean"``: clean predictions are compared instead. For *imitate* that is the same difference over
-            r; for *anchor* it is another loss, because ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (clean_T(z_t^s) -
-            clean_T(z_t))]``.
+        weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed; grows with r).
+            ``"clipped"``: times ``1 / max(r, 1)``. ``"clean"``: clean predictions are compared instead. For *imitate* that is the
+            same difference over r; for *anchor* it is another loss, because
+            ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (clean_T(z_t^s) - clean_T(z_t))]``.
         gradient: ``"full"`` differentiates the terms as they stand, through the teacher's input. ``"score"`` runs the teacher
-        without
-            gradient and pushes ``z_s`` along the weighted difference itself, as score distillation does (teacher's Jacobian := 1).
+            without gradient and pushes ``z_s`` along the weighted difference itself, as score distillation does (the teacher's
+            Jacobian taken as 1).
 
     In different latent spaces the teacher sees the student's re-encoded image, and its clean prediction comes back, without
     gradient, to be compared in the student's space. Samples whose time the other process was never trained at are left out.
@@ -80,9 +80,9 @@ def score_distillation(
     noise = torch.randn(z.shape, generator=generator).to(z)
     z_s = bridge.to_teacher(sample.latent, sample.image)
 
-    def ask(latent: Tensor) -> Asked:
+    def ask(latent: Tensor) -> Prediction:
         z_t = teacher.process.diffuse(latent, t_teacher, noise, condition.y)
-        return Asked(*teacher.predict(z_t, t_teacher, condition))
+        return teacher.predict(z_t, t_teacher, condition)
 
     with torch.set_grad_enabled(gradient == "full"):
         of_student = ask(z_s)
@@ -114,13 +114,6 @@ def output_distillation(sample: StudentSample, restored: Tensor) -> Tensor:
     return (sample.image - restored).square().mean()
 
 
-class Asked(NamedTuple):
-    """A teacher's clean latent and noise."""
-
-    clean: Tensor
-    noise: Tensor
-
-
 def draw_times(
     teacher: ForwardProcess, student: ForwardProcess, n: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +125,7 @@ def draw_times(
     return (drawn, matched, kept) if coarser_is_teacher else (matched, drawn, kept)
 
 
-def _gap(a: Asked, b: Asked, process: ForwardProcess, t: Tensor, weighting: Weighting) -> Tensor:
+def _gap(a: Prediction, b: Prediction, process: ForwardProcess, t: Tensor, weighting: Weighting) -> Tensor:
     if weighting == "clean":
         return a.clean - b.clean
     gap = a.noise - b.noise

@@ -23,9 +23,8 @@ def reconstruction(
     Args:
         x_0, x_gt: the student's image and the ground truth, (B, 3, H, W) in [-1, 1].
         perceptual: the distance l, or None to leave that term out.
-        shift: the distance sees a crop ``shift`` pixels smaller than the image, at a random offset drawn from ``generator``. A
-        network
-            with strides is otherwise over-fitted at one phase of its grid.
+        shift: the distance sees a crop ``shift`` pixels smaller than the image, at a random offset drawn from ``generator``; a
+            network with strides is otherwise over-fitted at one phase of its grid.
     """
     error = x_0 - x_gt
     terms = {"l2": error.square().mean(), "l1": error.abs().mean()}
