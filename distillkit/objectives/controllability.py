@@ -13,8 +13,9 @@ ctsr_alg2     an adapter, on                           D(z_0 + t eps_S(z_0, t)) 
 ============  =======================================  ==========================================  ======
 
 (passes of the network, for a student that generates in one.) ``gate`` is ours and the default. ``ctsr_eq8`` and ``ctsr_alg2`` are
-the paper's two statements, taken literally; neither mentions a faithful endpoint, and neither gives a usable knob on the
-mini models (``docs/results.md``). The paper does not state their inference rule: this one starts at the stage-1 result, as its Table 7 does.
+the paper's two statements, taken literally; neither mentions a faithful endpoint, and neither gives a usable knob on the mini
+models (``docs/results.md``). The paper does not state their inference rule: this one starts at the stage-1 result, as its Table 7
+does.
 """
 
 from __future__ import annotations
