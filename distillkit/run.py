@@ -20,7 +20,7 @@ from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
 from distillkit.hooks.manager import load_plugins
 from distillkit.inference.build import Item, build, held_out, open_sources
-from distillkit.inference.student import Student, make_variant, read_about, save_student, stage1_adapter, student_folder
+from distillkit.inference.student import Student, read_about, save_student, student_folder
 from distillkit.objectives.controllability import Variant
 from distillkit.preflight import check_folder, check_presence
 from distillkit.provenance import Manifest
@@ -28,9 +28,9 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cast import Cast, build_cast
 from distillkit.training.checkpoint import Checkpoints
-from distillkit.training.loop import Stage, Trainer
+from distillkit.training.loop import Trainer
 from distillkit.training.samples import sampler
-from distillkit.training.step import Stage1Step, Stage2Step
+from distillkit.training.stages import first_stage, second_stage
 from distillkit.training.tracking import RunLog
 
 
@@ -128,24 +128,18 @@ def _distil(
         sample = sampler(out / "samples", student, shown, accelerator.device) if accelerator.is_main_process else None
         return Trainer(recipe.training, recipe.seed, accelerator, checkpoints, log, sample)
 
-    adapter = stage1_adapter(cast.student, recipe.stage1.adapter, recipe.seed)
-    step1 = Stage1Step(cast, adapter, recipe.stage1, perceptual, recipe.seed)
+    stage1, adapter = first_stage(recipe, cast, perceptual)
     with manifest.timed("stage1"):
         start = newest if newest and newest.stage == "stage1" else checkpoints.final("stage1")
-        stage1 = Stage("stage1", step1, recipe.stage1.steps, recipe.stage1.learning_rate)
         trainer(Student(cast.student, None)).train(stage1, batches, start)
     changes: dict[str, dict[str, Tensor]] = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
 
     if recipe.stage2.steps:
-        weights = recipe.stage1.weights.model_dump()
-        shift = recipe.stage1.perceptual_shift
-        variant = make_variant(cast.student, recipe.stage2, recipe.seed, weights=weights, perceptual=perceptual, shift=shift)
+        stage2, variant = second_stage(recipe, cast, perceptual)
         guard_endpoint(cast, variant, batches, recipe, log, manifest)
-        step2 = Stage2Step(cast, variant, recipe.seed)
         with manifest.timed("stage2"):
             start = newest if newest and newest.stage == "stage2" else None
-            stage2 = Stage("stage2", step2, recipe.stage2.steps, recipe.stage2.learning_rate, offset=recipe.stage1.steps)
             trainer(Student(cast.student, variant)).train(stage2, batches, start)
         changes["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
     if accelerator.is_main_process:

@@ -1,0 +1,29 @@
+"""What a recipe's two stages train: the student's adapters, wrapped in the steps that train them."""
+
+from __future__ import annotations
+
+from distillkit.diffusion.adapters import Adapter
+from distillkit.inference.student import make_variant, stage1_adapter
+from distillkit.objectives.controllability import Variant
+from distillkit.objectives.reconstruction import Distance
+from distillkit.recipe.schema import Recipe
+from distillkit.training.cast import Cast
+from distillkit.training.loop import Stage
+from distillkit.training.step import Stage1Step, Stage2Step
+
+
+def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Adapter]:
+    """Dual-teacher distillation, and the adapter on the student that it trains; merge the adapter before the second stage."""
+    options = recipe.stage1
+    adapter = stage1_adapter(cast.student, options.adapter, recipe.seed)
+    step = Stage1Step(cast, adapter, options, perceptual, recipe.seed)
+    return Stage("stage1", step, options.steps, options.learning_rate), adapter
+
+
+def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Variant]:
+    """Controllability distillation of a student whose first stage is merged, and the variant that it trains."""
+    options, weights = recipe.stage2, recipe.stage1.weights.model_dump()
+    shift = recipe.stage1.perceptual_shift
+    variant = make_variant(cast.student, options, recipe.seed, weights=weights, perceptual=perceptual, shift=shift)
+    step = Stage2Step(cast, variant, recipe.seed)
+    return Stage("stage2", step, options.steps, options.learning_rate, offset=recipe.stage1.steps), variant
