@@ -1,0 +1,195 @@
+"""Algorithm 1 of the paper and the second stage, written plainly: what the engine's speed and memory are measured against.
+
+The student S, the teachers T_r and T_f and stage 2's frozen student are separate networks in float32. Nothing is shared between
+them, cached, batched together, recomputed or compiled, and no pass is made without gradient but for what autograd leaves out of
+itself: a pass of frozen weights over an input that needs none. The draws are the engine's own, so that from the same seed it has
+the same losses. Written against the models alone (``distillkit.diffusion``); the engine's objectives and loop are not used.
+
+There is no moving average and no learning-rate schedule here: compare recipes without.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.data.pairs import PairedBatches
+from distillkit.data.seeds import keyed_generator
+from distillkit.diffusion.model import DiffusionModel
+from distillkit.diffusion.prediction import Prediction, noise_from_clean
+from distillkit.diffusion.process import matched_time
+from distillkit.inference.build import build
+from distillkit.inference.student import stage1_adapter
+from distillkit.recipe.load import ResolvedRecipe
+
+Terms = dict[str, Tensor]
+
+
+class Baseline:
+    """Both stages of a recipe, plainly.
+
+    Raises:
+        ValueError: a recipe with a stage-2 variant other than ``gate``.
+    """
+
+    def __init__(self, resolved: ResolvedRecipe, device: torch.device | str = "cpu") -> None:
+        self.recipe, self.device = resolved.recipe, torch.device(device)
+        if self.recipe.stage2.steps and self.recipe.stage2.variant != "gate":
+            raise ValueError(f"the baseline's stage 2 is the gate, not {self.recipe.stage2.variant}")
+        self.student = build(resolved, "student", device)
+        roles = [role for role in ("fidelity", "realness") if f"teachers.{role}" in resolved.components]
+        self.teachers = {role: build(resolved, f"teachers.{role}", device) for role in roles}
+        self.degradation = build(resolved, "degradation", device) if self.recipe.degradation else None
+        self.perceptual = build(resolved, "stage1.perceptual", device) if self.recipe.stage1.weights.perceptual else None
+        models = _separate([self.student, *self.teachers.values()])
+        self.student, self.teachers = models[0], dict(zip(self.teachers, models[1:], strict=True))
+
+    def stage1(self, batches: PairedBatches, steps: int) -> Iterator[Terms]:
+        """Train stage 1; the detached terms of each step, weighted. The student keeps what it learned."""
+        adapter = stage1_adapter(self.student, self.recipe.stage1.adapter, self.recipe.seed)
+        yield from self._train("stage1", adapter.tensors(), self.algorithm_1, batches, steps)
+        adapter.merge()
+
+    def stage2(self, batches: PairedBatches, steps: int) -> Iterator[Terms]:
+        """Train stage 2 from what :meth:`stage1` left."""
+        self.start = copy.deepcopy(self.student)
+        self.adapter = stage1_adapter(self.student, self.recipe.stage2.adapter, self.recipe.seed + 1)
+        yield from self._train("stage2", self.adapter.tensors(), self.gate, batches, steps)
+
+    def algorithm_1(self, lq: Tensor, gt: Tensor, step: int) -> Terms:
+        """Lines 2-14: one step's terms of eq. 4."""
+        options, student = self.recipe.stage1, self.student
+        condition = student.condition(lq)
+        z_s = student.generate(condition, self._draws("stage1", step, "student"))
+        x_0 = student.codec.decode(z_s)
+        terms = self._reconstruction(x_0, gt, options.weights.l2, self._draws("stage1", step, "shift"))
+        for role, teacher in self.teachers.items():
+            if weight := getattr(options.weights, role):
+                draws = self._draws("stage1", step, role)
+                if getattr(options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
+                    terms[f"{role}/output"] = weight * (x_0 - teacher.restore(lq, draws)).square().mean()
+                else:
+                    imitate, anchor = self._eq_2_and_3(teacher, condition, z_s, x_0, lq, gt, draws)
+                    terms[f"{role}/imitate"] = weight * options.weights.imitate * imitate
+                    terms[f"{role}/anchor"] = weight * options.weights.anchor * anchor
+        return terms
+
+    def _eq_2_and_3(
+        self, teacher: DiffusionModel, condition: Any, z_s: Tensor, x_0: Tensor, lq: Tensor, gt: Tensor, draws: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        student, options = self.student, self.recipe.stage1
+        same = teacher.codec.space == student.codec.space
+        levels, own_levels = teacher.process.levels, student.process.levels
+        if levels is not None and (own_levels is None or levels <= own_levels):
+            t = teacher.process.sample_time(len(lq), draws).to(lq.device)
+            t_own, known = matched_time(teacher.process, t, student.process)
+        else:
+            t_own = student.process.sample_time(len(lq), draws).to(lq.device)
+            t, known = matched_time(student.process, t_own, teacher.process)
+
+        y = teacher.condition(lq)
+        z = teacher.codec.encode(gt)
+        eps = torch.randn(z.shape, generator=draws).to(z)
+        mine = z_s if same else teacher.codec.encode(x_0)
+        with torch.set_grad_enabled(options.gradient == "full"):
+            of_student = teacher.predict(teacher.process.diffuse(mine, t, eps, y.y), t, y)
+        of_truth = teacher.predict(teacher.process.diffuse(z, t, eps, y.y), t, y)
+
+        target = of_student.clean if same else student.codec.encode(teacher.codec.decode(of_student.clean)).detach()
+        eps_own = eps if same else torch.randn(z_s.shape, generator=draws).to(z)
+        z_in = z_s if options.gradient == "full" else z_s.detach()
+        z_t = student.process.diffuse(z_in, t_own, eps_own, condition.y)
+        own = student.predict(z_t, t_own, condition)
+        wanted = Prediction(target, noise_from_clean(student.process, z_t, t_own, target, condition.y))
+
+        imitate = self._difference(own, wanted, student.process.coefficients(t_own).ratio)
+        anchor = self._difference(of_student, of_truth, teacher.process.coefficients(t).ratio)
+        if options.gradient == "score":  # the teacher's Jacobian is 1; z_s falls along clean_S - clean_T, which is eps_T - eps_S
+            towards = 1 if options.weighting == "clean" else -1
+            imitate, anchor = imitate + towards * (z_s - z_s.detach()), anchor + (mine - mine.detach())
+        return _mean_square(imitate, known), _mean_square(anchor, known)
+
+    def _difference(self, a: Prediction, b: Prediction, ratio: Tensor) -> Tensor:
+        weighting = self.recipe.stage1.weighting
+        if weighting == "clean":
+            return a.clean - b.clean
+        return (a.noise - b.noise) / (ratio.clamp(min=1) if weighting == "clipped" else 1)
+
+    def gate(self, lq: Tensor, gt: Tensor, step: int) -> Terms:
+        """One step's terms of stage 2; z_0 and z_1 are made anew at every step."""
+        options, weights = self.recipe.stage2, self.recipe.stage1.weights
+        draws = self._draws("stage2", step, "variant")
+        t = float(torch.rand((), generator=draws))
+        if options.endpoint_every and (step + 1) % options.endpoint_every == 0:
+            t = 1.0
+        before = draws.get_state()
+        if options.target == "mix":
+            z_0 = self.start.generate(self.start.condition(lq), draws)
+            draws.set_state(before)
+            z_1 = self._endpoint(lq, self._draws("stage2", step, "endpoint"))
+        with self.adapter.at(t):
+            z_t = self.student.generate(self.student.condition(lq), draws)
+            if options.target == "mix":
+                return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
+            return self._reconstruction(self.student.codec.decode(z_t), gt, weights.l2 * options.geo_ratio**t, draws)
+
+    def _endpoint(self, lq: Tensor, draws: torch.Generator) -> Tensor:
+        teacher, codec = self.teachers["fidelity"], self.student.codec
+        if isinstance(teacher, DiffusionModel) and teacher.codec.space == codec.space:
+            return teacher.generate(teacher.condition(lq), draws)
+        return codec.encode(teacher.restore(lq, draws))
+
+    def _reconstruction(self, x_0: Tensor, gt: Tensor, l2: float, draws: torch.Generator) -> Terms:
+        """Eq. 1."""
+        weights, shift = self.recipe.stage1.weights, self.recipe.stage1.perceptual_shift
+        terms = {"l2": l2 * (x_0 - gt).square().mean(), "l1": weights.l1 * (x_0 - gt).abs().mean()}
+        if self.perceptual is not None:
+            top, left = torch.randint(shift + 1, (2,), generator=draws).tolist() if shift else (0, 0)
+            height, width = gt.shape[-2] - shift, gt.shape[-1] - shift
+            a, b = (image[..., top : top + height, left : left + width] for image in (x_0, gt))
+            terms["perceptual"] = weights.perceptual * self.perceptual(a, b).mean()
+        return {name: term for name, term in terms.items() if (name == "l2" and l2) or getattr(weights, name) > 0}
+
+    def _train(
+        self,
+        stage: str,
+        tensors: dict[str, nn.Parameter],
+        losses: Callable[[Tensor, Tensor, int], Terms],
+        batches: PairedBatches,
+        steps: int,
+    ) -> Iterator[Terms]:
+        options = self.recipe.training
+        rate = getattr(self.recipe, stage).learning_rate
+        optimizer = torch.optim.AdamW(tensors.values(), lr=rate, betas=options.betas, weight_decay=options.weight_decay)
+        for step, batch in enumerate(batches.iterate(stage, 0, steps)):
+            torch.manual_seed(keyed_generator(self.recipe.seed, stage, step, 0, "global").initial_seed())
+            gt = batch.gt.to(self.device)
+            lq = batch.lq.to(self.device) if batch.lq is not None else self.degradation(gt, self._draws(stage, step, "degradation"))
+            terms = losses(lq, gt, step)
+            torch.stack(list(terms.values())).sum().backward()
+            nn.utils.clip_grad_norm_(tensors.values(), options.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            yield {name: term.detach() for name, term in terms.items()}
+
+    def _draws(self, stage: str, step: int, purpose: str) -> torch.Generator:
+        return keyed_generator(self.recipe.seed, stage, step, 0, purpose)
+
+
+def _separate(models: list[Any]) -> list[Any]:
+    """The models, copied where they hold tensors of one that comes before them."""
+    seen: set[int] = set()
+    for i, model in enumerate(models):
+        if isinstance(model, nn.Module):
+            if seen & {p.data_ptr() for p in model.parameters()}:
+                models[i] = copy.deepcopy(model)
+            seen |= {p.data_ptr() for p in models[i].parameters()}
+    return models
+
+
+def _mean_square(gap: Tensor, known: Tensor) -> Tensor:
+    return (gap.square().mean(dim=(1, 2, 3)) * known).sum() / known.sum().clamp(min=1)
