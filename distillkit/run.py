@@ -134,6 +134,7 @@ def _distil(
         trainer(Student(cast.student, None)).train(stage1, batches, start)
     changes: dict[str, dict[str, Tensor]] = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
+    cast.teachers.pop("realness", None)  # stage 2 has no use for it
 
     if recipe.stage2.steps:
         stage2, variant = second_stage(recipe, cast, perceptual)

@@ -37,7 +37,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def merge(self) -> None:
-        """Fold the change, at its present scale, into the weights and take the adapter off the network."""
+        """Fold the change, at its present scale, into the weights and take the adapter off the network.
+
+        The weights are replaced, not written to: another model that shares them keeps them.
+        """
 
     @contextmanager
     def at(self, scale: float) -> Iterator[None]:
@@ -76,7 +79,7 @@ class LowRank(Adapter):
 
     def merge(self) -> None:
         for name, layer in self._layers.items():
-            layer.merge()  # type: ignore[operator]
+            layer.merge(safe_merge=True)  # type: ignore[operator]
             parent, _, leaf = name.rpartition(".")
             setattr(self._network.get_submodule(parent), leaf, layer.get_base_layer())
         del self._network.peft_config

@@ -61,6 +61,14 @@ class Variant(ABC):
     """Network passes of :meth:`generate` beyond those of the stage-1 student."""
     needs_endpoint: bool
 
+    adapter: Adapter | None = None
+    """The adapter that is trained; None where a network of its own is."""
+
+    @property
+    def models(self) -> tuple[DiffusionModel, ...]:
+        """Everything whose passes carry gradient."""
+        return (self.student,)
+
     @abstractmethod
     def tensors(self) -> dict[str, nn.Parameter]:
         """What stage 2 trains, by name."""
@@ -103,7 +111,8 @@ class Gate(Variant):
         perceptual: Distance | None = None,
         shift: int = 0,
     ) -> None:
-        self.student, self.adapter, self.target = student, adapter, target
+        self.student, self.target = student, target
+        self.adapter: Adapter = adapter
         self.needs_endpoint = target == "mix"
         self._weights, self._ratio, self._endpoint_every = dict(weights or {"l2": 1.0}), ratio, endpoint_every
         self._perceptual, self._shift = perceptual, shift
@@ -145,7 +154,8 @@ class _Literal(Variant):
     needs_endpoint = False
 
     def __init__(self, student: DiffusionModel, adapter: Adapter) -> None:
-        self.student, self.adapter = student, adapter
+        self.student = student
+        self.adapter: Adapter = adapter
 
     def tensors(self) -> dict[str, nn.Parameter]:
         return self.adapter.tensors()
@@ -233,6 +243,10 @@ class Oftsr(Variant):
         self._jump.network.requires_grad_(True)
         for parameter in self._jump.network.get_submodule(student.head).parameters():
             nn.init.zeros_(parameter)
+
+    @property
+    def models(self) -> tuple[DiffusionModel, ...]:
+        return self.student, self._jump
 
     def tensors(self) -> dict[str, nn.Parameter]:
         return dict(self._jump.network.named_parameters())

@@ -156,7 +156,10 @@ class Stage2(Table):
 class Training(Table):
     """How both stages are trained."""
 
-    precision: Literal["no", "bf16"] = "no"
+    precision: Literal["no", "bf16"] = Field(default="no", description="bf16: activations in bfloat16; weights stay in float32")
+    checkpointing: bool = Field(
+        default=False, description="make activations again in the backward pass instead of keeping them: less memory, more time"
+    )
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import Batch
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
+from distillkit.diffusion.sharing import share_storage
 from distillkit.errors import PluginError, RecipeError
 from distillkit.inference.build import build
 from distillkit.recipe.load import ResolvedRecipe
@@ -22,12 +23,20 @@ Role = Literal["fidelity", "realness"]
 
 @dataclass(frozen=True)
 class Cast:
-    """The student, its teachers and what degrades its inputs. Teachers are frozen and in evaluation mode."""
+    """The student, its teachers and what degrades its inputs.
+
+    Teachers are frozen and in evaluation mode. Weights that several of them have in common are in memory once.
+    """
 
     student: DiffusionModel
     teachers: dict[Role, DiffusionModel | OutputTeacher]
     degradation: Degradation | None
     device: torch.device
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The student and those of the teachers that are modules."""
+        return [m for m in (self.student, *self.teachers.values()) if isinstance(m, nn.Module)]
 
     def inputs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``(lq, gt)`` of a batch on the device; unpaired images are degraded with draws of ``generator``, in full precision."""
@@ -62,7 +71,10 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     roles: tuple[Role, Role] = ("fidelity", "realness")
     for role in roles:
         if f"teachers.{role}" in resolved.components:
-            teachers[role] = build(resolved, f"teachers.{role}", device)
+            teacher = build(resolved, f"teachers.{role}", device)
+            if isinstance(teacher, nn.Module):
+                share_storage(teacher, *(m for m in (student, *teachers.values()) if isinstance(m, nn.Module)))
+            teachers[role] = teacher
     degradation = build(resolved, "degradation", device) if "degradation" in resolved.components else None
     scales = {"student": student.scale} | {f"teachers.{r}": t.scale for r, t in teachers.items()}
     scales |= {"degradation": degradation.scale} if degradation is not None else {}

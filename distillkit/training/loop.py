@@ -17,9 +17,11 @@ from torch import Tensor
 
 from distillkit.data.pairs import Batch, PairedBatches
 from distillkit.data.seeds import keyed_generator
+from distillkit.diffusion.adapters import Adapter
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.recipe.schema import Training
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
+from distillkit.training.recompute import recomputed
 from distillkit.training.step import Stage2Step, Step, Terms
 from distillkit.training.tracking import RunLog
 from distillkit.weights import load_tensors
@@ -35,6 +37,10 @@ class Stage:
     learning_rate: float
     offset: int = 0
     """Global steps before this stage."""
+    models: Sequence[torch.nn.Module] = ()
+    """Everything whose passes may carry gradient: what ``training.checkpointing`` is for."""
+    adapter: Adapter | None = None
+    """The adapter that is trained, if it is one."""
 
     def lr_at(self, step: int, options: Training) -> float:
         """Linear warm-up, constant, linear decay over the last ``decay_fraction``: a function of the step alone."""
@@ -115,7 +121,7 @@ class Trainer:
         every = options.accumulate
         stream = batches.iterate(stage.name, done * every, stage.steps * every, self.accelerator.process_index)
         try:
-            with _signals() as caught:
+            with _signals() as caught, recomputed(stage.models if options.checkpointing else (), stage.adapter):
                 for step in range(done, stage.steps):
                     group = list(islice(stream, every))
                     for parameters in optimizer.param_groups:

@@ -17,7 +17,7 @@ def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tupl
     options = recipe.stage1
     adapter = stage1_adapter(cast.student, options.adapter, recipe.seed)
     step = Stage1Step(cast, adapter, options, perceptual, recipe.seed)
-    return Stage("stage1", step, options.steps, options.learning_rate), adapter
+    return Stage("stage1", step, options.steps, options.learning_rate, models=cast.models, adapter=adapter), adapter
 
 
 def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Variant]:
@@ -26,4 +26,5 @@ def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tup
     shift = recipe.stage1.perceptual_shift
     variant = make_variant(cast.student, options, recipe.seed, weights=weights, perceptual=perceptual, shift=shift)
     step = Stage2Step(cast, variant, recipe.seed)
-    return Stage("stage2", step, options.steps, options.learning_rate, offset=recipe.stage1.steps), variant
+    models, offset = variant.models, recipe.stage1.steps
+    return Stage("stage2", step, options.steps, options.learning_rate, offset, models, variant.adapter), variant

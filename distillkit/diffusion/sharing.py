@@ -1,0 +1,47 @@
+"""One base, many roles: frozen models made of the same weights keep them in memory once.
+
+A teacher that is what the student started from, a shared autoencoder or text encoder: whatever is equal bit for bit is stored once.
+Each model keeps modules of its own, so that nothing has to be switched between their passes: no adapter is ever on a teacher.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def share_storage(module: nn.Module, *owners: nn.Module) -> int:
+    """Let every frozen tensor of ``module`` that equals one of ``owners`` bit for bit lie in the same memory.
+
+    Trainable tensors, and those of other devices or types, stay apart. Afterwards neither model's weights may be written in place;
+    replacing them, as :meth:`distillkit.diffusion.adapters.Adapter.merge` does, leaves the other model as it is.
+
+    Returns:
+        bytes that are no longer stored twice.
+    """
+    known: dict[object, list[Tensor]] = defaultdict(list)
+    for owner in owners:
+        for tensor in _frozen(owner):
+            known[_fingerprint(tensor)].append(tensor)
+    saved = 0
+    for tensor in _frozen(module):
+        twin = next((t for t in known.get(_fingerprint(tensor), ()) if torch.equal(t, tensor)), None)
+        if twin is not None and twin.data_ptr() != tensor.data_ptr():
+            tensor.data = twin.data
+            saved += tensor.nbytes
+    return saved
+
+
+def _frozen(module: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        if not tensor.requires_grad and tensor.numel():
+            yield tensor
+
+
+def _fingerprint(tensor: Tensor) -> object:
+    """Equal for equal tensors, and nearly always different for others."""
+    return tensor.shape, tensor.dtype, tensor.device, tuple(tensor.flatten()[:8].tolist())

@@ -1,0 +1,122 @@
+"""Gradient checkpointing, the traps of sharing one base, and that the student's gradient is the same through all of them."""
+
+import itertools
+
+import pytest
+import torch
+from toys import ToyModel, unshuffled
+
+from distillkit.diffusion.adapters import add_adapter
+from distillkit.diffusion.sharing import share_storage
+from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr
+from distillkit.objectives.dual_teacher import StudentSample, score_distillation
+from distillkit.training.recompute import recomputed
+
+
+def randomised(adapter):
+    with torch.no_grad():
+        for p in adapter.tensors().values():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7)))
+    return adapter
+
+
+def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
+    """Gradients of the student's trained tensors, the teacher being of the same base weights and asked before, after or not."""
+    student, teacher = (make(seed=3).requires_grad_(False) for _ in range(2))
+    share_storage(teacher, student)
+    adapter = randomised(add_adapter(student.network, kind, rank=2))
+    draws = torch.Generator().manual_seed(1)
+    lq, gt = torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1, torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1
+
+    def aside():
+        with torch.set_grad_enabled(through):
+            teacher.generate(teacher.condition(lq)).sum()
+
+    with recomputed([student, teacher] if checkpointing else [], adapter):
+        if teacher_pass == "before":
+            aside()
+        condition = student.condition(lq)
+        latent = student.generate(condition)
+        sample = StudentSample(condition, latent, student.codec.decode(latent))
+        gradient = "full" if through else "score"
+        terms = score_distillation(teacher, student, sample, lq, gt, torch.Generator().manual_seed(2), gradient=gradient)
+        loss = (sample.image - gt).square().mean() + sum(terms)
+        if teacher_pass == "after":
+            aside()
+        loss.backward()
+    return [p.grad for p in adapter.tensors().values()]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("through", [True, False])
+@pytest.mark.parametrize("make", [ToyModel, unshuffled])
+def test_student_gradient_is_the_same_with_and_without_everything(kind, through, make):
+    plain = gradients(kind, False, "none", through, make)
+    assert sum(float(g.abs().sum()) for g in plain) > 1e-3
+    for checkpointing, teacher_pass in itertools.product([False, True], ["before", "after", "none"]):
+        other = gradients(kind, checkpointing, teacher_pass, through, make)
+        assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-6) for a, b in zip(plain, other, strict=True))
+
+
+def variants(model):
+    adapter = add_adapter(model.network, "lora", rank=2)
+    return {
+        "mix": lambda: Gate(model, randomised(adapter), "mix"),
+        "geo": lambda: Gate(model, randomised(adapter), "geo"),
+        "eq8": lambda: CtsrEq8(model, randomised(adapter)),
+        "alg2": lambda: CtsrAlg2(model, randomised(adapter)),
+    }
+
+
+@pytest.mark.parametrize("name", ["mix", "geo", "eq8", "alg2", "oftsr"])
+def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
+    """Stage 2 changes the adapter's scale between the passes and before the backward pass."""
+    found = []
+    for checkpointing in (False, True):
+        model = ToyModel(seed=3).requires_grad_(False)
+        variant = Oftsr(model) if name == "oftsr" else variants(model)[name]()
+        draws = torch.Generator().manual_seed(1)
+        lq, gt = torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1, torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1
+        lesson = Lesson(lq, gt, lambda gt=gt: gt, torch.Generator().manual_seed(5), 0, torch.no_grad)
+        with recomputed(variant.models if checkpointing else [], variant.adapter):
+            sum(variant.terms(lesson).values()).backward()
+        assert variant.adapter is None or variant.adapter.scale == 1.0
+        found.append([p.grad for p in variant.tensors().values() if p.grad is not None])
+    plain, other = found
+    assert plain and sum(float(g.abs().sum()) for g in plain) > 1e-4
+    assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-6) for a, b in zip(plain, other, strict=True))
+
+
+def test_without_recalling_the_scale_the_gradient_would_be_wrong():
+    """The trap is real: forgetting the adapter in ``recomputed`` changes the gradient, or is refused."""
+    model = ToyModel(seed=3).requires_grad_(False)
+    adapter = randomised(add_adapter(model.network, "lora", rank=2))
+    condition = model.condition(torch.rand(1, 3, 8, 8))
+    found = []
+    for known in (adapter, None):
+        with recomputed([model], known), adapter.at(0.25):
+            loss = model.generate(condition).square().sum()
+        found.append(torch.autograd.grad(loss, list(adapter.tensors().values())))
+    right, wrong = found
+    assert not all(torch.allclose(a, b) for a, b in zip(right, wrong, strict=True))
+
+
+def test_activations_are_not_kept():
+    def kept(checkpointing):
+        model = ToyModel(seed=3).requires_grad_(False)
+        adapter = randomised(add_adapter(model.network, "lora", rank=2))
+        sizes = []
+        save = lambda x: sizes.append(x.nbytes) or x  # noqa: E731
+        with recomputed([model] if checkpointing else [], adapter), torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
+            model.generate(model.condition(torch.rand(1, 3, 32, 32)))
+        return sum(sizes)
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+def test_afterwards_the_modules_are_as_they_were():
+    model = ToyModel(seed=3)
+    with pytest.raises(ZeroDivisionError), recomputed([model], None):
+        assert "forward" in vars(model.network)
+        _ = 1 / 0
+    assert "forward" not in vars(model.network)
