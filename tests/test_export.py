@@ -38,8 +38,8 @@ def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, ima
     assert not torch.equal(wanted[0], wanted[2])
     restorer = Restorer.from_pretrained(tmp_path / "out", "cpu")
     own = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
-    plain = DiffusionPipeline.from_pretrained(tmp_path / "out", custom_pipeline=str(tmp_path / "out"), trust_remote_code=True)
-    assert type(plain).__name__ == "DistilledRestorationPipeline"
+    plain = DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert type(plain) is DistilledRestorationPipeline
     for t, one in zip((0.0, 0.3, 1.0), wanted, strict=True):
         for restored in (restorer(image, t), own(image, t).images[0], plain(image, t).images[0]):
             assert torch.equal(restored, one)
@@ -50,7 +50,8 @@ def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
     export(run, tmp_path / "out")
     pipeline = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
     pipeline.save_pretrained(tmp_path / "again")
-    again = DistilledRestorationPipeline.from_pretrained(tmp_path / "again").to("cpu")
+    assert (tmp_path / "again/pipeline.py").read_text() == (tmp_path / "out/pipeline.py").read_text()
+    again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True).to("cpu")
     several = again([image, image], [0.0, 1.0], colour="wavelet").images
     assert torch.equal(several[1][0], pipeline(image, 1.0, colour="wavelet").images[0])
     shutil.rmtree(tmp_path / "out")
@@ -58,10 +59,20 @@ def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
         pipeline.save_pretrained(tmp_path / "third")
 
 
-def test_plain_peft_loads_the_adapters(run, tmp_path, image):
+def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_path, image):
+    export(run, tmp_path / "out")
+    (tmp_path / "out/pipeline.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        DiffusionPipeline.from_pretrained(tmp_path / "out")
+    own = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
+    assert torch.equal(own(image, 0.3).images[0], Restorer.from_pretrained(run, "cpu")(image, 0.3))
+
+
+def test_plain_peft_loads_the_adapters(recipe, tmp_path, image):
     from peft import PeftModel
     from toy_plugin import Options, model
 
+    run = make_run(recipe, tmp_path, "stage1.adapter.alpha=5", "stage2.adapter.alpha=0.5")
     export(run, tmp_path / "out")
     wanted = Restorer.from_pretrained(run, "cpu").student.restore(image[None], 1.0)
     toy = model(Options(seed=2))
@@ -105,7 +116,7 @@ def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkey
     def spoilt(tensors, file, **options):
         save_file({k: v + 0.5 for k, v in tensors.items()}, file, **options)
 
-    monkeypatch.setattr("distillkit.inference.export.save_file", spoilt)
+    monkeypatch.setattr("distillkit.inference.adapter_files.save_file", spoilt)
     with pytest.raises(DistillkitError, match="loaded as peft adapters, the student gives images that differ by"):
         export(run, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} & {"out", ".out.part"} == set()

@@ -9,9 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import huggingface_hub.constants
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from distillkit import DistillkitError, Restorer, cli
 from distillkit.inference.export import export, push
+from distillkit.inference.pipeline import DistilledRestorationPipeline
 from distillkit.recipe.load import load_recipe
 from distillkit.run import run_recipe
 
@@ -103,6 +105,9 @@ def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, monkeypat
     image = torch.rand(3, 16, 16)
     wanted = Restorer.from_pretrained(tmp_path / "run", "cpu")(image, 0.5)
     assert torch.equal(Restorer.from_pretrained(REPOSITORY, "cpu")(image, 0.5), wanted)
+    own = DistilledRestorationPipeline.from_pretrained(REPOSITORY, cache_dir=tmp_path / "second")
+    plain = DiffusionPipeline.from_pretrained(huggingface_hub.snapshot_download(REPOSITORY), trust_remote_code=True)
+    assert torch.equal(own(image, 0.5).images[0], wanted) and torch.equal(plain(image, 0.5).images[0], wanted)
 
 
 def test_what_the_hub_refuses_is_said(hub, tmp_path):

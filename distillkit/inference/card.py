@@ -90,6 +90,12 @@ or as a diffusers pipeline:
 from distillkit.inference.pipeline import DistilledRestorationPipeline
 
 restored = DistilledRestorationPipeline.from_pretrained("this/folder")(image{knob}).images[0]
+```
+
+or by plain diffusers, which has to be told to trust `pipeline.py` (one import of distillkit):
+
+```python
+restored = DiffusionPipeline.from_pretrained("this/folder", trust_remote_code=True)(image{knob}).images[0]
 ```"""
 
 

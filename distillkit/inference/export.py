@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.helpers import rescale_adapter_scale
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from distillkit.errors import DistillkitError
+from distillkit.inference.adapter_files import AtTradeoff, write_adapters
 from distillkit.inference.card import model_card
 from distillkit.inference.restorer import Restorer
-from distillkit.inference.student import MERGED, Student, base_model, find_student, load_student, read_about, student_folder
+from distillkit.inference.student import MERGED, Student, find_student, load_student, read_about, student_folder
 from distillkit.objectives.controllability import Gate
 
 TOLERANCE = 1 / 510
@@ -32,7 +31,8 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
     """Write ``out``, which appears only when everything in it was loaded again and gave the images of the original.
 
     Files: ``student/`` and ``model_index.json`` (what the Restorer and the pipeline load), ``pipeline.py`` (for diffusers),
-    ``adapters/stage1`` and ``stage2`` (LoRA as peft saves it, where the stages trained LoRA), ``README.md`` (the model card).
+    ``adapters/stage1`` and ``stage2`` (LoRA as peft and, for networks of diffusers, as diffusers saves it, where the stages trained
+    LoRA), ``README.md`` (the model card).
 
     Args:
         run: a run's folder or an exported one. merge_at: write plain weights at this trade-off instead of adapters and a knob.
@@ -127,47 +127,23 @@ Load = Callable[[], Callable[[Tensor, float], Tensor]]
 
 def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Load]:
     """What diffusers and peft need around the student's folder, and every way to load the export."""
-    from distillkit.inference.pipeline import LOADER, DistilledRestorationPipeline, DistilledStudent
+    from distillkit.inference.pipeline import DistilledRestorationPipeline, DistilledStudent
 
     DistilledRestorationPipeline(DistilledStudent(folder / "student")).save_config(folder)
-    (folder / "pipeline.py").write_text(LOADER)
 
     def pipeline() -> Callable[[Tensor, float], Tensor]:
         loaded: Any = DistilledRestorationPipeline.from_pretrained(folder)
         return lambda image, t: loaded(image, t).images[0]
 
     loaders: dict[str, Load] = {"Restorer": lambda: Restorer.from_pretrained(folder, "cpu"), "diffusers pipeline": pipeline}
-    if about.get("merged") is None and _write_adapters(folder, about):
-        loaders["peft adapters"] = lambda: lambda image, t: Restorer(_by_peft(folder / "adapters", about, t))(image)
+    if about.get("merged") is None:
+        for name, at in write_adapters(folder / "student", folder / "adapters", about).items():
+            loaders[name] = _restored_at(at)
     return loaders
 
 
-def _write_adapters(folder: Path, about: Mapping[str, Any]) -> bool:
-    """The stages' LoRA as peft saves it; whether they alone, without distillkit's adapters, make the student."""
-    for stage in ("stage1", "stage2"):
-        file, options = folder / "student" / f"{stage}.safetensors", (about[stage] or {}).get("adapter")
-        if not file.is_file() or options is None or options["kind"] != "lora" or not any(".lora_" in k for k in load_file(file)):
-            continue
-        tensors = load_file(file)
-        names = sorted({name.partition(".lora_")[0] for name in tensors})
-        target = folder / "adapters" / stage
-        rank = options["rank"]
-        LoraConfig(r=rank, lora_alpha=options["alpha"] or rank, target_modules=names).save_pretrained(str(target))
-        saved = {f"base_model.model.{name.replace('.distillkit.', '.')}": tensor for name, tensor in tensors.items()}
-        save_file(saved, target / "adapter_model.safetensors", metadata={"format": "pt"})
-    written = [(folder / "adapters" / stage).is_dir() for stage in ("stage1", "stage2")]
-    return written[0] and (about["stage2"] is None or (written[1] and about["stage2"]["variant"] == "gate"))
-
-
-def _by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
-    """The student of plain peft: the plugin's model, stage 1 merged, stage 2 merged at the trade-off."""
-    model = base_model(about)
-    for stage, scale in (("stage1", 1.0), ("stage2", tradeoff)):
-        if (adapters / stage).is_dir():
-            adapted = PeftModel.from_pretrained(model.network, str(adapters / stage))
-            with rescale_adapter_scale(adapted, scale):
-                model.network = adapted.merge_and_unload()
-    return Student(model.requires_grad_(False).eval(), None)
+def _restored_at(at: AtTradeoff) -> Load:
+    return lambda: lambda image, t: Restorer(at(t))(image)
 
 
 def _image() -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +15,12 @@ from torch import nn
 
 from distillkit.errors import DistillkitError
 from distillkit.inference.restorer import Restorer
-from distillkit.inference.student import load_student
+from distillkit.inference.student import find_student, load_student
 
-LOADER = '''"""For plain diffusers: DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)."""
+_CODE = '''"""For plain diffusers: DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)."""
 
 from distillkit.inference.pipeline import DistilledRestorationPipeline  # noqa: F401
 '''
-"""What ``pipeline.py`` of an exported folder holds."""
 
 
 class DistilledStudent(ModelMixin):
@@ -58,6 +59,32 @@ class DistilledRestorationPipeline(DiffusionPipeline):
     def __init__(self, student: DistilledStudent) -> None:
         super().__init__()
         self.register_modules(student=student)
+
+    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
+        """Write ``model_index.json`` and the ``pipeline.py`` that it names.
+
+        Diffusers takes a class that is not its own from such a file only, and runs it only for those who trust the folder. The file
+        imports this module.
+        """
+        super().save_config(save_directory, push_to_hub=push_to_hub, **options)
+        folder = Path(save_directory)
+        index = json.loads((folder / self.config_name).read_text()) | {"_class_name": ["pipeline", type(self).__name__]}
+        (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "pipeline.py").write_text(_CODE)
+
+    @classmethod
+    def load_config(cls, *args: Any, **options: Any) -> Any:
+        """As of diffusers, but naming this class, so that no code of the folder is needed."""
+        loaded = super().load_config(*args, **options)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config["_class_name"] = cls.__name__
+        return loaded
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **options: Any) -> str:  # type: ignore[override]
+        """The folder of a Hub repository's files, as :class:`~distillkit.Restorer` fetches them: diffusers knows no such files."""
+        known = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+        return str(find_student(pretrained_model_name, **{k: options[k] for k in known if options.get(k) is not None}))
 
     def __call__(
         self, image: Any, tradeoff: float | Sequence[float] | None = None, *, seed: int = 0, **options: Any

@@ -201,8 +201,11 @@ def student_folder(path: Path | str) -> Path:
     return Path(path) / "student" if (Path(path) / "student").is_dir() else Path(path)
 
 
-def find_student(path: Path | str) -> Path:
+def find_student(path: Path | str, **options: Any) -> Path:
     """``path`` where it is a folder, else the files of the Hub repository ``owner/name``.
+
+    Args:
+        options: of ``huggingface_hub.snapshot_download``.
 
     Raises:
         DistillkitError: neither.
@@ -212,7 +215,7 @@ def find_student(path: Path | str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["model_index.json", "student/*", "*.md"]))
+        return Path(snapshot_download(str(path), allow_patterns=["model_index.json", "student/*", "*.md"], **options))
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
         raise DistillkitError(f"{path} - no such folder, and not on the Hub: {str(e).strip().splitlines()[0]}") from e
 
