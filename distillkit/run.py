@@ -160,6 +160,7 @@ def open_batches(resolved: ResolvedRecipe, cast: Cast, world_size: int) -> Paire
         scale=cast.student.scale,
         seed=resolved.recipe.seed,
         flip=data.flip,
+        cycle=data.cycle * resolved.recipe.training.accumulate,
         max_bad_fraction=data.max_bad_fraction,
         workers=data.workers,
         cache_mb=data.cache_mb,

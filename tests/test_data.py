@@ -277,6 +277,13 @@ def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, wo
     assert (len(whole), len(resumed)) == (9, 5)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_a_cycle_the_first_batches_come_again(photos: Source, workers: int) -> None:
+    made = list(batches(photos, cycle=3, workers=workers).iterate("stage1", 1, 8, 1))
+    expected = [batches(photos).batch("stage1", step % 3, 1) for step in range(1, 8)]
+    assert all(map(same, made, expected)) and [b.step for b in made] == [1, 2, 0, 1, 2, 0, 1]
+
+
 def test_stage_rank_and_seed_change_the_draws(photos: Source) -> None:
     base = batches(photos).batch("stage1", 0, 0)
     others = [

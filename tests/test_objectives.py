@@ -176,7 +176,7 @@ def test_output_distillation_is_a_mean_square(batch):
 
 def lesson(batch, z_1=None, step=0, seed=0):
     lq, gt = batch
-    return Lesson(lq=lq, gt=gt, endpoint=lambda: z_1, generator=gen(seed), step=step, average=nullcontext)
+    return Lesson(lq=lq, gt=gt, endpoint=lambda: z_1, generator=gen(seed), draws=gen, step=step, average=nullcontext)
 
 
 def variants():

@@ -267,3 +267,12 @@ def test_checkpointing_activations_trains_the_same_student(finished, recipe, tmp
     run_recipe(load_recipe(recipe, ["training.checkpointing=true"]), out)
     plain, saving = weights_of(finished), weights_of(out)
     assert all(torch.allclose(plain[s][k], saving[s][k], atol=1e-6) for s in plain for k in plain[s])
+
+
+def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe, tmp_path):
+    """At a learning rate of nothing, what depends on the data alone repeats, and what depends on drawn times does not."""
+    still = ["stage1.learning_rate=1e-12", "stage2.steps=0", "data.cycle=2", "training.log_every=1"]
+    run_recipe(load_recipe(recipe, still), tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    for term, kinds in (("l2", 2), ("realness/imitate", 6)):
+        assert len({round(line[term], 7) for line in lines}) == kinds

@@ -35,6 +35,8 @@ class Batch:
     lq: Tensor | None
     """(B, 3, crop / scale, crop / scale) in [-1, 1], or None: to be made from ``gt`` by the recipe's degradation."""
     ids: list[str]
+    step: int = 0
+    """What its draws are keyed by: the step it was made for, or with ``cycle`` the first step that has it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class PairedBatches:
         crop: side of the crops of the clean image, pixels, a multiple of ``scale``. batch_size: crops per batch.
         scale: size of the clean image divided by that of the low-quality one.
         flip: turn crops by a random multiple of 90 degrees and mirror half of them.
+        cycle: step s has the batch of step s mod ``cycle``; 0: every step has one of its own.
         max_bad_fraction: share of a source's images that may be unusable (unreadable, or smaller than the crop).
         workers: processes that prepare batches ahead; with 0 one thread does.
         cache_mb: decoded images kept in memory by this process, shared out among its workers.
@@ -79,6 +82,7 @@ class PairedBatches:
         scale: int,
         seed: int,
         flip: bool = True,
+        cycle: int = 0,
         max_bad_fraction: float = 0.05,
         workers: int = 0,
         cache_mb: float = 512,
@@ -92,6 +96,7 @@ class PairedBatches:
             raise DataError(f"a crop of {crop} pixels is not a multiple of the scale {scale}")
         self.sources, self.weights = list(sources), list(weights)
         self.crop, self.batch_size, self.scale, self.seed, self.flip = crop, batch_size, scale, seed, flip
+        self.cycle = cycle
         self.max_bad_fraction, self.workers, self.world_size = max_bad_fraction, workers, world_size
         self.cache = ImageCache(int(cache_mb * 1e6))
         self.wait_seconds = 0.0
@@ -128,6 +133,7 @@ class PairedBatches:
 
     def _make(self, stage: str, step: int, rank: int) -> _Made:
         """The batch and the unusable images that were met; changes nothing but the cache."""
+        step = step % self.cycle if self.cycle else step
         kind_weights = [sum(self.weights[k] for k in group) for group in self._groups]
         kind, earlier = interleave(kind_weights, step * self.world_size + rank, self.seed, stage, "kind")
         group = self._groups[kind]
@@ -143,7 +149,7 @@ class PairedBatches:
             crops.append(self._cut(example, keyed_generator(self.seed, stage, step, rank, "data", slot)))
             ids.append(example.id)
         lq = [lq for _, lq in crops if lq is not None]
-        return _Made(Batch(torch.stack([gt for gt, _ in crops]), torch.stack(lq) if lq else None, ids), bad)
+        return _Made(Batch(torch.stack([gt for gt, _ in crops]), torch.stack(lq) if lq else None, ids, step), bad)
 
     def _usable(self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]) -> Example:
         """Image ``first`` of a source, or else the first usable one of its images in a random order."""

@@ -46,7 +46,9 @@ class Lesson:
     endpoint: Callable[[], Tensor]
     """z_1, (B, C, h, w), computed when asked for, without gradient."""
     generator: torch.Generator
-    """On the CPU: the only source of randomness."""
+    """On the CPU: for times and trade-offs, new ones at each step."""
+    draws: Callable[[], torch.Generator]
+    """For the noise that a student starts from: the same at each call, and whenever a batch comes again."""
     step: int
     """Steps of stage 2 done so far."""
     average: Callable[[], AbstractContextManager[None]]
@@ -124,13 +126,11 @@ class Gate(Variant):
         t = self._draw_tradeoff(lesson)
         condition = self.student.condition(lesson.lq)
         if self.target == "mix":
-            state = lesson.generator.get_state()
             with torch.no_grad():
-                z_0, z_1 = self.generate(condition, 0.0, lesson.generator), lesson.endpoint()
-            lesson.generator.set_state(state)  # z_t is made with the draws of z_0
-            z_t = self.generate(condition, t, lesson.generator)
+                z_0, z_1 = self.generate(condition, 0.0, lesson.draws()), lesson.endpoint()
+            z_t = self.generate(condition, t, lesson.draws())
             return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
-        x_t = self.student.codec.decode(self.generate(condition, t, lesson.generator))
+        x_t = self.student.codec.decode(self.generate(condition, t, lesson.draws()))
         terms = reconstruction(x_t, lesson.gt, self._perceptual, shift=self._shift, generator=lesson.generator)
         weights = self._weights | {"l2": self._weights["l2"] * self._ratio**t}
         return {name: weights.get(name, 0.0) * term for name, term in terms.items() if weights.get(name, 0.0) > 0}
@@ -180,7 +180,7 @@ class _Literal(Variant):
         """z_0 and two independent uniform times, (B,)."""
         condition = self.student.condition(lesson.lq)
         with torch.no_grad(), self.adapter.at(0.0):
-            z_0 = self.student.generate(condition, lesson.generator)
+            z_0 = self.student.generate(condition, lesson.draws())
         t, u = torch.rand(2, len(z_0), generator=lesson.generator)
         return z_0, t, u, condition
 
@@ -254,7 +254,7 @@ class Oftsr(Variant):
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
         condition = self.student.condition(lesson.lq)
         with torch.no_grad():
-            z_0, z_1 = self.student.generate(condition, lesson.generator), lesson.endpoint()
+            z_0, z_1 = self.student.generate(condition, lesson.draws()), lesson.endpoint()
             t, u = torch.rand(2, len(z_0), generator=lesson.generator)
             a, b = _column(t, z_0), _column(u, z_0)
             with lesson.average():

@@ -72,6 +72,9 @@ class Data(Table):
     crop: Count = Field(default=512, description="side of the square training crops of the clean image, pixels")
     batch_size: Count = Field(default=1, description="crops per step and process")
     flip: bool = Field(default=True, description="mirror and rotate crops at random")
+    cycle: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="step s of a stage has the crops and degradations of step s mod this; 0: always new ones"
+    )
     workers: Annotated[int, Field(ge=0)] = Field(default=0, description="worker processes of the loader; 0 prefetches on a thread")
     cache_mb: Annotated[int, Field(ge=0)] = Field(default=512, description="decoded images kept in memory, MB")
     max_bad_fraction: Fraction = Field(default=0.05, description="share of unreadable or too small images at which a run stops")

@@ -56,7 +56,7 @@ class Stage1Step(Step):
 
     def forward(self, batch: Batch, step: int) -> Terms:
         weights = self._options.weights
-        lq, gt = self.cast.inputs(batch, self.generator(step, "degradation"))
+        lq, gt = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
         condition = self.student.condition(lq)
         latent = self.student.generate(condition, self.generator(step, "student"))
         sample = StudentSample(condition, latent, self.student.codec.decode(latent))
@@ -66,22 +66,21 @@ class Stage1Step(Step):
         found = reconstruction(sample.image, gt, perceptual, shift=self._options.perceptual_shift, generator=shift_draws)
         terms = {name: getattr(weights, name) * term for name, term in found.items() if getattr(weights, name) > 0}
         for role in self.cast.teachers:
-            terms |= self._teach(role, sample, lq, gt, step)
+            terms |= self._teach(role, sample, lq, gt, step, batch.step)
         return terms
 
-    def _teach(self, role: Role, sample: StudentSample, lq: Tensor, gt: Tensor, step: int) -> Terms:
+    def _teach(self, role: Role, sample: StudentSample, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
         weights, teacher = self._options.weights, self.cast.teachers[role]
         weight = getattr(weights, role)
         if weight == 0:
             return {}
-        generator = self.generator(step, role)
         if getattr(self._options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
             with torch.no_grad():
-                restored = teacher.restore(lq, generator)
+                restored = teacher.restore(lq, self.generator(data_step, role))
             return {f"{role}/output": weight * output_distillation(sample, restored)}
-        options = self._options
+        options, draws = self._options, self.generator(step, role)
         imitate, anchor = score_distillation(
-            teacher, self.student, sample, lq, gt, generator, weighting=options.weighting, gradient=options.gradient
+            teacher, self.student, sample, lq, gt, draws, weighting=options.weighting, gradient=options.gradient
         )
         return {f"{role}/imitate": weight * weights.imitate * imitate, f"{role}/anchor": weight * weights.anchor * anchor}
 
@@ -99,13 +98,14 @@ class Stage2Step(Step):
         return self.variant.tensors()
 
     def forward(self, batch: Batch, step: int) -> Terms:
-        lq, gt = self.cast.inputs(batch, self.generator(step, "degradation"))
-        endpoint_draws = self.generator(step, "endpoint")
+        lq, gt = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
+        endpoint_draws = self.generator(batch.step, "endpoint")
         lesson = Lesson(
             lq=lq,
             gt=gt,
             endpoint=lambda: self.cast.endpoint(lq, endpoint_draws),
             generator=self.generator(step, "variant"),
+            draws=lambda: self.generator(batch.step, "student"),
             step=step,
             average=self.average,
         )
