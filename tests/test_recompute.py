@@ -77,7 +77,8 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
         variant = Oftsr(model) if name == "oftsr" else variants(model)[name]()
         draws = torch.Generator().manual_seed(1)
         lq, gt = torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1, torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1
-        lesson = Lesson(lq, gt, lambda gt=gt: gt, torch.Generator().manual_seed(5), 0, torch.no_grad)
+        times = torch.Generator().manual_seed(5)
+        lesson = Lesson(lq, gt, lambda gt=gt: gt, times, torch.Generator, 0, torch.no_grad)
         with recomputed(variant.models if checkpointing else [], variant.adapter):
             sum(variant.terms(lesson).values()).backward()
         assert variant.adapter is None or variant.adapter.scale == 1.0
