@@ -153,6 +153,38 @@ def fetch(recipe: RecipeFile, set_: Sets = None) -> None:
 
 
 @app.command()
+def bench(
+    recipe: RecipeFile,
+    set_: Sets = None,
+    steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="KEY=VALUE", help="measure with this set, too; several: 'a=1; b=2'; may be repeated"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="of --compare: times that all settings are measured in turn")] = 1,
+    json_: Annotated[Path | None, typer.Option("--json", help="a file for the results, with machine and versions")] = None,
+) -> None:
+    """Measure training steps and restoring: time by part, memory, network passes, FLOPs against what the machine can do."""
+    resolved = _load(recipe, set_)
+    from distillkit.bench.report import as_comparison, as_text
+
+    found: Any
+    if compare:
+        from distillkit.bench.compare import compare as measure_all
+
+        found = measure_all(recipe, set_ or [], compare, steps=steps, rounds=rounds)
+        typer.echo(as_comparison(found))
+    else:
+        from distillkit.bench.recipe import bench as measure
+
+        found = measure(resolved, steps=steps, warmup=warmup)
+        typer.echo(as_text(found))
+    if json_ is not None:
+        json_.write_text(json.dumps(found, indent=2) + "\n")
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, devices and plugins, and what is wrong with them."""
     from distillkit.testing.doctor import diagnose

@@ -32,6 +32,7 @@ FLOORS = (
     "training",
     "preflight",
     "run",
+    "bench",
     "testing",
     "cli",
     "__main__",
