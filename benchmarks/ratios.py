@@ -1,9 +1,9 @@
-"""The engine against algorithm 1 written plainly: ``python benchmarks/ratios.py RECIPE [--set KEY=VALUE ...] [--engine 'KEY=VALUE; ...']``.
+"""The engine against algorithm 1 written plainly: ``python benchmarks/ratios.py RECIPE [--engine 'KEY=VALUE; ...'] ...``.
 
-Three kinds of rows, each a process of its own, one after the other: the baseline of ``baseline.py``, the engine with the same
-settings, whose losses have to be the same, and the engine with each of the settings given by ``--engine``. Prints milliseconds of a
-step, peak memory, their ratios to the baseline's, and by how much the engine's losses differ. The settings of ``--set`` hold for all
-rows; learning-rate schedule, moving average and accumulation are switched off, since the baseline has none.
+Three kinds of rows, each a process of its own, one after the other: the baseline of ``baseline.py``; the engine with the same
+settings, whose losses have to be the same; the engine with each of the settings given by ``--engine``. Prints milliseconds of a
+step, peak memory, their ratios to the baseline's, and by how much the engine's losses differ. The settings of ``--set`` hold for
+all rows; learning-rate schedule, moving average and accumulation are switched off, since the baseline has none.
 """
 
 from __future__ import annotations
