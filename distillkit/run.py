@@ -19,7 +19,7 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
 from distillkit.hooks.manager import load_plugins
-from distillkit.inference.build import Item, build, held_out, open_sources
+from distillkit.inference.build import Item, build_distance, held_out, open_sources
 from distillkit.inference.student import Student, read_about, save_student, student_folder
 from distillkit.objectives.controllability import Variant
 from distillkit.preflight import check_folder, check_presence
@@ -122,7 +122,7 @@ def _distil(
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
     accelerator.init_trackers("tensorboard")
-    perceptual = build(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
+    perceptual = build_distance(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
 
     def trainer(student: Student) -> Trainer:
         sample = sampler(out / "samples", student, shown, accelerator.device) if accelerator.is_main_process else None

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from toys import ToyModel, unshuffled
 
 from distillkit import (
+    Condition,
     ContinuousResidualShifting,
     CosineVariancePreserving,
     Identity,
@@ -149,7 +150,7 @@ def test_codecs_invert_exactly_and_pass_gradient(codec):
 def test_bridge_is_nothing_within_a_space_and_pixels_between_spaces():
     a, b = ToyModel(), unshuffled()
     latent = torch.rand(1, 3, 8, 8, requires_grad=True)
-    same, other = Bridge(a.codec, ToyModel().codec), Bridge(a.codec, b.codec)
+    same, other = Bridge(a, ToyModel(), Condition()), Bridge(a, b, Condition())
     assert same.identity and same.to_teacher(latent, a.codec.decode(latent)) is latent and same.to_student(latent) is latent
     there = other.to_teacher(latent, a.codec.decode(latent))
     assert not other.identity and there.shape == (1, 12, 4, 4)

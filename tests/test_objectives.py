@@ -168,7 +168,7 @@ def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
 
 def test_output_distillation_is_a_mean_square(batch):
     sample = make_sample(ToyModel(), batch[0])
-    assert torch.allclose(output_distillation(sample, batch[1]), (sample.image - batch[1]).square().mean())
+    assert torch.allclose(output_distillation(sample.image, batch[1]), (sample.image - batch[1]).square().mean())
 
 
 # --- eq. 5-9

@@ -276,3 +276,21 @@ def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe,
     lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     for term, kinds in (("l2", 2), ("realness/imitate", 6)):
         assert len({round(line[term], 7) for line in lines}) == kinds
+
+
+def test_a_distance_without_gradient_is_refused(recipe, tmp_path):
+    with pytest.raises(DistillkitError, match=r"stage1\.perceptual - psnr is higher where images are closer: nothing"):
+        run_recipe(load_recipe(recipe, ["stage1.weights.perceptual=1", "stage1.perceptual='psnr'"]), tmp_path / "out")
+
+
+def test_an_anchor_beside_a_score_is_refused_at_validation(recipe):
+    with pytest.raises(DistillkitError, match=r'realness_anchor - is for an output teacher, but stage1\.realness_term = "score"'):
+        load_recipe(recipe, ["stage1.realness_anchor='stlpips-alex'"])
+
+
+def test_a_metric_anchors_an_output_teacher(recipe, tmp_path):
+    sets = ["teachers.realness={use='toy/restorer'}", "stage1.realness_term='output'", "stage1.output_loss='denoised'"]
+    sets += ["stage1.realness_anchor='stlpips-alex'", "data.crop=32", "stage1.decode_crop=24", "data.eval=[]"]
+    run_recipe(load_recipe(recipe, sets), tmp_path / "out")
+    first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
+    assert {"realness/output", "realness/metric_anchor"} <= first.keys() and first["realness/metric_anchor"] > 0

@@ -77,10 +77,24 @@ class DiffusionModel(nn.Module):
         ``generator`` makes random draws repeatable; it lives on the CPU.
         """
 
+    @property
+    def space(self) -> str:
+        """Name of the latent space. Models with equal names exchange latents without a bridge."""
+        return self.codec.space
+
+    def encode(self, image: Tensor, condition: Condition) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> latents, with gradient. A teacher whose latents depend on its input overrides it."""
+        return self.codec.encode(image)
+
+    def decode(self, latent: Tensor, condition: Condition) -> Tensor:
+        """Latents -> images (B, 3, H, W), nominally in [-1, 1] and not clamped; overridden together with :meth:`encode`."""
+        return self.codec.decode(latent)
+
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """The denoiser's clean latent and noise for ``z_t`` (B, C, h, w) at ``t`` (B,)."""
         return to_prediction(self(z_t, t, condition), self.predicts, self.process, z_t, t, condition.y)
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Low-quality images (B, 3, h, w) in [-1, 1] -> restored images (B, 3, scale h, scale w) in [-1, 1]."""
-        return self.codec.decode(self.generate(self.condition(lq), generator)).clamp(-1, 1)
+        condition = self.condition(lq)
+        return self.decode(self.generate(condition, generator), condition).clamp(-1, 1)

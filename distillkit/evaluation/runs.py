@@ -63,7 +63,8 @@ def evaluate_run(
         observe=gallery,
         progress=lambda name: None,
     )
-    trained = {resolved.components["stage1.perceptual"].spec.name} if recipe.stage1.weights.perceptual > 0 else set()
+    distances = (["stage1.perceptual"] if recipe.stage1.weights.perceptual > 0 else []) + [f"stage1.{r}_anchor" for r in ROLES]
+    trained = {resolved.components[key].spec.name for key in distances if key in resolved.components}
     write_evaluation(results, gallery, run_dir / "evaluation", trained)
     for claim in claims(results, trained):
         say(str(claim))

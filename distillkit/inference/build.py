@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import evaluation_items
 from distillkit.data.sources import Source, open_source
-from distillkit.errors import DistillkitError, PluginError, WeightsError
+from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
 from distillkit.hooks.manager import Plugins, load_plugins
 from distillkit.hooks.specs import Spec
+from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.errors import explain
 from distillkit.recipe.load import Component, ResolvedRecipe
 
@@ -29,6 +30,19 @@ def build(resolved: ResolvedRecipe, key: str, device: torch.device | str) -> Any
         PluginError: the plugin's ``build`` failed in a way of its own. DistillkitError: whatever else it says.
     """
     return _build(resolved.components[key], key, device)
+
+
+def build_distance(resolved: ResolvedRecipe, key: str, device: torch.device | str) -> Distance:
+    """The metric at ``key``, to be trained against.
+
+    Raises:
+        RecipeError: no gradient flows through it, or more of it is better. Else as :func:`build`.
+    """
+    metric = build(resolved, key, device)
+    if not metric.differentiable or metric.higher_is_better:
+        what = "is higher where images are closer" if metric.higher_is_better else "is not differentiable"
+        raise RecipeError(f"{resolved.origin(key)}  {key} - {metric.name} {what}: nothing can be trained against it")
+    return metric
 
 
 def build_named(name: str, settings: Mapping[str, Any], device: torch.device | str) -> Any:

@@ -33,8 +33,8 @@ class StudentSample:
     condition: Condition
     latent: Tensor
     """z_0^s, (B, C, h, w)."""
-    image: Tensor
-    """x_0 = D(z_0^s), (B, 3, H, W)."""
+    image: Tensor | None
+    """x_0 = D(z_0^s), (B, 3, H, W); None where it was not decoded. Teachers of the student's own latent space do not look at it."""
 
 
 class TeacherTerms(NamedTuple):
@@ -73,10 +73,10 @@ def score_distillation(
     gradient, to be compared in the student's space. Samples whose time the other process was never trained at are left out.
     """
     t_teacher, t_student, kept = draw_times(teacher.process, student.process, len(lq), generator, lq.device)
-    bridge = Bridge(student.codec, teacher.codec)
     with torch.no_grad():
         condition = teacher.condition(lq)
-        z = teacher.codec.encode(gt)
+        z = teacher.encode(gt, condition)
+    bridge = Bridge(student, teacher, condition)
     noise = torch.randn(z.shape, generator=generator).to(z)
     z_s = bridge.to_teacher(sample.latent, sample.image)
 
@@ -105,13 +105,36 @@ def score_distillation(
     return TeacherTerms(imitate, _mean_square(anchor_gap, kept) + _push(anchor_gap, z_s, kept))
 
 
-def output_distillation(sample: StudentSample, restored: Tensor) -> Tensor:
+def output_distillation(image: Tensor, restored: Tensor) -> Tensor:
     """``|x_0 - restore_T(x_LQ)|^2``, a mean: all that a teacher without a score can teach. It is not eq. 3 and has no anchor.
 
     Args:
-        restored: the teacher's image for the same input, (B, 3, H, W) in [-1, 1], without gradient.
+        image: the student's, x_0. restored: the teacher's for the same input, without gradient. Both (B, 3, H, W) in [-1, 1].
     """
-    return (sample.image - restored).square().mean()
+    return (image - restored).square().mean()
+
+
+def denoised_output_distillation(
+    student: DiffusionModel, sample: StudentSample, restored: Tensor, generator: torch.Generator, *, gradient: Gradient = "full"
+) -> Tensor:
+    """``min(SNR_t, 1) |clean_S(z_t^s) - E_S(restore_T(x_LQ))|^2``, a mean: the teacher's result as a clean prediction at every t.
+
+    What the first term of eq. 2 or 3 becomes for a teacher that does not look at ``z_t`` (with ``weighting = "clipped"``). The
+    second would be plain MSE to the ground truth, the teacher cancelling: it has none.
+
+    Args:
+        restored: the teacher's image for the same input, (B, 3, H, W) in [-1, 1]. generator: a CPU generator for times and noise.
+        gradient: as in :func:`score_distillation`.
+    """
+    with torch.no_grad():
+        target = student.codec.encode(restored)
+    t = student.process.sample_time(len(restored), generator).to(restored.device)
+    noise = torch.randn(sample.latent.shape, generator=generator).to(sample.latent)
+    z_in = sample.latent if gradient == "full" else sample.latent.detach()
+    own = student.predict(student.process.diffuse(z_in, t, noise, sample.condition.y), t, sample.condition)
+    gap, kept = _as_noise(own.clean - target, student.process, t, "clipped"), torch.ones_like(t, dtype=torch.bool)
+    loss = _mean_square(gap, kept)
+    return loss if gradient == "full" else loss + _push(gap, sample.latent, kept)
 
 
 def draw_times(

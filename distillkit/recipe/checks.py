@@ -26,6 +26,7 @@ def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator
     stage1 = _valid(Stage1, document.get(("stage1",)))
     if stage1 is not None:
         yield from _check_teachers(document, stage1, specs)
+        yield from _check_anchors(document, stage1)
     stage2 = _valid(Stage2, document.get(("stage2",)))
     if stage2 is not None:
         yield from _check_endpoint(document, stage2, specs)
@@ -57,6 +58,15 @@ def _check_teachers(document: Document, stage1: Stage1, specs: Mapping[str, tupl
             name, other = specs[f"teachers.{role}"][0], "output" if term == "score" else "score"
             what = f'{name} offers no {term}, but stage1.{role}_term = "{term}"; set that to "{other}" or name another teacher'
             yield Problem(document.origin((*key, "use")), (*key, "use"), what, tuple(_capability_table(specs)))
+
+
+def _check_anchors(document: Document, stage1: Stage1) -> Iterator[Problem]:
+    """A score has an anchor of its own."""
+    for role in ROLES:
+        if getattr(stage1, f"{role}_anchor") is not None and getattr(stage1, f"{role}_term") == "score":
+            key: KeyPath = ("stage1", f"{role}_anchor")
+            what = f'is for an output teacher, but stage1.{role}_term = "score"; leave it out, or set that to "output"'
+            yield Problem(document.origin(key), key, what)
 
 
 def _check_endpoint(document: Document, stage2: Stage2, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:

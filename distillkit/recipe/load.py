@@ -34,6 +34,8 @@ KINDS: dict[KeyPath, Kind] = {
     ("data", "train", "*"): "datasets",
     ("data", "eval", "*"): "datasets",
     ("stage1", "perceptual"): "metrics",
+    ("stage1", "fidelity_anchor"): "metrics",
+    ("stage1", "realness_anchor"): "metrics",
     ("evaluation", "metrics", "*"): "metrics",
 }
 """Where a recipe names something of a plugin, and of what kind; ``*`` is every entry of a list."""

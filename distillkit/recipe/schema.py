@@ -105,6 +105,17 @@ class Stage1Weights(Table):
     anchor: NonNegative = Field(
         default=5.5, description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher"
     )
+    fidelity_anchor: NonNegative | None = Field(
+        default=None, description="gamma_time of the faithful teacher alone; default: anchor"
+    )
+    realness_anchor: NonNegative | None = Field(
+        default=None, description="gamma_time of the realistic teacher alone; default: anchor"
+    )
+
+    def gamma(self, role: Literal["fidelity", "realness"]) -> float:
+        """gamma_time of one teacher."""
+        own = self.fidelity_anchor if role == "fidelity" else self.realness_anchor
+        return self.anchor if own is None else own
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -135,6 +146,20 @@ class Stage1(Table):
     )
     fidelity_term: Literal["score", "output"] = Field(default="score", description="what the faithful teacher is asked for")
     realness_term: Literal["score", "output"] = Field(default="score", description="what the realistic teacher is asked for")
+    output_loss: Literal["image", "denoised"] = Field(
+        default="image",
+        description="what an output teacher's result is compared with: the student's image, or its clean predictions at random "
+        "noise levels, in its latent space and weighted by min(SNR, 1)",
+    )
+    fidelity_anchor: Use | None = Field(
+        default=None, description="a differentiable metric between image and truth, as the anchor of a faithful output teacher"
+    )
+    realness_anchor: Use | None = Field(default=None, description="the same for a realistic output teacher")
+    decode_crop: Count | None = Field(
+        default=None,
+        description="side of the random part of the student's output that is decoded, pixels: eq. 1 and teachers of other latent "
+        "spaces see that part only; default: all of it",
+    )
 
 
 class Stage2(Table):

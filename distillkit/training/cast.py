@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,8 @@ from distillkit.data.pairs import Batch
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.diffusion.sharing import share_storage
 from distillkit.errors import PluginError, RecipeError
-from distillkit.inference.build import build
+from distillkit.inference.build import build, build_distance
+from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.load import ResolvedRecipe
 
 Role = Literal["fidelity", "realness"]
@@ -32,6 +33,8 @@ class Cast:
     teachers: dict[Role, DiffusionModel | OutputTeacher]
     degradation: Degradation | None
     device: torch.device
+    anchors: dict[Role, Distance] = field(default_factory=dict)
+    """What stands in for the anchor of a teacher that has no score."""
 
     @property
     def models(self) -> list[nn.Module]:
@@ -52,7 +55,7 @@ class Cast:
         """The faithful teacher's result in the student's latent space, without gradient."""
         teacher, codec = self.teachers["fidelity"], self.student.codec
         with torch.no_grad():
-            if isinstance(teacher, DiffusionModel) and teacher.codec.space == codec.space:
+            if isinstance(teacher, DiffusionModel) and teacher.space == codec.space:
                 return teacher.generate(teacher.condition(lq), generator)
             return codec.encode(teacher.restore(lq, generator))
 
@@ -81,7 +84,12 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     if len(set(scales.values())) > 1:
         raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
     _check_crop(resolved, {"student": student} | {f"teachers.{r}": t for r, t in teachers.items()}, student.scale)
-    return Cast(student, teachers, degradation, device)
+    anchors = {
+        role: build_distance(resolved, f"stage1.{role}_anchor", device)
+        for role in roles
+        if f"stage1.{role}_anchor" in resolved.components
+    }
+    return Cast(student, teachers, degradation, device, anchors)
 
 
 def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int) -> None:

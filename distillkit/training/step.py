@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,15 @@ from torch import Tensor, nn
 from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.adapters import Adapter
-from distillkit.diffusion.model import DiffusionModel
+from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.errors import RecipeError
 from distillkit.objectives.controllability import Lesson, Variant
-from distillkit.objectives.dual_teacher import StudentSample, output_distillation, score_distillation
+from distillkit.objectives.dual_teacher import (
+    StudentSample,
+    denoised_output_distillation,
+    output_distillation,
+    score_distillation,
+)
 from distillkit.objectives.reconstruction import Distance, reconstruction
 from distillkit.recipe.schema import Stage1
 from distillkit.training.cast import Cast, Role
@@ -44,6 +52,16 @@ class Step(nn.Module):
         return keyed_generator(self._seed, self._stage, step, self.rank, purpose)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A batch, or the same window of all that belongs to it, and what the student made of it."""
+
+    lq: Tensor
+    gt: Tensor
+    condition: Condition
+    latent: Tensor
+
+
 class Stage1Step(Step):
     """Algorithm 1: ``L_s1 = L_rec + lambda_rn L_rn + lambda_fl L_fl`` (eq. 4)."""
 
@@ -58,31 +76,67 @@ class Stage1Step(Step):
         weights = self._options.weights
         lq, gt = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
         condition = self.student.condition(lq)
-        latent = self.student.generate(condition, self.generator(step, "student"))
-        sample = StudentSample(condition, latent, self.student.codec.decode(latent))
+        whole = Piece(lq, gt, condition, self.student.generate(condition, self.generator(step, "student")))
+        piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
+        image = self.student.codec.decode(piece.latent)
 
         shift_draws = self.generator(step, "shift")
         perceptual = self._perceptual if weights.perceptual > 0 else None
-        found = reconstruction(sample.image, gt, perceptual, shift=self._options.perceptual_shift, generator=shift_draws)
+        found = reconstruction(image, piece.gt, perceptual, shift=self._options.perceptual_shift, generator=shift_draws)
         terms = {name: getattr(weights, name) * term for name, term in found.items() if getattr(weights, name) > 0}
-        for role in self.cast.teachers:
-            terms |= self._teach(role, sample, lq, gt, step, batch.step)
+        for role, teacher in self.cast.teachers.items():
+            if getattr(weights, role) == 0:
+                continue
+            if getattr(self._options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
+                terms |= self._teach_output(role, piece, image, step, batch.step)
+            elif teacher.space == self.student.space:
+                terms |= self._teach_score(role, whole, None, self.generator(step, role))
+            else:
+                terms |= self._teach_score(role, piece, image, self.generator(step, role))
         return terms
 
-    def _teach(self, role: Role, sample: StudentSample, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
-        weights, teacher = self._options.weights, self.cast.teachers[role]
-        weight = getattr(weights, role)
-        if weight == 0:
-            return {}
-        if getattr(self._options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
-            with torch.no_grad():
-                restored = teacher.restore(lq, self.generator(data_step, role))
-            return {f"{role}/output": weight * output_distillation(sample, restored)}
-        options, draws = self._options, self.generator(step, role)
+    def _teach_score(self, role: Role, piece: Piece, image: Tensor | None, generator: torch.Generator) -> Terms:
+        weights, options, teacher = self._options.weights, self._options, self.cast.teachers[role]
+        assert isinstance(teacher, DiffusionModel)
+        sample = StudentSample(piece.condition, piece.latent, image)
         imitate, anchor = score_distillation(
-            teacher, self.student, sample, lq, gt, draws, weighting=options.weighting, gradient=options.gradient
+            teacher, self.student, sample, piece.lq, piece.gt, generator, weighting=options.weighting, gradient=options.gradient
         )
-        return {f"{role}/imitate": weight * weights.imitate * imitate, f"{role}/anchor": weight * weights.anchor * anchor}
+        weight = getattr(weights, role)
+        return {f"{role}/imitate": weight * weights.imitate * imitate, f"{role}/anchor": weight * weights.gamma(role) * anchor}
+
+    def _teach_output(self, role: Role, piece: Piece, image: Tensor, step: int, data_step: int) -> Terms:
+        weights, options = self._options.weights, self._options
+        with torch.no_grad():
+            restored = self.cast.teachers[role].restore(piece.lq, self.generator(data_step, role))
+        if options.output_loss == "image":
+            loss = output_distillation(image, restored)
+        else:
+            sample = StudentSample(piece.condition, piece.latent, image)
+            draws = self.generator(step, f"{role}_times")
+            loss = denoised_output_distillation(self.student, sample, restored, draws, gradient=options.gradient)
+        terms = {f"{role}/output": getattr(weights, role) * weights.imitate * loss}
+        if role in self.cast.anchors:
+            anchor = self.cast.anchors[role](image, piece.gt).mean()
+            terms[f"{role}/metric_anchor"] = getattr(weights, role) * weights.gamma(role) * anchor
+        return terms
+
+    def _decoded_piece(self, whole: Piece, generator: torch.Generator) -> Piece:
+        side = self._options.decode_crop
+        if side is None or side >= min(whole.gt.shape[-2:]):
+            return whole
+        scale, factor = whole.gt.shape[-1] // whole.lq.shape[-1], whole.gt.shape[-1] // whole.latent.shape[-1]
+        unit = math.lcm(factor, *(scale * m.multiple for m in (self.student, *self.cast.teachers.values())))
+        if side % unit:
+            raise RecipeError(f"stage1.decode_crop - {side} pixels: these models take {unit} and its multiples")
+        places = ((length - side) // unit + 1 for length in whole.gt.shape[-2:])
+        top, left = (unit * int(torch.randint(n, (), generator=generator)) for n in places)
+
+        def cut(x: Tensor, ratio: int) -> Tensor:
+            return x[..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio]
+
+        lq = cut(whole.lq, scale)
+        return Piece(lq, cut(whole.gt, 1), self.student.condition(lq), cut(whole.latent, factor))
 
 
 class Stage2Step(Step):
