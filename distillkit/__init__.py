@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from distillkit.data.images import write_image as write_image
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
+    from distillkit.diffusion.captions import captioned as captioned
+    from distillkit.diffusion.captions import current_captions as current_captions
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
     from distillkit.diffusion.codec import Codec as Codec
     from distillkit.diffusion.codec import Identity as Identity
@@ -56,6 +58,7 @@ _HOME = {
     "data.degradation": ["Degradation"],
     "data.images": ["read_image", "write_image"],
     "data.ops": ["filter2d", "jpeg"],
+    "diffusion.captions": ["captioned", "current_captions"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
     "diffusion.model": ["Condition", "DiffusionModel", "OutputTeacher"],
     "diffusion.process": [

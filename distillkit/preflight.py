@@ -106,7 +106,12 @@ def _fetch_dataset(source: Source, say: Callable[[str], None]) -> None:
     size, license = hub_facts(source.hub, source.revision)
     say(f"downloading the dataset {source.hub}: {_size(size)}, licence {license}")
     found = open_source(
-        hub=source.hub, revision=source.revision, split=source.split, column=source.column, lq_column=source.lq_column
+        hub=source.hub,
+        revision=source.revision,
+        split=source.split,
+        column=source.column,
+        lq_column=source.lq_column,
+        caption_column=source.caption_column,
     )
     say(f"here: {len(found)} images of {source.hub}")
 

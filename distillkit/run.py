@@ -14,12 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.pairs import Item, PairedBatches
 from distillkit.data.seeds import keyed_generator
+from distillkit.diffusion.captions import captioned
 from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
 from distillkit.hooks.manager import load_plugins
-from distillkit.inference.build import Item, build_distance, held_out, open_sources
+from distillkit.inference.build import build_distance, held_out, open_sources
 from distillkit.inference.student import Student, read_about, save_student, student_folder
 from distillkit.objectives.controllability import Variant
 from distillkit.preflight import check_folder, check_presence
@@ -181,7 +182,7 @@ def guard_endpoint(cast: Cast, variant: Variant, batches: PairedBatches, recipe:
         batch = batches.batch("guard", step, 0)
         lq, gt = cast.inputs(batch, keyed_generator(recipe.seed, "guard", step, "degradation"))
         draws = keyed_generator(recipe.seed, "guard", step, "draws")
-        with torch.no_grad():
+        with torch.no_grad(), captioned(batch.captions):
             ends = variant.generate(cast.student.condition(lq), 0.0, draws), cast.endpoint(lq, draws)
             images = [cast.student.codec.decode(z).clamp(-1, 1) for z in ends]
         a, b = ((image - gt).square().mean(dim=(1, 2, 3)).tolist() for image in images)
@@ -204,5 +205,5 @@ def _one_a_photo(items: list[Item]) -> list[Item]:
     """The first crop of every photo."""
     first: dict[str, Item] = {}
     for item in items:
-        first.setdefault(item[0].partition("#")[0], item)
+        first.setdefault(item.name.partition("#")[0], item)
     return list(first.values())

@@ -449,10 +449,10 @@ def test_the_grid_is_even_central_and_does_not_overlap(height: int, width: int, 
 def test_evaluation_crops_are_fixed_and_degraded_by_name(photos: Source) -> None:
     options: dict[str, Any] = {"crop": 16, "crops_per_image": 2, "scale": 2, "seed": 3}
     items = evaluation_items(photos, Noisy(), **options)
-    assert [name for name, _, _ in items] == [f"{photo}#{k}" for photo in range(7) for k in range(2)]
-    assert all(lq.shape == (1, 3, 8, 8) and gt.shape == (1, 3, 16, 16) for _, lq, gt in items)
+    assert [name for name, *_ in items] == [f"{photo}#{k}" for photo in range(7) for k in range(2)]
+    assert all(lq.shape == (1, 3, 8, 8) and gt.shape == (1, 3, 16, 16) for _, lq, gt, _ in items)
     alone = evaluation_items(in_memory([png(pixels(k)) for k in range(2)]), Noisy(), **options)
-    for (name, lq, gt), (expected_name, expected_lq, expected_gt) in zip(alone, items[:4], strict=True):
+    for (name, lq, gt, _), (expected_name, expected_lq, expected_gt, _) in zip(alone, items[:4], strict=True):
         assert name == expected_name
         assert torch.equal(lq, expected_lq)
         assert torch.equal(gt, expected_gt)
@@ -464,7 +464,7 @@ def test_evaluation_crops_are_fixed_and_degraded_by_name(photos: Source) -> None
 
 
 def test_whole_images_are_trimmed_to_the_scale() -> None:
-    [(name, lq, gt)] = evaluation_items(in_memory([png(pixels(0, 21, 33))]), Noisy(), crop=None, scale=2, seed=0)
+    [(name, lq, gt, _)] = evaluation_items(in_memory([png(pixels(0, 21, 33))]), Noisy(), crop=None, scale=2, seed=0)
     assert name == "0"
     assert torch.equal(gt[0], to_float(pixels(0, 21, 33)[:20, :32]))
     assert lq.shape == (1, 3, 10, 16)
@@ -474,14 +474,14 @@ def test_pairs_are_evaluated_with_their_own_inputs() -> None:
     for crop in (16, None):
         items = evaluation_items(blocks(2), None, crop=crop, scale=4, seed=0)
         assert len(items) == 2
-        for _, lq, gt in items:
+        for _, lq, gt, _ in items:
             assert torch.equal(gt, lq.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
 def test_photos_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for form in ("png", "jpg"):
         Image.fromarray(pixels(0)).save(tmp_path / f"a.{form}")
-    names = [name for name, _, _ in evaluation_items(open_source(imagefolder=tmp_path), Noisy(), crop=16, scale=2, seed=0)]
+    names = [name for name, *_ in evaluation_items(open_source(imagefolder=tmp_path), Noisy(), crop=16, scale=2, seed=0)]
     assert names == ["a#0", "a@1#0"]
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from distillkit.data.pairs import Item
 from distillkit.errors import DataError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, caption, in_order
 from distillkit.evaluation.metrics import FullReference, from_uint8, psnr, to_uint8
@@ -35,7 +36,7 @@ def items(photos: int = 3, crops: int = 2, size: int = 12):
         for c in range(crops):
             g = torch.Generator().manual_seed(100 * p + c)
             gt = torch.rand(1, 3, size, size, generator=g) * 1.6 - 0.8
-            yield f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt
+            yield Item(f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt)
 
 
 def blend(name: str, tradeoff: float | None, weight: float, passes: int = 1) -> Method:
@@ -90,7 +91,7 @@ def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
 
 
 def test_values_are_those_of_the_saved_8_bit_images(results):
-    name, lq, gt = next(items())
+    name, lq, gt, _ = next(items())
     assert results.items[0] == name
     image = METHODS[2].restore(lq, torch.Generator())
     assert results.values["bicubic", "psnr"][0] == pytest.approx(psnr()(from_uint8(to_uint8(image)), gt).item(), abs=1e-5)
@@ -164,7 +165,7 @@ def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, 
     one_by_one = evaluate(METHODS, items(), [psnr(), BLUR], dataset="toy", seed=1)
     for key, values in one_by_one.values.items():
         np.testing.assert_allclose(values, results.values[key], atol=1e-6)
-    mixed = evaluate(METHODS, [*items(1, 1), ("large", *next(items(1, 1, size=20))[1:])], [psnr()], dataset="toy")
+    mixed = evaluate(METHODS, [*items(1, 1), next(items(1, 1, size=20))._replace(name="large")], [psnr()], dataset="toy")
     assert mixed.items == ("photo0.png#0", "large")
 
 

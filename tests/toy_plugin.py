@@ -18,6 +18,7 @@ class Options(BaseModel):
     seed: int = 0
     space: Literal["pixels", "unshuffle"] = "pixels"
     scale: int = 2
+    captions: bool = False
 
 
 class Photos(BaseModel):
@@ -28,8 +29,10 @@ class Photos(BaseModel):
 
 
 def model(options: Options):
-    from toys import ToyModel, unshuffled
+    from toys import CaptionedToy, ToyModel, unshuffled
 
+    if options.captions:
+        return CaptionedToy(seed=options.seed, scale=options.scale)
     return (ToyModel if options.space == "pixels" else unshuffled)(seed=options.seed, scale=options.scale)
 
 

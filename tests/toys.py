@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle
+from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle, current_captions
 from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.prediction import Predicts
@@ -66,3 +68,18 @@ class ToyModel(DiffusionModel):
 def unshuffled(**kwargs: object) -> ToyModel:
     """A toy in another latent space than the default one."""
     return ToyModel(codec=PixelUnshuffle(2, scale=1.5), **kwargs)  # type: ignore[arg-type]
+
+
+class CaptionedToy(ToyModel):
+    """A toy whose images get brighter the longer their captions are; ``seen`` are the captions it met, wherever it is used."""
+
+    takes_captions = True
+    seen: ClassVar[list[list[str | None]]] = []
+
+    def condition(self, lq: Tensor) -> Condition:
+        captions = current_captions(lq)
+        self.seen.append(captions)
+        lengths = torch.tensor([len(caption or "") for caption in captions])
+        y = super().condition(lq).y
+        assert y is not None
+        return Condition(y=y + 0.01 * lengths.view(-1, 1, 1, 1))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,19 @@ class Batch:
     ids: list[str]
     step: int = 0
     """What its draws are keyed by: the step it was made for, or with ``cycle`` the first step that has it."""
+    captions: Sequence[str | None] | None = None
+    """What is said of each image; None where no source of the batch says anything."""
+
+
+class Item(NamedTuple):
+    """A pair to evaluate on."""
+
+    name: str
+    lq: Tensor
+    """(1, 3, h, w) in [-1, 1]."""
+    gt: Tensor
+    """(1, 3, H, W) in [-1, 1]."""
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,7 @@ class PairedBatches:
         group = self._groups[kind]
         crops: list[tuple[Tensor, Tensor | None]] = []
         ids: list[str] = []
+        captions: list[str | None] = []
         bad: list[tuple[int, BadImageError]] = []
         for slot in range(self.batch_size):
             position = earlier * self.batch_size + slot
@@ -148,8 +163,11 @@ class PairedBatches:
             example = self._usable(which, first, keyed_generator(self.seed, stage, step, rank, "replacement", slot), bad)
             crops.append(self._cut(example, keyed_generator(self.seed, stage, step, rank, "data", slot)))
             ids.append(example.id)
+            captions.append(example.caption)
         lq = [lq for _, lq in crops if lq is not None]
-        return _Made(Batch(torch.stack([gt for gt, _ in crops]), torch.stack(lq) if lq else None, ids, step), bad)
+        gt = torch.stack([gt for gt, _ in crops])
+        said = captions if any(self.sources[k].caption_column for k in group) else None
+        return _Made(Batch(gt, torch.stack(lq) if lq else None, ids, step, captions=said), bad)
 
     def _usable(self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]) -> Example:
         """Image ``first`` of a source, or else the first usable one of its images in a random order."""
@@ -242,8 +260,8 @@ def evaluation_items(
     crops_per_image: int = 1,
     max_bad_fraction: float = 0.0,
     on_bad: Callable[[str, str], None] | None = None,
-) -> list[tuple[str, Tensor, Tensor]]:
-    """Fixed pairs to evaluate on: ``(name, lq (1, 3, h, w), gt (1, 3, H, W))`` in [-1, 1], in the order of the source.
+) -> list[Item]:
+    """Fixed pairs to evaluate on, in the order of the source.
 
     A paired source gives its own low-quality images; those of another are made by ``degradation``, with draws that depend on
     ``seed`` and the name alone.
@@ -261,7 +279,7 @@ def evaluation_items(
     """
     if crop is not None and crop % scale:
         raise DataError(f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}")
-    items: list[tuple[str, Tensor, Tensor]] = []
+    items: list[Item] = []
     bad: dict[str, str] = {}
     photos: set[str] = set()
     for index in range(len(source)):
@@ -281,7 +299,7 @@ def evaluation_items(
                         f"{source.name} - has no low-quality images of its own, and no degradation is given to make them"
                     )
                 lq = degradation(gt[None], keyed_generator(seed, "evaluation", name, "degradation"))[0]
-            items.append((name, lq[None], gt[None]))
+            items.append(Item(name, lq[None], gt[None], example.caption))
     check_share(source, bad, max_bad_fraction)
     if on_bad is not None:
         for name, reason in bad.items():

@@ -18,11 +18,12 @@ from distillkit.errors import DataError, did_you_mean
 
 
 class Example(NamedTuple):
-    """A decoded image, (H, W, 3) uint8 or uint16, and its low-quality partner where the source has one."""
+    """A decoded image, (H, W, 3) uint8 or uint16, and its low-quality partner and its caption where the source has them."""
 
     id: str
     gt: np.ndarray
     lq: np.ndarray | None
+    caption: str | None = None
 
 
 class BadImageError(DataError):
@@ -44,6 +45,7 @@ class Source:
     dataset: datasets.Dataset
     column: str
     lq_column: str | None = None
+    caption_column: str | None = None
     folder: Path | None = None
     """What file names are given relative to."""
 
@@ -68,7 +70,8 @@ class Source:
         row = self.dataset[index]
         name = f"{self.name}[{index}] {self._label(row, index)}"
         gt = _decode(row[self.column], name, "")
-        return Example(name, gt, None if self.lq_column is None else _decode(row[self.lq_column], name, f"{self.lq_column}: "))
+        lq = None if self.lq_column is None else _decode(row[self.lq_column], name, f"{self.lq_column}: ")
+        return Example(name, gt, lq, None if self.caption_column is None else row[self.caption_column])
 
     def _label(self, row: dict[str, Any], index: int) -> str:
         path = (row[self.column] or {}).get("path")
@@ -90,6 +93,7 @@ def open_source(
     name: str | None = None,
     column: str = "image",
     lq_column: str | None = None,
+    caption_column: str | None = None,
 ) -> Source:
     """Open one source of images; exactly one of ``hub``, ``imagefolder``, ``parquet`` and ``dataset`` is given.
 
@@ -103,6 +107,7 @@ def open_source(
         name: what ids and errors call the source; default: the value of the argument that is given.
         column: of the clean images; a dataset without ``image`` but with ``gt`` and ``lq`` is taken as pairs.
         lq_column: of the low-quality inputs.
+        caption_column: of texts about the images; a null stands for none.
 
     Raises:
         DataError: it cannot be reached or read, is empty, lacks a column, or is a stream: a stream has no image number k, so a
@@ -121,7 +126,7 @@ def open_source(
         dataset = _from_folder(folder)
     elif parquet is not None:
         dataset = _from_parquet(parquet)
-    return _check(name, dataset, column, lq_column, folder)
+    return _check(name, dataset, column, lq_column, caption_column, folder)
 
 
 def is_cached(hub: str) -> bool:
@@ -161,7 +166,9 @@ def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) ->
         )
 
 
-def _check(name: str, dataset: Any, column: str, lq_column: str | None, folder: Path | None) -> Source:
+def _check(
+    name: str, dataset: Any, column: str, lq_column: str | None, caption_column: str | None, folder: Path | None
+) -> Source:
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError(f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a map-style dataset)")
     if not isinstance(dataset, datasets.Dataset):
@@ -171,18 +178,21 @@ def _check(name: str, dataset: Any, column: str, lq_column: str | None, folder: 
     known = dataset.column_names
     if column == "image" and lq_column is None and "image" not in known and {"gt", "lq"} <= set(known):
         column, lq_column = "gt", "lq"
-    columns = [column] if lq_column is None else [column, lq_column]
+    images = [column] if lq_column is None else [column, lq_column]
+    columns = images if caption_column is None else [*images, caption_column]
     for wanted in columns:
         if wanted not in known:
             raise DataError(f"{name} - no column {wanted!r}{did_you_mean(wanted, known)}; it has {', '.join(known)}")
     dataset = dataset.with_format(None).select_columns(columns)
-    for wanted in columns:
+    if caption_column is not None and getattr(dataset.features[caption_column], "dtype", "") not in ("string", "large_string"):
+        raise DataError(f"{name} - column {caption_column!r} holds {dataset.features[caption_column]}, not one text an image")
+    for wanted in images:
         kind = dataset.features[wanted]
         try:
             dataset = dataset.cast_column(wanted, datasets.Image(decode=False))
         except Exception as error:  # arrow has an error of its own for each type
             raise DataError(f"{name} - column {wanted!r} holds {kind}, not images or their paths") from error
-    return Source(name, dataset, column, lq_column, folder)
+    return Source(name, dataset, column, lq_column, caption_column, folder)
 
 
 def _from_hub(hub: str, revision: str | None, split: str) -> Any:

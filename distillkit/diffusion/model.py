@@ -58,6 +58,8 @@ class DiffusionModel(nn.Module):
     """Network passes of one :meth:`generate`."""
     multiple: int = 1
     """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
+    takes_captions: bool = False
+    """Whether :meth:`condition` asks for :func:`~distillkit.diffusion.captions.current_captions`."""
     head: str | None = None
     """Name, inside ``network``, of its last layer; only variants that start from a zero output ask for it."""
 

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillkit.data.pairs import Item
 from distillkit.data.seeds import keyed_generator
+from distillkit.diffusion.captions import captioned
 from distillkit.errors import DataError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Images
 from distillkit.evaluation.metrics import Metric, from_uint8, psnr, to_uint8
@@ -57,7 +59,7 @@ def available_metrics(builds: Mapping[str, Callable[[], Metric]]) -> tuple[list[
 
 def evaluate(
     methods: Sequence[Method],
-    items: Iterable[tuple[str, Tensor, Tensor]],
+    items: Iterable[Item],
     metrics: Sequence[Metric],
     *,
     dataset: str,
@@ -72,7 +74,7 @@ def evaluate(
 
     Args:
         methods: with distinct labels.
-        items: ``(name, lq (1, 3, h, w), gt (1, 3, H, W))`` in [-1, 1]; name crops of one photo ``photo#crop``.
+        items: crops of one photo are named ``photo#crop``. Methods restore an item with its caption in force.
         metrics: with distinct names. PSNR is added where none of them is one, for a trade-off is not seen without it.
         combine: labels of the faithful and the realistic teacher, whose linear combinations are added as ``linear:<alpha>``.
         alphas: weights of the faithful teacher's image in those.
@@ -97,11 +99,12 @@ def evaluate(
         entries += [Entry(f"linear:{alpha:g}", None, passes) for alpha in alphas]
     columns: dict[tuple[str, str], list[float]] = {(e.label, m.name): [] for e in entries for m in metrics}
     names: list[str] = []
-    for name, lq, gt in items:
+    for name, lq, gt, caption in items:
         if name in names:
             raise DataError(f"{dataset} - two images to evaluate are called {name}; names must be unique")
         names.append(name)
-        outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed)) for m in methods}
+        with captioned([caption]):
+            outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed)) for m in methods}
         if combine is not None:
             outputs |= linear_combinations(outputs[combine[0]], outputs[combine[1]], alphas)
         for metric in metrics:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from distillkit.data.degradation import Degradation
-from distillkit.data.pairs import evaluation_items
+from distillkit.data.pairs import Item, evaluation_items
 from distillkit.data.sources import Source, open_source
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
 from distillkit.hooks.manager import Plugins, load_plugins
@@ -18,9 +18,6 @@ from distillkit.hooks.specs import Spec
 from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.errors import explain
 from distillkit.recipe.load import Component, ResolvedRecipe
-
-Item = tuple[str, Tensor, Tensor]
-"""An evaluation pair: name, lq (1, 3, h, w) and gt (1, 3, H, W), both in [-1, 1]."""
 
 
 def build(resolved: ResolvedRecipe, key: str, device: torch.device | str) -> Any:
@@ -118,6 +115,7 @@ def open_sources(resolved: ResolvedRecipe, part: Literal["train", "eval"]) -> li
                 name=table.use,
                 column=table.column,
                 lq_column=table.lq_column,
+                caption_column=table.caption_column,
             )
         )
     return opened
@@ -132,5 +130,5 @@ def held_out(resolved: ResolvedRecipe, degradation: Degradation | None, scale: i
             source, degradation, crop=options.crop, crops_per_image=options.crops_per_image, scale=scale, seed=resolved.recipe.seed
         )
         prefix = f"{source.name}:" if len(sources) > 1 else ""
-        items += [(prefix + name, lq, gt) for name, lq, gt in found]
+        items += [item._replace(name=prefix + item.name) for item in found]
     return items

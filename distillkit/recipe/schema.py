@@ -54,6 +54,9 @@ class Source(BaseModel):
     lq_column: str | None = Field(
         default=None, description="column of low-quality inputs: a paired source, which skips the degradation"
     )
+    caption_column: str | None = Field(
+        default=None, description="column of texts about the images, for models that take captions; a null stands for none"
+    )
     weight: Positive = Field(default=1.0, description="share of the drawn images, relative to the other sources")
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
 
     Raises:
         PluginError: a plugin's ``build`` failed or returned the wrong thing. RecipeError: output sizes that do not match, or
-            training crops of a size that somebody cannot take.
+            training crops of a size that somebody cannot take, captions that nobody takes, or none for a model that takes them.
     """
     student = build(resolved, "student", device)
     if not isinstance(student, DiffusionModel):
@@ -83,7 +83,9 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     scales |= {"degradation": degradation.scale} if degradation is not None else {}
     if len(set(scales.values())) > 1:
         raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
-    _check_crop(resolved, {"student": student} | {f"teachers.{r}": t for r, t in teachers.items()}, student.scale)
+    models = {"student": student} | {f"teachers.{r}": t for r, t in teachers.items()}
+    _check_crop(resolved, models, student.scale)
+    _check_captions(resolved, [k for k, m in models.items() if isinstance(m, DiffusionModel) and m.takes_captions])
     anchors = {
         role: build_distance(resolved, f"stage1.{role}_anchor", device)
         for role in roles
@@ -100,3 +102,13 @@ def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | 
         fit = math.lcm(*units.values())
         where = f"{resolved.origin('data.crop')}  data.crop"
         raise RecipeError(f"{where} - clean crops of {crop} pixels: {', '.join(unfit)}; all take {fit} and its multiples")
+
+
+def _check_captions(resolved: ResolvedRecipe, takers: list[str]) -> None:
+    """A caption column and a model that takes captions need each other."""
+    captioned = [f"data.train.{i}.caption_column" for i, s in enumerate(resolved.recipe.data.train) if s.caption_column]
+    if captioned and not takers:
+        where = f"{resolved.origin(captioned[0])}  {captioned[0]}"
+        raise RecipeError(f"{where} - no model of this recipe takes captions; turn them on in the options of one that can")
+    if takers and not captioned:
+        raise RecipeError(f"{', '.join(takers)} - takes captions, and no source of data.train names a caption_column")

@@ -18,6 +18,7 @@ from torch import Tensor
 from distillkit.data.pairs import Batch, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.adapters import Adapter
+from distillkit.diffusion.captions import captioned
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.recipe.schema import Training
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
@@ -151,7 +152,8 @@ class Trainer:
         for i, batch in enumerate(group):
             last = i == len(group) - 1
             with nullcontext() if last else self.accelerator.no_sync(module):
-                terms = module(batch, step * len(group) + i)
+                with captioned(batch.captions):
+                    terms = module(batch, step * len(group) + i)
                 loss = torch.stack(list(terms.values())).sum()
                 self.accelerator.backward(loss / len(group))
             for name, value in (terms | {"loss": loss}).items():

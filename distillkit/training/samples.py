@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillkit.data.images import write_image
+from distillkit.data.pairs import Item
 from distillkit.data.seeds import keyed_generator
-from distillkit.inference.build import Item
+from distillkit.diffusion.captions import captioned
 from distillkit.inference.student import Student
 from distillkit.inference.tiling import restore_padded
 
@@ -35,7 +36,7 @@ def sampler(folder: Path, student: Student, items: list[Item], device: torch.dev
 
 
 def _row(student: Student, item: Item, device: torch.device) -> Tensor:
-    name, lq, gt = item
+    name, lq, gt, caption = item
     images = [F.interpolate(lq, size=gt.shape[-2:], mode="nearest")]
     for tradeoff in (0.0, 0.5, 1.0) if student.variant else (0.0,):
         draws = keyed_generator("sample", name)
@@ -43,5 +44,6 @@ def _row(student: Student, item: Item, device: torch.device) -> Tensor:
         def restore(x: Tensor, tradeoff: float = tradeoff, draws: torch.Generator = draws) -> Tensor:
             return student.restore(x, tradeoff, draws)
 
-        images.append(restore_padded(restore, lq.to(device), student.model.scale, student.model.multiple).cpu())
+        with captioned([caption]):
+            images.append(restore_padded(restore, lq.to(device), student.model.scale, student.model.multiple).cpu())
     return torch.cat([*images, gt], dim=-1)

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, captioned
 from distillkit_superres.osediff import text
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base
 from distillkit_superres.osediff.model import enlarged
 from distillkit_superres.osediff.settings import OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
 from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
-from distillkit_superres.osediff.text import PromptEncoder, TaggedPrompt, find_tagger, read_tokenizer
+from distillkit_superres.osediff.text import PromptEncoder, PromptOfEach, find_tagger, read_tokenizer
 from distillkit_superres.osediff.tiling import denoise_tiled
 
 
@@ -195,10 +195,24 @@ def test_tags_make_a_prompt_of_each_image(encoder, tmp_path, lq):
         seen.append(image)
         return ["cat", "dog"]
 
-    prompt = TaggedPrompt(encoder, tagger)
+    prompt = PromptOfEach(encoder, tagger=tagger)
     torch.testing.assert_close(prompt(lq), encoder(["cat", "dog"]))
     assert seen[0] is lq
-    torch.testing.assert_close(TaggedPrompt(encoder, tagger, "a")(lq), encoder(["cat, a", "dog, a"]))
+    torch.testing.assert_close(PromptOfEach(encoder, "a", tagger)(lq), encoder(["cat, a", "dog, a"]))
+
+
+def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
+    encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
+    model = build_osediff(OSEDiffConfig(size="tiny"))
+    model.prompt = PromptOfEach(encoder, "a", captions=True)
+    with captioned(["cat", None]):
+        torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["cat, a", "a"]))
+        tagged = PromptOfEach(encoder, "a", lambda image: ["do", "do"], captions=True)
+        torch.testing.assert_close(tagged(lq), encoder(["cat, a", "do, a"]))
+        torch.testing.assert_close(PromptOfEach(encoder, "a", lambda image: ["do", "do"])(lq), encoder(["do, a", "do, a"]))
+    torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["a", "a"]))
+    with captioned(["cat", ""]):
+        torch.testing.assert_close(PromptOfEach(encoder, captions=True)(lq), encoder(["cat", ""]))
 
 
 def test_taggers_are_found_by_entry_point(monkeypatch):
@@ -214,6 +228,7 @@ def test_taggers_are_found_by_entry_point(monkeypatch):
     [
         (OSEDiffConfig, {"size": "tiny", "prompt": "dog"}, "prompts must be empty"),
         (OSEDiffConfig, {"size": "tiny", "tagger": "ram"}, "prompts must be empty"),
+        (OSEDiffConfig, {"size": "tiny", "captions": True}, "captions off"),
         (SD21BaseConfig, {"guidance": 7.5}, "give different texts"),
         (SD21BaseConfig, {"size": "tiny", "negative_prompt": "blur"}, "prompts must be empty"),
         (OSEDiffConfig, {"size": "tiny", "colour_fix": "adain"}, "colour_fix"),

@@ -24,7 +24,7 @@ from distillkit_superres.osediff.settings import (
     OSEDiffTeacherConfig,
     SD21BaseConfig,
 )
-from distillkit_superres.osediff.text import FixedPrompt, PromptEncoder, TaggedPrompt, find_tagger, read_tokenizer
+from distillkit_superres.osediff.text import FixedPrompt, Prompt, PromptEncoder, PromptOfEach, find_tagger, read_tokenizer
 
 
 def build_sd21_base(config: SD21BaseConfig) -> StableDiffusion:
@@ -95,9 +95,10 @@ def _prompt_encoder(config: BaseModelConfig, networks: Networks) -> PromptEncode
     return PromptEncoder(networks.text, read_tokenizer(vocabulary.parent))
 
 
-def _prompt(config: BaseModelConfig, encoder: PromptEncoder) -> FixedPrompt | TaggedPrompt:
-    if config.tagger is not None:
-        return TaggedPrompt(encoder, find_tagger(config.tagger), config.prompt)
+def _prompt(config: BaseModelConfig, encoder: PromptEncoder) -> Prompt:
+    if config.tagger is not None or config.captions:
+        tagger = None if config.tagger is None else find_tagger(config.tagger)
+        return PromptOfEach(encoder, config.prompt, tagger, config.captions)
     return FixedPrompt(encoder([config.prompt]))
 
 

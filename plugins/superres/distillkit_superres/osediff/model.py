@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillkit import Autoencoder, Condition, DiffusionModel, DistillkitError, VariancePreserving
 from distillkit_superres.colour import FIXES, ColourFix
 from distillkit_superres.osediff.architecture import LATENT_SCALE
-from distillkit_superres.osediff.text import FixedPrompt, TaggedPrompt
+from distillkit_superres.osediff.text import Prompt, PromptOfEach
 from distillkit_superres.osediff.tiling import denoise_tiled
 
 
@@ -66,7 +66,7 @@ class StableDiffusion(DiffusionModel):
         self,
         unet: nn.Module,
         vae: nn.Module,
-        prompt: FixedPrompt | TaggedPrompt,
+        prompt: Prompt,
         space: str = "sd-kl-f8",
         *,
         negative: Tensor | None = None,
@@ -77,6 +77,7 @@ class StableDiffusion(DiffusionModel):
         self.codec = Autoencoder(KLAutoencoder(vae), space, LATENT_SCALE)
         self.process = VariancePreserving.scaled_linear(0.00085, 0.012, 1000)
         self.prompt, self.guidance = prompt, guidance
+        self.takes_captions = isinstance(prompt, PromptOfEach) and prompt.captions
         self.register_buffer("negative", negative, persistent=False)
 
     def condition(self, lq: Tensor) -> Condition:
@@ -114,7 +115,7 @@ class OSEDiff(StableDiffusion):
         unet: nn.Module,
         vae: nn.Module,
         lq_encoder: PosteriorMean,
-        prompt: FixedPrompt | TaggedPrompt,
+        prompt: Prompt,
         space: str = "sd-kl-f8",
         *,
         tile: int = 96,

@@ -43,19 +43,20 @@ class BaseModelConfig(BaseModel):
     )
     repo: str = Field("Manojb/stable-diffusion-2-1-base", description="Hub repository in the same layout, where no folder is given")
     revision: str = Field("main", description="branch, tag or commit of the Hub repository")
-    prompt: str = Field("", description="text for every image; with a tagger it follows the tags")
-    tagger: str | None = Field(None, description="name of an installed tagger, which writes a text for each image")
+    prompt: str = Field("", description="text for every image; it follows an image's own text, where there is one")
+    captions: bool = Field(False, description="take an image's caption, where its source has one, as its own text")
+    tagger: str | None = Field(None, description="name of an installed tagger: writes the text of an image without a caption")
 
     @model_validator(mode="after")
     def _tiny_reads_nothing(self) -> Self:
         if self.size == "tiny" and self.texts:
-            raise ValueError('size = "tiny" has no tokenizer: prompts must be empty and no tagger named')
+            raise ValueError('size = "tiny" has no tokenizer: prompts must be empty, captions off and no tagger named')
         return self
 
     @property
     def texts(self) -> bool:
         """Whether texts beside the empty one have to be read."""
-        return bool(self.prompt or self.tagger)
+        return bool(self.prompt or self.tagger or self.captions)
 
     def file(self, part: Part) -> WeightFile:
         """Where one file of the base model is."""
@@ -82,7 +83,7 @@ class SD21BaseConfig(BaseModelConfig):
 
     @model_validator(mode="after")
     def _guidance_has_a_direction(self) -> Self:
-        if self.guidance != 1 and self.size == "full" and self.tagger is None and self.prompt == self.negative_prompt:
+        if self.guidance != 1 and self.size == "full" and self._same_text:
             raise ValueError(
                 "guidance leads from negative_prompt to prompt, and they are the same; give different texts, or guidance = 1"
             )
@@ -91,6 +92,10 @@ class SD21BaseConfig(BaseModelConfig):
     @property
     def texts(self) -> bool:
         return super().texts or bool(self.negative_prompt)
+
+    @property
+    def _same_text(self) -> bool:
+        return self.tagger is None and not self.captions and self.prompt == self.negative_prompt
 
 
 class OSEDiffConfig(BaseModelConfig):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, current_captions
 
 Tagger = Callable[[Tensor], list[str]]
 """Images (B, 3, H, W) in [-1, 1], the input enlarged to output size -> a text for each, such as ``"dog, grass, ball"``."""
@@ -79,16 +79,26 @@ class FixedPrompt(nn.Module):
         return self.embedding.expand(len(image), -1, -1)
 
 
-class TaggedPrompt(nn.Module):
-    """A text for each image, made by a tagger; ``prompt``, where there is one, is put after the tags."""
+class PromptOfEach(nn.Module):
+    """A text for each image: its caption, or else its tags, and after them ``prompt``.
 
-    def __init__(self, encoder: PromptEncoder, tagger: Tagger, prompt: str = "") -> None:
+    Args:
+        tagger: asked if an image of the batch has no caption. captions: whether captions are looked at.
+    """
+
+    def __init__(self, encoder: PromptEncoder, prompt: str = "", tagger: Tagger | None = None, captions: bool = False) -> None:
         super().__init__()
-        self.encoder, self.tagger, self.prompt = encoder, tagger, prompt
+        self.encoder, self.prompt, self.tagger, self.captions = encoder, prompt, tagger, captions
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> (B, length, width)."""
-        return self.encoder([f"{tags}, {self.prompt}" if self.prompt else tags for tags in self.tagger(image)])
+        captions = current_captions(image) if self.captions else [None] * len(image)
+        tags = self.tagger(image) if self.tagger is not None and None in captions else [""] * len(image)
+        own = [tag if caption is None else caption for caption, tag in zip(captions, tags, strict=True)]
+        return self.encoder([", ".join(filter(None, [text, self.prompt])) for text in own])
+
+
+Prompt = FixedPrompt | PromptOfEach
 
 
 def find_tagger(name: str) -> Tagger:
