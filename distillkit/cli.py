@@ -127,6 +127,28 @@ def push(
         typer.echo(f"done: {upload(exported, repository, private=private)}")
 
 
+@app.command()
+def demo(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, an exported folder, or a Hub repository")],
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets the whole network in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
+    megapixels: Annotated[float, typer.Option(min=0.001, help="largest photo, million pixels")] = 1.0,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
+    device: Device = None,
+) -> None:
+    """Show a student as a web page on this machine: upload a photo, move the trade-off, compare. Needs distillkit[demo]."""
+    from distillkit.demo.page import serve, wait
+    from distillkit.inference.restorer import Restorer
+    from distillkit.inference.student import find_student, read_about, student_folder
+
+    folder = find_student(run)
+    title = str(read_about(student_folder(folder))["recipe"])
+    limits = {"max_pixels": round(megapixels * 1e6), "max_upload": round(megabytes * 1e6)}
+    with serve(Restorer.from_pretrained(folder, device), title, host=host, port=port, **limits) as address:
+        typer.echo(f"open {address} (Ctrl-C stops it)")
+        wait()
+
+
 @app.command("eval")
 def evaluate(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],

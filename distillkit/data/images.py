@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from distillkit.errors import DataError
 
+T = TypeVar("T")
 ImageSource = str | Path | bytes | Image.Image
 """A file, its content, or an opened image."""
 
@@ -130,12 +132,26 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
 
 def decode_apart(source: ImageSource, name: str | None = None) -> Pixels:
     """What :func:`read_image_alpha` reads, as stored."""
+    return _look(source, name, _pixels)
+
+
+def picture_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
+    """Width and height as the header has them, before EXIF orientation; no pixel is decoded.
+
+    Raises:
+        DataError: as :func:`read_image`, as far as a header tells.
+    """
+    return _look(source, name, lambda image: image.size)
+
+
+def _look(source: ImageSource, name: str | None, use: Callable[[Image.Image], T]) -> T:
+    """``use`` of the opened image, with errors that name it."""
     name = name or (str(source) if isinstance(source, str | Path) else "image")
     try:
         if isinstance(source, Image.Image):
-            return _pixels(source)
+            return use(source)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
-            return _pixels(image)
+            return use(image)
     except DataError as error:
         raise DataError(f"{name} - {error}") from error
     except OSError as error:

@@ -1,0 +1,94 @@
+"""The demo in a real browser: a photo is uploaded, the knob is moved, the picture changes; nothing is asked of the network."""
+
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+from visitor import free_port, knobbed, photo
+
+from distillkit import Restorer
+
+pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+
+PICTURES = "[...document.querySelectorAll('#compare img')].map(i => i.complete && i.naturalWidth ? i.src : '')"
+STATUS = "document.querySelector('#status').innerText"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address():
+    from distillkit.demo.page import serve
+
+    with serve(Restorer(knobbed()), "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000) as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser, address):
+    """The opened page; what it asked for is in ``page.asked``."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(60_000)
+    page.asked, page.failed = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.failed.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector("#photo input[type=file]", state="attached")
+    yield page
+    page.close()
+
+
+def choose(page, content, name="photo.png"):
+    page.set_input_files("#photo input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def shown(page, than=()):
+    """The addresses of both pictures, once they are loaded and others than ``than``."""
+    page.wait_for_function(f"old => {{ const p = {PICTURES}; return p[1] && p.every(Boolean) && p != '' + old }}", arg=than)
+    return page.evaluate(PICTURES)
+
+
+def test_a_photo_is_uploaded_the_knob_moved_and_the_picture_changes(page, address):
+    choose(page, photo(40, 60))
+    page.wait_for_function(f"{STATUS}.includes('60 x 40 → 120 x 80 pixels')")
+    middle = shown(page)
+    page.focus("#tradeoff input[type=range]")
+    page.keyboard.press("End")
+    faithful = shown(page, middle)
+    assert faithful[0] == middle[0] and faithful[1] != middle[1]
+    pixels = [page.request.get(picture).body() for picture in (middle[1], faithful[1])]
+    assert pixels[0] != pixels[1]
+    page.click("#left label:has-text('most faithful')")
+    assert len(set(shown(page, faithful))) == 1
+    with page.expect_download() as download:
+        page.click("text=Download the result")
+    assert download.value.suggested_filename == "restored_t1.png"
+    assert {urlsplit(url).netloc for url in page.asked if not url.startswith(("data:", "blob:"))} == {urlsplit(address).netloc}
+    assert page.failed == []
+
+
+def test_what_cannot_be_restored_is_said_and_the_next_photo_goes_on(page):
+    choose(page, b"no picture")
+    page.wait_for_function(f"{STATUS}.includes('not an image of a known format')")
+    page.click("#photo button[aria-label='Clear']")
+    choose(page, photo(200, 100))
+    page.wait_for_function(f"{STATUS}.includes('100 x 200 pixels are more than the 0.01 million')")
+    page.click("#photo button[aria-label='Clear']")
+    choose(page, photo(10, 20))
+    page.wait_for_function(f"{STATUS}.includes('20 x 10 → 40 x 20 pixels')")
+    assert len(shown(page)) == 2
+
+
+@pytest.mark.parametrize("size", [250_000, 3_000_000])
+def test_a_file_that_is_too_large_is_said_to_be(page, size):
+    choose(page, bytes(size))
+    page.wait_for_selector("text=/File is too large|maximum allowed size|larger than the/i")
