@@ -143,7 +143,7 @@ def demo(
 
     folder = find_student(run)
     title = str(read_about(student_folder(folder))["recipe"])
-    limits = {"max_pixels": round(megapixels * 1e6), "max_upload": round(megabytes * 1e6)}
+    limits = {"max_pixels": round(megapixels * 1e6), "max_upload": round(megabytes * 2**20)}
     with serve(Restorer.from_pretrained(folder, device), title, host=host, port=port, **limits) as address:
         typer.echo(f"open {address} (Ctrl-C stops it)")
         wait()

@@ -28,7 +28,7 @@ from visitor import API, Visitor, free_port, knobbed, photo
 from distillkit.demo.desk import KEPT_RESULTS, Desk
 from distillkit.demo.page import QUEUE, serve
 
-MAX_PIXELS, MAX_UPLOAD = 60_000, 300_000
+MAX_PIXELS, MAX_UPLOAD = 60_000, 3 << 18
 
 
 class Watched(Restorer):
@@ -140,8 +140,8 @@ def test_what_is_refused_is_told(visitor, content, says):
 
 
 def test_a_file_that_is_too_large_is_refused_unread(visitor):
-    answer = visitor.ask("POST", f"{API}/upload", files={"files": ("a.png", bytes(2_000_000))})
-    assert answer.status_code == 413 and "larger than the 0.3 MB" in answer.text
+    answer = visitor.ask("POST", f"{API}/upload", files={"files": ("a.png", bytes(3_000_000))})
+    assert answer.status_code == 413 and "larger than the 0.75 MB" in answer.text
     answer = visitor.ask("POST", f"{API}/upload", files={"files": ("a.png", bytes(MAX_UPLOAD + 1))})
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
     assert visitor.ask("POST", f"{API}/upload", content=iter([b"x"])).status_code == 411

@@ -59,7 +59,7 @@ class Gate:
                 return
             if int(length) > self.max_upload + MAX_BODY:
                 await _body(receive, 0)
-                await _answer(send, 413, f"the file is larger than the {self.max_upload / 1e6:g} MB that this demo takes")
+                await _answer(send, 413, f"the file is larger than the {self.max_upload / 2**20:g} MB that this demo takes")
                 return
         elif scope["method"] == "POST":
             body = await _body(receive, MAX_BODY)

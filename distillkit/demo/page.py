@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 _CSS = """
 footer { display: none !important; }
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container main { width: 100% !important; }
 .status { min-height: 3em; padding: 0.6em 0.9em; border-radius: 8px; line-height: 1.5; }
 .status.refused { background: #fef2f2; color: #991b1b; }
 .dark .status.refused { background: #450a0a; color: #fecaca; }
@@ -51,7 +52,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     max_pixels: int = 1_000_000,
-    max_upload: int = 20_000_000,
+    max_upload: int = 20 << 20,
 ) -> Iterator[str]:
     """The demo, as long as the context is open; its files go with it.
 
@@ -108,7 +109,7 @@ def wait() -> None:
 
 def _page(desk: Desk, title: str, max_upload: int) -> gr.Blocks:
     knob = desk.restorer.student.variant is not None
-    limits = f"Up to {desk.max_pixels / 1e6:g} million pixels and {max_upload / 1e6:g} MB."
+    limits = f"Up to {desk.max_pixels / 1e6:g} million pixels and {max_upload / 2**20:g} MB."
 
     def restore(content: bytes | None, tradeoff: float, left: str) -> tuple[Any, Any, str]:
         nothing = gr.DownloadButton(value=None, interactive=False)
@@ -127,7 +128,7 @@ def _page(desk: Desk, title: str, max_upload: int) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 photo = gr.File(label="Photo", type="binary", height=150, elem_id="photo")
-                ends = "0: most realistic, 1: most faithful"
+                ends = "0 realistic ... 1 faithful"
                 tradeoff = gr.Slider(0, 1, 0.5, step=0.05, label="Trade-off", info=ends, visible=knob, elem_id="tradeoff")
                 left = gr.Radio(list(LEFT), value=next(iter(LEFT)), label="Compare with", visible=knob, elem_id="left")
                 status = gr.HTML(_status(BEGIN), elem_id="status")
