@@ -48,6 +48,7 @@ class DiffusionModel(nn.Module):
     """
 
     codec: Codec
+    """Not needed by a teacher that overrides ``space``, :meth:`encode` and :meth:`decode`."""
     process: ForwardProcess
     predicts: Predicts
     network: nn.Module

@@ -34,16 +34,17 @@ def _gt(model: Any, seed: int = 1) -> Tensor:
 def _noised(model: DiffusionModel, seed: int = 2) -> tuple[Tensor, Tensor, Condition]:
     """A noised latent, its times, and the condition, without gradient."""
     with torch.no_grad():
-        condition, z_0 = model.condition(_lq(model)), model.codec.encode(_gt(model))
+        condition = model.condition(_lq(model))
+        z_0 = model.encode(_gt(model), condition)
         t = model.process.sample_time(BATCH, generator(seed))
         noise = torch.randn(z_0.shape, generator=generator(seed))
         return model.process.diffuse(z_0, t, noise, condition.y), t, condition
 
 
 def is_a_model(model: Any) -> None:
-    """is a DiffusionModel with a codec, a process, a network, and what it predicts."""
+    """is a DiffusionModel with a named latent space, a process, a network, and what it predicts."""
     require(isinstance(model, DiffusionModel), f"build returned a {type(model).__name__}")
-    require(isinstance(model.codec, Codec) and isinstance(model.codec.space, str), "codec is no Codec with a space name")
+    require(isinstance(model.space, str), "its latent space has no name")
     require(isinstance(model.process, ForwardProcess), "process is no ForwardProcess")
     require(model.predicts in get_args(Predicts), f"predicts is {model.predicts!r}, expected one of {get_args(Predicts)}")
     require(isinstance(model.network, nn.Module), "network is no torch module")
@@ -53,10 +54,10 @@ def is_a_model(model: Any) -> None:
 
 def codec_keeps_sizes(model: DiffusionModel) -> None:
     """encodes images to finite latents and decodes them to images of the same size, with gradient through both."""
-    image = _gt(model).requires_grad_()
-    latent = model.codec.encode(image)
+    image, condition = _gt(model).requires_grad_(), model.condition(_lq(model))
+    latent = model.encode(image, condition)
     finite("the latent", latent, (BATCH, *latent.shape[1:4]))
-    decoded = model.codec.decode(latent)
+    decoded = model.decode(latent, condition)
     finite("the decoded latent", decoded, tuple(image.shape))
     require(decoded.requires_grad, "the codec cuts the gradient from the decoded image to the image")
     (gradient,) = torch.autograd.grad(decoded.square().mean(), image)
@@ -88,7 +89,7 @@ def process_times_invert(model: DiffusionModel) -> None:
 def process_diffuses(model: DiffusionModel) -> None:
     """noises a latent as signal z_0 + shift y + noise eps."""
     z_t, t, condition = _noised(model)
-    c, z_0 = model.process.coefficients(t), model.codec.encode(_gt(model)).detach()
+    c, z_0 = model.process.coefficients(t), model.encode(_gt(model), condition).detach()
     noise = torch.randn(z_0.shape, generator=generator(2))
     if condition.y is not None:
         finite("condition.y", condition.y, tuple(z_0.shape))
@@ -129,9 +130,15 @@ def score_passes_gradient(model: DiffusionModel) -> None:
 def generates(model: DiffusionModel) -> None:
     """generates a latent of the size that its codec gives the restored image, the same for the same generator."""
     with torch.no_grad():
-        condition, expected = model.condition(_lq(model)), model.codec.encode(_gt(model)).shape
+        condition = model.condition(_lq(model))
+        expected = model.encode(_gt(model), condition).shape
         finite("generate(...)", model.generate(condition, generator()), tuple(expected))
         repeatable("generate(...)", lambda: model.generate(condition, generator()))
+
+
+def student_has_a_codec(model: DiffusionModel) -> None:
+    """has a Codec: a student's latents depend on the image alone."""
+    require(isinstance(model.codec, Codec) and model.codec.space == model.space, "codec is no Codec of the model's space")
 
 
 def student_learns(model: DiffusionModel) -> None:
@@ -177,6 +184,6 @@ def promises(spec: Spec) -> list[Callable[[Any], None]]:
     """What a student, or a teacher with its capabilities, promises."""
     model = [is_a_model, codec_keeps_sizes, process_is_positive, process_times_invert, process_diffuses, predictions_agree]
     if not isinstance(spec, TeacherSpec):
-        return [*model, generates, restores, student_learns]
+        return [*model, student_has_a_codec, generates, restores, student_learns]
     score = [*model, score_passes_gradient] if "score" in spec.capabilities else []
     return [*score, *([restores, stays_as_it_is] if "output" in spec.capabilities else [])]

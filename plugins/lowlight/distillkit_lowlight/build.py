@@ -12,11 +12,19 @@ from distillkit_lowlight.gsad.model import GSAD, LastStepStudent, OneStepStudent
 from distillkit_lowlight.gsad.sampler import EVALUATION
 from distillkit_lowlight.gsad.unet import UNet
 from distillkit_lowlight.gsad.weights import load_unet
-from distillkit_lowlight.options import GSADOptions, GSADStudentOptions, Network, RetiDiffOptions, RetinexOptions
+from distillkit_lowlight.options import (
+    GSADOptions,
+    GSADStudentOptions,
+    Network,
+    PriorOptions,
+    RetiDiffOptions,
+    RetinexOptions,
+)
 from distillkit_lowlight.retidiff.decomposition import Decomposition
-from distillkit_lowlight.retidiff.networks import RetiDiff
+from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
+from distillkit_lowlight.retidiff.prior_score import PriorTeacher
 from distillkit_lowlight.retidiff.teacher import RetiDiffTeacher, RetinexDistance
-from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff
+from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
 
 TINY_UNET: dict[str, Any] = {
     "inner_channel": 16,
@@ -78,6 +86,18 @@ def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
     if files := options.files():
         load_retidiff(network, files["weights"])
     return RetiDiffTeacher(network, _decomposition(options)).eval()
+
+
+def prior_teacher(options: PriorOptions) -> PriorTeacher:
+    """Reti-Diff's diffusion over priors as a score teacher."""
+    restorer = retidiff_teacher(options)
+    sizes = {k: v for k, v in TINY_RETIDIFF.items() if k.startswith("n_")} if options.size == "tiny" else {}
+    with _seeded(options):
+        extractors, bright = StageOneExtractors(**sizes), Decomposition()
+    if files := options.files():
+        load_stage_one(extractors, files["stage_one"])
+        load_decomposition(bright, files["decomposition_high"])
+    return PriorTeacher(restorer.network, extractors, restorer.decomposition, bright)
 
 
 def retinex_distance(options: RetinexOptions) -> RetinexDistance:

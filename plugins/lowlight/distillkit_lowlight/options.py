@@ -90,6 +90,21 @@ class RetiDiffOptions(Network):
         return {"weights": "llie_syn.pth", "decomposition": "retinex_decomnet.pth"}
 
 
+class PriorOptions(RetiDiffOptions):
+    """Reti-Diff's diffusion over priors, which needs the extractors of stage 1 to encode an image."""
+
+    source = f"{RetiDiffOptions.source}. Weights of stage 1 are not published: train them with the authors' program"
+
+    stage_one: Path | None = Field(None, description="weights of stage 1; default: ./weights/retidiff_s1.pth")
+    decomposition_high: Path | None = Field(
+        None, description="decomposition network of bright images; default: ./weights/init_high.pth"
+    )
+
+    @property
+    def published(self) -> dict[str, str]:
+        return super().published | {"stage_one": "retidiff_s1.pth", "decomposition_high": "init_high.pth"}
+
+
 class RetinexOptions(Network):
     """The distance of retinex maps."""
 

@@ -13,6 +13,7 @@ from distillkit_lowlight.options import (
     LOLOptions,
     Network,
     NoOptions,
+    PriorOptions,
     RetiDiffOptions,
     RetinexOptions,
 )
@@ -41,7 +42,7 @@ def _built_by(name: str) -> Callable[[Any], Any]:
 
 @hookimpl
 def distillkit_teachers() -> Sequence[TeacherSpec]:
-    """GSAD (score and output) and Reti-Diff (output)."""
+    """GSAD (score and output) and Reti-Diff (output; score in the space of its priors)."""
     return (
         TeacherSpec(
             name="gsad",
@@ -60,6 +61,15 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
             license=UNLICENSED,
             weights=_weights,
             capabilities=frozenset({"output"}),
+        ),
+        TeacherSpec(
+            name="retidiff-priors",
+            summary="Reti-Diff's score in the space of its priors; needs weights of stage 1, which are not published",
+            config=PriorOptions,
+            build=_built_by("prior_teacher"),
+            license=UNLICENSED,
+            weights=_weights,
+            capabilities=frozenset({"score", "output"}),
         ),
     )
 

@@ -15,7 +15,7 @@ from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
 
 TINY = {"size": "tiny"}
 test_contract = contract_tests(
-    "lowlight", {"lowlight/gsad": TINY, "lowlight/retidiff": TINY, "lowlight/retinex": TINY}
+    "lowlight", {"lowlight/gsad": TINY, "lowlight/retidiff": TINY, "lowlight/retidiff-priors": TINY, "lowlight/retinex": TINY}
 )  # the data sets are skipped: their folders have no default
 
 
@@ -33,7 +33,7 @@ def test_is_whole(plugins):
     (plugin,) = plugins
     assert plugin.error is None and not plugin.problems
     assert {kind: set(specs) for kind, specs in plugin.specs.items()} == {
-        "teachers": {"gsad", "retidiff"},
+        "teachers": {"gsad", "retidiff", "retidiff-priors"},
         "students": {"gsad"},
         "degradations": {"dark"},
         "datasets": {"lol-v1", "lol-v2-real", "lol-v2-syn"},

@@ -5,11 +5,11 @@ import torch
 from torch.testing import assert_close
 
 from distillkit import Metric, OutputTeacher, WeightsError
-from distillkit_lowlight.build import TINY_RETIDIFF, retidiff_teacher, retinex_distance
-from distillkit_lowlight.options import RetiDiffOptions, RetinexOptions
+from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
+from distillkit_lowlight.build import TINY_RETIDIFF, gsad_student, prior_teacher, retidiff_teacher, retinex_distance
+from distillkit_lowlight.options import GSADStudentOptions, PriorOptions, RetiDiffOptions, RetinexOptions
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
-from distillkit_lowlight.retidiff.prior_score import PriorTeacher, prior_distillation
 from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
 from distillkit_lowlight.schedule import betas, tables
 
@@ -134,35 +134,44 @@ def test_retinex_distance_is_a_differentiable_metric(images):
 
 
 @pytest.fixture(scope="module")
-def priors(teacher):
-    torch.manual_seed(0)
-    extractors = StageOneExtractors(TINY_RETIDIFF["n_feats"], TINY_RETIDIFF["n_encoder_res"])
-    return PriorTeacher(teacher.network, extractors, teacher.decomposition, Decomposition()).requires_grad_(False)
+def priors():
+    return prior_teacher(PriorOptions(size="tiny", seed=3)).requires_grad_(False)
 
 
-def test_prior_score_terms(priors, images, generator):
+def test_prior_score_terms(priors, images):
+    """The engine's eq. 3: the anchor in prior space, the imitation through the transformer's image."""
+    student = gsad_student(GSADStudentOptions(size="tiny", generate="one-step")).requires_grad_(False)
     lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
-    restored = images(2, 16, 16, seed=2).requires_grad_()
-    condition = priors.condition(lq)
-    z_s, z = priors.encode(restored, condition), priors.encode(gt, condition)
-    assert z.shape == (2, 2 * priors.network.prior, 1, 1)
-    t, noise = torch.tensor([1, 3]), torch.randn(z.shape, generator=generator)
-    terms = prior_distillation(priors, restored, gt, lq, t, noise)
+    image = images(2, 16, 16, seed=2).requires_grad_()
+    sample = StudentSample(student.condition(lq), image, image)
+    terms = score_distillation(priors, student, sample, lq, gt, torch.Generator().manual_seed(5), weighting="literal")
 
-    snr = priors.process.coefficients(t).ratio ** 2
-    clean_s, clean = (priors(priors.process.diffuse(v, t, noise), t, condition) for v in (z_s, z))
-    assert_close(terms.imitate, (snr * (clean_s - z_s).square()).mean(), rtol=1e-4, atol=1e-6)
-    gap = (z_s - z) - (clean_s - clean)
-    assert_close(terms.anchor, (snr * gap.square()).mean(), rtol=1e-4, atol=1e-6)
-    assert prior_distillation(priors, gt, gt, lq, t, noise).anchor == 0
+    draws = torch.Generator().manual_seed(5)
+    t, t_student, kept = draw_times(priors.process, student.process, 2, draws, torch.device("cpu"))
+    assert kept.any()
+
+    def mean(gap):
+        return gap[kept].square().mean()
+
+    condition = priors.condition(lq)
+    z_s, z = priors.encode(image, condition), priors.encode(gt, condition)
+    assert z.shape == (2, 2 * priors.network.prior, 1, 1)
+    noise = torch.randn(z.shape, generator=draws)
+    of_student, of_truth = (priors.predict(priors.process.diffuse(v, t, noise), t, condition) for v in (z_s, z))
+    assert_close(terms.anchor, mean(of_student.noise - of_truth.noise), rtol=1e-4, atol=1e-6)
+
+    own_noise = torch.randn(image.shape, generator=draws)
+    z_t = student.process.diffuse(image, t_student, own_noise)
+    own = student.predict(z_t, t_student, sample.condition).clean
+    ratio = student.process.coefficients(t_student).ratio
+    assert_close(terms.imitate, mean(ratio * (own - priors.decode(of_student.clean, condition))), rtol=1e-4, atol=1e-6)
     for term in terms:
-        (gradient,) = torch.autograd.grad(term, restored, retain_graph=True)
+        (gradient,) = torch.autograd.grad(term, image, retain_graph=True)
         assert gradient.abs().sum() > 0
 
 
 def test_prior_chain_is_the_teachers(priors, teacher, images):
     """Generating a latent and decoding it is what the output teacher does."""
     lq = images(2, 16, 24)
-    condition = priors.condition(lq)
-    decoded = priors.decode(priors.generate(condition, torch.Generator().manual_seed(4)), condition).clamp(-1, 1)
-    assert_close(decoded, teacher.restore(lq, torch.Generator().manual_seed(4)), atol=1e-6, rtol=0)
+    restored = priors.restore(lq, torch.Generator().manual_seed(4))
+    assert_close(restored, teacher.restore(lq, torch.Generator().manual_seed(4)), atol=1e-6, rtol=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -15,12 +13,14 @@ from distillkit_lowlight.retidiff.networks import Priors, RetiDiff, StageOneExtr
 class PriorTeacher(DiffusionModel):
     """The diffusion over both priors as one model, latents (B, 2 prior, 1, 1) = [maps' prior | image's prior].
 
-    Encoding and decoding need the low-light image as well as the latent, so this model has :meth:`encode` and :meth:`decode` with a
-    condition in place of a ``codec``. At times other than the last it was never trained on noised priors, only on its own chain: it
-    is no calibrated score.
+    Encoding and decoding need the low-light image as well as the latent: in place of a ``codec`` this model has :meth:`encode` and
+    :meth:`decode`. In eq. 3 its *anchor* compares noises of priors; its *imitate* term compares the student's clean prediction with
+    the image that the transformer makes of the predicted priors. At times other than the last it was never trained on noised
+    priors, only on its own chain: it is no calibrated score.
     """
 
     predicts = "clean"
+    multiple = 8
 
     def __init__(
         self, network: RetiDiff, extractors: StageOneExtractors, decomposition_low: Decomposition, decomposition_high: Decomposition
@@ -30,6 +30,10 @@ class PriorTeacher(DiffusionModel):
         self.extractors = extractors
         self.decomposition_low, self.decomposition_high = decomposition_low, decomposition_high
         self.process = VariancePreserving(network.diffusion.tables["alphas_cumprod"])
+
+    @property
+    def space(self) -> str:
+        return f"retidiff-priors{2 * self.network.prior}"
 
     def condition(self, lq: Tensor) -> Condition:
         """``extra``: ``lq`` in [0, 1], its ``maps``, and the vectors ``priors`` that the chains are conditioned on."""
@@ -58,30 +62,6 @@ class PriorTeacher(DiffusionModel):
         lq = condition.extra["lq"]
         start = Priors(*(torch.randn(len(lq), self.network.prior, generator=generator).to(lq) for _ in range(2)))
         return _latent(self.network.priors(lq, condition.extra["maps"], start))
-
-
-class PriorTerms(NamedTuple):
-    """Scalars, named as the terms of eq. 3 they stand in for."""
-
-    imitate: Tensor
-    anchor: Tensor
-
-
-def prior_distillation(teacher: PriorTeacher, restored: Tensor, gt: Tensor, lq: Tensor, t: Tensor, noise: Tensor) -> PriorTerms:
-    """Score distillation in prior space, with ``z^s`` and ``z`` the latents of the student's image and of the ground truth.
-
-    ``imitate = |eps_T(z_t^s) - n|^2``: the student has no score here, so its own noise stands in for eps_S; the same is
-    ``SNR |clean_T(z_t^s) - z^s|^2``. ``anchor = |eps_T(z_t^s) - eps_T(z_t)|^2``, same times and noise on both sides.
-
-    Args:
-        restored, gt, lq: images (B, 3, H, W) in [-1, 1]; gradient reaches ``restored`` through the encoder and the denoiser.
-        t: integer times (B,). noise: standard normal, (B, 2 prior, 1, 1).
-    """
-    condition = teacher.condition(lq)
-    of_student = teacher.predict(teacher.process.diffuse(teacher.encode(restored, condition), t, noise), t, condition).noise
-    with torch.no_grad():
-        of_truth = teacher.predict(teacher.process.diffuse(teacher.encode(gt, condition), t, noise), t, condition).noise
-    return PriorTerms((of_student - noise).square().mean(), (of_student - of_truth).square().mean())
 
 
 def _latent(priors: Priors) -> Tensor:
