@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import WeightsError as WeightsError
     from distillkit.evaluation.metrics import Metric as Metric
+    from distillkit.evaluation.metrics import SetMetric as SetMetric
     from distillkit.evaluation.perceptual import PerceptualDistance as PerceptualDistance
     from distillkit.hooks.hookspecs import hookimpl as hookimpl
     from distillkit.hooks.specs import DatasetSpec as DatasetSpec
@@ -73,7 +74,7 @@ _HOME = {
         "VariancePreserving",
     ],
     "errors": ["DistillkitError", "WeightsError"],
-    "evaluation.metrics": ["Metric"],
+    "evaluation.metrics": ["Metric", "SetMetric"],
     "evaluation.perceptual": ["PerceptualDistance"],
     "hooks.hookspecs": ["hookimpl"],
     "hooks.specs": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],

@@ -137,12 +137,12 @@ def test_describing_the_metrics_imports_no_torch():
 @needs_shared
 def test_luma_metrics_reproduce_published_numbers():
     published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
-    paths = sorted((SHARED / "realsr/osediff").glob("*.png"))[::5]
-    assert len(paths) == 10
+    paths = sorted((SHARED / "realsr/osediff").glob("*.png"))[::7]
+    assert len(paths) == 8
     for path in paths:
         restored, gt = read(path), read(SHARED / "realsr/HR" / path.name)
-        assert build("psnr-y")(restored, gt).item() == pytest.approx(published[path.name]["PSNR"], abs=1e-4)
-        assert build("ssim-y")(restored, gt).item() == pytest.approx(published[path.name]["SSIM"], abs=1e-5)
+        assert build("psnr-y")(restored, gt).item() == pytest.approx(published[path.name]["PSNR"], abs=4e-5)
+        assert build("ssim-y")(restored, gt).item() == pytest.approx(published[path.name]["SSIM"], abs=1e-6)
 
 
 @needs_shared
@@ -153,7 +153,22 @@ def test_lpips_reproduces_published_numbers_and_uses_the_linear_weights_of_its_p
     for path in sorted((SHARED / "realsr/osediff").glob("*.png"))[:2]:
         with torch.no_grad():
             value = metric(read(path), read(SHARED / "realsr/HR" / path.name)).item()
-        assert value == pytest.approx(published[path.name]["LPIPS"], abs=5e-4)
+        assert value == pytest.approx(published[path.name]["LPIPS"], abs=4e-4)
+
+
+def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
+    import lpips as package
+
+    with torch.random.fork_rng():
+        model = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    state = {f"features.{k.split('.', 1)[1]}": v for k, v in model.net.state_dict().items()}
+    state |= {f"lin{i}.weight": torch.zeros_like(layer.model[1].weight) for i, layer in enumerate(model.lins)}
+    torch.save(state, tmp_path / "complete.pth")
+    noise = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert learned.lpips("alex", tmp_path / "complete.pth")(noise, -noise).item() == 0
+    torch.save({k: v for k, v in state.items() if k != "lin3.weight"}, tmp_path / "partial.pth")
+    with pytest.raises(WeightsError, match=r"missing 3\.model"):
+        learned.lpips("alex", tmp_path / "partial.pth")
 
 
 def test_bicubic_is_pillows(pair):

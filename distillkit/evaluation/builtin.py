@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from distillkit.errors import WeightsError
 from distillkit.hooks.hookspecs import hookimpl
 from distillkit.hooks.specs import MetricSpec
 from distillkit.weights import WeightFile
 
 if TYPE_CHECKING:
-    from distillkit.evaluation.metrics import Metric
+    from distillkit.evaluation.metrics import Metric, SetMetric
 
 
 class NoOptions(BaseModel):
@@ -23,22 +24,54 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class LpipsOptions(BaseModel):
+class LpipsOptions(NoOptions):
     """Options of LPIPS."""
 
-    model_config = ConfigDict(extra="forbid")
-
     trunk: Path | None = None
-    """ImageNet weights of the network (keys ``features.*``); by default torchvision's file in torch hub's cache."""
+    """The network's ImageNet weights (keys ``features.*``), or all of LPIPS; by default torchvision's file in torch hub's cache."""
+
+
+class NiqeOptions(NoOptions):
+    """Options of NIQE."""
+
+    parameters: Path | None = None
+    """``niqe_pris_params.npz``: mean and covariance of pristine photographs (``mu_pris_param``, ``cov_pris_param``)."""
+
+
+class DistsOptions(NoOptions):
+    """Options of DISTS."""
+
+    weights: Path | None = None
+    """The trained ``alpha`` and ``beta`` (``weights.pt`` of its authors), or all of DISTS."""
+    trunk: Path | None = None
+    """ImageNet weights of VGG16 (keys ``features.*``), where ``weights`` does not hold them."""
+
+
+class FidOptions(NoOptions):
+    """Options of FID."""
+
+    weights: Path | None = None
+    """ImageNet weights of torchvision's Inception v3; by default its file in torch hub's cache."""
+
+
+class BlindOptions(NoOptions):
+    """Options of a metric of pyiqa."""
+
+    model: str | None = None
+    """Another model than the default, by pyiqa's name: ``maniqa-pipal``."""
 
 
 @hookimpl
 def distillkit_metrics() -> Sequence[MetricSpec]:
-    """PSNR and SSIM (RGB and luma), shift-tolerant LPIPS and LPIPS (AlexNet and VGG)."""
+    """PSNR and SSIM (RGB and luma), shift-tolerant LPIPS, LPIPS, DISTS, NIQE, FID; MUSIQ, MANIQA and CLIPIQA through pyiqa."""
     return (
         *(MetricSpec(name=name, summary=summary, config=NoOptions, build=_distortion(name)) for name, summary in _DISTORTION),
         *(_stlpips(net) for net in _NETS),
         *(_lpips(net) for net in _NETS),
+        _DISTS,
+        _NIQE,
+        _FID,
+        *(_blind(name) for name in ("musiq", "maniqa", "clipiqa")),
     )
 
 
@@ -51,7 +84,8 @@ _DISTORTION = (
 _NETS: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
 _TRUNK_FILE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 _TRUNK_SIZE = {"alex": 244_408_911, "vgg": 553_433_881}
-_TRUNK_URL = "https://download.pytorch.org/models/"
+_INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
+_TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
 def _distortion(name: str) -> Callable[[Any], Metric]:
@@ -81,10 +115,12 @@ def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
         return lpips(net, trunk(config))
 
     def trunk(config: LpipsOptions) -> Path:
-        return config.trunk or _torch_home() / "hub" / "checkpoints" / _TRUNK_FILE[net]
+        return config.trunk or _torch_hub() / _TRUNK_FILE[net]
 
     def weights(config: LpipsOptions) -> tuple[WeightFile, ...]:
-        url = None if config.trunk else _TRUNK_URL + _TRUNK_FILE[net]
+        if config.trunk:
+            return (WeightFile(path=config.trunk),)
+        url = _TORCHVISION_URL + _TRUNK_FILE[net]
         return (WeightFile(path=trunk(config), url=url, size=_TRUNK_SIZE[net], license="BSD-3-Clause"),)
 
     summary = f"LPIPS v0.1, {net}; needs the trunk's ImageNet weights on disk"
@@ -93,7 +129,78 @@ def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
     )
 
 
-def _torch_home() -> Path:
+def _build_dists(config: DistsOptions) -> Metric:
+    if config.weights is None:
+        raise WeightsError("DISTS needs its trained weights: set `weights`, and `trunk` to the ImageNet weights of VGG16")
+    from distillkit.evaluation.dists import dists
+
+    return dists(config.weights, config.trunk)
+
+
+def _build_niqe(config: NiqeOptions) -> Metric:
+    if config.parameters is None:
+        raise WeightsError("NIQE needs the statistics of pristine photographs: set `parameters` to a niqe_pris_params.npz")
+    from distillkit.evaluation.niqe import niqe
+
+    return niqe(config.parameters)
+
+
+def _build_fid(config: FidOptions) -> SetMetric:
+    from distillkit.evaluation.fid import fid
+
+    return fid(_inception(config))
+
+
+def _inception(config: FidOptions) -> Path:
+    return config.weights or _torch_hub() / _INCEPTION_FILE
+
+
+def _inception_file(config: FidOptions) -> tuple[WeightFile, ...]:
+    url = None if config.weights else _TORCHVISION_URL + _INCEPTION_FILE
+    return (WeightFile(path=_inception(config), url=url, license="BSD-3-Clause"),)
+
+
+_DISTS = MetricSpec(
+    name="dists",
+    summary="DISTS (structure and texture); needs its weights and those of VGG16 on disk",
+    config=DistsOptions,
+    build=_build_dists,
+    license="MIT",
+    weights=lambda config: tuple(WeightFile(path=p) for p in (config.weights, config.trunk) if p),
+)
+_NIQE = MetricSpec(
+    name="niqe",
+    summary="NIQE, without a reference; needs its parameters on disk",
+    config=NiqeOptions,
+    build=_build_niqe,
+    weights=lambda config: tuple(WeightFile(path=p) for p in (config.parameters,) if p),
+)
+_FID = MetricSpec(
+    name="fid",
+    summary="FID of all images together; needs torchvision's Inception v3 on disk, and is not the published FIDs' scale",
+    config=FidOptions,
+    build=_build_fid,
+    license="BSD-3-Clause",
+    weights=_inception_file,
+)
+
+
+def _blind(name: str) -> MetricSpec:
+    def build(config: BlindOptions) -> Metric:
+        from distillkit.evaluation.blind import blind
+
+        return blind(name, config.model or name)
+
+    return MetricSpec(
+        name=name,
+        summary=f"{name.upper()} through pyiqa (extra `iqa`), without a reference; PolyForm Noncommercial: no commercial use",
+        config=BlindOptions,
+        build=build,
+        license="PolyForm-Noncommercial-1.0.0",
+    )
+
+
+def _torch_hub() -> Path:
     """Where torch keeps what it downloads, by its own rule, without importing it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", Path(cache, "torch"))).expanduser()
+    return Path(os.environ.get("TORCH_HOME", Path(cache, "torch"))).expanduser() / "hub" / "checkpoints"

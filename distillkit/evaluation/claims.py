@@ -67,7 +67,7 @@ def claims(
     """
     if len(results.sweep()) < 2:
         return []
-    perceptual = [m for m in results.metrics if m.perceptual]
+    perceptual = results.perceptual
     out = [_monotone(results, results.fidelity, 1, slack_fidelity, "dB")]
     towards = {m.name: -1 if m.higher_is_better else 1 for m in perceptual if m.name in trained}
     out += [_monotone(results, name, sign, slack_perceptual, "") for name, sign in towards.items()]

@@ -27,7 +27,8 @@ def lpips(net: Trunk, trunk: Path) -> Metric:
     """LPIPS v0.1 (Zhang et al., CVPR 2018) through the ``lpips`` package, whose linear weights it uses. Never downloads.
 
     Args:
-        trunk: ImageNet weights of the network, with torchvision's keys ``features.*`` (others in the file are passed over).
+        trunk: ImageNet weights of the network, with torchvision's keys ``features.*``. Where the file holds the linear layers too
+            (``lin0.weight`` ..., a complete LPIPS), they are taken from it; other keys are passed over.
 
     Raises:
         WeightsError: the trunk's file is not there, damaged or of another network.
@@ -45,9 +46,12 @@ def _lpips_network(net: Trunk, path: Path) -> nn.Module:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision deprecates the argument by which lpips asks for an untrained trunk
         model = package.LPIPS(net=net, pnet_rand=True, verbose=False)
-    features = {k: v for k, v in read_state_dict(path).items() if k.startswith("features.")}
+    state = read_state_dict(path)
+    features = {k: v for k, v in state.items() if k.startswith("features.")}
     own = {f"features.{k.split('.', 1)[1]}": k for k in model.net.state_dict()}
     load_exactly(model.net, {own.get(k, k): v for k, v in features.items()}, path)
+    if linear := {k: v for k, v in state.items() if k.startswith("lin")}:
+        load_exactly(model.lins, {f"{k[3]}.model.1.weight": v for k, v in linear.items()}, path)
     return model.requires_grad_(False).eval()
 
 

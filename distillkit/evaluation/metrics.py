@@ -1,4 +1,4 @@
-"""Full-reference metrics, each with the protocol that its numbers carry.
+"""Metrics, each with the protocol that its numbers carry.
 
 Images are (B, 3, H, W) in [-1, 1]. Nothing is cropped at the border. PSNR and SSIM see what a saved 8-bit file would hold.
 """
@@ -23,6 +23,7 @@ PSNR_CAP = 100.0
 class Metric(Protocol):
     """How close ``restored`` (B, 3, H, W) is to ``gt`` (B, 3, H, W) or (1, 3, H, W), both in [-1, 1]; result (B,).
 
+    A metric without reference does not look at ``gt``.
     Whether a metric was trained against or held out is not its own property: a report is told so (``trained=...``).
     """
 
@@ -54,6 +55,41 @@ class FullReference:
         if len(image) != 3 or image[0] != 3 or list(gt.shape) not in ([batch, *image], [1, *image]):
             raise ValueError(f"{self.name}: expected two (B, 3, H, W), got {tuple(restored.shape)} and {tuple(gt.shape)}")
         return self.function(restored, gt)
+
+
+@dataclass
+class NoReference:
+    """A :class:`Metric` around a function ``restored -> (B,)`` that judges an image by itself."""
+
+    name: str
+    protocol: str
+    function: Callable[[Tensor], Tensor]
+    higher_is_better: bool
+    differentiable: bool = False
+    perceptual: bool = True
+
+    def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
+        if restored.dim() != 4 or restored.shape[1] != 3:
+            raise ValueError(f"{self.name}: expected (B, 3, H, W), got {tuple(restored.shape)}")
+        return self.function(restored)
+
+
+@runtime_checkable
+class SetMetric(Protocol):
+    """A metric of all images of a method together: one number, without a value for each image and so without a standard error."""
+
+    name: str
+    protocol: str
+    higher_is_better: bool
+    perceptual: bool
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> (B, D): all that is kept of each."""
+        ...
+
+    def distance(self, restored: Tensor, gt: Tensor) -> float:
+        """Of the features (N, D) of all restored images and those (N, D) of the ground truth."""
+        ...
 
 
 def from_uint8(image: Tensor) -> Tensor:

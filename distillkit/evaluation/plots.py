@@ -29,7 +29,7 @@ def tradeoff_png(results: Results, trained: Collection[str], *, dark: bool = Fal
     Bars on the student's points are one standard error of the PSNR gap to the combinations at the same distance, paired by image.
     Unpaired bars would show how much photos differ from each other, not how much methods do.
     """
-    panels = [m for m in results.metrics if m.perceptual]
+    panels = results.perceptual
     with _style(dark) as text:
         figure = Figure(figsize=(5.4 * max(1, len(panels)), 4.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0] if panels else []

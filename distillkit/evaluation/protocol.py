@@ -20,7 +20,7 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import DataError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Images
-from distillkit.evaluation.metrics import Metric, from_uint8, psnr, to_uint8
+from distillkit.evaluation.metrics import Metric, SetMetric, from_uint8, psnr, to_uint8
 from distillkit.evaluation.results import Entry, Measure, Results
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -45,9 +45,9 @@ def bicubic_method(scale: int) -> Method:
     return Method("bicubic", None, 0, restore)
 
 
-def available_metrics(builds: Mapping[str, Callable[[], Metric]]) -> tuple[list[Metric], dict[str, str]]:
-    """Build metrics by name; those whose weights are not on this machine come back as name -> reason instead."""
-    metrics: list[Metric] = []
+def available_metrics(builds: Mapping[str, Callable[[], Metric | SetMetric]]) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+    """Build metrics by name; those whose weights or packages are not on this machine come back as name -> reason instead."""
+    metrics: list[Metric | SetMetric] = []
     absent: dict[str, str] = {}
     for name, build in builds.items():
         try:
@@ -60,7 +60,7 @@ def available_metrics(builds: Mapping[str, Callable[[], Metric]]) -> tuple[list[
 def evaluate(
     methods: Sequence[Method],
     items: Iterable[Item],
-    metrics: Sequence[Metric],
+    metrics: Sequence[Metric | SetMetric],
     *,
     dataset: str,
     seed: int = 0,
@@ -97,7 +97,9 @@ def evaluate(
     if combine is not None:
         passes = sum(e.passes for e in entries if e.label in combine)
         entries += [Entry(f"linear:{alpha:g}", None, passes) for alpha in alphas]
-    columns: dict[tuple[str, str], list[float]] = {(e.label, m.name): [] for e in entries for m in metrics}
+    per_image = [m for m in metrics if not isinstance(m, SetMetric)]
+    of_sets = {m.name: FeatureSets(m) for m in metrics if isinstance(m, SetMetric)}
+    columns: dict[tuple[str, str], list[float]] = {(e.label, m.name): [] for e in entries for m in per_image}
     names: list[str] = []
     for name, lq, gt, caption in items:
         if name in names:
@@ -107,26 +109,60 @@ def evaluate(
             outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed)) for m in methods}
         if combine is not None:
             outputs |= linear_combinations(outputs[combine[0]], outputs[combine[1]], alphas)
-        for metric in metrics:
-            for label, value in zip(outputs, _measure(metric, list(outputs.values()), gt), strict=True):
+        for metric in per_image:
+            try:
+                found = _measure(metric, list(outputs.values()), gt)
+            except DataError as e:
+                raise DataError(f"{name} - {e}") from e
+            for label, value in zip(outputs, found, strict=True):
                 if not np.isfinite(value):
                     raise DistillkitError(f"{label} on {name} - metric {metric.name} is {value}")
                 columns[label, metric.name].append(value)
+        for sets in of_sets.values():
+            sets.add({**outputs, "gt": to_uint8(gt)})
         if observe is not None:
             observe(name, {"lq": to_uint8(lq)[0], "gt": to_uint8(gt)[0], **{k: v[0] for k, v in outputs.items()}})
         if progress is not None:
             progress(name)
     if not names:
         raise DataError(f"{dataset} - no images to evaluate")
+    values = {key: np.array(column) for key, column in columns.items()}
+    values |= {(label, name): np.array(value) for name, sets in of_sets.items() for label, value in sets.distances().items()}
     return Results(
         dataset=dataset,
         items=tuple(names),
         entries=tuple(entries),
-        metrics=tuple(Measure(m.name, m.protocol, m.higher_is_better, m.perceptual) for m in metrics),
-        values={key: np.array(column) for key, column in columns.items()},
+        metrics=tuple(Measure(m.name, m.protocol, m.higher_is_better, m.perceptual, m.name in of_sets) for m in metrics),
+        values=values,
         teachers=combine,
         absent=dict(absent or {}),
     )
+
+
+class FeatureSets:
+    """What a metric of whole sets keeps of the images of every method and of the ground truth."""
+
+    def __init__(self, metric: SetMetric) -> None:
+        self.metric = metric
+        self.features: dict[str, list[Tensor]] = {}
+
+    def add(self, images: Mapping[str, Tensor]) -> None:
+        """Keep the features of uint8 images (1, 3, H, W), by label; ``gt`` is the ground truth."""
+        for label, image in images.items():
+            self.features.setdefault(label, []).append(self.metric.features(from_uint8(image)).cpu())
+
+    def distances(self) -> dict[str, float]:
+        """The metric of each label but ``gt``.
+
+        Raises:
+            DistillkitError: not a finite number.
+        """
+        sets = {label: torch.cat(parts) for label, parts in self.features.items()}
+        gt = sets.pop("gt")
+        found = {label: self.metric.distance(features, gt) for label, features in sets.items()}
+        if bad := [label for label, value in found.items() if not np.isfinite(value)]:
+            raise DistillkitError(f"{bad[0]} - metric {self.metric.name} is {found[bad[0]]}")
+        return found
 
 
 def linear_combinations(faithful: Tensor, realistic: Tensor, alphas: Sequence[float]) -> dict[str, Tensor]:

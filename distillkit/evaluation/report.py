@@ -111,7 +111,7 @@ def _headlines(results: Results, trained: Collection[str]) -> list[tuple[str, st
         return []
     ends, out = [sweep[0].label, sweep[-1].label], []
     for m in results.metrics:
-        if m.name == results.fidelity or m.perceptual:
+        if m.name == results.fidelity or m in results.perceptual:
             low, high = (results.summary(end, m.name).mean for end in ends)
             digits = tables.decimals(results, m.name)
             role = f", {next(c.role for c in tables.columns(results, trained) if c.metric == m.name)}" if m.perceptual else " (dB)"

@@ -15,6 +15,12 @@ from distillkit.evaluation.statistics import Values, photo_of, standard_error
 STUDENT, LINEAR = "student", "linear"
 
 
+def why_absent(reason: str) -> str:
+    """A reason in a few words: ``weights absent``, or ``<package> is not installed``."""
+    package, missing, _ = reason.partition(" is not installed")
+    return package + missing if missing and " " not in package else "weights absent"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the results: a method at one trade-off."""
@@ -45,6 +51,8 @@ class Measure:
     protocol: str
     higher_is_better: bool
     perceptual: bool
+    of_set: bool = False
+    """One number for all images together, such as FID: it has no standard error and takes part in no paired comparison."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,11 @@ class Results:
     entries: tuple[Entry, ...]
     metrics: tuple[Measure, ...]
     values: Mapping[tuple[str, str], Values]
-    """(entry label, metric name) -> one value per item, all finite."""
+    """(entry label, metric name) -> one value per item, (n,), all finite; of a metric of the whole set one value, shape ()."""
     teachers: tuple[str, str] | None = None
     """Labels of the faithful and the realistic teacher whose outputs were combined linearly."""
     absent: Mapping[str, str] = field(default_factory=dict)
-    """Metrics asked for whose weights are not on this machine, with the reason."""
+    """Metrics asked for whose weights or packages are not on this machine, with the reason."""
 
     def entry(self, label: str) -> Entry:
         """The entry of that label."""
@@ -108,12 +116,17 @@ class Results:
         return next(m.name for m in self.metrics if m.name.startswith("psnr"))
 
     @property
+    def perceptual(self) -> list[Measure]:
+        """The metrics of appearance that have a value for every image."""
+        return [m for m in self.metrics if m.perceptual and not m.of_set]
+
+    @property
     def photos(self) -> list[str]:
         """The photo each item was cut from: the independent units of every standard error."""
         return [photo_of(item) for item in self.items]
 
     def summary(self, label: str, metric: str) -> Difference:
-        """Mean over items and its standard error, clustered by photo."""
+        """Mean over items and its standard error, clustered by photo; of a metric of the whole set its value."""
         return self._mean(self.values[label, metric])
 
     def paired(self, a: str, b: str, metric: str) -> Difference:
@@ -143,10 +156,11 @@ class Results:
             head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
             for m in self.metrics:
                 s = self.summary(e.label, m.name)
-                cell = {"metric": m.name, "protocol": m.protocol + clustered, "mean": s.mean, "sem": s.sem, "n": len(self.items)}
+                protocol = m.protocol + ("" if m.of_set else clustered)
+                cell = {"metric": m.name, "protocol": protocol, "mean": s.mean, "sem": s.sem, "n": len(self.items)}
                 rows.append({**head, **cell, "passes": e.passes})
-            for name in self.absent:
-                cell = {"metric": name, "protocol": "weights absent", "mean": None, "sem": None, "n": 0}
+            for name, reason in self.absent.items():
+                cell = {"metric": name, "protocol": why_absent(reason), "mean": None, "sem": None, "n": 0}
                 rows.append({**head, **cell, "passes": e.passes})
         return rows
 
@@ -180,7 +194,7 @@ class Results:
         )
 
     def _mean(self, values: Values) -> Difference:
-        return Difference(float(values.mean()), standard_error(values, self.photos))
+        return Difference(float(values.mean()), standard_error(values, self.photos) if values.ndim else None)
 
     def _gap(self, entry: Entry, metric: str, curve: Sequence[tuple[Values, Values]]) -> Gap:
         assert entry.tradeoff is not None

@@ -9,9 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from distillkit.evaluation.claims import Claim
-from distillkit.evaluation.results import STUDENT, Difference, Entry, Results
+from distillkit.evaluation.results import STUDENT, Difference, Entry, Results, why_absent
 
-ABSENT = "weights absent"
 NO_GAP = "linear: the linear combinations of the teachers. none: the baseline does not reach the student's distance."
 
 
@@ -32,9 +31,9 @@ def columns(results: Results, trained: Collection[str]) -> list[Column]:
 
 
 def cells(results: Results, entry: Entry) -> list[str]:
-    """``mean ± standard error`` per column; ``weights absent`` where there is no number."""
+    """``mean ± standard error`` per column; where there is no number, why."""
     measured = [number(results.summary(entry.label, m.name), decimals(results, m.name)) for m in results.metrics]
-    return [*measured, *(ABSENT for _ in results.absent)]
+    return [*measured, *map(why_absent, results.absent.values())]
 
 
 def decimals(results: Results, metric: str) -> int:
@@ -94,7 +93,7 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
     if checked:
         lines += ["", "## Claims", "", *(f"- {claim}" for claim in checked)]
     lines += ["", "## Protocols", "", *(f"- {m.name}: {m.protocol}" for m in results.metrics)]
-    lines += [f"- {name}: {ABSENT} ({reason})" for name, reason in results.absent.items()]
+    lines += [f"- {name}: {why_absent(reason)} ({reason})" for name, reason in results.absent.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +101,7 @@ def gap_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the gap at each trade-off, by perceptual metric and baseline; "none" where it does not exist."""
     header = ["at equal", "above", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
     rows = []
-    for metric, baseline in itertools.product((m.name for m in results.metrics if m.perceptual), results.baselines()):
+    for metric, baseline in itertools.product((m.name for m in results.perceptual), results.baselines()):
         gaps = [gap.difference for gap in results.at_equal(metric, baseline)]
         rows.append([metric, baseline, *("none" if d is None else number(d, 2, "+") for d in gaps)])
     return header, rows

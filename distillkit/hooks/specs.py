@@ -63,4 +63,4 @@ class DatasetSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """Builds a :class:`Metric`: ``(restored, gt) -> (B,)``."""
+    """Builds a :class:`Metric`: ``(restored, gt) -> (B,)``; or a :class:`SetMetric`, of all images together."""

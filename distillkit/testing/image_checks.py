@@ -9,7 +9,7 @@ import torch
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.sources import open_source
-from distillkit.evaluation.metrics import Metric
+from distillkit.evaluation.metrics import Metric, SetMetric
 from distillkit.hooks.manager import Kind
 from distillkit.testing.contract import DoesNotApply
 from distillkit.testing.probe import finite, generator, images, in_range, positive_integer, repeatable, require
@@ -60,30 +60,38 @@ def dataset_is_readable(dataset: Any) -> None:
         require(min(example.gt.shape[:2]) > 0, f"image {index} is empty")
 
 
-def metric_describes_itself(metric: Metric) -> None:
-    """is a Metric that says its name and protocol."""
-    require(isinstance(metric, Metric), f"build returned a {type(metric).__name__}, which lacks attributes of a Metric")
+def metric_describes_itself(metric: Metric | SetMetric) -> None:
+    """is a Metric or a SetMetric that says its name and protocol."""
+    known = isinstance(metric, Metric | SetMetric)
+    require(known, f"build returned a {type(metric).__name__}, which lacks attributes of a Metric")
     require(bool(metric.name and metric.protocol), "its name or protocol is empty")
 
 
-def metric_rates_images(metric: Metric) -> None:
+def metric_rates_images(metric: Metric | SetMetric) -> None:
     """gives one finite number for each image of a batch, also against a single reference."""
+    if isinstance(metric, SetMetric):
+        raise DoesNotApply("it rates all images together")
     restored, gt = images(3, 96, 80), images(3, 96, 80, seed=1)
     finite("its result", metric(restored, gt), (3,))
     finite("its result against one reference", metric(restored, gt[:1]), (3,))
 
 
-def metric_prefers_the_truth(metric: Metric) -> None:
+def metric_prefers_the_truth(metric: Metric | SetMetric) -> None:
     """rates the reference itself above a noisy copy of it."""
     gt = images(2, 96, 80)
     noisy = (gt + 0.3 * torch.randn(gt.shape, generator=generator())).clamp(-1, 1)
     sign = 1 if metric.higher_is_better else -1
-    require(bool((sign * metric(gt, gt) > sign * metric(noisy, gt)).all()), "a noisy image is rated no worse than the reference")
+    if isinstance(metric, SetMetric):
+        truth = metric.features(gt)
+        better = sign * metric.distance(truth, truth) > sign * metric.distance(metric.features(noisy), truth)
+    else:
+        better = bool((sign * metric(gt, gt) > sign * metric(noisy, gt)).all())
+    require(better, "a noisy image is rated no worse than the reference")
 
 
-def metric_passes_gradient(metric: Metric) -> None:
+def metric_passes_gradient(metric: Metric | SetMetric) -> None:
     """passes gradient to the restored images."""
-    if not metric.differentiable:
+    if isinstance(metric, SetMetric) or not metric.differentiable:
         raise DoesNotApply("it says that it is not differentiable")
     restored = images(2, 96, 80).requires_grad_()
     (gradient,) = torch.autograd.grad(metric(restored, images(2, 96, 80, seed=1)).sum(), restored)
