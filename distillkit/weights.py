@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillkit.download import download, sha256_of
+from distillkit.download import check, download
 from distillkit.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class WeightFile:
     filename: str | None = None
     revision: str = "main"
     sha256: str | None = None
+    """Hexadecimal, or its first digits."""
     size: int | None = None
     """Bytes."""
     license: str = "unknown"
@@ -54,7 +55,9 @@ class WeightFile:
         return Path(found) if isinstance(found, str) else None
 
     def fetch(self) -> Path:
-        """The file, downloaded if it is not here (an interrupted download resumes), its hash checked.
+        """The file, downloaded if it is not here (an interrupted download resumes), its hash checked where one is known.
+
+        Hashes are :attr:`sha256` and :func:`~distillkit.download.recorded_sha256`.
 
         Raises:
             WeightsError: it is not here and nowhere to be had, or its hash differs.
@@ -62,7 +65,7 @@ class WeightFile:
         path = self.find()
         if path is None:
             return self._from_hub() if self.path is None else self._from_url(self.path)
-        return self._checked(path)
+        return check(path, self.sha256)
 
     def _from_url(self, path: Path) -> Path:
         if self.url is None:
@@ -78,12 +81,7 @@ class WeightFile:
             path = Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
         except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
             raise WeightsError(f"{self.name} - not downloaded from the Hub: {_first_line(e)}") from e
-        return self._checked(path)
-
-    def _checked(self, path: Path) -> Path:
-        if self.sha256 is not None and sha256_of(path) != self.sha256:
-            raise WeightsError(f"{path} - its sha256 is not {self.sha256}; delete it and fetch it again")
-        return path
+        return check(path, self.sha256)
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
@@ -93,7 +91,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     is refused. A nested layout is returned as it is.
 
     Raises:
-        WeightsError: no such file, truncated, not a weight file, or one that would run code.
+        WeightsError: no such file, one that has changed since it was fetched, truncated, not a weight file, or one that would run
+            code.
     """
     import torch
     from safetensors import SafetensorError
@@ -102,6 +101,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path} - no such weight file")
+    check(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -51,7 +51,8 @@ def server():
 def test_a_file_appears_whole_in_a_new_folder(server, tmp_path):
     to = tmp_path / "new" / "w.bin"
     assert download(server.url, to, SHA256) == to
-    assert to.read_bytes() == CONTENT and [p.name for p in to.parent.iterdir()] == ["w.bin"]
+    assert to.read_bytes() == CONTENT and sorted(p.name for p in to.parent.iterdir()) == ["w.bin", "w.bin.sha256"]
+    assert (tmp_path / "new" / "w.bin.sha256").read_text() == f"{SHA256}  w.bin\n"
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
@@ -63,7 +64,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     server.break_after = None
     download(server.url, to, SHA256)
     assert to.read_bytes() == CONTENT and server.ranges == [None, f"bytes={half}-"]
-    assert [p.name for p in tmp_path.iterdir()] == ["w.bin"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.bin", "w.bin.sha256"]
 
 
 def test_a_server_without_ranges_is_asked_for_all_of_it(server, tmp_path):
@@ -85,6 +86,16 @@ def test_another_content_than_promised_is_deleted(server, tmp_path):
         download(server.url, tmp_path / "w.bin", SHA256)
     assert list(tmp_path.iterdir()) == []
     assert download(server.url, tmp_path / "w.bin", SHA256).read_bytes() == CONTENT
+
+
+def test_a_file_that_was_fetched_before_has_to_be_the_same(server, tmp_path):
+    record = tmp_path / "w.bin.sha256"
+    record.write_text("0" * 64 + "  w.bin\n")
+    with pytest.raises(WeightsError, match=r"not 0{64} as before; delete .*w\.bin\.sha256 if it is to be replaced"):
+        download(server.url, tmp_path / "w.bin")
+    assert list(tmp_path.iterdir()) == [record]
+    record.unlink()
+    assert download(server.url, tmp_path / "w.bin", SHA256[:8]).read_bytes() == CONTENT
 
 
 def test_what_cannot_be_downloaded(server, tmp_path):

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from distillkit import WeightsError
-from distillkit.weights import WeightFile, load_exactly, read_state_dict, sha256_of
+from distillkit.download import sha256_of
+from distillkit.weights import WeightFile, load_exactly, read_state_dict
 
 
 def test_both_formats_read_back(tmp_path):
@@ -52,6 +53,35 @@ def test_a_local_weight_file_is_found_and_its_hash_checked(tmp_path):
     path = tmp_path / "w.bin"
     path.write_bytes(b"weights")
     assert WeightFile(path=path, sha256=sha256_of(path)).fetch() == path
-    with pytest.raises(WeightsError, match="its sha256 is not 00"):
+    assert WeightFile(path=path, sha256=sha256_of(path)[:8]).fetch() == path
+    with pytest.raises(WeightsError, match=f"its sha256 is {sha256_of(path)}, not 00 as the recipe or its plugin has it"):
         WeightFile(path=path, sha256="00").fetch()
     assert WeightFile(path=tmp_path / "none").find() is None
+
+
+def test_a_file_is_held_against_the_hash_beside_it_whenever_it_is_read(tmp_path):
+    path, record = tmp_path / "w.pth", tmp_path / "w.pth.sha256"
+    torch.save({"a": torch.zeros(3)}, path)
+    record.write_text(f"{sha256_of(path)}  w.pth\n")
+    assert read_state_dict(path).keys() == {"a"} and WeightFile(path=path).fetch() == path
+    torch.save({"a": torch.ones(300)}, path)
+    for read in (lambda: read_state_dict(path), WeightFile(path=path).fetch):
+        with pytest.raises(WeightsError, match=r"w\.pth - its sha256 is .* as w\.pth\.sha256 has it: it is damaged"):
+            read()
+    record.write_text("no hash")
+    with pytest.raises(WeightsError, match=r"w\.pth\.sha256 - no sha256 in it"):
+        read_state_dict(path)
+    record.unlink()
+    assert read_state_dict(path)["a"].shape == (300,)
+
+
+def test_a_file_of_the_hubs_cache_is_held_against_its_name(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    torch.save({"a": torch.zeros(3)}, tmp_path / "blobs" / "new")
+    blob = (tmp_path / "blobs" / "new").rename(tmp_path / "blobs" / sha256_of(tmp_path / "blobs" / "new"))
+    link = tmp_path / "w.pth"
+    link.symlink_to(blob)
+    assert read_state_dict(link).keys() == {"a"}
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsError, match=f"not {blob.name}"):
+        read_state_dict(link)

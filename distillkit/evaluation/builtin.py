@@ -120,8 +120,7 @@ def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
     def weights(config: LpipsOptions) -> tuple[WeightFile, ...]:
         if config.trunk:
             return (WeightFile(path=config.trunk),)
-        url = _TORCHVISION_URL + _TRUNK_FILE[net]
-        return (WeightFile(path=trunk(config), url=url, size=_TRUNK_SIZE[net], license="BSD-3-Clause"),)
+        return (_of_torchvision(_TRUNK_FILE[net], _TRUNK_SIZE[net]),)
 
     summary = f"LPIPS v0.1, {net}; needs the trunk's ImageNet weights on disk"
     return MetricSpec(
@@ -156,8 +155,7 @@ def _inception(config: FidOptions) -> Path:
 
 
 def _inception_file(config: FidOptions) -> tuple[WeightFile, ...]:
-    url = None if config.weights else _TORCHVISION_URL + _INCEPTION_FILE
-    return (WeightFile(path=_inception(config), url=url, license="BSD-3-Clause"),)
+    return (WeightFile(path=config.weights) if config.weights else _of_torchvision(_INCEPTION_FILE),)
 
 
 _DISTS = MetricSpec(
@@ -198,6 +196,12 @@ def _blind(name: str) -> MetricSpec:
         build=build,
         license="PolyForm-Noncommercial-1.0.0",
     )
+
+
+def _of_torchvision(name: str, size: int | None = None) -> WeightFile:
+    """A file whose name ends in the first digits of its hash, as torch hub's rule wants it."""
+    digits = name.rpartition("-")[2].removesuffix(".pth")
+    return WeightFile(path=_torch_hub() / name, url=_TORCHVISION_URL + name, sha256=digits, size=size, license="BSD-3-Clause")
 
 
 def _torch_hub() -> Path:

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distillkit.download import sha256_of
 from distillkit.errors import CheckpointError
-from distillkit.weights import read_state_dict, sha256_of
+from distillkit.weights import read_state_dict
 
 FORMAT = 1
 

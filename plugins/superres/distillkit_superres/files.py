@@ -1,15 +1,32 @@
-"""How a recipe names a weight file: ``"models/x.pth"``, or ``{ repo = "owner/name", filename = "x.pth" }`` for one on the Hub."""
+"""How a recipe names a weight file.
+
+``"models/x.pth"``, or with its hash ``{ path = "models/x.pth", sha256 = "..." }``; one on the Hub
+``{ repo = "owner/name", filename = "x.pth" }``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from distillkit import WeightFile
 
 FOLDER = Path("weights")
 """Where published files are looked for, and fetched to, if a recipe does not say."""
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LocalFile(BaseModel):
+    """A file on this machine, and the hash that it has to have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    sha256: Sha256
 
 
 class HubFile(BaseModel):
@@ -20,10 +37,10 @@ class HubFile(BaseModel):
     repo: str
     filename: str
     revision: str = "main"
-    sha256: str | None = None
+    sha256: Sha256 | None = None
 
 
-Location = Path | HubFile
+Location = Path | LocalFile | HubFile
 
 
 def weight_file(location: Location | None, published: str, license: str, size: int) -> WeightFile:
@@ -35,5 +52,6 @@ def weight_file(location: Location | None, published: str, license: str, size: i
     if isinstance(location, HubFile):
         return WeightFile(**location.model_dump(), license=license, size=size)
     name = published.rpartition("/")[2]
-    path = location or FOLDER / name
-    return WeightFile(path=path, url=published if path.name == name else None, license=license, size=size, source=published)
+    path, sha256 = (location.path, location.sha256) if isinstance(location, LocalFile) else (location or FOLDER / name, None)
+    url = published if path.name == name else None
+    return WeightFile(path=path, url=url, sha256=sha256, license=license, size=size, source=published)

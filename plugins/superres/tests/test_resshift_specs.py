@@ -59,6 +59,11 @@ def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
     assert network.path == tmp_path / "x.pth" and not network.fetchable
     assert (autoencoder.repo, autoencoder.filename, autoencoder.sha256) == ("owner/name", "x.pth", "0" * 64)
     assert HubFile(**hub).revision == "main"
+    (tmp_path / "x.pth").write_bytes(b"not it")
+    with pytest.raises(WeightsError, match=r"x\.pth - its sha256 is .*, not 0{64} as the recipe or its plugin has it"):
+        RESSHIFT.build(ResShiftConfig(weights={"path": str(tmp_path / "x.pth"), "sha256": "0" * 64}))
+    with pytest.raises(ValidationError, match="sha256"):
+        ResShiftConfig(weights={"path": "x.pth", "sha256": "abc"})
     with pytest.raises(ValidationError, match="filname"):
         ResShiftConfig(weights={"repo": "owner/name", "filname": "x.pth"})
     assert RESSHIFT.weights(ResShiftConfig(size="tiny")) == ()
