@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -147,6 +148,8 @@ def _distil(
     if accelerator.is_main_process:
         save_student(out / "student", resolved, changes)
     manifest.write(bad_images=batches.bad_images)
+    if cast.cache.store:
+        manifest.write(cache=cast.cache.facts())
     accelerator.wait_for_everyone()
 
 
@@ -180,12 +183,14 @@ def guard_endpoint(cast: Cast, variant: Variant, batches: PairedBatches, recipe:
     errors: list[tuple[float, float]] = []
     for step in range(-(-n // recipe.data.batch_size)):
         batch = batches.batch("guard", step, 0)
-        lq, gt = cast.inputs(batch, keyed_generator(recipe.seed, "guard", step, "degradation"))
-        draws = keyed_generator(recipe.seed, "guard", step, "draws")
+        inputs = cast.inputs(batch, keyed_generator(recipe.seed, "guard", step, "degradation"))
+        draws, more = (keyed_generator(recipe.seed, "guard", step, purpose) for purpose in ("draws", "endpoint"))
         with torch.no_grad(), captioned(batch.captions):
-            ends = variant.generate(cast.student.condition(lq), 0.0, draws), cast.endpoint(lq, draws)
+            condition = cast.student.condition(inputs.lq)
+            start = cast.known("start", inputs.key, ["stage1"], partial(variant.generate, condition, 0.0, draws), draws)
+            ends = start, cast.endpoint(inputs, more)
             images = [cast.student.codec.decode(z).clamp(-1, 1) for z in ends]
-        a, b = ((image - gt).square().mean(dim=(1, 2, 3)).tolist() for image in images)
+        a, b = ((image - inputs.gt).square().mean(dim=(1, 2, 3)).tolist() for image in images)
         errors += zip(a, b, strict=True)
     student, endpoint = (float((10 * torch.log10(4 / torch.tensor(e))).mean()) for e in zip(*errors, strict=True))
     manifest.write(guard={"student_psnr": student, "endpoint_psnr": endpoint, "crops": len(errors)})

@@ -34,6 +34,7 @@ from distillkit.diffusion.adapters import Adapter
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.errors import PluginError
+from distillkit.objectives.known import Known, computed
 from distillkit.objectives.reconstruction import Distance, reconstruction
 
 
@@ -53,6 +54,8 @@ class Lesson:
     """Steps of stage 2 done so far."""
     average: Callable[[], AbstractContextManager[None]]
     """A ``with`` block inside which the trained tensors are their moving average."""
+    known: Known = computed
+    """Of z_0, made of ``lq`` and ``draws``."""
 
 
 class Variant(ABC):
@@ -87,6 +90,11 @@ class Variant(ABC):
 
         ``z_0`` is the latent at 0 where it is already known: it spares the variants of two passes the first.
         """
+
+    @torch.no_grad()
+    def start(self, lesson: Lesson, condition: Condition) -> Tensor:
+        """z_0 of a lesson, without gradient."""
+        return lesson.known(lambda: self.generate(condition, 0.0, lesson.draws()))
 
 
 class Gate(Variant):
@@ -126,8 +134,7 @@ class Gate(Variant):
         t = self._draw_tradeoff(lesson)
         condition = self.student.condition(lesson.lq)
         if self.target == "mix":
-            with torch.no_grad():
-                z_0, z_1 = self.generate(condition, 0.0, lesson.draws()), lesson.endpoint()
+            z_0, z_1 = self.start(lesson, condition), lesson.endpoint()
             z_t = self.generate(condition, t, lesson.draws())
             return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
         x_t = self.student.codec.decode(self.generate(condition, t, lesson.draws()))
@@ -179,8 +186,7 @@ class _Literal(Variant):
     def _draw(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """z_0 and two independent uniform times, (B,)."""
         condition = self.student.condition(lesson.lq)
-        with torch.no_grad(), self.adapter.at(0.0):
-            z_0 = self.student.generate(condition, lesson.draws())
+        z_0 = self.start(lesson, condition)
         t, u = torch.rand(2, len(z_0), generator=lesson.generator)
         return z_0, t, u, condition
 
@@ -253,8 +259,8 @@ class Oftsr(Variant):
 
     def terms(self, lesson: Lesson) -> dict[str, Tensor]:
         condition = self.student.condition(lesson.lq)
+        z_0, z_1 = self.start(lesson, condition), lesson.endpoint()
         with torch.no_grad():
-            z_0, z_1 = self.student.generate(condition, lesson.draws()), lesson.endpoint()
             t, u = torch.rand(2, len(z_0), generator=lesson.generator)
             a, b = _column(t, z_0), _column(u, z_0)
             with lesson.average():

@@ -21,6 +21,7 @@ from distillkit.diffusion.bridge import Bridge
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.prediction import Prediction
 from distillkit.diffusion.process import ForwardProcess, matched_time
+from distillkit.objectives.known import Known, computed
 
 Weighting = Literal["literal", "clipped", "clean"]
 Gradient = Literal["full", "score"]
@@ -54,6 +55,7 @@ def score_distillation(
     *,
     weighting: Weighting = "clipped",
     gradient: Gradient = "full",
+    known: Known = computed,
 ) -> TeacherTerms:
     """Eq. 2 for the faithful teacher, eq. 3 for the realistic one.
 
@@ -68,6 +70,7 @@ def score_distillation(
         gradient: ``"full"`` differentiates the terms as they stand, through the teacher's input. ``"score"`` runs the teacher
             without gradient and pushes ``z_s`` along the weighted difference itself, as score distillation does (the teacher's
             Jacobian taken as 1).
+        known: of ``gt`` in the teacher's latent space.
 
     In different latent spaces the teacher sees the student's re-encoded image, and its clean prediction comes back, without
     gradient, to be compared in the student's space. Samples whose time the other process was never trained at are left out.
@@ -75,7 +78,7 @@ def score_distillation(
     t_teacher, t_student, kept = draw_times(teacher.process, student.process, len(lq), generator, lq.device)
     with torch.no_grad():
         condition = teacher.condition(lq)
-        z = teacher.encode(gt, condition)
+        z = known(lambda: teacher.encode(gt, condition))
     bridge = Bridge(student, teacher, condition)
     noise = torch.randn(z.shape, generator=generator).to(z)
     z_s = bridge.to_teacher(sample.latent, sample.image)

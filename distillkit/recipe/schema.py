@@ -206,6 +206,10 @@ class Training(Table):
     keep_checkpoints: Count = Field(default=2, description="newest checkpoints kept")
     sample_every: Annotated[int, Field(ge=0)] = Field(default=500, description="steps between sample grids; 0: none")
     log_every: Count = 10
+    cache_gib: NonNegative = Field(
+        default=0.0, description="disk for what frozen models make of inputs that come again (data.cycle), GiB; 0: no cache"
+    )
+    cache_dir: Path | None = Field(default=None, description="where that is; default: $DISTILLKIT_CACHE or ~/.cache/distillkit")
     max_nonfinite: Count = Field(default=3, description="non-finite losses in a row at which the run stops")
     trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 

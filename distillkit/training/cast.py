@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,23 @@ from distillkit.errors import PluginError, RecipeError
 from distillkit.inference.build import build, build_distance
 from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.load import ResolvedRecipe
+from distillkit.training.cache import Cache, digest, identity, identity_of_batch, identity_of_draws, open_cache
 
 Role = Literal["fidelity", "realness"]
 
 
+class Inputs(NamedTuple):
+    """What a step works on."""
+
+    lq: Tensor
+    gt: Tensor
+    key: str
+    """With a cache: a hash of the batch, of what degraded it and of its draws."""
+
+
 @dataclass(frozen=True)
 class Cast:
-    """The student, its teachers and what degrades its inputs.
+    """The student, its teachers, what degrades its inputs, and the cache of what they make of inputs that come again.
 
     Teachers are frozen and in evaluation mode. Weights that several of them have in common are in memory once.
     """
@@ -33,6 +43,9 @@ class Cast:
     teachers: dict[Role, DiffusionModel | OutputTeacher]
     degradation: Degradation | None
     device: torch.device
+    cache: Cache
+    identities: dict[str, str] = field(default_factory=dict)
+    """With a cache, hashes of ``student`` (as it was built), ``stage1`` (the student after it), each role and ``degradation``."""
     anchors: dict[Role, Distance] = field(default_factory=dict)
     """What stands in for the anchor of a teacher that has no score."""
 
@@ -41,23 +54,42 @@ class Cast:
         """The student and those of the teachers that are modules."""
         return [m for m in (self.student, *self.teachers.values()) if isinstance(m, nn.Module)]
 
-    def inputs(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``(lq, gt)`` of a batch on the device; unpaired images are degraded with draws of ``generator``, in full precision."""
+    def inputs(self, batch: Batch, generator: torch.Generator) -> Inputs:
+        """A batch on the device; unpaired images are degraded with draws of ``generator``, in full precision."""
         gt = batch.gt.to(self.device)
+        key = identity_of_batch(batch) if self.cache.store else ""
         if batch.lq is not None:
-            return batch.lq.to(self.device), gt
+            return Inputs(batch.lq.to(self.device), gt, key)
         if self.degradation is None:
             raise RecipeError("degradation - the recipe names none, and a training source has no low-quality images of its own")
+        if self.cache.store:
+            key = digest(key, self.identities["degradation"], identity_of_draws(generator))
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.degradation(gt, generator), gt
+            return Inputs(self.degradation(gt, generator), gt, key)
 
-    def endpoint(self, lq: Tensor, generator: torch.Generator) -> Tensor:
+    def known(
+        self, kind: str, key: str, by: Sequence[str], compute: Callable[[], Tensor], draws: torch.Generator | None = None
+    ) -> Tensor:
+        """``compute()`` without gradient, or its former result for the same inputs, draws and members ``by`` of the cast."""
+        if self.cache.store is None:
+            return self.cache.tensor(kind, (), compute)
+        whose = [self.identities[member] for member in by]
+        return self.cache.tensor(kind, [key, *whose, identity_of_draws(draws) if draws else ""], compute)
+
+    def restored(self, role: Role, lq: Tensor, key: str, generator: torch.Generator) -> Tensor:
+        """A teacher's image, (B, 3, H, W), without gradient."""
+        return self.known("restored", key, [role], lambda: self.teachers[role].restore(lq, generator), generator)
+
+    def endpoint(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         """The faithful teacher's result in the student's latent space, without gradient."""
         teacher, codec = self.teachers["fidelity"], self.student.codec
-        with torch.no_grad():
+
+        def compute() -> Tensor:
             if isinstance(teacher, DiffusionModel) and teacher.space == codec.space:
-                return teacher.generate(teacher.condition(lq), generator)
-            return codec.encode(teacher.restore(lq, generator))
+                return teacher.generate(teacher.condition(inputs.lq), generator)
+            return codec.encode(teacher.restore(inputs.lq, generator))
+
+        return self.known("endpoint", inputs.key, ["fidelity", "student"], compute, generator)
 
 
 def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
@@ -91,7 +123,17 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
         for role in roles
         if f"stage1.{role}_anchor" in resolved.components
     }
-    return Cast(student, teachers, degradation, device, anchors)
+    cache = open_cache(resolved.recipe.training, device)
+    members = models if degradation is None else models | {"degradation": degradation}
+    made = {k: identity(resolved.components[k], thing) for k, thing in members.items()} if cache.store else {}
+    return Cast(student, teachers, degradation, device, cache, {k.removeprefix("teachers."): v for k, v in made.items()}, anchors)
+
+
+def encodes_by_network(model: DiffusionModel) -> bool:
+    """Whether a model's latents are worth a file: folding pixels is faster than reading one."""
+    if type(model).encode is not DiffusionModel.encode:
+        return True
+    return isinstance(model.codec, nn.Module) and any(True for _ in model.codec.parameters())
 
 
 def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int) -> None:

@@ -186,7 +186,7 @@ class Trainer:
         """What is due after ``made`` steps of the stage: a log line, a sample grid, a checkpoint, the end."""
         options, over, at = self.options, made == stage.steps, stage.offset + made
         if made % options.log_every == 0 or over:
-            self.log.write(at, meter.read(stage.lr_at(made - 1, options), batches.wait_seconds))
+            self.log.write(at, meter.read(stage.lr_at(made - 1, options), batches.wait_seconds) | stage.module.cast.cache.news())
         if self._sample is not None and options.sample_every and (made % options.sample_every == 0 or over):
             with average.swapped_in():
                 self._sample(stage.name, at)

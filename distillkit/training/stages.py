@@ -7,6 +7,7 @@ from distillkit.inference.student import make_variant, stage1_adapter
 from distillkit.objectives.controllability import Variant
 from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.schema import Recipe
+from distillkit.training.cache import digest, identity_of_weights
 from distillkit.training.cast import Cast
 from distillkit.training.loop import Stage
 from distillkit.training.step import Stage1Step, Stage2Step
@@ -24,6 +25,8 @@ def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tup
     """Controllability distillation of a student whose first stage is merged, and the variant that it trains."""
     options, weights = recipe.stage2, recipe.stage1.weights.model_dump()
     shift = recipe.stage1.perceptual_shift
+    if cast.cache.store:
+        cast.identities["stage1"] = digest(cast.identities["student"], identity_of_weights(cast.student))
     variant = make_variant(cast.student, options, recipe.seed, weights=weights, perceptual=perceptual, shift=shift)
     step = Stage2Step(cast, variant, recipe.seed)
     models, offset = variant.models, recipe.stage1.steps

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,11 @@ from distillkit.objectives.dual_teacher import (
     output_distillation,
     score_distillation,
 )
+from distillkit.objectives.known import computed
 from distillkit.objectives.reconstruction import Distance, reconstruction
 from distillkit.recipe.schema import Stage1
-from distillkit.training.cast import Cast, Role
+from distillkit.training.cache import digest
+from distillkit.training.cast import Cast, Role, encodes_by_network
 
 Terms = dict[str, Tensor]
 """Loss terms by name, each already weighted; the loss is their sum."""
@@ -58,6 +61,7 @@ class Piece:
 
     lq: Tensor
     gt: Tensor
+    key: str
     condition: Condition
     latent: Tensor
 
@@ -74,9 +78,9 @@ class Stage1Step(Step):
 
     def forward(self, batch: Batch, step: int) -> Terms:
         weights = self._options.weights
-        lq, gt = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
-        condition = self.student.condition(lq)
-        whole = Piece(lq, gt, condition, self.student.generate(condition, self.generator(step, "student")))
+        inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
+        condition = self.student.condition(inputs.lq)
+        whole = Piece(*inputs, condition, self.student.generate(condition, self.generator(step, "student")))
         piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
         image = self.student.codec.decode(piece.latent)
 
@@ -99,16 +103,24 @@ class Stage1Step(Step):
         weights, options, teacher = self._options.weights, self._options, self.cast.teachers[role]
         assert isinstance(teacher, DiffusionModel)
         sample = StudentSample(piece.condition, piece.latent, image)
+        known = partial(self.cast.known, "gt latent", piece.key, [role]) if encodes_by_network(teacher) else computed
         imitate, anchor = score_distillation(
-            teacher, self.student, sample, piece.lq, piece.gt, generator, weighting=options.weighting, gradient=options.gradient
+            teacher,
+            self.student,
+            sample,
+            piece.lq,
+            piece.gt,
+            generator,
+            weighting=options.weighting,
+            gradient=options.gradient,
+            known=known,
         )
         weight = getattr(weights, role)
         return {f"{role}/imitate": weight * weights.imitate * imitate, f"{role}/anchor": weight * weights.gamma(role) * anchor}
 
     def _teach_output(self, role: Role, piece: Piece, image: Tensor, step: int, data_step: int) -> Terms:
         weights, options = self._options.weights, self._options
-        with torch.no_grad():
-            restored = self.cast.teachers[role].restore(piece.lq, self.generator(data_step, role))
+        restored = self.cast.restored(role, piece.lq, piece.key, self.generator(data_step, role))
         if options.output_loss == "image":
             loss = output_distillation(image, restored)
         else:
@@ -135,8 +147,8 @@ class Stage1Step(Step):
         def cut(x: Tensor, ratio: int) -> Tensor:
             return x[..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio]
 
-        lq = cut(whole.lq, scale)
-        return Piece(lq, cut(whole.gt, 1), self.student.condition(lq), cut(whole.latent, factor))
+        lq, key = cut(whole.lq, scale), digest(whole.key, f"{side} {top} {left}") if whole.key else ""
+        return Piece(lq, cut(whole.gt, 1), key, self.student.condition(lq), cut(whole.latent, factor))
 
 
 class Stage2Step(Step):
@@ -152,15 +164,19 @@ class Stage2Step(Step):
         return self.variant.tensors()
 
     def forward(self, batch: Batch, step: int) -> Terms:
-        lq, gt = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
-        endpoint_draws = self.generator(batch.step, "endpoint")
+        inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
+
+        def student_draws() -> torch.Generator:
+            return self.generator(batch.step, "student")
+
         lesson = Lesson(
-            lq=lq,
-            gt=gt,
-            endpoint=lambda: self.cast.endpoint(lq, endpoint_draws),
+            lq=inputs.lq,
+            gt=inputs.gt,
+            endpoint=lambda: self.cast.endpoint(inputs, self.generator(batch.step, "endpoint")),
             generator=self.generator(step, "variant"),
-            draws=lambda: self.generator(batch.step, "student"),
+            draws=student_draws,
             step=step,
             average=self.average,
+            known=partial(self.cast.known, "start", inputs.key, ["stage1"], draws=student_draws()),
         )
         return self.variant.terms(lesson)

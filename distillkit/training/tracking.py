@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 
 class RunLog:
-    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``,
-    ``seconds``."""
+    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``, ``seconds``,
+    and with a cache ``cache_hits`` (share of lookups) and ``cache_saved`` (seconds), both since the line before."""
 
     def __init__(self, path: Path, accelerator: Accelerator, observe: Callable[..., None]) -> None:
         self._path, self._accelerator, self._observe = path, accelerator, observe
@@ -54,7 +54,7 @@ class RunLog:
             f.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         self._accelerator.log({f"{self._stage}/{k}": v for k, v in values.items()}, step=step)
         self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(values))
-        shown = {k: f"{v:.4f}" for k, v in values.items() if k not in ("lr", "seconds", "loader_wait")}
+        shown = {k: f"{v:.4f}" for k, v in values.items() if k not in ("lr", "seconds", "loader_wait", "cache_saved")}
         if self._bar is not None:
             self._bar.set_postfix(shown)
         else:

@@ -97,9 +97,9 @@ def test_times_that_the_student_was_never_trained_at_are_dropped(cast, adapter, 
 
 def test_mixed_precision_leaves_the_inputs_alone(cast, images):
     batch = Batch(images[1], None, ["a", "b"])
-    plain, _ = cast.inputs(batch, torch.Generator().manual_seed(0))
+    plain, *_ = cast.inputs(batch, torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed, _ = cast.inputs(batch, torch.Generator().manual_seed(0))
+        mixed, *_ = cast.inputs(batch, torch.Generator().manual_seed(0))
     assert mixed.dtype == torch.float32 and mixed.equal(plain)
 
 
