@@ -262,9 +262,10 @@ def test_learning_rate_is_a_function_of_the_step(toys):
     assert [round(stage.lr_at(s, options), 3) for s in (0, 4, 9, 50, 75, 85, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0, 0.6, 0.04]
 
 
-def test_checkpointing_activations_trains_the_same_student(finished, recipe, tmp_path):
+@pytest.mark.parametrize("setting", ["checkpointing", "channels_last"])
+def test_cheaper_passes_train_the_same_student(finished, recipe, tmp_path, setting):
     out = tmp_path / "saving"
-    run_recipe(load_recipe(recipe, ["training.checkpointing=true"]), out)
+    run_recipe(load_recipe(recipe, [f"training.{setting}=true"]), out)
     plain, saving = weights_of(finished), weights_of(out)
     assert all(torch.allclose(plain[s][k], saving[s][k], atol=1e-6) for s in plain for k in plain[s])
 

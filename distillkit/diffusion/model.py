@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.prediction import Prediction, Predicts, to_prediction
@@ -22,7 +23,12 @@ class Condition:
     y: Tensor | None = None
     """The latent that ``shift(t)`` multiplies, (B, C, h, w): the one field the engine reads."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else the model needs: low-quality pixels, prompt embeddings."""
+    """Whatever else the model needs: low-quality pixels, prompt embeddings. Tensors have the batch first."""
+
+    def twice(self) -> Condition:
+        """The condition of the same inputs, one after the other two times: of ``torch.cat([z, z])``."""
+        y, extra = tree_map_only(Tensor, lambda x: torch.cat([x, x]), (self.y, dict(self.extra)))
+        return Condition(y, extra)
 
 
 @runtime_checkable

@@ -83,14 +83,16 @@ def score_distillation(
     noise = torch.randn(z.shape, generator=generator).to(z)
     z_s = bridge.to_teacher(sample.latent, sample.image)
 
-    def ask(latent: Tensor) -> Prediction:
-        z_t = teacher.process.diffuse(latent, t_teacher, noise, condition.y)
-        return teacher.predict(z_t, t_teacher, condition)
-
-    with torch.set_grad_enabled(gradient == "full"):
-        of_student = ask(z_s)
+    z_t_s, z_t = (teacher.process.diffuse(latent, t_teacher, noise, condition.y) for latent in (z_s, z))
+    if gradient == "full":
+        of_student = teacher.predict(z_t_s, t_teacher, condition)
+        with torch.no_grad():
+            of_truth = teacher.predict(z_t, t_teacher, condition)
+    else:  # nothing is kept for a backward pass, so one pass of twice the batch makes both
+        with torch.no_grad():
+            both = teacher.predict(torch.cat([z_t_s, z_t]), torch.cat([t_teacher, t_teacher]), condition.twice())
+        of_student, of_truth = (Prediction(*half) for half in zip(both.clean.chunk(2), both.noise.chunk(2), strict=True))
     with torch.no_grad():
-        of_truth = ask(z)
         clean_target = bridge.to_student(of_student.clean)
     if bridge.identity:
         clean_target = of_student.clean

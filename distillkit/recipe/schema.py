@@ -191,6 +191,10 @@ class Training(Table):
     checkpointing: bool = Field(
         default=False, description="make activations again in the backward pass instead of keeping them: less memory, more time"
     )
+    channels_last: bool = Field(default=False, description="weights of convolutions in channels-last order: faster on some GPUs")
+    compile: bool = Field(
+        default=False, description="compile the blocks of student and teachers: slow first steps, then faster ones on a GPU"
+    )
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0

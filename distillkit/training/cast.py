@@ -21,6 +21,7 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.training.cache import Cache, digest, identity, identity_of_batch, identity_of_draws, open_cache
 
 Role = Literal["fidelity", "realness"]
+ROLES: tuple[Role, Role] = ("fidelity", "realness")
 
 
 class Inputs(NamedTuple):
@@ -99,14 +100,13 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
         PluginError: a plugin's ``build`` failed or returned the wrong thing. RecipeError: output sizes that do not match, or
             training crops of a size that somebody cannot take, captions that nobody takes, or none for a model that takes them.
     """
-    student = build(resolved, "student", device)
+    student = _model(resolved, "student", device)
     if not isinstance(student, DiffusionModel):
         raise PluginError(f"{resolved.components['student'].full_name} - builds a {type(student).__name__}, not a DiffusionModel")
     teachers: dict[Role, Any] = {}
-    roles: tuple[Role, Role] = ("fidelity", "realness")
-    for role in roles:
+    for role in ROLES:
         if f"teachers.{role}" in resolved.components:
-            teacher = build(resolved, f"teachers.{role}", device)
+            teacher = _model(resolved, f"teachers.{role}", device)
             if isinstance(teacher, nn.Module):
                 share_storage(teacher, *(m for m in (student, *teachers.values()) if isinstance(m, nn.Module)))
             teachers[role] = teacher
@@ -120,7 +120,7 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
     _check_captions(resolved, [k for k, m in models.items() if isinstance(m, DiffusionModel) and m.takes_captions])
     anchors = {
         role: build_distance(resolved, f"stage1.{role}_anchor", device)
-        for role in roles
+        for role in ROLES
         if f"stage1.{role}_anchor" in resolved.components
     }
     cache = open_cache(resolved.recipe.training, device)
@@ -134,6 +134,13 @@ def encodes_by_network(model: DiffusionModel) -> bool:
     if type(model).encode is not DiffusionModel.encode:
         return True
     return isinstance(model.codec, nn.Module) and any(True for _ in model.codec.parameters())
+
+
+def _model(resolved: ResolvedRecipe, key: str, device: torch.device) -> Any:
+    model = build(resolved, key, device)
+    if resolved.recipe.training.channels_last and isinstance(model, nn.Module):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int) -> None:

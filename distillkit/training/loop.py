@@ -21,8 +21,8 @@ from distillkit.diffusion.adapters import Adapter
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.recipe.schema import Training
+from distillkit.training.blocks import compiled, recomputed
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
-from distillkit.training.recompute import recomputed
 from distillkit.training.step import Stage2Step, Step, Terms
 from distillkit.training.tracking import RunLog
 from distillkit.weights import load_tensors
@@ -104,7 +104,11 @@ class Trainer:
         options, tensors = self.options, stage.module.tensors()
         average = MovingAverage(tensors, options.ema)
         optimizer = torch.optim.AdamW(
-            list(tensors.values()), lr=stage.learning_rate, betas=options.betas, weight_decay=options.weight_decay
+            list(tensors.values()),
+            lr=stage.learning_rate,
+            betas=options.betas,
+            weight_decay=options.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
         )
         done = 0
         if resume is not None:
@@ -122,7 +126,11 @@ class Trainer:
         every = options.accumulate
         stream = batches.iterate(stage.name, done * every, stage.steps * every, self.accelerator.process_index)
         try:
-            with _signals() as caught, recomputed(stage.models if options.checkpointing else (), stage.adapter):
+            with (
+                _signals() as caught,
+                compiled(stage.models if options.compile else ()),
+                recomputed(stage.models if options.checkpointing else (), stage.adapter),
+            ):
                 for step in range(done, stage.steps):
                     group = list(islice(stream, every))
                     for parameters in optimizer.param_groups:

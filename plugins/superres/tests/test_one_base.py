@@ -8,8 +8,8 @@ import torch
 from distillkit.data.pairs import Batch
 from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.load import load_recipe
+from distillkit.training.blocks import recomputed
 from distillkit.training.cast import build_cast
-from distillkit.training.recompute import recomputed
 from distillkit.training.step import Stage1Step
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"

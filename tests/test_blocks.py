@@ -10,7 +10,7 @@ from distillkit.diffusion.adapters import add_adapter
 from distillkit.diffusion.sharing import share_storage
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
-from distillkit.training.recompute import recomputed
+from distillkit.training.blocks import compiled, recomputed
 
 
 def randomised(adapter):
@@ -121,3 +121,27 @@ def test_afterwards_the_modules_are_as_they_were():
         assert "forward" in vars(model.network)
         _ = 1 / 0
     assert "forward" not in vars(model.network)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_blocks_give_the_same_at_every_scale(checkpointing):
+    """Traced as for a GPU, run without code generation: that takes minutes here."""
+    model = ToyModel(seed=3).requires_grad_(False)
+    adapter = randomised(add_adapter(model.network, "lora", rank=2))
+    condition = model.condition(torch.rand(1, 3, 8, 8))
+
+    def outcome(scale):
+        with adapter.at(scale):
+            latent = model.generate(condition)
+        return latent, *torch.autograd.grad(latent.square().sum(), list(adapter.tensors().values()))
+
+    scales = (1.0, 0.25, 0.5, 0.0)
+    expected = [outcome(scale) for scale in scales]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with compiled([model], backend="aot_eager"), recomputed([model] if checkpointing else [], adapter):
+        found = [outcome(scale) for scale in scales]
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "one for a first scale, one for any"
+    assert "forward" not in vars(model.network)
+    for a, b in zip(expected, found, strict=True):
+        assert all(torch.allclose(x, y, atol=1e-5, rtol=1e-5) for x, y in zip(a, b, strict=True))
