@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from distillkit.evaluation.claims import claims
 from distillkit.evaluation.results import Entry, Measure, Results
-from distillkit.evaluation.statistics import photo_of, standard_error
+from distillkit.evaluation.statistics import confidence_interval, photo_of, standard_error
 
 
 def test_standard_error_of_independent_values_is_the_usual_one():
@@ -32,6 +33,33 @@ def test_standard_error_covers_the_truth_as_often_as_it_should():
         values = np.repeat(rng.normal(size=12), 4) + 0.5 * rng.normal(size=48)
         inside += abs(values.mean()) < 2.2 * standard_error(values, groups)  # 2.2: Student's t with 11 degrees of freedom, 95 %
     assert 0.92 < inside / 1000 < 0.98
+
+
+def test_an_interval_draws_photos_not_crops_and_repeats():
+    photos = np.random.default_rng(0).normal(size=30)
+    names = [f"p{i}" for i in range(30)]
+    low, high = confidence_interval(photos, names)
+    assert (low, high) == confidence_interval(photos, names)
+    assert (low, high) == pytest.approx(confidence_interval(np.repeat(photos, 5), np.repeat(names, 5)))
+    assert high - low == pytest.approx(2 * 1.96 * photos.std() / math.sqrt(30), rel=0.1)
+    assert confidence_interval(np.ones(3), ["a", "b", "c"]) == (1, 1)
+    assert confidence_interval(photos, ["one"] * 30) is None
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_should():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 3)
+    inside = 0
+    for _ in range(400):
+        low, high = confidence_interval(np.repeat(rng.normal(size=40), 3) + 0.5 * rng.normal(size=120), groups)
+        inside += low < 0 < high
+    assert 0.90 < inside / 400 < 0.97
+
+
+def test_an_interval_is_scipys_bca():
+    values = np.random.default_rng(3).exponential(size=40)
+    theirs = bootstrap((values,), np.mean, n_resamples=20_000, rng=0).confidence_interval
+    assert confidence_interval(values, [str(i) for i in range(40)]) == pytest.approx(tuple(theirs), abs=0.02)
 
 
 def test_the_photo_of_a_crop():

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -20,6 +21,7 @@ from distillkit.evaluation.plots import losses_png
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
 from distillkit.evaluation.report import write_evaluation, write_file, write_report
 from distillkit.evaluation.results import Results
+from distillkit.evaluation.tables import cost_columns, cost_note, costs, difference_table
 
 BLUR = FullReference(
     "roughness",
@@ -42,13 +44,17 @@ def items(photos: int = 3, crops: int = 2, size: int = 12):
 def blend(name: str, tradeoff: float | None, weight: float, passes: int = 1) -> Method:
     """Nearest enlargement, plus noise that the weight takes away."""
 
-    def restore(lq, generator):
+    def restore(item, lq, generator):
         big = torch.nn.functional.interpolate(lq, scale_factor=2)
         return big + (1 - weight) * 0.3 * torch.randn(big.shape, generator=generator)
 
     return Method(name, tradeoff, passes, restore)
 
 
+KEYS = (
+    *("method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "ci_low", "ci_high", "n"),
+    *("reference", "difference", "difference_low", "difference_high", "passes", "seconds", "parameters", "trainable"),
+)
 METHODS = (
     blend("fidelity", None, 1.0, passes=4),
     blend("realness", None, 0.0),
@@ -63,6 +69,7 @@ def evaluated() -> tuple[Results, Gallery]:
     absent = {"lpips-vgg": "/nowhere/trunk.pth - not here"}
     teachers = ("fidelity", "realness")
     options = {"dataset": "toy", "seed": 1, "combine": teachers, "alphas": (0.25, 0.5), "absent": absent, "observe": gallery}
+    options |= {"reference": "bicubic", "device": "cpu: a test"}
     return evaluate(METHODS, items(), [psnr(), BLUR], **options), gallery
 
 
@@ -73,7 +80,7 @@ def results(evaluated) -> Results:
 
 def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
     rows = results.rows()
-    assert {tuple(row) for row in rows} == {("method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "passes")}
+    assert {tuple(row) for row in rows} == {KEYS}
     seen = {(row["method"], row["tradeoff"]): row["passes"] for row in rows if row["metric"] == "psnr"}
     assert seen == {
         ("fidelity", None): 4,
@@ -93,7 +100,7 @@ def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
 def test_values_are_those_of_the_saved_8_bit_images(results):
     name, lq, gt, _ = next(items())
     assert results.items[0] == name
-    image = METHODS[2].restore(lq, torch.Generator())
+    image = METHODS[2].restore(name, lq, torch.Generator())
     assert results.values["bicubic", "psnr"][0] == pytest.approx(psnr()(from_uint8(to_uint8(image)), gt).item(), abs=1e-5)
     saved = from_uint8(to_uint8(image))
     assert results.values["bicubic", "roughness"][0] == pytest.approx(BLUR(saved, from_uint8(to_uint8(gt))).item(), abs=1e-7)
@@ -115,7 +122,7 @@ def test_draws_depend_on_seed_item_and_method_only(results):
 def test_a_student_has_the_same_draws_at_every_tradeoff():
     drawn = []
 
-    def restore(lq, generator):
+    def restore(item, lq, generator):
         drawn.append(torch.randn(4, generator=generator))
         return torch.nn.functional.interpolate(lq, scale_factor=2)
 
@@ -125,7 +132,7 @@ def test_a_student_has_the_same_draws_at_every_tradeoff():
 
 
 def test_a_method_cannot_change_what_the_next_one_sees():
-    def vandal(lq, generator):
+    def vandal(item, lq, generator):
         return torch.nn.functional.interpolate(lq.zero_(), scale_factor=2)
 
     honest = bicubic_method(2)
@@ -135,10 +142,10 @@ def test_a_method_cannot_change_what_the_next_one_sees():
 
 
 def test_non_finite_output_and_wrong_sizes_name_method_and_image():
-    broken = Method("student", 0.5, 1, lambda lq, g: torch.full((1, 3, 12, 12), math.nan))
+    broken = Method("student", 0.5, 1, lambda item, lq, g: torch.full((1, 3, 12, 12), math.nan))
     with pytest.raises(DistillkitError, match=r"student@0\.5 on photo0\.png#0 - output is not finite"):
         evaluate([broken], items(), [psnr()], dataset="toy")
-    small = Method("realness", None, 1, lambda lq, g: lq)
+    small = Method("realness", None, 1, lambda item, lq, g: lq)
     with pytest.raises(DistillkitError, match=r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"):
         evaluate([small], items(), [psnr()], dataset="toy")
 
@@ -241,7 +248,7 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
     write_evaluation(*evaluated, tmp_path, ["roughness"])
     table = (tmp_path / "table.md").read_text()
     assert "roughness ↓ (trained against)" in table
-    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    lines = [line for line in table.partition("## Differences")[0].splitlines() if line.startswith("| ")]
     assert all(line.endswith("| weights absent |") for line in lines if re.match(r"\| (bicubic|student|linear)", line))
     assert "MISSED" in table or "holds" in table
     assert "3 photos" in table
@@ -260,6 +267,44 @@ def test_the_pictures_are_pictures(tmp_path, evaluated):
     plot = np.array(Image.open(tmp_path / "tradeoff.png").convert("RGB"))
     blue = np.abs(plot.astype(int) - [0x21, 0x86, 0xD0]).sum(-1) < 20
     assert blue.sum() > 500  # the student's curve is drawn
+
+
+def test_every_mean_has_an_interval_and_a_paired_difference_from_the_reference(results):
+    for row in results.rows():
+        if row["mean"] is None:
+            continue
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"] and row["reference"] == "bicubic"
+        difference = row["mean"] - next(
+            r["mean"] for r in results.rows() if (r["method"], r["metric"]) == ("bicubic", row["metric"]) and r["mean"] is not None
+        )
+        assert row["difference"] == pytest.approx(difference, abs=1e-6)
+        assert row["difference_low"] <= row["difference"] + 1e-9 and row["difference"] <= row["difference_high"] + 1e-9
+    header, rows = difference_table(results)
+    assert header == ["method", "tradeoff", "psnr", "roughness"] and len(rows) == len(results.entries) - 1
+    assert difference_table(replace(results, reference=None)) is None
+    with pytest.raises(DistillkitError, match='did you mean "bicubic"'):
+        evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", reference="bicubik")
+
+
+def test_costs_are_measured_and_a_combination_costs_what_its_parts_do(tmp_path, evaluated):
+    results = evaluated[0]
+    seconds = {e.label: e.seconds for e in results.entries}
+    assert all(s > 0 for s in seconds.values())
+    assert seconds["linear:0.5"] == pytest.approx(seconds["fidelity"] + seconds["realness"])
+    assert results.entry("linear:0.5").passes == 5 and results.entry("linear:0.5").parameters is None
+    assert results.entry("bicubic").parameters == 0
+    assert cost_columns(results) == ["passes", "seconds per image", "parameters"]
+    write_evaluation(*evaluated, tmp_path, [])
+    table = (tmp_path / "table.md").read_text()
+    assert "| seconds per image |" in table and "cpu: a test" in table and "| trained |" not in table
+
+
+def test_costs_that_nobody_knows_have_no_column():
+    files = Method("theirs", None, None, lambda item, lq, g: torch.nn.functional.interpolate(lq, scale_factor=2))
+    found = evaluate([files], items(), [psnr()], dataset="toy")
+    assert found.entries[0].seconds is None and cost_columns(found) == [] and cost_note(found) == ""
+    known = replace(found, entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, passes=1),))
+    assert costs(known, known.entries[0]) == ["1", "865.9 M", "8.5 k"]
 
 
 def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):

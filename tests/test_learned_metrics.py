@@ -15,7 +15,7 @@ from distillkit.evaluation.fid import Fid, fid
 from distillkit.evaluation.metrics import Metric, NoReference, SetMetric, psnr
 from distillkit.evaluation.protocol import available_metrics, bicubic_method, evaluate
 from distillkit.evaluation.results import Results
-from distillkit.evaluation.tables import cells, columns, to_markdown
+from distillkit.evaluation.tables import Cell, cells, columns, to_markdown
 
 SPECS = {spec.name: spec for spec in builtin.distillkit_metrics()}
 
@@ -143,7 +143,7 @@ def test_a_metric_of_the_whole_set_has_one_number_and_no_standard_error():
     assert value.mean >= 0 and value.sem is None
     (row,) = [row for row in found.rows() if row["metric"] == "fid"]
     assert row["mean"] == value.mean and row["sem"] is None and row["n"] == 3
-    assert cells(found, found.entries[0])[1] == f"{value.mean:.4f}"
+    assert cells(found, found.entries[0])[1] == Cell(f"{value.mean:.4f}")
     again = Results.from_json(found.to_json())
     assert again.rows() == found.rows() and again.metrics[1].of_set
     assert found.perceptual == []
@@ -186,7 +186,7 @@ def test_without_pyiqa_the_cell_says_so(monkeypatch):
     metrics, absent = available_metrics({n: lambda n=n: SPECS[n].build(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")})
     found = evaluate([bicubic_method(2)], items(), metrics, dataset="toy", absent=absent)
     assert [c.metric for c in columns(found, [])] == ["psnr", "musiq", "niqe"]
-    assert cells(found, found.entries[0])[1:] == ["pyiqa is not installed", "weights absent"]
+    assert [str(cell) for cell in cells(found, found.entries[0])[1:]] == ["pyiqa is not installed", "weights absent"]
     text = to_markdown(found, [], [])
     assert "pip install 'distillkit[iqa]'" in text and "no commercial use" in text and "niqe_pris_params.npz" in text
     assert {row["protocol"] for row in found.rows() if row["mean"] is None} == {"pyiqa is not installed", "weights absent"}

@@ -172,7 +172,7 @@ def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
 
 
 def test_bicubic_is_pillows(pair):
-    ours = bicubic_method(4).restore(pair[1], torch.Generator())
+    ours = bicubic_method(4).restore("", pair[1], torch.Generator())
     for image, enlarged in zip(array(pair[1]), array(ours), strict=True):
         pillow = Image.fromarray(image.astype(np.uint8)).resize((52 * 4, 40 * 4), Image.Resampling.BICUBIC)
         assert np.abs(enlarged - np.array(pillow, dtype=np.float64)).max() <= 1  # Pillow rounds between its two passes

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from distillkit.provenance import peak_memory, versions
+from distillkit.provenance import cpu_name, peak_memory, versions
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -65,7 +65,7 @@ def copy_bandwidth(device: torch.device, seconds: float = 0.3) -> float:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What a measurement has to be kept with: the device, the system, and the versions of the packages."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "device": str(device),
         "name": name,
@@ -75,12 +75,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "packages": versions(),
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:

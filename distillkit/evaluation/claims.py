@@ -88,7 +88,8 @@ def _steps(results: Results, metric: str, sign: int) -> list[tuple[str, Differen
 
 
 def _signed(difference: Difference, sign: int) -> Difference:
-    return Difference(sign * difference.mean, difference.sem)
+    interval = difference.interval and (min(ends := [sign * x for x in difference.interval]), max(ends))
+    return Difference(sign * difference.mean, difference.sem, interval)
 
 
 def _monotone(results: Results, metric: str, sign: int, slack: float, unit: str) -> Claim:

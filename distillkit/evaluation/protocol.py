@@ -7,8 +7,10 @@ the same draws at every trade-off. Crops of one photo are not independent, so al
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from distillkit.data.pairs import Item
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
-from distillkit.errors import DataError, DistillkitError, WeightsError
+from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
 from distillkit.evaluation.gallery import Images
 from distillkit.evaluation.metrics import Metric, SetMetric, from_uint8, psnr, to_uint8
 from distillkit.evaluation.results import Entry, Measure, Results
@@ -32,17 +34,22 @@ PIXELS_PER_PASS = 2**18
 class Method(Entry):
     """Something that restores images, at one trade-off."""
 
-    restore: Callable[[Tensor, torch.Generator], Tensor]
-    """``(lq (1, 3, h, w) in [-1, 1], CPU generator) -> image (1, 3, H, W)`` of the size of the ground truth."""
+    restore: Callable[[str, Tensor, torch.Generator], Tensor]
+    """``(item, lq (1, 3, h, w) in [-1, 1], CPU generator) -> image (1, 3, H, W)`` of the size of the ground truth, on the CPU."""
+
+    @property
+    def entry(self) -> Entry:
+        """Its line of the results."""
+        return Entry(**{f.name: getattr(self, f.name) for f in fields(Entry)})
 
 
 def bicubic_method(scale: int) -> Method:
     """Bicubic enlargement (a = -0.5, as Pillow's) by ``scale``; at scale 1, the input itself."""
 
-    def restore(lq: Tensor, generator: torch.Generator) -> Tensor:
+    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
         return F.interpolate(lq, scale_factor=scale, mode="bicubic", antialias=True) if scale != 1 else lq
 
-    return Method("bicubic", None, 0, restore)
+    return Method("bicubic", None, 0, restore, parameters=0)
 
 
 def available_metrics(builds: Mapping[str, Callable[[], Metric | SetMetric]]) -> tuple[list[Metric | SetMetric], dict[str, str]]:
@@ -66,6 +73,8 @@ def evaluate(
     seed: int = 0,
     combine: tuple[str, str] | None = None,
     alphas: Sequence[float] = ALPHAS,
+    reference: str | None = None,
+    device: str | None = None,
     absent: Mapping[str, str] | None = None,
     observe: Callable[[str, Images], None] | None = None,
     progress: Callable[[str], None] | None = None,
@@ -78,12 +87,15 @@ def evaluate(
         metrics: with distinct names. PSNR is added where none of them is one, for a trade-off is not seen without it.
         combine: labels of the faithful and the realistic teacher, whose linear combinations are added as ``linear:<alpha>``.
         alphas: weights of the faithful teacher's image in those.
+        reference: label of the entry that all others are compared with, in pairs.
+        device: what the methods run on, for the record.
         absent: metrics asked for whose weights are missing (from :func:`available_metrics`); kept in the results.
         observe: called with each item's name and its images, for galleries.
         progress: called with each item's name when it is done.
 
     Raises:
-        DistillkitError: a method or a metric gave a non-finite value, or an image of the wrong size; method and image are named.
+        DistillkitError: a method or a metric gave a non-finite value, or an image of the wrong size; method and image are named. No
+            such reference.
         DataError: no items, or two of one name.
     """
     labels = [m.label for m in methods]
@@ -93,10 +105,14 @@ def evaluate(
         metrics = [psnr(), *metrics]
     if len({m.name for m in metrics}) < len(metrics):
         raise ValueError(f"two metrics share a name: {sorted(m.name for m in metrics)}")
-    entries: list[Entry] = [Entry(m.name, m.tradeoff, m.passes) for m in methods]
+    entries = [m.entry for m in methods]
     if combine is not None:
-        passes = sum(e.passes for e in entries if e.label in combine)
-        entries += [Entry(f"linear:{alpha:g}", None, passes) for alpha in alphas]
+        entries += [Entry(f"linear:{alpha:g}", None, None) for alpha in alphas]
+    known = [e.label for e in entries]
+    if reference is not None and reference not in known:
+        there = f"{', '.join(known)}{did_you_mean(reference, known)}"
+        raise DistillkitError(f"reference {reference} - no such method; there are {there}")
+    seconds: dict[str, list[float]] = {m.label: [] for m in methods if m.passes is not None}
     per_image = [m for m in metrics if not isinstance(m, SetMetric)]
     of_sets = {m.name: FeatureSets(m) for m in metrics if isinstance(m, SetMetric)}
     columns: dict[tuple[str, str], list[float]] = {(e.label, m.name): [] for e in entries for m in per_image}
@@ -106,7 +122,7 @@ def evaluate(
             raise DataError(f"{dataset} - two images to evaluate are called {name}; names must be unique")
         names.append(name)
         with captioned([caption]):
-            outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed)) for m in methods}
+            outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed, seconds.get(m.label, []))) for m in methods}
         if combine is not None:
             outputs |= linear_combinations(outputs[combine[0]], outputs[combine[1]], alphas)
         for metric in per_image:
@@ -131,10 +147,12 @@ def evaluate(
     return Results(
         dataset=dataset,
         items=tuple(names),
-        entries=tuple(entries),
+        entries=tuple(_with_costs(entries, seconds, combine)),
         metrics=tuple(Measure(m.name, m.protocol, m.higher_is_better, m.perceptual, m.name in of_sets) for m in metrics),
         values=values,
         teachers=combine,
+        reference=reference,
+        device=device,
         absent=dict(absent or {}),
     )
 
@@ -171,9 +189,24 @@ def linear_combinations(faithful: Tensor, realistic: Tensor, alphas: Sequence[fl
     return {f"linear:{alpha:g}": (alpha * f + (1 - alpha) * r).round().to(torch.uint8) for alpha in alphas}
 
 
+def _with_costs(
+    entries: Sequence[Entry], seconds: Mapping[str, Sequence[float]], combine: tuple[str, str] | None
+) -> list[Entry]:
+    """The entries with their median seconds; a combination costs what both of its parts cost."""
+    timed = {e.label: replace(e, seconds=float(np.median(s)) if (s := seconds.get(e.label)) else None) for e in entries}
+    parts = [timed[label] for label in combine or ()]
+    costs: dict[str, Any] = {}
+    for name in ("passes", "parameters", "seconds"):
+        each = [getattr(part, name) for part in parts]
+        costs[name] = None if None in each else sum(each)
+    return [replace(e, **costs) if e.is_combination else e for e in timed.values()]
+
+
 @torch.no_grad()
-def _restore(method: Method, item: str, lq: Tensor, gt: Tensor, seed: int) -> Tensor:
-    image = method.restore(lq.clone(), keyed_generator(seed, "evaluation", item, method.name)).to(gt.device)
+def _restore(method: Method, item: str, lq: Tensor, gt: Tensor, seed: int, seconds: list[float]) -> Tensor:
+    started = time.perf_counter()
+    image = method.restore(item, lq.clone(), keyed_generator(seed, "evaluation", item, method.name)).to(gt.device)
+    seconds.append(time.perf_counter() - started)
     if image.shape != gt.shape:
         raise DistillkitError(f"{method.label} on {item} - output is {tuple(image.shape)}, the ground truth {tuple(gt.shape)}")
     if not torch.isfinite(image).all():

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from distillkit.evaluation.statistics import Values, photo_of, standard_error
+from distillkit.evaluation.statistics import Interval, Values, confidence_interval, photo_of, standard_error
 
 STUDENT, LINEAR = "student", "linear"
+_STATISTICS = ("mean", "sem", "ci_low", "ci_high", "n", "reference", "difference", "difference_low", "difference_high")
+"""What :meth:`Results.rows` says of a method and metric, in this order."""
 
 
 def why_absent(reason: str) -> str:
@@ -29,8 +31,14 @@ class Entry:
     """``student``, a teacher's role, ``bicubic``, or ``linear:<alpha>``."""
     tradeoff: float | None
     """0 = most realistic, 1 = most faithful; None where the method has no knob."""
-    passes: int
-    """Network passes per image."""
+    passes: int | None
+    """Network passes per image; None where only the images are known."""
+    parameters: int | None = field(default=None, kw_only=True)
+    """Of all networks that restoring takes, where they are known."""
+    trainable: int | None = field(default=None, kw_only=True)
+    """Of them, those that distillation trained."""
+    seconds: float | None = field(default=None, kw_only=True)
+    """Median time of restoring an image; None where it was not restored here."""
 
     @property
     def is_combination(self) -> bool:
@@ -57,10 +65,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired mean difference and its standard error (None with fewer than two photos)."""
+    """A mean, or a paired mean difference, with its standard error and 95 % interval (None with fewer than two photos)."""
 
     mean: float
     sem: float | None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class Results:
     """(entry label, metric name) -> one value per item, (n,), all finite; of a metric of the whole set one value, shape ()."""
     teachers: tuple[str, str] | None = None
     """Labels of the faithful and the realistic teacher whose outputs were combined linearly."""
+    reference: str | None = None
+    """Label of the entry that all others are compared with, in pairs."""
+    device: str | None = None
+    """Where ``seconds`` were measured."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Metrics asked for whose weights or packages are not on this machine, with the reason."""
 
@@ -126,11 +139,11 @@ class Results:
         return [photo_of(item) for item in self.items]
 
     def summary(self, label: str, metric: str) -> Difference:
-        """Mean over items and its standard error, clustered by photo; of a metric of the whole set its value."""
+        """Mean over items, its standard error and interval, clustered by photo; of a metric of the whole set its value."""
         return self._mean(self.values[label, metric])
 
     def paired(self, a: str, b: str, metric: str) -> Difference:
-        """Mean of ``a - b`` over the same items, and its standard error, clustered by photo."""
+        """Mean of ``a - b`` over the same items, its standard error and interval, clustered by photo."""
         return self._mean(self.values[a, metric] - self.values[b, metric])
 
     def at_equal(self, metric: str, baseline: str = LINEAR) -> list[Gap]:
@@ -149,20 +162,32 @@ class Results:
         return [self._gap(e, metric, curve) for e in self.sweep()]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.json``: ``mean`` is null where a metric's weights are absent, ``sem`` with under two photos."""
-        clustered = "; sem clustered by photo" if len(set(self.photos)) < len(self.items) else ""
+        """The rows of ``metrics.json``, one a method and metric.
+
+        Null are ``mean`` where a metric could not be measured; ``sem`` and the 95 % interval ``ci_low`` to ``ci_high`` with under
+        two photos; the paired ``difference`` from the ``reference`` and its interval without a reference, too.
+        """
+        clustered = "; sem and interval clustered by photo" if len(set(self.photos)) < len(self.items) else ""
         rows = []
         for e in self.entries:
             head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
+            tail = {"passes": e.passes, "seconds": e.seconds, "parameters": e.parameters, "trainable": e.trainable}
             for m in self.metrics:
-                s = self.summary(e.label, m.name)
                 protocol = m.protocol + ("" if m.of_set else clustered)
-                cell = {"metric": m.name, "protocol": protocol, "mean": s.mean, "sem": s.sem, "n": len(self.items)}
-                rows.append({**head, **cell, "passes": e.passes})
+                rows.append({**head, "metric": m.name, "protocol": protocol, **self._statistics(e.label, m), **tail})
             for name, reason in self.absent.items():
-                cell = {"metric": name, "protocol": why_absent(reason), "mean": None, "sem": None, "n": 0}
-                rows.append({**head, **cell, "passes": e.passes})
+                empty = dict.fromkeys(_STATISTICS) | {"n": 0, "reference": self.reference}
+                rows.append({**head, "metric": name, "protocol": why_absent(reason), **empty, **tail})
         return rows
+
+    def _statistics(self, label: str, measure: Measure) -> dict[str, Any]:
+        own = self.summary(label, measure.name)
+        paired = None if self.reference is None or measure.of_set else self.paired(label, self.reference, measure.name)
+        low, high = own.interval or (None, None)
+        found = {"mean": own.mean, "sem": own.sem, "ci_low": low, "ci_high": high, "n": len(self.items)}
+        low, high = (paired and paired.interval) or (None, None)
+        compared = {"difference": paired and paired.mean, "difference_low": low, "difference_high": high}
+        return {**found, "reference": self.reference, **compared}
 
     def to_json(self) -> str:
         """Everything, per image, so that two runs on the same items can be compared in pairs."""
@@ -174,6 +199,8 @@ class Results:
             "metrics": [asdict(m) for m in self.metrics],
             "values": values,
             "teachers": self.teachers,
+            "reference": self.reference,
+            "device": self.device,
             "absent": dict(self.absent),
         }
         return json.dumps(content, indent=1, allow_nan=False)
@@ -190,11 +217,15 @@ class Results:
             metrics=tuple(Measure(**m) for m in content["metrics"]),
             values=values,
             teachers=content["teachers"] and tuple(content["teachers"]),
+            reference=content.get("reference"),
+            device=content.get("device"),
             absent=content["absent"],
         )
 
     def _mean(self, values: Values) -> Difference:
-        return Difference(float(values.mean()), standard_error(values, self.photos) if values.ndim else None)
+        if not values.ndim:
+            return Difference(float(values), None)
+        return Difference(float(values.mean()), standard_error(values, self.photos), confidence_interval(values, self.photos))
 
     def _gap(self, entry: Entry, metric: str, curve: Sequence[tuple[Values, Values]]) -> Gap:
         assert entry.tradeoff is not None

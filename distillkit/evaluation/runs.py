@@ -18,6 +18,7 @@ from distillkit.evaluation.protocol import Method, available_metrics, bicubic_me
 from distillkit.evaluation.report import write_evaluation, write_report
 from distillkit.hooks.specs import TeacherSpec
 from distillkit.inference.build import build, held_out
+from distillkit.inference.costs import device_name, parameters, trained_parameters
 from distillkit.inference.student import Student, interpolated, load_student
 from distillkit.inference.tiling import restore_padded
 from distillkit.recipe.load import ResolvedRecipe
@@ -48,7 +49,8 @@ def evaluate_run(
         {resolved.components[k].spec.name: lambda k=k: build(resolved, k, device) for k in names}  # type: ignore[misc]
     )
     gallery = Gallery(options.gallery)
-    methods = [*_student_methods("student", student, options.tradeoffs, device), *_teacher_methods(teachers, device)]
+    own = trained_parameters(run_dir / "student")
+    methods = [*_student_methods("student", student, options.tradeoffs, device, own), *_teacher_methods(teachers, device)]
     if options.interpolate is not None:
         methods += _student_methods("interpolated", interpolated(run_dir, options.interpolate, device), options.tradeoffs, device)
     results = evaluate(
@@ -59,6 +61,8 @@ def evaluate_run(
         seed=recipe.seed,
         combine=ROLES if len(teachers) == 2 else None,
         alphas=options.alphas,
+        reference=options.reference,
+        device=device_name(device),
         absent=absent,
         observe=gallery,
         progress=lambda name: None,
@@ -79,25 +83,27 @@ def evaluate_run(
     )
 
 
-def _student_methods(name: str, student: Student, tradeoffs: list[float], device: torch.device | str) -> Iterator[Method]:
+def _student_methods(
+    name: str, student: Student, tradeoffs: list[float], device: torch.device | str, trained: int | None = None
+) -> Iterator[Method]:
     model = student.model
     for tradeoff in tradeoffs if student.variant else [0.0]:
 
-        def restore(lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff) -> Tensor:
+        def restore(item: str, lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff) -> Tensor:
             one = lambda x: student.restore(x, tradeoff, generator)  # noqa: E731
             return restore_padded(one, lq.to(device), model.scale, model.multiple).cpu()
 
-        yield Method(name, tradeoff, student.passes, restore)
+        yield Method(name, tradeoff, student.passes, restore, parameters=parameters(model), trainable=trained)
 
 
 def _teacher_methods(teachers: Mapping[str, OutputTeacher], device: torch.device | str) -> Iterator[Method]:
     for role, teacher in teachers.items():
 
-        def restore(lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher) -> Tensor:
+        def restore(item: str, lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher) -> Tensor:
             one = lambda x: teacher.restore(x, generator)  # noqa: E731
             return restore_padded(one, lq.to(device), teacher.scale, teacher.multiple).cpu()
 
-        yield Method(role, None, teacher.passes, restore)
+        yield Method(role, None, teacher.passes, restore, parameters=parameters(teacher), trainable=0)
 
 
 def _restores(resolved: ResolvedRecipe, key: str) -> bool:

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from distillkit.evaluation.claims import Claim
 from distillkit.evaluation.results import STUDENT, Difference, Entry, Results, why_absent
 
+MEANING = (
+    "±: standard error; in brackets: 95 % bootstrap interval over photos. Those of two methods do not tell whether they differ, "
+    "for photos differ more than methods. Compare paired differences."
+)
+DIFFERENCES = "Mean over the images ± standard error, 95 % bootstrap interval over photos: one that holds 0 shows no difference."
 NO_GAP = "linear: the linear combinations of the teachers. none: the baseline does not reach the student's distance."
 
 
@@ -24,16 +29,73 @@ class Column:
     """``trained against``, ``held out``, or empty for a distortion measure that was not trained against."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A number with its standard error, or why there is none; and the 95 % interval."""
+
+    text: str
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".strip()
+
+
 def columns(results: Results, trained: Collection[str]) -> list[Column]:
     """One per metric, those with absent weights last."""
     measured = [Column(m.name, "↑" if m.higher_is_better else "↓", _role(m.name, m.perceptual, trained)) for m in results.metrics]
     return [*measured, *(Column(name, "", "") for name in results.absent)]
 
 
-def cells(results: Results, entry: Entry) -> list[str]:
-    """``mean ± standard error`` per column; where there is no number, why."""
-    measured = [number(results.summary(entry.label, m.name), decimals(results, m.name)) for m in results.metrics]
-    return [*measured, *map(why_absent, results.absent.values())]
+def cells(results: Results, entry: Entry) -> list[Cell]:
+    """``mean ± standard error`` and interval per column; where there is no number, why."""
+    measured = [cell(results.summary(entry.label, m.name), decimals(results, m.name)) for m in results.metrics]
+    return [*measured, *(Cell(why_absent(reason)) for reason in results.absent.values())]
+
+
+def cell(value: Difference, digits: int, sign: str = "") -> Cell:
+    """``24.31 ± 0.12`` and ``[24.08, 24.55]``; ``sign="+"`` for differences."""
+    if value.interval is None:
+        return Cell(number(value, digits, sign))
+    low, high = value.interval
+    return Cell(number(value, digits, sign), f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]")
+
+
+def cost_columns(results: Results) -> list[str]:
+    """Heads of the columns of :func:`costs`: those that have anything to say."""
+    heads = {"passes": "passes", "seconds": "seconds per image", "parameters": "parameters", "trainable": "trained"}
+    return [head for name, head in heads.items() if any(getattr(e, name) is not None for e in results.entries)]
+
+
+def costs(results: Results, entry: Entry) -> list[str]:
+    """Network passes, median seconds, parameters and trained ones of an entry; empty where unknown."""
+    shown = {
+        "passes": f"{entry.passes}",
+        "seconds per image": "" if entry.seconds is None else f"{entry.seconds:.3g}",
+        "parameters": _count_of(entry.parameters),
+        "trained": _count_of(entry.trainable),
+    }
+    return ["" if head == "passes" and entry.passes is None else shown[head] for head in cost_columns(results)]
+
+
+def cost_note(results: Results) -> str:
+    """What the seconds are, in a sentence; empty where none were measured."""
+    if all(e.seconds is None for e in results.entries):
+        return ""
+    where = f" on {results.device}" if results.device else ""
+    return f"Seconds: median over the images{where}, encoding and decoding included, loading left out. Parameters: of all networks."
+
+
+def difference_table(results: Results) -> tuple[list[str], list[list[str]]] | None:
+    """Header and rows: paired differences from the reference; None without a reference, or with nothing to compare it with."""
+    measures = [m for m in results.metrics if not m.of_set]
+    others = [e for e in ordered(results) if e.label != results.reference]
+    if results.reference is None or not others:
+        return None
+    rows = []
+    for e in others:
+        found = [(results.paired(e.label, results.reference, m.name), decimals(results, m.name)) for m in measures]
+        rows.append([e.name, _tradeoff(e), *(str(cell(difference, digits, "+")) for difference, digits in found)])
+    return ["method", "tradeoff", *(m.name for m in measures)], rows
 
 
 def decimals(results: Results, metric: str) -> int:
@@ -62,7 +124,8 @@ def uncertainty(results: Results) -> str:
     if photos < 2:
         return f"{_count(images, 'image')} of one photo: no standard errors, for one photo says nothing of others."
     clustered = "" if images == photos else f" of {photos} photos; standard errors are clustered by photo"
-    few = f"; with {photos} photos they are rough (to about {100 / (2 * (photos - 1)) ** 0.5:.0f} %)" if photos < 10 else ""
+    few = f"; with {photos} photos they are rough (to about {100 / (2 * (photos - 1)) ** 0.5:.0f} %), and intervals too narrow"
+    few = few if photos < 10 else ""
     return f"{_count(images, 'image')}{clustered or '; standard errors are over images'}{few}."
 
 
@@ -80,13 +143,12 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
     heads = [" ".join(filter(None, [c.metric, c.arrow, f"({c.role})" if c.role else ""])) for c in columns(results, trained)]
     lines = [f"# Evaluation on {results.dataset}", "", uncertainty(results), ""]
     lines += _table(
-        ["method", "tradeoff", "passes", *heads],
-        [[e.name, "" if e.tradeoff is None else f"{e.tradeoff:g}", str(e.passes), *cells(results, e)] for e in ordered(results)],
+        ["method", "tradeoff", *cost_columns(results), *heads],
+        [[e.name, _tradeoff(e), *costs(results, e), *map(str, cells(results, e))] for e in ordered(results)],
     )
-    lines += [
-        "",
-        "The ± of two methods do not tell whether they differ: photos differ more than methods. Compare paired differences.",
-    ]
+    lines += ["", f"{MEANING} {cost_note(results)}".strip()]
+    if (differences := difference_table(results)) is not None:
+        lines += ["", f"## Differences from {results.reference} (paired)", "", *_table(*differences), "", DIFFERENCES]
     if results.baselines() and results.sweep():
         lines += ["", "## PSNR of the student minus that of a baseline, at equal distance (dB, paired)", ""]
         lines += [*_table(*gap_table(results)), "", NO_GAP]
@@ -112,6 +174,19 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "| " + " | ".join(v.replace("|", "\\|") for v in values) + " |"
 
     return [line(header), line(["---"] * len(header)), *map(line, rows)]
+
+
+def _tradeoff(entry: Entry) -> str:
+    return "" if entry.tradeoff is None else f"{entry.tradeoff:g}"
+
+
+def _count_of(parameters: int | None) -> str:
+    """``865.9 M``, ``8.5 M``, ``120 k``."""
+    if parameters is None:
+        return ""
+    if parameters < 100_000:
+        return f"{parameters / 1e3:.1f} k" if parameters else "0"
+    return f"{parameters / 1e6:.1f} M" if parameters >= 1_000_000 else f"{parameters / 1e3:.0f} k"
 
 
 def _role(name: str, perceptual: bool, trained: Collection[str]) -> str:

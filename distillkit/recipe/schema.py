@@ -227,6 +227,9 @@ class Evaluation(Table):
         description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
     )
     metrics: list[Use] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
+    reference: str | None = Field(
+        default="bicubic", description='the method that others are compared with in pairs: "fidelity", "student@0", "linear:0.5"'
+    )
     interpolate: Path | None = Field(
         default=None, description="another run's folder: interpolating the weights of both stage-1 students is one more baseline"
     )
