@@ -1,0 +1,207 @@
+"""What the Real-ESRGAN degradation of the super-resolution plugin does to photographs, against what its presets say.
+
+``python benchmarks/degradation.py FOLDER [--images 200] [--sheet sheet.png]`` degrades the middle of each photograph once by each
+preset and prints a table: mean and spread of every parameter that was drawn, its range and the published one, how often what
+happened and its published probability, and the PSNR of the small images against bicubic reduction. It fails where a value is
+outside of its published range, or a mean is more than four standard errors from what was published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from distillkit import read_image, write_image
+from distillkit.errors import DataError
+from distillkit_superres.degradation.draws import Draws, Gaussian, Round, Sinc, draw
+from distillkit_superres.degradation.pipeline import Bicubic, RealESRGAN
+from distillkit_superres.degradation.settings import PRESETS, BicubicConfig, RealESRGANConfig, Stage
+
+CELL = 2
+"""Enlargement of the small images on the sheet."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Values of one parameter, and the uniform ranges that they are drawn from, each as often; a point is a range, too."""
+
+    values: Sequence[float]
+    ranges: Sequence[tuple[float, float]]
+
+    def problem(self) -> str | None:
+        """What of the values does not fit, if anything."""
+        if not self.values:
+            return None
+        low, high = min(a for a, _ in self.ranges), max(b for _, b in self.ranges)
+        if min(self.values) < low or max(self.values) > high:
+            return f"values from {min(self.values):.4g} to {max(self.values):.4g}, published {low:.4g} to {high:.4g}"
+        mean = sum(a + b for a, b in self.ranges) / 2 / len(self.ranges)
+        square = sum(a * a + a * b + b * b for a, b in self.ranges) / 3 / len(self.ranges)
+        error = math.sqrt(max(square - mean**2, 0) / len(self.values))
+        off = abs(sum(self.values) / len(self.values) - mean)
+        return f"mean is {off:.4g} from {mean:.4g}, {off / error:.1f} standard errors" if off > 4 * error + 1e-12 else None
+
+    def __str__(self) -> str:
+        if not self.values:
+            return "never drawn"
+        mean, spread = _mean_and_spread(self.values)
+        low, high = min(a for a, _ in self.ranges), max(b for _, b in self.ranges)
+        return f"{mean:.2f} ± {spread:.2f}, {min(self.values):.2f}..{max(self.values):.2f} of {low:.2f}..{high:.2f}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """How often something happened, and its published probability."""
+
+    happened: Sequence[bool]
+    probability: float
+
+    def problem(self) -> str | None:
+        """What of the share does not fit, if anything."""
+        p, n = self.probability, len(self.happened)
+        if n == 0:
+            return None
+        off = abs(sum(self.happened) / n - p)
+        return f"share is {off:.3f} from {p}" if off > 4 * math.sqrt(p * (1 - p) / n) + 1e-12 else None
+
+    def __str__(self) -> str:
+        return f"{sum(self.happened) / len(self.happened):.2f} of {self.probability:.2f}" if self.happened else "never drawn"
+
+
+def parameters(config: RealESRGANConfig, draws: Sequence[Draws]) -> dict[str, Drawn | Share]:
+    """Everything that chance decided, by name."""
+    found: dict[str, Drawn | Share] = {}
+    rounds = {"1": (config.first, [d.first for d in draws]), "2": (config.second, [d.second for d in draws if d.second])}
+    for name, (stage, made) in rounds.items():
+        found |= {f"{key} {name}": value for key, value in _of_round(stage, made).items()}
+    sincs = [d.final_sinc for d in draws if d.final_sinc]
+    return found | {
+        "second round happens": Share([d.second is not None for d in draws], config.second_prob),
+        "JPEG quality 1": Drawn([d.first_quality for d in draws], [config.first.jpeg_quality]),
+        "JPEG quality 2": Drawn([d.second_quality for d in draws], [config.second.jpeg_quality]),
+        "JPEG comes last": Share([d.jpeg_last for d in draws], 0.5),
+        "final sinc happens": Share([d.final_sinc is not None for d in draws], config.final_sinc_prob),
+        "final sinc, size": Drawn([s.size for s in sincs], _odd(config.final_sinc_sizes)),
+        "final sinc, cutoff": Drawn([s.cutoff for s in sincs], [(math.pi / 3, math.pi)]),
+    }
+
+
+def _of_round(stage: Stage, rounds: Sequence[Round]) -> dict[str, Drawn | Share]:
+    blurs = [r.blur for r in rounds if r.blur]
+    gaussians, sincs = ([b for b in blurs if isinstance(b, kind)] for kind in (Gaussian, Sinc))
+    factors, sizes = [r.factor for r in rounds], _odd(stage.kernel_sizes)
+    strengths = {k: [r.noise.strength for r in rounds if r.noise.kind == k] for k in ("gaussian", "poisson")}
+    betas = {k: [b.beta for b in gaussians if b.shape.startswith(k)] for k in ("generalized", "plateau")}
+    isotropic = sum(stage.kernel_mix[0::2])
+    return {
+        "blur happens": Share([r.blur is not None for r in rounds], stage.blur_prob),
+        "kernel size": Drawn([b.size for b in blurs], sizes),
+        "kernel is a sinc": Share([isinstance(b, Sinc) for b in blurs], stage.sinc_prob),
+        "sinc cutoff": Drawn([s.cutoff for s in sincs], [(math.pi / (3 if k < 13 else 5), math.pi) for k, _ in sizes]),
+        "kernel is isotropic": Share([not b.shape.endswith("aniso") for b in gaussians], isotropic),
+        "sigma": Drawn([s for b in gaussians for s in (b.sigma_x, b.sigma_y)], [stage.sigma]),
+        "generalised beta": Drawn(betas["generalized"], _around_one(stage.beta_generalised)),
+        "plateau beta": Drawn(betas["plateau"], _around_one(stage.beta_plateau)),
+        "resize up": Share([f > 1 for f in factors], stage.resize_prob[0]),
+        "resize down": Share([f < 1 for f in factors], stage.resize_prob[1]),
+        "factor up": Drawn([f for f in factors if f > 1], [(1, stage.resize_range[1])]),
+        "factor down": Drawn([f for f in factors if f < 1], [(stage.resize_range[0], 1)]),
+        "noise is Gaussian": Share([r.noise.kind == "gaussian" for r in rounds], stage.gaussian_prob),
+        "noise is grey": Share([r.noise.grey for r in rounds], stage.grey_prob),
+        "Gaussian sigma x 255": Drawn(strengths["gaussian"], [stage.gaussian_sigma]),
+        "Poisson scale": Drawn(strengths["poisson"], [stage.poisson_scale]),
+    }
+
+
+def _odd(sizes: tuple[int, int]) -> list[tuple[float, float]]:
+    return [(k, k) for k in range(sizes[0], sizes[1] + 1, 2)]
+
+
+def _around_one(ends: tuple[float, float]) -> list[tuple[float, float]]:
+    return [(ends[0], 1), (1, ends[1])]
+
+
+def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
+    """Up to ``count`` of the photographs in ``folder``, in a random order that is always the same; the middle of each."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    random.Random(0).shuffle(files)
+    crops: list[Tensor] = []
+    for file in files:
+        image = read_image(file)
+        top, left = ((side - crop) // 2 for side in image.shape[1:])
+        if min(top, left) >= 0:
+            crops.append(image[None, :, top : top + crop, left : left + crop])
+        if len(crops) == count:
+            break
+    if not crops:
+        raise DataError(f"{folder} - no photographs of at least {crop} x {crop} pixels")
+    return crops
+
+
+def degrade_all(config: RealESRGANConfig, photos: Iterable[Tensor]) -> tuple[list[Tensor], list[Draws]]:
+    """The small image of each photograph, and what was drawn for it: photograph k has the draws of seed k."""
+    degradation = RealESRGAN(config)
+    images, draws = [], []
+    for k, photo in enumerate(photos):
+        images.append(degradation(photo, Generator().manual_seed(k)))
+        (seed, _), *_ = torch.randint(2**62, (1, 2), generator=Generator().manual_seed(k)).tolist()  # as the degradation did
+        draws.append(draw(config, Generator().manual_seed(seed)))
+    return images, draws
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return float(10 * torch.log10(4 / (a - b).square().mean()))
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return tensor.mean().item(), tensor.std(unbiased=False).item()
+
+
+def sheet(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """One row of images above the other, (3, H, W), each pixel a square of :data:`CELL`."""
+    grid = torch.cat([torch.cat([image[0] for image in row], dim=2) for row in rows], dim=1)
+    return grid.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--crop", type=int, default=256, help="side of the clean crop, pixels")
+    parser.add_argument("--sheet", type=Path, help="write 36 results here: 12 photographs, bicubic above the presets")
+    arguments = parser.parse_args()
+    photos = photographs(arguments.folder, arguments.images, arguments.crop)
+    bicubic = [Bicubic(BicubicConfig())(photo, Generator()) for photo in photos]
+
+    columns: dict[str, dict[str, str]] = {}
+    rows, problems = [bicubic[:12]], []
+    for preset in PRESETS:
+        config = RealESRGANConfig.model_validate({"preset": preset})
+        images, draws = degrade_all(config, photos)
+        found = parameters(config, draws)
+        problems += [f"{preset}, {name}: {what}" for name, value in found.items() if (what := value.problem())]
+        distances = [psnr(image, reference) for image, reference in zip(images, bicubic, strict=True)]
+        mean, spread = _mean_and_spread(distances)
+        against = f"{mean:.1f} ± {spread:.1f}, {min(distances):.1f}..{max(distances):.1f}"
+        columns[preset] = {"PSNR against bicubic, dB": against} | {name: str(value) for name, value in found.items()}
+        rows.append(images[:12])
+    print(f"{len(photos)} photographs, {arguments.crop} x {arguments.crop}\n\n| parameter | {' | '.join(columns)} |")
+    print("| --- " * (1 + len(columns)) + "|")
+    for name in columns["osediff"]:
+        print(f"| {name} | {' | '.join(column[name] for column in columns.values())} |")
+    if arguments.sheet:
+        write_image(sheet(rows), arguments.sheet)
+    if problems:
+        raise SystemExit("not as published:\n  " + "\n  ".join(problems))
+
+
+if __name__ == "__main__":
+    main()
