@@ -180,6 +180,7 @@ def bench(
     set_: Sets = None,
     steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
+    images: Annotated[int, typer.Option(min=0, help="images of the crop's size restored; not with --compare")] = 5,
     compare: Annotated[
         list[str] | None,
         typer.Option("--compare", metavar="KEY=VALUE", help="measure with this set, too; several: 'a=1; b=2'; may be repeated"),
@@ -200,19 +201,29 @@ def bench(
     else:
         from distillkit.bench.recipe import bench as measure
 
-        found = measure(resolved, steps=steps, warmup=warmup)
+        found = measure(resolved, steps=steps, warmup=warmup, images=images)
         typer.echo(as_text(found))
     if json_ is not None:
         json_.write_text(json.dumps(found, indent=2) + "\n")
 
 
 @app.command()
-def doctor() -> None:
-    """Show versions, devices and plugins, and what is wrong with them."""
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="a TOML file: also tell what a run of it takes")] = None,
+    set_: Sets = None,
+    memory: Annotated[float | None, typer.Option(min=0, help="GiB that a run may take; default: what the device has")] = None,
+    check: Annotated[bool, typer.Option("--check", help="make a step at the recipe's own crop, too, and compare")] = False,
+) -> None:
+    """Show versions, devices and plugins, and what is wrong with them; of a recipe, what is missing and what a step takes."""
+    resolved = _load(recipe, set_) if recipe else None
     from distillkit.testing.doctor import diagnose
 
     lines, healthy = diagnose()
     typer.echo("\n".join(lines))
+    if resolved is not None:
+        from distillkit.testing.checkup import examine
+
+        healthy &= examine(resolved, set_ or [], None if memory is None else memory * 2**30, check=check, say=typer.echo)
     if not healthy:
         raise typer.Exit(1)
 

@@ -6,6 +6,7 @@ import difflib
 import glob
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from distillkit.errors import DistillkitError
 from distillkit.recipe import fields
@@ -31,6 +32,29 @@ def check_presence(resolved: ResolvedRecipe) -> None:
         lines = ["not on this machine, and needed:", *(f"  {line}" for line in weights + data)]
         options = " and the same --set options" if any(o.source == "--set" for o in resolved.document.origins.values()) else ""
         raise DistillkitError("\n".join([*lines, f"fetch what can be fetched with: distillkit fetch {resolved.path}{options}"]))
+
+
+class Survey(NamedTuple):
+    """What a recipe needs."""
+
+    here: list[str]
+    missing: list[str]
+    enough: bool
+    """Whether it can be trained: held-out images, and weights that only the evaluation needs, may be missing."""
+    weight_bytes: int
+    """Of all files that training reads, as far as their sizes are declared or their files are here."""
+
+
+def survey(resolved: ResolvedRecipe) -> Survey:
+    """What of a recipe is on this machine and what is not; the network is not asked."""
+    training = {file.name for file in _weight_files(resolved, evaluation=False)}
+    files = _weight_files(resolved, evaluation=True)
+    here = [f"{f.name}, licence {f.license}" for f in files if f.find() is not None]
+    lacking = [f for f in files if f.find() is None]
+    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(_missing_paths(resolved))
+    enough = not any(f.name in training for f in lacking) and not any("data.train." in line for line in data)
+    sizes = [path.stat().st_size if (path := f.find()) else f.size or 0 for f in files if f.name in training]
+    return Survey(here, [*(_described(f) for f in lacking), *data], enough, sum(sizes))
 
 
 def fetch_all(resolved: ResolvedRecipe, say: Callable[[str], None]) -> bool:

@@ -90,7 +90,7 @@ def test_attention_on_a_cpu_is_counted():
 
 def test_nothing_stays_behind_on_the_models(recipe, monkeypatch):
     kept = []
-    monkeypatch.setattr("distillkit.bench.recipe.build_cast", lambda *a: kept.append(build_cast(*a)) or kept[-1])
+    monkeypatch.setattr("distillkit.bench.subject.build_cast", lambda *a: kept.append(build_cast(*a)) or kept[-1])
     measured(recipe)
     for thing in (kept[0], kept[0].student, kept[0].student.codec, *kept[0].teachers.values()):
         assert not {"forward", "generate", "encode", "inputs"} & set(vars(thing))

@@ -35,7 +35,7 @@ def compare(
 
 
 def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int = 2) -> dict[str, Any]:
-    """:func:`distillkit.bench.recipe.bench` in a process of its own.
+    """:func:`distillkit.bench.recipe.bench` in a process of its own, without restoring.
 
     Raises:
         DistillkitError: it failed; its own message follows.
@@ -44,7 +44,8 @@ def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int 
         kept = Path(folder) / "bench.json"
         options = [x for s in sets for x in ("--set", s)]
         command = [sys.executable, "-m", "distillkit", "bench", str(recipe), *options, "--steps", str(steps)]
-        done = subprocess.run([*command, "--warmup", str(warmup), "--json", str(kept)], capture_output=True, text=True, check=False)
+        command += ["--warmup", str(warmup), "--images", "0", "--json", str(kept)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not kept.is_file():
             said = done.stderr.strip().removeprefix("error: ") or f"exit status {done.returncode} (killed: out of memory?)"
             raise DistillkitError(f"{' '.join(sets) or recipe} - could not be measured: {said}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 import time
@@ -22,6 +24,15 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def give_back(device: torch.device) -> None:
+    """Return memory that is no longer used, which torch and the C library keep for later."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def restart_peak(device: torch.device) -> None:
     """Let :func:`peak` count from now on. On a CPU that is for Linux to grant; elsewhere it counts from the process's start."""
     if device.type == "cuda":
@@ -36,6 +47,15 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_reserved(device)
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), peak_memory())
+
+
+def held(device: torch.device) -> int:
+    """Bytes in use now, counted as :func:`peak` counts them; where the system does not say, the process's peak so far."""
+    give_back(device)
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), peak_memory())
 
 
 def total_memory(device: torch.device) -> int | None:

@@ -27,9 +27,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"{name:<8}{stage['ms']:>10,.1f}{stage['images_per_s']:>10.2f}{stage['flops'] / 1e9:>10,.1f}{share:>12.0%}"
             f"{stage['peak_memory'] / GIB:>10.2f}{stage['loader_wait']:>9.1%}"
         )
-    yield f"{'restore':<8}{1000 / restore['images_per_s']:>10,.1f}{restore['images_per_s']:>10.2f}{'':>22}" + (
-        f"{restore['peak_memory'] / GIB:>10.2f}   {restore['side']} x {restore['side']} px, {restore['megapixels_per_s']:.2f} MP/s"
-    )
+    if restore:
+        rate, of = restore["images_per_s"], f"{restore['side']} x {restore['side']} px, {restore['megapixels_per_s']:.2f} MP/s"
+        yield f"{'restore':<8}{1000 / rate:>10,.1f}{rate:>10.2f}{'':>22}{restore['peak_memory'] / GIB:>10.2f}   {of}"
     yield ""
     parts = next(iter(found["stages"].values()))["parts"]
     yield f"{'':<8}" + "".join(f"{part:>11}" for part in parts)

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils import flop_counter
 
-from distillkit.bench.device import peak, restart_peak, synchronize
+from distillkit.bench.device import held, peak, restart_peak, synchronize
 from distillkit.bench.parts import PartClock, watched
 from distillkit.data.pairs import PairedBatches
 from distillkit.recipe.schema import Recipe
@@ -53,7 +53,9 @@ class Measured:
     """Of a step: multiplications and additions of matrix products, convolutions and attention, recomputation included. Operations
     inside compiled code are not seen."""
     peak_memory: int
-    """Bytes, during the steps."""
+    """Bytes, during the timed steps."""
+    held_before: int
+    """Bytes, before the first step."""
     losses: list[float]
     """Of every step that was made, warm-up included."""
 
@@ -61,9 +63,12 @@ class Measured:
 class _Watch(RunLog):
     """In the place of a run's log: times the steps, then divides a few by part, then counts one step's FLOPs."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, stage: Stage, batches: PairedBatches, timed: range) -> None:
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, stage: Stage, batches: PairedBatches, timed: range, look: bool
+    ) -> None:
         super().__init__(folder / "metrics.jsonl", accelerator, lambda *_, **__: None)
         self._timed, self._divided = timed, timed.stop + SPLIT_STEPS
+        self.steps = self._divided + 1 if look else timed.stop
         self._subject, self._batches, self._device = stage, batches, accelerator.device
         self._clock = PartClock(self._device)
         self._flops = flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
@@ -72,13 +77,9 @@ class _Watch(RunLog):
         self._losses: list[float] = []
         self._waited, self._memory = 0.0, 0
 
-    @property
-    def steps(self) -> int:
-        """How many have to be made."""
-        return self._divided + 1
-
     def begin(self, stage: str, done: int, total: int) -> None:
         self._made, self._stage, self._watching = 0, stage, ExitStack()
+        self._held_before = held(self._device)
         self._next(0)
 
     def advance(self) -> None:
@@ -114,7 +115,7 @@ class _Watch(RunLog):
 
     def measured(self, images: int) -> Measured:
         """``images``: crops of one step."""
-        seconds, divided = statistics.median(self._seconds), sum(self._clock.seconds.values())
+        seconds, divided = statistics.median(self._seconds), sum(self._clock.seconds.values()) or 1.0
         return Measured(
             ms=1000 * seconds,
             ms_all=[round(1000 * s, 3) for s in self._seconds],
@@ -125,19 +126,29 @@ class _Watch(RunLog):
             passes={name: n / SPLIT_STEPS / images for name, n in self._clock.passes.items()},
             flops=self._flops.get_total_flops(),
             peak_memory=self._memory,
+            held_before=self._held_before,
             losses=self._losses,
         )
 
 
-def measure(stage: Stage, recipe: Recipe, batches: PairedBatches, accelerator: Accelerator, *, warmup: int, steps: int) -> Measured:
-    """Train ``stage`` for ``warmup`` steps, ``steps`` that are timed, and three more that are looked into.
+def measure(
+    stage: Stage,
+    recipe: Recipe,
+    batches: PairedBatches,
+    accelerator: Accelerator,
+    *,
+    warmup: int,
+    steps: int,
+    look: bool = True,
+) -> Measured:
+    """Train ``stage`` for ``warmup`` steps, ``steps`` that are timed, and with ``look`` three more to see parts, passes and FLOPs.
 
     Raises:
         DistillkitError: the losses are not finite.
     """
     options = recipe.training.model_copy(update={"log_every": 1, "checkpoint_every": NEVER, "sample_every": 0})
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        watch = _Watch(Path(folder), accelerator, stage, batches, range(warmup, warmup + steps))
+        watch = _Watch(Path(folder), accelerator, stage, batches, range(warmup, warmup + steps), look)
         trainer = Trainer(options, recipe.seed, accelerator, Checkpoints(Path(folder) / "checkpoints", 1), watch)
         trainer.train(replace(stage, steps=watch.steps, offset=0), batches)
     return watch.measured(recipe.data.batch_size * recipe.training.accumulate)

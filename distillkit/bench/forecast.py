@@ -1,0 +1,119 @@
+"""How much memory and time a step will take, told from dry steps on smaller crops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from distillkit.bench.subject import Subject
+from distillkit.bench.train import Measured
+
+FRACTIONS = 0.25, 0.375, 0.5
+"""Sides of the crops that dry steps are made on, as shares of the recipe's."""
+BENT = 0.05
+"""How far below the line through its neighbours, relative to its value, a measurement may lie for growth to count as linear."""
+
+
+def smaller_crops(crop: int, unit: int) -> list[int]:
+    """Sides below ``crop`` that are multiples of ``unit``, near :data:`FRACTIONS` of it; ``[crop]`` itself where there is none."""
+    sides = {max(round(fraction * crop / unit), 1) * unit for fraction in FRACTIONS}
+    return sorted(side for side in sides if side < crop) or [crop]
+
+
+def grown(found: Mapping[int, float], crop: int) -> float:
+    """A quantity at ``crop`` from its values at smaller crops: it grows with the pixels, in attention with their square.
+
+    Of one value: proportional to the pixels. Of two: the line through them. Of three: the line through the outer ones, unless the
+    middle one lies more than 5 % below it; then the parabola through all. A line that falls, or is below 0 at no pixels, is noise:
+    then the largest value is scaled with the pixels.
+    """
+    if crop in found:
+        return found[crop]
+    points = sorted((side**2, value) for side, value in found.items())
+    (low, first), (high, last), pixels = points[0], points[-1], crop**2
+    slope = (last - first) / (high - low) if high > low else 0.0
+    if len(points) == 3:
+        middle, value = points[1]
+        sag = first + slope * (middle - low) - value
+        if sag > BENT * value:
+            return first + slope * (pixels - low) + sag * (pixels - low) * (pixels - high) / ((middle - low) * (high - middle))
+    if slope <= 0 or first - slope * low < 0:
+        return last * pixels / high
+    return first + slope * (pixels - low)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A step of one stage at the recipe's own crop. Memory in bytes."""
+
+    stage: str
+    crops: list[int]
+    """What was measured. The recipe's own crop alone: then nothing is extrapolated."""
+    weights: dict[str, int]
+    """By network, as :meth:`~distillkit.bench.subject.Subject.weights` counts them."""
+    before: int
+    """Held before the first step: weights, and on a CPU Python and its libraries."""
+    states: int
+    """Gradients, the optimiser's two moments and the moving average of the trained tensors."""
+    activations: float
+    """What a step takes beside these, at its peak."""
+    seconds: float
+    measured_activations: float
+    measured_seconds: float
+    """Both at the largest crop that was measured."""
+
+    @property
+    def peak(self) -> float:
+        return self.before + self.states + self.activations
+
+    def with_settings(self, tried: Mapping[str, float]) -> Forecast:
+        """The forecast under other settings, of which ``tried`` is a measurement at the largest crop: shares carry over.
+
+        ``tried`` holds ``peak_memory``, ``held_before`` and ``ms`` of :class:`~distillkit.bench.train.Measured`.
+        """
+        activations = float(max(tried["peak_memory"] - tried["held_before"] - self.states, 0))
+        seconds = tried["ms"] / 1000
+        return replace(
+            self,
+            activations=self.activations * activations / max(self.measured_activations, 1),
+            seconds=self.seconds * seconds / self.measured_seconds,
+            measured_activations=activations,
+            measured_seconds=seconds,
+        )
+
+
+def forecast(subject: Subject, *, warmup: int = 1, steps: int = 3) -> list[Forecast]:
+    """Dry steps of each stage, on smaller crops than the recipe's where its models take them.
+
+    Raises:
+        DistillkitError: a loss is not finite. RuntimeError: memory ran out even so.
+    """
+    crop = subject.recipe.data.crop
+    crops = smaller_crops(crop, subject.crop_unit)
+    forecasts = []
+    for stage in subject.stages():
+        found = {c: subject.measure(stage, c, warmup=warmup, steps=steps, look=False) for c in crops}
+        trained = sum(t.nbytes for t in stage.module.tensors().values())
+        forecasts.append(_of_stage(stage.name, found, subject.weights(), trained, crop))
+    return forecasts
+
+
+def _of_stage(name: str, found: Mapping[int, Measured], weights: dict[str, int], trained: int, crop: int) -> Forecast:
+    """``trained``: bytes of the parameters that the stage trains."""
+    states, before, largest = 4 * trained, next(iter(found.values())).held_before, max(found)
+    activations = {side: float(max(m.peak_memory - before - states, 0)) for side, m in found.items()}
+    seconds = {side: m.ms / 1000 for side, m in found.items()}
+    expected = grown(activations, crop), grown(seconds, crop)
+    return Forecast(name, sorted(found), weights, before, states, *expected, activations[largest], seconds[largest])
+
+
+def fitting_crop(found: Sequence[Forecast], crop: int, unit: int, budget: float) -> int | None:
+    """The largest crop below ``crop`` at which every stage fits ``budget`` bytes; None: there is none.
+
+    Activations are taken to go with the pixels.
+    """
+
+    def fits(side: int) -> bool:
+        return all(f.before + f.states + f.activations * (side / crop) ** 2 <= budget for f in found)
+
+    return next((side for side in range(crop - unit, 0, -unit) if fits(side)), None)

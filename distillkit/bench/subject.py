@@ -1,0 +1,83 @@
+"""A recipe made ready to be measured: its models loaded once, its stages in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import lcm
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from distillkit.bench.train import Measured, measure
+from distillkit.inference.build import build
+from distillkit.inference.student import Student
+from distillkit.objectives.controllability import Variant
+from distillkit.preflight import check_presence
+from distillkit.recipe.load import ResolvedRecipe
+from distillkit.run import open_batches
+from distillkit.training.cast import build_cast
+from distillkit.training.loop import Stage
+from distillkit.training.stages import first_stage, second_stage
+
+
+class Subject:
+    """Raises DistillkitError where weights or training images are missing; held-out images may be."""
+
+    def __init__(self, resolved: ResolvedRecipe) -> None:
+        self.resolved = _with_data(resolved, eval=[])
+        self.recipe = self.resolved.recipe
+        check_presence(self.resolved)
+        self.accelerator = Accelerator(mixed_precision=self.recipe.training.precision)
+        self.device = self.accelerator.device
+        self.cast = build_cast(self.resolved, self.device)
+        wanted = self.recipe.stage1.weights.perceptual > 0
+        self.perceptual = build(self.resolved, "stage1.perceptual", self.device) if wanted else None
+        self._variant: Variant | None = None
+
+    @property
+    def crop_unit(self) -> int:
+        """Training crops must be multiples of it."""
+        return lcm(*(self.cast.student.scale * m.multiple for m in (self.cast.student, *self.cast.teachers.values())))
+
+    def weights(self) -> dict[str, int]:
+        """Bytes of the tensors of each network. What several hold in common is counted for the first."""
+        teachers = {f"{role} teacher": teacher for role, teacher in self.cast.teachers.items()}
+        return stored({"student": self.cast.student} | teachers | {"perceptual distance": self.perceptual})
+
+    def stages(self) -> Iterator[Stage]:
+        """Stage 1, then, its adapter merged, stage 2 where the recipe has one."""
+        stage, adapter = first_stage(self.recipe, self.cast, self.perceptual)
+        yield stage
+        adapter.merge()
+        self.cast.teachers.pop("realness", None)
+        if self.recipe.stage2.steps:
+            stage, self._variant = second_stage(self.recipe, self.cast, self.perceptual)
+            yield stage
+
+    def measure(self, stage: Stage, crop: int, *, warmup: int, steps: int, look: bool = True) -> Measured:
+        """Steps of ``stage`` on crops of ``crop`` pixels a side; see :func:`distillkit.bench.train.measure`."""
+        batches = open_batches(_with_data(self.resolved, crop=crop), self.cast, self.accelerator.num_processes)
+        return measure(stage, self.recipe, batches, self.accelerator, warmup=warmup, steps=steps, look=look)
+
+    def student(self) -> Student:
+        """What the stages have made so far."""
+        return Student(self.cast.student, self._variant)
+
+
+def stored(owners: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of the tensors of each owner that is a module; memory that several share is counted for the first of them."""
+    seen: set[int] = set()
+    found = {}
+    for name, owner in owners.items():
+        if isinstance(owner, nn.Module):
+            storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*owner.parameters(), *owner.buffers())}
+            found[name] = sum(s.nbytes() for key, s in storages.items() if key not in seen)
+            seen |= storages.keys()
+    return found
+
+
+def _with_data(resolved: ResolvedRecipe, **changes: Any) -> ResolvedRecipe:
+    recipe = resolved.recipe
+    return replace(resolved, recipe=recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)}))
