@@ -54,8 +54,10 @@ def run(
 
 @app.command()
 def restore(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help='images, folders of images, patterns ("photos/**/*.jpg")')],
-    output: Annotated[Path, typer.Option("-o", "--output", help="an image file for one image, else a folder")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help='images, folders of images, patterns ("photos/**/*.jpg"), videos')
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="a file for one image or video, else a folder")],
     run: Annotated[str | None, typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository")] = None,
     model: Annotated[str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML")] = None,
@@ -66,7 +68,10 @@ def restore(
     seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
     device: Device = None,
 ) -> None:
-    """Restore images with a distilled student, or with any registered model."""
+    """Restore images and videos with a distilled student, or with any registered model."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # half a result is cleared away then, too
     from distillkit.inference.files import plan, restore_files
 
     if (run is None) == (model is None) or (set_ and model is None):
@@ -83,7 +88,7 @@ def restore(
     else:
         restorer = Restorer.of_model(str(model), settings, device, tile=tile, colour=colour)
     restorer.student.check(tradeoffs)
-    with tqdm(total=len(jobs), unit="image", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(jobs), unit="file", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
         failures = restore_files(restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None)
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)

@@ -124,7 +124,7 @@ def test_type_checkers_see_the_public_names() -> None:
     assert seen == {(f"distillkit.{module}", name) for module, names in distillkit._HOME.items() for name in names}
 
 
-HEAVY = "torch", "torchvision", "diffusers", "datasets", "transformers", "peft", "accelerate", "matplotlib", "gradio"
+HEAVY = "torch", "torchvision", "diffusers", "datasets", "transformers", "peft", "accelerate", "matplotlib", "gradio", "av"
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import io
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -118,13 +118,20 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
         raise DataError(f"{path} - cannot write {suffix or 'a file without suffix'}; use one of {', '.join(_SAVE_OPTIONS)}")
     if picture.mode in ("LA", "RGBA") and suffix in _WITHOUT_ALPHA:
         raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
+        with appearing(path) as partial, partial.open("wb") as file:
             picture.save(file, **_SAVE_OPTIONS[suffix])
-        partial.replace(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} - cannot be written: {(isinstance(error, OSError) and error.strerror) or error}") from error
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Where to write a file that shall have its name only when it is complete; after an error nothing is left."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink()

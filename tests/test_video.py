@@ -1,0 +1,271 @@
+"""Videos through ``distillkit restore``: frames, times, sound, colours, and what becomes of damaged and interrupted ones."""
+
+import os
+import signal
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from toys import ToyModel
+
+from distillkit import Restorer, cli
+from distillkit.errors import DataError
+from distillkit.inference.student import Student
+
+pytest.importorskip("av", reason="PyAV is not installed: pip install 'distillkit[video]'")
+
+import av
+
+from distillkit.inference.video import _upright, restore_video
+
+MODEL = ("--model", "toy/faithful")
+
+
+def make(path, frames=12, size=(32, 24), sound="aac", times=None, options=None, matrix=None, picture=None):
+    """A clip of 25 frames a second, or with frames at the given hundredths of a second."""
+    with av.open(str(path), "w", options=options or {}) as clip:
+        video = clip.add_stream("libvpx-vp9" if path.suffix == ".webm" else "libx264", rate=25, options={"crf": "4"})
+        video.width, video.height, video.pix_fmt = *size, "yuv444p" if size[0] % 2 else "yuv420p"
+        if times:
+            video.codec_context.time_base = Fraction(1, 100)
+        if matrix:
+            video.codec_context.colorspace = video.codec_context.color_primaries = video.codec_context.color_trc = matrix
+        tone = clip.add_stream(sound, rate=48000) if sound else None
+        for i in range(frames):
+            y, x = np.mgrid[: size[1], : size[0]]
+            pixels = picture if picture is not None else np.stack([x * 6, y * 8, 0 * x + i * 20], 2).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=video.pix_fmt, dst_colorspace=matrix)
+            frame.pts, frame.time_base = (times[i], Fraction(1, 100)) if times else (i, Fraction(1, 25))
+            clip.mux(video.encode(frame))
+            if tone:
+                wave = np.sin(np.arange(i * 1920, (i + 1) * 1920) / 20).astype(np.float32)[None]
+                samples = av.AudioFrame.from_ndarray(
+                    wave if sound == "aac" else (wave * 9999).astype(np.int16), "flt" if sound == "aac" else "s16", "mono"
+                )
+                samples.sample_rate, samples.pts = 48000, i * 1920
+                clip.mux(tone.encode(samples))
+        for stream in filter(None, (video, tone)):
+            clip.mux(stream.encode(None))
+    return path
+
+
+def frames_of(path, matrix=5):
+    with av.open(str(path)) as clip:
+        return [(f.time, f.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()) for f in clip.decode(video=0)]
+
+
+def sound_of(path):
+    with av.open(str(path)) as clip:
+        return [bytes(p) for p in clip.demux(audio=0) if p.size]
+
+
+class Doubling:
+    """Stands in for a restorer: every pixel four times, or darker for another trade-off."""
+
+    def __init__(self, scale=2, at=None, does=None):
+        self.scale, self.calls, self.at, self.does = scale, 0, at, does
+
+    def __call__(self, image, tradeoffs, *, seed):
+        self.calls += 1
+        if self.calls == self.at:
+            self.does()
+        large = image.repeat(self.scale, 0).repeat(self.scale, 1)
+        return [large // 2 if t else large for t in tradeoffs]
+
+
+@pytest.fixture
+def restore(monkeypatch, capfd, toys, tmp_path):
+    """``restore(...)`` -> exit code and what it said on standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["distillkit", "restore", *map(str, arguments), *MODEL])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, capfd.readouterr().err
+
+    return call
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_frames_times_and_sound(tmp_path, suffix):
+    source, target = make(tmp_path / "a.mp4", sound=None if suffix == ".webm" else "aac"), tmp_path / f"b{suffix}"
+    restore_video(Doubling(), source, [target], [None])
+    before, after = frames_of(source), frames_of(target)
+    assert len(before) == len(after) == 12 and names(tmp_path) == ["a.mp4", target.name]
+    shift = after[0][0] - before[0][0]  # Matroska moves sound that starts before 0, and pictures with it
+    for (t, small), (u, large) in zip(before, after, strict=True):
+        assert abs(u - shift - t) < 2e-3 and large.shape == (48, 64, 3)
+        assert np.abs(large.astype(int) - small.repeat(2, 0).repeat(2, 1)).mean() < 6
+    if suffix != ".webm":
+        assert sound_of(source) == sound_of(target) != []
+
+
+def test_a_clip_of_changing_rate_keeps_its_times(tmp_path):
+    times = [0, 4, 8, 30, 31, 90]
+    restore_video(Doubling(), make(tmp_path / "a.mkv", 6, times=times, sound=None), [tmp_path / "b.mkv"], [None])
+    assert [round(t * 100) for t, _ in frames_of(tmp_path / "b.mkv")] == times
+
+
+def test_several_tradeoffs_share_one_reading(tmp_path):
+    restorer, targets = Doubling(), [tmp_path / "b0.mp4", tmp_path / "b1.mp4"]
+    restore_video(restorer, make(tmp_path / "a.mp4"), targets, [0.0, 1.0])
+    light, dark = (np.mean([f for _, f in frames_of(t)]) for t in targets)
+    assert restorer.calls == 12 and abs(light / 2 - dark) < 4 and sound_of(targets[0]) == sound_of(targets[1]) != []
+
+
+def test_the_noise_of_a_model_that_draws_stands_still(tmp_path):
+    class Noisy(ToyModel):
+        def generate(self, condition, generator=None):
+            return super().generate(condition, generator) + 0.3 * torch.randn(condition.y.shape, generator=generator)
+
+    made = []
+
+    class Recording(Restorer):
+        def __call__(self, *arguments, **options):
+            made.append(super().__call__(*arguments, **options)[0])
+            return made[-1:]
+
+    student = Student(Noisy().requires_grad_(False), None)
+    still = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    source = make(tmp_path / "a.mp4", 3, (16, 16), None, picture=still)
+    for seed in (1, 2):
+        restore_video(Recording(student), source, [tmp_path / f"{seed}.mp4"], [None], seed=seed)
+    first, second = made[:3], made[3:]
+    assert np.abs(np.diff(np.stack(first).astype(int), axis=0)).mean() < 2
+    assert np.abs(first[0].astype(int) - second[0]).mean() > 10
+
+
+@pytest.mark.parametrize(("matrix", "expected"), [(1, 1), (None, 5)])
+def test_colours_are_kept_and_named_also_when_small_becomes_large(tmp_path, matrix, expected):
+    flat = np.full((24, 32, 3), (220, 40, 60), np.uint8)
+    source = make(tmp_path / "a.mp4", 2, matrix=matrix, picture=flat)
+    restore_video(Doubling(40), source, [tmp_path / "b.mp4"], [None])
+    with av.open(str(tmp_path / "b.mp4")) as clip:
+        frame = next(clip.decode(video=0))
+        assert frame.height == 960 and int(frame.colorspace) == expected and int(frame.color_range) == 1
+    assert np.abs(frames_of(tmp_path / "b.mp4", expected)[0][1].astype(int) - flat[0, 0]).max() <= 4
+
+
+def test_odd_sides(tmp_path):
+    restore_video(Doubling(1), make(tmp_path / "a.mp4", 2, (33, 21)), [tmp_path / "b.mp4"], [None])
+    assert frames_of(tmp_path / "b.mp4")[0][1].shape == (21, 33, 3)
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (-90, (0, -1)), (90, (-1, 0)), (180, (-1, -1))])
+def test_frames_are_turned_as_they_are_shown(rotation, corner):
+    class Frame:
+        colorspace, height = 1, 2
+
+        def reformat(self, **_):
+            return self
+
+        def to_ndarray(self):
+            pixels = np.zeros((2, 4, 3), np.uint8)
+            pixels[0, 0] = 255
+            return pixels
+
+    frame = Frame()
+    frame.rotation = rotation
+    upright = _upright(frame)
+    assert upright.shape == ((4, 2, 3) if rotation % 180 else (2, 4, 3)) and upright[corner].all()
+
+
+def test_on_the_command_line(restore, tmp_path):
+    make(tmp_path / "a.mp4")
+    assert restore("a.mp4", "-o", "b.mp4")[0] == 0 and frames_of(tmp_path / "b.mp4")[0][1].shape == (48, 64, 3)
+    before = (tmp_path / "b.mp4").read_bytes()
+    code, told = restore("a.mp4", "-o", "b.mp4")
+    assert code == 2 and "pass --overwrite" in told and (tmp_path / "b.mp4").read_bytes() == before
+    assert restore("a.mp4", "-o", "out")[0] == 0 and names(tmp_path / "out") == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("a.mp4", "-o", "b.png"), "a.mp4 - is a video"),
+        (("a.png", "-o", "b.mp4"), "a.png - is no video"),
+        (("c.mp4", "-o", "b.mp4"), "no such"),
+    ],
+)
+def test_refused_before_any_work(restore, tmp_path, arguments, what):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "a.png").write_bytes(b"")
+    code, told = restore(*arguments)
+    assert code == 2 and what in told and names(tmp_path) == ["a.mp4", "a.png"]
+
+
+def test_without_pyav_the_command_says_what_to_install(restore, tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, told = restore("a.mp4", "-o", "b.mp4")
+    assert code == 2 and "pip install 'distillkit[video]'" in told
+
+
+@pytest.mark.parametrize("kind", ["end", "start", "matroska"])
+@pytest.mark.parametrize("part", [0, 0.01, 0.3, 0.6, 0.8])
+def test_truncated_files_are_named_and_leave_nothing(restore, tmp_path, kind, part):
+    options = {"movflags": "faststart"} if kind == "start" else None
+    whole = make(tmp_path / ("a.mkv" if kind == "matroska" else "a.mp4"), 60, options=options)
+    content = whole.read_bytes()
+    whole.write_bytes(content[: int(len(content) * part)])
+    code, told = restore(whole, "-o", "out/b.mp4")
+    assert code == 1 and f"not restored: {whole} - " in told and "Traceback" not in told
+    assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
+
+
+def test_damage_in_the_middle_never_crashes(tmp_path):
+    content = make(tmp_path / "a.mp4", 30).read_bytes()
+    for i in range(12):
+        damaged = bytearray(content)
+        for place in np.random.default_rng(i).integers(0, len(content), 40):
+            damaged[place] ^= 0xFF
+        (tmp_path / "b.mp4").write_bytes(damaged)
+        try:
+            restore_video(Doubling(), tmp_path / "b.mp4", [tmp_path / "c.mp4"], [None])
+            (tmp_path / "c.mp4").unlink()
+        except DataError as e:
+            assert str(tmp_path) in str(e)
+        assert names(tmp_path) == ["a.mp4", "b.mp4"]
+
+
+def test_what_holds_no_pictures_is_named(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as clip:
+        tone = clip.add_stream("aac", rate=48000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.float32), "flt", "mono")
+        samples.sample_rate = 48000
+        clip.mux(tone.encode(samples))
+        clip.mux(tone.encode(None))
+    with pytest.raises(DataError, match=r"a\.mkv - holds no pictures"):
+        restore_video(Doubling(), tmp_path / "a.mkv", [tmp_path / "b.mkv"], [None])
+
+
+def test_sound_that_the_target_cannot_hold_is_refused(tmp_path):
+    source = make(tmp_path / "a.mkv", 2, sound="pcm_s16le")
+    with pytest.raises(DataError, match=r"b\.webm - cannot hold sound in pcm_s16le"):
+        restore_video(Doubling(), source, [tmp_path / "b.webm"], [None])
+    restore_video(Doubling(), source, [tmp_path / "b.mkv"], [None])
+    assert sound_of(source) == sound_of(tmp_path / "b.mkv") and names(tmp_path) == ["a.mkv", "b.mkv"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_nothing_is_left(restore, tmp_path, monkeypatch, number):
+    make(tmp_path / "a.mp4")
+    stand_in = Doubling(at=5, does=lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(Restorer, "__call__", lambda self, *a, **o: stand_in(*a, **o))
+    code, _ = restore("a.mp4", "-o", "b.mp4")
+    assert code == 130 and stand_in.calls == 5 and names(tmp_path) == ["a.mp4"]
+
+
+def test_what_cannot_be_written_is_named(restore, tmp_path):
+    make(tmp_path / "a.mp4")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    code, told = restore("a.mp4", "-o", "file/b.mp4")
+    assert code == 1 and "file/b.mp4 - cannot be written" in told
