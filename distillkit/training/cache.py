@@ -17,11 +17,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from distillkit.data.pairs import Batch
+from distillkit.download import sha256_of
 from distillkit.hooks.manager import load_plugins
 from distillkit.recipe.load import Component
 from distillkit.recipe.schema import Training
 from distillkit.training.store import FORMAT, Store, default_folder, sealed
-from distillkit.weights import sha256_of
 
 
 class Cache:
