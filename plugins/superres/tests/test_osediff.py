@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from distillkit import DistillkitError, captioned
+from distillkit import DistillkitError, Restorer, captioned
+from distillkit.inference.student import Student
 from distillkit_superres.osediff import text
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base
@@ -135,6 +136,16 @@ def test_teacher_gives_its_restoration_the_colours_of_the_input(fix, lq):
     )
     wanted = colours(enlarged(lq * 0.2, 4))
     assert (colours(fixed) - wanted).abs().max() < 0.3 * (colours(plain) - wanted).abs().max()
+
+
+@pytest.mark.parametrize("fix", ["adain", "wavelet"])
+def test_a_students_restorer_offers_the_teachers_colour_fix(fix):
+    y, x = torch.meshgrid(torch.linspace(0.2, 0.7, 24), torch.linspace(0.1, 0.5, 16), indexing="ij")
+    image = torch.stack([x, y, x * y])
+    teacher = build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=fix)).requires_grad_(False)
+    wanted = teacher.restore(image[None] * 2 - 1)[0] * 0.5 + 0.5
+    restorer = Restorer(Student(build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False), None), colour=fix)
+    assert (restorer(image) - wanted).abs().max() < 2 / 255
 
 
 def test_descriptors_build_what_they_say(lq):
