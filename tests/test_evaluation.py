@@ -21,7 +21,7 @@ from distillkit.evaluation.plots import losses_png
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
 from distillkit.evaluation.report import write_evaluation, write_file, write_report
 from distillkit.evaluation.results import Results
-from distillkit.evaluation.tables import cost_columns, cost_note, costs, difference_table
+from distillkit.evaluation.tables import cost_columns, cost_note, costs, difference_table, to_markdown
 
 BLUR = FullReference(
     "roughness",
@@ -117,6 +117,22 @@ def test_draws_depend_on_seed_item_and_method_only(results):
     assert again.values["realness", "psnr"][::-1].tolist() == results.values["realness", "psnr"].tolist()
     other = evaluate(METHODS[1:2], items(), [psnr()], dataset="toy", seed=2)
     assert (other.values["realness", "psnr"] != results.values["realness", "psnr"]).all()
+
+
+def test_several_seeds_give_their_mean_and_its_deviation(results):
+    options = {"dataset": "toy", "combine": ("fidelity", "realness"), "alphas": (0.5,)}
+    one, two = (evaluate(METHODS[:3], items(), [psnr()], seed=seed, **options) for seed in (1, 2))
+    several, key = Results.over_seeds([one, two]), ("realness", "psnr")
+    assert several.seeds == 2 and one.seeds == 1
+    np.testing.assert_allclose(several.values[key], (one.values[key] + two.values[key]) / 2)
+    assert several.deviation(*key) == pytest.approx(np.std([alone.values[key].mean() for alone in (one, two)], ddof=1))
+    assert several.deviation(*key) > 0 and several.deviation("bicubic", "psnr") == 0
+    assert one.deviation(*key) is None and Results.over_seeds([one]) is one
+    assert any("mean of 2 seeds" in row["protocol"] for row in several.rows())
+    table = to_markdown(several, (), ())
+    assert "mean of 2 seeds" in table and f"(sd {several.deviation(*key):.2f})" in table
+    assert "(sd" not in to_markdown(results, (), ())
+    assert Results.from_json(several.to_json()).deviation(*key) == several.deviation(*key)
 
 
 def test_a_student_has_the_same_draws_at_every_tradeoff():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,26 @@ class Results:
     """Where ``seconds`` were measured."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Metrics asked for whose weights or packages are not on this machine, with the reason."""
+    of_seeds: Mapping[tuple[str, str], Values] = field(default_factory=dict)
+    """(entry label, metric name) -> mean over the items, one value per seed; empty after a single one."""
+
+    @classmethod
+    def over_seeds(cls, parts: Sequence[Results]) -> Results:
+        """The same evaluation with several seeds as one: an item's value is its mean over them. Costs are those of the first."""
+        if len(parts) == 1:
+            return parts[0]
+        stacked = {key: np.stack([part.values[key] for part in parts]) for key in parts[0].values}
+        of_seeds = {key: v.reshape(len(parts), -1).mean(1) for key, v in stacked.items()}
+        return replace(parts[0], values={key: v.mean(0) for key, v in stacked.items()}, of_seeds=of_seeds)
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds that every item was restored with."""
+        return max((len(means) for means in self.of_seeds.values()), default=1)
+
+    def deviation(self, label: str, metric: str) -> float | None:
+        """Standard deviation over seeds of the mean over items; None with a single seed."""
+        return float(self.of_seeds[label, metric].std(ddof=1)) if self.seeds > 1 else None
 
     def entry(self, label: str) -> Entry:
         """The entry of that label."""
@@ -173,7 +193,9 @@ class Results:
             head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
             tail = {"passes": e.passes, "seconds": e.seconds, "parameters": e.parameters, "trainable": e.trainable}
             for m in self.metrics:
-                protocol = m.protocol + ("" if m.of_set else clustered)
+                sd = self.deviation(e.label, m.name)
+                drawn = "" if sd is None else f"; mean of {self.seeds} seeds, standard deviation over them {sd:.3g}"
+                protocol = m.protocol + ("" if m.of_set else clustered) + drawn
                 rows.append({**head, "metric": m.name, "protocol": protocol, **self._statistics(e.label, m), **tail})
             for name, reason in self.absent.items():
                 empty = dict.fromkeys(_STATISTICS) | {"n": 0, "reference": self.reference}
@@ -191,13 +213,17 @@ class Results:
 
     def to_json(self) -> str:
         """Everything, per image, so that two runs on the same items can be compared in pairs."""
-        values = {e.label: {m.name: self.values[e.label, m.name].tolist() for m in self.metrics} for e in self.entries}
+
+        def nested(values: Mapping[tuple[str, str], Values]) -> dict[str, dict[str, Any]]:
+            return {e.label: {m.name: values[e.label, m.name].tolist() for m in self.metrics} for e in self.entries}
+
         content = {
             "dataset": self.dataset,
             "items": self.items,
             "entries": [asdict(e) for e in self.entries],
             "metrics": [asdict(m) for m in self.metrics],
-            "values": values,
+            "values": nested(self.values),
+            "of_seeds": nested(self.of_seeds) if self.of_seeds else {},
             "teachers": self.teachers,
             "reference": self.reference,
             "device": self.device,
@@ -209,7 +235,10 @@ class Results:
     def from_json(cls, text: str) -> Results:
         """The inverse of :meth:`to_json`."""
         content = json.loads(text)
-        values = {(e, m): np.array(v) for e, of_metric in content["values"].items() for m, v in of_metric.items()}
+        values, of_seeds = (
+            {(e, m): np.array(v) for e, of_metric in content.get(key, {}).items() for m, v in of_metric.items()}
+            for key in ("values", "of_seeds")
+        )
         return cls(
             dataset=content["dataset"],
             items=tuple(content["items"]),
@@ -220,6 +249,7 @@ class Results:
             reference=content.get("reference"),
             device=content.get("device"),
             absent=content["absent"],
+            of_seeds=of_seeds,
         )
 
     def _mean(self, values: Values) -> Difference:

@@ -16,6 +16,7 @@ from distillkit.evaluation.claims import claims
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
 from distillkit.evaluation.report import write_evaluation, write_report
+from distillkit.evaluation.results import Results
 from distillkit.hooks.specs import TeacherSpec
 from distillkit.inference.build import build, held_out
 from distillkit.inference.costs import device_name, parameters, trained_parameters
@@ -53,20 +54,24 @@ def evaluate_run(
     methods = [*_student_methods("student", student, options.tradeoffs, device, own), *_teacher_methods(teachers, device)]
     if options.interpolate is not None:
         methods += _student_methods("interpolated", interpolated(run_dir, options.interpolate, device), options.tradeoffs, device)
-    results = evaluate(
-        [*methods, bicubic_method(student.model.scale)],
-        items,
-        metrics,
-        dataset=recipe.name,
-        seed=recipe.seed,
-        combine=ROLES if len(teachers) == 2 else None,
-        alphas=options.alphas,
-        reference=options.reference,
-        device=device_name(device),
-        absent=absent,
-        observe=gallery,
-        progress=lambda name: None,
-    )
+    parts = [
+        evaluate(
+            [*methods, bicubic_method(student.model.scale)],
+            items,
+            metrics,
+            dataset=recipe.name,
+            seed=seed,
+            combine=ROLES if len(teachers) == 2 else None,
+            alphas=options.alphas,
+            reference=options.reference,
+            device=device_name(device),
+            absent=absent,
+            observe=gallery if seed == recipe.seed else None,
+            progress=lambda name: None,
+        )
+        for seed in range(recipe.seed, recipe.seed + options.seeds)
+    ]
+    results = Results.over_seeds(parts)
     distances = (["stage1.perceptual"] if recipe.stage1.weights.perceptual > 0 else []) + [f"stage1.{r}_anchor" for r in ROLES]
     trained = {resolved.components[key].spec.name for key in distances if key in resolved.components}
     write_evaluation(results, gallery, run_dir / "evaluation", trained)

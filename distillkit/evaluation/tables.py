@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distillkit.evaluation.claims import Claim
 from distillkit.evaluation.results import STUDENT, Difference, Entry, Results, why_absent
@@ -47,8 +47,12 @@ def columns(results: Results, trained: Collection[str]) -> list[Column]:
 
 
 def cells(results: Results, entry: Entry) -> list[Cell]:
-    """``mean ± standard error`` and interval per column; where there is no number, why."""
-    measured = [cell(results.summary(entry.label, m.name), decimals(results, m.name)) for m in results.metrics]
+    """``mean ± standard error``, ``(sd ...)`` over several seeds and interval per column; where there is no number, why."""
+    measured = []
+    for m in results.metrics:
+        digits, sd = decimals(results, m.name), results.deviation(entry.label, m.name)
+        one = cell(results.summary(entry.label, m.name), digits)
+        measured.append(one if sd is None else replace(one, text=f"{one.text} (sd {sd:.{digits}f})"))
     return [*measured, *(Cell(why_absent(reason)) for reason in results.absent.values())]
 
 
@@ -119,14 +123,15 @@ def ordered(results: Results) -> list[Entry]:
 
 
 def uncertainty(results: Results) -> str:
-    """What the standard errors mean, in a sentence."""
+    """What the standard errors and deviations mean."""
     images, photos = len(results.items), len(set(results.photos))
+    drawn = f" Each number is the mean of {results.seeds} seeds, sd its standard deviation over them." if results.seeds > 1 else ""
     if photos < 2:
-        return f"{_count(images, 'image')} of one photo: no standard errors, for one photo says nothing of others."
+        return f"{_count(images, 'image')} of one photo: no standard errors, for one photo says nothing of others.{drawn}"
     clustered = "" if images == photos else f" of {photos} photos; standard errors are clustered by photo"
     few = f"; with {photos} photos they are rough (to about {100 / (2 * (photos - 1)) ** 0.5:.0f} %), and intervals too narrow"
     few = few if photos < 10 else ""
-    return f"{_count(images, 'image')}{clustered or '; standard errors are over images'}{few}."
+    return f"{_count(images, 'image')}{clustered or '; standard errors are over images'}{few}.{drawn}"
 
 
 def to_csv(results: Results) -> str:

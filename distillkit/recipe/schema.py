@@ -233,6 +233,9 @@ class Evaluation(Table):
     interpolate: Path | None = Field(
         default=None, description="another run's folder: interpolating the weights of both stage-1 students is one more baseline"
     )
+    seeds: Count = Field(
+        default=1, description="restorations of every image, with draws of their own: for means and deviations of models that draw"
+    )
     crop: Count | None = Field(default=None, description="side of the evaluation crops, pixels; default: whole images")
     crops_per_image: Count = 1
     max_images: Count | None = Field(default=None, description="evaluate only the first so many images or crops")
