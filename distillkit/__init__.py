@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from distillkit.evaluation.metrics import SetMetric as SetMetric
     from distillkit.evaluation.perceptual import PerceptualDistance as PerceptualDistance
     from distillkit.hooks.hookspecs import hookimpl as hookimpl
+    from distillkit.hooks.manager import load_plugins as load_plugins
     from distillkit.hooks.specs import DatasetSpec as DatasetSpec
     from distillkit.hooks.specs import DegradationSpec as DegradationSpec
     from distillkit.hooks.specs import MetricSpec as MetricSpec
@@ -77,6 +78,7 @@ _HOME = {
     "evaluation.metrics": ["Metric", "SetMetric"],
     "evaluation.perceptual": ["PerceptualDistance"],
     "hooks.hookspecs": ["hookimpl"],
+    "hooks.manager": ["load_plugins"],
     "hooks.specs": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],
     "inference.restorer": ["Restorer"],
     "weights": ["WeightFile", "load_exactly", "read_state_dict"],

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from distillkit import DistillkitError
 
-LARGE = 480
-"""Photographs of at least this shorter side, in pixels, are also used at half their size, where they have more detail a pixel."""
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
@@ -47,10 +45,12 @@ class Crops:
     Args:
         paths: photographs; those smaller than a crop are left out. size: side of the crops, pixels.
         candidates: crops drawn for each that is kept.
+        large: photographs of at least this shorter side, in pixels, are also used at half their size, where they have more detail a
+            pixel, unless a crop does not fit then.
     """
 
-    def __init__(self, paths: Iterable[Path], size: int, candidates: int = 2) -> None:
-        self.size, self.candidates = size, candidates
+    def __init__(self, paths: Iterable[Path], size: int, candidates: int = 2, large: int = 480) -> None:
+        self.size, self.candidates, self.large = size, candidates, large
         self.versions = [v for v in (list(self._versions(read_photo(p))) for p in paths) if v]
         if not self.versions:
             raise DistillkitError(f"every photograph is smaller than a crop of {size} px")
@@ -65,7 +65,7 @@ class Crops:
     def _versions(self, photo: Tensor) -> Iterator[Tensor]:
         if min(photo.shape[1:]) >= self.size:
             yield photo
-        if min(photo.shape[1:]) >= max(LARGE, 2 * self.size):
+        if min(photo.shape[1:]) >= max(self.large, 2 * self.size):
             yield F.avg_pool2d(photo[None].float(), 2)[0].round().to(torch.uint8)
 
     def _one(self, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,9 @@
-"""The mini models: codec, forward process and denoiser of each. All restore photographs at four times the size of their input."""
+"""The mini models: codec, forward process and denoiser of each. A task decides what they start from; all else is shared."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +23,10 @@ from distillkit_mini.codec import BlockDct
 from distillkit_mini.network import UNet
 
 SCALE = 4
-CHANNELS = 3 * SCALE**2
+"""Enlargement in super-resolution."""
+PATCH = 4
+"""Pixels of the restored image along a side of a latent pixel."""
+CHANNELS = 3 * PATCH**2
 WIDTH, BLOCKS = 48, (2, 3, 2)
 LATENT_GAIN = 2.0
 """Latents are twice the pixels, which brings their spread near 1."""
@@ -32,27 +37,62 @@ def enlarge(lq: Tensor) -> Tensor:
     return F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
+MIDDLE_GREY = 0.42
+"""Mean of what :func:`brighten` makes, on the scale [0, 1]: about that of photographs."""
+LEAST_EXPONENT = 0.05
+
+
+def brighten(lq: Tensor) -> Tensor:
+    """The power of each image, one exponent for all of its pixels, whose mean is :data:`MIDDLE_GREY`; (B, 3, h, w) in [-1, 1].
+
+    The exponent is found by bisection between :data:`LEAST_EXPONENT` and 1: an image that is bright already stays as it is, and a
+    black one stays black.
+    """
+    light = ((lq + 1) / 2).clamp(0, 1)
+    low, high = light.new_full((len(lq), 1, 1, 1), LEAST_EXPONENT), light.new_ones(len(lq), 1, 1, 1)
+    for _ in range(16):
+        middle = (low + high) / 2
+        dark = (light**middle).mean((1, 2, 3), keepdim=True) < MIDDLE_GREY
+        low, high = torch.where(dark, low, middle), torch.where(dark, middle, high)
+    return light**high * 2 - 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a mini model is asked to undo."""
+
+    scale: int
+    """Output size divided by input size."""
+    guess: Callable[[Tensor], Tensor]
+    """Inputs (B, 3, h, w) -> images of the output's size, without any learning: where the models start."""
+
+
+SUPER_RESOLUTION = Task(SCALE, enlarge)
+LOW_LIGHT = Task(1, brighten)
+
+
 def load_network(network: nn.Module, path: Path) -> None:
     """Fill ``network`` from a safetensors file, stored in half or full precision."""
     load_exactly(network, {name: value.float() for name, value in read_state_dict(path).items()}, path)
 
 
 class MiniModel(DiffusionModel):
-    """What they share: a latent of 48 channels on the grid of the input, and ``y``, the encoded bicubic enlargement."""
+    """What they share: a latent of 48 channels at a quarter of the output's size, and ``y``, the encoded guess of the task."""
 
-    scale = SCALE
     head = "out"
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task = SUPER_RESOLUTION) -> None:
         super().__init__()
-        self.codec = PixelUnshuffle(SCALE, LATENT_GAIN)
+        self.task, self.scale, self.multiple = task, task.scale, PATCH // task.scale
+        self.codec = PixelUnshuffle(PATCH, LATENT_GAIN)
+        self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 
     def condition(self, lq: Tensor) -> Condition:
-        return Condition(y=self.codec.encode(enlarge(lq)))
+        return Condition(y=self.codec.encode(self.task.guess(lq)))
 
 
 class Faithful(MiniModel):
-    """Residual shifting (Yue et al. 2023) from the enlarged input to the clean image, in a few steps.
+    """Residual shifting (Yue et al. 2023) from the task's guess to the clean image, in a few steps.
 
     ``clean = y + F([z_t / sqrt(1 + noise(t)^2), y], t)``
 
@@ -65,11 +105,10 @@ class Faithful(MiniModel):
     predicts = "clean"
     process: ContinuousResidualShifting
 
-    def __init__(self, steps: int = 4, temperature: float = 0.25) -> None:
-        super().__init__()
+    def __init__(self, steps: int = 4, temperature: float = 0.25, task: Task = SUPER_RESOLUTION) -> None:
+        super().__init__(task)
         self.temperature = temperature
         self.process = ContinuousResidualShifting(kappa=0.2)
-        self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
         self.passes = steps
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -99,7 +138,7 @@ class FaithfulDct(Faithful):
 
     def __init__(self, steps: int = 4, temperature: float = 0.25) -> None:
         super().__init__(steps, temperature)
-        self.codec = BlockDct(SCALE, LATENT_GAIN)
+        self.codec = BlockDct(PATCH, LATENT_GAIN)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         assert condition.y is not None
@@ -117,10 +156,9 @@ class Realistic(MiniModel):
     predicts = "clean"
     start = 1.0
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, task: Task = SUPER_RESOLUTION) -> None:
+        super().__init__(task)
         self.process = CosineVariancePreserving()
-        self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         assert condition.y is not None

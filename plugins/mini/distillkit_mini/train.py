@@ -1,10 +1,11 @@
-"""The program that trained the shipped weights: ``python -m distillkit_mini.train --photos DIR [DIR ...] [--out DIR] [--seed 0]``.
+"""The program that trained the shipped weights: ``python -m distillkit_mini.train --photos DIR [DIR ...] [--task lle]``.
 
-Both networks are trained on one CPU core, the same way for the same seed, photographs and versions:
+Two networks for each task are trained on one CPU core, the same way for the same seed, photographs and versions:
 
 faithful
-    ``|clean(z_t, t) - z_0|^2`` from scratch. At first every sample is at the top time, where the network is a plain restorer; then
-    half of each batch is at times drawn uniformly.
+    ``|clean(z_t, t) - z_0|^2``. At first every sample is at the top time, where the network is a plain restorer; then half of each
+    batch is at times drawn uniformly. For low light it starts from the super-resolving weights, and at the top time it gets ``y``
+    in place of ``z_t``: what little of the clean image is in ``z_t`` tells its brightness, which is what there is to learn.
 realistic
     from the faithful weights, ``|S(y) - z_0|^2 + 30 |cells|^2 + 2 ST-LPIPS + 0.4 adversarial + 0.5 denoising``. S is one step;
     *cells* is the error averaged over 4 x 4 latent pixels, what a pattern that repeats with the latent's grid leaves; the patch
@@ -22,6 +23,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -31,15 +33,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distillkit import Condition, DistillkitError, PerceptualDistance
+from distillkit import Condition, Degradation, DistillkitError, PerceptualDistance, load_plugins
 from distillkit_mini.crops import Crops, find_photos
 from distillkit_mini.degradation import Camera
-from distillkit_mini.models import Faithful, MiniModel, Realistic, load_network
+from distillkit_mini.models import LOW_LIGHT, SUPER_RESOLUTION, Faithful, MiniModel, Realistic, Task, load_network
+from distillkit_mini.plugin import SHIPPED
 
-CROP, BATCH = 64, 8
-FAITHFUL_STEPS = (3_600, 5_400)
-"""Steps at the top time only, and at all times."""
-REALISTIC_STEPS = 2_400
+BATCH = 8
 FEWER = 4
 """Crops of a batch that are denoised, and that the perceptual distance sees."""
 CELLS = 4
@@ -49,38 +49,91 @@ REPORT_EVERY = 250
 M = TypeVar("M", bound=MiniModel)
 
 
+@dataclass(frozen=True)
+class Course:
+    """How the two models of a task are trained."""
+
+    task: Task
+    names: tuple[str, str]
+    """Of the weight files: faithful, realistic."""
+    degradation: Callable[[], Degradation]
+    crop: int
+    """Side of the training crops, pixels."""
+    large: int
+    """Photographs of at least this shorter side, in pixels, are also used at half their size."""
+    faithful_steps: tuple[int, int]
+    """Steps at the top time only, and at all times."""
+    realistic_steps: int
+    start: Path | None
+    """Weights that the faithful network starts from."""
+    top_is_guess: bool
+    """At the top time the faithful network gets ``y`` in place of ``z_t``."""
+
+
+def plugin_degradation(use: str) -> Degradation:
+    """A degradation of an installed plugin with its default options, as a recipe would name it.
+
+    Raises:
+        PluginError: no installed plugin offers it.
+    """
+    spec = load_plugins().find("degradations", use)[1]
+    return spec.build(spec.config())
+
+
+COURSES = {
+    "sr4x": Course(SUPER_RESOLUTION, ("faithful", "realistic"), Camera, 64, 480, (3_600, 5_400), 2_400, None, False),
+    "lle": Course(
+        LOW_LIGHT,
+        ("lle-faithful", "lle-realistic"),
+        partial(plugin_degradation, "lowlight/dark"),
+        96,  # larger, and of smaller photographs: how bright a scene was can be told only from enough of it
+        192,
+        (1_500, 2_000),
+        1_200,
+        SHIPPED / "faithful.safetensors",
+        True,
+    ),
+}
+
+
 class Pairs:
     """Batches (lq, gt), in [-1, 1], from one generator that also serves the noise and the times."""
 
-    def __init__(self, crops: Crops, seed: int) -> None:
-        self._crops, self._camera = crops, Camera()
+    def __init__(self, crops: Crops, degradation: Degradation, seed: int) -> None:
+        self._crops, self._degradation = crops, degradation
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         gt = self._crops.draw(BATCH, self.generator)
-        return self._camera(gt, self.generator), gt
+        return self._degradation(gt, self.generator), gt
 
 
-def train_faithful(pairs: Pairs, share: float = 1.0) -> Faithful:
+def train_faithful(pairs: Pairs, course: Course, share: float = 1.0) -> Faithful:
     """The faithful model after ``share`` of its full schedule."""
-    model = Faithful()
-    early, late = (round(share * steps) for steps in FAITHFUL_STEPS)
+    model = Faithful(task=course.task)
+    if course.start is not None:
+        load_network(model.network, course.start)
+    early, late = (round(share * steps) for steps in course.faithful_steps)
 
     def loss(step: int) -> dict[str, Tensor]:
         lq, gt = pairs.draw()
         z_0, condition = model.codec.encode(gt), model.condition(lq)
+        assert condition.y is not None
         t = model.process.sample_time(BATCH, pairs.generator)
-        t[: BATCH if step < early else BATCH // 2] = model.process.t_max
+        top = BATCH if step < early else BATCH // 2
+        t[:top] = model.process.t_max
         noise = torch.randn(z_0.shape, generator=pairs.generator)
         z_t = model.process.diffuse(z_0, t, noise, condition.y)
+        if course.top_is_guess:
+            z_t = torch.cat([condition.y[:top], z_t[top:]])
         return {"clean": F.mse_loss(model(z_t, t, condition), z_0)}
 
-    return _train("faithful", model, loss, early + late, learning_rate=1e-3, decay=0.999)
+    return _train(course.names[0], model, loss, early + late, learning_rate=1e-3, decay=0.999)
 
 
-def train_realistic(pairs: Pairs, *, faithful: Path, share: float = 1.0) -> Realistic:
+def train_realistic(pairs: Pairs, course: Course, *, faithful: Path, share: float = 1.0) -> Realistic:
     """The realistic model after ``share`` of its full schedule, from the weights in the file ``faithful``."""
-    model = Realistic()
+    model = Realistic(course.task)
     load_network(model.network, faithful)
     distance, judge = PerceptualDistance("alex"), Discriminator()
     judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
@@ -105,7 +158,7 @@ def train_realistic(pairs: Pairs, *, faithful: Path, share: float = 1.0) -> Real
         }
         return {name: WEIGHTS[name] * term for name, term in terms.items()}
 
-    return _train("realistic", model, loss, round(share * REALISTIC_STEPS), learning_rate=4e-4, decay=0.998)
+    return _train(course.names[1], model, loss, round(share * course.realistic_steps), learning_rate=4e-4, decay=0.998)
 
 
 class Attempt(NamedTuple):
@@ -154,9 +207,10 @@ class Discriminator(nn.Module):
         return self.layers(image)
 
 
-def _shifted(a: Tensor, b: Tensor, generator: torch.Generator, window: int = 52) -> tuple[Tensor, Tensor]:
-    """The same randomly placed square of two batches of images."""
-    top, left = torch.randint(CROP - window + 1, (2,), generator=generator).tolist()
+def _shifted(a: Tensor, b: Tensor, generator: torch.Generator, less: int = 12) -> tuple[Tensor, Tensor]:
+    """The same randomly placed square of two batches of images, ``less`` pixels smaller than they are."""
+    top, left = torch.randint(less + 1, (2,), generator=generator).tolist()
+    window = a.shape[-1] - less
     place = (..., slice(top, top + window), slice(left, left + window))
     return a[place], b[place]
 
@@ -196,29 +250,35 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("mini-weights"), help="folder for the weights and the card (default: %(default)s)"
     )
+    parser.add_argument("--task", choices=sorted(COURSES), default="sr4x", help="what the models undo (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1.0, help="share of the full schedule, for a trial run")
     parser.add_argument("--only", choices=["faithful", "realistic"], help="train one of the two")
     args = parser.parse_args()
     try:
-        run(args.photos, args.out, args.seed, args.share, args.only)
+        run(args.photos, args.out, args.seed, args.share, args.only, COURSES[args.task])
     except DistillkitError as e:
         parser.exit(2, f"{e}\n")
 
 
-def run(photos: list[Path], out: Path, seed: int, share: float = 1.0, only: str | None = None) -> None:
-    """Train, and write ``NAME.safetensors`` and ``NAME.json`` (how it was made) for each model into ``out``."""
+def run(
+    photos: list[Path], out: Path, seed: int, share: float = 1.0, only: str | None = None, course: Course = COURSES["sr4x"]
+) -> None:
+    """Train, and write ``NAME.safetensors`` and ``NAME.json`` (how it was made) for each model of the course into ``out``."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    crops = Crops(find_photos(photos), CROP)
-    for name in ("faithful", "realistic"):
-        if only not in (None, name):
+    crops, degradation = Crops(find_photos(photos), course.crop, large=course.large), course.degradation()
+    faithful, realistic = (out / f"{name}.safetensors" for name in course.names)
+    programs: dict[str, tuple[Path, Callable[..., MiniModel]]] = {
+        "faithful": (faithful, train_faithful),
+        "realistic": (realistic, partial(train_realistic, faithful=faithful)),
+    }
+    for role, (path, train) in programs.items():
+        if only not in (None, role):
             continue
         torch.manual_seed(seed)
         started = time.monotonic()
-        path, pairs = out / f"{name}.safetensors", Pairs(crops, seed)
-        train = train_faithful if name == "faithful" else partial(train_realistic, faithful=out / "faithful.safetensors")
-        model = train(pairs, share=share)
+        model = train(Pairs(crops, degradation, seed), course, share=share)
         save_file({k: v.half() for k, v in model.network.state_dict().items()}, path)
         made: dict[str, object] = {
             "seed": seed,
@@ -227,7 +287,7 @@ def run(photos: list[Path], out: Path, seed: int, share: float = 1.0, only: str 
             "seconds": round(time.monotonic() - started),
         }
         made |= {"torch": str(torch.__version__), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        (out / f"{name}.json").write_text(json.dumps(made, indent=2) + "\n")
+        path.with_suffix(".json").write_text(json.dumps(made, indent=2) + "\n")
 
 
 if __name__ == "__main__":
