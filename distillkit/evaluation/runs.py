@@ -73,7 +73,8 @@ def evaluate_run(
     ]
     results = Results.over_seeds(parts)
     distances = (["stage1.perceptual"] if recipe.stage1.weights.perceptual > 0 else []) + [f"stage1.{r}_anchor" for r in ROLES]
-    trained = {resolved.components[key].spec.name for key in distances if key in resolved.components}
+    losses = {resolved.components[key].spec.name for key in distances if key in resolved.components}
+    trained = {m.name for m in metrics if any(f"{m.name}-".startswith(f"{loss}-") for loss in losses)}  # with their variants
     write_evaluation(results, gallery, run_dir / "evaluation", trained)
     for claim in claims(results, trained):
         say(str(claim))

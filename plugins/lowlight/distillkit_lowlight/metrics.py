@@ -1,4 +1,4 @@
-"""The two protocols of low-light papers that a general toolkit lacks: GT-mean, and the uniform-window SSIM.
+"""The protocols of low-light papers that a general toolkit lacks: GT-mean before any metric, and the uniform-window SSIM.
 
 GT-mean takes the brightness of the ground truth: the restored image is scaled so that its mean grey is the ground truth's.
 Brightness error dominates PSNR in this task, so numbers with and without it (several dB apart) must never share a column.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from distillkit import Metric
 
 PSNR_CAP = 100.0
 """dB, for equal images."""
@@ -80,6 +82,21 @@ def ssim_uniform(restored: Tensor, gt: Tensor) -> Tensor:
 
 _UNIFORM = "RGB channel mean, 8-bit rounded, uniform 7x7 window, sample covariance, valid region (scikit-image default)"
 _GT_MEAN = "GT-mean (mean grey scaled to the ground truth's, 8-bit truncated), then "
+
+
+def after_gt_mean(metric: Metric, name: str, *, bgr: bool = False) -> Measure:
+    """A metric of the engine after GT-mean.
+
+    Args:
+        name: of the result. bgr: show the metric blue, green, red in place of red, green, blue, as GSAD's code shows LPIPS.
+    """
+
+    def function(restored: Tensor, gt: Tensor) -> Tensor:
+        restored = gt_mean(restored, gt)
+        return metric(restored.flip(1), gt.flip(1)) if bgr else metric(restored, gt)
+
+    protocol = _GT_MEAN + (metric.protocol.replace("RGB", "BGR") if bgr else metric.protocol)
+    return Measure(name, protocol, function, metric.higher_is_better, perceptual=metric.perceptual)
 
 
 def psnr_gtmean() -> Measure:

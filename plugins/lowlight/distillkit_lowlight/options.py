@@ -117,6 +117,13 @@ class RetinexOptions(Network):
         return {"decomposition": "init_high.pth"}
 
 
+class LpipsOptions(Options):
+    """Options of LPIPS after GT-mean."""
+
+    trunk: Path | None = None
+    """ImageNet weights of the network, as those of ``distillkit/lpips-alex``."""
+
+
 class NoOptions(Options):
     """Nothing to set."""
 

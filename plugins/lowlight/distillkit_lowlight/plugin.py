@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from distillkit import DatasetSpec, DegradationSpec, MetricSpec, StudentSpec, TeacherSpec, WeightFile, hookimpl
 from distillkit_lowlight.options import (
     DarkOptions,
     GSADOptions,
     GSADStudentOptions,
     LOLOptions,
+    LpipsOptions,
     Network,
     NoOptions,
     PriorOptions,
@@ -128,9 +131,34 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
     )
 
 
+def _after_gt_mean(base: str, *, bgr: bool = False) -> MetricSpec:
+    """The engine's metric ``base`` after GT-mean, with the same options and files."""
+
+    def find(options: BaseModel) -> tuple[Any, Any]:
+        from distillkit import load_plugins
+
+        spec = load_plugins().find("metrics", f"distillkit/{base}")[1]
+        return spec, spec.config(**options.model_dump())
+
+    def build(options: BaseModel) -> Any:
+        from distillkit_lowlight.metrics import after_gt_mean
+
+        spec, own = find(options)
+        return after_gt_mean(spec.build(own), name, bgr=bgr)
+
+    def weights(options: BaseModel) -> tuple[WeightFile, ...]:
+        spec, own = find(options)
+        return tuple(spec.weights(own))
+
+    name = f"{base}-gtmean" + ("-bgr" if bgr else "")
+    summary = f"{base} after GT-mean" + (", channels in the order of GSAD's code" if bgr else "")
+    config = LpipsOptions if base.startswith("lpips") else NoOptions
+    return MetricSpec(name=name, summary=summary, config=config, build=build, license="Apache-2.0", weights=weights)
+
+
 @hookimpl
 def distillkit_metrics() -> Sequence[MetricSpec]:
-    """The GT-mean protocol, the uniform-window SSIM, and the distance of retinex maps."""
+    """The GT-mean protocol before every kind of metric, the uniform-window SSIM, and the distance of retinex maps."""
 
     def spec(name: str, function: str, summary: str) -> MetricSpec:
         def build(options: NoOptions) -> Any:
@@ -144,6 +172,8 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
         spec("psnr-gtmean", "psnr_gtmean", "PSNR in RGB after GT-mean, dB"),
         spec("ssim-uniform", "ssim_uniform_raw", "SSIM with a uniform 7x7 window (scikit-image's default)"),
         spec("ssim-uniform-gtmean", "ssim_uniform_gtmean", "SSIM with a uniform 7x7 window after GT-mean"),
+        *(_after_gt_mean(base) for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")),
+        _after_gt_mean("lpips-alex", bgr=True),
         MetricSpec(
             name="retinex",
             summary="Difference of retinex maps through Reti-Diff's decomposition network; differentiable",

@@ -6,9 +6,10 @@ import torch
 from skimage.metrics import structural_similarity
 from torch.testing import assert_close
 
-from distillkit import Metric
-from distillkit.evaluation.metrics import psnr, ssim
+from distillkit import Metric, WeightsError, load_plugins
+from distillkit.evaluation.metrics import FullReference, psnr, ssim
 from distillkit_lowlight.metrics import (
+    after_gt_mean,
     gt_mean,
     psnr_gtmean,
     psnr_rgb,
@@ -67,6 +68,34 @@ def test_gt_mean_undoes_a_change_of_brightness(images):
     half = (gt + 1) / 2 - 1
     assert (psnr_rgb(half, gt) < 15).all() and (psnr_gtmean()(half, gt) > 40).all()
     assert torch.isfinite(psnr_gtmean()(torch.full_like(gt, -1), gt)).all()
+
+
+@pytest.mark.parametrize("name", ["ssim-gtmean", "stlpips-alex-gtmean", "stlpips-vgg-gtmean"])
+def test_engine_metrics_after_gt_mean(name, images):
+    spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
+    own = load_plugins().find("metrics", "distillkit/" + name.removesuffix("-gtmean"))[1]
+    metric, base = spec.build(spec.config()), own.build(own.config())
+    gt, out = images(2, 64, 64) * 0.4, images(2, 64, 64, seed=1) * 0.4 - 0.3
+    assert (metric.name, metric.perceptual, metric.higher_is_better) == (name, base.perceptual, base.higher_is_better)
+    assert_close(metric(out, gt), base(gt_mean(out, gt), gt))
+    assert not torch.equal(metric(out, gt), base(out, gt))
+    assert metric.protocol.startswith("GT-mean") and metric.protocol.endswith(base.protocol)
+
+
+def test_gsads_order_of_channels(images):
+    red = FullReference("red", "RGB, the first channel", lambda a, b: a[:, 0].mean((1, 2)), False, False, True)
+    out, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
+    found = after_gt_mean(red, "red-gtmean-bgr", bgr=True)
+    assert_close(found(out, gt), gt_mean(out, gt)[:, 2].mean((1, 2)))
+    assert "BGR, the first channel" in found.protocol
+
+
+def test_lpips_after_gt_mean_asks_for_the_trunk_of_lpips(tmp_path):
+    for name in ("lpips-alex-gtmean", "lpips-vgg-gtmean", "lpips-alex-gtmean-bgr"):
+        spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
+        assert [f.path for f in spec.weights(spec.config(trunk=tmp_path / "trunk.pth"))] == [tmp_path / "trunk.pth"]
+        with pytest.raises(WeightsError, match="trunk"):
+            spec.build(spec.config(trunk=tmp_path / "trunk.pth"))
 
 
 @pytest.mark.parametrize("make", [psnr_gtmean, ssim_uniform_raw, ssim_uniform_gtmean])

@@ -37,7 +37,9 @@ def test_is_whole(plugins):
         "students": {"gsad"},
         "degradations": {"dark"},
         "datasets": {"lol-v1", "lol-v2-real", "lol-v2-syn"},
-        "metrics": {"psnr-gtmean", "ssim-uniform", "ssim-uniform-gtmean", "retinex"},
+        "metrics": {"psnr-gtmean", "ssim-uniform", "ssim-uniform-gtmean", "retinex"}
+        | {f"{base}-gtmean" for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")}
+        | {"lpips-alex-gtmean-bgr"},
     }
 
 
