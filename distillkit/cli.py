@@ -99,11 +99,28 @@ def restore(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="a new folder")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="a new folder")] = None,
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="plain weights at one --tradeoff, without a knob")] = False,
-    tradeoff: Annotated[float | None, typer.Option(min=0, max=1, help="0 most realistic ... 1 most faithful")] = None,
+    tradeoff: Annotated[
+        float | None, typer.Option(min=0, max=1, help="of --merge or --onnx: 0 most realistic ... 1 most faithful")
+    ] = None,
 ) -> None:
-    """Write a student for others to use: for distillkit, diffusers and peft, with a model card; then load and compare it."""
+    """Write a student for others to use: for distillkit, diffusers and peft, with a model card; then load and compare it.
+
+    An ONNX graph has the trade-off as an input, unless --tradeoff fixes it.
+    """
+    if (output is None) == (onnx is None):
+        raise DistillkitError("give either -o, for a folder, or --onnx, for a graph")
+    if onnx is not None:
+        if merge:
+            raise DistillkitError("--merge is for folders; a graph is merged by --tradeoff alone")
+        from distillkit.inference.onnx import export_onnx
+
+        typer.echo(export_onnx(run, onnx, tradeoff=tradeoff))
+        typer.echo(f"done: {onnx}")
+        return
+    assert output is not None
     if merge != (tradeoff is not None):
         raise DistillkitError("--merge and --tradeoff need each other: plain weights have one trade-off")
     from distillkit.inference.export import export as write

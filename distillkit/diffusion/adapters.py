@@ -25,10 +25,11 @@ _NAME = "distillkit"
 class Adapter(ABC):
     """A scalable change of one network's weights. At most one is on a network at a time."""
 
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
+    """A tensor () where the scale is an input of a traced graph."""
 
     @abstractmethod
-    def set_scale(self, scale: float) -> None:
+    def set_scale(self, scale: float | Tensor) -> None:
         """Set the scale absolutely, 0 (frozen network) to 1 (trained network)."""
 
     @abstractmethod
@@ -43,7 +44,7 @@ class Adapter(ABC):
         """
 
     @contextmanager
-    def at(self, scale: float) -> Iterator[None]:
+    def at(self, scale: float | Tensor) -> Iterator[None]:
         """The scale within a ``with`` block; the former one is restored on exit, also on an error."""
         former = self.scale
         self.set_scale(scale)
@@ -69,10 +70,10 @@ class LowRank(Adapter):
         for parameter in self.tensors().values():
             parameter.requires_grad_(True)
 
-    def set_scale(self, scale: float) -> None:
+    def set_scale(self, scale: float | Tensor) -> None:
         self.scale = scale
         for layer in self._layers.values():
-            layer.scaling[_NAME] = scale * self._unit
+            layer.scaling[_NAME] = scale * self._unit  # type: ignore[assignment]
 
     def tensors(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self._network.named_parameters() if f".{_NAME}." in n}
@@ -120,7 +121,7 @@ class FullRank(Adapter):
         for original, target in zip(originals, targets, strict=True):
             original[0].delta.copy_(target - original.original)
 
-    def set_scale(self, scale: float) -> None:
+    def set_scale(self, scale: float | Tensor) -> None:
         self.scale = scale
 
     def tensors(self) -> dict[str, nn.Parameter]:
