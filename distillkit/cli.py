@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,8 @@ def run(
         return
     folder = out or Path("runs") / resolved.recipe.name
     report = engine.run_recipe(resolved, folder, resume=resume)
-    typer.echo(f"done: {folder}" + (f"; open {report}" if report else ""))
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(f"done: {folder}" + (f"; open {report}" if report else ""))
 
 
 @app.command()
@@ -338,7 +340,8 @@ def main() -> None:
     try:
         app(prog_name="distillkit")
     except DistillkitError as e:
-        typer.echo(f"error: {e}", err=True)
+        several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+        typer.echo(f"error{' (process ' + os.environ.get('RANK', '?') + ')' if several else ''}: {e}", err=True)
         sys.exit(2)
     except Interrupted as e:
         typer.echo(str(e), err=True)

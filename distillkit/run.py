@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from distillkit.data.pairs import Item, PairedBatches
@@ -30,6 +30,7 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cast import Cast, build_cast
 from distillkit.training.checkpoint import Checkpoints
+from distillkit.training.launch import agreed, start, together
 from distillkit.training.loop import Trainer
 from distillkit.training.samples import sampler
 from distillkit.training.stages import first_stage, second_stage
@@ -44,44 +45,15 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> 
         again.
 
     Returns:
-        the report; None where nothing was evaluated.
+        the report; None where nothing was evaluated, and in every process but the first, which alone writes.
 
     Raises:
         DistillkitError: before any work, when something is missing or the folder cannot be used; later, with the state on disk.
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
-    recipe, plugins = resolved.recipe, load_plugins()
-    accelerator = Accelerator(
-        mixed_precision=recipe.training.precision,
-        log_with=list(recipe.training.trackers) or None,
-        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
-    )
-    check_presence(resolved)
-    if recipe.evaluation.interpolate is not None:
-        read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now, not after training
-    if accelerator.is_main_process:
-        check_folder(out, resolved, resume)
-    cast = build_cast(resolved, accelerator.device)
-    batches = open_batches(resolved, cast, accelerator.num_processes)
-    shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery]
-    if accelerator.is_main_process:
-        (out / "recipe.toml").write_text(resolved.to_toml())
-    manifest = Manifest(out / "manifest.json", accelerator.is_main_process, recipe=recipe.name, device=str(accelerator.device))
-    try:
-        plugins.notify("distillkit_run_started", run_dir=out, recipe=recipe)
-        _distil(resolved, out, cast, batches, shown, accelerator, manifest, plugins.notify)
-        report = None
-        if accelerator.is_main_process:
-            with manifest.timed("evaluation"):
-                report = evaluate_run(resolved, out, accelerator.device, manifest=manifest.facts, say=_say)
-            manifest.close("finished")
-            plugins.notify("distillkit_run_finished", run_dir=out)
-        return report
-    except BaseException as e:
-        manifest.close("interrupted" if isinstance(e, Interrupted | KeyboardInterrupt) else "failed")
-        raise
-    finally:
-        accelerator.end_training()
+    accelerator = start(resolved.recipe.training, out)
+    with together(accelerator):
+        return _run(resolved, out, accelerator, resume)
 
 
 def reevaluate(resolved: ResolvedRecipe, run_dir: Path, device: str | None = None) -> Path | None:
@@ -107,6 +79,37 @@ def dry_run(resolved: ResolvedRecipe) -> None:
         run_recipe(replace(resolved, recipe=small), Path(folder))
 
 
+def _run(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool) -> Path | None:
+    recipe, plugins, main = resolved.recipe, load_plugins(), accelerator.is_main_process
+    with accelerator.main_process_first():
+        check_presence(resolved)
+        if recipe.evaluation.interpolate is not None:
+            read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now
+        if main:
+            check_folder(out, resolved, resume)
+    cast = build_cast(resolved, accelerator.device)
+    batches = open_batches(resolved, cast, accelerator.num_processes)
+    shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery] if main else []
+    if main:
+        (out / "recipe.toml").write_text(resolved.to_toml())
+    about = {"recipe": recipe.name, "device": str(accelerator.device), "processes": accelerator.num_processes}
+    manifest = Manifest(out / "manifest.json", main, **about)
+    try:
+        if main:
+            plugins.notify("distillkit_run_started", run_dir=out, recipe=recipe)
+        _distil(resolved, out, cast, batches, shown, accelerator, manifest, plugins.notify)
+        if not main:
+            return None
+        with manifest.timed("evaluation"):
+            report = evaluate_run(resolved, out, accelerator.device, manifest=manifest.facts, say=_say)
+        manifest.close("finished")
+        plugins.notify("distillkit_run_finished", run_dir=out)
+        return report
+    except BaseException as e:
+        manifest.close("interrupted" if isinstance(e, Interrupted | KeyboardInterrupt) else "failed")
+        raise
+
+
 def _distil(
     resolved: ResolvedRecipe,
     out: Path,
@@ -119,20 +122,21 @@ def _distil(
 ) -> None:
     """Both stages, from wherever the run's checkpoints stand, and the export of the student."""
     recipe = resolved.recipe
-    checkpoints = Checkpoints(out / "checkpoints", recipe.training.keep_checkpoints)
-    newest = checkpoints.newest()
+    main = accelerator.is_main_process
+    checkpoints = Checkpoints(out / "checkpoints", recipe.training.keep_checkpoints, main)
+    newest, end_of_stage1 = agreed((checkpoints.newest(), checkpoints.final("stage1")) if main else (None, None))
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
     accelerator.init_trackers("tensorboard")
     perceptual = build_distance(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
 
     def trainer(student: Student) -> Trainer:
-        sample = sampler(out / "samples", student, shown, accelerator.device) if accelerator.is_main_process else None
+        sample = sampler(out / "samples", student, shown, accelerator.device) if main else None
         return Trainer(recipe.training, recipe.seed, accelerator, checkpoints, log, sample)
 
     stage1, adapter = first_stage(recipe, cast, perceptual)
     with manifest.timed("stage1"):
-        start = newest if newest and newest.stage == "stage1" else checkpoints.final("stage1")
+        start = newest if newest and newest.stage == "stage1" else end_of_stage1
         trainer(Student(cast.student, None)).train(stage1, batches, start)
     changes: dict[str, dict[str, Tensor]] = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
@@ -145,15 +149,16 @@ def _distil(
             start = newest if newest and newest.stage == "stage2" else None
             trainer(Student(cast.student, variant)).train(stage2, batches, start)
         changes["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
-    if accelerator.is_main_process:
+    bad_images = gather_object([batches.bad_images])
+    accelerator.wait_for_everyone()
+    if main:
         save_student(out / "student", resolved, changes)
-    manifest.write(bad_images=batches.bad_images)
+    manifest.write(bad_images={name: reason for found in bad_images for name, reason in found.items()})
     if cast.cache.store:
         manifest.write(cache=cast.cache.facts())
-    accelerator.wait_for_everyone()
 
 
-def open_batches(resolved: ResolvedRecipe, cast: Cast, world_size: int) -> PairedBatches:
+def open_batches(resolved: ResolvedRecipe, cast: Cast, processes: int) -> PairedBatches:
     """The training batches of a recipe, from all of its sources."""
     data = resolved.recipe.data
     return PairedBatches(
@@ -164,11 +169,11 @@ def open_batches(resolved: ResolvedRecipe, cast: Cast, world_size: int) -> Paire
         scale=cast.student.scale,
         seed=resolved.recipe.seed,
         flip=data.flip,
-        cycle=data.cycle * resolved.recipe.training.accumulate,
+        cycle=data.cycle,
         max_bad_fraction=data.max_bad_fraction,
         workers=data.workers,
         cache_mb=data.cache_mb,
-        world_size=world_size,
+        parts=processes * resolved.recipe.training.accumulate,
     )
 
 

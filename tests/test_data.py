@@ -269,9 +269,9 @@ def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, wo
 
     expected = [fresh().batch("stage1", step, 1) for step in range(9)]
     state = torch.get_rng_state()
-    whole = list(fresh(workers=workers, cache_mb=0).iterate("stage1", 0, 9, 1))
+    whole = list(fresh(workers=workers, cache_mb=0).iterate("stage1", 0, 9, [1]))
     assert torch.equal(torch.get_rng_state(), state)
-    resumed = list(fresh(workers=workers).iterate("stage1", 4, 9, 1))
+    resumed = list(fresh(workers=workers).iterate("stage1", 4, 9, [1]))
     assert all(map(same, whole, expected))
     assert all(map(same, resumed, expected[4:]))
     assert (len(whole), len(resumed)) == (9, 5)
@@ -279,12 +279,12 @@ def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, wo
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_a_cycle_the_first_batches_come_again(photos: Source, workers: int) -> None:
-    made = list(batches(photos, cycle=3, workers=workers).iterate("stage1", 1, 8, 1))
+    made = list(batches(photos, cycle=3, workers=workers).iterate("stage1", 1, 8, [1]))
     expected = [batches(photos).batch("stage1", step % 3, 1) for step in range(1, 8)]
     assert all(map(same, made, expected)) and [b.step for b in made] == [1, 2, 0, 1, 2, 0, 1]
 
 
-def test_stage_rank_and_seed_change_the_draws(photos: Source) -> None:
+def test_stage_part_and_seed_change_the_draws(photos: Source) -> None:
     base = batches(photos).batch("stage1", 0, 0)
     others = [
         batches(photos).batch("stage2", 0, 0),
@@ -295,8 +295,8 @@ def test_stage_rank_and_seed_change_the_draws(photos: Source) -> None:
 
 
 def test_no_image_comes_twice_before_each_has_come_once(photos: Source) -> None:
-    made = batches(photos, batch_size=2, world_size=2)
-    ids = [name for step in range(7) for rank in range(2) for name in made.batch("stage1", step, rank).ids]
+    made = batches(photos, batch_size=2, parts=2)
+    ids = [name for step in range(7) for part in range(2) for name in made.batch("stage1", step, part).ids]
     for epoch in range(4):
         assert len(set(ids[7 * epoch : 7 * (epoch + 1)])) == 7
     assert ids[:7] != ids[7:14]

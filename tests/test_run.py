@@ -185,14 +185,6 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp
     assert all(torch.isfinite(v).all() for v in newest.values())
 
 
-def test_accumulating_batches_is_one_larger_batch(recipe, tmp_path):
-    """Two accumulated batches give the mean gradient: the first logged loss is the mean of both batches' losses."""
-    for name, sets in (("one", ["training.log_every=1"]), ("two", ["training.accumulate=2", "training.log_every=1"])):
-        run_recipe(load_recipe(recipe, [*sets, "stage2.steps=0", "stage1.steps=2", "stage1.learning_rate=1e-9"]), tmp_path / name)
-    one, two = ([json.loads(x)["l2"] for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two"))
-    assert two[0] == pytest.approx(sum(one) / 2, rel=1e-4)
-
-
 def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))

@@ -23,6 +23,9 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import BadImageError, Example, Source, check_share
 from distillkit.errors import DataError
 
+Place = tuple[int, int]
+"""A step, and one of its parts."""
+
 _AHEAD = 2
 """Batches prepared before they are asked for, by the thread or by each worker."""
 
@@ -61,14 +64,16 @@ class _Made:
 
 
 class PairedBatches:
-    """Random crops of several sources, reproducible from (seed, stage, step, rank) alone.
+    """Random crops of several sources, reproducible from (seed, stage, step, part) alone.
+
+    A step takes ``parts`` batches, numbered from 0; who makes which of them, and when, does not matter.
 
     What is promised, within a stage:
 
-    - The batch of a step and rank is the same whatever was drawn before, in whatever process, with however many workers.
-    - Of each 1000 batches (0-999, 1000-1999, ... over all ranks) paired and unpaired sources get their shares by weight, to within
+    - The batch of a step and part is the same whatever was drawn before, in whatever process, with however many workers.
+    - Of each 1000 batches (0-999, 1000-1999, ... over all parts) paired and unpaired sources get their shares by weight, to within
       one and at least one; so do the sources of a kind of each 1000 images of that kind.
-    - A source is run through in random orders: no image comes twice before each has come once, counted over all ranks.
+    - A source is run through in random orders: no image comes twice before each has come once, counted over all parts.
     - The exception is an image that cannot be used: a random other one of its source takes its place.
 
     Args:
@@ -80,7 +85,7 @@ class PairedBatches:
         max_bad_fraction: share of a source's images that may be unusable (unreadable, or smaller than the crop).
         workers: processes that prepare batches ahead; with 0 one thread does.
         cache_mb: decoded images kept in memory by this process, shared out among its workers.
-        world_size: number of ranks.
+        parts: batches of one step, over all processes.
 
     Raises:
         DataError: no sources, not a weight above 0 for each, or a crop that is no multiple of the scale.
@@ -100,7 +105,7 @@ class PairedBatches:
         max_bad_fraction: float = 0.05,
         workers: int = 0,
         cache_mb: float = 512,
-        world_size: int = 1,
+        parts: int = 1,
     ) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
             raise DataError(
@@ -111,7 +116,7 @@ class PairedBatches:
         self.sources, self.weights = list(sources), list(weights)
         self.crop, self.batch_size, self.scale, self.seed, self.flip = crop, batch_size, scale, seed, flip
         self.cycle = cycle
-        self.max_bad_fraction, self.workers, self.world_size = max_bad_fraction, workers, world_size
+        self.max_bad_fraction, self.workers, self.parts = max_bad_fraction, workers, parts
         self.cache = ImageCache(int(cache_mb * 1e6))
         self.wait_seconds = 0.0
         """Time that consumers of :meth:`iterate` have waited for batches."""
@@ -124,20 +129,20 @@ class PairedBatches:
         """Images that were passed over so far, and why."""
         return {name: reason for bad in self._bad for name, reason in bad.items()}
 
-    def batch(self, stage: str, step: int, rank: int = 0) -> Batch:
-        """The batch of one step and rank.
+    def batch(self, stage: str, step: int, part: int = 0) -> Batch:
+        """One of the batches of one step.
 
         Raises:
             DataError: more than ``max_bad_fraction`` of a source's images cannot be used; the first of them are named.
         """
-        return self._accept(self._make(stage, step, rank))
+        return self._accept(self._make(stage, (step, part)))
 
-    def iterate(self, stage: str, first_step: int, last_step: int, rank: int = 0) -> Iterator[Batch]:
-        """The batches of steps ``first_step`` to ``last_step - 1``, prepared ahead. Raises as :meth:`batch`."""
-        steps = range(first_step, last_step)
-        stream = self._from_workers(stage, steps, rank) if self.workers else self._from_thread(stage, steps, rank)
+    def iterate(self, stage: str, first_step: int, last_step: int, parts: Sequence[int] = (0,)) -> Iterator[Batch]:
+        """Batches ``parts`` of each of the steps ``first_step`` to ``last_step - 1``, prepared ahead. Raises as :meth:`batch`."""
+        places = [(step, part) for step in range(first_step, last_step) for part in parts]
+        stream = self._from_workers(stage, places) if self.workers else self._from_thread(stage, places)
         try:
-            for _ in steps:
+            for _ in places:
                 began = time.perf_counter()
                 made = next(stream)
                 self.wait_seconds += time.perf_counter() - began
@@ -145,11 +150,12 @@ class PairedBatches:
         finally:
             stream.close()
 
-    def _make(self, stage: str, step: int, rank: int) -> _Made:
+    def _make(self, stage: str, place: Place) -> _Made:
         """The batch and the unusable images that were met; changes nothing but the cache."""
+        step, part = place
         step = step % self.cycle if self.cycle else step
         kind_weights = [sum(self.weights[k] for k in group) for group in self._groups]
-        kind, earlier = interleave(kind_weights, step * self.world_size + rank, self.seed, stage, "kind")
+        kind, earlier = interleave(kind_weights, step * self.parts + part, self.seed, stage, "kind")
         group = self._groups[kind]
         crops: list[tuple[Tensor, Tensor | None]] = []
         ids: list[str] = []
@@ -160,8 +166,8 @@ class PairedBatches:
             choice, position = interleave([self.weights[k] for k in group], position, self.seed, stage, "source", kind)
             which = group[choice]
             first = shuffled(len(self.sources[which]), position, self.seed, stage, "image", which)
-            example = self._usable(which, first, keyed_generator(self.seed, stage, step, rank, "replacement", slot), bad)
-            crops.append(self._cut(example, keyed_generator(self.seed, stage, step, rank, "data", slot)))
+            example = self._usable(which, first, keyed_generator(self.seed, stage, step, part, "replacement", slot), bad)
+            crops.append(self._cut(example, keyed_generator(self.seed, stage, step, part, "data", slot)))
             ids.append(example.id)
             captions.append(example.caption)
         lq = [lq for _, lq in crops if lq is not None]
@@ -200,12 +206,12 @@ class PairedBatches:
     def _check(self, which: int, bad: dict[str, str]) -> None:
         check_share(self.sources[which], bad, self.max_bad_fraction)
 
-    def _from_thread(self, stage: str, steps: range, rank: int) -> Generator[_Made, None, None]:
+    def _from_thread(self, stage: str, places: Sequence[Place]) -> Generator[_Made, None, None]:
         pool = ThreadPoolExecutor(1, "batches")
         pending: deque[Future[_Made]] = deque()
         try:
-            for step in steps:
-                pending.append(pool.submit(self._make, stage, step, rank))
+            for place in places:
+                pending.append(pool.submit(self._make, stage, place))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
             while pending:
@@ -213,13 +219,13 @@ class PairedBatches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _from_workers(self, stage: str, steps: range, rank: int) -> Generator[_Made, None, None]:
+    def _from_workers(self, stage: str, places: Sequence[Place]) -> Generator[_Made, None, None]:
         worker = copy.copy(self)
         worker.cache = ImageCache(self.cache.limit // self.workers)
         loader = DataLoader(
-            _Steps(worker, stage, rank),
+            _Steps(worker, stage),
             batch_size=None,
-            sampler=steps,
+            sampler=places,
             num_workers=self.workers,
             prefetch_factor=_AHEAD,
             generator=keyed_generator(self.seed, "loader"),  # or else it would draw from torch's global one
@@ -236,11 +242,10 @@ class _Steps(Dataset[_Made | DataError]):
 
     batches: PairedBatches
     stage: str
-    rank: int
 
-    def __getitem__(self, step: int) -> _Made | DataError:
+    def __getitem__(self, place: Place) -> _Made | DataError:
         try:
-            return self.batches._make(self.stage, step, self.rank)
+            return self.batches._make(self.stage, place)
         except DataError as error:
             return error
 

@@ -9,7 +9,7 @@ import torch
 
 
 def keyed_generator(*key: str | int) -> torch.Generator:
-    """A CPU generator that depends on ``key`` alone, e.g. ``keyed_generator(seed, "stage1", step, rank, "noise")``.
+    """A CPU generator that depends on ``key`` alone, e.g. ``keyed_generator(seed, "stage1", step, part, "noise")``.
 
     Equal keys give equal streams in every process and session, different keys unrelated ones (of the 2^32 that torch has): a
     resumed run draws what an uninterrupted one would have drawn.

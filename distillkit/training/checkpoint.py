@@ -44,10 +44,16 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The ``checkpoints`` folder of a run."""
+    """The ``checkpoints`` folder of a run.
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    Args:
+        keep: the newest so many are kept, and those that end a stage. writes: whether this process may touch the folder.
+    """
+
+    def __init__(self, folder: Path, keep: int, writes: bool = True) -> None:
         self.folder, self._keep = folder, keep
+        if not writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".*"):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -93,6 +93,9 @@ class Trainer:
     ) -> None:
         self.options, self.seed, self.accelerator = options, seed, accelerator
         self.checkpoints, self.log, self._sample = checkpoints, log, sample
+        world = accelerator.num_processes
+        self.parts = range(accelerator.process_index, options.accumulate * world, world)
+        """Which of each step's batches are this process's."""
 
     def train(self, stage: Stage, batches: PairedBatches, resume: Checkpoint | None = None) -> None:
         """Train ``stage`` from its start, or from ``resume``, to its end. Afterwards the trained tensors hold their moving average.
@@ -116,15 +119,13 @@ class Trainer:
             load_tensors(tensors, resume.tensors(), resume.path)
             load_tensors(average.values, resume.average(), resume.path)
             optimizer.load_state_dict(resume.optimizer())
-        stage.module.rank = self.accelerator.process_index
         if isinstance(stage.module, Stage2Step):
             stage.module.average = average.swapped_in if options.ema else nullcontext
         module = self.accelerator.prepare(stage.module)
 
         self.log.begin(stage.name, done, stage.steps)
         meter, failures = _Meter(), 0
-        every = options.accumulate
-        stream = batches.iterate(stage.name, done * every, stage.steps * every, self.accelerator.process_index)
+        stream = batches.iterate(stage.name, done, stage.steps, self.parts)
         try:
             with (
                 _signals() as caught,
@@ -132,12 +133,13 @@ class Trainer:
                 recomputed(stage.models if options.checkpointing else (), stage.adapter),
             ):
                 for step in range(done, stage.steps):
-                    group = list(islice(stream, every))
+                    group = list(islice(stream, len(self.parts)))
                     for parameters in optimizer.param_groups:
                         parameters["lr"] = stage.lr_at(step, options)
                     terms = self._backward(module, stage, group, step)
                     norm = self.accelerator.clip_grad_norm_(list(tensors.values()), options.max_grad_norm)
-                    if self._finite(terms["loss"] + norm):
+                    finite, stop = self._agree(terms["loss"] + norm, bool(caught))
+                    if finite:
                         failures = 0
                         optimizer.step()
                         average.update(step)
@@ -147,30 +149,32 @@ class Trainer:
                         self._skip(stage, step, group, terms, failures)
                     optimizer.zero_grad()
                     self.log.advance()
-                    self._after(stage, step + 1, meter, average, optimizer, batches, caught)
+                    self._after(stage, step + 1, meter, average, optimizer, batches, (caught or ["a signal"])[0] if stop else None)
         finally:
             self.log.end()
         load_tensors(tensors, average.values, "moving average")
 
     def _backward(self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int) -> Terms:
         """Forward and backward over the batches of one optimiser step; their mean terms, detached, and the sum as ``loss``."""
-        seed = keyed_generator(self.seed, stage.name, step, self.accelerator.process_index, "global").initial_seed()
-        torch.manual_seed(seed)  # for plugins that draw from torch's own generator
         total: Terms = {}
-        for i, batch in enumerate(group):
-            last = i == len(group) - 1
-            with nullcontext() if last else self.accelerator.no_sync(module):
+        for part, batch in zip(self.parts, group, strict=True):
+            stage.module.part = part
+            seed = keyed_generator(self.seed, stage.name, step, part, "global").initial_seed()
+            torch.manual_seed(seed)  # for plugins that draw from torch's own generator
+            with nullcontext() if part == self.parts[-1] else self.accelerator.no_sync(module):
                 with captioned(batch.captions):
-                    terms = module(batch, step * len(group) + i)
+                    terms = module(batch, step)
                 loss = torch.stack(list(terms.values())).sum()
                 self.accelerator.backward(loss / len(group))
             for name, value in (terms | {"loss": loss}).items():
                 total[name] = total.get(name, 0) + value.detach() / len(group)
         return total
 
-    def _finite(self, value: Tensor) -> bool:
-        """Whether ``value`` is finite on every process: all of them skip a step together."""
-        return bool(self.accelerator.reduce(torch.isfinite(value).float(), "mean") == 1)
+    def _agree(self, value: Tensor, stop: bool) -> tuple[bool, bool]:
+        """Whether ``value`` is finite on every process, and whether any is to ``stop``: all skip and stop at the same step."""
+        against = torch.stack([(~torch.isfinite(value)).float(), torch.full_like(value, stop)])
+        nonfinite, stops = self.accelerator.reduce(against, "sum").tolist()
+        return not nonfinite, bool(stops)
 
     def _skip(self, stage: Stage, step: int, group: Sequence[Batch], terms: Terms, failures: int) -> None:
         ids = [i for batch in group for i in batch.ids]
@@ -189,7 +193,7 @@ class Trainer:
         average: MovingAverage,
         optimizer: torch.optim.Optimizer,
         batches: PairedBatches,
-        caught: list[str],
+        stopped_by: str | None,
     ) -> None:
         """What is due after ``made`` steps of the stage: a log line, a sample grid, a checkpoint, the end."""
         options, over, at = self.options, made == stage.steps, stage.offset + made
@@ -198,7 +202,7 @@ class Trainer:
         if self._sample is not None and options.sample_every and (made % options.sample_every == 0 or over):
             with average.swapped_in():
                 self._sample(stage.name, at)
-        if made % options.checkpoint_every == 0 or over or caught:
+        if made % options.checkpoint_every == 0 or over or stopped_by:
             if self.accelerator.is_main_process:
                 path = self.checkpoints.save(
                     stage.name,
@@ -210,9 +214,9 @@ class Trainer:
                 )
                 self.log.saved(path, at)
             self.accelerator.wait_for_everyone()
-        if caught and not over:
+        if stopped_by and not over:
             raise Interrupted(
-                f"{caught[0]}: stopped after {stage.name} step {made}, checkpoint written; --resume goes on from there"
+                f"{stopped_by}: stopped after {stage.name} step {made}, checkpoint written; --resume goes on from there"
             )
 
 

@@ -40,7 +40,8 @@ class Step(nn.Module):
         super().__init__()
         self.student = cast.student
         self._cast, self._seed, self._stage = [cast], seed, stage  # in a list: teachers are no submodules and are never prepared
-        self.rank = 0
+        self.part = 0
+        """Which of its step's batches the next one is, counted over all processes."""
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """What the stage trains, by name."""
@@ -51,8 +52,8 @@ class Step(nn.Module):
         return self._cast[0]
 
     def generator(self, step: int, purpose: str) -> torch.Generator:
-        """Randomness of one purpose at one step: a resumed run draws what an uninterrupted one would."""
-        return keyed_generator(self._seed, self._stage, step, self.rank, purpose)
+        """Randomness of one purpose at one step and part: a resumed run draws what an uninterrupted one would."""
+        return keyed_generator(self._seed, self._stage, step, self.part, purpose)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 
@@ -26,7 +28,7 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Forget lines after global step ``step``: a resumed run writes them again."""
-        if not self._path.exists():
+        if not (self._accelerator.is_main_process and self._path.exists()):
             return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
         temporary = self._path.with_suffix(".tmp")
@@ -47,7 +49,10 @@ class RunLog:
             self._bar.update()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log ``values`` at global step ``step`` everywhere. Main process only."""
+        """Log ``values``, their mean over all processes, at global step ``step`` everywhere. All processes call it, one writes."""
+        if self._accelerator.num_processes > 1:
+            own = torch.tensor(list(values.values()), dtype=torch.float64, device=self._accelerator.device)
+            values = dict(zip(values, self._accelerator.reduce(own, "mean").tolist(), strict=True))
         if not self._accelerator.is_main_process:
             return
         with self._path.open("a") as f:
@@ -68,16 +73,15 @@ class RunLog:
         self._observe("distillkit_checkpoint", path=path, step=step)
 
     def nonfinite(self, step: int, ids: Sequence[str], terms: Mapping[str, float]) -> None:
-        """Write down a step whose loss or gradient was not finite; every process writes its own line."""
-        line = {
-            "step": step,
-            "rank": self._accelerator.process_index,
-            "ids": list(ids),
-            "terms": {k: str(v) for k, v in terms.items()},
-        }
+        """Write down a step whose loss or gradient was not finite, one line a process. All processes call it, one writes."""
+        rank = self._accelerator.process_index
+        lines = gather_object([{"step": step, "rank": rank, "ids": list(ids), "terms": {k: str(v) for k, v in terms.items()}}])
+        if not self._accelerator.is_main_process:
+            return
         with self.nonfinite_path.open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        self.say(f"step {step}: the loss is not finite, the step is skipped ({', '.join(ids)}); see {self.nonfinite_path}")
+            f.writelines(json.dumps(line) + "\n" for line in lines)
+        drawn = ", ".join(i for line in lines for i in line["ids"])
+        self.say(f"step {step}: the loss is not finite, the step is skipped ({drawn}); see {self.nonfinite_path}")
 
     def say(self, text: str) -> None:
         """A line to the person at the terminal, on standard error."""
