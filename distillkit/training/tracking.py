@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
@@ -50,9 +50,8 @@ class RunLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log ``values``, their mean over all processes, at global step ``step`` everywhere. All processes call it, one writes."""
-        if self._accelerator.num_processes > 1:
-            own = torch.tensor(list(values.values()), dtype=torch.float64, device=self._accelerator.device)
-            values = dict(zip(values, self._accelerator.reduce(own, "mean").tolist(), strict=True))
+        found = gather_object([values])
+        values = {k: statistics.fmean(v[k] for v in found if k in v) for k in values}
         if not self._accelerator.is_main_process:
             return
         with self._path.open("a") as f:
