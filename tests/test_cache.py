@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -180,6 +181,8 @@ def test_identities_change_with_all_that_matters(recipe: Path) -> None:
     gt, lq = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 4, 4)
     batches = Batch(gt, None, ["a"]), Batch(gt, lq, ["a"]), Batch(gt, lq + 1, ["a"]), Batch(gt.view(1, 3, 4, 16), lq, ["a"])
     assert len({identity_of_batch(batch) for batch in batches}) == 4
+    said = [[None, "a"], ["", "a"], ["a", None], None]
+    assert len({identity_of_batch(replace(batches[0], captions=captions)) for captions in said}) == 4
 
 
 # Whole runs

@@ -125,7 +125,7 @@ def identity_of_batch(batch: Batch) -> str:
     found = hashlib.sha256(_content(batch.gt))
     if batch.lq is not None:
         found.update(_content(batch.lq))
-    return digest(found.hexdigest(), *(caption or "" for caption in batch.captions or ()))
+    return digest(found.hexdigest(), json.dumps(batch.captions))
 
 
 def identity_of_draws(generator: torch.Generator) -> str:

@@ -11,6 +11,7 @@ from distillkit.inference.student import stage1_adapter
 from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
 from distillkit.recipe.load import load_recipe
 from distillkit.training.cast import build_cast
+from distillkit.training.step import Stage1Step
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
 CPU = torch.device("cpu")
@@ -111,3 +112,21 @@ def test_crops_must_suit_every_teacher(crop, accepted):
     else:
         with pytest.raises(RecipeError, match=r"data\.crop - .* 96 pixels: teachers\.fidelity takes multiples of 64; all take 64"):
             build_cast(resolved, CPU)
+
+
+@pytest.mark.parametrize("gradient", ["full", "score"])
+def test_the_teacher_of_the_other_space_may_see_a_crop(cast, adapter, monkeypatch, gradient):
+    """With ``decode_crop`` all that the VQ autoencoder encodes and decodes is a crop; the realness teacher sees everything."""
+    options = load_recipe(RECIPE, ["stage1.decode_crop=64", f'stage1.gradient="{gradient}"', "stage1.weights.perceptual=0"])
+    seen = {"encode": set(), "decode": set(), "realness": set()}
+    network, realness = cast.teachers["fidelity"].codec.network, cast.teachers["realness"]
+    for way in ("encode", "decode"):
+        original = getattr(network, way)
+        monkeypatch.setattr(network, way, lambda x, way=way, of=original: seen[way].add(tuple(x.shape[2:])) or of(x))
+    predict = realness.predict
+    monkeypatch.setattr(realness, "predict", lambda z, t, c: seen["realness"].add(tuple(z.shape[2:])) or predict(z, t, c))
+    gt = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    terms = Stage1Step(cast, adapter, options.recipe.stage1, None, seed=0)(Batch(gt, None, ["a"]), 0)
+    assert seen == {"encode": {(64, 64)}, "decode": {(16, 16)}, "realness": {(16, 16)}}
+    for name in ("fidelity/imitate", "fidelity/anchor"):
+        assert terms[name] > 0 and size(gradients(adapter, terms[name])) > 0
