@@ -41,12 +41,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each stage (default: %(default)s)")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1, help="times that all rows are measured in turn")
+    parser.add_argument("--no-look", dest="look", action="store_false", help="leave out three more steps that count FLOPs")
     parser.add_argument("--json", type=Path, help="a file for the results")
     parser.add_argument("--baseline-only", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sets = [*PLAIN, *arguments.sets]
     if arguments.baseline_only:
-        found = measure_baseline(load_recipe(arguments.recipe, sets), arguments.warmup, arguments.steps)
+        found = measure_baseline(load_recipe(arguments.recipe, sets), arguments.warmup, arguments.steps, arguments.look)
         arguments.baseline_only.write_text(json.dumps(found))
         return
     rows = compare(arguments.recipe, sets, arguments.engine, arguments)
@@ -62,7 +63,7 @@ def compare(recipe: Path, sets: list[str], alternatives: list[str], options: arg
         rows.setdefault("baseline", []).append(_baseline_apart(recipe, sets, options))
         for text in ("", *alternatives):
             own = [*sets, *(s.strip() for s in text.split(";") if s.strip())]
-            found = measure_apart(recipe, own, options.steps, warmup=options.warmup)
+            found = measure_apart(recipe, own, options.steps, warmup=options.warmup, look=options.look)
             rows.setdefault(f"engine {text}".strip(), []).append(found)
     return rows
 
@@ -79,12 +80,12 @@ def report(rows: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int) -> dict[str, Any]:
+def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int, look: bool) -> dict[str, Any]:
     """The baseline's steps in this process, reported as :func:`distillkit.bench.recipe.bench` reports the engine's."""
     device = pick_device(None)
     plain, stages = Baseline(resolved, device), {}
     batches = open_batches(resolved, Cast(plain.student, {}, plain.degradation, device), 1)
-    made = warmup + steps + SPLIT_STEPS + 1  # as many as the engine makes before its stage 2
+    made = warmup + steps + (SPLIT_STEPS + 1 if look else 0)  # as many as the engine makes before its stage 2
     for name in ("stage1", "stage2") if resolved.recipe.stage2.steps else ("stage1",):
         times: list[tuple[float, float]] = []
         losses: list[float] = []
@@ -93,7 +94,7 @@ def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int) -> dict[
         for step in range(made):
             if step == warmup:
                 restart_peak(device)
-            if step == made - 1:
+            if look and step == made - 1:
                 counter.__enter__()
             before = time.perf_counter(), time.process_time()
             losses.append(float(sum(next(stream).values())))
@@ -101,7 +102,8 @@ def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int) -> dict[
             if warmup <= step < warmup + steps:
                 times.append((time.perf_counter() - before[0], time.process_time() - before[1]))
                 memory = peak(device)
-        counter.__exit__(None, None, None)
+        if look:
+            counter.__exit__(None, None, None)
         next(stream, None)  # ends the stage
         ms, cpu_ms = (1000 * statistics.median(column) for column in zip(*times, strict=True))
         found = {"ms": ms, "cpu_ms": cpu_ms, "flops": counter.get_total_flops(), "peak_memory": memory, "losses": losses}
@@ -113,7 +115,8 @@ def _baseline_apart(recipe: Path, sets: list[str], options: argparse.Namespace) 
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         kept = Path(folder) / "baseline.json"
         command = [sys.executable, __file__, str(recipe), *(x for s in sets for x in ("--set", s)), "--baseline-only", str(kept)]
-        subprocess.run([*command, "--steps", str(options.steps), "--warmup", str(options.warmup)], check=True)
+        command += ["--steps", str(options.steps), "--warmup", str(options.warmup), *(() if options.look else ("--no-look",))]
+        subprocess.run(command, check=True)
         return json.loads(kept.read_text())
 
 

@@ -205,6 +205,7 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
     images: Annotated[int, typer.Option(min=0, help="images of the crop's size restored; not with --compare")] = 5,
+    look: Annotated[bool, typer.Option(help="three more steps: time by part, passes, FLOPs")] = True,
     compare: Annotated[
         list[str] | None,
         typer.Option("--compare", metavar="KEY=VALUE", help="measure with this set, too; several: 'a=1; b=2'; may be repeated"),
@@ -220,12 +221,12 @@ def bench(
     if compare:
         from distillkit.bench.compare import compare as measure_all
 
-        found = measure_all(recipe, set_ or [], compare, steps=steps, rounds=rounds)
+        found = measure_all(recipe, set_ or [], compare, steps=steps, warmup=warmup, rounds=rounds, look=look)
         typer.echo(as_comparison(found))
     else:
         from distillkit.bench.recipe import bench as measure
 
-        found = measure(resolved, steps=steps, warmup=warmup, images=images)
+        found = measure(resolved, steps=steps, warmup=warmup, images=images, look=look)
         typer.echo(as_text(found))
     if json_ is not None:
         json_.write_text(json.dumps(found, indent=2) + "\n")

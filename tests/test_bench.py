@@ -103,7 +103,7 @@ def row(ms, cpu_ms, memory, device="cpu"):
 
 def test_settings_are_measured_in_turn_and_compared_by_their_medians(monkeypatch):
     asked = []
-    monkeypatch.setattr(comparing, "measure_apart", lambda recipe, sets, steps: asked.append(sets) or row(8, 8 // len(sets), 1))
+    monkeypatch.setattr(comparing, "measure_apart", lambda recipe, sets, *_, **__: asked.append(sets) or row(8, 8 // len(sets), 1))
     rows = comparing.compare(Path("r.toml"), ["seed=1"], ["a=1; b=2"], steps=1, rounds=2)
     assert asked == [["seed=1"], ["seed=1", "a=1", "b=2"]] * 2 and [len(r) for r in rows.values()] == [2, 2]
     rows = {"as it is": [row(100, 90, 2), row(300, 80, 4), row(200, 100, 3)], "x=1": [row(200, 45, 1)]}
@@ -115,7 +115,7 @@ def test_settings_are_measured_in_turn_and_compared_by_their_medians(monkeypatch
 
 def test_a_setting_that_cannot_be_measured_says_why():
     with pytest.raises(DistillkitError, match="stage1.steps=0 - could not be measured: --set  stage1.steps - "):
-        comparing.measure_apart(QUICKSTART, ["stage1.steps=0"], 1)
+        comparing.measure_apart(QUICKSTART, ["stage1.steps=0"], 1, warmup=0)
 
 
 def test_on_the_command_line(recipe, tmp_path, monkeypatch, capsys):

@@ -96,7 +96,7 @@ def test_a_recipe_that_fits(doctor):
 def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monkeypatch):
     asked = []
 
-    def measure_apart(path, sets, steps, warmup):
+    def measure_apart(path, sets, steps, **_):
         asked.append(sets)
         measured = {"peak_memory": torch.iinfo(torch.int64).max if len(asked) < 2 else 0, "held_before": 0, "ms": 1}
         return {"stages": {"stage1": measured, "stage2": measured}}

@@ -17,7 +17,14 @@ AS_IT_IS = "as it is"
 
 
 def compare(
-    recipe: Path, sets: Sequence[str], alternatives: Sequence[str], *, steps: int, rounds: int
+    recipe: Path,
+    sets: Sequence[str],
+    alternatives: Sequence[str],
+    *,
+    steps: int,
+    warmup: int = 2,
+    rounds: int = 1,
+    look: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Measure a recipe as it is, then with each alternative, ``rounds`` times in turn.
 
@@ -30,11 +37,12 @@ def compare(
     rows: dict[str, list[dict[str, Any]]] = {}
     for _ in range(rounds):
         for name, settings in ((AS_IT_IS, []), *((text, text.split(";")) for text in alternatives)):
-            rows.setdefault(name, []).append(measure_apart(recipe, [*sets, *(s.strip() for s in settings)], steps))
+            own = [*sets, *(s.strip() for s in settings)]
+            rows.setdefault(name, []).append(measure_apart(recipe, own, steps, warmup=warmup, look=look))
     return rows
 
 
-def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int = 2) -> dict[str, Any]:
+def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int, look: bool = True) -> dict[str, Any]:
     """:func:`distillkit.bench.recipe.bench` in a process of its own, without restoring.
 
     Raises:
@@ -44,7 +52,7 @@ def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int 
         kept = Path(folder) / "bench.json"
         options = [x for s in sets for x in ("--set", s)]
         command = [sys.executable, "-m", "distillkit", "bench", str(recipe), *options, "--steps", str(steps)]
-        command += ["--warmup", str(warmup), "--images", "0", "--json", str(kept)]
+        command += ["--warmup", str(warmup), "--images", "0", "--json", str(kept), "--look" if look else "--no-look"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not kept.is_file():
             said = done.stderr.strip().removeprefix("error: ") or f"exit status {done.returncode} (killed: out of memory?)"

@@ -18,8 +18,11 @@ from distillkit.recipe.load import ResolvedRecipe
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
-def bench(resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int = 5) -> dict[str, Any]:
+def bench(resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int = 5, look: bool = True) -> dict[str, Any]:
     """Measure ``steps`` steps of each stage and the restoration of ``images`` images of the size of a training crop.
+
+    Args:
+        warmup: steps before them. look: make three more, for time by part, passes and FLOPs; else these are 0.
 
     Returns:
         plain data: ``recipe``, ``sha256`` of the resolved recipe, ``crop``, ``batch``, ``machine``, ``ceilings`` (``flops`` and
@@ -33,7 +36,7 @@ def bench(resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int 
     data, device = subject.recipe.data, subject.device
     dtype = DTYPES[subject.recipe.training.precision]
     ceilings = {"flops": matrix_ceiling(device, dtype), "copy": copy_bandwidth(device)}
-    stages = {s.name: asdict(subject.measure(s, data.crop, warmup=warmup, steps=steps)) for s in subject.stages()}
+    stages = {s.name: asdict(subject.measure(s, data.crop, warmup=warmup, steps=steps, look=look)) for s in subject.stages()}
     student = subject.student()
     side, tradeoff = data.crop // subject.cast.student.scale, 0.5 if student.variant else None
     return {

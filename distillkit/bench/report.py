@@ -30,6 +30,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     if restore:
         rate, of = restore["images_per_s"], f"{restore['side']} x {restore['side']} px, {restore['megapixels_per_s']:.2f} MP/s"
         yield f"{'restore':<8}{1000 / rate:>10,.1f}{rate:>10.2f}{'':>22}{restore['peak_memory'] / GIB:>10.2f}   {of}"
+    if not any(stage["flops"] for stage in found["stages"].values()):
+        return
     yield ""
     parts = next(iter(found["stages"].values()))["parts"]
     yield f"{'':<8}" + "".join(f"{part:>11}" for part in parts)

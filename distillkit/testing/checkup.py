@@ -92,7 +92,7 @@ def _disk(found: Sequence[Forecast], recipe: Recipe) -> float:
 
 
 def _compare(found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], say: Say) -> None:
-    measured = measure_apart(resolved.path, sets, 1, warmup=1)["stages"]
+    measured = measure_apart(resolved.path, sets, 1, warmup=1, look=False)["stages"]
     for part in found:
         peak, seconds = measured[part.stage]["peak_memory"], measured[part.stage]["ms"] / 1000
         of_peak = f"peak predicted {part.peak / GIB:.2f} GiB, measured {peak / GIB:.2f} ({part.peak / peak - 1:+.0%})"
@@ -120,7 +120,7 @@ def _advise(
     small, taken = found[0].crops[-1], list[str]()
     for settings in cures(resolved.recipe):
         taken += settings
-        tried = measure_apart(resolved.path, [*sets, f"data.crop={small}", *taken], 1, warmup=1)["stages"]
+        tried = measure_apart(resolved.path, [*sets, f"data.crop={small}", *taken], 1, warmup=1, look=False)["stages"]
         found = [part.with_settings(tried[part.stage]) for part in found]
         peaks = ", ".join(f"{part.stage} {part.peak / GIB:.2f} GiB {part.seconds:.2f} s" for part in found)
         yield f"  {peaks}  " + " ".join(f"--set {shlex.quote(s)}" for s in settings)
