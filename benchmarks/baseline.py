@@ -33,13 +33,16 @@ class Baseline:
     """Both stages of a recipe, plainly.
 
     Raises:
-        ValueError: a recipe with a stage-2 variant other than ``gate``.
+        ValueError: a recipe whose stage-2 variant is not ``gate``, or with losses that are not the paper's.
     """
 
     def __init__(self, resolved: ResolvedRecipe, device: torch.device | str = "cpu") -> None:
         self.recipe, self.device = resolved.recipe, torch.device(device)
         if self.recipe.stage2.steps and self.recipe.stage2.variant != "gate":
             raise ValueError(f"the baseline's stage 2 is the gate, not {self.recipe.stage2.variant}")
+        others = {"output_loss": "image", "decode_crop": None, "fidelity_anchor": None, "realness_anchor": None}
+        if foreign := [key for key, plain in others.items() if getattr(self.recipe.stage1, key) != plain]:
+            raise ValueError(f"the baseline has the paper's losses only, not stage1.{foreign[0]}")
         self.student = build(resolved, "student", device)
         roles = [role for role in ("fidelity", "realness") if f"teachers.{role}" in resolved.components]
         self.teachers = {role: build(resolved, f"teachers.{role}", device) for role in roles}
@@ -60,8 +63,8 @@ class Baseline:
         self.adapter = stage1_adapter(self.student, self.recipe.stage2.adapter, self.recipe.seed + 1)
         yield from self._train("stage2", self.adapter.tensors(), self.gate, batches, steps)
 
-    def algorithm_1(self, lq: Tensor, gt: Tensor, step: int) -> Terms:
-        """Lines 2-14: one step's terms of eq. 4."""
+    def algorithm_1(self, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
+        """Lines 2-14: one step's terms of eq. 4. ``data_step``: the first step that had the same batch."""
         options, student = self.recipe.stage1, self.student
         condition = student.condition(lq)
         z_s = student.generate(condition, self._draws("stage1", step, "student"))
@@ -69,20 +72,21 @@ class Baseline:
         terms = self._reconstruction(x_0, gt, options.weights.l2, self._draws("stage1", step, "shift"))
         for role, teacher in self.teachers.items():
             if weight := getattr(options.weights, role):
-                draws = self._draws("stage1", step, role)
                 if getattr(options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
-                    terms[f"{role}/output"] = weight * (x_0 - teacher.restore(lq, draws)).square().mean()
+                    restored = teacher.restore(lq, self._draws("stage1", data_step, role))
+                    terms[f"{role}/output"] = weight * options.weights.imitate * (x_0 - restored).square().mean()
                 else:
+                    draws = self._draws("stage1", step, role)
                     imitate, anchor = self._eq_2_and_3(teacher, condition, z_s, x_0, lq, gt, draws)
                     terms[f"{role}/imitate"] = weight * options.weights.imitate * imitate
-                    terms[f"{role}/anchor"] = weight * options.weights.anchor * anchor
+                    terms[f"{role}/anchor"] = weight * options.weights.gamma(role) * anchor
         return terms
 
     def _eq_2_and_3(
         self, teacher: DiffusionModel, condition: Any, z_s: Tensor, x_0: Tensor, lq: Tensor, gt: Tensor, draws: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         student, options = self.student, self.recipe.stage1
-        same = teacher.codec.space == student.codec.space
+        same = teacher.space == student.space
         levels, own_levels = teacher.process.levels, student.process.levels
         if levels is not None and (own_levels is None or levels <= own_levels):
             t = teacher.process.sample_time(len(lq), draws).to(lq.device)
@@ -92,14 +96,14 @@ class Baseline:
             t, known = matched_time(student.process, t_own, teacher.process)
 
         y = teacher.condition(lq)
-        z = teacher.codec.encode(gt)
+        z = teacher.encode(gt, y)
         eps = torch.randn(z.shape, generator=draws).to(z)
-        mine = z_s if same else teacher.codec.encode(x_0)
+        mine = z_s if same else teacher.encode(x_0, y)
         with torch.set_grad_enabled(options.gradient == "full"):
             of_student = teacher.predict(teacher.process.diffuse(mine, t, eps, y.y), t, y)
         of_truth = teacher.predict(teacher.process.diffuse(z, t, eps, y.y), t, y)
 
-        target = of_student.clean if same else student.codec.encode(teacher.codec.decode(of_student.clean)).detach()
+        target = of_student.clean if same else student.codec.encode(teacher.decode(of_student.clean, y)).detach()
         eps_own = eps if same else torch.randn(z_s.shape, generator=draws).to(z)
         z_in = z_s if options.gradient == "full" else z_s.detach()
         z_t = student.process.diffuse(z_in, t_own, eps_own, condition.y)
@@ -119,27 +123,25 @@ class Baseline:
             return a.clean - b.clean
         return (a.noise - b.noise) / (ratio.clamp(min=1) if weighting == "clipped" else 1)
 
-    def gate(self, lq: Tensor, gt: Tensor, step: int) -> Terms:
+    def gate(self, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
         """One step's terms of stage 2; z_0 and z_1 are made anew at every step."""
         options, weights = self.recipe.stage2, self.recipe.stage1.weights
         draws = self._draws("stage2", step, "variant")
         t = float(torch.rand((), generator=draws))
         if options.endpoint_every and (step + 1) % options.endpoint_every == 0:
             t = 1.0
-        before = draws.get_state()
         if options.target == "mix":
-            z_0 = self.start.generate(self.start.condition(lq), draws)
-            draws.set_state(before)
-            z_1 = self._endpoint(lq, self._draws("stage2", step, "endpoint"))
+            z_0 = self.start.generate(self.start.condition(lq), self._draws("stage2", data_step, "student"))
+            z_1 = self._endpoint(lq, self._draws("stage2", data_step, "endpoint"))
         with self.adapter.at(t):
-            z_t = self.student.generate(self.student.condition(lq), draws)
+            z_t = self.student.generate(self.student.condition(lq), self._draws("stage2", data_step, "student"))
             if options.target == "mix":
                 return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
             return self._reconstruction(self.student.codec.decode(z_t), gt, weights.l2 * options.geo_ratio**t, draws)
 
     def _endpoint(self, lq: Tensor, draws: torch.Generator) -> Tensor:
         teacher, codec = self.teachers["fidelity"], self.student.codec
-        if isinstance(teacher, DiffusionModel) and teacher.codec.space == codec.space:
+        if isinstance(teacher, DiffusionModel) and teacher.space == codec.space:
             return teacher.generate(teacher.condition(lq), draws)
         return codec.encode(teacher.restore(lq, draws))
 
@@ -158,7 +160,7 @@ class Baseline:
         self,
         stage: str,
         tensors: dict[str, nn.Parameter],
-        losses: Callable[[Tensor, Tensor, int], Terms],
+        losses: Callable[[Tensor, Tensor, int, int], Terms],
         batches: PairedBatches,
         steps: int,
     ) -> Iterator[Terms]:
@@ -168,8 +170,9 @@ class Baseline:
         for step, batch in enumerate(batches.iterate(stage, 0, steps)):
             torch.manual_seed(keyed_generator(self.recipe.seed, stage, step, 0, "global").initial_seed())
             gt = batch.gt.to(self.device)
-            lq = batch.lq.to(self.device) if batch.lq is not None else self.degradation(gt, self._draws(stage, step, "degradation"))
-            terms = losses(lq, gt, step)
+            degrade = self._draws(stage, batch.step, "degradation")
+            lq = batch.lq.to(self.device) if batch.lq is not None else self.degradation(gt, degrade)
+            terms = losses(lq, gt, step, batch.step)
             torch.stack(list(terms.values())).sum().backward()
             nn.utils.clip_grad_norm_(tensors.values(), options.max_grad_norm)
             optimizer.step()

@@ -28,7 +28,6 @@ from distillkit.bench.train import CPU_ATTENTION, SPLIT_STEPS
 from distillkit.inference.build import pick_device
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.run import open_batches
-from distillkit.training.cast import Cast
 
 PLAIN = ["training.decay_fraction=0.0", "training.warmup_steps=0", "training.ema=0.0", "training.accumulate=1", "data.eval=[]"]
 
@@ -84,7 +83,7 @@ def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int, look: bo
     """The baseline's steps in this process, reported as :func:`distillkit.bench.recipe.bench` reports the engine's."""
     device = pick_device(None)
     plain, stages = Baseline(resolved, device), {}
-    batches = open_batches(resolved, Cast(plain.student, {}, plain.degradation, device), 1)
+    batches = open_batches(resolved, plain, 1)
     made = warmup + steps + (SPLIT_STEPS + 1 if look else 0)  # as many as the engine makes before its stage 2
     for name in ("stage1", "stage2") if resolved.recipe.stage2.steps else ("stage1",):
         times: list[tuple[float, float]] = []

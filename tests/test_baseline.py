@@ -8,7 +8,6 @@ from baseline import Baseline
 
 from distillkit.recipe.load import load_recipe
 from distillkit.run import open_batches, run_recipe
-from distillkit.training.cast import build_cast
 
 PLAIN = ["training.ema=0.0", "training.log_every=1", "training.sample_every=0", "data.eval=[]", "stage1.perceptual_shift=3"]
 PERCEPTUAL = ["data.crop=32", "stage1.perceptual='stlpips-alex'", "stage1.weights.perceptual=2.0", "stage1.weights.l1=0.5"]
@@ -21,7 +20,8 @@ def losses_of_both(recipe, out, *sets):
     resolved = load_recipe(recipe, [*PLAIN, *sets])
     run_recipe(resolved, out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    plain, batches = Baseline(resolved), open_batches(resolved, build_cast(resolved, torch.device("cpu")), 1)
+    plain = Baseline(resolved)
+    batches = open_batches(resolved, plain, 1)
     steps = resolved.recipe.stage1.steps, resolved.recipe.stage2.steps
     terms = [*plain.stage1(batches, steps[0]), *plain.stage2(batches, steps[1])]
     return lines, [{k: float(v) for k, v in t.items()} for t in terms]
@@ -31,7 +31,11 @@ def losses_of_both(recipe, out, *sets):
 @pytest.mark.parametrize("gradient", ["full", "score"])
 @pytest.mark.parametrize(
     "sets",
-    [["stage2.target='geo'", *PERCEPTUAL], ["stage2.target='mix'", "stage1.weighting='literal'"], ["stage1.weighting='clean'"]],
+    [
+        ["stage2.target='geo'", *PERCEPTUAL],
+        ["stage2.target='mix'", "stage1.weighting='literal'"],
+        ["stage1.weighting='clean'", "data.cycle=2"],
+    ],
     ids=["geo", "mix", "clean"],
 )
 def test_the_engine_has_the_losses_of_the_plain_algorithm(recipe, tmp_path, sets, gradient, space):
@@ -58,3 +62,5 @@ def test_networks_of_the_baseline_are_separate(recipe):
     assert len(set(pointers)) == len(pointers) and all(p.dtype == torch.float32 for m in models for p in m.parameters())
     with pytest.raises(ValueError, match="gate, not oftsr"):
         Baseline(load_recipe(recipe, ["stage2.variant='oftsr'"]))
+    with pytest.raises(ValueError, match="not stage1.decode_crop"):
+        Baseline(load_recipe(recipe, ["stage1.decode_crop=8"]))

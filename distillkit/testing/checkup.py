@@ -56,7 +56,7 @@ def examine(resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None,
             say(line)
     disk = _disk(found, recipe)
     free = shutil.disk_usage(Path.cwd()).free
-    say(f"disk         {disk / 1e9:.2f} GB for checkpoints and the student, {free / 1e9:.1f} GB free in {Path.cwd()}")
+    say(f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, {free / 1e9:.1f} GB free in {Path.cwd()}")
     if check and found[0].crops != [recipe.data.crop]:
         _compare(found, resolved, sets, say)
     fits = all(part.peak <= budget for part in found)
@@ -86,9 +86,10 @@ def _row(name: str, size: float) -> str:
 
 
 def _disk(found: Sequence[Forecast], recipe: Recipe) -> float:
-    """Bytes: the checkpoints kept, the last one of each stage and the one that is being written, and the trained tensors."""
+    """Bytes: the checkpoints kept, the last one of each stage and the one being written; the trained tensors; the cache's limit."""
     largest, trained = max(part.states for part in found), sum(part.states // 4 for part in found)
-    return (recipe.training.keep_checkpoints + len(found) + 1) * largest + trained
+    checkpoints = (recipe.training.keep_checkpoints + len(found) + 1) * largest
+    return checkpoints + trained + recipe.training.cache_gib * GIB
 
 
 def _compare(found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], say: Say) -> None:
