@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from distillkit.arguments import folders_of, numbers_of, pair_of, settings_of, tradeoffs_of
 from distillkit.errors import DistillkitError, Interrupted
 
 app = typer.Typer(
@@ -78,9 +79,9 @@ def restore(
 
     if (run is None) == (model is None) or (set_ and model is None):
         raise DistillkitError("give either --run, or --model and its options by --set")
-    tradeoffs = _tradeoffs(tradeoff)
+    tradeoffs = tradeoffs_of(tradeoff)
     jobs = plan(inputs, output, tradeoffs, overwrite=overwrite)
-    settings = _settings(set_ or [])
+    settings = settings_of(set_ or [])
     from tqdm import tqdm
 
     from distillkit.inference.restorer import Restorer
@@ -175,17 +176,59 @@ def demo(
 
 @app.command("eval")
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
-    set_: Sets = None,
+    run_dir: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="the folder of a finished run")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME=DIR", help="a method's images; NAME@0.5 for one trade-off; may be repeated"),
+    ] = None,
+    gt: Annotated[Path | None, typer.Option(help="without RUN: folder of the ground truth")] = None,
+    lq: Annotated[Path | None, typer.Option(help="without RUN: folder of the inputs, to be shown and enlarged bicubically")] = None,
+    metrics: Annotated[str, typer.Option(help="without RUN: metrics, with commas between them")] = "psnr-y,ssim-y,stlpips-alex",
+    out: Annotated[Path | None, typer.Option(help="without RUN: folder of the results")] = None,
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="without RUN: the images to take")] = "*",
+    combine: Annotated[str | None, typer.Option(metavar="A,B", help="add linear combinations alpha A + (1 - alpha) B")] = None,
+    alphas: Annotated[str | None, typer.Option(help="of --combine; default: 0.1,0.2,...,0.9")] = None,
+    reference: Annotated[str | None, typer.Option(metavar="NAME", help="the method that others are compared with in pairs")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a recipe's key; without RUN: METRIC.OPTION=VALUE")
+    ] = None,
     device: Device = None,
 ) -> None:
-    """Judge a run's student on held-out images again; writes its evaluation folder and report anew."""
-    if not (run_dir / "recipe.toml").is_file():
-        raise DistillkitError(f"{run_dir} - not a run's folder (no recipe.toml)")
-    resolved = _load(run_dir / "recipe.toml", set_)
-    from distillkit.run import reevaluate
+    """Judge a run's student on held-out images again, or any methods by folders of their images (--gt, --method, --out)."""
+    folders, pair = folders_of(method or []), pair_of(combine)
+    if run_dir is not None:
+        if gt or lq or out:
+            raise DistillkitError("--gt, --lq and --out are for folders of images: a run has its own; leave them out, or RUN")
+        if not (run_dir / "recipe.toml").is_file():
+            raise DistillkitError(f"{run_dir} - not a run's folder (no recipe.toml)")
+        given = {"alphas": alphas and f"[{alphas}]", "reference": reference and json.dumps(reference)}
+        changes = [f"evaluation.{key}={value}" for key, value in given.items() if value]
+        resolved = _load(run_dir / "recipe.toml", [*(set_ or []), *changes])
+        from distillkit.run import reevaluate
 
-    typer.echo(f"open {reevaluate(resolved, run_dir, device)}")
+        typer.echo(f"open {reevaluate(resolved, run_dir, device, others=folders, combine=pair)}")
+        return
+    if gt is None or out is None or not folders:
+        raise DistillkitError("give a run's folder, or folders of images by --gt, at least one --method NAME=DIR, and --out")
+    settings, weights = settings_of(set_ or []), numbers_of("--alphas", alphas or "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9")
+    from distillkit.evaluation.folders import compare_folders
+    from distillkit.inference.build import pick_device
+
+    report = compare_folders(
+        gt,
+        folders,
+        out,
+        lq=lq,
+        metrics=[name.strip() for name in metrics.split(",")],
+        settings=settings,
+        only=only,
+        combine=pair,
+        alphas=weights,
+        reference=reference or next(iter(folders)),
+        device=pick_device(device),
+        say=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(f"open {report}")
 
 
 @app.command()
@@ -298,26 +341,6 @@ def schema() -> None:
     from distillkit.recipe.json_schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
-
-
-def _tradeoffs(text: str | None) -> list[float | None]:
-    """``"0,0.5,1"`` -> [0.0, 0.5, 1.0]; nothing -> [None], the student's own."""
-    try:
-        values: list[float | None] = [float(part) for part in text.split(",")] if text is not None else [None]
-    except ValueError:
-        values = [float("nan")]
-    if not all(t is None or 0 <= t <= 1 for t in values):
-        raise DistillkitError(f"--tradeoff {text} - expected a number from 0 to 1, or several with commas between them")
-    return values
-
-
-def _settings(texts: list[str]) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads("\n".join(texts))
-    except tomllib.TOMLDecodeError as e:
-        raise DistillkitError(f"--set {' '.join(texts)} - not KEY=VALUE in TOML; a string needs quotes: --set 'a=\"b\"'") from e
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> Any:

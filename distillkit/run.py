@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,11 +56,21 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> 
         return _run(resolved, out, accelerator, resume)
 
 
-def reevaluate(resolved: ResolvedRecipe, run_dir: Path, device: str | None = None) -> Path | None:
-    """Judge the student of a finished run again; the run's manifest gains nothing, its evaluation is replaced."""
+def reevaluate(
+    resolved: ResolvedRecipe,
+    run_dir: Path,
+    device: str | None = None,
+    *,
+    others: Mapping[str, Path] | None = None,
+    combine: tuple[str, str] | None = None,
+) -> Path | None:
+    """Judge the student of a finished run again; the run's manifest gains nothing, its evaluation is replaced.
+
+    ``others`` and ``combine`` are those of :func:`~distillkit.evaluation.runs.evaluate_run`.
+    """
     manifest = json.loads((run_dir / "manifest.json").read_text())
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return evaluate_run(resolved, run_dir, device, manifest=manifest, say=_say)
+    return evaluate_run(resolved, run_dir, device, manifest=manifest, say=_say, others=others, combine=combine)
 
 
 def dry_run(resolved: ResolvedRecipe) -> None:

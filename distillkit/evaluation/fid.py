@@ -35,7 +35,7 @@ class Fid:
         network: images (B, 3, 299, 299), of ImageNet's mean and deviation, -> features (B, D). of: what the protocol says of it.
     """
 
-    name, higher_is_better, perceptual = "fid", False, True
+    name, higher_is_better, differentiable, perceptual = "fid", False, False, True
 
     def __init__(self, network: nn.Module, of: str) -> None:
         self.network = network

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from distillkit.evaluation.results import STUDENT
+from distillkit.evaluation.results import ROLES, STUDENT
 from distillkit.evaluation.statistics import photo_of
 
 Images = dict[str, Tensor]
-"""Entry label -> uint8 image (3, H, W); also ``lq`` (3, h, w) and ``gt``."""
+"""Entry label -> uint8 image (3, H, W); also ``gt`` and, where there is an input, ``lq`` (3, h, w)."""
 
 
 @dataclass
@@ -31,9 +31,10 @@ class Gallery:
 
 def centre(images: Images, side: int) -> Images:
     """The same central region of every image, at most ``side`` ground-truth pixels square, on whole pixels of ``lq``."""
-    scale = max(1, images["gt"].shape[-1] // images["lq"].shape[-1])
-    height, width = (min(side // scale, length) for length in images["lq"].shape[-2:])
-    top, left = ((length - part) // 2 for length, part in zip(images["lq"].shape[-2:], (height, width), strict=True))
+    smallest = images.get("lq", images["gt"]).shape[-2:]
+    scale = max(1, images["gt"].shape[-1] // smallest[1])
+    height, width = (min(side // scale, length) for length in smallest)
+    top, left = ((length - part) // 2 for length, part in zip(smallest, (height, width), strict=True))
 
     def cut(image: Tensor, k: int) -> Tensor:
         return image[..., k * top : k * (top + height), k * left : k * (left + width)].cpu()
@@ -43,8 +44,8 @@ def centre(images: Images, side: int) -> Images:
 
 def caption(label: str, teachers: tuple[str, str] | None) -> str:
     """What to write above the image of an entry."""
-    if label in (teachers or ()):
-        return label if "teacher" in label else f"{label} teacher"
+    if label in (teachers or ()) and label in ROLES:
+        return f"{label} teacher"
     name, _, tradeoff = label.partition("@")
     return {"lq": "input", "gt": "ground truth"}.get(name, name) + (f" {tradeoff}" if tradeoff else "")
 
@@ -55,4 +56,4 @@ def in_order(labels: list[str], teachers: tuple[str, str] | None) -> list[str]:
     rest.sort(key=lambda label: (label in (teachers or ()), label))
     knobs = [label.rpartition("@") for label in labels if "@" in label]
     knobs.sort(key=lambda parts: (parts[0] == STUDENT, parts[0], float(parts[2])))
-    return ["lq", *rest, *("".join(parts) for parts in knobs), "gt"]
+    return [*(["lq"] if "lq" in labels else []), *rest, *("".join(parts) for parts in knobs), "gt"]

@@ -81,6 +81,8 @@ class SetMetric(Protocol):
     name: str
     protocol: str
     higher_is_better: bool
+    differentiable: bool
+    """False: nothing is trained against a set."""
     perceptual: bool
 
     def features(self, images: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
     for name, colour in zip(results.baselines(), itertools.cycle((GREY, *LINES[3:]))):
         points, label = results.sweep(name), name
         if name == LINEAR:
-            points, label = results.combinations(), "linear combinations of the teachers"
+            points, label = results.combinations(), f"linear combinations of {' and '.join(results.teachers or ())}"
         axis.plot(*at(points), ".--", color=colour, lw=1.4, ms=5, zorder=1, label=label)
     axis.margins(0.1)
 

@@ -95,7 +95,7 @@ def evaluate(
 
     Raises:
         DistillkitError: a method or a metric gave a non-finite value, or an image of the wrong size; method and image are named. No
-            such reference.
+            such reference, or no such methods to combine.
         DataError: no items, or two of one name.
     """
     labels = [m.label for m in methods]
@@ -106,6 +106,9 @@ def evaluate(
     if len({m.name for m in metrics}) < len(metrics):
         raise ValueError(f"two metrics share a name: {sorted(m.name for m in metrics)}")
     entries = [m.entry for m in methods]
+    if missing := [label for label in combine or () if label not in labels]:
+        there = f"{', '.join(labels)}{did_you_mean(missing[0], labels)}"
+        raise DistillkitError(f"combine {missing[0]} - no such method; there are {there}")
     if combine is not None:
         entries += [Entry(f"linear:{alpha:g}", None, None) for alpha in alphas]
     known = [e.label for e in entries]

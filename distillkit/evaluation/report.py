@@ -51,7 +51,7 @@ def write_report(
     """Write ``report.html`` into ``run_dir`` and return its path.
 
     Args:
-        recipe_toml: the resolved recipe.
+        recipe_toml: the resolved recipe; empty where there is none.
         manifest: environment and provenance; nested mappings are flattened to dotted keys.
         history: the lines of ``metrics.jsonl``: ``stage``, ``step`` and loss terms.
     """

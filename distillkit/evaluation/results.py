@@ -13,6 +13,8 @@ import numpy as np
 from distillkit.evaluation.statistics import Interval, Values, confidence_interval, photo_of, standard_error
 
 STUDENT, LINEAR = "student", "linear"
+ROLES = ("fidelity", "realness")
+"""The entries of a run's teachers."""
 _STATISTICS = ("mean", "sem", "ci_low", "ci_high", "n", "reference", "difference", "difference_low", "difference_high")
 """What :meth:`Results.rows` says of a method and metric, in this order."""
 
@@ -95,7 +97,7 @@ class Results:
     values: Mapping[tuple[str, str], Values]
     """(entry label, metric name) -> one value per item, (n,), all finite; of a metric of the whole set one value, shape ()."""
     teachers: tuple[str, str] | None = None
-    """Labels of the faithful and the realistic teacher whose outputs were combined linearly."""
+    """Labels of the faithful and the realistic method whose outputs were combined linearly: a run's teachers, or any two."""
     reference: str | None = None
     """Label of the entry that all others are compared with, in pairs."""
     device: str | None = None

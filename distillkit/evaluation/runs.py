@@ -13,10 +13,11 @@ from torch import Tensor
 from distillkit.data.degradation import Degradation
 from distillkit.diffusion.model import OutputTeacher
 from distillkit.evaluation.claims import claims
+from distillkit.evaluation.folders import folder_methods
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
 from distillkit.evaluation.report import write_evaluation, write_report
-from distillkit.evaluation.results import Results
+from distillkit.evaluation.results import ROLES, Results
 from distillkit.hooks.specs import TeacherSpec
 from distillkit.inference.build import build, held_out
 from distillkit.inference.costs import device_name, parameters, trained_parameters
@@ -24,15 +25,24 @@ from distillkit.inference.student import Student, interpolated, load_student
 from distillkit.inference.tiling import restore_padded
 from distillkit.recipe.load import ResolvedRecipe
 
-ROLES = ("fidelity", "realness")
-
 
 def evaluate_run(
-    resolved: ResolvedRecipe, run_dir: Path, device: torch.device | str, *, manifest: Mapping[str, Any], say: Callable[[str], None]
+    resolved: ResolvedRecipe,
+    run_dir: Path,
+    device: torch.device | str,
+    *,
+    manifest: Mapping[str, Any],
+    say: Callable[[str], None],
+    others: Mapping[str, Path] | None = None,
+    combine: tuple[str, str] | None = None,
 ) -> Path | None:
     """Measure, write ``evaluation/`` and ``report.html``, and say what holds and what does not.
 
     The student is loaded from the run's exported folder, as a user would load it.
+
+    Args:
+        others: methods to compare with, by name: folders of their images, called as the run's own evaluation images are.
+        combine: two methods to combine linearly; default: the teachers, where both restore.
 
     Returns:
         the report, or None where the recipe names no held-out images.
@@ -54,6 +64,8 @@ def evaluate_run(
     methods = [*_student_methods("student", student, options.tradeoffs, device, own), *_teacher_methods(teachers, device)]
     if options.interpolate is not None:
         methods += _student_methods("interpolated", interpolated(run_dir, options.interpolate, device), options.tradeoffs, device)
+    shapes = {item.name: (item.gt.shape[2], item.gt.shape[3]) for item in items}
+    methods += folder_methods(others or {}, shapes)
     parts = [
         evaluate(
             [*methods, bicubic_method(student.model.scale)],
@@ -61,7 +73,7 @@ def evaluate_run(
             metrics,
             dataset=recipe.name,
             seed=seed,
-            combine=ROLES if len(teachers) == 2 else None,
+            combine=combine or (ROLES if len(teachers) == 2 else None),
             alphas=options.alphas,
             reference=options.reference,
             device=device_name(device),

@@ -16,7 +16,7 @@ MEANING = (
     "for photos differ more than methods. Compare paired differences."
 )
 DIFFERENCES = "Mean over the images ± standard error, 95 % bootstrap interval over photos: one that holds 0 shows no difference."
-NO_GAP = "linear: the linear combinations of the teachers. none: the baseline does not reach the student's distance."
+NO_GAP = "linear: linear combinations of two methods' images. none: the baseline does not reach the student's distance."
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,15 @@ def build_named(name: str, settings: Mapping[str, Any], device: torch.device | s
     Raises:
         PluginError: no such model, settings it does not take, or its ``build`` failed. WeightsError: its weights are not here.
     """
-    full_name, spec = _find_model(load_plugins(), name)
+    return _build_with(*_find_model(load_plugins(), name), settings, device)
+
+
+def build_metric(name: str, settings: Mapping[str, Any], device: torch.device | str) -> Any:
+    """A registered metric with its own options. Raises as :func:`build_named`."""
+    return _build_with(*load_plugins().find("metrics", name), settings, device)
+
+
+def _build_with(full_name: str, spec: Spec, settings: Mapping[str, Any], device: torch.device | str) -> Any:
     try:
         config = spec.config(**settings)
     except ValidationError as e:
@@ -57,7 +65,7 @@ def build_named(name: str, settings: Mapping[str, Any], device: torch.device | s
         raise PluginError(f"{full_name} does not take these settings: {'; '.join(problems)}") from None
     if missing := [f"{f.name} (licence {f.license})" for f in spec.weights(config) if f.find() is None]:
         raise WeightsError(f"{full_name} needs weights that are not on this machine: {', '.join(missing)}")
-    return _build(Component(full_name, spec, config, {}), name, device)
+    return _build(Component(full_name, spec, config, {}), full_name, device)
 
 
 def pick_device(name: torch.device | str | None) -> torch.device:
