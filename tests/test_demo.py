@@ -7,7 +7,6 @@ import re
 import socket
 import sys
 import tempfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,29 +22,12 @@ from distillkit.inference.student import Student
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
 
-from visitor import API, Visitor, free_port, knobbed, photo
+from visitor import API, Visitor, Watched, free_port, knobbed, photo
 
 from distillkit.demo.desk import KEPT_RESULTS, Desk
 from distillkit.demo.page import QUEUE, serve
 
 MAX_PIXELS, MAX_UPLOAD = 60_000, 3 << 18
-
-
-class Watched(Restorer):
-    """Counts its calls; each waits until ``open`` is set."""
-
-    def __init__(self, student):
-        super().__init__(student)
-        self.calls, self.open = 0, threading.Event()
-        self.open.set()
-        self.fails = None
-
-    def __call__(self, *arguments, **options):
-        self.calls += 1
-        assert self.open.wait(60)
-        if self.fails:
-            raise self.fails
-        return super().__call__(*arguments, **options)
 
 
 @contextmanager

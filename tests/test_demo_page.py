@@ -4,9 +4,7 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
-from visitor import free_port, knobbed, photo
-
-from distillkit import Restorer
+from visitor import Visitor, Watched, free_port, knobbed, photo
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'")
@@ -26,10 +24,15 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address():
+def restorer():
+    return Watched(knobbed())
+
+
+@pytest.fixture(scope="module")
+def address(restorer):
     from distillkit.demo.page import serve
 
-    with serve(Restorer(knobbed()), "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000) as address:
+    with serve(restorer, "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000) as address:
         yield address
 
 
@@ -70,7 +73,7 @@ def test_a_photo_is_uploaded_the_knob_moved_and_the_picture_changes(page, addres
     page.click("#left label:has-text('most faithful')")
     assert len(set(shown(page, faithful))) == 1
     with page.expect_download() as download:
-        page.click("text=Download the result")
+        page.click("text=Download")
     assert download.value.suggested_filename == "restored_t1.png"
     assert {urlsplit(url).netloc for url in page.asked if not url.startswith(("data:", "blob:"))} == {urlsplit(address).netloc}
     assert page.failed == []
@@ -92,3 +95,19 @@ def test_what_cannot_be_restored_is_said_and_the_next_photo_goes_on(page):
 def test_a_file_that_is_too_large_is_said_to_be(page, size):
     choose(page, bytes(size))
     page.wait_for_selector("text=/File is too large|maximum allowed size|larger than the/i")
+
+
+def test_a_full_queue_is_said_to_be_full(page, restorer, address):
+    from distillkit.demo.page import QUEUE
+
+    restorer.open.clear()
+    try:
+        crowd = [Visitor(address) for _ in range(QUEUE + 2)]
+        accepted = [v for i, v in enumerate(crowd) if v.join(v.upload(photo(6, 7 + i))).is_success]
+        choose(page, photo(11, 13))
+        page.wait_for_selector("text=This application is currently busy. Please try again.")
+    finally:
+        restorer.open.set()
+    assert all(v.result()[0] for v in accepted)
+    page.click("button:has-text('Restore')")
+    page.wait_for_function(f"{STATUS}.includes('13 x 11 → 26 x 22 pixels')")

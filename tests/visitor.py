@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import threading
 import uuid
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 from toys import ToyModel
 
+from distillkit import Restorer
 from distillkit.diffusion.adapters import add_adapter
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import Gate
@@ -69,6 +71,23 @@ class Visitor:
         answer = self.http.get(file["url"])
         assert answer.status_code == 200
         return answer.content
+
+
+class Watched(Restorer):
+    """Counts its calls; each waits until ``open`` is set."""
+
+    def __init__(self, student):
+        super().__init__(student)
+        self.calls, self.open = 0, threading.Event()
+        self.open.set()
+        self.fails = None
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        assert self.open.wait(60)
+        if self.fails:
+            raise self.fails
+        return super().__call__(*arguments, **options)
 
 
 def knobbed():

@@ -132,12 +132,14 @@ def _page(desk: Desk, title: str, max_upload: int) -> gr.Blocks:
                 tradeoff = gr.Slider(0, 1, 0.5, step=0.05, label="Trade-off", info=ends, visible=knob, elem_id="tradeoff")
                 left = gr.Radio(list(LEFT), value=next(iter(LEFT)), label="Compare with", visible=knob, elem_id="left")
                 status = gr.HTML(_status(BEGIN), elem_id="status")
-                download = gr.DownloadButton("Download the result", interactive=False)
+                with gr.Row():
+                    again = gr.Button("Restore", min_width=120)
+                    download = gr.DownloadButton("Download", interactive=False, min_width=120)
                 gr.Markdown(f"{limits} A photo goes nowhere but to the machine that runs this page.")
             with gr.Column(scale=3):
                 compare = gr.ImageSlider(height=640, max_height=640, show_label=False, interactive=False, elem_id="compare")
         gr.on(
-            [photo.change, tradeoff.change, left.change],
+            [photo.change, tradeoff.change, left.change, again.click],
             restore,
             [photo, tradeoff, left],
             [compare, download, status],
