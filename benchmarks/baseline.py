@@ -22,7 +22,7 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.diffusion.prediction import Prediction, noise_from_clean
 from distillkit.diffusion.process import matched_time
-from distillkit.inference.build import build
+from distillkit.inference.build import build, build_distance
 from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.load import ResolvedRecipe
 
@@ -47,7 +47,7 @@ class Baseline:
         roles = [role for role in ("fidelity", "realness") if f"teachers.{role}" in resolved.components]
         self.teachers = {role: build(resolved, f"teachers.{role}", device) for role in roles}
         self.degradation = build(resolved, "degradation", device) if self.recipe.degradation else None
-        self.perceptual = build(resolved, "stage1.perceptual", device) if self.recipe.stage1.weights.perceptual else None
+        self.perceptual = build_distance(resolved, "stage1.perceptual", device) if self.recipe.stage1.weights.perceptual else None
         models = _separate([self.student, *self.teachers.values()])
         self.student, self.teachers = models[0], dict(zip(self.teachers, models[1:], strict=True))
 

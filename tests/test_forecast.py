@@ -102,7 +102,8 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
         return {"stages": {"stage1": measured, "stage2": measured}}
 
     monkeypatch.setattr(checkup, "measure_apart", measure_apart)
-    monkeypatch.setattr(checkup, "forecast", lambda subject: [replace(STEP, crops=[4, 8]), replace(STEP, stage="stage2")])
+    found = [replace(STEP, crops=[4, 8]), replace(STEP, stage="stage2")]
+    monkeypatch.setattr(checkup, "_dry_steps", lambda resolved: (found, 2, None))
     code, said = doctor("--memory", "10", "--set", "seed=1")
     assert code == 1 and said.count("of 10.0: TOO MUCH") == 2
     assert asked[1] == ["seed=1", "data.crop=8", "data.batch_size=1", "training.accumulate=2", "training.checkpointing=true"]
@@ -112,9 +113,19 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
 def test_the_check_compares_prediction_and_measurement(doctor, monkeypatch):
     stages = {"stage1": {"peak_memory": 10 * GIB, "ms": 4000}, "stage2": {"peak_memory": 11 * GIB, "ms": 3000}}
     monkeypatch.setattr(checkup, "measure_apart", lambda *_, **__: {"stages": stages})
-    monkeypatch.setattr(checkup, "forecast", lambda subject: [STEP, replace(STEP, stage="stage2")])
+    monkeypatch.setattr(checkup, "_dry_steps", lambda resolved: ([STEP, replace(STEP, stage="stage2")], 2, None))
     said = doctor("--memory", "64", "--check")[1]
     assert "stage1: peak predicted 11.00 GiB, measured 10.00 (+10%); step predicted 3.00 s, measured 4.00 (-25%)" in said
+
+
+def test_memory_that_runs_out_in_a_dry_step_is_an_answer(doctor, monkeypatch):
+    def out_of_memory(resolved):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(checkup, "_dry_steps", out_of_memory)
+    code, said = doctor()
+    assert code == 1 and "TOO LITTLE   memory ran out in a dry step" in said
+    assert "try          --set training.checkpointing=true" in said
 
 
 def test_without_its_data_nothing_is_measured_and_it_says_what_cannot_be_told(doctor):

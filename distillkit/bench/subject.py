@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from distillkit.bench.train import Measured, measure
-from distillkit.inference.build import build
+from distillkit.inference.build import build_distance
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import Variant
 from distillkit.preflight import check_presence
@@ -33,7 +33,7 @@ class Subject:
         self.device = self.accelerator.device
         self.cast = build_cast(self.resolved, self.device)
         wanted = self.recipe.stage1.weights.perceptual > 0
-        self.perceptual = build(self.resolved, "stage1.perceptual", self.device) if wanted else None
+        self.perceptual = build_distance(self.resolved, "stage1.perceptual", self.device) if wanted else None
         self._variant: Variant | None = None
 
     @property

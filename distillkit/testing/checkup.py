@@ -11,7 +11,6 @@ from distillkit.bench.compare import measure_apart
 from distillkit.bench.device import total_memory
 from distillkit.bench.forecast import Forecast, fitting_crop, forecast
 from distillkit.bench.subject import Subject
-from distillkit.errors import DistillkitError
 from distillkit.preflight import survey
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
@@ -41,29 +40,35 @@ def examine(resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None,
         say("not told     activations and seconds of a step: they are measured, with the weights and training images")
         say(f"fetch what can be fetched with: distillkit fetch {resolved.path}")
         return False
-    subject = Subject(resolved)
-    recipe, unit = subject.recipe, subject.crop_unit
-    budget = budget or total_memory(subject.device) or float("inf")
     try:
-        found = forecast(subject)
+        found, unit, available = _dry_steps(resolved)
     except (RuntimeError, MemoryError) as e:
-        if isinstance(e, DistillkitError) or "memory" not in str(e).lower():
+        if "memory" not in str(e).lower() and not isinstance(e, MemoryError):
             raise
         say(f"TOO LITTLE   memory ran out in a dry step: {str(e).splitlines()[0]}")
+        for settings in cures(resolved.recipe):
+            say(f"try          {_options(settings)}")
         return False
+    budget = budget or available or float("inf")
     for part in found:
-        for line in _told(part, recipe, budget):
+        for line in _told(part, resolved.recipe, budget):
             say(line)
-    disk = _disk(found, recipe)
+    disk = _disk(found, resolved.recipe)
     free = shutil.disk_usage(Path.cwd()).free
     say(f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, {free / 1e9:.1f} GB free in {Path.cwd()}")
-    if check and found[0].crops != [recipe.data.crop]:
+    if check and found[0].crops != [resolved.recipe.data.crop]:
         _compare(found, resolved, sets, say)
     fits = all(part.peak <= budget for part in found)
     if not fits:
         for line in _advise(found, resolved, sets, unit, budget):
             say(line)
     return fits and disk < free and not needs.missing
+
+
+def _dry_steps(resolved: ResolvedRecipe) -> tuple[list[Forecast], int, int | None]:
+    """The forecasts, what crops must be multiples of, and the device's memory; the models are gone afterwards."""
+    subject = Subject(resolved)
+    return forecast(subject), subject.crop_unit, total_memory(subject.device)
 
 
 def _told(found: Forecast, recipe: Recipe, budget: float) -> Iterator[str]:
@@ -124,7 +129,7 @@ def _advise(
         tried = measure_apart(resolved.path, [*sets, f"data.crop={small}", *taken], 1, warmup=1, look=False)["stages"]
         found = [part.with_settings(tried[part.stage]) for part in found]
         peaks = ", ".join(f"{part.stage} {part.peak / GIB:.2f} GiB {part.seconds:.2f} s" for part in found)
-        yield f"  {peaks}  " + " ".join(f"--set {shlex.quote(s)}" for s in settings)
+        yield f"  {peaks}  {_options(settings)}"
         if all(part.peak <= budget for part in found):
             return
     crop = fitting_crop(found, resolved.recipe.data.crop, unit, budget)
@@ -132,3 +137,7 @@ def _advise(
         yield "  and no crop would be small enough: the weights alone are too large"
     else:
         yield f"  and the largest crop that fits then:  --set data.crop={crop}"
+
+
+def _options(settings: Sequence[str]) -> str:
+    return " ".join(f"--set {shlex.quote(s)}" for s in settings)
