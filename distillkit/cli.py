@@ -232,6 +232,26 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    recipe: RecipeFile,
+    grid: Annotated[list[str], typer.Option("--grid", metavar="KEY=V1,V2,...", help="values of a key; grids are multiplied")],
+    set_: Sets = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the runs; default: sweeps/<recipe file's name>")] = None,
+) -> None:
+    """Run a recipe at every point of a grid; called again, go on where it stopped. Writes a table of all that is finished."""
+    from distillkit.sweep import cells
+    from distillkit.sweep import sweep as run_all
+
+    folder = out or Path("sweeps") / recipe.stem
+    failures = run_all(cells(recipe, grid, set_ or [], folder), folder, lambda line: typer.echo(line, err=True))
+    typer.echo(f"done: {folder / 'summary.md'}")
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def fetch(recipe: RecipeFile, set_: Sets = None) -> None:
     """Download every weight file and dataset that a recipe needs; interrupted downloads resume, hashes are checked."""
     resolved = _load(recipe, set_)

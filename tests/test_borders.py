@@ -33,6 +33,7 @@ FLOORS = (
     "training",
     "preflight",
     "run",
+    "sweep",
     "bench",
     "demo",
     "testing",

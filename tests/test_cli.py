@@ -169,5 +169,5 @@ def test_doctor(distillkit, toys):
 
 def test_help_and_an_unknown_command(distillkit):
     code, said, _ = distillkit("--help")
-    assert code == 0 and all(name in said for name in ("run", "restore", "eval", "plugins", "recipe", "doctor", "fetch"))
+    assert code == 0 and all(name in said for name in ("run", "restore", "eval", "plugins", "recipe", "doctor", "fetch", "sweep"))
     assert distillkit("frobnicate")[0] == 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from distillkit.evaluation.claims import Claim
 from distillkit.evaluation.results import STUDENT, Difference, Entry, Results, why_absent
@@ -136,7 +137,12 @@ def uncertainty(results: Results) -> str:
 
 def to_csv(results: Results) -> str:
     """The rows of ``metrics.json`` as CSV; null is an empty cell."""
-    rows, buffer = results.rows(), io.StringIO()
+    return as_csv(results.rows())
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same keys, of which there is one at least, below a line of the keys."""
+    buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -147,16 +153,16 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
     """The table, the gaps to the linear combinations, the claims and the protocols."""
     heads = [" ".join(filter(None, [c.metric, c.arrow, f"({c.role})" if c.role else ""])) for c in columns(results, trained)]
     lines = [f"# Evaluation on {results.dataset}", "", uncertainty(results), ""]
-    lines += _table(
+    lines += as_markdown(
         ["method", "tradeoff", *cost_columns(results), *heads],
         [[e.name, _tradeoff(e), *costs(results, e), *map(str, cells(results, e))] for e in ordered(results)],
     )
     lines += ["", f"{MEANING} {cost_note(results)}".strip()]
     if (differences := difference_table(results)) is not None:
-        lines += ["", f"## Differences from {results.reference} (paired)", "", *_table(*differences), "", DIFFERENCES]
+        lines += ["", f"## Differences from {results.reference} (paired)", "", *as_markdown(*differences), "", DIFFERENCES]
     if results.baselines() and results.sweep():
         lines += ["", "## PSNR of the student minus that of a baseline, at equal distance (dB, paired)", ""]
-        lines += [*_table(*gap_table(results)), "", NO_GAP]
+        lines += [*as_markdown(*gap_table(results)), "", NO_GAP]
     if checked:
         lines += ["", "## Claims", "", *(f"- {claim}" for claim in checked)]
     lines += ["", "## Protocols", "", *(f"- {m.name}: {m.protocol}" for m in results.metrics)]
@@ -174,7 +180,9 @@ def gap_table(results: Results) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+
     def line(values: Sequence[str]) -> str:
         return "| " + " | ".join(v.replace("|", "\\|") for v in values) + " |"
 
