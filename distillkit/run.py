@@ -30,6 +30,7 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cast import Cast, build_cast
 from distillkit.training.checkpoint import Checkpoints
+from distillkit.training.forecast import describe
 from distillkit.training.launch import agreed, start, together
 from distillkit.training.loop import Trainer
 from distillkit.training.samples import sampler
@@ -37,12 +38,12 @@ from distillkit.training.stages import first_stage, second_stage
 from distillkit.training.tracking import RunLog
 
 
-def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> Path | None:
+def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False, planned: Recipe | None = None) -> Path | None:
     """Distil, export, evaluate and report.
 
     Args:
         out: the run's folder, made if need be. resume: go on from the newest checkpoint in it; a finished run is only evaluated
-        again.
+        again. planned: whose use of the cache is foretold; default: the recipe itself.
 
     Returns:
         the report; None where nothing was evaluated, and in every process but the first, which alone writes.
@@ -53,7 +54,7 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False) -> 
     """
     accelerator = start(resolved.recipe.training, out)
     with together(accelerator):
-        return _run(resolved, out, accelerator, resume)
+        return _run(resolved, out, accelerator, resume, planned or resolved.recipe)
 
 
 def reevaluate(
@@ -86,10 +87,12 @@ def dry_run(resolved: ResolvedRecipe) -> None:
         }
     )
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        run_recipe(replace(resolved, recipe=small), Path(folder))
+        training = small.training.model_copy(update={"cache_dir": Path(folder) / "cache"})
+        small = small.model_copy(update={"training": training})
+        run_recipe(replace(resolved, recipe=small), Path(folder) / "run", planned=recipe)
 
 
-def _run(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool) -> Path | None:
+def _run(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool, planned: Recipe) -> Path | None:
     recipe, plugins, main = resolved.recipe, load_plugins(), accelerator.is_main_process
     with accelerator.main_process_first():
         check_presence(resolved)
@@ -99,6 +102,8 @@ def _run(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: 
             check_folder(out, resolved, resume)
     cast = build_cast(resolved, accelerator.device)
     batches = open_batches(resolved, cast, accelerator.num_processes)
+    if cast.cache.store and main:
+        _say(describe(planned, cast, accelerator.num_processes * recipe.training.accumulate))
     shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery] if main else []
     if main:
         (out / "recipe.toml").write_text(resolved.to_toml())

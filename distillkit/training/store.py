@@ -33,6 +33,15 @@ class Entry:
     used: float
     """When it was written or last read, seconds since the epoch."""
 
+    @property
+    def kind(self) -> str:
+        """As its header says, which is not checked; ``"damaged"`` where it says nothing."""
+        try:
+            with self.path.open("rb") as file:
+                return str(json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]["kind"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+            return "damaged"
+
     def metadata(self) -> Metadata | None:
         """``key``, ``kind``, ``seconds`` (what computing it took); None for a damaged file."""
         try:

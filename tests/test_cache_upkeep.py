@@ -1,0 +1,74 @@
+"""The cache's size before a run, and looking after it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from distillkit.cli import app
+from distillkit.recipe.load import load_recipe
+from distillkit.run import dry_run, run_recipe
+from distillkit.training.cache import Cache
+from distillkit.training.cast import build_cast
+from distillkit.training.forecast import describe, forecast
+from distillkit.training.store import Store
+
+CPU = torch.device("cpu")
+Capture = pytest.CaptureFixture[str]
+
+
+
+@pytest.mark.parametrize("sets", [["stage2.target='mix'", "stage2.guard_images=3"], ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"]])
+def test_the_size_foretold_is_the_size_it_takes(recipe: Path, tmp_path: Path, sets: list[str], capfd: Capture) -> None:
+    folder = tmp_path / "cache"
+    cached = ["training.cache_gib=1", f"training.cache_dir='{folder}'", "data.cycle=3", "data.eval=[]", "data.crop=32"]
+    resolved = load_recipe(recipe, [*sets, *cached])
+    cast = build_cast(resolved, CPU)
+    foretold = forecast(resolved.recipe, cast, parts=1)
+    dry_run(resolved)
+    before = capfd.readouterr().err
+    assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before and not folder.exists()
+    assert all(f"{f.entries} {f.kind}" in before for f in foretold)
+    run_recipe(resolved, tmp_path / "out")
+    entries = list(Store(folder, 0).entries())
+    assert {f.kind: f.entries for f in foretold} == Counter(e.kind for e in entries)
+    assert sum(f.size for f in foretold) == pytest.approx(sum(e.size for e in entries), rel=0.02)
+
+
+def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
+    def said(*sets: str) -> str:
+        resolved = load_recipe(recipe, ["stage2.target='mix'", "training.cache_gib=1", *sets])
+        return describe(resolved.recipe, build_cast(resolved, CPU), 1)
+
+    assert "no batch comes again within it (data.cycle = 0)" in said() and "no batch" not in said("data.cycle=2")
+    assert re.search(r"only about \d+% of it will be kept", said("training.cache_gib=1e-5"))
+    assert "it has nothing to keep" in said("stage2.target='geo'", "data.cycle=2")
+
+
+def test_ls_verify_and_prune(tmp_path: Path) -> None:
+    def call(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["cache", *arguments, "--dir", str(tmp_path)])
+        return result.exit_code, result.output
+
+    cache = Cache(Store(tmp_path, 2**30), CPU)
+    for part in "abc":
+        cache.tensor("kind", [part], partial(torch.zeros, 100))
+    first, second, _ = sorted(tmp_path.rglob("*.safetensors"))
+    os.utime(second, (0, 0))
+    code, text = call("ls")
+    assert code == 0 and re.search(r"kind +3 +0\.0  2", text) and str(tmp_path) in text
+    assert call("verify") == (0, "3 of 3 entries are whole\n")
+    first.write_bytes(first.read_bytes()[:-1] + b"x")
+    assert call("verify") == (1, f"damaged: {first}\n2 of 3 entries are whole\n")
+    assert call("prune")[0] == 1 and first.exists()
+    (first.parent / "half.part").write_text("")
+    assert "removed 1 entries" in call("prune", "--damaged")[1] and not first.exists() and not (first.parent / "half.part").exists()
+    assert "removed 1 entries" in call("prune", "--days", "2")[1] and not second.exists()
+    assert "removed 1 entries" in call("prune", "--all")[1] and not list(tmp_path.rglob('*.safetensors'))
