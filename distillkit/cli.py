@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from distillkit.arguments import folders_of, numbers_of, pair_of, settings_of, tradeoffs_of
+from distillkit.cache_commands import cache_app
 from distillkit.errors import DistillkitError, Interrupted
 
 app = typer.Typer(
@@ -25,9 +26,6 @@ plugins_app = typer.Typer(help="List what the installed plugins offer, or check 
 recipe_app = typer.Typer(help="Check a recipe, or show what it amounts to.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(recipe_app, name="recipe")
-cache_app = typer.Typer(
-    help="Look after what training runs keep on disk (training.cache_gib).", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(cache_app, name="cache")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
@@ -365,48 +363,6 @@ def schema() -> None:
     from distillkit.recipe.json_schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
-
-
-CacheFolder = Annotated[Path | None, typer.Option("--dir", help="default: $DISTILLKIT_CACHE, else ~/.cache/distillkit")]
-
-
-@cache_app.command("ls")
-def cache_ls(folder: CacheFolder = None) -> None:
-    """List the cache: entries, size and last use of each kind."""
-    from distillkit.training.upkeep import listing
-
-    typer.echo("\n".join(listing(folder)))
-
-
-@cache_app.command("verify")
-def cache_verify(folder: CacheFolder = None) -> None:
-    """Read the whole cache and name what is damaged; a run would make it anew."""
-    from distillkit.training.upkeep import damaged
-
-    count, found = damaged(folder)
-    for path in found:
-        typer.echo(f"damaged: {path}")
-    typer.echo(f"{count - len(found)} of {count} entries are whole")
-    if found:
-        raise typer.Exit(1)
-
-
-@cache_app.command("prune")
-def cache_prune(
-    folder: CacheFolder = None,
-    days: Annotated[float | None, typer.Option(min=0, help="remove what was not used for so many days")] = None,
-    damaged: Annotated[bool, typer.Option("--damaged", help="remove what is damaged")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="remove everything")] = False,
-) -> None:
-    """Delete entries of the cache."""
-    from distillkit.training.upkeep import prune, unused_for
-
-    if (days is not None) + damaged + everything != 1:
-        raise DistillkitError("say what to remove: --days N, --damaged or --all")
-    if days is not None:
-        typer.echo(prune(folder, unused_for(days)))
-    else:
-        typer.echo(prune(folder, lambda entry: everything or entry.metadata() is None))
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> Any:

@@ -37,6 +37,7 @@ FLOORS = (
     "bench",
     "demo",
     "testing",
+    "cache_commands",
     "cli",
     "__main__",
 )

@@ -25,7 +25,10 @@ Capture = pytest.CaptureFixture[str]
 
 
 
-@pytest.mark.parametrize("sets", [["stage2.target='mix'", "stage2.guard_images=3"], ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"]])
+@pytest.mark.parametrize(
+    "sets",
+    [["stage2.target='mix'", "stage2.guard_images=3"], ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"]],
+)
 def test_the_size_foretold_is_the_size_it_takes(recipe: Path, tmp_path: Path, sets: list[str], capfd: Capture) -> None:
     folder = tmp_path / "cache"
     cached = ["training.cache_gib=1", f"training.cache_dir='{folder}'", "data.cycle=3", "data.eval=[]", "data.crop=32"]
