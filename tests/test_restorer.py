@@ -1,6 +1,7 @@
 """The restorer: every kind of image, tiles without seams, bounded memory, shared passes, colours."""
 
 import io
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -14,7 +15,7 @@ from toys import ToyModel
 from distillkit import DistillkitError, Restorer
 from distillkit.diffusion.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
-from distillkit.inference.colour import coarse, fix_colours
+from distillkit.inference.colour import LEVELS, coarse, fix_colours
 from distillkit.inference.kinds import quantised, to_unit
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import CtsrEq8, Gate, Oftsr
@@ -324,10 +325,12 @@ def test_colour_fixes_reproduce_published_outputs(how):
     folder = os.environ.get("DISTILLKIT_GOLDEN")
     if not folder:
         pytest.skip("set DISTILLKIT_GOLDEN to the folder of golden cases to compare with them")
-    tensors = load_file(Path(folder) / "colorfix.safetensors")
-    for name in sorted({k.split(".")[0] for k in tensors}):
-        content, style, wanted = (
-            tensors[f"{name}.{k}"][0].permute(1, 2, 0).contiguous().numpy() for k in ("content", "style", how)
-        )
-        fix_colours(content, style, how)
-        np.testing.assert_allclose(content, wanted.clip(0, 1), atol=1e-5, rtol=0)
+    cases = [p for p in sorted(Path(folder).glob("colorfix*.json")) if json.loads(p.read_text())["levels"] == LEVELS]
+    if not cases:
+        pytest.skip(f"no case colorfix* of {LEVELS} levels in {folder}")
+    for tensors in (load_file(p.with_suffix(".safetensors")) for p in cases):
+        for name in sorted({k.split(".")[0] for k in tensors}):
+            batches = zip(*(tensors[f"{name}.{k}"] for k in ("content", "style", how)), strict=True)
+            for content, style, wanted in ([x.permute(1, 2, 0).contiguous().numpy() for x in images] for images in batches):
+                fix_colours(content, style, how)
+                np.testing.assert_allclose(content, wanted.clip(0, 1), atol=1e-5, rtol=0)
