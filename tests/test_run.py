@@ -12,7 +12,7 @@ from distillkit.errors import Interrupted
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
 from distillkit.run import dry_run, reevaluate, run_recipe
-from distillkit.training.loop import Stage
+from distillkit.training.loop import Stage, Trainer
 
 
 def weights_of(out):
@@ -50,7 +50,8 @@ def test_a_run_leaves_the_promised_folder(finished):
         "evaluation/strip.png",
     } <= names
     rows = json.loads((finished / "evaluation/metrics.json").read_text())
-    assert all(list(r) == ["method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "passes"] for r in rows)
+    promised = {"method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "passes"}
+    assert all(promised <= r.keys() for r in rows)
     methods = {(r["method"], r["tradeoff"]) for r in rows}
     assert {
         ("student", 0.0),
@@ -166,8 +167,12 @@ def test_a_faithful_endpoint_that_is_not_is_said_before_stage_2(recipe, tmp_path
     assert guard["endpoint_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
 
 
-def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fused", [False, True])
+def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp_path, monkeypatch, fused):
+    """``fused`` is what happens on a GPU: the optimiser skips the step, and that it did is read one step later."""
     from distillkit.objectives import reconstruction
+
+    monkeypatch.setattr(Trainer, "fused", property(lambda self: fused, lambda self, value: None), raising=False)
 
     real, calls = reconstruction.reconstruction, []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -96,6 +97,9 @@ class Trainer:
         world = accelerator.num_processes
         self.parts = range(accelerator.process_index, options.accumulate * world, world)
         """Which of each step's batches are this process's."""
+        self.fused = accelerator.device.type == "cuda"
+        """A fused optimiser skips a non-finite step by itself; that it did is then read one step later, so that nobody waits."""
+        self._failures = 0
 
     def train(self, stage: Stage, batches: PairedBatches, resume: Checkpoint | None = None) -> None:
         """Train ``stage`` from its start, or from ``resume``, to its end. Afterwards the trained tensors hold their moving average.
@@ -111,7 +115,7 @@ class Trainer:
             lr=stage.learning_rate,
             betas=options.betas,
             weight_decay=options.weight_decay,
-            fused=self.accelerator.device.type == "cuda",
+            fused=self.fused,
         )
         done = 0
         if resume is not None:
@@ -124,7 +128,8 @@ class Trainer:
         module = self.accelerator.prepare(stage.module)
 
         self.log.begin(stage.name, done, stage.steps)
-        meter, failures = _Meter(), 0
+        meter, pending = _Meter(), deque[_Made]()
+        self._failures = 0
         stream = batches.iterate(stage.name, done, stage.steps, self.parts)
         try:
             with (
@@ -138,17 +143,18 @@ class Trainer:
                         parameters["lr"] = stage.lr_at(step, options)
                     terms = self._backward(module, stage, group, step)
                     norm = self.accelerator.clip_grad_norm_(list(tensors.values()), options.max_grad_norm)
-                    finite, stop = self._agree(terms["loss"] + norm, bool(caught))
-                    if finite:
-                        failures = 0
+                    verdict = self._verdict(terms["loss"] + norm, bool(caught))
+                    if self.fused:
+                        optimizer.found_inf = verdict[0]  # type: ignore[attr-defined]  # the optimiser's own name for it
+                    if self.fused or not verdict[0]:
                         optimizer.step()
                         average.update(step)
-                        meter.add(terms | {"grad_norm": norm})
-                    else:
-                        failures += 1
-                        self._skip(stage, step, group, terms, failures)
+                    meter.add(terms | {"grad_norm": norm}, verdict[0] == 0)
                     optimizer.zero_grad()
                     self.log.advance()
+                    pending.append(_Made(step, verdict, group, terms))
+                    due = step + 1 == stage.steps or (step + 1) % options.checkpoint_every == 0
+                    stop = self._settle(stage, pending, 1 if self.fused and not due else 0)
                     self._after(stage, step + 1, meter, average, optimizer, batches, (caught or ["a signal"])[0] if stop else None)
         finally:
             self.log.end()
@@ -170,18 +176,29 @@ class Trainer:
                 total[name] = total.get(name, 0) + value.detach() / len(group)
         return total
 
-    def _agree(self, value: Tensor, stop: bool) -> tuple[bool, bool]:
-        """Whether ``value`` is finite on every process, and whether any is to ``stop``: all skip and stop at the same step."""
+    def _verdict(self, value: Tensor, stop: bool) -> Tensor:
+        """(2,): in how many processes ``value`` is not finite, and how many are to ``stop``. All skip and stop at the same step."""
         against = torch.stack([(~torch.isfinite(value)).float(), torch.full_like(value, stop)])
-        nonfinite, stops = self.accelerator.reduce(against, "sum").tolist()
-        return not nonfinite, bool(stops)
+        return self.accelerator.reduce(against, "sum")
 
-    def _skip(self, stage: Stage, step: int, group: Sequence[Batch], terms: Terms, failures: int) -> None:
-        ids = [i for batch in group for i in batch.ids]
-        self.log.nonfinite(stage.offset + step + 1, ids, {k: float(v) for k, v in terms.items()})
-        if failures >= self.options.max_nonfinite:
+    def _settle(self, stage: Stage, pending: deque[_Made], keep: int) -> bool:
+        """Read the verdicts on all but the last ``keep`` steps, or on all if one of them says to stop; whether one does."""
+        stop = False
+        while len(pending) > (0 if stop else keep):
+            made = pending.popleft()
+            nonfinite, stops = made.verdict.tolist()
+            stop |= bool(stops)
+            self._failures = self._failures + 1 if nonfinite else 0
+            if nonfinite:
+                self._write_down(stage, made)
+        return stop
+
+    def _write_down(self, stage: Stage, made: _Made) -> None:
+        ids = [i for batch in made.group for i in batch.ids]
+        self.log.nonfinite(stage.offset + made.step + 1, ids, {k: float(v) for k, v in made.terms.items()})
+        if self._failures >= self.options.max_nonfinite:
             raise DistillkitError(
-                f"{stage.name} step {step + 1} - {failures} non-finite losses in a row; the batches and terms are in "
+                f"{stage.name} step {made.step + 1} - {self._failures} non-finite losses in a row; the batches and terms are in "
                 f"{self.log.nonfinite_path}; lower the learning rate or max_grad_norm, then --resume from the last checkpoint"
             )
 
@@ -220,25 +237,36 @@ class Trainer:
             )
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A step whose verdict has not been read."""
+
+    step: int
+    verdict: Tensor
+    group: Sequence[Batch]
+    terms: Terms
+
+
 class _Meter:
-    """Means of the terms since they were last read; no device is synchronised before that."""
+    """Means of the terms of finite steps since they were last read; no device is waited for before that."""
 
     def __init__(self) -> None:
         self._sums: Terms = {}
-        self._steps, self._waited = 0, 0.0
+        self._waited = 0.0
         self._clock = time.monotonic()
 
-    def add(self, terms: Terms) -> None:
-        self._steps += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
+    def add(self, terms: Terms, finite: Tensor) -> None:
+        for name, value in (terms | {"": torch.ones_like(finite, dtype=torch.float32)}).items():
+            self._sums[name] = self._sums.get(name, 0) + torch.where(finite, value.detach(), 0)
 
     def read(self, lr: float, waited: float) -> dict[str, float]:
         """Mean terms, learning rate, seconds a step, and the share of them spent waiting for data; starts anew."""
-        steps, elapsed = max(self._steps, 1), time.monotonic() - self._clock
-        values = {name: float(value) / steps for name, value in self._sums.items()}
+        elapsed = time.monotonic() - self._clock
+        sums = {name: float(value) for name, value in self._sums.items()}
+        steps = max(sums.pop("", 0), 1)
+        values = {name: value / steps for name, value in sums.items()}
         values |= {"lr": lr, "seconds": elapsed / steps, "loader_wait": (waited - self._waited) / max(elapsed, 1e-9)}
-        self._sums, self._steps, self._clock, self._waited = {}, 0, time.monotonic(), waited
+        self._sums, self._clock, self._waited = {}, time.monotonic(), waited
         return values
 
 
