@@ -58,7 +58,8 @@ class Baseline:
         adapter.merge()
 
     def stage2(self, batches: PairedBatches, steps: int) -> Iterator[Terms]:
-        """Train stage 2 from what :meth:`stage1` left."""
+        """Train stage 2 from what :meth:`stage1` left; the realistic teacher is let go of."""
+        self.teachers.pop("realness", None)
         self.start = copy.deepcopy(self.student)
         self.adapter = stage1_adapter(self.student, self.recipe.stage2.adapter, self.recipe.seed + 1)
         yield from self._train("stage2", self.adapter.tensors(), self.gate, batches, steps)

@@ -22,7 +22,7 @@ from baseline import Baseline
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillkit.bench.compare import measure_apart
-from distillkit.bench.device import machine, peak, restart_peak, synchronize
+from distillkit.bench.device import give_back, machine, peak, restart_peak, synchronize
 from distillkit.bench.report import as_comparison
 from distillkit.bench.train import CPU_ATTENTION, SPLIT_STEPS
 from distillkit.inference.build import pick_device
@@ -90,6 +90,7 @@ def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int, look: bo
         losses: list[float] = []
         counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
         stream = getattr(plain, name)(batches, made)
+        give_back(device)  # as the engine's measurement does before each stage
         for step in range(made):
             if step == warmup:
                 restart_peak(device)
