@@ -23,8 +23,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'':<8}{'ms/step':>10}{'images/s':>10}{'GFLOP':>10}{'of ceiling':>12}{'peak GiB':>10}{'waiting':>9}"
     for name, stage in found["stages"].items():
         share = stage["flops"] / (stage["ms"] / 1000) / ceilings["flops"]
+        work = f"{stage['flops'] / 1e9:>10,.1f}{share:>12.0%}" if stage["flops"] else f"{'-':>10}{'-':>12}"
         yield (
-            f"{name:<8}{stage['ms']:>10,.1f}{stage['images_per_s']:>10.2f}{stage['flops'] / 1e9:>10,.1f}{share:>12.0%}"
+            f"{name:<8}{stage['ms']:>10,.1f}{stage['images_per_s']:>10.2f}{work}"
             f"{stage['peak_memory'] / GIB:>10.2f}{stage['loader_wait']:>9.1%}"
         )
     if restore:
