@@ -30,7 +30,7 @@ def tradeoff_png(results: Results, trained: Collection[str], *, dark: bool = Fal
     Unpaired bars would show how much photos differ from each other, not how much methods do.
     """
     panels = results.perceptual
-    with _style(dark) as text:
+    with style(dark) as text:
         figure = Figure(figsize=(5.4 * max(1, len(panels)), 4.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0] if panels else []
         for axis, metric in zip(axes, panels, strict=True):
@@ -44,7 +44,7 @@ def tradeoff_png(results: Results, trained: Collection[str], *, dark: bool = Fal
             figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=5, fontsize=9)
         else:
             figure.text(0.5, 0.5, "no perceptual metric was measured", ha="center", color=text)
-        return _png(figure)
+        return png(figure)
 
 
 def losses_png(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> bytes | None:
@@ -54,12 +54,12 @@ def losses_png(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> b
         stages.setdefault(str(line["stage"]), []).append(line)
     if not stages:
         return None
-    with _style(dark):
+    with style(dark):
         figure = Figure(figsize=(5.4 * len(stages), 4.2), layout="constrained")
         for axis, (stage, lines) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
             _loss_panel(axis, lines)
             axis.set_title(stage, loc="left", fontweight="bold", fontsize=11)
-        return _png(figure)
+        return png(figure)
 
 
 def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
@@ -118,7 +118,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _style(dark: bool) -> Iterator[str]:
+def style(dark: bool) -> Iterator[str]:
+    """Matplotlib's settings for a light or a dark page; gives the colour of text."""
     text, back = ("#d6dae1", "#16191f") if dark else ("#22262d", "#ffffff")
     style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "font.size": 10}
     style |= {"grid.alpha": 0.15, "grid.linewidth": 0.6}
@@ -128,7 +129,8 @@ def _style(dark: bool) -> Iterator[str]:
         yield text
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     return buffer.getvalue()

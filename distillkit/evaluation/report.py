@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from distillkit.evaluation import tables
 from distillkit.evaluation.claims import claims
 from distillkit.evaluation.gallery import Gallery, caption, in_order
+from distillkit.evaluation.overview import bubbles_png, radar_png
 from distillkit.evaluation.plots import losses_png, tradeoff_png
 from distillkit.evaluation.results import Results
 from distillkit.evaluation.strip import image_png, strip_png
@@ -21,6 +22,8 @@ from distillkit.evaluation.strip import image_png, strip_png
 
 def write_evaluation(results: Results, gallery: Gallery, out_dir: Path, trained: Collection[str]) -> None:
     """Write ``metrics.json``, ``metrics.csv``, ``table.md``, ``tradeoff.png``, ``strip.png``, ``per_image.json`` into ``out_dir``.
+
+    And ``radar.png`` and ``bubbles.png`` where there is enough to draw: three metrics, two methods whose time and size are known.
 
     Each file appears whole or not at all. ``per_image.json`` holds every value (:meth:`Results.from_json` reads it back), so that
     two runs on the same images can be compared in pairs.
@@ -36,6 +39,11 @@ def write_evaluation(results: Results, gallery: Gallery, out_dir: Path, trained:
     write_file(out_dir / "table.md", tables.to_markdown(results, trained, claims(results, trained)))
     write_file(out_dir / "tradeoff.png", tradeoff_png(results, trained))
     write_file(out_dir / "strip.png", strip_png(gallery.photos, results.teachers))
+    for name, content in (("radar.png", radar_png(results, trained)), ("bubbles.png", bubbles_png(results))):
+        if content is None:
+            (out_dir / name).unlink(missing_ok=True)  # of an earlier evaluation
+        else:
+            write_file(out_dir / name, content)
 
 
 def write_report(
@@ -68,6 +76,7 @@ def write_report(
         rows=[(e, tables.costs(results, e), tables.cells(results, e)) for e in tables.ordered(results)],
         meaning=f"{tables.MEANING} {tables.cost_note(results)}".strip(),
         reference=results.reference,
+        device=results.device,
         differences=tables.difference_table(results),
         differences_note=tables.DIFFERENCES,
         gaps=tables.gap_table(results) if results.baselines() and results.sweep() else None,
@@ -75,6 +84,8 @@ def write_report(
         absent=results.absent,
         protocols=results.metrics,
         tradeoff=[_data_uri(tradeoff_png(results, trained, dark=dark)) for dark in (False, True)],
+        radar=[_data_uri(picture) for dark in (False, True) if (picture := radar_png(results, trained, dark=dark))],
+        bubbles=[_data_uri(picture) for dark in (False, True) if (picture := bubbles_png(results, dark=dark))],
         losses=[_data_uri(png) for dark in (False, True) if (png := losses_png(lines, dark=dark))],
         strip=_data_uri(strip_png(gallery.photos, results.teachers)),
         viewer=_viewer(results, gallery),
