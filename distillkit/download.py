@@ -58,8 +58,8 @@ def check(path: Path, sha256: str | None = None) -> Path:
     Raises:
         WeightsError: another hash.
     """
-    state = path.stat()
-    for wanted, where in ((sha256, "the recipe or its plugin"), (recorded_sha256(path), _record(path).name)):
+    state, record = path.stat(), _record(path).name if _record(path).is_file() else "the Hub"
+    for wanted, where in ((sha256, "the recipe or its plugin"), (recorded_sha256(path), record)):
         if wanted is not None and not (found := _sha256_at(path, state.st_size, state.st_mtime_ns)).startswith(wanted):
             what = f"its sha256 is {found}, not {wanted} as {where} has it: it is damaged, or was replaced"
             raise WeightsError(f"{path} - {what}; delete it and fetch it again, or correct {where} if this is the file you want")

@@ -83,5 +83,5 @@ def test_a_file_of_the_hubs_cache_is_held_against_its_name(tmp_path):
     link.symlink_to(blob)
     assert read_state_dict(link).keys() == {"a"}
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
-    with pytest.raises(WeightsError, match=f"not {blob.name}"):
+    with pytest.raises(WeightsError, match=f"not {blob.name} as the Hub has it"):
         read_state_dict(link)
