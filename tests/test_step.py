@@ -12,6 +12,7 @@ from distillkit.diffusion.adapters import add_adapter
 from distillkit.errors import RecipeError
 from distillkit.objectives.dual_teacher import StudentSample, denoised_output_distillation
 from distillkit.recipe.schema import Stage1, Stage1Weights
+from distillkit.training.cache import Cache
 from distillkit.training.cast import Cast
 from distillkit.training.step import Stage1Step
 
@@ -38,7 +39,7 @@ def step_of(teachers=MappingProxyType({}), anchors=MappingProxyType({}), student
         if isinstance(teacher, torch.nn.Module):
             teacher.requires_grad_(False)
     adapter = add_adapter(student.network, "lora", rank=2)
-    cast = Cast(student, dict(teachers), None, CPU, dict(anchors))
+    cast = Cast(student, dict(teachers), None, CPU, Cache(None, CPU), anchors=dict(anchors))
     return Stage1Step(cast, adapter, Stage1(weights=Stage1Weights(**weights), perceptual_shift=0, **options), None, seed=0)
 
 

@@ -103,7 +103,7 @@ class Desk:
         return self._results[key]
 
     def _place(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
+        return Path(tempfile.mkdtemp(prefix="photo-", dir=self.folder))
 
     def _write_view(self, picture: Image.Image, size: tuple[int, int], place: Path) -> Path:
         """``picture`` for a browser, at ``size`` or as large as is shown: 8 bits, JPEG, or PNG where there is opacity."""
