@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
+from toy_plugin import Options
 
-from distillkit import DistillkitError, Restorer, cli
+from distillkit import DistillkitError, Restorer, WeightFile, cli
+from distillkit.hooks.specs import Spec
 from distillkit.inference.card import model_card, strictest_licenses
 from distillkit.inference.export import export, push, without_folders
 from distillkit.inference.pipeline import DistilledRestorationPipeline
-from distillkit.recipe.load import load_recipe
+from distillkit.recipe.load import Component, load_recipe
 from distillkit.run import run_recipe
 
 
@@ -172,6 +175,16 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
 )
 def test_the_strictest_licence_is_found(licenses, strictest):
     assert strictest_licenses(licenses)[0] == strictest
+
+
+@pytest.mark.parametrize(
+    ("of_descriptor", "of_files", "license"),
+    [("MIT", ["GPL-3.0"], "MIT"), ("unknown", ["MIT", "GPL-3.0", "MIT"], "MIT AND GPL-3.0"), ("unknown", [], "unknown")],
+)
+def test_a_descriptor_of_unknown_licence_has_that_of_its_files(of_descriptor, of_files, license):
+    files = tuple(WeightFile(path=Path("x"), license=one) for one in of_files)
+    spec = Spec(name="x", summary="", config=Options, build=Options, license=of_descriptor, weights=lambda _: files)
+    assert Component("toy/x", spec, Options(), {}).license == license
 
 
 def test_one_known_licence_goes_into_the_front_matter(recipe):

@@ -134,7 +134,7 @@ def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, M
         "student": dict(resolved.components["student"].table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
         "stage2": recipe.stage2.model_dump(mode="json") if "stage2" in changes else None,
-        "licenses": {k: c.spec.license for k, c in resolved.components.items() if k == "student" or k.startswith("teachers.")},
+        "licenses": {k: c.license for k, c in resolved.components.items() if k == "student" or k.startswith("teachers.")},
     }
     temporary = folder.with_name(f".{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)

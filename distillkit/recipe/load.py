@@ -51,6 +51,13 @@ class Component:
     table: Mapping[str, Any]
     """The recipe's table: ``use``, and the options with their defaults in plain form."""
 
+    @property
+    def license(self) -> str:
+        """Of the descriptor; where that is unknown, of its weight files: what a recipe states of them, for instance."""
+        if self.spec.license != "unknown":
+            return self.spec.license
+        return " AND ".join(dict.fromkeys(file.license for file in self.spec.weights(self.config))) or "unknown"
+
     def build(self) -> Any:
         """The student, teacher, ... itself: a new one at each call."""
         return self.spec.build(self.config)
