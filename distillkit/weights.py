@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +107,12 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as e:
+        with warnings.catch_warnings(action="ignore"):  # of an unusual pickle protocol, before it is refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as e:
         raise WeightsError(f"{path} - not a readable weight file (truncated or damaged): {_first_line(e)}") from e
     except Exception as e:  # pickle.UnpicklingError and whatever a hostile stream provokes in the restricted unpickler
-        raise WeightsError(f"{path} - refused: not a plain file of tensors: {_first_line(e)}") from e
+        raise WeightsError(f"{path} - refused: not a plain file of tensors: {_foreign(e)}") from None
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
@@ -147,6 +150,12 @@ def load_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], so
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
+
+
+def _foreign(error: Exception) -> str:
+    """What a file was refused for. torch's own text would tell how to load it all the same."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it holds {found[1]}, and loading that could run code" if found else "its bytes are no torch checkpoint"
 
 
 def _first_line(error: Exception) -> str:
