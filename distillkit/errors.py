@@ -30,6 +30,10 @@ class CheckpointError(DistillkitError):
     """A checkpoint that is missing, damaged, or belongs to another recipe."""
 
 
+class DiskError(DistillkitError):
+    """A file that could not be written, as on a full disk."""
+
+
 class Interrupted(Exception):
     """A signal asked a run to stop; its state is on disk. The command line prints it and exits with 130."""
 

@@ -139,7 +139,7 @@ def _distil(
     recipe = resolved.recipe
     main = accelerator.is_main_process
     checkpoints = Checkpoints(out / "checkpoints", recipe.training.keep_checkpoints, main)
-    newest, end_of_stage1 = agreed((checkpoints.newest(), checkpoints.final("stage1")) if main else (None, None))
+    newest = agreed(checkpoints.newest() if main else None)
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
     accelerator.init_trackers("tensorboard")
@@ -151,8 +151,7 @@ def _distil(
 
     stage1, adapter = first_stage(recipe, cast, perceptual)
     with manifest.timed("stage1"):
-        start = newest if newest and newest.stage == "stage1" else end_of_stage1
-        trainer(Student(cast.student, None)).train(stage1, batches, start)
+        trainer(Student(cast.student, None)).train(stage1, batches, newest and (newest.stage1 or newest))
     changes: dict[str, dict[str, Tensor]] = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
     cast.teachers.pop("realness", None)  # stage 2 has no use for it
@@ -161,8 +160,7 @@ def _distil(
         stage2, variant = second_stage(recipe, cast, perceptual)
         guard_endpoint(cast, variant, batches, recipe, log, manifest)
         with manifest.timed("stage2"):
-            start = newest if newest and newest.stage == "stage2" else None
-            trainer(Student(cast.student, variant)).train(stage2, batches, start)
+            trainer(Student(cast.student, variant)).train(stage2, batches, newest if newest and newest.stage1 else None)
         changes["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
     bad_images = gather_object([batches.bad_images])
     accelerator.wait_for_everyone()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillkit.disk import write_file
 from distillkit.errors import DistillkitError, RecipeError
-from distillkit.evaluation.report import write_file
 from distillkit.evaluation.results import STUDENT
 from distillkit.evaluation.tables import as_csv, as_markdown
 from distillkit.recipe.dump import inline

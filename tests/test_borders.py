@@ -19,6 +19,7 @@ PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if "tests" not
 
 FLOORS = (
     "errors",
+    "disk",
     "arguments",
     "download",
     "weights",

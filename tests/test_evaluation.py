@@ -14,12 +14,13 @@ import torch
 from PIL import Image
 
 from distillkit.data.pairs import Item
-from distillkit.errors import DataError, DistillkitError, WeightsError
+from distillkit.disk import write_file
+from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, caption, in_order
 from distillkit.evaluation.metrics import FullReference, from_uint8, psnr, to_uint8
 from distillkit.evaluation.plots import losses_png
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
-from distillkit.evaluation.report import write_evaluation, write_file, write_report
+from distillkit.evaluation.report import write_evaluation, write_report
 from distillkit.evaluation.results import Results
 from distillkit.evaluation.tables import cost_columns, cost_note, costs, difference_table, to_markdown
 
@@ -398,7 +399,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskError, match=r"metrics\.json - could not be written \(No space left on device\); .* free space"):
         write_file(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]

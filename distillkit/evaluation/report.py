@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from distillkit.disk import write_file
 from distillkit.evaluation import tables
 from distillkit.evaluation.claims import claims
 from distillkit.evaluation.gallery import Gallery, caption, in_order
@@ -95,19 +95,6 @@ def write_report(
     path = run_dir / "report.html"
     write_file(path, html)
     return path
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name in the same folder, sync, then rename: readers see the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _environment() -> Environment:

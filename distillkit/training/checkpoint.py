@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distillkit.disk import why
 from distillkit.download import sha256_of
-from distillkit.errors import CheckpointError
+from distillkit.errors import CheckpointError, DistillkitError
 from distillkit.weights import read_state_dict
 
-FORMAT = 1
+FORMAT = 2
+FIRST_STAGE = "stage1"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Checkpoint:
     """Global step: stage 2 counts on from stage 1."""
     final: bool
     """Whether it ends its stage."""
+    stage1: Checkpoint | None = None
+    """For one of stage 2: the end of stage 1, on which it rests."""
 
     def tensors(self) -> dict[str, Tensor]:
         return read_state_dict(self.path / "trained.safetensors")
@@ -72,67 +78,114 @@ class Checkpoints:
         path = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".{path.name}"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         try:
+            temporary.mkdir()
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / "trained.safetensors")
             save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, temporary / "average.safetensors")
             torch.save(optimizer, temporary / "optimizer.pt")
             files = {f.name: sha256_of(f) for f in sorted(temporary.iterdir())}
             manifest = {"format": FORMAT, "stage": stage, "step": step, "final": final, "files": files}
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2))
+            (temporary / "manifest.json").write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2))
             for f in [*temporary.iterdir(), temporary]:
                 _sync(f)
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
             _sync(self.folder)
-        except (OSError, RuntimeError) as e:  # a full disk: torch and safetensors report it in their own ways
+        except (OSError, RuntimeError, SafetensorError) as e:  # RuntimeError: torch's writer on a full disk
+            reason = why(e, self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
-                f"{path} - could not be written ({e}); earlier checkpoints are intact: free space, then --resume"
+                f"{path} - could not be written ({reason}); earlier checkpoints are intact: free space, then --resume"
             ) from e
-        self._prune()
+        self._prune(path)
         return path
 
     def newest(self) -> Checkpoint | None:
-        """The newest undamaged checkpoint. Damaged ones are named in a warning and passed over."""
-        for path in sorted(self.folder.glob("step-*"), reverse=True):
+        """The newest checkpoint that a run can go on from; None where there is none at all.
+
+        Damaged ones, and those of stage 2 where the end of stage 1 is damaged, are named in a warning and passed over.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none can be used.
+        """
+        paths = sorted(self.folder.glob("step-*"), reverse=True)
+        for path in paths:
             try:
-                return read_checkpoint(path)
+                return self.read(path)
             except CheckpointError as e:
                 warnings.warn(f"{e}; using the one before it", stacklevel=2)
+        if paths:
+            raise CheckpointError(
+                f"{self.folder} - no checkpoint here can be used, {paths[0].name} to {paths[-1].name} are damaged; put one back, "
+                "or delete them all to start from the first step"
+            )
         return None
 
-    def final(self, stage: str) -> Checkpoint | None:
-        """The checkpoint that ends ``stage``, or None."""
-        for path in sorted(self.folder.glob("step-*")):
-            checkpoint = read_checkpoint(path)
-            if checkpoint.final and checkpoint.stage == stage:
-                return checkpoint
-        return None
+    def read(self, path: Path) -> Checkpoint:
+        """:func:`read_checkpoint`, and of stage 2 with the end of stage 1."""
+        found = read_checkpoint(path)
+        if found.stage == FIRST_STAGE:
+            return found
+        try:
+            return replace(found, stage1=self._end_of_stage1())
+        except CheckpointError as e:
+            raise CheckpointError(f"{path} - cannot be used without the end of stage 1: {e}") from e
 
-    def _prune(self) -> None:
+    def _end_of_stage1(self) -> Checkpoint:
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            if _ends(path, FIRST_STAGE):
+                return read_checkpoint(path)
+        raise CheckpointError("it is missing, or its manifest is damaged")
+
+    def _prune(self, newest: Path) -> None:
+        """Remove what is older than ``keep`` and ends no stage, and what is newer: damaged, or made before the run went back."""
         paths = sorted(self.folder.glob("step-*"))
-        for path in paths[: -self._keep]:
-            if not json.loads((path / "manifest.json").read_text())["final"]:
-                shutil.rmtree(path)
+        old = [p for p in paths if p <= newest][: -self._keep]
+        for path in [p for p in paths if p > newest] + [p for p in old if not _ends(p)]:
+            shutil.rmtree(path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint directory and check every file against its manifest.
+    """Open a checkpoint directory and check every file, the manifest included.
 
     Raises:
-        CheckpointError: damaged, incomplete, or of a newer format.
+        CheckpointError: damaged or incomplete. DistillkitError: of another format.
     """
+    manifest = _read_manifest(path)
+    try:
+        changed = [name for name, digest in manifest["files"].items() if sha256_of(path / name) != digest]
+    except OSError as e:
+        raise CheckpointError(f"{path} - damaged checkpoint: {e}") from e
+    if changed:
+        raise CheckpointError(f"{path} - damaged checkpoint: {', '.join(changed)} changed since it was written")
+    return Checkpoint(path, manifest["stage"], manifest["step"], manifest["final"])
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        damaged = [name for name, digest in manifest["files"].items() if sha256_of(path / name) != digest]
+        stated, format = manifest.pop("sha256", None), manifest["format"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{path} - damaged checkpoint: {e}") from e
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{path} - checkpoint format {manifest['format']}, this version reads {FORMAT}")
-    if damaged:
-        raise CheckpointError(f"{path} - damaged checkpoint: {', '.join(damaged)} changed since it was written")
-    return Checkpoint(path, manifest["stage"], manifest["step"], manifest["final"])
+        raise CheckpointError(f"{path} - damaged checkpoint: manifest.json: {e}") from e
+    if stated != _digest(manifest) and not (stated is None and format == 1):
+        raise CheckpointError(f"{path} - damaged checkpoint: manifest.json changed since it was written")
+    if format != FORMAT:
+        what = f"checkpoint format {format}, this version reads {FORMAT}"
+        raise DistillkitError(f"{path} - {what}; go on with the version of distillkit that wrote it, or start anew by --out")
+    return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _ends(path: Path, stage: str | None = None) -> bool:
+    """Whether a checkpoint says that it ends a stage, or that one; its files are not looked at."""
+    try:
+        manifest = _read_manifest(path)
+    except CheckpointError:
+        return False
+    return manifest["final"] and stage in (None, manifest["stage"])
 
 
 def _sync(path: Path) -> None:
