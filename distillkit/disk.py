@@ -64,12 +64,12 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as e:
-        raise DiskError(f"{path} - could not be written ({why(e, path.parent)}); {ADVICE}") from e
+        raise DiskError(told(path, e)) from e
 
 
 @contextmanager
 def full_disk_told(folder: Path) -> Iterator[None]:
-    """Whatever else is written inside the block, by other packages too, where ``folder`` is or elsewhere.
+    """Inside the block much is written, by other packages too, most of it in ``folder``.
 
     Raises:
         DiskError: in place of the system's error that a disk is full; every other error passes.
@@ -79,16 +79,20 @@ def full_disk_told(folder: Path) -> Iterator[None]:
     except OSError as e:
         if e.errno not in FULL:
             raise
-        raise DiskError(f"{e.filename or folder} - could not be written ({e.strerror}); {ADVICE}") from e
+        raise DiskError(told(Path(e.filename or folder), e)) from e
 
 
-ADVICE = "what was there before is intact: free space, then go on, a run by --resume"
+def told(path: Path, error: Exception) -> str:
+    """An error's text: that ``path`` cannot be written, why, and on a full disk what to do."""
+    reason = why(error, path.parent)
+    full = reason in map(os.strerror, FULL)
+    return f"{path} - cannot be written: {reason}" + ("; nothing is half written: free space, then go on, a run by --resume" * full)
 
 
 def why(error: Exception, folder: Path) -> str:
     """In a few words, why something could not be written to ``folder``: each package has words of its own for a full disk."""
     if isinstance(error, OSError) and error.errno:
-        return error.strerror or str(error)
+        return os.strerror(error.errno)
     with suppress(OSError):
         if shutil.disk_usage(folder).free < NOTHING:
             return os.strerror(errno.ENOSPC)

@@ -9,10 +9,13 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from distillkit.disk import write_file
+from distillkit.errors import DiskError, DistillkitError
 
 PACKAGES = ("distillkit", "torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "transformers", "numpy", "pillow")
 
@@ -50,7 +53,7 @@ class Manifest:
 
     def __init__(self, path: Path, writes: bool = True, **facts: Any) -> None:
         self._path, self._writes = path, writes
-        before = json.loads(path.read_text()) if writes and path.exists() else {"started": _now()}
+        before = _read(path) if writes and path.exists() else {"started": _now()}
         self.facts: dict[str, Any] = {
             **before,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -63,12 +66,14 @@ class Manifest:
         self.write()
 
     def write(self, **facts: Any) -> None:
-        """Add ``facts`` and put the file on disk, whole or not at all."""
+        """Add ``facts`` and put the file on disk, whole or not at all.
+
+        Raises:
+            DiskError: it could not be written.
+        """
         self.facts |= facts
         if self._writes:
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.facts, indent=2, default=str) + "\n")
-            os.replace(temporary, self._path)
+            write_file(self._path, json.dumps(self.facts, indent=2, default=str) + "\n")
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -78,11 +83,20 @@ class Manifest:
             yield
         finally:
             seconds: dict[str, float] = self.facts.get("seconds", {})
-            self.write(seconds=seconds | {name: round(seconds.get(name, 0) + time.monotonic() - started, 2)})
+            self.facts["seconds"] = seconds | {name: round(seconds.get(name, 0) + time.monotonic() - started, 2)}
+        self.write()
 
     def close(self, status: str) -> None:
-        """The run is over: ``"finished"``, ``"interrupted"`` or ``"failed"``."""
-        self.write(status=status, ended=_now(), peak_memory_bytes=peak_memory())
+        """The run is over: ``"finished"``; or ``"interrupted"`` or ``"failed"``, which a full disk may keep from being written."""
+        with nullcontext() if status == "finished" else suppress(DiskError):
+            self.write(status=status, ended=_now(), peak_memory_bytes=peak_memory())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as e:
+        raise DistillkitError(f"{path} - damaged: {e}; it says where the run came from; delete it, then --resume") from e
 
 
 def _now() -> str:

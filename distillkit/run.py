@@ -18,6 +18,7 @@ from torch import Tensor
 from distillkit.data.pairs import Item, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
+from distillkit.disk import full_disk_told, write_file
 from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
 from distillkit.hooks.manager import load_plugins
@@ -53,7 +54,7 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False, pla
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
     accelerator = start(resolved.recipe.training, out)
-    with together(accelerator):
+    with full_disk_told(out), together(accelerator):
         return _run(resolved, out, accelerator, resume, planned or resolved.recipe)
 
 
@@ -106,7 +107,7 @@ def _run(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: 
         _say(describe(planned, cast, accelerator.num_processes * recipe.training.accumulate))
     shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery] if main else []
     if main:
-        (out / "recipe.toml").write_text(resolved.to_toml())
+        write_file(out / "recipe.toml", resolved.to_toml())
     about = {"recipe": recipe.name, "device": str(accelerator.device), "processes": accelerator.num_processes}
     manifest = Manifest(out / "manifest.json", main, **about)
     try:

@@ -399,7 +399,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(DiskError, match=r"metrics\.json - could not be written \(No space left on device\); .* free space"):
+    with pytest.raises(DiskError, match=r"metrics\.json - cannot be written: No space left on device; .* free space"):
         write_file(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from distillkit.disk import told
 from distillkit.errors import DataError
 
 T = TypeVar("T")
@@ -122,7 +123,7 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
         with appearing(path) as partial, partial.open("wb") as file:
             picture.save(file, **_SAVE_OPTIONS[suffix])
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} - cannot be written: {(isinstance(error, OSError) and error.strerror) or error}") from error
+        raise DataError(told(path, error)) from error
 
 
 @contextmanager

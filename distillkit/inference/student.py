@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distillkit.diffusion.adapters import Adapter, FullRank, add_adapter
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
+from distillkit.disk import written
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.hooks.manager import load_plugins
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Oftsr, Variant
@@ -125,6 +126,9 @@ def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, M
 
     Args:
         changes: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
+
+    Raises:
+        DiskError: it could not be written.
     """
     recipe = resolved.recipe
     about = {
@@ -137,14 +141,18 @@ def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, M
         "licenses": {k: c.license for k, c in resolved.components.items() if k == "student" or k.startswith("teachers.")},
     }
     temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    (temporary / "distillkit.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
-    (temporary / "recipe.toml").write_text(resolved.to_toml())
-    for stage, tensors in changes.items():
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / f"{stage}.safetensors")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    try:
+        with written(folder):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            (temporary / "distillkit.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
+            (temporary / "recipe.toml").write_text(resolved.to_toml())
+            for stage, tensors in changes.items():
+                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / f"{stage}.safetensors")
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_student(path: Path | str, device: torch.device | str = "cpu", *, stage1_only: bool = False) -> Student:

@@ -94,9 +94,8 @@ class Checkpoints:
         except (OSError, RuntimeError, SafetensorError) as e:  # RuntimeError: torch's writer on a full disk
             reason = why(e, self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(
-                f"{path} - could not be written ({reason}); earlier checkpoints are intact: free space, then --resume"
-            ) from e
+            what = f"cannot be written: {reason}; earlier checkpoints are intact: free space, then --resume"
+            raise CheckpointError(f"{path} - {what}") from e
         self._prune(path)
         return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,7 +89,8 @@ def together(accelerator: Accelerator) -> Iterator[None]:
         accelerator.end_training()
     except BaseException as e:
         for tracker in accelerator.trackers:
-            tracker.finish()  # no more: to take leave of a process that is gone can take forever
+            with suppress(OSError):  # on a full disk
+                tracker.finish()  # no more: to take leave of a process that is gone can take forever
         if accelerator.num_processes > 1 and (isinstance(e, torch.distributed.DistError) or "gloo" in str(e)):
             raise DistillkitError("another process of this run has ended; its own message says why") from e
         raise

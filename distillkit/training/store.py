@@ -97,6 +97,7 @@ class Store:
         if self.full or len(raw) > self.limit:
             return
         path = self._path(key)
+        temporary = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with (self.folder / ".bytes").open("a+") as ledger:
@@ -112,11 +113,12 @@ class Store:
                 ledger.write(str(total + keep * len(raw)))
                 ledger.flush()
                 if keep:
-                    temporary = path.with_suffix(f".{os.getpid()}.part")
                     temporary.write_bytes(raw)
                     temporary.replace(path)
         except OSError as e:
             self.full = True
+            with suppress(OSError):
+                temporary.unlink()
             warnings.warn(f"{self.folder} - the cache cannot be written ({e.strerror or e}); going on without", stacklevel=2)
 
     def entries(self) -> Iterator[Entry]:

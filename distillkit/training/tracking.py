@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
+
+from distillkit.disk import append, write_file
 
 
 class RunLog:
@@ -31,9 +32,7 @@ class RunLog:
         if not (self._accelerator.is_main_process and self._path.exists()):
             return
         kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(temporary, self._path)
+        write_file(self._path, "".join(f"{line}\n" for line in kept))
 
     def begin(self, stage: str, done: int, total: int) -> None:
         """A stage of ``total`` steps starts, ``done`` of them made before."""
@@ -54,8 +53,7 @@ class RunLog:
         values = {k: statistics.fmean(v[k] for v in found if k in v) for k in values}
         if not self._accelerator.is_main_process:
             return
-        with self._path.open("a") as f:
-            f.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
+        append(self._path, json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         self._accelerator.log({f"{self._stage}/{k}": v for k, v in values.items()}, step=step)
         self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(values))
         shown = {k: f"{v:.4f}" for k, v in values.items() if k not in ("lr", "seconds", "loader_wait", "cache_saved")}
@@ -77,8 +75,7 @@ class RunLog:
         lines = gather_object([{"step": step, "rank": rank, "ids": list(ids), "terms": {k: str(v) for k, v in terms.items()}}])
         if not self._accelerator.is_main_process:
             return
-        with self.nonfinite_path.open("a") as f:
-            f.writelines(json.dumps(line) + "\n" for line in lines)
+        append(self.nonfinite_path, "".join(json.dumps(line) + "\n" for line in lines))
         drawn = ", ".join(i for line in lines for i in line["ids"])
         self.say(f"step {step}: the loss is not finite, the step is skipped ({drawn}); see {self.nonfinite_path}")
 

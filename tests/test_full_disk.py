@@ -1,0 +1,170 @@
+"""A disk that is really full: every file of a run is written whole or not at all, is named, and the run goes on afterwards."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_checkpoint import save
+
+from distillkit import cli
+from distillkit.disk import append, write_file
+from distillkit.errors import CheckpointError, DiskError
+from distillkit.recipe.load import load_recipe
+from distillkit.run import run_recipe
+from distillkit.training.checkpoint import Checkpoints
+from distillkit.training.store import Store
+
+PAGE = 4096
+SMALL = [
+    "evaluation={tradeoffs=[0.0], metrics=['psnr'], max_images=1}",
+    "training.sample_every=3",
+    "training.log_every=1",
+]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NOT TESTED: what happens on a full disk; only root may mount one ({done.stderr.strip()})")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk, leave=0):
+    """Take all space but ``leave`` bytes."""
+    with (disk / "ballast").open("ab", buffering=0) as f:
+        try:
+            while f.write(bytes(PAGE)) == PAGE:
+                pass
+        except OSError:
+            pass
+        f.truncate(f.tell() - leave)
+
+
+@contextmanager
+def filled_at(monkeypatch, disk, where, call):
+    """The disk is full from the ``call``-th call of ``where`` on."""
+    calls, real = [], pkgutil.resolve_name(where)
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            fill(disk)
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full)
+        yield
+    assert len(calls) >= call
+    (disk / "ballast").unlink()
+
+
+def distil(monkeypatch, capfd, *arguments):
+    """``distillkit run ...`` -> exit code, standard error."""
+    monkeypatch.setattr(sys, "argv", ["distillkit", "run", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as e:
+        return e.code or 0, capfd.readouterr().err
+    return 0, capfd.readouterr().err
+
+
+def rubbish(out):
+    return [p for p in out.rglob("*") if p.name.startswith(".") or p.suffix in (".tmp", ".part")]
+
+
+def weights_of(out):
+    return {(f.stem, k): v for f in sorted((out / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
+
+
+VICTIMS = {
+    "checkpoints/step-00000004": ("distillkit.training.checkpoint.Checkpoints.save", 2),
+    "samples/step-00000006.png": ("distillkit.training.samples.write_image", 2),
+    "student": ("distillkit.run.save_student", 1),
+    "evaluation/per_image.json": ("distillkit.evaluation.runs.write_evaluation", 1),
+    "manifest.json": ("distillkit.provenance.Manifest.write", 2),
+}
+UNINTERRUPTED = {}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(disk, recipe, tmp_path, monkeypatch, capfd, victim):
+    out = disk / "run"
+    arguments = [recipe, *(x for text in SMALL for x in ("--set", text)), "--out", out]
+    with filled_at(monkeypatch, disk, *VICTIMS[victim]):
+        code, told = distil(monkeypatch, capfd, *arguments)
+    assert code == 2 and f"error: {out / victim} - cannot be written: No space left on device" in told, told
+    assert "free space, then" in told and "--resume" in told and rubbish(out) == []
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running"  # "failed" found no space
+    assert all(json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    code, told = distil(monkeypatch, capfd, *arguments, "--resume")
+    assert code == 0, told
+    if not UNINTERRUPTED:
+        run_recipe(load_recipe(recipe, SMALL), tmp_path / "whole")
+        UNINTERRUPTED.update(weights_of(tmp_path / "whole"))
+    resumed = weights_of(out)
+    assert resumed.keys() == UNINTERRUPTED.keys() and all(torch.equal(resumed[k], UNINTERRUPTED[k]) for k in resumed)
+
+
+@pytest.mark.filterwarnings("ignore:Exception in thread")
+def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatch, capfd):
+    """TensorBoard's file, which has room in its last page for some steps more."""
+    monkeypatch.setattr("distillkit.training.tracking.append", lambda path, text: None)
+    sets = [*SMALL, "stage1.steps=20", "training={trackers=['tensorboard'], log_every=1, sample_every=0}"]
+    with filled_at(monkeypatch, disk, "accelerate.Accelerator.log", 1):
+        code, told = distil(monkeypatch, capfd, recipe, *(x for text in sets for x in ("--set", text)), "--out", disk / "run")
+    assert code == 2 and f"error: {disk / 'run'} - cannot be written: No space left on device; " in told, told
+
+
+@pytest.mark.parametrize("pages", range(5))
+def test_a_checkpoint_that_finds_no_space_leaves_the_earlier_one(disk, pages):
+    """Wherever in it space ends: at one of its tensors' files, the optimiser's or the manifest."""
+    checkpoints = Checkpoints(disk, keep=1)
+    save(checkpoints, 1)
+    fill(disk, leave=pages * PAGE)
+    if pages < 4:
+        with pytest.raises(CheckpointError, match="step-00000002 - cannot be written: No space left on device; earlier .* intact"):
+            save(checkpoints, 2)
+        assert sorted(p.name for p in disk.iterdir()) == ["ballast", "step-00000001"] and checkpoints.newest().step == 1
+        (disk / "ballast").unlink()
+    assert save(checkpoints, 2) and checkpoints.newest().step == 2
+
+
+def test_lines_are_added_whole_or_not_at_all(disk):
+    path, line = disk / "metrics.jsonl", "x" * 2999 + "\n"
+    append(path, line)
+    fill(disk)
+    with pytest.raises(DiskError, match=r"metrics\.jsonl - cannot be written: No space left on device; .*free space"):
+        append(path, line)
+    assert path.read_text() == line
+    (disk / "ballast").unlink()
+    append(path, line)
+    assert path.read_text() == 2 * line
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(disk):
+    path = disk / "recipe.toml"
+    write_file(path, "old")
+    fill(disk)
+    with pytest.raises(DiskError, match=r"recipe\.toml - cannot be written: No space left on device; .*free space"):
+        write_file(path, "new")
+    assert path.read_text() == "old" and sorted(p.name for p in disk.iterdir()) == ["ballast", "recipe.toml"]
+
+
+def test_the_cache_does_without_and_leaves_nothing_half_written(disk):
+    store = Store(disk / "cache", 1 << 30)
+    store.write("ab" * 32, b"x" * 10)
+    fill(disk, leave=2 * PAGE)
+    with pytest.warns(UserWarning, match=r"cache - the cache cannot be written \(No space left on device\); going on without"):
+        store.write("cd" * 32, bytes(5 * PAGE))
+    assert store.full and [p.stem for p in (disk / "cache").glob("??/*")] == ["ab" * 32]
