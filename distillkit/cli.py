@@ -39,11 +39,17 @@ def run(
     set_: Sets = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in the run's folder")] = False,
+    fork: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="start in --out from where another run (its folder, or one of its checkpoints) stands"),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="one step of each stage, one checkpoint, one evaluation image")
     ] = False,
 ) -> None:
     """Distil a student: both stages, export, evaluation and a report, all in one folder."""
+    if fork is not None and (out is None or dry_run):
+        raise DistillkitError("--fork makes a new folder: give it by --out, and leave out --dry-run")
     resolved = _load(recipe, set_)
     import distillkit.run as engine
 
@@ -52,7 +58,7 @@ def run(
         typer.echo("dry run: every part of the recipe works")
         return
     folder = out or Path("runs") / resolved.recipe.name
-    report = engine.run_recipe(resolved, folder, resume=resume)
+    report = engine.run_recipe(resolved, folder, resume=resume, fork=fork)
     if os.environ.get("RANK", "0") == "0":
         typer.echo(f"done: {folder}" + (f"; open {report}" if report else ""))
 

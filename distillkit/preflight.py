@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.positions import KeyPath, dotted
 from distillkit.recipe.schema import Source
 from distillkit.weights import WeightFile
-
-PROBE_BYTES = 1 << 20
 
 
 def check_presence(resolved: ResolvedRecipe) -> None:
@@ -147,32 +144,6 @@ def _at(resolved: ResolvedRecipe, key: KeyPath) -> str:
 def _described(file: WeightFile) -> str:
     text = f"{file.name}  {_size(file.size)}, licence {file.license}"
     return text if file.fetchable else f"{text}; to be put there by hand" + (f", from {file.source}" if file.source else "")
-
-
-def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool) -> None:
-    """Refuse an output folder that holds another run, or that cannot be written to.
-
-    Raises:
-        DistillkitError: it holds a run and ``resume`` is False; that run was made by a recipe that differs from this one; or a
-            file of a megabyte cannot be written there.
-    """
-    written = out / "recipe.toml"
-    if written.exists():
-        if not resume:
-            raise DistillkitError(f"{out} - holds a run already; go on with it by --resume, or choose another folder by --out")
-        changes = [x for x in difflib.ndiff(written.read_text().splitlines(), resolved.to_toml().splitlines()) if x[:1] in "+-"]
-        if changes:
-            head = f"{out} - was made by another recipe than {resolved.path}; --resume needs the same, but:"
-            raise DistillkitError("\n".join([head, *changes]))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".probe"
-        try:
-            probe.write_bytes(bytes(PROBE_BYTES))
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as e:
-        raise DistillkitError(f"{out} - cannot be written to ({e.strerror or e}); choose another folder by --out") from e
 
 
 def _size(size: int | None) -> str:

@@ -21,11 +21,12 @@ from distillkit.diffusion.captions import captioned
 from distillkit.disk import full_disk_told, write_file
 from distillkit.errors import Interrupted
 from distillkit.evaluation.runs import evaluate_run
+from distillkit.folder import entry, prepare
 from distillkit.hooks.manager import load_plugins
 from distillkit.inference.build import build_distance, held_out, open_sources
 from distillkit.inference.student import Student, read_about, save_student, student_folder
 from distillkit.objectives.controllability import Variant
-from distillkit.preflight import check_folder, check_presence
+from distillkit.preflight import check_presence
 from distillkit.provenance import Manifest
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
@@ -39,12 +40,15 @@ from distillkit.training.stages import first_stage, second_stage
 from distillkit.training.tracking import RunLog
 
 
-def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False, planned: Recipe | None = None) -> Path | None:
+def run_recipe(
+    resolved: ResolvedRecipe, out: Path, *, resume: bool = False, fork: Path | None = None, planned: Recipe | None = None
+) -> Path | None:
     """Distil, export, evaluate and report.
 
     Args:
         out: the run's folder, made if need be. resume: go on from the newest checkpoint in it; a finished run is only evaluated
-        again. planned: whose use of the cache is foretold; default: the recipe itself.
+        again. fork: another run's folder, or one of its checkpoints, from where a new ``out`` starts.
+        planned: whose use of the cache is foretold; default: the recipe itself.
 
     Returns:
         the report; None where nothing was evaluated, and in every process but the first, which alone writes.
@@ -55,7 +59,7 @@ def run_recipe(resolved: ResolvedRecipe, out: Path, *, resume: bool = False, pla
     """
     accelerator = start(resolved.recipe.training, out)
     with full_disk_told(out), together(accelerator):
-        return _run(resolved, out, accelerator, resume, planned or resolved.recipe)
+        return _run(resolved, out, accelerator, resume, fork, planned or resolved.recipe)
 
 
 def reevaluate(
@@ -93,25 +97,27 @@ def dry_run(resolved: ResolvedRecipe) -> None:
         run_recipe(replace(resolved, recipe=small), Path(folder) / "run", planned=recipe)
 
 
-def _run(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool, planned: Recipe) -> Path | None:
+def _run(
+    resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool, fork: Path | None, planned: Recipe
+) -> Path | None:
     recipe, plugins, main = resolved.recipe, load_plugins(), accelerator.is_main_process
     with accelerator.main_process_first():
         check_presence(resolved)
         if recipe.evaluation.interpolate is not None:
             read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now
-        if main:
-            check_folder(out, resolved, resume)
+        changes = prepare(out, resolved, resume, fork, _say) if main else []
     cast = build_cast(resolved, accelerator.device)
     batches = open_batches(resolved, cast, accelerator.num_processes)
     if cast.cache.store and main:
         _say(describe(planned, cast, accelerator.num_processes * recipe.training.accumulate))
     shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery] if main else []
-    if main:
-        write_file(out / "recipe.toml", resolved.to_toml())
     about = {"recipe": recipe.name, "device": str(accelerator.device), "processes": accelerator.num_processes}
     manifest = Manifest(out / "manifest.json", main, **about)
     try:
+        if changes:
+            manifest.write(history=[*manifest.facts.get("history", []), entry(changes)])
         if main:
+            write_file(out / "recipe.toml", resolved.to_toml())
             plugins.notify("distillkit_run_started", run_dir=out, recipe=recipe)
         _distil(resolved, out, cast, batches, shown, accelerator, manifest, plugins.notify)
         if not main:

@@ -70,20 +70,21 @@ def cells(recipe: Path, grids: Sequence[str], sets: Sequence[str], out: Path) ->
 def sweep(sweep_cells: Sequence[Cell], out: Path, say: Callable[[str], None]) -> list[str]:
     """Run the cells that are not finished, from where they stand, and write the summary after each.
 
+    A finished cell whose recipe has changed, if only in what leaves its steps as they are (its metrics, say), is evaluated again.
+
     Returns:
         one line for each cell that failed. Interrupted, the sweep stops; called again, it goes on.
 
     Raises:
-        DistillkitError: before anything is run, if a cell's folder holds a run of another recipe.
+        DistillkitError: before anything is run, if a cell's folder holds a run with other steps.
     """
-    from distillkit.preflight import check_folder
+    from distillkit.folder import check_folder
     from distillkit.run import run_recipe
 
-    for cell in sweep_cells:
-        check_folder(cell.folder, cell.resolved, resume=True)
+    changed = [bool(check_folder(cell.folder, cell.resolved, resume=True)) for cell in sweep_cells]
     failures = []
     for n, cell in enumerate(sweep_cells, 1):
-        if cell.status != "finished":
+        if cell.status != "finished" or changed[n - 1]:
             say(f"cell {n} of {len(sweep_cells)}: {cell.folder}")
             try:
                 run_recipe(cell.resolved, cell.folder, resume=(cell.folder / "recipe.toml").exists())
@@ -108,7 +109,7 @@ def write_summary(sweep_cells: Sequence[Cell], out: Path) -> None:
         head = (*(row[key] for key in sweep_cells[0].settings), "" if row["tradeoff"] is None else f"{row['tradeoff']:g}")
         low_high = "" if row["ci_low"] is None else f" [{row['ci_low']:.4g}, {row['ci_high']:.4g}]"
         table.setdefault(head, {})[row["metric"]] = row["protocol"] if row["mean"] is None else f"{row['mean']:.4f}{low_high}"
-    body = [[*head, *(found[m] for m in metrics)] for head, found in table.items()]
+    body = [[*head, *(found.get(m, "") for m in metrics)] for head, found in table.items()]
     lines += as_markdown([*sweep_cells[0].settings, "tradeoff", *metrics], body)
     lines += ["", "Mean over the evaluation images, 95 % bootstrap interval over photos; the noise of training is not in it."]
     lines += ["", *(f"- not finished ({cell.status}): {cell.folder.name}" for cell in waiting)] if waiting else []

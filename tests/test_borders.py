@@ -33,6 +33,7 @@ FLOORS = (
     "evaluation",
     "training",
     "preflight",
+    "folder",
     "run",
     "sweep",
     "bench",

@@ -121,7 +121,7 @@ def test_a_second_run_into_the_same_folder(distillkit, recipe, run):
 
 def test_resuming_with_another_recipe_shows_what_differs(distillkit, recipe, run):
     code, _, told = distillkit("run", recipe, "--set", "seed=7", "--out", run, "--resume")
-    assert code == 2 and "- seed = 0" in told and "+ seed = 7" in told
+    assert code == 2 and "  seed: 0 -> 7  (" in told and "--fork" in told
 
 
 def test_restore_names_what_it_could_not_read_and_goes_on(distillkit, run, tmp_path):

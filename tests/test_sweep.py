@@ -102,7 +102,15 @@ def test_a_wrong_grid_is_refused_before_anything_runs(sweep, started, tmp_path, 
     assert started == [] and not (tmp_path / "sweep").exists()
 
 
+def test_finished_cells_are_judged_again_by_a_recipe_of_other_metrics_only(sweep, started, tmp_path):
+    assert sweep(*GRID, *SMALL)[0] == 0
+    code, _, told = sweep(*GRID, *SMALL[:-1], "evaluation.metrics=['ssim']")
+    assert code == 0 and 'evaluation.metrics.0.use: "distillkit/psnr" -> "distillkit/ssim"' in told, told
+    rows = json.loads((tmp_path / "sweep" / "summary.json").read_text())
+    assert len({(row["folder"], row["metric"]) for row in rows}) == 4  # PSNR is always measured
+
+
 def test_a_folder_of_another_recipe_is_refused_before_anything_runs(sweep, started, tmp_path):
     assert sweep(*GRID, *SMALL)[0] == 0
     code, _, told = sweep(*GRID, *SMALL, "--set", "seed=5")
-    assert code == 2 and "+ seed = 5" in told and len(started) == 2
+    assert code == 2 and "seed: 0 -> 5" in told and len(started) == 2

@@ -16,7 +16,7 @@ def to_toml(values: dict[str, Any]) -> str:
 
 def with_origin(document: Document) -> str:
     """``key.path = value  # origin`` for every value of a document, aligned."""
-    rows = [(f"{dotted(path)} = {inline(value)}", str(document.origin(path))) for path, value in _leaves(document.values, ())]
+    rows = [(f"{dotted(path)} = {inline(value)}", str(document.origin(path))) for path, value in leaves(document.values, ())]
     width = min(max(len(left) for left, _ in rows), 80)
     return "".join(f"{left:<{width}}  # {origin}\n" for left, origin in rows)
 
@@ -55,12 +55,13 @@ def _is_table_array(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
-def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+def leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value of a document with its key path, which starts with ``path``; lists of plain values stay whole."""
     if isinstance(value, dict) and value:
         for key, entry in value.items():
-            yield from _leaves(entry, (*path, key))
+            yield from leaves(entry, (*path, key))
     elif _is_table_array(value):
         for i, entry in enumerate(value):
-            yield from _leaves(entry, (*path, i))
+            yield from leaves(entry, (*path, i))
     else:
         yield path, value

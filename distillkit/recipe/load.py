@@ -73,6 +73,8 @@ class ResolvedRecipe:
     """By key path: ``"student"``, ``"teachers.fidelity"``, ``"data.train.0"``, ``"evaluation.metrics.0"``, ..."""
     document: Document
     """Every value, defaults included, in plain form."""
+    overrides: tuple[str, ...] = ()
+    """The ``key.path=VALUE`` texts that it was read with."""
 
     def origin(self, key: str) -> str:
         """What set ``key`` (``"stage1.steps"``): ``"file:line"``, ``"--set"`` or ``"default"``.
@@ -106,6 +108,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), plugins: Plugin
         RecipeError: with every problem found, each as ``file:line  key.path - what``.
     """
     defaults = Recipe.model_construct().model_dump(mode="json", exclude_none=True, exclude={"extends"}, warnings=False)
+    overrides = tuple(overrides)
     document = read(path, overrides, defaults)
     _make_paths_absolute(document, Recipe, ())
     problems = list(document.problems)
@@ -116,7 +119,7 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), plugins: Plugin
     assert recipe is not None
     complete = _complete(document, recipe, components)
     components = {key: replace(c, table=complete.get(parse_path(key))) for key, c in components.items()}
-    return ResolvedRecipe(Path(path), Recipe.model_validate(complete.values), components, complete)
+    return ResolvedRecipe(Path(path), Recipe.model_validate(complete.values), components, complete, overrides)
 
 
 def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> Iterator[tuple[str, Component]]:

@@ -122,7 +122,7 @@ class Trainer:
             done = resume.step - stage.offset
             load_tensors(tensors, resume.tensors(), resume.path)
             load_tensors(average.values, resume.average(), resume.path)
-            optimizer.load_state_dict(resume.optimizer())
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": resume.optimizer()["state"]})  # settings: the recipe's
         if isinstance(stage.module, Stage2Step):
             stage.module.average = average.swapped_in if options.ema else nullcontext
         module = self.accelerator.prepare(stage.module)

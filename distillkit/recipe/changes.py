@@ -1,0 +1,121 @@
+"""What differs between the recipe of a run and the one that it shall go on with, and whether it may.
+
+A change is *safe* if the steps that were made and those that remain are the same with it; it is *incompatible* if the checkpoint's
+tensors mean nothing with it; every other one makes another run, a *fork*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from distillkit.recipe.dump import inline, leaves
+from distillkit.recipe.positions import KeyPath, dotted
+
+Verdict = Literal["safe", "fork", "incompatible"]
+
+RULES: dict[str, tuple[Verdict, str]] = {
+    "name": ("safe", "a name"),
+    "seed": ("fork", "every draw depends on it"),
+    "student": ("incompatible", "the checkpoint is a change to that student"),
+    "teachers": ("fork", "the losses depend on it"),
+    "degradation": ("fork", "the inputs depend on it"),
+    "data": ("fork", "the batches depend on it"),
+    "data.eval": ("safe", "held-out images, which are not trained on"),
+    "data.workers": ("safe", "how batches are loaded, not which"),
+    "data.cache_mb": ("safe", "how batches are loaded, not which"),
+    "data.max_bad_fraction": ("safe", "when a run gives up"),
+    "stage1": ("fork", "steps of stage 1 depend on it"),
+    "stage1.adapter": ("incompatible", "the checkpoint's tensors are that adapter"),
+    "stage2": ("fork", "steps of stage 2 depend on it"),
+    "stage2.adapter": ("incompatible", "the checkpoint's tensors are that adapter"),
+    "stage2.variant": ("incompatible", "the checkpoint's tensors are of that variant"),
+    "stage2.guard_images": ("safe", "a comparison before stage 2"),
+    "training": ("fork", "every step depends on it"),
+    "training.checkpointing": ("safe", "memory; the steps are the same but for rounding"),
+    "training.channels_last": ("safe", "speed; the steps are the same but for rounding"),
+    "training.compile": ("safe", "speed; the steps are the same but for rounding"),
+    "training.checkpoint_every": ("safe", "what is written, and when"),
+    "training.keep_checkpoints": ("safe", "what is written, and when"),
+    "training.sample_every": ("safe", "what is written, and when"),
+    "training.log_every": ("safe", "what is written, and when"),
+    "training.trackers": ("safe", "what is written, and when"),
+    "training.cache_gib": ("safe", "results are the same with a cache"),
+    "training.cache_dir": ("safe", "results are the same with a cache"),
+    "training.max_nonfinite": ("safe", "when a run gives up"),
+    "evaluation": ("safe", "how the student is judged"),
+}
+"""By the key, or the table above it; the longest one counts. ``steps`` and what is of a stage to come are judged by themselves."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands: after ``made`` steps of ``stage``, which have ``ended`` it or not."""
+
+    stage: str
+    made: int
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key whose value differs; None stands for a key that is not there."""
+
+    key: str
+    old: Any
+    new: Any
+    verdict: Verdict
+    why: str
+
+    def __str__(self) -> str:
+        old, new = ("not set" if value is None else inline(value) for value in (self.old, self.new))
+        return f"{self.key}: {old} -> {new}  ({self.why})"
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], at: Standing | None) -> list[Change]:
+    """Every key whose values differ between two complete recipes, for a run that stands ``at`` a checkpoint; None: it has none."""
+    before, after = dict(leaves(old, ())), dict(leaves(new, ()))
+    decays = any(values.get(("training", "decay_fraction")) for values in (before, after))
+    return [
+        Change(dotted(path), before.get(path), after.get(path), *_judge(path, before.get(path), after.get(path), at, decays))
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path) != after.get(path)
+    ]
+
+
+def lines(changes: Sequence[Change]) -> str:
+    """One indented line a change."""
+    return "\n".join(f"  {change}" for change in changes)
+
+
+def _judge(path: KeyPath, old: Any, new: Any, at: Standing | None, decays: bool) -> tuple[Verdict, str]:
+    if at is None:
+        return "safe", "no step is kept yet"
+    if path in (("stage1", "steps"), ("stage2", "steps")):
+        return _judge_steps(str(path[0]), old, new, at, decays)
+    verdict, why = next((RULES[key] for key in _above(path) if key in RULES), RULES["training"])
+    if verdict == "incompatible" and path[0] == "stage2" and at.stage == "stage1":
+        return RULES["stage2"]
+    return verdict, why
+
+
+def _judge_steps(stage: str, old: int, new: int, at: Standing, decays: bool) -> tuple[Verdict, str]:
+    """More or fewer steps leave those that are the same in both as they are, unless the learning rate falls towards the last."""
+    made = at.made if stage == at.stage else 0
+    if stage < at.stage:
+        return "incompatible", "stage 1 is over, and stage 2 has begun on its end"
+    if made and new <= made:
+        return "incompatible", f"{made} steps of it are made"
+    if decays:
+        return "fork", "with training.decay_fraction the learning rate depends on it"
+    if made and at.ended:
+        return "fork", "the stage has ended"
+    if not (old and new):
+        return "fork", "stage 2 as a whole"
+    return "safe", "the steps are the same, only their number is another"
+
+
+def _above(path: KeyPath) -> Iterator[str]:
+    """A key and the tables that it stands in, the innermost first."""
+    return (dotted(path[:n]) for n in range(len(path), 0, -1))

@@ -1,0 +1,219 @@
+"""A recipe that has changed since the run: gone on with where the steps are the same, forked, or refused."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import tomllib
+
+import pytest
+import torch
+import toy_plugin
+from safetensors.torch import load_file
+
+from distillkit import DistillkitError, cli
+from distillkit.errors import Interrupted
+from distillkit.recipe.changes import RULES, Standing, compare
+from distillkit.recipe.load import load_recipe
+from distillkit.recipe.schema import Recipe
+from distillkit.run import run_recipe
+
+FAST = ["data.eval=[]"]
+
+
+@pytest.fixture
+def cut(recipe, tmp_path, monkeypatch):
+    """``cut(step)`` -> the folder of a run that a signal stopped after that step; stage 2 begins with step 7."""
+
+    def cut(step, *sets):
+        monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
+        strike = staticmethod(lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == step else None)
+        with monkeypatch.context() as patch:
+            patch.setattr(toy_plugin.Halve, "on_call", strike)
+            with pytest.raises(Interrupted):
+                run_recipe(load_recipe(recipe, [*FAST, *sets]), tmp_path / "cut")
+        return tmp_path / "cut"
+
+    return cut
+
+
+def whole(recipe, tmp_path, *sets):
+    """The weights of an uninterrupted run."""
+    run_recipe(load_recipe(recipe, [*FAST, *sets]), tmp_path / "whole")
+    return weights_of(tmp_path / "whole")
+
+
+def weights_of(out):
+    return {(f.stem, k): v for f in sorted((out / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def content(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+SAFE = {
+    "name": '"other"',
+    "data.eval": "[]",
+    "data.workers": "1",
+    "data.cache_mb": "1",
+    "data.max_bad_fraction": "0.5",
+    "stage2.guard_images": "2",
+    "training.checkpoint_every": "3",
+    "training.keep_checkpoints": "5",
+    "training.sample_every": "0",
+    "training.log_every": "1",
+    "training.trackers": "['tensorboard']",
+    "training.cache_gib": "0.1",
+    "training.cache_dir": "'cache'",
+    "training.max_nonfinite": "9",
+    "evaluation": "{tradeoffs=[0.0]}",
+}
+ROUNDING = {"training.checkpointing", "training.channels_last", "training.compile"}
+
+
+def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(recipe, tmp_path, cut, capfd):
+    assert SAFE.keys() | ROUNDING == {key for key, (verdict, _) in RULES.items() if verdict == "safe"}
+    out = cut(3)
+    run_recipe(load_recipe(recipe, [f"{key}={value}" for key, value in SAFE.items()]), out, resume=True)
+    told = capfd.readouterr().err
+    assert "goes on with another recipe; its steps are the same:" in told and "training.log_every: 2 -> 1" in told
+    assert same(weights_of(out), whole(recipe, tmp_path))
+    (once,) = json.loads((out / "manifest.json").read_text())["history"]
+    assert once["changes"]["training.log_every"] == [2, 1] and once["changes"]["name"] == ["toy", "other"] and once["time"]
+    assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "other"
+
+
+def test_a_recipe_written_in_another_way_is_the_same(recipe, tmp_path, cut):
+    out = cut(3)
+    lines = (out / "recipe.toml").read_text().replace("learning_rate = 0.01", "learning_rate = 10e-3  # the same")
+    (out / "recipe.toml").write_text(lines)
+    run_recipe(load_recipe(recipe, FAST), out, resume=True)
+    assert "history" not in json.loads((out / "manifest.json").read_text())
+
+
+def test_more_steps_of_a_stage_that_goes_on_end_as_they_would_have(recipe, tmp_path, cut):
+    out = cut(3)
+    run_recipe(load_recipe(recipe, [*FAST, "stage1.steps=8"]), out, resume=True)
+    assert same(weights_of(out), whole(recipe, tmp_path, "stage1.steps=8"))
+
+
+def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(recipe, tmp_path, cut, monkeypatch, capfd):
+    out = cut(3)
+    before = content(out)
+    sets = [*FAST, "stage1.learning_rate=0.5", "seed=4", "training.log_every=1", "training.weight_decay=30.0"]
+    with pytest.raises(DistillkitError) as refused:
+        run_recipe(load_recipe(recipe, sets), out, resume=True)
+    told = str(refused.value)
+    assert told.startswith(f"{out} - stands at stage1 step 3, and its steps are not those of {recipe}:")
+    assert "  stage1.learning_rate: 0.01 -> 0.5  (steps of stage 1 depend on it)" in told and "log_every: " not in told
+    assert "  seed: 0 -> 4  (every draw depends on it)" in told and content(out) == before
+
+    command = shlex.split(told.splitlines()[-1].partition(": ")[2])
+    forked = tmp_path / "forked"
+    assert command[:3] == ["distillkit", "run", str(recipe)] and command[-4:] == ["--fork", str(out), "--out", "NEWDIR"]
+    monkeypatch.setattr(sys, "argv", [*command[:-1], str(forked)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    assert content(out) == before
+    manifest = json.loads((forked / "manifest.json").read_text())
+    assert manifest["forked_from"] == {"run": str(out), "stage": "stage1", "step": 3} and manifest["status"] == "finished"
+    assert manifest["history"][-1]["changes"]["training.weight_decay"] == [0.01, 30.0]
+    logged = [json.loads(line)["step"] for line in (forked / "metrics.jsonl").read_text().splitlines()]
+    assert logged == [2, *range(4, 11)]  # the log of the steps before, every second of them, and its own
+    assert not list(tmp_path.glob(".*")) and "forked from" in capfd.readouterr().err
+
+
+def test_a_fork_goes_on_exactly_and_obeys_its_own_recipe(recipe, tmp_path, cut):
+    out = cut(3)
+    same_recipe, decayed = tmp_path / "same", tmp_path / "decayed"
+    run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out)
+    run_recipe(load_recipe(recipe, [*FAST, "training.weight_decay=30.0"]), decayed, fork=out)
+    expected = whole(recipe, tmp_path)
+    assert same(weights_of(same_recipe), expected) and not same(weights_of(decayed), expected)
+    with pytest.raises(DistillkitError, match="same - is not empty"):
+        run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out)
+    run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out, resume=True)  # the same command again, with --resume
+    with pytest.raises(DistillkitError, match="same - holds a run that was forked from .*cut"):
+        run_recipe(load_recipe(recipe, FAST), same_recipe, fork=decayed, resume=True)
+
+
+@pytest.mark.parametrize("change", ["student.seed=5", "stage1.adapter.rank=3", "stage1.adapter.kind='full'", "stage1.steps=3"])
+def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(recipe, tmp_path, cut, monkeypatch, change):
+    out = cut(3)
+    monkeypatch.setattr("distillkit.run.build_cast", None)  # nothing is built
+    for options in ({"resume": True}, {"fork": out}):
+        with pytest.raises(DistillkitError, match=r"(?s)cannot go on from its checkpoint \(stage1 step 3\):\n  s.* -> .*anew"):
+            run_recipe(load_recipe(recipe, [*FAST, change]), out if "resume" in options else tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_stage_2_forks_from_the_end_of_stage_1(recipe, tmp_path, cut):
+    out, sets = cut(9), [*FAST, "stage2.adapter.rank=3", "stage2.learning_rate=1e-3"]
+    with pytest.raises(DistillkitError, match=r"from the end of stage 1: distillkit run .*--fork \S+/step-00000006 --out NEWDIR"):
+        run_recipe(load_recipe(recipe, sets), tmp_path / "new", fork=out)
+    run_recipe(load_recipe(recipe, sets), tmp_path / "new", fork=out / "checkpoints" / "step-00000006")
+    assert same(weights_of(tmp_path / "new"), whole(recipe, tmp_path, *sets))
+
+
+def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
+    out = cut(3)
+    (out / "recipe.toml").write_text("name = ")
+    with pytest.raises(DistillkitError, match=r"recipe\.toml - damaged: .*put it back"):
+        run_recipe(load_recipe(recipe, FAST), out, resume=True)
+    (out / "recipe.toml").unlink()
+    for resume in (False, True):
+        with pytest.raises(DistillkitError, match=r"holds checkpoints but no recipe\.toml"):
+            run_recipe(load_recipe(recipe, FAST), out, resume=resume)
+    (out / "recipe.toml").write_text(load_recipe(recipe, FAST).to_toml())
+    (out / "checkpoints").rename(tmp_path / "away")
+    (out / "student").mkdir()
+    with pytest.raises(DistillkitError, match="holds a student but no checkpoint to go on from; .*: distillkit eval"):
+        run_recipe(load_recipe(recipe, FAST), out, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "at", "verdict"),
+    [
+        ("stage1.steps=8", Standing("stage1", 3, False), "safe"),
+        ("stage1.steps=5", Standing("stage1", 3, False), "safe"),
+        ("stage1.steps=3", Standing("stage1", 3, False), "incompatible"),
+        ("stage1.steps=8", Standing("stage1", 6, True), "fork"),
+        ("stage1.steps=8", Standing("stage2", 1, False), "incompatible"),
+        ("stage2.steps=9", Standing("stage1", 3, False), "safe"),
+        ("stage2.steps=0", Standing("stage1", 3, False), "fork"),
+        ("stage2.steps=9", Standing("stage2", 4, True), "fork"),
+        ("stage2.adapter.rank=3", Standing("stage1", 3, False), "fork"),
+        ("stage2.adapter.rank=3", Standing("stage2", 3, False), "incompatible"),
+        ("stage2.variant='oftsr'", Standing("stage2", 3, False), "incompatible"),
+        ("stage1.weights.l2=3.0", Standing("stage2", 3, False), "fork"),
+        ("data.crop=8", Standing("stage1", 3, False), "fork"),
+        ("teachers.fidelity.seed=9", Standing("stage1", 3, False), "fork"),
+        ("evaluation.crop=8", Standing("stage1", 3, False), "safe"),
+        ("seed=5", None, "safe"),
+    ],
+)
+def test_verdicts(recipe, change, at, verdict):
+    old, new = (load_recipe(recipe, sets).document.values for sets in ([], [change]))
+    (found,) = compare(old, new, at)
+    assert found.verdict == verdict and found.key == change.partition("=")[0] and found.why
+    assert compare(old, old, at) == []
+
+
+def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no_detail(recipe):
+    at = Standing("stage1", 3, False)
+    old, new = (load_recipe(recipe, ["training.decay_fraction=0.5", s]).document.values for s in ("seed=0", "stage1.steps=8"))
+    assert [c.verdict for c in compare(old, new, at)] == ["fork"]
+
+
+def test_rules_speak_of_keys_that_exist():
+    for key in RULES:
+        model = Recipe
+        for part in key.split("."):
+            assert part in model.model_fields, key
+            model = model.model_fields[part].annotation
