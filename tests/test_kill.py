@@ -1,74 +1,126 @@
 """``kill -9`` in the middle of things, then ``--resume``: the end is that of an uninterrupted run."""
 
-import os
+import json
+import random
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
+import warnings
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
 from distillkit.recipe.load import load_recipe
 from distillkit.run import run_recipe
+from distillkit.training.checkpoint import Checkpoints
 
-KILLER = """
-import os, signal
-import distillkit.training.checkpoint as checkpoint
-import toy_plugin
-from toy_plugin import *
+EVERY, KILLS, SEED = 2, 20, 0
+SETS = ["stage1.steps=8", "stage2.steps=32", "data.eval=[]", f"training.checkpoint_every={EVERY}", "training.log_every=1"]
 
-moment, number = os.environ.get("KILL", "never 0").split()
-die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-if moment == "step":
-    toy_plugin.Halve.on_call = staticmethod(lambda n: die() if n == int(number) else None)
-if moment == "save":  # while a checkpoint is half written
-    real, saves = checkpoint.torch.save, []
+WATCHED = """
+import os, signal, sys
+from distillkit.training import checkpoint
+from distillkit.training.loop import Trainer
 
-    def save(*args):
-        saves.append(1)
-        real(*args)
-        if len(saves) == int(number):
+engine = os.path.dirname(os.path.dirname(checkpoint.__file__))
+journal = open({journal!r}, "a", buffering=1)
+real_backward, real_train, real_save = Trainer._backward, Trainer.train, checkpoint.torch.save
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def count(frame, event, argument):
+    if not frame.f_code.co_filename.startswith(engine):
+        return None
+    if event == "line":
+        count.lines += 1
+        if count.lines == {line}:
             die()
+    return count
 
-    checkpoint.torch.save = save
+def backward(self, module, stage, group, step):
+    journal.write(f"{{stage.offset + step}} {{count.lines}}\\n")
+    return real_backward(self, module, stage, group, step)
+
+def train(self, *arguments):
+    sys.settrace(count)
+    return real_train(self, *arguments)
+
+def save(value, path):
+    real_save(value, path)
+    save.calls += 1
+    if save.calls == {half}:
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+
+count.lines = save.calls = 0
+Trainer._backward, Trainer.train, checkpoint.torch.save = backward, train, save
 """
+"""A life that ends before the ``line``-th line that the engine executes while it trains, or when the ``half``-th file of an
+optimiser is half written. It writes down which steps it begins, and how many lines it has executed before each."""
 
 
-@pytest.fixture
-def run(tmp_path, recipe):
-    """``run(kill)`` -> exit code of ``distillkit run --resume`` in a process of its own, killed at that moment."""
-    site = tmp_path / "site"
-    info = site / "distillkit_toy-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "killer.py").write_text(KILLER)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: distillkit-toy\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[distillkit]\ntoy = killer\n")
-
-    def run(kill: str) -> int:
-        paths = os.pathsep.join([str(site), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-        command = [sys.executable, "-c", "from distillkit.cli import main; main()", "run", str(recipe), "--resume"]
-        environment = os.environ | {"PYTHONPATH": paths, "KILL": kill}
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / "killed")], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        return done.returncode
-
-    return run
+def weights_of(out):
+    return {(f.stem, k): v for f in sorted((out / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
 
 
-def test_killed_three_times_and_resumed_equals_uninterrupted(run, recipe, tmp_path):
-    held_out = 3  # inputs that the degradation makes before the first step
-    killed = [run(f"step {held_out + 4}"), run("save 2"), run(f"step {held_out + 4}")]
-    assert killed == [-signal.SIGKILL] * 3
-    out = tmp_path / "killed"
-    steps = sorted(p.name for p in (out / "checkpoints").iterdir())
-    assert "step-00000006" in steps and not (out / "student").exists()  # the third kill fell into stage 2
-    assert run("never 0") == 0
-    run_recipe(load_recipe(recipe), tmp_path / "whole")
-    for name in ("stage1.safetensors", "stage2.safetensors"):
-        a, b = (load_file(folder / "student" / name) for folder in (out, tmp_path / "whole"))
-        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    assert (out / "metrics.jsonl").read_text().count("\n") == 5
+def assert_same(a, b):
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def losses_of(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def test_killed_twenty_times_at_random_moments_equals_uninterrupted(nursery, recipe, tmp_path):
+    def life(out, line=0, half=0):
+        """Exit code and begun steps of one more ``distillkit run --resume``."""
+        journal = tmp_path / "journal"
+        journal.write_text("")
+        sets = [x for text in SETS for x in ("--set", text)]
+        first = WATCHED.format(journal=str(journal), line=line, half=half)
+        done = nursery("run", recipe, *sets, "--out", out, "--resume", first=first)
+        assert done["codes"][0] in (0, -signal.SIGKILL), done["said"]
+        return done["codes"][0], [tuple(map(int, text.split())) for text in journal.read_text().splitlines()]
+
+    code, begun = life(tmp_path / "whole")
+    assert code == 0 and [step for step, _ in begun] == list(range(40))
+    interval = EVERY * (begun[-1][1] - begun[0][1]) // 39
+
+    draw, out, reached, made = random.Random(SEED), tmp_path / "killed", 0, 0
+    moments = [{"half": n % 2 + 1} for n in range(6)] + [{"line": draw.randrange(1, 2 * interval)} for _ in range(KILLS - 6)]
+    draw.shuffle(moments)
+    for moment in [*moments, {}]:
+        code, begun = life(out, **moment)
+        if begun:
+            start = begun[0][0]
+            assert start == reached and made - start <= EVERY, f"{made - start} steps lost"
+            made = begun[-1][0] + 1
+        assert code == (-signal.SIGKILL if moment else 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # nothing that was renamed is damaged
+            newest = Checkpoints(out / "checkpoints", 1, writes=False).newest()
+        assert (newest.step if newest else 0) >= reached
+        before, reached = reached, newest.step if newest else 0
+    assert len(moments) == KILLS and 8 < before < reached == 40  # kills fell into both stages
+    assert_same(weights_of(out), weights_of(tmp_path / "whole"))
+    assert losses_of(out) == losses_of(tmp_path / "whole")
+
+
+def test_a_real_process_killed_from_outside_goes_on(installed_toys, recipe, tmp_path):
+    out, marker = tmp_path / "killed", tmp_path / "marker"
+    hang = "import pathlib, time, toy_plugin\n"
+    hang += f"act = lambda n: n == 5 and (pathlib.Path({str(marker)!r}).touch(), time.sleep(1000))\n"
+    hang += "toy_plugin.Halve.on_call = staticmethod(act)"
+    command = [sys.executable, "-m", "distillkit", "run", str(recipe), "--set", "data.eval=[]", "--out", str(out), "--resume"]
+    with subprocess.Popen(command, env=installed_toys | {"FIRST": hang}, stderr=subprocess.PIPE, text=True) as process:
+        while not marker.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running" and not (out / "student").exists()
+    subprocess.run(command, env=installed_toys, check=True, capture_output=True)
+    run_recipe(load_recipe(recipe, ["data.eval=[]"]), tmp_path / "whole")
+    assert_same(weights_of(out), weights_of(tmp_path / "whole"))
