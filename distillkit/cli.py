@@ -387,7 +387,7 @@ def _add_plugin_commands(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 done in part, 2 refused (bad input), 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 1 done in part, 2 ended by an error that says what to do, 130 interrupted."""
     _add_plugin_commands(sys.argv[1:])
     try:
         app(prog_name="distillkit")
