@@ -40,7 +40,9 @@ class Baseline:
         self.recipe, self.device = resolved.recipe, torch.device(device)
         if self.recipe.stage2.steps and self.recipe.stage2.variant != "gate":
             raise ValueError(f"the baseline's stage 2 is the gate, not {self.recipe.stage2.variant}")
-        others = {"output_loss": "image", "decode_crop": None, "fidelity_anchor": None, "realness_anchor": None}
+        others = {"output_loss": "image", "output_targets": "crop"} | dict.fromkeys(
+            ("decode_crop", "fidelity_anchor", "realness_anchor")
+        )
         if foreign := [key for key, plain in others.items() if getattr(self.recipe.stage1, key) != plain]:
             raise ValueError(f"the baseline has the paper's losses only, not stage1.{foreign[0]}")
         self.student = build(resolved, "student", device)

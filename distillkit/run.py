@@ -109,7 +109,7 @@ def _run(
     cast = build_cast(resolved, accelerator.device)
     batches = open_batches(resolved, cast, accelerator.num_processes)
     if cast.cache.store and main:
-        _say(describe(planned, cast, accelerator.num_processes * recipe.training.accumulate))
+        _say(describe(planned, cast, batches))
     shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery] if main else []
     about = {"recipe": recipe.name, "device": str(accelerator.device), "processes": accelerator.num_processes}
     manifest = Manifest(out / "manifest.json", main, **about)
@@ -189,6 +189,7 @@ def open_batches(resolved: ResolvedRecipe, cast: Cast, processes: int) -> Paired
         scale=cast.student.scale,
         seed=resolved.recipe.seed,
         flip=data.flip,
+        whole=resolved.recipe.stage1.restores_images,
         cycle=data.cycle,
         max_bad_fraction=data.max_bad_fraction,
         workers=data.workers,

@@ -195,6 +195,7 @@ OUTPUT = ["stage1.realness_term='output'", "teachers.realness.space='unshuffle'"
     [
         (["stage2.target='mix'"], {"endpoint", "start"}),
         (["stage2.target='mix'", *OUTPUT], {"endpoint", "start", "restored"}),
+        (["stage2.target='mix'", *OUTPUT, "stage1.output_targets='image'"], {"endpoint", "start", "restored image"}),
         (["stage2.variant='oftsr'"], {"endpoint", "start"}),
         (["stage2.variant='ctsr_eq8'"], {"start"}),
     ],

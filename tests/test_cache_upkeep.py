@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from distillkit.cli import app
 from distillkit.recipe.load import load_recipe
-from distillkit.run import dry_run, run_recipe
+from distillkit.run import dry_run, open_batches, run_recipe
 from distillkit.training.cache import Cache
 from distillkit.training.cast import build_cast
 from distillkit.training.forecast import describe, forecast
@@ -34,7 +34,7 @@ def test_the_size_foretold_is_the_size_it_takes(recipe: Path, tmp_path: Path, se
     cached = ["training.cache_gib=1", f"training.cache_dir='{folder}'", "data.cycle=3", "data.eval=[]", "data.crop=32"]
     resolved = load_recipe(recipe, [*sets, *cached])
     cast = build_cast(resolved, CPU)
-    foretold = forecast(resolved.recipe, cast, parts=1)
+    foretold = forecast(resolved.recipe, cast, open_batches(resolved, cast, 1))
     dry_run(resolved)
     before = capfd.readouterr().err
     assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before and not folder.exists()
@@ -48,7 +48,8 @@ def test_the_size_foretold_is_the_size_it_takes(recipe: Path, tmp_path: Path, se
 def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
     def said(*sets: str) -> str:
         resolved = load_recipe(recipe, ["stage2.target='mix'", "training.cache_gib=1", *sets])
-        return describe(resolved.recipe, build_cast(resolved, CPU), 1)
+        cast = build_cast(resolved, CPU)
+        return describe(resolved.recipe, cast, open_batches(resolved, cast, 1))
 
     assert "no batch comes again within it (data.cycle = 0)" in said() and "no batch" not in said("data.cycle=2")
     assert re.search(r"only about \d+% of it will be kept", said("training.cache_gib=1e-5"))

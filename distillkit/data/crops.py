@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from torch import Tensor
 
 from distillkit.data.images import to_float
 from distillkit.data.sources import BadImageError, Example
+
+
+class Window(NamedTuple):
+    """Where a crop lies in its image, in low-quality pixels, and how it was turned after it was cut."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    turn: int = 0
+    """0 to 7, one of the turns and mirrorings of a square."""
+
+    def of(self, image: Tensor, unit: int = 1) -> Tensor:
+        """The crop of an image (..., H, W) with ``unit`` pixels to a low-quality one."""
+        part = image[..., self.top * unit : (self.top + self.height) * unit, self.left * unit : (self.left + self.width) * unit]
+        part = torch.rot90(part, self.turn % 4, (-2, -1))
+        return part.flip(-1) if self.turn >= 4 else part
+
+
+class Whole(NamedTuple):
+    """What a crop was cut out of."""
+
+    image: np.ndarray
+    """(H, W, 3): the low-quality image of a paired source, else the clean one, trimmed to a multiple of the scale."""
+    window: Window
 
 
 def fit(example: Example, crop: int, scale: int) -> Example:
@@ -24,13 +52,12 @@ def fit(example: Example, crop: int, scale: int) -> Example:
     return example
 
 
-def cut(example: Example, corner: tuple[int, int], size: tuple[int, int], unit: int, turn: int = 0) -> tuple[Tensor, Tensor | None]:
+def cut(example: Example, window: Window, unit: int) -> tuple[Tensor, Tensor | None]:
     """The clean crop (3, H, W) and its low-quality partner (3, H / unit, W / unit), in [-1, 1].
 
-    ``corner`` (top, left) and ``size`` (height, width) count low-quality pixels, ``unit`` clean ones wide. ``turn``: 0 to 7, one of
-    the turns and mirrorings of a square.
+    ``window`` counts low-quality pixels, ``unit`` clean ones wide.
     """
-    (top, left), (height, width) = corner, size
+    top, left, height, width, turn = window
     gt = example.gt[top * unit : (top + height) * unit, left * unit : (left + width) * unit]
     lq = None if example.lq is None else example.lq[top : top + height, left : left + width]
     return to_float(_turned(gt, turn)), None if lq is None else to_float(_turned(lq, turn))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distillkit.data.cache import ImageCache
-from distillkit.data.crops import central_grid, cut, fit
+from distillkit.data.crops import Whole, Window, central_grid, cut, fit
 from distillkit.data.degradation import Degradation
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
@@ -43,6 +43,8 @@ class Batch:
     """What its draws are keyed by: the step it was made for, or with ``cycle`` the first step that has it."""
     captions: Sequence[str | None] | None = None
     """What is said of each image; None where no source of the batch says anything."""
+    wholes: Sequence[Whole] | None = None
+    """What each crop was cut out of, where that was asked for."""
 
 
 class Item(NamedTuple):
@@ -81,6 +83,7 @@ class PairedBatches:
         crop: side of the crops of the clean image, pixels, a multiple of ``scale``. batch_size: crops per batch.
         scale: size of the clean image divided by that of the low-quality one.
         flip: turn crops by a random multiple of 90 degrees and mirror half of them.
+        whole: batches tell what their crops were cut out of; those of unpaired sources lie on a grid of ``scale`` pixels then.
         cycle: step s has the batch of step s mod ``cycle``; 0: every step has one of its own.
         max_bad_fraction: share of a source's images that may be unusable (unreadable, or smaller than the crop).
         workers: processes that prepare batches ahead; with 0 one thread does.
@@ -101,6 +104,7 @@ class PairedBatches:
         scale: int,
         seed: int,
         flip: bool = True,
+        whole: bool = False,
         cycle: int = 0,
         max_bad_fraction: float = 0.05,
         workers: int = 0,
@@ -115,7 +119,7 @@ class PairedBatches:
             raise DataError(f"a crop of {crop} pixels is not a multiple of the scale {scale}")
         self.sources, self.weights = list(sources), list(weights)
         self.crop, self.batch_size, self.scale, self.seed, self.flip = crop, batch_size, scale, seed, flip
-        self.cycle = cycle
+        self.whole, self.cycle = whole, cycle
         self.max_bad_fraction, self.workers, self.parts = max_bad_fraction, workers, parts
         self.cache = ImageCache(int(cache_mb * 1e6))
         self.wait_seconds = 0.0
@@ -158,6 +162,7 @@ class PairedBatches:
         kind, earlier = interleave(kind_weights, step * self.parts + part, self.seed, stage, "kind")
         group = self._groups[kind]
         crops: list[tuple[Tensor, Tensor | None]] = []
+        wholes: list[Whole] = []
         ids: list[str] = []
         captions: list[str | None] = []
         bad: list[tuple[int, BadImageError]] = []
@@ -167,13 +172,15 @@ class PairedBatches:
             which = group[choice]
             first = shuffled(len(self.sources[which]), position, self.seed, stage, "image", which)
             example = self._usable(which, first, keyed_generator(self.seed, stage, step, part, "replacement", slot), bad)
-            crops.append(self._cut(example, keyed_generator(self.seed, stage, step, part, "data", slot)))
+            whole, unit = self._window(example, keyed_generator(self.seed, stage, step, part, "data", slot))
+            crops.append(cut(example, whole.window, unit))
+            wholes.append(whole)
             ids.append(example.id)
             captions.append(example.caption)
         lq = [lq for _, lq in crops if lq is not None]
         gt = torch.stack([gt for gt, _ in crops])
         said = captions if any(self.sources[k].caption_column for k in group) else None
-        return _Made(Batch(gt, torch.stack(lq) if lq else None, ids, step, captions=said), bad)
+        return _Made(Batch(gt, torch.stack(lq) if lq else None, ids, step, said, wholes if self.whole else None), bad)
 
     def _usable(self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]) -> Example:
         """Image ``first`` of a source, or else the first usable one of its images in a random order."""
@@ -190,12 +197,15 @@ class PairedBatches:
                 self._check(which, {e.id: e.reason for k, e in bad if k == which})
         raise DataError(f"{source.name} - not one of {len(source)} images can be used; the last one: {bad[-1][1]}")
 
-    def _cut(self, example: Example, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        unit = 1 if example.lq is None else self.scale
+    def _window(self, example: Example, generator: torch.Generator) -> tuple[Whole, int]:
+        """A random crop, and how many clean pixels its unit is wide."""
+        unit = 1 if example.lq is None and not self.whole else self.scale
         side = self.crop // unit
-        top, left = (int(torch.randint(length // unit - side + 1, (), generator=generator)) for length in example.gt.shape[:2])
+        height, width = (length // unit for length in example.gt.shape[:2])
+        top, left = (int(torch.randint(length - side + 1, (), generator=generator)) for length in (height, width))
         turn = int(torch.randint(8, (), generator=generator)) if self.flip else 0
-        return cut(example, (top, left), (side, side), unit, turn)
+        image = example.gt[: height * unit, : width * unit] if example.lq is None else example.lq
+        return Whole(image, Window(top, left, side, side, turn)), unit
 
     def _accept(self, made: _Made) -> Batch:
         for which, error in made.bad:
@@ -296,8 +306,8 @@ def evaluation_items(
         photo = str(PurePath(source.label(index)).with_suffix(""))
         photo = f"{photo}@{index}" if photo in photos else photo
         photos.add(photo)
-        for name, corner, size in _windows(photo, example, crop, crops_per_image, scale):
-            gt, lq = cut(example, corner, size, scale)
+        for name, window in _windows(photo, example, crop, crops_per_image, scale):
+            gt, lq = cut(example, window, scale)
             if lq is None:
                 if degradation is None:
                     raise DataError(
@@ -312,12 +322,10 @@ def evaluation_items(
     return items
 
 
-def _windows(
-    photo: str, example: Example, crop: int | None, count: int, scale: int
-) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
-    """Name, corner and size of the crops of one image, in low-quality pixels."""
+def _windows(photo: str, example: Example, crop: int | None, count: int, scale: int) -> list[tuple[str, Window]]:
+    """The crops of one image, by name."""
     height, width = (length // scale for length in example.gt.shape[:2])
     if crop is None:
-        return [(photo, (0, 0), (height, width))]
+        return [(photo, Window(0, 0, height, width))]
     side = crop // scale
-    return [(f"{photo}#{k}", corner, (side, side)) for k, corner in enumerate(central_grid(height, width, side)[:count])]
+    return [(f"{photo}#{k}", Window(*corner, side, side)) for k, corner in enumerate(central_grid(height, width, side)[:count])]

@@ -154,6 +154,11 @@ class Stage1(Table):
         description="what an output teacher's result is compared with: the student's image, or its clean predictions at random "
         "noise levels, in its latent space and weighted by min(SNR, 1)",
     )
+    output_targets: Literal["crop", "image"] = Field(
+        default="crop",
+        description="what an output teacher restores: the crop that the student sees, or the whole image, whose result is cut to "
+        "that crop; inputs of unpaired sources are then cut out of the whole image degraded",
+    )
     fidelity_anchor: Use | None = Field(
         default=None, description="a differentiable metric between image and truth, as the anchor of a faithful output teacher"
     )
@@ -163,6 +168,12 @@ class Stage1(Table):
         description="side of the random part of the student's output that is decoded, pixels: eq. 1 and teachers of other latent "
         "spaces see that part only; default: all of it",
     )
+
+    @property
+    def restores_images(self) -> bool:
+        """Whether a teacher is asked for what it makes of whole images."""
+        asked = [getattr(self.weights, role) for role in ("fidelity", "realness") if getattr(self, f"{role}_term") == "output"]
+        return self.output_targets == "image" and any(asked)
 
 
 class Stage2(Table):

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -126,6 +127,12 @@ def identity_of_batch(batch: Batch) -> str:
     if batch.lq is not None:
         found.update(_content(batch.lq))
     return digest(found.hexdigest(), json.dumps(batch.captions))
+
+
+def identity_of_image(image: np.ndarray, caption: str | None) -> str:
+    """Of the pixels of an image and of what is said about it."""
+    found = hashlib.sha256(f"{image.dtype} {image.shape} ".encode() + np.ascontiguousarray(image).tobytes())
+    return digest(found.hexdigest(), json.dumps(caption))
 
 
 def identity_of_draws(generator: torch.Generator) -> str:

@@ -10,18 +10,43 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distillkit.data.crops import Whole, Window
 from distillkit.data.degradation import Degradation
+from distillkit.data.images import to_float
 from distillkit.data.pairs import Batch
+from distillkit.diffusion.captions import captioned
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.diffusion.sharing import share_storage
 from distillkit.errors import PluginError, RecipeError
 from distillkit.inference.build import build, build_distance
+from distillkit.inference.tiling import restore_padded
 from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.training.cache import Cache, digest, identity, identity_of_batch, identity_of_draws, open_cache
+from distillkit.training.cache import (
+    Cache,
+    digest,
+    identity,
+    identity_of_batch,
+    identity_of_draws,
+    identity_of_image,
+    open_cache,
+)
 
 Role = Literal["fidelity", "realness"]
 ROLES: tuple[Role, Role] = ("fidelity", "realness")
+
+
+class WholeInput(NamedTuple):
+    """The low-quality image that one of a batch was cut out of."""
+
+    lq: Tensor
+    """(1, 3, h, w)."""
+    window: Window
+    caption: str | None
+    key: str
+    """A hash of the image, of what is said about it and of the draws that degraded it."""
+    by: tuple[str, ...]
+    """Who else of the cast has a part in it: the degradation, or nobody."""
 
 
 class Inputs(NamedTuple):
@@ -31,6 +56,8 @@ class Inputs(NamedTuple):
     gt: Tensor
     key: str
     """With a cache: a hash of the batch, of what degraded it and of its draws."""
+    wholes: Sequence[WholeInput] = ()
+    """Where the batch tells them."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +83,35 @@ class Cast:
         return [m for m in (self.student, *self.teachers.values()) if isinstance(m, nn.Module)]
 
     def inputs(self, batch: Batch, generator: torch.Generator) -> Inputs:
-        """A batch on the device; unpaired images are degraded with draws of ``generator``, in full precision."""
+        """A batch on the device; unpaired images are degraded with draws of ``generator``, in full precision.
+
+        Where the batch tells what its crops were cut out of, that is degraded, and they are cut out of the result.
+        """
         gt = batch.gt.to(self.device)
         key = identity_of_batch(batch) if self.cache.store else ""
+        told = list(zip(batch.wholes or (), batch.captions or [None] * len(batch.ids), strict=False))
         if batch.lq is not None:
-            return Inputs(batch.lq.to(self.device), gt, key)
+            return Inputs(batch.lq.to(self.device), gt, key, [self._whole(*of_one, None) for of_one in told])
         if self.degradation is None:
             raise RecipeError("degradation - the recipe names none, and a training source has no low-quality images of its own")
         if self.cache.store:
             key = digest(key, self.identities["degradation"], identity_of_draws(generator))
+        if not told:
+            return Inputs(self._degraded(gt, generator), gt, key)
+        wholes = [self._whole(*of_one, generator) for of_one in told]
+        return Inputs(torch.cat([w.window.of(w.lq) for w in wholes]), gt, digest(key, *(w.key for w in wholes)), wholes)
+
+    def _whole(self, whole: Whole, caption: str | None, draws: torch.Generator | None) -> WholeInput:
+        """A low-quality image, or with ``draws`` a clean one to be degraded."""
+        key = digest(identity_of_image(whole.image, caption), identity_of_draws(draws) if draws else "")
+        image = to_float(whole.image)[None].to(self.device)
+        lq = self._degraded(image, draws) if draws else image
+        return WholeInput(lq, whole.window, caption, key, ("degradation",) if draws else ())
+
+    def _degraded(self, gt: Tensor, generator: torch.Generator) -> Tensor:
+        assert self.degradation is not None
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return Inputs(self.degradation(gt, generator), gt, key)
+            return self.degradation(gt, generator)
 
     def known(
         self, kind: str, key: str, by: Sequence[str], compute: Callable[[], Tensor], draws: torch.Generator | None = None
@@ -80,6 +125,25 @@ class Cast:
     def restored(self, role: Role, lq: Tensor, key: str, generator: torch.Generator) -> Tensor:
         """A teacher's image, (B, 3, H, W), without gradient."""
         return self.known("restored", key, [role], lambda: self.teachers[role].restore(lq, generator), generator)
+
+    def restored_wholes(self, role: Role, wholes: Sequence[WholeInput], draws: Callable[[str], torch.Generator]) -> Tensor:
+        """A teacher's images of whole inputs, made one by one and cut to the batch's crops: (B, 3, H, W), without gradient.
+
+        ``draws`` are given for a whole input's key: the same image has the same result wherever it is cut.
+        """
+        teacher = self.teachers[role]
+
+        def restored(whole: WholeInput) -> Tensor:
+            def restore(lq: Tensor) -> Tensor:
+                return teacher.restore(lq, draws(whole.key))
+
+            def compute() -> Tensor:
+                with captioned([whole.caption]):
+                    return restore_padded(restore, whole.lq, teacher.scale, teacher.multiple)
+
+            return self.known("restored image", whole.key, [*whole.by, role], compute, draws(whole.key))
+
+        return torch.cat([whole.window.of(restored(whole), teacher.scale) for whole in wholes])
 
     def endpoint(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         """The faithful teacher's result in the student's latent space, without gradient."""

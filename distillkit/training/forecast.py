@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 
+from distillkit.data.pairs import PairedBatches
+from distillkit.data.sources import BadImageError, Source
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cast import Cast, Role, encodes_by_network
@@ -15,6 +19,8 @@ OVERHEAD = 400
 """Bytes of a file beyond its tensor, about."""
 WIDTH = 4
 """Bytes of a value; in mixed precision some results take two."""
+LOOKED_AT = 8
+"""Images of a source whose sizes stand for those of all."""
 
 
 @dataclass(frozen=True)
@@ -25,28 +31,36 @@ class Forecast:
     entries: int
     size: int
     """Bytes of all of them."""
+    again: bool
+    """Whether the run itself asks for some of them twice."""
 
 
-def forecast(recipe: Recipe, cast: Cast, parts: int) -> list[Forecast]:
+def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecast]:
     """What a run of ``recipe`` computes that a later step or run could find again.
 
-    Args:
-        parts: batches of a step, over all processes. One image is encoded by every model whose latents are kept, to see their size.
+    One image is encoded by every model whose latents are kept, to see their size; where whole images are restored, some are read.
     """
-    batch, crop = recipe.data.batch_size, recipe.data.crop
+    batch, crop, parts = recipe.data.batch_size, recipe.data.crop, batches.parts
     piece = min(recipe.stage1.decode_crop or crop, crop)
     found: list[Forecast] = []
 
+    def made(steps: int) -> int:
+        return parts * min(steps, recipe.data.cycle or steps)
+
     def note(kind: str, steps: int, values: int, extra: int = 0) -> None:
-        entries = parts * min(steps, recipe.data.cycle or steps) + extra
-        if entries:
-            found.append(Forecast(kind, entries, entries * (OVERHEAD + values)))
+        if entries := made(steps) + extra:
+            found.append(Forecast(kind, entries, entries * (OVERHEAD + values), made(steps) < parts * steps))
 
     for role, teacher in cast.teachers.items():
         if getattr(recipe.stage1.weights, role) == 0:
             continue
         if getattr(recipe.stage1, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
-            note("restored", recipe.stage1.steps, batch * 3 * piece**2 * WIDTH)
+            if recipe.stage1.output_targets == "crop":
+                note("restored", recipe.stage1.steps, batch * 3 * piece**2 * WIDTH)
+            else:
+                entries, size = _images(batches, batch * made(recipe.stage1.steps), teacher.scale)
+                asked = batch * parts * recipe.stage1.steps
+                found.append(Forecast("restored image", entries, size, entries < asked))
         elif encodes_by_network(teacher):
             side = crop if teacher.space == cast.student.space else piece
             note("gt latent", recipe.stage1.steps, batch * _latent(cast, role, side))
@@ -61,9 +75,9 @@ def forecast(recipe: Recipe, cast: Cast, parts: int) -> list[Forecast]:
     return found
 
 
-def describe(recipe: Recipe, cast: Cast, parts: int) -> str:
+def describe(recipe: Recipe, cast: Cast, batches: PairedBatches) -> str:
     """The forecast against the cache's bound, for the person who starts the run."""
-    found, limit = forecast(recipe, cast, parts), recipe.training.cache_gib * 2**30
+    found, limit = forecast(recipe, cast, batches), recipe.training.cache_gib * 2**30
     folder = recipe.training.cache_dir or default_folder()
     held, wanted = sum(e.size for e in Store(folder, 0).entries()), sum(f.size for f in found)
     kinds = ", ".join(f"{f.entries} {f.kind}" for f in found)
@@ -72,9 +86,31 @@ def describe(recipe: Recipe, cast: Cast, parts: int) -> str:
     if wanted > limit:
         text += f"; only about {limit / wanted:.0%} of it will be kept: raise training.cache_gib or lower data.cycle"
     longest = max(recipe.stage1.steps, recipe.stage2.steps)
-    if recipe.data.cycle == 0 or recipe.data.cycle >= longest:
+    if not any(f.again for f in found) and not 0 < recipe.data.cycle < longest:
         text += f"; no batch comes again within it (data.cycle = {recipe.data.cycle}): only another run of the same data gains"
     return text
+
+
+def _images(batches: PairedBatches, crops: int, scale: int) -> tuple[int, int]:
+    """How many results ``crops`` crops of whole images need, and their bytes; an image degraded anew is another one each time."""
+    entries, size = 0, 0.0
+    for source, weight in zip(batches.sources, batches.weights, strict=True):
+        own = ceil(crops * weight / sum(batches.weights))
+        own = min(own, len(source)) if source.paired else own
+        pixels = list(_pixels(source, batches.scale))
+        entries += own
+        size += own * (OVERHEAD + 3 * WIDTH * scale**2 * sum(pixels) / max(len(pixels), 1))
+    return entries, int(size)
+
+
+def _pixels(source: Source, scale: int) -> Iterator[int]:
+    """Low-quality pixels of some of the images."""
+    for index in range(0, len(source), max(len(source) // LOOKED_AT, 1)):
+        try:
+            height, width = source.read(index).gt.shape[:2]
+        except BadImageError:
+            continue
+        yield (height // scale) * (width // scale)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from distillkit.objectives.known import computed
 from distillkit.objectives.reconstruction import Distance, reconstruction
 from distillkit.recipe.schema import Stage1
 from distillkit.training.cache import digest
-from distillkit.training.cast import Cast, Role, encodes_by_network
+from distillkit.training.cast import Cast, Role, WholeInput, encodes_by_network
 
 Terms = dict[str, Tensor]
 """Loss terms by name, each already weighted; the loss is their sum."""
@@ -63,8 +63,11 @@ class Piece:
     lq: Tensor
     gt: Tensor
     key: str
+    wholes: Sequence[WholeInput]
     condition: Condition
     latent: Tensor
+    part: Callable[[Tensor], Tensor]
+    """Of images of the whole batch (B, 3, H, W), those of the window."""
 
 
 class Stage1Step(Step):
@@ -81,7 +84,8 @@ class Stage1Step(Step):
         weights = self._options.weights
         inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
         condition = self.student.condition(inputs.lq)
-        whole = Piece(*inputs, condition, self.student.generate(condition, self.generator(step, "student")))
+        latent = self.student.generate(condition, self.generator(step, "student"))
+        whole = Piece(*inputs, condition, latent, lambda images: images)
         piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
         image = self.student.codec.decode(piece.latent)
 
@@ -121,7 +125,7 @@ class Stage1Step(Step):
 
     def _teach_output(self, role: Role, piece: Piece, image: Tensor, step: int, data_step: int) -> Terms:
         weights, options = self._options.weights, self._options
-        restored = self.cast.restored(role, piece.lq, piece.key, self.generator(data_step, role))
+        restored = self._restored(role, piece, data_step)
         if options.output_loss == "image":
             loss = output_distillation(image, restored)
         else:
@@ -133,6 +137,16 @@ class Stage1Step(Step):
             anchor = self.cast.anchors[role](image, piece.gt).mean()
             terms[f"{role}/metric_anchor"] = getattr(weights, role) * weights.gamma(role) * anchor
         return terms
+
+    def _restored(self, role: Role, piece: Piece, data_step: int) -> Tensor:
+        """What an output teacher makes of the piece, or that window of what it makes of the whole images."""
+        if self._options.output_targets == "crop":
+            return self.cast.restored(role, piece.lq, piece.key, self.generator(data_step, role))
+
+        def draws(key: str) -> torch.Generator:
+            return keyed_generator(self._seed, self._stage, role, "image", key)
+
+        return piece.part(self.cast.restored_wholes(role, piece.wholes, draws))
 
     def _decoded_piece(self, whole: Piece, generator: torch.Generator) -> Piece:
         side = self._options.decode_crop
@@ -149,7 +163,8 @@ class Stage1Step(Step):
             return x[..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio]
 
         lq, key = cut(whole.lq, scale), digest(whole.key, f"{side} {top} {left}") if whole.key else ""
-        return Piece(lq, cut(whole.gt, 1), key, self.student.condition(lq), cut(whole.latent, factor))
+        latent, condition = cut(whole.latent, factor), self.student.condition(lq)
+        return Piece(lq, cut(whole.gt, 1), key, whole.wholes, condition, latent, lambda images: cut(images, 1))
 
 
 class Stage2Step(Step):
