@@ -131,7 +131,7 @@ class NoOptions(Options):
 class LOLOptions(Options):
     """A LOL data set on disk."""
 
-    root: Path = Field(description="the data set's folder, or the one it lies in")
+    root: Path = Field(description="the data set's folder, or the one it lies in; or a folder of parquet files")
     split: Literal["train", "test"] = "train"
     check: bool = Field(True, description="require the published number of pairs and image size")
 

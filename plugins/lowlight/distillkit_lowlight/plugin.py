@@ -114,7 +114,7 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
 
 @hookimpl
 def distillkit_datasets() -> Sequence[DatasetSpec]:
-    """LOL v1, v2-real and v2-syn, from folders."""
+    """LOL v1, v2-real and v2-syn, from folders or parquet files."""
 
     def spec(name: str, constant: str, summary: str) -> DatasetSpec:
         def build(options: LOLOptions) -> Dataset:

@@ -1,13 +1,17 @@
-"""LOL in the folder layouts it is published in."""
+"""LOL in the folder layouts it is published in, and as parquet files."""
 
+import io
 import warnings
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, load_plugins
+from distillkit.data.pairs import PairedBatches
+from distillkit.data.sources import open_source
 from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 
 SMALL = {"pairs": {"train": 3, "test": 3}, "size": (8, 12)}
@@ -124,3 +128,74 @@ def test_empty_folders(tmp_path):
         (tmp_path / "Synthetic/Train" / folder).mkdir(parents=True)
     with pytest.raises(DistillkitError, match="no images"):
         load(V2_SYN, tmp_path, "train", check=False)
+
+
+def parquet(path, names, columns=("low", "high"), sizes=((8, 12), (8, 12)), split_names=("low", "normal")):
+    """A file of pairs with the images inside, as copies on the Hub have them."""
+    rows = {}
+    for column, size, prefix, value in zip(columns, sizes, split_names, (10, 100), strict=True):
+        rows[column] = []
+        for i, name in enumerate(names):
+            file = io.BytesIO()
+            Image.fromarray(np.full((*size, 3), value + i, np.uint8)).save(file, "PNG")
+            rows[column].append({"bytes": file.getvalue(), "path": name and f"{prefix}{name}"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = datasets.Image()
+    datasets.Dataset.from_dict(rows, features=datasets.Features(dict.fromkeys(columns, image))).to_parquet(path)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf-cache"))
+
+
+@pytest.mark.parametrize("names", [["001.png", "002.png", "690.png"], [None, None, None]])
+@pytest.mark.parametrize("columns", [("low", "high"), ("input", "target"), ("lq", "gt"), ("Low", "Normal")])
+def test_parquet_files_of_pairs(tmp_path, names, columns):
+    parquet(tmp_path / "data/test-00000-of-00002.parquet", names[:2], columns)
+    parquet(tmp_path / "data/test-00001-of-00002.parquet", names[2:], columns)
+    parquet(tmp_path / "data/train-00000-of-00001.parquet", names * 2, columns)
+    pairs = load(V2_SYN, tmp_path, "test")
+    assert set(pairs.column_names) == {"gt", "lq"} and len(pairs) == 3
+    for row in pairs:
+        lq, gt = (np.asarray(row[c])[0, 0, 0] for c in ("lq", "gt"))
+        assert gt - lq == 90 and lq < 20
+    with pytest.raises(DistillkitError, match="6 pairs, but the train split of LOL v2-syn has 3"):
+        load(V2_SYN, tmp_path, "train")
+
+
+NAMES = ["001.png", "002.png", "003.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sizes": ((8, 12), (8, 13))}, r"low001\.png - 8 x 12, but its partner normal001\.png is 8 x 13"),
+        ({"sizes": ((9, 9), (9, 9))}, r"low001\.png - 9 x 9, but LOL v2-syn is 8 x 12"),
+        ({"sizes": ((9, 9), (9, 9)), "names": [None] * 3}, r"row 0 lq - 9 x 9, but LOL v2-syn is 8 x 12"),
+        ({"split_names": ("low", "normal1")}, r"row 0 - low001\.png is paired with normal1001\.png, which is another image"),
+        ({"columns": ("low", "image")}, "its columns are low, image: exactly one must be called gt or high or normal or target"),
+    ],
+)
+def test_parquet_files_that_are_not_the_published_set(tmp_path, options, message):
+    parquet(tmp_path / "train-00000-of-00001.parquet", **{"names": NAMES} | options)
+    with pytest.raises(DistillkitError, match=message):
+        load(V2_SYN, tmp_path, "train")
+
+
+def test_parquet_files_warn_of_the_overlap_and_damaged_ones_are_named(tmp_path):
+    parquet(tmp_path / "train/0000.parquet", NAMES)
+    with pytest.warns(UserWarning, match="LOL v2-real and LOL v1 share photographs"):
+        load(V2_REAL, tmp_path, "train")
+    (tmp_path / "test.parquet").write_bytes(b"x")
+    with pytest.raises(DistillkitError, match="cannot be read as parquet"):
+        load(V2_REAL, tmp_path, "test")
+
+
+def test_the_engine_opens_and_cuts_them(tmp_path):
+    """From a recipe's table on, as a run does."""
+    parquet(tmp_path / "data/train-00000-of-00001.parquet", NAMES)
+    spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")[1]
+    dataset = spec.build(spec.config(root=tmp_path, check=False))
+    batch = PairedBatches([open_source(dataset=dataset)], [1.0], crop=8, batch_size=3, scale=1, seed=0).batch("stage1", 0)
+    assert ((batch.gt - batch.lq) * 127.5).round().eq(90).all()
