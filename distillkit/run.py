@@ -36,7 +36,7 @@ from distillkit.training.forecast import describe
 from distillkit.training.launch import agreed, start, together
 from distillkit.training.loop import Trainer
 from distillkit.training.samples import sampler
-from distillkit.training.stages import first_stage, second_stage
+from distillkit.training.stages import first_stage, second_stage, taught
 from distillkit.training.tracking import RunLog
 
 
@@ -149,6 +149,10 @@ def _distil(
     newest = agreed(checkpoints.newest() if main else None)
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
+    teaching = taught(resolved, cast)
+    manifest.write(taught=teaching)
+    for role, how in teaching.items():
+        log.say(f"{role}: {how}")
     accelerator.init_trackers("tensorboard")
     perceptual = build_distance(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
 

@@ -292,3 +292,22 @@ def test_a_metric_anchors_an_output_teacher(recipe, tmp_path):
     run_recipe(load_recipe(recipe, sets), tmp_path / "out")
     first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
     assert {"realness/output", "realness/metric_anchor"} <= first.keys() and first["realness/metric_anchor"] > 0
+
+
+def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_path, capfd):
+    def told(name, *sets):
+        run_recipe(load_recipe(recipe, ["stage1.steps=1", "stage2.steps=0", "data.eval=[]", *sets]), tmp_path / name)
+        found, said = json.loads((tmp_path / name / "manifest.json").read_text())["taught"], capfd.readouterr().err
+        assert all(f"{role}: {how}\n" in said for role, how in found.items())
+        return found
+
+    score = "score distillation; clipped weighting, full gradient"
+    assert told("a") == {"fidelity": f"toy/faithful: {score}", "realness": f"toy/realistic: {score}"}
+    outputs = ["teachers.realness={use='toy/restorer'}", "stage1.realness_term='output'", "data.crop=32"]
+    found = told("b", *outputs, "stage1.output_targets='image'", "stage1.realness_anchor='stlpips-alex'")["realness"]
+    assert found.startswith("toy/restorer: output distillation, images against its results for whole images, cut to the crops; ")
+    assert found.endswith("anchored by distillkit/stlpips-alex")
+    found = told("c", *outputs, "stage1.output_loss='denoised'", "teachers.fidelity.space='unshuffle'")
+    assert found["realness"].endswith("clean predictions against its results for crops; no anchor")
+    assert "score distillation, in the space " in found["fidelity"]
+    assert set(told("d", "stage1.weights.realness=0")) == {"fidelity"}

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from distillkit.diffusion.adapters import Adapter
+from distillkit.diffusion.model import DiffusionModel
 from distillkit.inference.student import make_variant, stage1_adapter
 from distillkit.objectives.controllability import Variant
 from distillkit.objectives.reconstruction import Distance
+from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cache import digest, identity_of_weights
 from distillkit.training.cast import Cast
 from distillkit.training.loop import Stage
 from distillkit.training.step import Stage1Step, Stage2Step
+
+
+def taught(resolved: ResolvedRecipe, cast: Cast) -> dict[str, str]:
+    """By role, what stage 1 asks of each teacher: the loss by its name, what it is taken of, and its anchor."""
+    options = resolved.recipe.stage1
+    told: dict[str, str] = {}
+    for role, teacher in cast.teachers.items():
+        if getattr(options.weights, role) == 0:
+            continue
+        if getattr(options, f"{role}_term") == "score" and isinstance(teacher, DiffusionModel):
+            space = "" if teacher.space == cast.student.space else f", in the space {teacher.space}"
+            text = f"score distillation{space}; {options.weighting} weighting, {options.gradient} gradient"
+        else:
+            compared = {"image": "images", "denoised": "clean predictions"}[options.output_loss]
+            of = {"crop": "crops", "image": "whole images, cut to the crops"}[options.output_targets]
+            anchor = resolved.components.get(f"stage1.{role}_anchor")
+            text = f"output distillation, {compared} against its results for {of}; "
+            text += f"anchored by {anchor.full_name}" if anchor else "no anchor"
+        told[role] = f"{resolved.components[f'teachers.{role}'].full_name}: {text}"
+    return told
 
 
 def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Adapter]:

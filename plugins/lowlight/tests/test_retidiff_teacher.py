@@ -139,7 +139,7 @@ def priors():
 
 
 def test_prior_score_terms(priors, images):
-    """The engine's eq. 3: the anchor in prior space, the imitation through the transformer's image."""
+    """The engine's score terms: the anchor in prior space, the imitation through the transformer's image."""
     student = gsad_student(GSADStudentOptions(size="tiny", generate="one-step")).requires_grad_(False)
     lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
     image = images(2, 16, 16, seed=2).requires_grad_()

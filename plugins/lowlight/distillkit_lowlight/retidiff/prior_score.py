@@ -14,9 +14,9 @@ class PriorTeacher(DiffusionModel):
     """The diffusion over both priors as one model, latents (B, 2 prior, 1, 1) = [maps' prior | image's prior].
 
     Encoding and decoding need the low-light image as well as the latent: in place of a ``codec`` this model has :meth:`encode` and
-    :meth:`decode`. In eq. 3 its *anchor* compares noises of priors; its *imitate* term compares the student's clean prediction with
-    the image that the transformer makes of the predicted priors. At times other than the last it was never trained on noised
-    priors, only on its own chain: it is no calibrated score.
+    :meth:`decode`. Asked for scores, its *anchor* term compares noises of priors; its *imitate* term compares the student's clean
+    prediction with the image that the transformer makes of the predicted priors. At times other than the last it was never trained
+    on noised priors, only on its own chain: it is no calibrated score.
     """
 
     predicts = "clean"
