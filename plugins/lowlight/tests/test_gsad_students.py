@@ -1,5 +1,7 @@
 """GSAD as score teacher and student: eq. 2 against golden numbers, and where gradients of each kind of student flow."""
 
+import re
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -19,9 +21,10 @@ def loss_case(case, recipe_numbers):
     data = case.other(case.path.stem.replace("ctsr_loss", "diffusion"))
     unet = case.other(data.info["uses_weights_of"])
     teacher, student = (GSAD(unet.unet(), EVALUATION["lol-v2-syn"]) for _ in range(2))
+    amount = float(re.search(r"([\d.]+) ?\* ?array", case.info["student"])[1])
     with torch.no_grad():
         for name, p in student.network.named_parameters():
-            p.add_(0.02 * recipe_numbers(f"stu.{name}", p.shape, case.info["seed"]).float())
+            p.add_(amount * recipe_numbers(f"stu.{name}", p.shape, case.info["seed"]).float())
     student.requires_grad_(True)
     return teacher, student, data["in.lq"], data["in.gt"], data["in.noise"], case["in.level"][:, 0]
 
