@@ -10,7 +10,7 @@ from distillkit.diffusion.adapters import add_adapter
 from distillkit.diffusion.sharing import share_storage
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
-from distillkit.training.blocks import compiled, recomputed
+from distillkit.training.blocks import blocks_of, compiled, recomputed
 
 
 def randomised(adapter):
@@ -113,6 +113,27 @@ def test_activations_are_not_kept():
         return sum(sizes)
 
     assert kept(True) < 0.5 * kept(False)
+
+
+class Attention(torch.nn.Module):
+    """Like those of diffusers: a list of layers inside a block."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_q = torch.nn.Linear(4, 4)
+        self.to_out = torch.nn.ModuleList([torch.nn.Linear(4, 4), torch.nn.Dropout(0.0)])
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", None])
+def test_a_block_is_the_smallest_part_that_is_repeated_and_no_layer(kind):
+    inner = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU(), torch.nn.Linear(4, 4))
+    levels = torch.nn.ModuleList([torch.nn.Linear(4, 4), torch.nn.Sequential(Attention(), inner)])
+    model = torch.nn.ModuleDict({"network": torch.nn.ModuleDict({"first": torch.nn.Linear(4, 4), "levels": levels})})
+    if kind:
+        add_adapter(model["network"], kind, rank=2)
+    assert list(blocks_of([model])) == [levels[1][0], inner]
+    alone = torch.nn.ModuleDict({"network": Attention()})
+    assert list(blocks_of([alone])) == [alone["network"]]
 
 
 def test_afterwards_the_modules_are_as_they_were():

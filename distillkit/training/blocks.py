@@ -1,6 +1,7 @@
 """What networks repeat: their blocks, made again in the backward pass instead of being kept, or compiled.
 
-A block is whatever an ``nn.ModuleList`` holds, at the innermost level of such lists; a network without lists is one block.
+A block is what an ``nn.ModuleList`` or ``nn.Sequential`` holds at the innermost level of such lists: a residual block, a
+transformer block. Layers, with or without an adapter, and lists of layers are parts of blocks. A network without lists is one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils.checkpoint import checkpoint
 
 from distillkit.diffusion.adapters import Adapter
@@ -51,7 +52,7 @@ Forward = Callable[..., Any]
 @contextmanager
 def _replaced(models: Iterable[nn.Module], wrap: Callable[[Forward], Forward]) -> Iterator[None]:
     """The blocks' ``forward`` wrapped, until the end of the context."""
-    blocks = list(_blocks(models))
+    blocks = list(blocks_of(models))
     former = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = wrap(block.forward)  # type: ignore[method-assign]
@@ -65,19 +66,30 @@ def _replaced(models: Iterable[nn.Module], wrap: Callable[[Forward], Forward]) -
                 block.forward = forward  # type: ignore[method-assign]
 
 
-def _blocks(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
+def blocks_of(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """All blocks of all ``models``."""
     for model in models:
         for child in model.children():
             yield from _innermost(child)
 
 
 def _innermost(module: nn.Module) -> Iterator[nn.Module]:
-    if not any(isinstance(m, nn.ModuleList) and not isinstance(m, ParametrizationList) for m in module.modules()):
-        if any(module.children()):
-            yield module
-        return
-    for child in module.children():
-        yield from _innermost(child)
+    if any(_repeats(m) for m in module.modules()):
+        for child in module.children():
+            yield from _innermost(child)
+    elif _has_parts(module):
+        yield module
+
+
+def _repeats(module: nn.Module) -> bool:
+    """Whether ``module`` is a list of blocks."""
+    return isinstance(module, nn.ModuleList | nn.Sequential) and any(_has_parts(part) for part in module)
+
+
+def _has_parts(module: nn.Module) -> bool:
+    """Whether ``module`` is more than a layer, or a wrapping of one; what an adapter adds to a layer is no part."""
+    parts = [child for name, child in module.named_children() if name != "parametrizations"]
+    return not isinstance(module, BaseTunerLayer) and (len(parts) > 1 or any(_has_parts(part) for part in parts))
 
 
 def _checkpointed(forward: Forward, adapter: Adapter | None, *args: Any, **kwargs: Any) -> Any:
