@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from distillkit.diffusion.process import ResidualShifting as ResidualShifting
     from distillkit.diffusion.process import TabulatedProcess as TabulatedProcess
     from distillkit.diffusion.process import VariancePreserving as VariancePreserving
+    from distillkit.diffusion.remembered import current_memory as current_memory
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import WeightsError as WeightsError
     from distillkit.evaluation.metrics import Metric as Metric
@@ -74,6 +75,7 @@ _HOME = {
         "TabulatedProcess",
         "VariancePreserving",
     ],
+    "diffusion.remembered": ["current_memory"],
     "errors": ["DistillkitError", "WeightsError"],
     "evaluation.metrics": ["Metric", "SetMetric"],
     "evaluation.perceptual": ["PerceptualDistance"],

@@ -202,6 +202,11 @@ class Training(Table):
     checkpointing: bool = Field(
         default=False, description="make activations again in the backward pass instead of keeping them: less memory, more time"
     )
+    term_by_term: bool = Field(
+        default=False,
+        description="stage 1: take the gradient of each teacher's terms before the next one is asked: less memory in the same "
+        "time, but one more gradient of the trained weights for each",
+    )
     channels_last: bool = Field(default=False, description="weights of convolutions in channels-last order: faster on some GPUs")
     compile: bool = Field(
         default=False, description="compile the blocks of student and teachers: slow first steps, then faster ones on a GPU"

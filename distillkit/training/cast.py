@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from distillkit.data.images import to_float
 from distillkit.data.pairs import Batch
 from distillkit.diffusion.captions import captioned
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
+from distillkit.diffusion.remembered import nothing_kept, remembering
 from distillkit.diffusion.sharing import share_storage
 from distillkit.errors import PluginError, RecipeError
 from distillkit.inference.build import build, build_distance
@@ -120,7 +122,18 @@ class Cast:
         if self.cache.store is None:
             return self.cache.tensor(kind, (), compute)
         whose = [self.identities[member] for member in by]
-        return self.cache.tensor(kind, [key, *whose, identity_of_draws(draws) if draws else ""], compute)
+        with remembering(nothing_kept):  # what is kept as a whole is not kept in parts
+            return self.cache.tensor(kind, [key, *whose, identity_of_draws(draws) if draws else ""], compute)
+
+    @contextmanager
+    def remembering(self, member: str, key: str) -> Iterator[None]:
+        """Inside the block, what ``condition`` of that member encodes of the input of ``key`` is kept in the cache."""
+
+        def memory(what: str, compute: Callable[[], Tensor]) -> Tensor:
+            return self.known("lq latent", digest(key, what), [member], compute)
+
+        with remembering(memory if self.cache.store else nothing_kept):
+            yield
 
     def restored(self, role: Role, lq: Tensor, key: str, generator: torch.Generator) -> Tensor:
         """A teacher's image, (B, 3, H, W), without gradient."""

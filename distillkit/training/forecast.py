@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
 import torch
+from torch import Tensor
 
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.sources import BadImageError, Source
 from distillkit.diffusion.model import DiffusionModel
+from distillkit.diffusion.remembered import remembering
 from distillkit.recipe.schema import Recipe
 from distillkit.training.cast import Cast, Role, encodes_by_network
 from distillkit.training.store import Store, default_folder
@@ -38,7 +40,8 @@ class Forecast:
 def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecast]:
     """What a run of ``recipe`` computes that a later step or run could find again.
 
-    One image is encoded by every model whose latents are kept, to see their size; where whole images are restored, some are read.
+    One image is encoded by every model whose latents are kept, and restored by the student, to see their size; where whole images
+    are restored, some are read.
     """
     batch, crop, parts = recipe.data.batch_size, recipe.data.crop, batches.parts
     piece = min(recipe.stage1.decode_crop or crop, crop)
@@ -51,6 +54,9 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
         if entries := made(steps) + extra:
             found.append(Forecast(kind, entries, entries * (OVERHEAD + values), made(steps) < parts * steps))
 
+    own = _input_latents(cast, None, crop)
+    for size in own:
+        note("lq latent", recipe.stage1.steps, batch * size)
     for role, teacher in cast.teachers.items():
         if getattr(recipe.stage1.weights, role) == 0:
             continue
@@ -61,11 +67,16 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
                 entries, size = _images(batches, batch * made(recipe.stage1.steps), teacher.scale)
                 asked = batch * parts * recipe.stage1.steps
                 found.append(Forecast("restored image", entries, size, entries < asked))
-        elif encodes_by_network(teacher):
-            side = crop if teacher.space == cast.student.space else piece
+            continue
+        side = crop if teacher.space == cast.student.space else piece
+        if encodes_by_network(teacher):
             note("gt latent", recipe.stage1.steps, batch * _latent(cast, role, side))
+        for size in _input_latents(cast, role, side):
+            note("lq latent", recipe.stage1.steps, batch * size)
     options = recipe.stage2
     aims = options.variant == "oftsr" or (options.variant == "gate" and options.target == "mix")
+    for size in own if options.steps else ():
+        note("lq latent", options.steps, batch * size)
     if options.steps and (aims or options.variant != "gate"):
         latent = batch * _latent(cast, None, crop)
         guard = -(-options.guard_images // batch) if aims else 0
@@ -121,6 +132,25 @@ def _latent(cast: Cast, role: Role | None, side: int) -> int:
     lq = torch.zeros(1, 3, side // model.scale, side // model.scale, device=cast.device)
     image = torch.zeros(1, 3, side, side, device=cast.device)
     return model.encode(image, model.condition(lq)).numel() * WIDTH
+
+
+@torch.no_grad()
+def _input_latents(cast: Cast, role: Role | None, side: int) -> list[int]:
+    """Bytes of what a teacher or (None) the student remembers of the input of a ``side`` x ``side`` image."""
+    sizes: dict[str, int] = {}
+
+    def memory(what: str, compute: Callable[[], Tensor]) -> Tensor:
+        value = compute()
+        sizes[what] = value.numel() * WIDTH
+        return value
+
+    model = cast.student if role is None else cast.teachers[role]
+    assert isinstance(model, DiffusionModel)
+    with remembering(memory):
+        condition = model.condition(torch.zeros(1, 3, side // model.scale, side // model.scale, device=cast.device))
+    if role is None:
+        model.generate(condition, torch.Generator())  # only then is what it starts from asked for
+    return list(sizes.values())
 
 
 def _gib(size: float) -> str:

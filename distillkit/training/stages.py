@@ -39,7 +39,7 @@ def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tupl
     """Dual-teacher distillation, and the adapter on the student that it trains; merge the adapter before the second stage."""
     options = recipe.stage1
     adapter = stage1_adapter(cast.student, options.adapter, recipe.seed)
-    step = Stage1Step(cast, adapter, options, perceptual, recipe.seed)
+    step = Stage1Step(cast, adapter, options, perceptual, recipe.seed, term_by_term=recipe.training.term_by_term)
     return Stage("stage1", step, options.steps, options.learning_rate, models=cast.models, adapter=adapter), adapter
 
 

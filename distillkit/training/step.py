@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,9 +28,7 @@ from distillkit.objectives.reconstruction import Distance, reconstruction
 from distillkit.recipe.schema import Stage1
 from distillkit.training.cache import digest
 from distillkit.training.cast import Cast, Role, WholeInput, encodes_by_network
-
-Terms = dict[str, Tensor]
-"""Loss terms by name, each already weighted; the loss is their sum."""
+from distillkit.training.settle import Terms, settled
 
 
 class Step(nn.Module):
@@ -73,53 +71,79 @@ class Piece:
 class Stage1Step(Step):
     """Algorithm 1: ``L_s1 = L_rec + lambda_rn L_rn + lambda_fl L_fl`` (eq. 4)."""
 
-    def __init__(self, cast: Cast, adapter: Adapter, options: Stage1, perceptual: Distance | None, seed: int) -> None:
+    def __init__(
+        self,
+        cast: Cast,
+        adapter: Adapter,
+        options: Stage1,
+        perceptual: Distance | None,
+        seed: int,
+        *,
+        term_by_term: bool = False,
+    ) -> None:
         super().__init__(cast, seed, "stage1")
-        self.adapter, self._options, self._perceptual = adapter, options, perceptual
+        self.adapter, self._options, self._perceptual, self._term_by_term = adapter, options, perceptual, term_by_term
 
     def tensors(self) -> dict[str, nn.Parameter]:
         return self.adapter.tensors()
 
     def forward(self, batch: Batch, step: int) -> Terms:
-        weights = self._options.weights
         inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
-        condition = self.student.condition(inputs.lq)
+        with self.cast.remembering("student", inputs.key):
+            condition = self.student.condition(inputs.lq)
         latent = self.student.generate(condition, self.generator(step, "student"))
         whole = Piece(*inputs, condition, latent, lambda images: images)
         piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
+        taught: Terms = {}
+        for role in self._asked(decoded=False):
+            taught |= self._settle(partial(self._teach_score, role, draws=self.generator(step, role)), whole, None)
         image = self.student.codec.decode(piece.latent)
-
-        shift_draws = self.generator(step, "shift")
-        perceptual = self._perceptual if weights.perceptual > 0 else None
-        found = reconstruction(image, piece.gt, perceptual, shift=self._options.perceptual_shift, generator=shift_draws)
-        terms = {name: getattr(weights, name) * term for name, term in found.items() if getattr(weights, name) > 0}
-        for role, teacher in self.cast.teachers.items():
-            if getattr(weights, role) == 0:
-                continue
-            if getattr(self._options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
-                terms |= self._teach_output(role, piece, image, step, batch.step)
-            elif teacher.space == self.student.space:
-                terms |= self._teach_score(role, whole, None, self.generator(step, role))
+        terms = self._settle(partial(self._reconstruct, draws=self.generator(step, "shift")), piece, image)
+        for role in self._asked(decoded=True):
+            if self._asks_for_output(role):
+                teach = partial(self._teach_output, role, step=step, data_step=batch.step)
             else:
-                terms |= self._teach_score(role, piece, image, self.generator(step, role))
-        return terms
+                teach = partial(self._teach_score, role, draws=self.generator(step, role))
+            terms |= self._settle(teach, piece, image)
+        return terms | taught
 
-    def _teach_score(self, role: Role, piece: Piece, image: Tensor | None, generator: torch.Generator) -> Terms:
+    def _asked(self, decoded: bool) -> list[Role]:
+        """The teachers that need the decoded image, or those that do not."""
+        asked = [role for role in self.cast.teachers if getattr(self._options.weights, role)]
+        return [r for r in asked if (self._asks_for_output(r) or self.cast.teachers[r].space != self.student.space) == decoded]
+
+    def _asks_for_output(self, role: Role) -> bool:
+        return getattr(self._options, f"{role}_term") == "output" or not isinstance(self.cast.teachers[role], DiffusionModel)
+
+    def _settle(self, make: Callable[[Piece, Tensor | None], Terms], piece: Piece, image: Tensor | None) -> Terms:
+        if not self._term_by_term:
+            return make(piece, image)
+        trained = list(self.tensors().values())
+        return settled(lambda latent, x_0: make(replace(piece, latent=latent), x_0), [piece.latent, image], trained)
+
+    def _reconstruct(self, piece: Piece, image: Tensor, draws: torch.Generator) -> Terms:
+        weights, shift = self._options.weights, self._options.perceptual_shift
+        perceptual = self._perceptual if weights.perceptual > 0 else None
+        found = reconstruction(image, piece.gt, perceptual, shift=shift, generator=draws)
+        return {name: getattr(weights, name) * term for name, term in found.items() if getattr(weights, name) > 0}
+
+    def _teach_score(self, role: Role, piece: Piece, image: Tensor | None, draws: torch.Generator) -> Terms:
         weights, options, teacher = self._options.weights, self._options, self.cast.teachers[role]
         assert isinstance(teacher, DiffusionModel)
         sample = StudentSample(piece.condition, piece.latent, image)
         known = partial(self.cast.known, "gt latent", piece.key, [role]) if encodes_by_network(teacher) else computed
-        imitate, anchor = score_distillation(
-            teacher,
-            self.student,
-            sample,
-            piece.lq,
-            piece.gt,
-            generator,
-            weighting=options.weighting,
-            gradient=options.gradient,
-            known=known,
-        )
+        with self.cast.remembering(role, piece.key):
+            imitate, anchor = score_distillation(
+                teacher,
+                self.student,
+                sample,
+                piece.lq,
+                piece.gt,
+                draws,
+                weighting=options.weighting,
+                gradient=options.gradient,
+                known=known,
+            )
         weight = getattr(weights, role)
         return {f"{role}/imitate": weight * weights.imitate * imitate, f"{role}/anchor": weight * weights.gamma(role) * anchor}
 
@@ -163,7 +187,9 @@ class Stage1Step(Step):
             return x[..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio]
 
         lq, key = cut(whole.lq, scale), digest(whole.key, f"{side} {top} {left}") if whole.key else ""
-        latent, condition = cut(whole.latent, factor), self.student.condition(lq)
+        with self.cast.remembering("student", key):
+            condition = self.student.condition(lq)
+        latent = cut(whole.latent, factor)
         return Piece(lq, cut(whole.gt, 1), key, whole.wholes, condition, latent, lambda images: cut(images, 1))
 
 
@@ -195,4 +221,5 @@ class Stage2Step(Step):
             average=self.average,
             known=partial(self.cast.known, "start", inputs.key, ["stage1"], draws=student_draws()),
         )
-        return self.variant.terms(lesson)
+        with self.cast.remembering("student", inputs.key):
+            return self.variant.terms(lesson)

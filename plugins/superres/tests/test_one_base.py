@@ -1,5 +1,8 @@
 """Student and realness teacher are made of the same files: one base in memory, the gradient unharmed."""
 
+import itertools
+import weakref
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,33 @@ from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.load import load_recipe
 from distillkit.training.blocks import recomputed
 from distillkit.training.cast import build_cast
+from distillkit.training.forecast import forecast
 from distillkit.training.step import Stage1Step
+from distillkit.training.store import Store
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
 CPU = torch.device("cpu")
+
+
+class Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that autograd keeps inside the block, each storage once, while it keeps them."""
+
+    def __init__(self):
+        self.now = self.most = 0
+        self.seen = weakref.WeakKeyDictionary()
+        super().__init__(self._keep, lambda x: x)
+
+    def _keep(self, x):
+        storage = x.untyped_storage()
+        if storage not in self.seen:
+            self.seen[storage] = size = storage.nbytes()
+            weakref.finalize(storage, self._let_go, size)
+            self.now += size
+            self.most = max(self.most, self.now)
+        return x
+
+    def _let_go(self, size):
+        self.now -= size
 
 
 def storages(module):
@@ -37,20 +63,45 @@ def test_teacher_of_another_unet_still_shares_the_autoencoder():
 
 
 @pytest.mark.parametrize("gradient", ["full", "score"])
-def test_checkpointing_keeps_terms_and_gradient(gradient):
+def test_saving_memory_keeps_terms_and_gradient(gradient):
+    """With checkpointing, term by term, and both: the same numbers, and less that is kept for the backward pass each time."""
     resolved = load_recipe(RECIPE, [f'stage1.gradient="{gradient}"'])
     gt = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = []
-    for checkpointing in (False, True):
+    for checkpointing, term_by_term in itertools.product((False, True), repeat=2):
         cast = build_cast(resolved, CPU)
         adapter = stage1_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
-        step = Stage1Step(cast, adapter, resolved.recipe.stage1, None, seed=0)
+        step = Stage1Step(cast, adapter, resolved.recipe.stage1, None, seed=0, term_by_term=term_by_term)
         with recomputed(cast.models if checkpointing else [], adapter):
-            terms = step(Batch(gt, None, ["a"]), 0)
+            with (kept := Kept()):
+                terms = step(Batch(gt, None, ["a"]), 0)
             sum(terms.values()).backward()
-        found.append(({k: v.detach() for k, v in terms.items()}, [p.grad for p in adapter.tensors().values()]))
-    (terms, plain), (again, other) = found
-    assert terms == again
+        gradients = [p.grad for p in adapter.tensors().values()]
+        found.append(({k: v.detach() for k, v in terms.items()}, gradients, kept.most))
+    (terms, plain, most), *others = found
     scale = max(float(g.abs().max()) for g in plain)
     assert scale > 0
-    assert all(torch.allclose(a, b, atol=1e-6 * scale) for a, b in zip(plain, other, strict=True))
+    for again, other, less in others:
+        assert again == terms and less < most
+        assert all(torch.allclose(a, b, atol=1e-6 * scale) for a, b in zip(plain, other, strict=True))
+    assert found[3][2] < min(found[1][2], found[2][2])
+
+
+def test_what_models_encode_of_an_input_is_kept(tmp_path):
+    """Student and faithful teacher encode an input once; terms are the same bit for bit; the size is foretold."""
+    cached = ["training.cache_gib=1", f"training.cache_dir='{tmp_path}'", "data.cycle=1", "stage2.steps=0"]
+    resolved = load_recipe(RECIPE, ["stage1.steps=2", "stage1.weights.perceptual=0", *cached])
+    batch = Batch(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1, None, ["a"])
+    plain, kept = build_cast(load_recipe(RECIPE), CPU), build_cast(resolved, CPU)
+    found = []
+    for cast in (plain, kept, kept):
+        adapter = stage1_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
+        terms = Stage1Step(cast, adapter, resolved.recipe.stage1, None, seed=0)(batch, 0)
+        adapter.merge()
+        found.append({k: v.item() for k, v in terms.items()})
+    assert found[0] == found[1] == found[2]
+    assert (kept.cache.misses, kept.cache.hits) == (4, 4)
+    entries = Counter(entry.kind for entry in Store(tmp_path, 0).entries())
+    assert entries == {"lq latent": 2, "gt latent": 2}
+    foretold = forecast(resolved.recipe, kept, 1)
+    assert Counter(f.kind for f in foretold for _ in range(f.entries)) == entries

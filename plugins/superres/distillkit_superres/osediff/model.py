@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit import Autoencoder, Condition, DiffusionModel, DistillkitError, VariancePreserving
+from distillkit import Autoencoder, Condition, DiffusionModel, DistillkitError, VariancePreserving, current_memory
 from distillkit_superres.colour import FIXES, ColourFix
 from distillkit_superres.osediff.architecture import LATENT_SCALE
 from distillkit_superres.osediff.text import Prompt, PromptOfEach
@@ -127,10 +127,12 @@ class OSEDiff(StableDiffusion):
         self.tile, self.tile_overlap, self.colour_fix = tile, tile_overlap, colour_fix
 
     def condition(self, lq: Tensor) -> Condition:
+        memory = current_memory()
+
         @cache
         def latent() -> Tensor:
             with torch.no_grad():
-                return self.lq_encoder(image) * LATENT_SCALE
+                return memory("latent", lambda: self.lq_encoder(image) * LATENT_SCALE)
 
         with torch.no_grad():
             image = enlarged(lq, self.scale)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit import Autoencoder, Condition, DiffusionModel, ResidualShifting
+from distillkit import Autoencoder, Condition, DiffusionModel, ResidualShifting, current_memory
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.schedule import ReverseStep, ancestral
 from distillkit_superres.resshift.unet import UNetModelSwin
@@ -51,7 +51,7 @@ class ResShift(DiffusionModel):
 
     def condition(self, lq: Tensor) -> Condition:
         upsampled = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return Condition(y=self.codec.encode(upsampled), extra={"lq": lq})
+        return Condition(y=current_memory()("latent", lambda: self.codec.encode(upsampled)), extra={"lq": lq})
 
     def scale_input(self, z: Tensor, t: Tensor) -> Tensor:
         """``z / sqrt(kappa^2 eta_t + 1)``: unit spread, if that of a clean latent is 1."""
