@@ -25,6 +25,12 @@ def test_smaller_crops_are_multiples_of_what_the_models_take():
     assert smaller_crops(256, 256) == [256]
 
 
+def test_where_a_part_is_decoded_smaller_crops_hold_all_of_it_or_there_are_none():
+    assert smaller_crops(512, 16, decoded=256) == [320, 352, 384]
+    assert smaller_crops(512, 256, decoded=256) == [512], "one would not tell what grows"
+    assert smaller_crops(256, 64, decoded=512) == smaller_crops(256, 64)
+
+
 @pytest.mark.parametrize("law", [lambda n: 3.0 * n, lambda n: 100.0 + 2 * n, lambda n: 5.0 * n + 0.01 * n**2])
 def test_lines_and_parabolas_in_pixels_are_continued(law):
     found = {side: law(side**2) for side in (16, 24, 32)}
@@ -61,11 +67,12 @@ def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
     names = [[s.partition("=")[0] for s in settings] for settings in checkup.cures(load_recipe(recipe).recipe)]
     assert names == [
         ["data.batch_size", "training.accumulate"],
+        ["training.term_by_term"],
         ["training.checkpointing"],
         ["training.precision"],
         ["stage1.gradient", "stage1.weighting"],
     ]
-    sets = ["data.batch_size=1", "training.checkpointing=true", "stage1.gradient='score'"]
+    sets = ["data.batch_size=1", "training.term_by_term=true", "training.checkpointing=true", "stage1.gradient='score'"]
     assert checkup.cures(load_recipe(recipe, sets).recipe) == [['training.precision="bf16"']]
 
 
@@ -106,8 +113,8 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
     monkeypatch.setattr(checkup, "_dry_steps", lambda resolved: (found, 2, None))
     code, said = doctor("--memory", "10", "--set", "seed=1")
     assert code == 1 and said.count("of 10.0: TOO MUCH") == 2
-    assert asked[1] == ["seed=1", "data.crop=8", "data.batch_size=1", "training.accumulate=2", "training.checkpointing=true"]
-    assert len(asked) == 2 and "--set training.checkpointing=true" in said and "precision" not in said
+    assert asked[1] == ["seed=1", "data.crop=8", "data.batch_size=1", "training.accumulate=2", "training.term_by_term=true"]
+    assert len(asked) == 2 and "--set training.term_by_term=true" in said and "precision" not in said
 
 
 def test_the_check_compares_prediction_and_measurement(doctor, monkeypatch):

@@ -7,17 +7,26 @@ from dataclasses import dataclass, replace
 
 from distillkit.bench.subject import Subject
 from distillkit.bench.train import Measured
+from distillkit.training.loop import Stage
 
 FRACTIONS = 0.25, 0.375, 0.5
 """Sides of the crops that dry steps are made on, as shares of the recipe's."""
+LONG_MS = 20_000
+"""A first step that took longer is not repeated: what it warms up is little of it."""
 BENT = 0.05
 """How far below the line through its neighbours, relative to its value, a measurement may lie for growth to count as linear."""
 
 
-def smaller_crops(crop: int, unit: int) -> list[int]:
-    """Sides below ``crop`` that are multiples of ``unit``, near :data:`FRACTIONS` of it; ``[crop]`` itself where there is none."""
-    sides = {max(round(fraction * crop / unit), 1) * unit for fraction in FRACTIONS}
-    return sorted(side for side in sides if side < crop) or [crop]
+def smaller_crops(crop: int, unit: int, decoded: int | None = None) -> list[int]:
+    """Sides below ``crop`` that are multiples of ``unit``, near :data:`FRACTIONS` of it; ``[crop]`` itself where there is none.
+
+    With ``decoded``, the side of the part that is decoded at any crop, they lie between the two, and one alone says nothing of what
+    grows with the crop and what does not.
+    """
+    low = decoded if decoded is not None and decoded < crop else 0
+    sides = {max(round((low + fraction * (crop - low)) / unit), 1) * unit for fraction in FRACTIONS}
+    smaller = sorted(side for side in sides if low <= side < crop)
+    return smaller if len(smaller) > (1 if low else 0) else [crop]
 
 
 def grown(found: Mapping[int, float], crop: int) -> float:
@@ -82,20 +91,26 @@ class Forecast:
         )
 
 
-def forecast(subject: Subject, *, warmup: int = 1, steps: int = 3) -> list[Forecast]:
+def forecast(subject: Subject) -> list[Forecast]:
     """Dry steps of each stage, on smaller crops than the recipe's where its models take them.
 
     Raises:
         DistillkitError: a loss is not finite. RuntimeError: memory ran out even so.
     """
     crop = subject.recipe.data.crop
-    crops = smaller_crops(crop, subject.crop_unit)
+    crops = smaller_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop)
     forecasts = []
     for stage in subject.stages():
-        found = {c: subject.measure(stage, c, warmup=warmup, steps=steps, look=False) for c in crops}
+        found = {c: _dry_step(subject, stage, c) for c in crops}
         trained = sum(t.nbytes for t in stage.module.tensors().values())
         forecasts.append(_of_stage(stage.name, found, subject.weights(), trained, crop))
     return forecasts
+
+
+def _dry_step(subject: Subject, stage: Stage, crop: int) -> Measured:
+    """A first step; where it was short, the median of three more."""
+    first = subject.measure(stage, crop, warmup=0, steps=1, look=False)
+    return first if first.ms > LONG_MS else subject.measure(stage, crop, warmup=0, steps=3, look=False)
 
 
 def _of_stage(name: str, found: Mapping[int, Measured], weights: dict[str, int], trained: int, crop: int) -> Forecast:

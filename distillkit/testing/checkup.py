@@ -111,6 +111,7 @@ def cures(recipe: Recipe) -> list[list[str]]:
     batch, accumulate = recipe.data.batch_size, recipe.training.accumulate
     known = [
         (batch > 1, ["data.batch_size=1", f"training.accumulate={batch * accumulate}"]),
+        (not recipe.training.term_by_term, ["training.term_by_term=true"]),
         (not recipe.training.checkpointing, ["training.checkpointing=true"]),
         (recipe.training.precision == "no", ['training.precision="bf16"']),
         (recipe.stage1.gradient == "full", ['stage1.gradient="score"', 'stage1.weighting="clean"']),
