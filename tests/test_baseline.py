@@ -35,8 +35,9 @@ def losses_of_both(recipe, out, *sets):
         ["stage2.target='geo'", *PERCEPTUAL],
         ["stage2.target='mix'", "stage1.weighting='literal'"],
         ["stage1.weighting='clean'", "data.cycle=2"],
+        ["training.term_by_term=true", "training.checkpointing=true", *PERCEPTUAL],
     ],
-    ids=["geo", "mix", "clean"],
+    ids=["geo", "mix", "clean", "saving memory"],
 )
 def test_the_engine_has_the_losses_of_the_plain_algorithm(recipe, tmp_path, sets, gradient, space):
     """Ten steps of training on both sides: equal gradients too, or the later losses would part."""

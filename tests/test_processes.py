@@ -60,10 +60,11 @@ def assert_close(a, b):
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(nursery, recipe, tmp_path):
+@pytest.mark.parametrize("sets", [[], ["--set", "training.term_by_term=true"]], ids=["", "term by term"])
+def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(nursery, recipe, tmp_path, sets):
     run_recipe(load_recipe(recipe, ["training.accumulate=2"]), tmp_path / "one")
     out = tmp_path / "two"
-    two = nursery("run", recipe, "--out", out, processes=2, first=WATCH.format(out=str(out)))
+    two = nursery("run", recipe, "--out", out, *sets, processes=2, first=WATCH.format(out=str(out)))
     assert two["codes"] == [0, 0], two["said"]
     assert_close(weights_of(tmp_path / "one"), weights_of(out))
     one, two = ([json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("one", "two"))

@@ -94,7 +94,7 @@ class Stage1Step(Step):
         latent = self.student.generate(condition, self.generator(step, "student"))
         whole = Piece(*inputs, condition, latent, lambda images: images)
         piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
-        taught: Terms = {}
+        taught: Terms = {}  # first, so that what the decoder keeps is not held beside it
         for role in self._asked(decoded=False):
             taught |= self._settle(partial(self._teach_score, role, draws=self.generator(step, role)), whole, None)
         image = self.student.codec.decode(piece.latent)
@@ -116,6 +116,7 @@ class Stage1Step(Step):
         return getattr(self._options, f"{role}_term") == "output" or not isinstance(self.cast.teachers[role], DiffusionModel)
 
     def _settle(self, make: Callable[[Piece, Tensor | None], Terms], piece: Piece, image: Tensor | None) -> Terms:
+        """The terms that ``make`` makes of what the student made; term by term, their gradient is taken at once."""
         if not self._term_by_term:
             return make(piece, image)
         trained = list(self.tensors().values())
