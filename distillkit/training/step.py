@@ -109,8 +109,11 @@ class Stage1Step(Step):
 
     def _asked(self, decoded: bool) -> list[Role]:
         """The teachers that need the decoded image, or those that do not."""
-        asked = [role for role in self.cast.teachers if getattr(self._options.weights, role)]
-        return [r for r in asked if (self._asks_for_output(r) or self.cast.teachers[r].space != self.student.space) == decoded]
+        return [r for r in self.cast.teachers if getattr(self._options.weights, r) and self._needs_image(r) == decoded]
+
+    def _needs_image(self, role: Role) -> bool:
+        teacher = self.cast.teachers[role]
+        return self._asks_for_output(role) or not isinstance(teacher, DiffusionModel) or teacher.space != self.student.space
 
     def _asks_for_output(self, role: Role) -> bool:
         return getattr(self._options, f"{role}_term") == "output" or not isinstance(self.cast.teachers[role], DiffusionModel)
