@@ -63,6 +63,32 @@ def test_merging_keeps_the_output_and_leaves_plain_layers(kind, scale):
 
 
 @kinds
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.0])
+def test_folding_is_the_same_network_and_leaves_everything_as_it_was(kind, scale):
+    model, frozen, adapter, condition = trained(kind)
+    with adapter.at(scale):
+        expected = model.generate(condition)
+    before, names = model.generate(condition), dict(adapter.tensors())
+    with pytest.raises(ZeroDivisionError), adapter.folded(scale):
+        with adapter.folded(scale):
+            folded = model.generate(condition)
+        assert torch.equal(folded, model.generate(condition)) and not folded.isnan().any()
+        _ = 1 / 0
+    assert torch.allclose(folded, expected, atol=1e-5) and (scale > 0 or torch.equal(folded, frozen.generate(condition)))
+    assert torch.equal(model.generate(condition), before) and adapter.scale == 1.0
+    assert all(tensor is names[name] for name, tensor in adapter.tensors().items())
+    assert model.generate(condition).requires_grad
+
+
+def test_folded_lora_is_made_of_plain_layers_and_of_one_scale():
+    model, frozen, adapter, _ = trained("lora")
+    with adapter.folded(0.5):
+        assert model.network.state_dict().keys() == frozen.network.state_dict().keys()
+        with pytest.raises(ValueError, match="folded at 0.5: they cannot be at 0.25"), adapter.folded(0.25):
+            pass
+
+
+@kinds
 def test_gradient_is_scaled_by_the_scale_of_the_forward_pass(kind):
     """The scale at backward does not matter: only the one the output was made with."""
     model, _, adapter, condition = trained(kind)

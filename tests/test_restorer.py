@@ -165,6 +165,15 @@ def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
     assert not np.array_equal(together[0], together[2])
 
 
+def test_all_tiles_of_one_tradeoff_are_made_by_the_same_folded_weights():
+    model, seen = ToyModel(), []
+    student = student_of(model)
+    model.network.first.base_layer.register_forward_hook(lambda layer, *_: seen.append(layer.weight))
+    Restorer(student, tile=32, overlap=8)(textured(40, 40), 0.5)
+    assert len(seen) == 4 and all(weight is seen[0] for weight in seen)
+    assert seen[0] is not model.network.first.base_layer.weight
+
+
 @pytest.mark.parametrize("size", [(150, 97), (64, 300), (33, 33)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_tiles_leave_no_seam(size, kind):

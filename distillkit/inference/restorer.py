@@ -172,11 +172,12 @@ class Restorer:
 
         whole = self._padded_area(lq) <= self.tile**2
         tile, overlap = (max(height, width), 0) if whole else (self.tile, self.overlap)
-        for top, band in restored_bands(restore, height, width, self.scale, tile=tile, overlap=overlap):
-            if not bool(torch.isfinite(band).all()):
-                raise DistillkitError("the model gave values that are not finite")
-            for result, rows in zip(results, (luma(band) if channels == 1 else band).split(1), strict=True):
-                result[top : top + rows.shape[2]] = quantised(rows, lq.dtype)
+        with self.student.ready(tradeoffs):
+            for top, band in restored_bands(restore, height, width, self.scale, tile=tile, overlap=overlap):
+                if not math.isfinite(band.sum()):
+                    raise DistillkitError("the model gave values that are not finite")
+                for result, rows in zip(results, (luma(band) if channels == 1 else band).split(1), strict=True):
+                    result[top : top + rows.shape[2]] = quantised(rows, lq.dtype)
         for result in results:
             fix_colours(result, lq, self.colour)
 

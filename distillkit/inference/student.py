@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ class Student:
         if self.variant is None and any(t not in (None, self.fixed) for t in tradeoffs):
             raise DistillkitError(f"this model has no knob: its one trade-off is {self.fixed:g}")
 
+    def ready(self, tradeoffs: Sequence[float | None]) -> AbstractContextManager[None]:
+        """A ``with`` block for several restorations at these trade-offs alone: a single one is then made ready once for all."""
+        if self.variant is None or len(tradeoffs) != 1:
+            return nullcontext()
+        return self.variant.ready(tradeoffs[0] or 0.0)
+
     @torch.no_grad()
     def restore_each(self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator | None = None) -> list[Tensor]:
         """:meth:`restore` at several trade-offs with the same draws.
@@ -80,7 +87,8 @@ class Student:
         for tradeoff in tradeoffs:
             if generator and state is not None:
                 generator.set_state(state)
-            latent = variant.generate(condition, tradeoff or 0.0, generator, shared)
+            with variant.ready(tradeoff or 0.0):
+                latent = variant.generate(condition, tradeoff or 0.0, generator, shared)
             images.append(student.codec.decode(latent).clamp(-1, 1))
         return images
 

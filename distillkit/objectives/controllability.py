@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,6 +91,10 @@ class Variant(ABC):
         ``z_0`` is the latent at 0 where it is already known: it spares the variants of two passes the first.
         """
 
+    def ready(self, tradeoff: float) -> AbstractContextManager[None]:
+        """A ``with`` block for :meth:`generate` at this one trade-off, without gradient: it is then as fast as it can be."""
+        return nullcontext()
+
     @torch.no_grad()
     def start(self, lesson: Lesson, condition: Condition) -> Tensor:
         """z_0 of a lesson, without gradient."""
@@ -147,6 +151,9 @@ class Gate(Variant):
     ) -> Tensor:
         with self.adapter.at(_clamp(tradeoff)):
             return self.student.generate(condition, generator)
+
+    def ready(self, tradeoff: float) -> AbstractContextManager[None]:
+        return self.adapter.folded(_clamp(tradeoff))
 
     def _draw_tradeoff(self, lesson: Lesson) -> float:
         drawn = float(torch.rand((), generator=lesson.generator))
