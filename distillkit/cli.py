@@ -73,6 +73,7 @@ def restore(
     model: Annotated[str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML")] = None,
     tradeoff: Annotated[str | None, typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1")] = None,
+    nodes: Annotated[int | None, typer.Option(min=2, max=5, help="of a longer list: restore at so many, interpolate")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace existing results")] = False,
     tile: Annotated[int | None, typer.Option(min=16, help="side of tiles, input pixels; default: 768 pixels of the result")] = None,
     colour: Annotated[str, typer.Option(help="none, adain or wavelet: give results the colours of their inputs")] = "none",
@@ -94,10 +95,11 @@ def restore(
 
     from distillkit.inference.restorer import Restorer
 
+    options: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes}
     if run is not None:
-        restorer = Restorer.from_pretrained(run, device, tile=tile, colour=colour)
+        restorer = Restorer.from_pretrained(run, device, **options)
     else:
-        restorer = Restorer.of_model(str(model), settings, device, tile=tile, colour=colour)
+        restorer = Restorer.of_model(str(model), settings, device, **options)
     restorer.student.check(tradeoffs)
     with tqdm(total=len(jobs), unit="file", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
         failures = restore_files(restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None)

@@ -78,6 +78,9 @@ def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
     assert not np.array_equal(*ends)
     assert restore("a.png", "-o", "one.png", "--run", "run", "--tradeoff", "1", "--tile", "16")[0] == 0
     assert np.abs(np.asarray(Image.open(tmp_path / "one.png")).astype(int) - ends[1]).mean() < 2
+    assert restore("a.png", "-o", "two", "--run", "run", "--tradeoff", "0,0.5,1", "--nodes", "2")[0] == 0
+    line, middle = np.mean(ends, 0), np.asarray(Image.open(tmp_path / "two/a_t0.5.png"))
+    assert np.abs(line - middle).max() <= 1 and restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
 
 
 def test_a_registered_model_takes_its_own_options(restore, tmp_path):

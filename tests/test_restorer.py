@@ -17,6 +17,7 @@ from distillkit.diffusion.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
 from distillkit.inference.colour import LEVELS, coarse, fix_colours
 from distillkit.inference.kinds import quantised, to_unit
+from distillkit.inference.nodes import plan_nodes
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import CtsrEq8, Gate, Oftsr
 
@@ -163,6 +164,42 @@ def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
     assert all(np.array_equal(a, b) for a, b in zip(together, separately, strict=True))
     assert (model.conditions, model.passes_made) == (1, passes)
     assert not np.array_equal(together[0], together[2])
+
+
+@pytest.mark.parametrize(("variant", "passes"), [(Gate, 3), (Oftsr, 1)])
+def test_nodes_spare_passes_and_are_exact_themselves(variant, passes):
+    model = Counting()
+    student, image, tradeoffs = student_of(model, variant), textured(60, 20), [0.0, 0.2, 0.5, 0.7, 0.9, 1.0]
+    exact = Restorer(student, tile=32)(image, tradeoffs, seed=7)
+    model.passes_made = 0
+    restorer = Restorer(student, tile=32, nodes=3)
+    few = restorer(image, tradeoffs, seed=7)
+    assert model.passes_made == 2 * passes
+    assert all(np.array_equal(exact[i], few[i]) for i in (0, 2, 5))
+    floats = [x.astype(np.float32) / 255 for x in (exact[0], exact[2], exact[5])]
+    parabola = 0.48 * floats[0] + 0.64 * floats[1] - 0.12 * floats[2]
+    assert np.abs(parabola * 255 - few[1]).max() <= 0.5 + 0.7
+    assert np.array_equal(restorer(image, 0.2, seed=7), exact[1])
+    assert np.array_equal(restorer(image, tradeoffs[1:4], seed=7)[0], exact[1])
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 5])
+def test_nodes_reproduce_polynomials(nodes):
+    wanted = [None, 0.1, 0.35, 0.5, 0.8, 1.0, 2.0]
+    at, weights = plan_nodes(wanted, nodes)
+    assert len(at) == nodes and at[0] == 0 and at[-1] == 1
+    for degree in range(nodes):
+        values = np.asarray(weights) @ np.asarray(at) ** degree
+        assert np.allclose(values, np.clip([t or 0 for t in wanted], 0, 1) ** degree, atol=1e-12)
+
+
+def test_nodes_that_make_no_sense_are_refused_and_without_a_knob_there_are_none(toys):
+    with pytest.raises(DistillkitError, match="nodes are 2 to 5, not 1"):
+        Restorer(student_of(ToyModel()), nodes=1)
+    plain = Restorer.of_model("toy/restorer", nodes=2)
+    assert len(plain(textured(4, 4), [None, 0.0, 0.0])) == 3
+    with pytest.raises(DistillkitError, match="has no knob"):
+        plain(textured(4, 4), [0.0, 0.1, 0.2])
 
 
 def test_all_tiles_of_one_tradeoff_are_made_by_the_same_folded_weights():

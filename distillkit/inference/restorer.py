@@ -17,6 +17,7 @@ from distillkit.errors import DistillkitError, PluginError
 from distillkit.inference.build import build_named, pick_device
 from distillkit.inference.colour import ColourFix, fix_colours
 from distillkit.inference.kinds import as_array, enlarged_opacity, luma, quantised, to_unit
+from distillkit.inference.nodes import FEWEST, MOST, mixed, plan_nodes
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restore_padded, restored_bands
 
@@ -40,6 +41,8 @@ class Restorer:
         student: what to restore with. device: where.
         tile: side in input pixels; default 768 pixels of the result. overlap: of neighbouring tiles; default an eighth of the tile.
         colour: ``"none"``, or the fix that gives a result the colours of its input: ``"adain"``, ``"wavelet"``.
+        nodes: where more trade-offs than this (2 to 5) are asked for at once, restore at so many and interpolate
+            (:mod:`~distillkit.inference.nodes`); by default every one is exact.
     """
 
     def __init__(
@@ -50,21 +53,24 @@ class Restorer:
         tile: int | None = None,
         overlap: int | None = None,
         colour: ColourFix = "none",
+        nodes: int | None = None,
     ) -> None:
-        self.student, self.device, self.colour = student, torch.device(device), colour
+        self.student, self.device, self.colour, self.nodes = student, torch.device(device), colour, nodes
         self.tile = tile or max(TILE // self.scale, student.model.multiple)
         self.overlap = self.tile // 8 if overlap is None else overlap
         if self.tile < 1 or not 0 <= self.overlap < self.tile:
             raise DistillkitError(f"the overlap {self.overlap} must be at least 0 and below the tile's side {self.tile}")
         if colour not in get_args(ColourFix):
             raise DistillkitError(f"no such colour fix: {colour!r}; known are {', '.join(get_args(ColourFix))}")
+        if nodes is not None and not FEWEST <= nodes <= MOST:
+            raise DistillkitError(f"nodes are {FEWEST} to {MOST}, not {nodes}")
 
     @classmethod
     def from_pretrained(cls, path: Path | str, device: torch.device | str | None = None, **options: Any) -> Self:
         """Load the student of a run folder, of an exported folder, or of a Hub repository ``owner/name``.
 
         Args:
-            device: default a GPU where there is one. options: ``tile``, ``overlap`` and ``colour`` as of the class.
+            device: default a GPU where there is one. options: ``tile``, ``overlap``, ``colour`` and ``nodes`` as of the class.
 
         Raises:
             DistillkitError: no student there, or one that cannot be loaded; the text says why.
@@ -102,7 +108,7 @@ class Restorer:
             image: as of :func:`~distillkit.inference.kinds.as_array`; or a list of such images, or a tensor (B, C, h, w).
             tradeoff: 0 is most realistic (default), 1 most faithful; values outside are clamped. The results of a list of
                 trade-offs share what the model encodes of the input and, for variants of two passes, the first; a pass and a
-                decoding each remain.
+                decoding each remain, or of each node.
             seed: of a student that draws noise: equal for all images of a batch.
 
         Returns:
@@ -163,21 +169,24 @@ class Restorer:
         """``lq`` (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1], into ``results`` (scale h, scale w, C), one a trade-off."""
         height, width, channels = lq.shape
         model = self.student.model
+        self.student.check(tradeoffs)
+        restored_at, weights = plan_nodes(tradeoffs, self.nodes if self.student.variant else None)
 
         def restore(box: Box) -> Tensor:
             top, bottom, left, right = box
             generator = keyed_generator(seed, "restore", top, left)
             piece = to_unit(lq[top:bottom, left:right]).expand(-1, 3, -1, -1).to(self.device)
-            return restore_padded(lambda x: self._on_device(x, tradeoffs, generator), piece, model.scale, model.multiple)
+            return restore_padded(lambda x: self._on_device(x, restored_at, generator), piece, model.scale, model.multiple)
 
         whole = self._padded_area(lq) <= self.tile**2
         tile, overlap = (max(height, width), 0) if whole else (self.tile, self.overlap)
-        with self.student.ready(tradeoffs):
+        with self.student.ready(restored_at):
             for top, band in restored_bands(restore, height, width, self.scale, tile=tile, overlap=overlap):
                 if not math.isfinite(band.sum()):
                     raise DistillkitError("the model gave values that are not finite")
-                for result, rows in zip(results, (luma(band) if channels == 1 else band).split(1), strict=True):
-                    result[top : top + rows.shape[2]] = quantised(rows, lq.dtype)
+                rows = luma(band) if channels == 1 else band
+                for result, of_nodes in zip(results, weights, strict=True):
+                    result[top : top + rows.shape[2]] = quantised(mixed(rows, of_nodes), lq.dtype)
         for result in results:
             fix_colours(result, lq, self.colour)
 
