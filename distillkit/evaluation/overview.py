@@ -8,6 +8,7 @@ from collections.abc import Collection
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from distillkit.evaluation.gallery import caption
 from distillkit.evaluation.plots import BLUE, FIDELITY, GREY, LINES, REALNESS, png, style
@@ -33,17 +34,19 @@ def radar_png(results: Results, trained: Collection[str], *, dark: bool = False)
     low, high = signed.min(0), signed.max(0)
     scaled = np.where(high > low, (signed - low) / np.where(high > low, high - low, 1), 1)
     with style(dark):
-        figure = Figure(figsize=(8.2, 5.6), layout="constrained")
-        axis = figure.add_subplot(projection="polar", theta_offset=math.pi / 2, theta_direction=-1)
+        figure = Figure(figsize=(9.6, 6.4))
+        axis = figure.add_axes((0.2, 0.2, 0.6, 0.66), projection="polar", theta_offset=math.pi / 2, theta_direction=-1)
         closed = np.append(angles, angles[0])
         for entry, values, (colour, line) in zip(shown, 0.12 + 0.88 * scaled, _styles(results, shown), strict=True):
             axis.plot(closed, np.append(values, values[0]), line, color=colour, lw=2, label=caption(entry.label, results.teachers))
             axis.fill(closed, np.append(values, values[0]), color=colour, alpha=0.06)
         axis.set_xticks(angles, [_head(m, trained, means[:, i]) for i, m in enumerate(metrics)])
-        axis.tick_params(axis="x", pad=16)
+        axis.tick_params(axis="x", pad=10)
+        for name, angle in zip(axis.get_xticklabels(), angles, strict=True):  # beside the rim, not across it
+            name.set_horizontalalignment("center" if abs(math.sin(angle)) < 0.1 else "left" if math.sin(angle) > 0 else "right")
         axis.set_yticks([0.12, 0.56, 1.0], [])
         axis.set_ylim(0, 1.04)
-        figure.legend(loc="outside right center", frameon=False, fontsize=9)
+        figure.legend(loc="lower center", ncols=4, frameon=False, fontsize=9)
         return png(figure)
 
 
@@ -58,7 +61,7 @@ def bubbles_png(results: Results, *, dark: bool = False) -> bytes | None:
         return None
     largest = max(1, *(e.parameters or 0 for e in entries))
     with style(dark) as text:
-        figure = Figure(figsize=(5.4 * len(measures), 4.6), layout="constrained")
+        figure = Figure(figsize=(max(5.4, 3.6 * len(measures)), 4.2), layout="constrained")
         for axis, m in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
             for name, group in itertools.groupby(sorted(entries, key=lambda e: e.name), key=lambda e: e.name):
                 points = list(group)
@@ -68,10 +71,13 @@ def bubbles_png(results: Results, *, dark: bool = False) -> bytes | None:
                 label = f"{caption(name, results.teachers)} ({_millions(points[0].parameters or 0)})"
                 colour = _colour(results, name)
                 axis.scatter(seconds, values, s=sizes, color=colour, alpha=0.35, edgecolors=text, lw=0.8, label=label)
-                for e, x, y in zip(points, seconds, values, strict=True):
-                    written = "" if e.tradeoff is None else f"{e.tradeoff:g}"
-                    axis.annotate(written, (x, y), ha="center", va="center", fontsize=8)
+                if points[0].tradeoff is not None:
+                    knob = sorted((e.tradeoff or 0, y) for e, y in zip(points, values, strict=True))
+                    for t, y in (knob[0], knob[-1]):
+                        axis.annotate(f"{t:g}", (seconds[0], y), ha="center", va="center", fontsize=9)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.set_xlabel("seconds per image  (better to the left)")
             axis.set_ylabel(f"{m.name}  (better {'upwards' if m.higher_is_better else 'downwards'})")
             axis.margins(0.25)
@@ -106,7 +112,8 @@ def _colour(results: Results, name: str) -> str:
 def _head(measure: Measure, trained: Collection[str], means: np.ndarray) -> str:
     best, worst = (means.max(), means.min()) if measure.higher_is_better else (means.min(), means.max())
     role = "\ntrained against" if measure.name in trained else ""
-    return f"{measure.name} {'↑' if measure.higher_is_better else '↓'}\n{worst:.4g} to {best:.4g}{role}"
+    digits = 2 if max(abs(best), abs(worst)) >= 10 else 3
+    return f"{measure.name} {'↑' if measure.higher_is_better else '↓'}\n{worst:.{digits}f} to {best:.{digits}f}{role}"
 
 
 def _millions(parameters: int) -> str:

@@ -88,7 +88,7 @@ def _student_curve(axis: Axes, x: list[float], y: list[float], gaps: list[Gap]) 
     axis.plot(x, y, "-o", color=BLUE, lw=2.2, ms=6, label="student, by tradeoff")
     for px, py, gap in zip(x, y, gaps, strict=True):
         name = f"{gap.tradeoff:g}"
-        axis.annotate(name, (px, py), xytext=(-8, 1), textcoords="offset points", ha="right", va="center", fontsize=9, color=BLUE)
+        axis.annotate(name, (px, py), xytext=(-4, 4), textcoords="offset points", ha="right", va="bottom", fontsize=9, color=BLUE)
         if gap.difference is not None and gap.difference.sem is not None:
             axis.errorbar(px, py, yerr=gap.difference.sem, color=BLUE, capsize=3, lw=1.2)
 
@@ -96,6 +96,8 @@ def _student_curve(axis: Axes, x: list[float], y: list[float], gaps: list[Gap]) 
 def _loss_panel(axis: Axes, lines: list[Mapping[str, Any]]) -> None:
     numbers = [{k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)} for line in lines]
     terms = [k for k in dict.fromkeys(k for line in numbers for k in line) if k not in NOT_A_LOSS]
+    if len(terms) == 2 and "loss" in terms and all(line.get(terms[0]) == line.get(terms[1]) for line in numbers):
+        terms.remove("loss")  # which is its one term
     for i, term in enumerate(terms):
         steps, values = np.array([(line["step"], line[term]) for line in numbers if term in line], dtype=float).T
         colour, total = LINES[i % len(LINES)], term == "loss"
