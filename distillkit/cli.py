@@ -95,7 +95,7 @@ def restore(
 
     from distillkit.inference.restorer import Restorer
 
-    options: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes}
+    options: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes, "progress": True}
     if run is not None:
         restorer = Restorer.from_pretrained(run, device, **options)
     else:

@@ -202,6 +202,17 @@ def test_nodes_that_make_no_sense_are_refused_and_without_a_knob_there_are_none(
         plain(textured(4, 4), [0.0, 0.1, 0.2])
 
 
+def test_a_bar_counts_the_rows_of_an_image_in_tiles(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
+    student = student_of(ToyModel())
+    Restorer(student, tile=32, progress=True)(textured(30, 30))
+    Restorer(student, tile=32)(textured(60, 20))
+    assert capsys.readouterr().err == ""
+    Restorer(student, tile=32, progress=True)(textured(60, 20))
+    assert "/60 [" in capsys.readouterr().err
+
+
 def test_all_tiles_of_one_tradeoff_are_made_by_the_same_folded_weights():
     model, seen = ToyModel(), []
     student = student_of(model)

@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DistillkitError, PluginError
@@ -43,6 +44,7 @@ class Restorer:
         colour: ``"none"``, or the fix that gives a result the colours of its input: ``"adain"``, ``"wavelet"``.
         nodes: where more trade-offs than this (2 to 5) are asked for at once, restore at so many and interpolate
             (:mod:`~distillkit.inference.nodes`); by default every one is exact.
+        progress: show on a terminal how many rows of an image in tiles are done.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Restorer:
         overlap: int | None = None,
         colour: ColourFix = "none",
         nodes: int | None = None,
+        progress: bool = False,
     ) -> None:
+        self.progress = progress
         self.student, self.device, self.colour, self.nodes = student, torch.device(device), colour, nodes
         self.tile = tile or max(TILE // self.scale, student.model.multiple)
         self.overlap = self.tile // 8 if overlap is None else overlap
@@ -180,13 +184,15 @@ class Restorer:
 
         whole = self._padded_area(lq) <= self.tile**2
         tile, overlap = (max(height, width), 0) if whole else (self.tile, self.overlap)
-        with self.student.ready(restored_at):
+        bar = tqdm(total=height, unit="row", leave=False, disable=None if self.progress and not whole else True)
+        with self.student.ready(restored_at), bar:
             for top, band in restored_bands(restore, height, width, self.scale, tile=tile, overlap=overlap):
                 if not math.isfinite(band.sum()):
                     raise DistillkitError("the model gave values that are not finite")
                 rows = luma(band) if channels == 1 else band
                 for result, of_nodes in zip(results, weights, strict=True):
                     result[top : top + rows.shape[2]] = quantised(mixed(rows, of_nodes), lq.dtype)
+                bar.update(band.shape[2] // self.scale)
         for result in results:
             fix_colours(result, lq, self.colour)
 
