@@ -36,6 +36,7 @@ from distillkit.training.forecast import describe
 from distillkit.training.launch import agreed, start, together
 from distillkit.training.loop import Trainer
 from distillkit.training.samples import sampler
+from distillkit.training.sharding import kept_bytes, mesh_of
 from distillkit.training.stages import first_stage, second_stage, taught
 from distillkit.training.tracking import RunLog
 
@@ -106,13 +107,22 @@ def _run(
         if recipe.evaluation.interpolate is not None:
             read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now
         changes = prepare(out, resolved, resume, fork, _say) if main else []
-    cast = build_cast(resolved, accelerator.device)
+    sharded = recipe.training.sharding == "full"
+    mesh = mesh_of(accelerator.device, accelerator.num_processes) if sharded else None
+    cast = build_cast(resolved, accelerator.device, mesh)
     batches = open_batches(resolved, cast, accelerator.num_processes)
     if cast.cache.store and main:
         _say(describe(planned, cast, batches))
-    shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery] if main else []
+    shown: list[Item] = []
+    if main or mesh:  # sharded weights take all processes wherever the student is at work
+        shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery]
     about = {"recipe": recipe.name, "device": str(accelerator.device), "processes": accelerator.num_processes}
     manifest = Manifest(out / "manifest.json", main, **about)
+    if sharded:
+        kept, whole = zip(*gather_object([kept_bytes(cast.models)]), strict=True)
+        manifest.write(sharding={"kept_bytes": kept, "whole_bytes": whole[0]})
+        if main:
+            _say(f"sharding: of {whole[0] / 2**20:,.1f} MiB of frozen weights each process keeps {max(kept) / 2**20:,.1f} or less")
     try:
         if changes:
             manifest.write(history=[*manifest.facts.get("history", []), entry(changes)])
@@ -157,7 +167,7 @@ def _distil(
     perceptual = build_distance(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
 
     def trainer(student: Student) -> Trainer:
-        sample = sampler(out / "samples", student, shown, accelerator.device) if main else None
+        sample = sampler(out / "samples", student, shown, accelerator.device, writes=main)
         return Trainer(recipe.training, recipe.seed, accelerator, checkpoints, log, sample)
 
     stage1, adapter = first_stage(recipe, cast, perceptual)

@@ -19,6 +19,7 @@ class Options(BaseModel):
     space: Literal["pixels", "unshuffle"] = "pixels"
     scale: int = 2
     captions: bool = False
+    blocks: int = 0
 
 
 class Photos(BaseModel):
@@ -33,7 +34,7 @@ def model(options: Options):
 
     if options.captions:
         return CaptionedToy(seed=options.seed, scale=options.scale)
-    return (ToyModel if options.space == "pixels" else unshuffled)(seed=options.seed, scale=options.scale)
+    return (ToyModel if options.space == "pixels" else unshuffled)(seed=options.seed, scale=options.scale, blocks=options.blocks)
 
 
 class Restorer:

@@ -15,17 +15,29 @@ from distillkit.diffusion.prediction import Predicts
 from distillkit.diffusion.process import ForwardProcess
 
 
-class ToyNetwork(nn.Module):
-    """Conv - SiLU - conv, with time as a bias."""
+class ToyBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
 
-    def __init__(self, channels: int, width: int = 8) -> None:
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.last(F.silu(self.first(hidden)))
+
+
+class ToyNetwork(nn.Module):
+    """Conv - SiLU - conv, with time as a bias; in between, if wanted, residual blocks."""
+
+    def __init__(self, channels: int, width: int = 8, blocks: int = 0) -> None:
         super().__init__()
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.time = nn.Linear(1, width)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.middle = nn.ModuleList(ToyBlock(width) for _ in range(blocks)) if blocks else ()
 
     def forward(self, z: Tensor, y: Tensor, t: Tensor) -> Tensor:
         hidden = self.first(torch.cat([z, y], dim=1)) + self.time(t.float().reshape(-1, 1))[..., None, None]
+        for block in self.middle:
+            hidden = block(hidden)
         return self.last(F.silu(hidden))
 
 
@@ -39,6 +51,7 @@ class ToyModel(DiffusionModel):
         codec: Codec | None = None,
         scale: int = 2,
         seed: int = 0,
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         self.codec, self.process, self.predicts, self.scale = (
@@ -50,7 +63,7 @@ class ToyModel(DiffusionModel):
         channels = self.codec.encode(torch.zeros(1, 3, 8, 8)).shape[1]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.network = ToyNetwork(channels)
+            self.network = ToyNetwork(channels, blocks=blocks)
 
     def condition(self, lq: Tensor) -> Condition:
         return Condition(y=self.codec.encode(F.interpolate(lq, scale_factor=self.scale, mode="bicubic")))

@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from distillkit.diffusion.sharing import laid_out_like
 from distillkit.errors import PluginError
 
 _NAME = "distillkit"
@@ -114,10 +115,13 @@ class LowRank(Adapter):
     def tensors(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self._network.named_parameters() if f".{_NAME}." in n}
 
+    @torch.no_grad()
     def merge(self) -> None:
         for name, layer in self._layers.items():
-            layer.merge(safe_merge=True)
-            self._put(name, layer.get_base_layer())
+            base: Any = layer.get_base_layer()
+            change = laid_out_like(base.weight, layer.get_delta_weight(_NAME))  # type: ignore[attr-defined, operator]
+            base.load_state_dict({"weight": base.weight.clone().add_(change)}, strict=False, assign=True)
+            self._put(name, base)
         del self._network.peft_config
 
     def _put(self, name: str, layer: nn.Module) -> None:

@@ -35,6 +35,7 @@ RULES: dict[str, tuple[Verdict, str]] = {
     "training": ("fork", "every step depends on it"),
     "training.checkpointing": ("safe", "memory; the steps are the same but for rounding"),
     "training.term_by_term": ("safe", "memory; the steps are the same but for rounding"),
+    "training.sharding": ("safe", "memory; the steps are the same but for rounding"),
     "training.channels_last": ("safe", "speed; the steps are the same but for rounding"),
     "training.compile": ("safe", "speed; the steps are the same but for rounding"),
     "training.checkpoint_every": ("safe", "what is written, and when"),

@@ -11,7 +11,7 @@ from distillkit.hooks.specs import Capability, Spec, TeacherSpec
 from distillkit.recipe.document import Document
 from distillkit.recipe.errors import Problem
 from distillkit.recipe.positions import KeyPath
-from distillkit.recipe.schema import Source, Stage1, Stage2
+from distillkit.recipe.schema import Source, Stage1, Stage2, Training
 
 Model = TypeVar("Model", bound=BaseModel)
 ROLES = ("fidelity", "realness")
@@ -30,6 +30,9 @@ def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator
     stage2 = _valid(Stage2, document.get(("stage2",)))
     if stage2 is not None:
         yield from _check_endpoint(document, stage2, specs)
+    training = _valid(Training, document.get(("training",)))
+    if training is not None and training.sharding == "full":
+        yield from _check_sharding(document, training, stage1, stage2)
     for part in ("train", "eval"):
         sources = document.get(("data", part))
         for i, table in enumerate(sources if isinstance(sources, list) else []):
@@ -79,6 +82,28 @@ def _check_endpoint(document: Document, stage2: Stage2, specs: Mapping[str, tupl
         what = "aims at the faithful teacher's images, and "
         what += "teachers.fidelity is missing" if missing else f"{teacher[0] if teacher else ''} offers none"
         yield Problem(document.origin(key), key, f'{what}; name another teacher, or take variant "gate" with target "geo"')
+
+
+def _check_sharding(document: Document, training: Training, stage1: Stage1 | None, stage2: Stage2 | None) -> Iterator[Problem]:
+    """What cannot be had while frozen weights are sharded over the processes."""
+    copies = "trains as many weights as there are, which every process would keep whole, five times with all that belongs to them"
+    for name, stage in (("stage1", stage1), ("stage2", stage2)):
+        if stage is not None and stage.steps and stage.adapter.kind == "full":
+            yield _unsharded(document, (name, "adapter", "kind"), f'"full" {copies}; take "lora"')
+    if stage2 is not None and stage2.steps and stage2.variant == "oftsr":
+        yield _unsharded(document, ("stage2", "variant"), f'"oftsr" {copies}; take "gate"')
+    if stage1 is not None and stage1.output_targets == "image":
+        what = 'images of different sizes may take a teacher different numbers of passes, and the others would wait; take "crop"'
+        yield _unsharded(document, ("stage1", "output_targets"), what)
+    if training.cache_gib:
+        what = "a process that finds a result makes no pass, and the others would wait for its part of the weights; set it to 0"
+        yield _unsharded(document, ("training", "cache_gib"), what)
+    if training.channels_last:
+        yield _unsharded(document, ("training", "channels_last"), "torch shards weights in the usual order only; set it to false")
+
+
+def _unsharded(document: Document, key: KeyPath, what: str) -> Problem:
+    return Problem(document.origin(key), key, f'not with training.sharding = "full": {what}')
 
 
 def _offers(teacher: Spec) -> frozenset[Capability]:

@@ -211,6 +211,10 @@ class Training(Table):
     compile: bool = Field(
         default=False, description="compile the blocks of student and teachers: slow first steps, then faster ones on a GPU"
     )
+    sharding: Literal["none", "full"] = Field(
+        default="none",
+        description="full: of several processes each keeps a part of the frozen weights, and a block is gathered while it is used",
+    )
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0

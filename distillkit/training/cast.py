@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.data.crops import Whole, Window
 from distillkit.data.degradation import Degradation
@@ -33,6 +34,7 @@ from distillkit.training.cache import (
     identity_of_image,
     open_cache,
 )
+from distillkit.training.sharding import shard
 
 Role = Literal["fidelity", "realness"]
 ROLES: tuple[Role, Role] = ("fidelity", "realness")
@@ -170,23 +172,29 @@ class Cast:
         return self.known("endpoint", inputs.key, ["fidelity", "student"], compute, generator)
 
 
-def build_cast(resolved: ResolvedRecipe, device: torch.device) -> Cast:
+def build_cast(resolved: ResolvedRecipe, device: torch.device, mesh: DeviceMesh | None = None) -> Cast:
     """Build student, teachers and degradation, each by its plugin, and check that their sizes fit together.
+
+    Args:
+        mesh: processes over which frozen weights are sharded.
 
     Raises:
         PluginError: a plugin's ``build`` failed or returned the wrong thing. RecipeError: output sizes that do not match, or
             training crops of a size that somebody cannot take, captions that nobody takes, or none for a model that takes them.
     """
-    student = _model(resolved, "student", device)
+    home = torch.device("cpu") if mesh else device  # whole ones may be too large for the device
+    student = _model(resolved, "student", home)
     if not isinstance(student, DiffusionModel):
         raise PluginError(f"{resolved.components['student'].full_name} - builds a {type(student).__name__}, not a DiffusionModel")
     teachers: dict[Role, Any] = {}
     for role in ROLES:
         if f"teachers.{role}" in resolved.components:
-            teacher = _model(resolved, f"teachers.{role}", device)
+            teacher = _model(resolved, f"teachers.{role}", home)
             if isinstance(teacher, nn.Module):
                 share_storage(teacher, *(m for m in (student, *teachers.values()) if isinstance(m, nn.Module)))
             teachers[role] = teacher
+    if mesh is not None:
+        shard([m for m in (student, *teachers.values()) if isinstance(m, nn.Module)], mesh, device)
     degradation = build(resolved, "degradation", device) if "degradation" in resolved.components else None
     scales = {"student": student.scale} | {f"teachers.{r}": t.scale for r, t in teachers.items()}
     scales |= {"degradation": degradation.scale} if degradation is not None else {}

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, PluginError
 from distillkit.recipe.schema import Training
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -24,7 +24,8 @@ INSTEAD = "torchrun --nproc_per_node N -m distillkit run RECIPE"
 WRAPPERS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes over a whole model and its optimiser; it cannot train adapters on a frozen base",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM trains its own language models only",
-    "ACCELERATE_USE_FSDP": "Accelerate's FSDP would wrap the student together with everything that a step is made of",
+    "ACCELERATE_USE_FSDP": "Accelerate's FSDP would wrap the student together with everything that a step is made of; "
+    'training.sharding = "full" shards its frozen weights',
 }
 """What Accelerate can be configured to do, and why it is not done here."""
 
@@ -82,7 +83,8 @@ def together(accelerator: Accelerator) -> Iterator[None]:
     the network noticed.
 
     Raises:
-        DistillkitError: in place of what the communication library raised.
+        DistillkitError: in place of what the communication library raised. PluginError: a model that cannot be sharded, in place of
+            what torch said when it met a part of a weight instead of the whole.
     """
     try:
         yield
@@ -93,4 +95,9 @@ def together(accelerator: Accelerator) -> Iterator[None]:
                 tracker.finish()  # no more: to take leave of a process that is gone can take forever
         if accelerator.num_processes > 1 and (isinstance(e, torch.distributed.DistError) or "gloo" in str(e)):
             raise DistillkitError("another process of this run has ended; its own message says why") from e
+        if "torch.Tensor and DTensor" in str(e):
+            raise PluginError(
+                "a model uses the weights of one of its blocks elsewhere than in that block's forward, where they are not "
+                'gathered: it cannot be sharded; set training.sharding = "none"'
+            ) from e
         raise

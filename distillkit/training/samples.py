@@ -17,10 +17,15 @@ from distillkit.inference.student import Student
 from distillkit.inference.tiling import restore_padded
 
 
-def sampler(folder: Path, student: Student, items: list[Item], device: torch.device) -> Callable[[str, int], None] | None:
+def sampler(
+    folder: Path, student: Student, items: list[Item], device: torch.device, *, writes: bool = True
+) -> Callable[[str, int], None] | None:
     """A function of stage and global step that writes ``step-<step>.png`` into ``folder``; None without ``items``.
 
     One row an image: the input, the student (at tradeoff 0, 0.5 and 1 where it has a knob), the ground truth.
+
+    Args:
+        writes: whether this process may touch the folder; without, it only takes part.
     """
     if not items:
         return None
@@ -29,6 +34,8 @@ def sampler(folder: Path, student: Student, items: list[Item], device: torch.dev
         rows = [_row(student, item, device) for item in items]
         width = max(row.shape[-1] for row in rows)
         grid = torch.cat([F.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows], dim=-2)
+        if not writes:
+            return
         folder.mkdir(exist_ok=True)
         write_image(grid[0], folder / f"step-{step:08d}.png")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,22 +32,26 @@ from distillkit.training.settle import Terms, settled
 
 
 class Step(nn.Module):
-    """``forward(batch, step) -> Terms``. ``student`` is registered so that its trained parameters are the module's."""
+    """``forward(batch, step) -> Terms``. Its parameters are ``tensors``, what the stage trains by name, and no others."""
 
-    def __init__(self, cast: Cast, seed: int, stage: str) -> None:
+    def __init__(self, cast: Cast, seed: int, stage: str, tensors: Mapping[str, nn.Parameter]) -> None:
         super().__init__()
-        self.student = cast.student
-        self._cast, self._seed, self._stage = [cast], seed, stage  # in a list: teachers are no submodules and are never prepared
+        self._trained, self._tensors = nn.ParameterList(tensors.values()), dict(tensors)
+        self._cast, self._seed, self._stage = [cast], seed, stage  # in a list: models are no submodules and are never prepared
         self.part = 0
         """Which of its step's batches the next one is, counted over all processes."""
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """What the stage trains, by name."""
-        raise TypeError(f"{type(self).__name__} trains nothing by itself")
+        return self._tensors
 
     @property
     def cast(self) -> Cast:
         return self._cast[0]
+
+    @property
+    def student(self) -> DiffusionModel:
+        return self.cast.student
 
     def generator(self, step: int, purpose: str) -> torch.Generator:
         """Randomness of one purpose at one step and part: a resumed run draws what an uninterrupted one would."""
@@ -81,11 +85,8 @@ class Stage1Step(Step):
         *,
         term_by_term: bool = False,
     ) -> None:
-        super().__init__(cast, seed, "stage1")
-        self.adapter, self._options, self._perceptual, self._term_by_term = adapter, options, perceptual, term_by_term
-
-    def tensors(self) -> dict[str, nn.Parameter]:
-        return self.adapter.tensors()
+        super().__init__(cast, seed, "stage1", adapter.tensors())
+        self._options, self._perceptual, self._term_by_term = options, perceptual, term_by_term
 
     def forward(self, batch: Batch, step: int) -> Terms:
         inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
@@ -201,13 +202,9 @@ class Stage2Step(Step):
     """Controllability distillation: whatever the chosen variant's loss is."""
 
     def __init__(self, cast: Cast, variant: Variant, seed: int) -> None:
-        super().__init__(cast, seed, "stage2")
+        super().__init__(cast, seed, "stage2", variant.tensors())
         self.variant = variant
         self.average: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._trained = nn.ParameterList(variant.tensors().values())
-
-    def tensors(self) -> dict[str, nn.Parameter]:
-        return self.variant.tensors()
 
     def forward(self, batch: Batch, step: int) -> Terms:
         inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
