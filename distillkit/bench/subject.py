@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import lcm
+from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from torch import nn
 
 from distillkit.bench.train import Measured, measure
@@ -18,6 +18,7 @@ from distillkit.preflight import check_presence
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.run import open_batches
 from distillkit.training.cast import build_cast
+from distillkit.training.launch import start
 from distillkit.training.loop import Stage
 from distillkit.training.stages import first_stage, second_stage
 
@@ -29,7 +30,7 @@ class Subject:
         self.resolved = _with_data(resolved, eval=[])
         self.recipe = self.resolved.recipe
         check_presence(self.resolved)
-        self.accelerator = Accelerator(mixed_precision=self.recipe.training.precision)
+        self.accelerator = start(self.recipe.training.model_copy(update={"trackers": []}), Path())
         self.device = self.accelerator.device
         self.cast = build_cast(self.resolved, self.device)
         wanted = self.recipe.stage1.weights.perceptual > 0
