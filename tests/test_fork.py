@@ -73,7 +73,7 @@ SAFE = {
     "training.max_nonfinite": "9",
     "evaluation": "{tradeoffs=[0.0]}",
 }
-ROUNDING = {"training.checkpointing", "training.channels_last", "training.compile"}
+ROUNDING = {f"training.{key}" for key in ("checkpointing", "term_by_term", "sharding", "channels_last", "compile")}
 
 
 def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(recipe, tmp_path, cut, capfd):

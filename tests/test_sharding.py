@@ -146,15 +146,15 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
         ('stage1.adapter.kind="full"', "stage1.adapter.kind", 'take "lora"'),
         ('stage2.adapter.kind="full"', "stage2.adapter.kind", 'take "lora"'),
         ('stage2.variant="oftsr"', "stage2.variant", 'take "gate"'),
-        ('stage1.output_targets="image"', "stage1.output_targets", 'take "crop"'),
+        ('stage1.fidelity_term="output";stage1.output_targets="image"', "stage1.output_targets", 'take "crop"'),
         ("training.cache_gib=1", "training.cache_gib", "set it to 0"),
         ("training.channels_last=true", "training.channels_last", "set it to false"),
     ],
 )
 def test_what_cannot_be_had_with_sharded_weights_is_refused(recipe, setting, key, why):
     with pytest.raises(DistillkitError, match=rf"{key} - not with training.sharding = .full.: .*{why}"):
-        load_recipe(recipe, [SHARDED, setting])
-    load_recipe(recipe, [setting])
+        load_recipe(recipe, [SHARDED, *setting.split(";")])
+    load_recipe(recipe, setting.split(";"))
     if key.startswith("stage2"):
         load_recipe(recipe, [SHARDED, setting, "stage2.steps=0"])
 

@@ -92,7 +92,7 @@ def _check_sharding(document: Document, training: Training, stage1: Stage1 | Non
             yield _unsharded(document, (name, "adapter", "kind"), f'"full" {copies}; take "lora"')
     if stage2 is not None and stage2.steps and stage2.variant == "oftsr":
         yield _unsharded(document, ("stage2", "variant"), f'"oftsr" {copies}; take "gate"')
-    if stage1 is not None and stage1.output_targets == "image":
+    if stage1 is not None and stage1.restores_images:
         what = 'images of different sizes may take a teacher different numbers of passes, and the others would wait; take "crop"'
         yield _unsharded(document, ("stage1", "output_targets"), what)
     if training.cache_gib:

@@ -1,8 +1,7 @@
 """What networks repeat: their blocks, made again in the backward pass instead of being kept, or compiled.
 
 A block is what an ``nn.ModuleList`` or ``nn.Sequential`` holds at the innermost level of such lists: a residual block, a
-transformer block. Layers, with or without an adapter, and lists of layers are parts of blocks. A network without lists is one,
-unless it has no ``forward``: then its children are.
+transformer block. Layers, with or without an adapter, and lists of layers are parts of blocks. A network without lists is one.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def blocks_of(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _innermost(module: nn.Module) -> Iterator[nn.Module]:
-    if type(module).forward is nn.Module.forward or any(_repeats(m) for m in module.modules()):
+    if any(_repeats(m) for m in module.modules()):
         for child in module.children():
             yield from _innermost(child)
     elif _has_parts(module):

@@ -63,7 +63,7 @@ class _Blocks(nn.Module):
 
 
 def _sharded(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    blocks = [block for block in blocks_of([model]) if not isinstance(block, FSDPModule)]
+    blocks = [b for b in blocks_of([model]) if type(b).forward is not nn.Module.forward and not isinstance(b, FSDPModule)]
     try:
         for block in blocks:
             whole = {p for p in block.parameters() if p.requires_grad or p.dim() == 0}
