@@ -95,11 +95,8 @@ def restore(
 
     from distillkit.inference.restorer import Restorer
 
-    options: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes, "progress": True}
-    if run is not None:
-        restorer = Restorer.from_pretrained(run, device, **options)
-    else:
-        restorer = Restorer.of_model(str(model), settings, device, **options)
+    how: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes, "progress": True}
+    restorer = Restorer.of_model(model, settings, device, **how) if model else Restorer.from_pretrained(str(run), device, **how)
     restorer.student.check(tradeoffs)
     with tqdm(total=len(jobs), unit="file", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
         failures = restore_files(restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None)
