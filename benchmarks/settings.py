@@ -21,6 +21,8 @@ from distillkit.bench.compare import measure_apart
 from distillkit.recipe.load import load_recipe
 
 CYCLE = 2
+ROUNDING = 1e-4
+"""Losses that differ more, relative, are those of another estimator of the objective."""
 OUTPUT = ('stage1.fidelity_term="output"',)
 
 
@@ -87,8 +89,13 @@ def table(chosen: list[Row], found: Mapping[str, list[dict[str, Any]]]) -> Itera
             continue
         cells = [cell for stage in base[0]["stages"] for cell in _figures(base, own, stage)]
         pairs = zip(*(measured[0]["stages"]["stage1"]["losses"] for measured in (base, own)), strict=True)
-        apart = max(abs(a - b) / abs(a) for a, b in pairs)
-        yield f"| {row.name} | {' | '.join(cells)} | {'equal' if apart == 0 else f'within {apart:.0e}'} |"
+        yield f"| {row.name} | {' | '.join(cells)} | {_apart(max(abs(a - b) / abs(a) for a, b in pairs))} |"
+
+
+def _apart(difference: float) -> str:
+    if difference == 0:
+        return "the same"
+    return f"within {difference:.0e}" if difference < ROUNDING else "others"
 
 
 def _figures(base: list[dict[str, Any]], own: list[dict[str, Any]], stage: str) -> tuple[str, str]:

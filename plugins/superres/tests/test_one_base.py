@@ -11,6 +11,7 @@ import torch
 from distillkit.data.pairs import Batch
 from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.load import load_recipe
+from distillkit.run import open_batches
 from distillkit.training.blocks import recomputed
 from distillkit.training.cast import build_cast
 from distillkit.training.forecast import forecast
@@ -103,5 +104,5 @@ def test_what_models_encode_of_an_input_is_kept(tmp_path):
     assert (kept.cache.misses, kept.cache.hits) == (4, 4)
     entries = Counter(entry.kind for entry in Store(tmp_path, 0).entries())
     assert entries == {"lq latent": 2, "gt latent": 2}
-    foretold = forecast(resolved.recipe, kept, 1)
+    foretold = forecast(resolved.recipe, kept, open_batches(resolved, kept, 1))
     assert Counter(f.kind for f in foretold for _ in range(f.entries)) == entries
