@@ -15,10 +15,9 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize
 
-from distillkit.diffusion.sharing import laid_out_like
+from distillkit.diffusion.sharing import is_sharded, laid_out_like
 from distillkit.errors import PluginError
 
 _NAME = "distillkit"
@@ -87,21 +86,22 @@ class LowRank(Adapter):
         """As :meth:`at`, without gradient: for the ``with`` block the network has plain layers with the weights of that scale.
 
         At 0 they are the frozen ones themselves, else a copy of those adapted. A block inside one of the same scale costs nothing.
-        Weights that are sharded over processes stay as they are.
+        Weights that are sharded are not folded: then it is :meth:`at`.
 
         Raises:
             ValueError: inside a block of another scale.
         """
+        if is_sharded(self._network):
+            with self.at(scale), torch.no_grad():
+                yield
+            return
         if self._folded_at is not None:
             if self._folded_at != scale:
                 raise ValueError(f"the weights are folded at {self._folded_at:g}: they cannot be at {scale:g}")
             yield
             return
-        frozen = {layer.get_base_layer(): layer.get_base_layer().weight for layer in self._layers.values()}
         with self.at(scale), torch.no_grad():
-            if any(isinstance(weight, DTensor) for weight in frozen.values()):
-                yield
-                return
+            frozen = {layer.get_base_layer(): layer.get_base_layer().weight for layer in self._layers.values()}
             self._folded_at = scale
             try:
                 for name, layer in self._layers.items():

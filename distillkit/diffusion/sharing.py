@@ -42,6 +42,11 @@ def share_storage(module: nn.Module, *owners: nn.Module) -> int:
     return saved
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether this process keeps only parts of some of the weights."""
+    return any(isinstance(p, DTensor) for p in module.parameters())
+
+
 def laid_out_like(tensor: Tensor, whole: Tensor) -> Tensor:
     """``whole``, known to every process, sharded as ``tensor`` is; itself where that is not sharded."""
     if not isinstance(tensor, DTensor):
