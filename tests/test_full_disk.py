@@ -92,7 +92,7 @@ VICTIMS = {
     "samples/step-00000006.png": ("distillkit.training.samples.write_image", 2),
     "student": ("distillkit.run.save_student", 1),
     "evaluation/per_image.json": ("distillkit.evaluation.runs.write_evaluation", 1),
-    "manifest.json": ("distillkit.provenance.Manifest.write", 2),
+    "manifest.json": ("distillkit.provenance.Manifest.write", 3),
 }
 UNINTERRUPTED = {}
 
