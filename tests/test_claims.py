@@ -154,6 +154,18 @@ def test_a_missed_claim_is_missed_and_says_by_how_much(student, missed, says):
     assert str(found[missed[0]]).startswith("MISSED")
 
 
+def test_every_psnr_is_checked():
+    found = made_up(GOOD)
+    metrics = (*found.metrics, Measure("psnr-other", "", True, False))
+    values = found.values | {(e.label, "psnr-other"): -found.values[e.label, "psnr"] for e in found.entries}
+    again = Results(found.dataset, found.items, found.entries, metrics, values, found.teachers)
+    assert (again.fidelity, again.psnrs) == ("psnr", ["psnr", "psnr-other"])
+    assert [c.statement.split()[0] for c in claims(again, trained=["d"]) if "never" in c.statement] == ["psnr", "psnr-other", "d"]
+    assert [i for i, c in enumerate(claims(again, trained=["d"])) if not c.passed] == [1, 4]
+    for own, other in zip(found.at_equal("d"), again.at_equal("d", psnr="psnr-other"), strict=True):
+        assert other.difference.mean == pytest.approx(-own.difference.mean)
+
+
 def test_without_standard_errors_the_ends_are_not_said_to_differ():
     found = claims(made_up(GOOD, photos=1), trained=["d"])
     ends = [c for c in found if "paired standard error" in c.statement]

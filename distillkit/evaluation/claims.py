@@ -57,10 +57,10 @@ def claims(
 ) -> list[Claim]:
     """Check the knob and the front of a student's trade-off sweep.
 
-    From tradeoff 0 to 1 neither PSNR nor the perceptual distances trained against fall at any step (beyond the slack); their ends
-    differ by more than the paired standard error; PSNR spans ``span`` dB; and at equal perceptual distance, at every trade-off
-    where they can be compared, the student is ``gap`` dB above the linear combination of the teachers. The last is checked in
-    every perceptual metric.
+    From tradeoff 0 to 1 neither any PSNR nor the perceptual distances trained against fall at any step (beyond the slack); their
+    ends differ by more than the paired standard error; the first PSNR spans ``span`` dB; and at equal perceptual distance, at every
+    trade-off where they can be compared, the student is ``gap`` dB above the linear combination of the teachers. The last is
+    checked in every perceptual metric.
 
     Args:
         trained: names of the metrics that the student was trained against.
@@ -68,10 +68,10 @@ def claims(
     if len(results.sweep()) < 2:
         return []
     perceptual = results.perceptual
-    out = [_monotone(results, results.fidelity, 1, slack_fidelity, "dB")]
+    out = [_monotone(results, name, 1, slack_fidelity, "dB") for name in results.psnrs]
     towards = {m.name: -1 if m.higher_is_better else 1 for m in perceptual if m.name in trained}
     out += [_monotone(results, name, sign, slack_perceptual, "") for name, sign in towards.items()]
-    out.append(_ends(results, results.fidelity, 1, "dB"))
+    out += [_ends(results, name, 1, "dB") for name in results.psnrs]
     out += [_ends(results, name, sign, "") for name, sign in towards.items()]
     out.append(_span(results, results.fidelity, span))
     if results.teachers is not None:

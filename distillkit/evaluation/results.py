@@ -148,7 +148,12 @@ class Results:
     @property
     def fidelity(self) -> str:
         """The metric that measures faithfulness: the first PSNR."""
-        return next(m.name for m in self.metrics if m.name.startswith("psnr"))
+        return self.psnrs[0]
+
+    @property
+    def psnrs(self) -> list[str]:
+        """Every PSNR that was measured: of colours or brightness alone, with or without a correction before it."""
+        return [m.name for m in self.metrics if m.name.startswith("psnr")]
 
     @property
     def perceptual(self) -> list[Measure]:
@@ -168,20 +173,21 @@ class Results:
         """Mean of ``a - b`` over the same items, its standard error and interval, clustered by photo."""
         return self._mean(self.values[a, metric] - self.values[b, metric])
 
-    def at_equal(self, metric: str, baseline: str = LINEAR) -> list[Gap]:
+    def at_equal(self, metric: str, baseline: str = LINEAR, psnr: str | None = None) -> list[Gap]:
         """PSNR gap to a baseline's curve at each of the student's trade-offs, at the student's mean perceptual distance.
 
         The curve is interpolated linearly between its two neighbouring points to the student's mean distance, per image; the
-        standard error is that of ``dP - slope dD`` (P: :attr:`fidelity`, D: ``metric``, both student minus baseline, slope: dP/dD
+        standard error is that of ``dP - slope dD`` (P: the PSNR, D: ``metric``, both student minus baseline, slope: dP/dD
         of the curve there), which allows for the distance being a sample mean too. Where the curve passes that distance more than
         once, its best PSNR counts. A chord lies below a concave curve: a baseline of few points flatters the student.
 
         Args:
-            baseline: one of :meth:`baselines`.
+            baseline: one of :meth:`baselines`. psnr: one of :attr:`psnrs`; default: :attr:`fidelity`.
         """
+        psnr = psnr or self.fidelity
         points = self.combinations() if baseline == LINEAR else self.sweep(baseline)
-        curve = [(self.values[e.label, metric], self.values[e.label, self.fidelity]) for e in points]
-        return [self._gap(e, metric, curve) for e in self.sweep()]
+        curve = [(self.values[e.label, metric], self.values[e.label, psnr]) for e in points]
+        return [self._gap(e, metric, psnr, curve) for e in self.sweep()]
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``metrics.json``, one a method and metric.
@@ -259,10 +265,10 @@ class Results:
             return Difference(float(values), None)
         return Difference(float(values.mean()), standard_error(values, self.photos), confidence_interval(values, self.photos))
 
-    def _gap(self, entry: Entry, metric: str, curve: Sequence[tuple[Values, Values]]) -> Gap:
+    def _gap(self, entry: Entry, metric: str, psnr: str, curve: Sequence[tuple[Values, Values]]) -> Gap:
         assert entry.tradeoff is not None
-        distance, psnr = self.values[entry.label, metric], self.values[entry.label, self.fidelity]
-        return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, psnr))
+        distance, db = self.values[entry.label, metric], self.values[entry.label, psnr]
+        return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, db))
 
     def _mean_above(self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values) -> Difference | None:
         target = distance.mean()

@@ -171,12 +171,12 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
 
 
 def gap_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the gap at each trade-off, by perceptual metric and baseline; "none" where it does not exist."""
-    header = ["at equal", "above", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
+    """Header and rows: the gap at each trade-off, by PSNR, perceptual metric and baseline; "none" where it does not exist."""
+    header = ["gap in", "at equal", "above", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
     rows = []
-    for metric, baseline in itertools.product((m.name for m in results.perceptual), results.baselines()):
-        gaps = [gap.difference for gap in results.at_equal(metric, baseline)]
-        rows.append([metric, baseline, *("none" if d is None else number(d, 2, "+") for d in gaps)])
+    for psnr, measure, baseline in itertools.product(results.psnrs, results.perceptual, results.baselines()):
+        gaps = [gap.difference for gap in results.at_equal(measure.name, baseline, psnr)]
+        rows.append([psnr, measure.name, baseline, *("none" if d is None else number(d, 2, "+") for d in gaps)])
     return header, rows
 
 
