@@ -113,9 +113,27 @@ def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
     assert {"psnr", "psnr-gtmean", "ssim-uniform"} < {row["metric"] for row in rows}
 
 
-def run(recipe, out):
+@pytest.mark.parametrize(("name", "scale", "psnrs"), [("sr4x", 4, {"psnr"}), ("lle", 1, {"psnr", "psnr-gtmean"})])
+def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
+    rows, history = run(RECIPES / f"quickstart_{name}.toml", tmp_path, *SHORT)
+    assert {"fidelity/imitate", "fidelity/anchor", "realness/imitate", "realness/anchor", "perceptual", "l2"} <= history[0].keys()
+    assert "mix" in history[-1]
+    assert Restorer.from_pretrained(tmp_path).scale == scale
+    assert psnrs == {row["metric"] for row in rows if row["metric"].startswith("psnr")}
+    assert {"stlpips-alex", "stlpips-vgg"} <= {row["metric"] for row in rows}
+
+
+SHORT = [
+    *("stage1.steps=8", "stage2.steps=6", 'stage1.adapter={kind="lora"}', "data.crop=32", "stage2.guard_images=1"),
+    *("training.log_every=2", "training.sample_every=8", "training.checkpoint_every=6"),
+    *("evaluation.max_images=2", "evaluation.crop=64", "evaluation.tradeoffs=[0.0,0.5,1.0]", "evaluation.alphas=[0.5]"),
+]
+
+
+def run(recipe, out, *settings):
     """Run a recipe in a process of its own; the rows of its evaluation and of its log, after a look at the run's folder."""
     command = [sys.executable, "-c", "from distillkit.cli import main; main()", "run", str(recipe), "--out", str(out)]
+    command += [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
     assert done.returncode == 0, done.stderr
     names = {path.relative_to(out).as_posix() for path in out.rglob("*")}

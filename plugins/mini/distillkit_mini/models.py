@@ -37,24 +37,17 @@ def enlarge(lq: Tensor) -> Tensor:
     return F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
-MIDDLE_GREY = 0.42
-"""Mean of what :func:`brighten` makes, on the scale [0, 1]: about that of photographs."""
-LEAST_EXPONENT = 0.05
+EXPOSURE, GAMMA = 0.28, 2.15
+"""What :func:`brighten` takes for granted: about the middle of what the low-light models were trained to undo."""
 
 
 def brighten(lq: Tensor) -> Tensor:
-    """The power of each image, one exponent for all of its pixels, whose mean is :data:`MIDDLE_GREY`; (B, 3, h, w) in [-1, 1].
+    """``(x / EXPOSURE)^(1 / GAMMA)`` of x in [0, 1], the same for every pixel of every image; (B, 3, h, w) in [-1, 1].
 
-    The exponent is found by bisection between :data:`LEAST_EXPONENT` and 1: an image that is bright already stays as it is, and a
-    black one stays black.
+    Not clamped, so that no highlight is lost. One fixed curve, not one for each image: how dark a pixel is tells how bright it was.
     """
     light = ((lq + 1) / 2).clamp(0, 1)
-    low, high = light.new_full((len(lq), 1, 1, 1), LEAST_EXPONENT), light.new_ones(len(lq), 1, 1, 1)
-    for _ in range(16):
-        middle = (low + high) / 2
-        dark = (light**middle).mean((1, 2, 3), keepdim=True) < MIDDLE_GREY
-        low, high = torch.where(dark, low, middle), torch.where(dark, middle, high)
-    return light**high * 2 - 1
+    return (light / EXPOSURE) ** (1 / GAMMA) * 2 - 1
 
 
 @dataclass(frozen=True)
@@ -65,10 +58,12 @@ class Task:
     """Output size divided by input size."""
     guess: Callable[[Tensor], Tensor]
     """Inputs (B, 3, h, w) -> images of the output's size, without any learning: where the models start."""
+    guess_name: str
+    """Of that baseline in tables."""
 
 
-SUPER_RESOLUTION = Task(SCALE, enlarge)
-LOW_LIGHT = Task(1, brighten)
+SUPER_RESOLUTION = Task(SCALE, enlarge, "bicubic")
+LOW_LIGHT = Task(1, brighten, "brightened")
 
 
 def load_network(network: nn.Module, path: Path) -> None:

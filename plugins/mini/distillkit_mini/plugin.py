@@ -29,8 +29,18 @@ class FaithfulOptions(Options):
     weights: Path = Field(SHIPPED / "faithful.safetensors", description="weights of the network")
 
 
+class FaithfulLowLightOptions(FaithfulOptions):
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(1, description="network passes of one restoration")
+    temperature: Annotated[float, Field(ge=0, le=1)] = Field(0, description="starting noise, as a share of the process's own")
+    weights: Path = Field(SHIPPED / "faithful-lle.safetensors", description="weights of the network")
+
+
 class RealisticOptions(Options):
     weights: Path = Field(SHIPPED / "realistic.safetensors", description="weights of the network; a student starts from them")
+
+
+class RealisticLowLightOptions(RealisticOptions):
+    weights: Path = Field(SHIPPED / "realistic-lle.safetensors", description="weights of the network; a student starts from them")
 
 
 def _upwards(ends: tuple[float, float]) -> tuple[float, float]:
@@ -79,10 +89,22 @@ def _faithful_dct(options: FaithfulOptions) -> MiniModel:
     return _loaded(FaithfulDct(options.steps, options.temperature), options)
 
 
+def _faithful_lle(options: FaithfulOptions) -> MiniModel:
+    from distillkit_mini.models import LOW_LIGHT, Faithful
+
+    return _loaded(Faithful(options.steps, options.temperature, LOW_LIGHT), options)
+
+
 def _realistic(options: RealisticOptions) -> MiniModel:
     from distillkit_mini.models import Realistic
 
     return _loaded(Realistic(), options)
+
+
+def _realistic_lle(options: RealisticOptions) -> MiniModel:
+    from distillkit_mini.models import LOW_LIGHT, Realistic
+
+    return _loaded(Realistic(LOW_LIGHT), options)
 
 
 def _camera(options: CameraOptions) -> Any:
@@ -127,6 +149,24 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
             weights=_files,
             capabilities=frozenset({"score", "output"}),
         ),
+        TeacherSpec(
+            name="faithful-lle",
+            summary="faithful low-light enhancement: residual shifting from the brightened input, one step",
+            config=FaithfulLowLightOptions,
+            build=_faithful_lle,
+            license=LICENSE,
+            weights=_files,
+            capabilities=frozenset({"score", "output"}),
+        ),
+        TeacherSpec(
+            name="realistic-lle",
+            summary="realistic low-light enhancement: one step, trained with perceptual and adversarial losses",
+            config=RealisticLowLightOptions,
+            build=_realistic_lle,
+            license=LICENSE,
+            weights=_files,
+            capabilities=frozenset({"score", "output"}),
+        ),
     ]
 
 
@@ -140,7 +180,15 @@ def distillkit_students() -> Sequence[StudentSpec]:
             build=_realistic,
             license=LICENSE,
             weights=_files,
-        )
+        ),
+        StudentSpec(
+            name="student-lle",
+            summary="one-step low-light enhancement, the realistic teacher's network with weights of its own",
+            config=RealisticLowLightOptions,
+            build=_realistic_lle,
+            license=LICENSE,
+            weights=_files,
+        ),
     ]
 
 

@@ -3,14 +3,15 @@
 Two networks for each task are trained on one CPU core, the same way for the same seed, photographs and versions:
 
 faithful
-    ``|clean(z_t, t) - z_0|^2``. At first every sample is at the top time, where the network is a plain restorer; then half of each
-    batch is at times drawn uniformly. For low light it starts from the super-resolving weights, and at the top time it gets ``y``
-    in place of ``z_t``: what little of the clean image is in ``z_t`` tells its brightness, which is what there is to learn.
+    ``|clean(z_t, t) - z_0|^2`` from scratch. At first every sample is at the top time, where the network is a plain restorer; then
+    half of each batch is at times drawn uniformly. For low light it gets ``y`` in place of ``z_t`` at the top time: what little of
+    the clean image is in ``z_t`` tells its brightness, which is what there is to learn; and ``10 |error - its mean over a crop|^2``
+    is added, which moves no optimum: that mean is mostly brightness that nobody can know, and drowns what can be learnt.
 realistic
     from the faithful weights, ``|S(y) - z_0|^2 + 30 |cells|^2 + 2 ST-LPIPS + 0.4 adversarial + 0.5 denoising``. S is one step;
     *cells* is the error averaged over 4 x 4 latent pixels, what a pattern that repeats with the latent's grid leaves; the patch
     discriminator has the hinge loss. Perceptual distance and discriminator see randomly shifted crops, so that such a pattern
-    does not pay off.
+    does not pay off. For low light the weights are 3 (errors of brightness are in *cells* too), 4 and 0.2.
 
 The weights kept are moving averages, stored in half precision.
 """
@@ -26,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,6 @@ from distillkit import Condition, Degradation, DistillkitError, PerceptualDistan
 from distillkit_mini.crops import Crops, find_photos
 from distillkit_mini.degradation import Camera
 from distillkit_mini.models import LOW_LIGHT, SUPER_RESOLUTION, Faithful, MiniModel, Realistic, Task, load_network
-from distillkit_mini.plugin import SHIPPED
 
 BATCH = 8
 FEWER = 4
@@ -64,34 +64,63 @@ class Course:
     faithful_steps: tuple[int, int]
     """Steps at the top time only, and at all times."""
     realistic_steps: int
-    start: Path | None
-    """Weights that the faithful network starts from."""
     top_is_guess: bool
     """At the top time the faithful network gets ``y`` in place of ``z_t``."""
+    faithful_rate: float
+    """Learning rate."""
+    detail: float
+    """Weight, in the faithful model's loss, of the error beside its mean over a crop."""
+    weights: dict[str, float]
+    """Of the terms of the realistic model's loss."""
 
 
-def plugin_degradation(use: str) -> Degradation:
-    """A degradation of an installed plugin with its default options, as a recipe would name it.
+def plugin_thing(kind: Literal["degradations", "metrics"], use: str, **options: Any) -> Any:
+    """Something of an installed plugin with the options given, as a recipe would name it.
 
     Raises:
         PluginError: no installed plugin offers it.
     """
-    spec = load_plugins().find("degradations", use)[1]
-    return spec.build(spec.config())
+    spec = load_plugins().find(kind, use)[1]
+    return spec.build(spec.config(**options))
 
+
+DARK: dict[str, tuple[float, float]] = {
+    "gamma": (2.0, 2.3),
+    "exposure": (0.25, 0.32),
+    "cast": (0.9, 1.1),
+    "shot": (0.001, 0.004),
+    "read": (0.003, 0.01),
+    "jpeg": (90, 98),
+}
+"""Options of ``lowlight/dark``: the exposure is nearly known, as a camera knows it, and there is much noise. Its defaults leave
+more of the brightness to guess than such small models can, and less noise, which is where faithful and realistic part."""
 
 COURSES = {
-    "sr4x": Course(SUPER_RESOLUTION, ("faithful", "realistic"), Camera, 64, 480, (3_600, 5_400), 2_400, None, False),
+    "sr4x": Course(
+        task=SUPER_RESOLUTION,
+        names=("faithful", "realistic"),
+        degradation=Camera,
+        crop=64,
+        large=480,
+        faithful_steps=(3_600, 5_400),
+        realistic_steps=2_400,
+        top_is_guess=False,
+        faithful_rate=1e-3,
+        detail=0.0,
+        weights=WEIGHTS,
+    ),
     "lle": Course(
-        LOW_LIGHT,
-        ("lle-faithful", "lle-realistic"),
-        partial(plugin_degradation, "lowlight/dark"),
-        96,  # larger, and of smaller photographs: how bright a scene was can be told only from enough of it
-        192,
-        (1_500, 2_000),
-        1_200,
-        SHIPPED / "faithful.safetensors",
-        True,
+        task=LOW_LIGHT,
+        names=("faithful-lle", "realistic-lle"),
+        degradation=partial(plugin_thing, "degradations", "lowlight/dark", **DARK),
+        crop=64,
+        large=192,
+        faithful_steps=(1_500, 2_500),
+        realistic_steps=1_200,
+        top_is_guess=True,
+        faithful_rate=5e-4,  # twice as much and the network dies: brightness that nobody can know makes the gradient noisy
+        detail=10.0,
+        weights=WEIGHTS | {"cells": 3.0, "perceptual": 4.0, "adversarial": 0.2},
     ),
 }
 
@@ -111,8 +140,6 @@ class Pairs:
 def train_faithful(pairs: Pairs, course: Course, share: float = 1.0) -> Faithful:
     """The faithful model after ``share`` of its full schedule."""
     model = Faithful(task=course.task)
-    if course.start is not None:
-        load_network(model.network, course.start)
     early, late = (round(share * steps) for steps in course.faithful_steps)
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -126,9 +153,13 @@ def train_faithful(pairs: Pairs, course: Course, share: float = 1.0) -> Faithful
         z_t = model.process.diffuse(z_0, t, noise, condition.y)
         if course.top_is_guess:
             z_t = torch.cat([condition.y[:top], z_t[top:]])
-        return {"clean": F.mse_loss(model(z_t, t, condition), z_0)}
+        error = model(z_t, t, condition) - z_0
+        terms = {"clean": error.square().mean()}
+        if course.detail:
+            terms["detail"] = course.detail * (error - error.mean((2, 3), keepdim=True)).square().mean()
+        return terms
 
-    return _train(course.names[0], model, loss, early + late, learning_rate=1e-3, decay=0.999)
+    return _train(course.names[0], model, loss, early + late, course.faithful_rate, decay=0.999)
 
 
 def train_realistic(pairs: Pairs, course: Course, *, faithful: Path, share: float = 1.0) -> Realistic:
@@ -156,7 +187,7 @@ def train_realistic(pairs: Pairs, course: Course, *, faithful: Path, share: floa
             "adversarial": adversarial,
             "denoising": attempt.denoising,
         }
-        return {name: WEIGHTS[name] * term for name, term in terms.items()}
+        return {name: course.weights[name] * term for name, term in terms.items()}
 
     return _train(course.names[1], model, loss, round(share * course.realistic_steps), learning_rate=4e-4, decay=0.998)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distillkit import DiffusionModel, WeightsError
-from distillkit_mini.evaluate import evaluation_pairs, measure
-from distillkit_mini.models import FaithfulDct, Realistic
-from distillkit_mini.plugin import RealisticOptions, distillkit_students, distillkit_teachers
+from distillkit import DiffusionModel, StudentSpec, WeightsError
+from distillkit.testing import contract_tests
+from distillkit_mini.evaluate import METRICS, evaluation_pairs, measure
+from distillkit_mini.models import EXPOSURE, GAMMA, FaithfulDct, Realistic, brighten
+from distillkit_mini.plugin import SHIPPED, RealisticOptions, distillkit_students, distillkit_teachers
+from distillkit_mini.train import COURSES, DARK
 
 TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
+LOW_LIGHT = "the degradation and the metric of low light are distillkit-lowlight's"
+test_contract = contract_tests("mini")
 
 
 def build(name: str, **options: object) -> DiffusionModel:
@@ -40,9 +46,19 @@ def pairs() -> tuple[Tensor, Tensor]:
     return lq[::5], gt[::5]
 
 
+@pytest.fixture(scope="module")
+def own_pairs(model: DiffusionModel, pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Pairs of what the model was trained to undo."""
+    if model.scale == 4:
+        return pairs
+    pytest.importorskip("distillkit_lowlight", reason=LOW_LIGHT)
+    lq, gt = evaluation_pairs("lle")
+    return lq[::5], gt[::5]
+
+
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (1, 2)])
-def test_any_size_of_input_is_restored_at_four_times_its_size(model: DiffusionModel, size: tuple[int, int]) -> None:
-    lq = torch.rand(2, 3, *size, generator=seeded()) * 2 - 1
+def test_any_size_is_restored_at_four_times_the_latents_size(model: DiffusionModel, size: tuple[int, int]) -> None:
+    lq = torch.rand(2, 3, *(model.multiple * side for side in size), generator=seeded()) * 2 - 1
     condition = model.condition(lq)
     assert condition.y is not None and condition.y.shape == (2, 48, *size)
     with torch.no_grad():
@@ -53,22 +69,39 @@ def test_any_size_of_input_is_restored_at_four_times_its_size(model: DiffusionMo
 
 
 @torch.no_grad()
-def test_a_generator_decides_everything(model: DiffusionModel, pairs: tuple[Tensor, Tensor]) -> None:
-    lq = pairs[0][:2]
+def test_a_generator_decides_everything(model: DiffusionModel, own_pairs: tuple[Tensor, Tensor]) -> None:
+    lq = own_pairs[0][:2]
     assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(1)))
     assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(2))) == (model.passes == 1)
 
 
 @torch.no_grad()
-def test_tiles_agree_with_the_whole_away_from_their_borders() -> None:
-    model, lq = build("realistic"), torch.rand(1, 3, 96, 96, generator=seeded()) * 2 - 1
-    whole, tile = model.restore(lq), model.restore(lq[..., :80, :80])
+@pytest.mark.parametrize("name", ["realistic", "realistic-lle"])
+def test_tiles_agree_with_the_whole_away_from_their_borders(name: str) -> None:
+    model = build(name)
+    side = model.multiple
+    lq = torch.rand(1, 3, 96 * side, 96 * side, generator=seeded()) * 2 - 1
+    whole, tile = model.restore(lq), model.restore(lq[..., : 80 * side, : 80 * side])
     torch.testing.assert_close(tile[..., : 4 * 40, : 4 * 40], whole[..., : 4 * 40, : 4 * 40], atol=1e-5, rtol=0)
+
+
+def test_brightening_undoes_the_middle_of_what_darkens() -> None:
+    light = torch.linspace(0, 1, 9).expand(1, 3, 1, 9)
+    dark = EXPOSURE * light**GAMMA
+    torch.testing.assert_close(brighten(dark * 2 - 1), light * 2 - 1)
+    for value, (low, high) in ((EXPOSURE, DARK["exposure"]), (GAMMA, DARK["gamma"])):
+        assert low < value < high
 
 
 @torch.no_grad()
 def test_passes_is_the_number_of_network_passes() -> None:
-    for name, options, passes in (("faithful", {"steps": 2}, 2), ("faithful", {}, 4), ("realistic", {}, 1)):
+    for name, options, passes in (
+        ("faithful", {"steps": 2}, 2),
+        ("faithful", {}, 4),
+        ("realistic", {}, 1),
+        ("faithful-lle", {}, 1),
+        ("realistic-lle", {}, 1),
+    ):
         model, calls = build(name, **options), []
         model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         model.restore(torch.zeros(1, 3, 8, 8), seeded())
@@ -77,9 +110,9 @@ def test_passes_is_the_number_of_network_passes() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("ratio", [0.2, 1.0, 5.0])
-def test_denoises_at_every_noise_level(model: DiffusionModel, pairs: tuple[Tensor, Tensor], ratio: float) -> None:
+def test_denoises_at_every_noise_level(model: DiffusionModel, own_pairs: tuple[Tensor, Tensor], ratio: float) -> None:
     """At equal SNR, ``clean`` is nearer to the truth than the best linear guess from ``z_t`` without the network."""
-    lq, gt = pairs
+    lq, gt = own_pairs
     z_0, condition = model.codec.encode(gt), model.condition(lq)
     t = model.process.time_at(torch.full((len(gt),), 2 * torch.tensor(ratio).log().item()))
     z_t = model.process.diffuse(z_0, t, noise_like(z_0), condition.y)
@@ -119,11 +152,13 @@ def test_the_rotation_is_orthonormal_and_separates_frequencies() -> None:
     assert codec.encode(wave).view(3, 16).abs().argmax(1).tolist() == [2, 2, 2]
 
 
-def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(pairs: tuple[Tensor, Tensor]) -> None:
-    (spec,) = distillkit_students()
-    teacher, student = build("realistic"), spec.build(spec.config())
+@pytest.mark.parametrize("spec", distillkit_students(), ids=lambda spec: spec.name)
+def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(
+    spec: StudentSpec, pairs: tuple[Tensor, Tensor]
+) -> None:
+    teacher, student = build(spec.name.replace("student", "realistic")), spec.build(spec.config())
     assert isinstance(student, Realistic)
-    assert student.codec.space == teacher.codec.space
+    assert (student.codec.space, student.scale) == (teacher.codec.space, teacher.scale)
     assert not {p.data_ptr() for p in teacher.parameters()} & {p.data_ptr() for p in student.parameters()}
     latent = student.generate(student.condition(pairs[0]))
     assert torch.equal(latent, teacher.generate(teacher.condition(pairs[0])))
@@ -135,7 +170,7 @@ def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(
 def test_weights_are_shipped_and_refused_by_another_network(tmp_path: Path) -> None:
     files = [file for spec in TEACHERS.values() for file in spec.weights(spec.config())]
     assert all(file.find() for file in files)
-    assert sum({file.path: file.path.stat().st_size for file in files}.values()) < 5e6
+    assert sum({file.path: file.path.stat().st_size for file in files}.values()) < 8e6
     network = load_file(RealisticOptions().weights)
     save_file({name.replace("middle", "centre"): value for name, value in network.items()}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="another architecture"):
@@ -144,8 +179,21 @@ def test_weights_are_shipped_and_refused_by_another_network(tmp_path: Path) -> N
         build("realistic", weights=tmp_path / "none.safetensors")
 
 
-def test_the_teachers_are_what_their_names_say() -> None:
-    measured = measure(build("faithful"), build("realistic"), metrics=("PSNR", "ST-LPIPS-Alex"))
+@pytest.mark.parametrize("card", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_card_is_that_of_its_weights(card: Path) -> None:
+    weights = card.with_suffix(".safetensors").read_bytes()
+    assert json.loads(card.read_text())["sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+@pytest.mark.parametrize("task", sorted(COURSES))
+def test_the_teachers_are_what_their_names_say(task: str) -> None:
+    if task == "lle":
+        pytest.importorskip("distillkit_lowlight", reason=LOW_LIGHT)
+    metrics = [name for name in METRICS[task] if name != "ST-LPIPS-VGG"]
+    measured = measure(*map(build, COURSES[task].names), task, metrics)
     mean = {method: {metric: v.mean().item() for metric, v in values.items()} for method, values in measured.items()}
-    assert mean["faithful"]["PSNR"] > mean["bicubic"]["PSNR"] > mean["realistic"]["PSNR"]
-    assert mean["realistic"]["ST-LPIPS-Alex"] < mean["faithful"]["ST-LPIPS-Alex"] < mean["bicubic"]["ST-LPIPS-Alex"]
+    guess = COURSES[task].task.guess_name
+    for name in metrics[:-1]:
+        assert mean["faithful"][name] > mean["realistic"][name] and mean["faithful"][name] > mean[guess][name]
+    distance = metrics[-1]
+    assert mean["realistic"][distance] < mean["faithful"][distance] < mean[guess][distance]

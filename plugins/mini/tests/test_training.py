@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,3 +60,8 @@ def test_both_teachers_train_and_a_seed_decides_their_weights(photos: list[Path]
         assert all(torch.equal(a[k], b[k]) for k in a)
         assert any(not torch.equal(a[k], c[k]) for k in a)
         assert json.loads((tmp_path / "a" / f"{name}.json").read_text())["photographs"] == 3
+
+
+def test_the_low_light_quickstart_darkens_as_its_teachers_training_did() -> None:
+    recipe = tomllib.loads((Path(__file__).parents[3] / "recipes" / "quickstart_lle.toml").read_text())
+    assert recipe["degradation"] == {"use": "lowlight/dark"} | {name: list(bounds) for name, bounds in train.DARK.items()}
