@@ -43,9 +43,7 @@ def run(
         Path | None,
         typer.Option(metavar="RUN", help="start in --out from where another run (its folder, or one of its checkpoints) stands"),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="one step of each stage, one checkpoint, one evaluation image")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="one step of each stage, a checkpoint, an image evaluated")] = False,
 ) -> None:
     """Distil a student: both stages, export, evaluation and a report, all in one folder."""
     if fork is not None and (out is None or dry_run):
