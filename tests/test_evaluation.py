@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from distillkit.data.pairs import Item
@@ -18,7 +19,7 @@ from distillkit.disk import write_file
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, caption, in_order
 from distillkit.evaluation.metrics import FullReference, from_uint8, psnr, to_uint8
-from distillkit.evaluation.plots import losses_png
+from distillkit.evaluation.plots import _leave_out, losses_png
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
 from distillkit.evaluation.report import write_evaluation, write_report
 from distillkit.evaluation.results import Results
@@ -403,3 +404,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         write_file(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+@pytest.mark.parametrize(("far", "framed"), [(5.0, False), (8.0, True), (-9.0, True)])
+def test_a_point_far_from_the_curves_is_left_out_of_the_frame(far, framed):
+    axis = Figure().subplots()
+    axis.plot([1.0, 3.0, far], [1.0, 3.0, 2.0], ".")
+    before = axis.get_ylim()
+    _leave_out(axis, [far], [2.0], [1.0, 3.0], [1.0, 3.0])
+    low, high = axis.get_xlim()
+    assert low < 1 and high > 3 and (low < far < high) == (not framed)
+    assert axis.get_ylim() == before

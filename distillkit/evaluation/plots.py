@@ -82,6 +82,19 @@ def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
             points, label = results.combinations(), f"linear combinations of {' and '.join(results.teachers or ())}"
         axis.plot(*at(points), ".--", color=colour, lw=1.4, ms=5, zorder=1, label=label)
     axis.margins(0.1)
+    _leave_out(
+        axis, *at([e for e in results.entries if e.label == "bicubic"]), *at([e for e in results.entries if e.label != "bicubic"])
+    )
+
+
+def _leave_out(axis: Axes, far_x: list[float], far_y: list[float], x: list[float], y: list[float]) -> None:
+    """Frame the points (x, y), where the far ones would make them a speck: they would more than triple the frame's side."""
+    if not (far_x and x):
+        return
+    for far, near, limit in ((far_x, x, axis.set_xlim), (far_y, y, axis.set_ylim)):
+        low, high = min(near), max(near)
+        if max(far[0] - high, low - far[0]) > 2 * (high - low) > 0:
+            limit(low - 0.15 * (high - low), high + 0.15 * (high - low))
 
 
 def _student_curve(axis: Axes, x: list[float], y: list[float], gaps: list[Gap]) -> None:
