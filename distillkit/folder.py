@@ -20,8 +20,10 @@ from distillkit.training.checkpoint import Checkpoint, Checkpoints
 PROBE_BYTES = 1 << 20
 
 
-def prepare(out: Path, resolved: ResolvedRecipe, resume: bool, fork: Path | None, say: Callable[[str], None]) -> list[Change]:
-    """Make ``out`` ready for a run of the recipe: as it is, or as a fork of the run or checkpoint ``fork``.
+def prepare(
+    out: Path, resolved: ResolvedRecipe, resume: bool, fork: Path | None, say: Callable[[str], None], processes: int = 1
+) -> list[Change]:
+    """Make ``out`` ready for a run of the recipe by ``processes``: as it is, or as a fork of the run or checkpoint ``fork``.
 
     Given again with ``resume``, a fork that is there is gone on with.
 
@@ -32,14 +34,14 @@ def prepare(out: Path, resolved: ResolvedRecipe, resume: bool, fork: Path | None
         if resume and (out / "recipe.toml").exists():
             _check_fork(out, fork)
         else:
-            _make_fork(out, resolved, fork, say)
-    changes = check_folder(out, resolved, resume or fork is not None)
+            _make_fork(out, resolved, fork, say, processes)
+    changes = check_folder(out, resolved, resume or fork is not None, processes)
     if changes:
         say(f"{out} - goes on with another recipe; its steps are the same:\n{lines(changes)}")
     return changes
 
 
-def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool) -> list[Change]:
+def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool, processes: int = 1) -> list[Change]:
     """Refuse an output folder that holds another run, or that cannot be written to.
 
     Returns:
@@ -57,7 +59,7 @@ def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool) -> list[Chan
         if not kept and (out / "student").exists():
             what = f"holds a student but no checkpoint to go on from; judge it again with: distillkit eval {out}"
             raise DistillkitError(f"{out} - {what}; or train anew in another folder by --out")
-        changes = _safe_changes(out, resolved)
+        changes = _safe_changes(out, resolved, processes)
     elif kept:
         what = "holds checkpoints but no recipe.toml, which says what they are of; put it back, or choose another folder by --out"
         raise DistillkitError(f"{out} - {what}")
@@ -79,12 +81,12 @@ def entry(changes: Sequence[Change], **facts: Any) -> dict[str, Any]:
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts, "changes": {c.key: [c.old, c.new] for c in changes}}
 
 
-def _safe_changes(run: Path, resolved: ResolvedRecipe) -> list[Change]:
-    former = _recipe_of(run)
-    if former == resolved.document.values:
+def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[Change]:
+    former, were = _recipe_of(run), _processes_of(run, processes)
+    if former == resolved.document.values and were == processes:
         return []
     newest = _checkpoints(run).newest()
-    changes = compare(former, resolved.document.values, _standing(newest))
+    changes = compare(former, resolved.document.values, _standing(newest), (were, processes))
     unsafe = [c for c in changes if c.verdict != "safe"]
     if newest is None or not unsafe:
         return changes
@@ -94,7 +96,7 @@ def _safe_changes(run: Path, resolved: ResolvedRecipe) -> list[Change]:
     raise DistillkitError(f"{head}\n{lines(unsafe)}\n{tail}")
 
 
-def _make_fork(out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[[str], None]) -> None:
+def _make_fork(out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[[str], None], processes: int) -> None:
     """Write ``out`` with the checkpoint, the log and the history of the run ``source``; it appears whole or not at all."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise DistillkitError(f"{out} - is not empty; choose a new folder for the fork by --out (or go on with one by --resume)")
@@ -103,7 +105,7 @@ def _make_fork(out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[
     checkpoint = _checkpoints(run).newest() if run == source else _checkpoints(run).read(source)
     if checkpoint is None:
         raise DistillkitError(f"{run} - has no checkpoint to fork from")
-    changes = compare(former, resolved.document.values, _standing(checkpoint))
+    changes = compare(former, resolved.document.values, _standing(checkpoint), (_processes_of(run, processes), processes))
     _refuse_incompatible(changes, run, checkpoint, resolved)
     origin = {"run": str(run.resolve()), "stage": checkpoint.stage, "step": checkpoint.step}
     history = [*_manifest_of(run).get("history", []), entry(changes, forked_from=origin)]
@@ -168,6 +170,11 @@ def _recipe_of(run: Path) -> dict[str, Any]:
     except ValueError as e:
         what = "it says what the checkpoints are of; put it back as it was, or start anew in another folder by --out"
         raise DistillkitError(f"{path} - damaged: {e}; {what}") from e
+
+
+def _processes_of(run: Path, now: int) -> int:
+    """How many made it so far; ``now`` where none has begun."""
+    return _manifest_of(run).get("processes", now)
 
 
 def _manifest_of(run: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _run(
         check_presence(resolved)
         if recipe.evaluation.interpolate is not None:
             read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now
-        changes = prepare(out, resolved, resume, fork, _say) if main else []
+        changes = prepare(out, resolved, resume, fork, _say, accelerator.num_processes) if main else []
     sharded = recipe.training.sharding == "full"
     mesh = mesh_of(accelerator.device, accelerator.num_processes) if sharded else None
     cast = build_cast(resolved, accelerator.device, mesh)

@@ -130,7 +130,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     try:
         parsed = tomllib.loads(f"values = [{values}]")["values"]
     except tomllib.TOMLDecodeError as e:
-        what = "expected KEY=VALUE,VALUE,... in TOML; strings need quotes: --grid 'stage2.target=\"geo\",\"mix\"'"
+        what = 'expected KEY=VALUE,VALUE,... in TOML; strings need quotes: --grid \'stage2.target="geo","mix"\''
         raise DistillkitError(f"--grid {text} - {what}") from e
     if not (key.strip() and equals and parsed):
         raise DistillkitError(f"--grid {text} - expected KEY=VALUE,VALUE,...")

@@ -210,9 +210,7 @@ def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(
     for name, more in (("none", []), ("cold", cached), ("warm", cached)):
         run_recipe(load_recipe(recipe, [*everywhere, *more]), tmp_path / name)
         lines[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        weights[name] = {
-            k: v for f in sorted((tmp_path / name / "student").glob("*.safetensors")) for k, v in load_file(f).items()
-        }
+        weights[name] = {k: v for f in sorted((tmp_path / name / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
     of_speed = {"seconds", "loader_wait", "cache_hits", "cache_saved"}
     losses = {name: [{k: v for k, v in line.items() if k not in of_speed} for line in found] for name, found in lines.items()}
     assert losses["none"] == losses["cold"] == losses["warm"]
@@ -254,9 +252,7 @@ def test_latents_of_the_ground_truth_are_kept_where_a_network_makes_them(tmp_pat
     fold = Fold()
     teacher, plain = ToyModel(codec=Autoencoder(fold, "folded")).requires_grad_(False), unshuffled()
     student = ToyModel(seed=2)
-    cast = Cast(
-        student, {"realness": teacher, "fidelity": plain}, None, CPU, fresh(tmp_path), {"realness": "r", "fidelity": "f"}
-    )
+    cast = Cast(student, {"realness": teacher, "fidelity": plain}, None, CPU, fresh(tmp_path), {"realness": "r", "fidelity": "f"})
     batch = Batch(torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 8, 8) * 2 - 1, ["a", "b"])
     inputs = cast.inputs(batch, torch.Generator())
     condition = student.condition(inputs.lq)

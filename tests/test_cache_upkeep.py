@@ -24,7 +24,6 @@ CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]
 
 
-
 @pytest.mark.parametrize(
     "sets",
     [["stage2.target='mix'", "stage2.guard_images=3"], ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"]],
@@ -75,4 +74,4 @@ def test_ls_verify_and_prune(tmp_path: Path) -> None:
     (first.parent / "half.part").write_text("")
     assert "removed 1 entries" in call("prune", "--damaged")[1] and not first.exists() and not (first.parent / "half.part").exists()
     assert "removed 1 entries" in call("prune", "--days", "2")[1] and not second.exists()
-    assert "removed 1 entries" in call("prune", "--all")[1] and not list(tmp_path.rglob('*.safetensors'))
+    assert "removed 1 entries" in call("prune", "--all")[1] and not list(tmp_path.rglob("*.safetensors"))

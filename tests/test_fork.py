@@ -211,6 +211,22 @@ def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no
     assert [c.verdict for c in compare(old, new, at)] == ["fork"]
 
 
+@pytest.mark.parametrize(
+    ("processes", "change", "at", "verdicts"),
+    [
+        ((2, 1), "training.accumulate=2", Standing("stage1", 3, False), ["safe", "safe"]),
+        ((2, 4), "training.accumulate=1", Standing("stage1", 3, False), ["fork"]),
+        ((3, 2), "training.accumulate=1", Standing("stage2", 3, False), ["fork"]),
+        ((1, 1), "training.accumulate=2", Standing("stage1", 3, False), ["fork"]),
+        ((2, 1), "training.accumulate=1", Standing("stage1", 3, True), ["fork"]),  # stage 2 is to come
+        ((2, 1), "training.accumulate=1", Standing("stage2", 4, True), ["safe"]),  # only judged again
+    ],
+)
+def test_another_number_of_processes_goes_on_where_a_step_takes_as_many_batches(recipe, processes, change, at, verdicts):
+    old, new = (load_recipe(recipe, sets).document.values for sets in ([], [change]))
+    assert sorted(c.verdict for c in compare(old, new, at, processes)) == verdicts
+
+
 def test_rules_speak_of_keys_that_exist():
     for key in RULES:
         model = Recipe

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -82,9 +83,18 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(nursery, recipe, tmp
     strike = AT_CALL.format(n=3, what="os.kill(os.getpid(), signal.SIGTERM)")
     cut = nursery("run", recipe, "--out", out, processes=2, first=strike)
     assert cut["codes"] == [130, 130] and all("stopped after stage1 step 3" in said for said in cut["said"]), cut
+    shutil.copytree(out, tmp_path / "alone")
     assert nursery("run", recipe, "--out", out, "--resume", processes=2)["codes"] == [0, 0]
     run_recipe(load_recipe(recipe, ["training.accumulate=2"]), tmp_path / "whole")
     assert_close(weights_of(out), weights_of(tmp_path / "whole"))
+
+    alone, with_two = tmp_path / "alone", load_recipe(recipe, ["training.accumulate=2"])
+    with pytest.raises(DistillkitError, match=r"(?s)its steps .*processes: 2 -> 1 .*accumulate = 2 it would be the same.*--fork"):
+        run_recipe(load_recipe(recipe), alone, resume=True)
+    run_recipe(with_two, alone, resume=True)
+    assert_close(weights_of(alone), weights_of(tmp_path / "whole"))
+    manifest = json.loads((alone / "manifest.json").read_text())
+    assert manifest["history"][-1]["changes"] == {"processes": [2, 1], "training.accumulate": [1, 2]}
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(nursery, recipe, tmp_path):

@@ -157,4 +157,3 @@ def test_what_cannot_be_had_with_sharded_weights_is_refused(recipe, setting, key
     load_recipe(recipe, setting.split(";"))
     if key.startswith("stage2"):
         load_recipe(recipe, [SHARDED, setting, "stage2.steps=0"])
-

@@ -166,9 +166,7 @@ def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) ->
         )
 
 
-def _check(
-    name: str, dataset: Any, column: str, lq_column: str | None, caption_column: str | None, folder: Path | None
-) -> Source:
+def _check(name: str, dataset: Any, column: str, lq_column: str | None, caption_column: str | None, folder: Path | None) -> Source:
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError(f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a map-style dataset)")
     if not isinstance(dataset, datasets.Dataset):

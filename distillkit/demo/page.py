@@ -175,4 +175,3 @@ def _refuse_taken(host: str, port: int) -> None:
             pass
     except OSError as e:
         raise DistillkitError(f"{host}:{port} - cannot listen there ({e.strerror}); choose another --host or --port") from e
-

@@ -192,9 +192,7 @@ def linear_combinations(faithful: Tensor, realistic: Tensor, alphas: Sequence[fl
     return {f"linear:{alpha:g}": (alpha * f + (1 - alpha) * r).round().to(torch.uint8) for alpha in alphas}
 
 
-def _with_costs(
-    entries: Sequence[Entry], seconds: Mapping[str, Sequence[float]], combine: tuple[str, str] | None
-) -> list[Entry]:
+def _with_costs(entries: Sequence[Entry], seconds: Mapping[str, Sequence[float]], combine: tuple[str, str] | None) -> list[Entry]:
     """The entries with their median seconds; a combination costs what both of its parts cost."""
     timed = {e.label: replace(e, seconds=float(np.median(s)) if (s := seconds.get(e.label)) else None) for e in entries}
     parts = [timed[label] for label in combine or ()]

@@ -197,4 +197,3 @@ def _named(path: Path, what: str) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError, ValueError) as e:
         raise DataError(f"{path} - {what}: {getattr(e, 'strerror', None) or e}") from e
-

@@ -14,6 +14,11 @@ from distillkit.recipe.dump import inline, leaves
 from distillkit.recipe.positions import KeyPath, dotted
 
 Verdict = Literal["safe", "fork", "incompatible"]
+Values = Mapping[KeyPath, Any]
+
+PROCESSES: KeyPath = ("processes",)
+"""Not a key of a recipe, but one of what a run is."""
+ACCUMULATE: KeyPath = ("training", "accumulate")
 
 RULES: dict[str, tuple[Verdict, str]] = {
     "name": ("safe", "a name"),
@@ -75,12 +80,16 @@ class Change:
         return f"{self.key}: {old} -> {new}  ({self.why})"
 
 
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], at: Standing | None) -> list[Change]:
-    """Every key whose values differ between two complete recipes, for a run that stands ``at`` a checkpoint; None: it has none."""
-    before, after = dict(leaves(old, ())), dict(leaves(new, ()))
-    decays = any(values.get(("training", "decay_fraction")) for values in (before, after))
+def compare(
+    old: Mapping[str, Any], new: Mapping[str, Any], at: Standing | None, processes: tuple[int, int] = (1, 1)
+) -> list[Change]:
+    """Every key whose values differ between two complete recipes, for a run that stands ``at`` a checkpoint; None: it has none.
+
+    ``processes``: how many the run had and has now. A difference is told as one of the key ``processes``.
+    """
+    before, after = ({**dict(leaves(r, ())), PROCESSES: n} for r, n in zip((old, new), processes, strict=True))
     return [
-        Change(dotted(path), before.get(path), after.get(path), *_judge(path, before.get(path), after.get(path), at, decays))
+        Change(dotted(path), before.get(path), after.get(path), *_judge(path, before, after, at))
         for path in dict.fromkeys([*before, *after])
         if before.get(path) != after.get(path)
     ]
@@ -91,15 +100,30 @@ def lines(changes: Sequence[Change]) -> str:
     return "\n".join(f"  {change}" for change in changes)
 
 
-def _judge(path: KeyPath, old: Any, new: Any, at: Standing | None, decays: bool) -> tuple[Verdict, str]:
+def _judge(path: KeyPath, before: Values, after: Values, at: Standing | None) -> tuple[Verdict, str]:
     if at is None:
         return "safe", "no step is kept yet"
     if path in (("stage1", "steps"), ("stage2", "steps")):
-        return _judge_steps(str(path[0]), old, new, at, decays)
+        decays = any(values.get(("training", "decay_fraction")) for values in (before, after))
+        return _judge_steps(str(path[0]), before.get(path, 0), after.get(path, 0), at, decays)
+    if path in (PROCESSES, ACCUMULATE):
+        return _judge_parts(before, after, at)
     verdict, why = next((RULES[key] for key in _above(path) if key in RULES), RULES["training"])
     if verdict == "incompatible" and path[0] == "stage2" and at.stage == "stage1":
         return RULES["stage2"]
     return verdict, why
+
+
+def _judge_parts(before: Values, after: Values, at: Standing) -> tuple[Verdict, str]:
+    """A step takes a batch for each process and accumulation; who computes which is all the same."""
+    if at.ended and (at.stage == "stage2" or not after.get(("stage2", "steps"))):
+        return "safe", "every step is made"
+    was, now = (values.get(ACCUMULATE, 1) * values[PROCESSES] for values in (before, after))
+    if was == now:
+        return "safe", f"a step takes {now} batches as before"
+    why = f"a step takes a batch for each process and accumulation: {was} before, {now} now"
+    rest = was % after[PROCESSES]
+    return "fork", why if rest else f"{why}; with training.accumulate = {was // after[PROCESSES]} it would be the same"
 
 
 def _judge_steps(stage: str, old: int, new: int, at: Standing, decays: bool) -> tuple[Verdict, str]:

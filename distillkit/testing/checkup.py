@@ -119,9 +119,7 @@ def cures(recipe: Recipe) -> list[list[str]]:
     return [settings for missing, settings in known if missing]
 
 
-def _advise(
-    found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], unit: int, budget: float
-) -> Iterator[str]:
+def _advise(found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], unit: int, budget: float) -> Iterator[str]:
     """One setting after the other, each tried on top of those before it on the largest crop measured, until a step fits."""
     yield f"\nto fit {budget / GIB:.1f} GiB, in this order, each on top of those before:"
     small, taken = found[0].crops[-1], list[str]()
