@@ -1,5 +1,6 @@
 """Gradient checkpointing, the traps of sharing one base, and that the student's gradient is the same through all of them."""
 
+import gc
 import itertools
 
 import pytest
@@ -10,7 +11,7 @@ from distillkit.diffusion.adapters import add_adapter
 from distillkit.diffusion.sharing import share_storage
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
-from distillkit.training.blocks import blocks_of, compiled, recomputed
+from distillkit.training.blocks import blocks_of, compiled, recast, recomputed
 
 
 def randomised(adapter):
@@ -113,6 +114,55 @@ def test_activations_are_not_kept():
         return sum(sizes)
 
     assert kept(True) < 0.5 * kept(False)
+
+
+class Layers(torch.nn.Module):
+    """One of each kind whose weight autocast copies; a product keeps it transposed, a convolution as it is."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1, padding_mode="reflect")
+        self.middle = torch.nn.Linear(8, 8)
+        self.last = torch.nn.Conv2d(8, 3, 1, bias=False)
+
+    def forward(self, x):
+        x = self.middle(self.first(x).movedim(1, -1)).relu().movedim(-1, 1)
+        return self.last(self.middle(x.movedim(1, -1)).movedim(-1, 1))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", None])
+def test_copies_of_weights_are_made_again_and_nothing_else_changes(kind, monkeypatch):
+    x, found, packed = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), [], []
+
+    class Seen(torch.autograd.graph.saved_tensors_hooks):
+        def __init__(self, pack, unpack):
+            super().__init__(lambda t: packed.append(pack(t)) or packed[-1], unpack)
+
+    monkeypatch.setattr(torch.autograd.graph, "saved_tensors_hooks", Seen)
+    for again in (False, True):
+        model = Layers().requires_grad_(False)
+        trained = randomised(add_adapter(model, kind, rank=2)).tensors().values() if kind else ()
+        inputs = [*trained, x.clone().requires_grad_()]
+        with recast([model] if again else []), torch.autocast("cpu", torch.bfloat16):
+            loss = model(inputs[-1]).float().square().sum()
+        alive = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16]
+        found.append([loss, *torch.autograd.grad(loss, inputs)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    kept, shapes = [t for t in packed if isinstance(t, torch.Tensor)], {(8, 3, 3, 3), (8, 8), (3, 8, 1, 1)}
+    views = len(packed) - len(kept)
+    assert not any(tuple(t.shape) in shapes for t in alive)
+    assert not any(tuple(t.shape) in shapes for t in kept) and views == (0 if kind == "full" else 4)  # "full" trains its weights
+
+
+def test_without_autocast_or_gradient_frozen_weights_are_used_as_they_are():
+    model, x = Layers().requires_grad_(False), torch.rand(1, 3, 8, 8)
+    plain = model(x)
+    with recast([model]):
+        assert torch.equal(model(x.requires_grad_()), plain)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert model(x).dtype == torch.bfloat16
+    assert "forward" not in vars(model.first)
 
 
 class Attention(torch.nn.Module):

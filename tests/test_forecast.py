@@ -74,6 +74,10 @@ def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
     ]
     sets = ["data.batch_size=1", "training.term_by_term=true", "training.checkpointing=true", "stage1.gradient='score'"]
     assert checkup.cures(load_recipe(recipe, sets).recipe) == [['training.precision="bf16"']]
+    sets = [*sets, "training.precision='bf16'", "training.checkpointing=false"]
+    again = [['training.checkpointing="weights"'], ["training.checkpointing=true"]]
+    assert checkup.cures(load_recipe(recipe, sets).recipe) == again
+    assert checkup.cures(load_recipe(recipe, [*sets, "training.compile=true"]).recipe) == again[1:]
 
 
 def test_packages_too_old_or_absent_are_problems():

@@ -5,6 +5,7 @@ import signal
 import pytest
 import torch
 import toy_plugin
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from distillkit import DistillkitError, Restorer
@@ -265,6 +266,34 @@ def test_cheaper_passes_train_the_same_student(finished, recipe, tmp_path, setti
     run_recipe(load_recipe(recipe, [f"training.{setting}=true"]), out)
     plain, saving = weights_of(finished), weights_of(out)
     assert all(torch.allclose(plain[s][k], saving[s][k], atol=1e-6) for s in plain for k in plain[s])
+
+
+@pytest.fixture
+def another_precision():
+    """A process has one precision, once it has begun to train: forget it, before and afterwards."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path, another_precision):
+    sets = ["training.precision='bf16'", "training.term_by_term=true", "data.eval=[]"]
+    run_recipe(load_recipe(recipe, sets), tmp_path / "kept")
+    run_recipe(load_recipe(recipe, [*sets, "training.checkpointing='weights'"]), tmp_path / "again")
+    kept, again = weights_of(tmp_path / "kept"), weights_of(tmp_path / "again")
+    assert all(torch.equal(kept[s][k], again[s][k]) for s in kept for k in kept[s])
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        ([], r'"weights" is for training\.precision = "bf16"'),
+        (["training.precision='bf16'", "training.compile=true"], r"not for training\.compile = true"),
+    ],
+)
+def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
+    with pytest.raises(DistillkitError, match=rf"training\.checkpointing - .*{why}"):
+        load_recipe(recipe, ["training.checkpointing='weights'", *others])
 
 
 def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe, tmp_path):

@@ -149,6 +149,7 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
         ('stage1.fidelity_term="output";stage1.output_targets="image"', "stage1.output_targets", 'take "crop"'),
         ("training.cache_gib=1", "training.cache_gib", "set it to 0"),
         ("training.channels_last=true", "training.channels_last", "set it to false"),
+        ('training.precision="bf16";training.checkpointing="weights"', "training.checkpointing", "set it to false or true"),
     ],
 )
 def test_what_cannot_be_had_with_sharded_weights_is_refused(recipe, setting, key, why):

@@ -33,6 +33,8 @@ def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator
     training = _valid(Training, document.get(("training",)))
     if training is not None and training.sharding == "full":
         yield from _check_sharding(document, training, stage1, stage2)
+    if training is not None and training.checkpointing == "weights":
+        yield from _check_recasting(document, training)
     for part in ("train", "eval"):
         sources = document.get(("data", part))
         for i, table in enumerate(sources if isinstance(sources, list) else []):
@@ -98,8 +100,22 @@ def _check_sharding(document: Document, training: Training, stage1: Stage1 | Non
     if training.cache_gib:
         what = "a process that finds a result makes no pass, and the others would wait for its part of the weights; set it to 0"
         yield _unsharded(document, ("training", "cache_gib"), what)
+    if training.checkpointing == "weights":
+        what = '"weights" would gather every weight once more for the backward pass; set it to false or true'
+        yield _unsharded(document, ("training", "checkpointing"), what)
     if training.channels_last:
         yield _unsharded(document, ("training", "channels_last"), "torch shards weights in the usual order only; set it to false")
+
+
+def _check_recasting(document: Document, training: Training) -> Iterator[Problem]:
+    """Where frozen weights are not cast, or not where one can see it."""
+    key: KeyPath = ("training", "checkpointing")
+    if training.precision == "no":
+        what = '"weights" is for training.precision = "bf16": float32 weights are never copied; set one of the two otherwise'
+        yield Problem(document.origin(key), key, what)
+    if training.compile:
+        what = '"weights" is not for training.compile = true: what is compiled casts weights by itself; set it to false or true'
+        yield Problem(document.origin(key), key, what)
 
 
 def _unsharded(document: Document, key: KeyPath, what: str) -> Problem:

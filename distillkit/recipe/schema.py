@@ -199,8 +199,10 @@ class Training(Table):
     """How both stages are trained."""
 
     precision: Literal["no", "bf16"] = Field(default="no", description="bf16: activations in bfloat16; weights stay in float32")
-    checkpointing: bool = Field(
-        default=False, description="make activations again in the backward pass instead of keeping them: less memory, more time"
+    checkpointing: bool | Literal["weights"] = Field(
+        default=False,
+        description='make activations again in the backward pass instead of keeping them: less memory, more time. "weights": only '
+        "the bfloat16 copies of frozen weights, which takes next to no time",
     )
     term_by_term: bool = Field(
         default=False,

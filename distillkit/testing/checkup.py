@@ -108,12 +108,14 @@ def _compare(found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence
 
 def cures(recipe: Recipe) -> list[list[str]]:
     """Settings that save memory and that the recipe does not have yet, cheapest first: they cost time, precision, the objective."""
-    batch, accumulate = recipe.data.batch_size, recipe.training.accumulate
+    training, batch = recipe.training, recipe.data.batch_size
+    copies = training.precision == "bf16" and training.sharding == "none" and not training.compile
     known = [
-        (batch > 1, ["data.batch_size=1", f"training.accumulate={batch * accumulate}"]),
-        (not recipe.training.term_by_term, ["training.term_by_term=true"]),
-        (not recipe.training.checkpointing, ["training.checkpointing=true"]),
-        (recipe.training.precision == "no", ['training.precision="bf16"']),
+        (batch > 1, ["data.batch_size=1", f"training.accumulate={batch * training.accumulate}"]),
+        (not training.term_by_term, ["training.term_by_term=true"]),
+        (copies and training.checkpointing is False, ['training.checkpointing="weights"']),
+        (training.checkpointing is not True, ["training.checkpointing=true"]),
+        (training.precision == "no", ['training.precision="bf16"']),
         (recipe.stage1.gradient == "full", ['stage1.gradient="score"', 'stage1.weighting="clean"']),
     ]
     return [settings for missing, settings in known if missing]

@@ -1,4 +1,5 @@
-"""What networks repeat: their blocks, made again in the backward pass instead of being kept, or compiled.
+"""What networks repeat: their blocks, made again in the backward pass instead of being kept, or compiled; and their layers, whose
+copies of weights in another precision are made again.
 
 A block is what an ``nn.ModuleList`` or ``nn.Sequential`` holds at the innermost level of such lists: a residual block, a
 transformer block. Layers, with or without an adapter, and lists of layers are parts of blocks. A network without lists is one.
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from distillkit.diffusion.adapters import Adapter
@@ -27,7 +29,18 @@ def recomputed(models: Iterable[nn.Module], adapter: Adapter | None) -> Iterator
         adapter: the one that may be on them: a block is made again under the scale that it was first made with, whatever the scale
             is at the time of the backward pass.
     """
-    with _replaced(models, lambda forward: partial(_checkpointed, forward, adapter)):
+    with _replaced(blocks_of(models), lambda block: partial(_checkpointed, block.forward, adapter)):
+        yield
+
+
+@contextmanager
+def recast(models: Iterable[nn.Module]) -> Iterator[None]:
+    """In mixed precision, frozen weights are cast again for the backward pass: no pass keeps a copy of them for it.
+
+    Autocast casts the weights of a layer at each pass, and the gradient needs the copy. Gradients are what they would be without.
+    """
+    layers = [m for model in models for m in model.modules() if type(m) in (nn.Linear, nn.Conv2d) and not m.weight.requires_grad]
+    with _replaced(dict.fromkeys(layers), lambda layer: partial(_recast, layer, layer.forward)):
         yield
 
 
@@ -40,7 +53,7 @@ def compiled(models: Iterable[nn.Module], backend: str = "inductor") -> Iterator
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, 64)  # one for each shape that the blocks of a class come in
     try:
-        with _replaced(models, partial(torch.compile, backend=backend)):
+        with _replaced(blocks_of(models), lambda block: torch.compile(block.forward, backend=backend)):
             yield
     finally:
         torch._dynamo.config.recompile_limit = limit
@@ -50,20 +63,20 @@ Forward = Callable[..., Any]
 
 
 @contextmanager
-def _replaced(models: Iterable[nn.Module], wrap: Callable[[Forward], Forward]) -> Iterator[None]:
-    """The blocks' ``forward`` wrapped, until the end of the context."""
-    blocks = list(blocks_of(models))
-    former = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        block.forward = wrap(block.forward)  # type: ignore[method-assign]
+def _replaced(modules: Iterable[nn.Module], wrap: Callable[[nn.Module], Forward]) -> Iterator[None]:
+    """Each module's ``forward`` is what ``wrap`` makes of it, until the end of the context."""
+    replaced = list(modules)
+    former = [vars(module).get("forward") for module in replaced]
+    for module in replaced:
+        module.forward = wrap(module)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for block, forward in zip(blocks, former, strict=True):
+        for module, forward in zip(replaced, former, strict=True):
             if forward is None:
-                del block.forward
+                del module.forward
             else:
-                block.forward = forward  # type: ignore[method-assign]
+                module.forward = forward  # type: ignore[method-assign]
 
 
 def blocks_of(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
@@ -111,3 +124,30 @@ class _Recalled(AbstractContextManager[None]):
 
     def __exit__(self, *error: object) -> None:
         self._adapter.set_scale(self._former)
+
+
+def _recast(layer: nn.Linear | nn.Conv2d, forward: Forward, x: Tensor) -> Tensor:
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or not torch.is_grad_enabled():
+        return forward(x)
+    weight, dtype = layer.weight, torch.get_autocast_dtype(kind)
+    copy = weight.to(dtype)
+    address = copy.untyped_storage().data_ptr()  # what is packed lives as long as its hooks: they may not hold the copy
+
+    def pack(saved: Tensor) -> Tensor | _View:
+        mine = saved.untyped_storage().data_ptr() == address
+        return _View(saved.size(), saved.stride(), saved.storage_offset()) if mine else saved
+
+    def unpack(packed: Tensor | _View) -> Tensor:
+        return weight.to(dtype).as_strided(*packed) if isinstance(packed, _View) else packed
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return F.linear(x, copy, layer.bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, copy, layer.bias)
+
+
+class _View(NamedTuple):
+    """A view of a weight's copy: a product keeps it transposed."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int

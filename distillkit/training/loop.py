@@ -22,7 +22,7 @@ from distillkit.diffusion.adapters import Adapter
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.recipe.schema import Training
-from distillkit.training.blocks import compiled, recomputed
+from distillkit.training.blocks import compiled, recast, recomputed
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 from distillkit.training.step import Stage2Step, Step, Terms
 from distillkit.training.tracking import RunLog
@@ -135,7 +135,8 @@ class Trainer:
             with (
                 _signals() as caught,
                 compiled(stage.models if options.compile else ()),
-                recomputed(stage.models if options.checkpointing else (), stage.adapter),
+                recomputed(stage.models if options.checkpointing is True else (), stage.adapter),
+                recast(stage.models if options.checkpointing == "weights" else ()),
             ):
                 for step in range(done, stage.steps):
                     group = list(islice(stream, len(self.parts)))
