@@ -39,6 +39,7 @@ class Row:
 def rows(crop: int, cache: str) -> list[Row]:
     """Every setting of the kind; ``cache`` is a folder that is not there yet."""
     kept, cycle = (f"training.cache_dir='{cache}'", "training.cache_gib=2"), (f"data.cycle={CYCLE}",)
+    bf16 = ('training.precision="bf16"',)
     mix, score = ('stage2.target="mix"',), ('stage1.gradient="score"', 'stage1.weighting="clean"')
     return [
         Row("training.checkpointing", ("training.checkpointing=true",)),
@@ -48,7 +49,8 @@ def rows(crop: int, cache: str) -> list[Row]:
         Row(f"stage1.decode_crop = {crop // 2} of {crop}", (f"stage1.decode_crop={crop // 2}",), estimates=True),
         Row("cache_gib, data.cycle: latents, both ends of `mix`", kept, (*cycle, *mix)),
         Row("cache_gib, data.cycle: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)),
-        Row('training.precision = "bf16"', ('training.precision="bf16"',)),
+        Row('training.precision = "bf16"', bf16),
+        Row('... and checkpointing = "weights"', ('training.checkpointing="weights"',), bf16),
         Row("training.channels_last", ("training.channels_last=true",)),
         Row("training.compile", ("training.compile=true",)),
     ]

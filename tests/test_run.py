@@ -296,6 +296,15 @@ def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
         load_recipe(recipe, ["training.checkpointing='weights'", *others])
 
 
+def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd):
+    sets = ["training.log_every=1", "data.eval=[]", "stage2.steps=0", "training.max_grad_norm=1e9"]
+    run_recipe(load_recipe(recipe, [*sets, "stage1.learning_rate=0.5"]), tmp_path / "wild")
+    said = capfd.readouterr().err
+    assert said.count("probably diverged; lower stage1.learning_rate") == 1 and "times what it began with" in said
+    run_recipe(load_recipe(recipe, sets), tmp_path / "tame")
+    assert "diverged" not in capfd.readouterr().err
+
+
 def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe, tmp_path):
     """At a learning rate of nothing, what depends on the data alone repeats, and what depends on drawn times does not."""
     still = ["stage1.learning_rate=1e-12", "stage2.steps=0", "data.cycle=2", "training.log_every=1"]

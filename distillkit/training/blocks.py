@@ -126,7 +126,8 @@ class _Recalled(AbstractContextManager[None]):
         self._adapter.set_scale(self._former)
 
 
-def _recast(layer: nn.Linear | nn.Conv2d, forward: Forward, x: Tensor) -> Tensor:
+def _recast(layer: Any, forward: Forward, x: Tensor) -> Tensor:
+    """The pass of a Linear or Conv2d."""
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or not torch.is_grad_enabled():
         return forward(x)
@@ -150,4 +151,4 @@ class _View(NamedTuple):
 
     size: torch.Size
     stride: tuple[int, ...]
-    offset: int
+    offset: Any

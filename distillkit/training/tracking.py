@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -16,6 +17,9 @@ from tqdm import tqdm
 
 from distillkit.disk import append, write_file
 
+DIVERGED = 10.0
+"""Times the loss that a stage began with."""
+
 
 class RunLog:
     """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``, ``seconds``,
@@ -26,6 +30,7 @@ class RunLog:
         self.nonfinite_path = path.with_name("nonfinite.jsonl")
         self._bar: tqdm[Any] | None = None
         self._started = 0.0
+        self._bound: float | None = None
 
     def rewind(self, step: int) -> None:
         """Forget lines after global step ``step``: a resumed run writes them again."""
@@ -37,7 +42,7 @@ class RunLog:
     def begin(self, stage: str, done: int, total: int) -> None:
         """A stage of ``total`` steps starts, ``done`` of them made before."""
         self._stage, self._done, self._total = stage, done, total
-        self._started, self._first = time.monotonic(), done
+        self._started, self._first, self._bound = time.monotonic(), done, None
         if self._accelerator.is_main_process and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=stage, unit="step", dynamic_ncols=True)
 
@@ -64,6 +69,19 @@ class RunLog:
             eta = (self._total - self._done) / max(pace, 1e-9)
             terms = "  ".join(f"{k} {v}" for k, v in shown.items())
             self.say(f"{self._stage} {self._done}/{self._total}  {terms}  {pace:.1f} steps/s  ETA {_clock(eta)}")
+        self._notice_divergence(values["loss"])
+
+    def _notice_divergence(self, loss: float) -> None:
+        """Say, once a stage, that the loss has risen far above that of the first line."""
+        if self._bound is None:
+            self._bound = DIVERGED * loss
+        elif loss > self._bound > 0:
+            began, self._bound = self._bound / DIVERGED, math.inf
+            self.say(
+                f"warning: {self._stage} step {self._done}: the loss is {loss:.3g}, {loss / began:.3g} times what it began with "
+                f"({began:.3g}): the training has probably diverged; lower {self._stage}.learning_rate and start from an earlier "
+                "checkpoint by --fork"
+            )
 
     def saved(self, path: Path, step: int) -> None:
         """A checkpoint is on disk."""
