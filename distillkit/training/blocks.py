@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from distillkit.diffusion.adapters import Adapter
@@ -48,12 +49,13 @@ def recast(models: Iterable[nn.Module]) -> Iterator[None]:
 def compiled(models: Iterable[nn.Module], backend: str = "inductor") -> Iterator[None]:
     """Regional compilation: each block is compiled by itself, and those of one class and shape share what is compiled.
 
-    Enter it before :func:`recomputed` where both are wanted.
+    Shapes are fixed, a graph for each: crops come in few, and code for any shape is slower, where it can be made at all. Scales of
+    adapters are not. Enter it before :func:`recomputed` where both are wanted.
     """
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(limit, 64)  # one for each shape that the blocks of a class come in
     try:
-        with _replaced(blocks_of(models), lambda block: torch.compile(block.forward, backend=backend)):
+        with _replaced(blocks_of(models), lambda block: partial(_of_fixed_shape, torch.compile(block.forward, backend=backend))):
             yield
     finally:
         torch._dynamo.config.recompile_limit = limit
@@ -103,6 +105,13 @@ def _has_parts(module: nn.Module) -> bool:
     """Whether ``module`` is more than a layer, or a wrapping of one; what an adapter adds to a layer is no part."""
     parts = [child for name, child in module.named_children() if name != "parametrizations"]
     return not isinstance(module, BaseTunerLayer) and (len(parts) > 1 or any(_has_parts(part) for part in parts))
+
+
+def _of_fixed_shape(compiled: Forward, *args: Any, **kwargs: Any) -> Any:
+    for value in tree_leaves((args, kwargs)):
+        if isinstance(value, Tensor):
+            torch._dynamo.mark_static(value)
+    return compiled(*args, **kwargs)
 
 
 def _checkpointed(forward: Forward, adapter: Adapter | None, *args: Any, **kwargs: Any) -> Any:

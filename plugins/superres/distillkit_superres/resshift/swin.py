@@ -28,7 +28,7 @@ def shifted_window_mask(rows: int, columns: int, window: int, shift: int, device
     """
     wrapped = torch.arange(window**2, device=device) % window >= window - shift
     mask = torch.zeros(rows * columns, window**2, window**2, device=device)
-    mask[(rows - 1) * columns :] = -100.0 * (wrapped[:, None] != wrapped[None, :])
+    mask[(rows - 1) * columns :] = -100.0 * (wrapped[:, None] ^ wrapped)  # not !=, which torch.compile's inductor fails at
     return mask
 
 
