@@ -11,7 +11,7 @@ realistic
     from the faithful weights, ``|S(y) - z_0|^2 + 30 |cells|^2 + 2 ST-LPIPS + 0.4 adversarial + 0.5 denoising``. S is one step;
     *cells* is the error averaged over 4 x 4 latent pixels, what a pattern that repeats with the latent's grid leaves; the patch
     discriminator has the hinge loss. Perceptual distance and discriminator see randomly shifted crops, so that such a pattern
-    does not pay off. For low light the weights are 3 (errors of brightness are in *cells* too), 4 and 0.2.
+    does not pay off. For low light the weights are 3 (errors of brightness are in *cells* too), 8 and 0.2.
 
 The weights kept are moving averages, stored in half precision.
 """
@@ -115,12 +115,12 @@ COURSES = {
         degradation=partial(plugin_thing, "degradations", "lowlight/dark", **DARK),
         crop=64,
         large=192,
-        faithful_steps=(1_500, 2_500),
-        realistic_steps=1_200,
+        faithful_steps=(4_000, 6_000),
+        realistic_steps=2_400,
         top_is_guess=True,
         faithful_rate=5e-4,  # twice as much and the network dies: brightness that nobody can know makes the gradient noisy
         detail=10.0,
-        weights=WEIGHTS | {"cells": 3.0, "perceptual": 4.0, "adversarial": 0.2},
+        weights=WEIGHTS | {"cells": 3.0, "perceptual": 8.0, "adversarial": 0.2},
     ),
 }
 
