@@ -191,6 +191,16 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp
     assert all(torch.isfinite(v).all() for v in newest.values())
 
 
+def test_a_line_without_a_finite_step_has_no_loss(recipe, tmp_path, monkeypatch):
+    def nan(x, gt, *args, **kwargs):
+        return {"l2": x.mean() * float("nan")}
+
+    monkeypatch.setattr("distillkit.training.step.reconstruction", nan)
+    run_recipe(load_recipe(recipe, ["training.log_every=1", "stage1.steps=1", "stage2.steps=0"]), tmp_path / "out")
+    line = json.loads((tmp_path / "out/metrics.jsonl").read_text())
+    assert "loss" not in line and "l2" not in line and line["seconds"] > 0
+
+
 def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))

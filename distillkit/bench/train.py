@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -111,7 +112,7 @@ class _Watch(RunLog):
         self._watching.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._losses.append(values["loss"])
+        self._losses.append(values.get("loss", math.nan))
 
     def measured(self, images: int) -> Measured:
         """``images``: crops of one step."""

@@ -252,22 +252,27 @@ class _Meter:
     """Means of the terms of finite steps since they were last read; no device is waited for before that."""
 
     def __init__(self) -> None:
-        self._sums: Terms = {}
         self._waited = 0.0
-        self._clock = time.monotonic()
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._sums: Terms = {}
+        self._steps, self._clock = 0, time.monotonic()
 
     def add(self, terms: Terms, finite: Tensor) -> None:
+        self._steps += 1
         for name, value in (terms | {"": torch.ones_like(finite, dtype=torch.float32)}).items():
             self._sums[name] = self._sums.get(name, 0) + torch.where(finite, value.detach(), 0)
 
     def read(self, lr: float, waited: float) -> dict[str, float]:
-        """Mean terms, learning rate, seconds a step, and the share of them spent waiting for data; starts anew."""
+        """Mean terms (none without a finite step), learning rate, seconds a step, the share of them spent waiting; starts anew."""
         elapsed = time.monotonic() - self._clock
         sums = {name: float(value) for name, value in self._sums.items()}
-        steps = max(sums.pop("", 0), 1)
-        values = {name: value / steps for name, value in sums.items()}
-        values |= {"lr": lr, "seconds": elapsed / steps, "loader_wait": (waited - self._waited) / max(elapsed, 1e-9)}
-        self._sums, self._clock, self._waited = {}, time.monotonic(), waited
+        finite = sums.pop("")
+        values = {name: value / finite for name, value in sums.items()} if finite else {}
+        values |= {"lr": lr, "seconds": elapsed / self._steps, "loader_wait": (waited - self._waited) / max(elapsed, 1e-9)}
+        self._waited = waited
+        self._start_anew()
         return values
 
 

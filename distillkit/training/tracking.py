@@ -22,8 +22,9 @@ DIVERGED = 10.0
 
 
 class RunLog:
-    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms, ``lr``, ``grad_norm``, ``seconds``,
-    and with a cache ``cache_hits`` (share of lookups) and ``cache_saved`` (seconds), both since the line before."""
+    """Writes one JSON object a logged step: ``stage``, ``step`` (global), ``loss``, its terms and ``grad_norm`` (none where no step
+    was finite), ``lr``, ``seconds``, and with a cache ``cache_hits`` (share of lookups) and ``cache_saved`` (seconds), both since
+    the line before."""
 
     def __init__(self, path: Path, accelerator: Accelerator, observe: Callable[..., None]) -> None:
         self._path, self._accelerator, self._observe = path, accelerator, observe
@@ -69,7 +70,8 @@ class RunLog:
             eta = (self._total - self._done) / max(pace, 1e-9)
             terms = "  ".join(f"{k} {v}" for k, v in shown.items())
             self.say(f"{self._stage} {self._done}/{self._total}  {terms}  {pace:.1f} steps/s  ETA {_clock(eta)}")
-        self._notice_divergence(values["loss"])
+        if "loss" in values:
+            self._notice_divergence(values["loss"])
 
     def _notice_divergence(self, loss: float) -> None:
         """Say, once a stage, that the loss has risen far above that of the first line."""
