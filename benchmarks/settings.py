@@ -1,7 +1,8 @@
 """What each setting for speed or memory buys: ``python benchmarks/settings.py [RECIPE] [--set KEY=VALUE] ...``.
 
-One row for each, against the same recipe without it, each in a process of its own. Prints a table in Markdown. What bfloat16
-buys on a CPU depends on whether it computes in it (AVX512_BF16, AMX) or only emulates it: the last line says which.
+One row for each, against the same recipe without it, each in a process of its own, by the fastest step of each: other work on a
+machine only ever makes a step slower. Peaks are medians of the rounds. Prints a table in Markdown. What bfloat16 buys on a CPU
+depends on whether it computes in it (AVX512_BF16, AMX) or only emulates it: the last line says which.
 """
 
 from __future__ import annotations
@@ -101,13 +102,11 @@ def told_bf16() -> str:
 
 
 def _figures(base: list[dict[str, Any]], own: list[dict[str, Any]], stage: str) -> tuple[str, str]:
-    key = "ms" if torch.cuda.is_available() else "cpu_ms"
+    def fastest(measured: list[dict[str, Any]]) -> float:
+        return min(ms for m in measured for ms in m["stages"][stage]["ms_all"])
 
-    def median(measured: list[dict[str, Any]], what: str) -> float:
-        return statistics.median(m["stages"][stage][what] for m in measured)
-
-    memory = (f"{median(side, 'peak_memory') / 2**30:.2f}" for side in (base, own))
-    return f"{median(base, key) / median(own, key):.2f}x", " → ".join(memory)
+    peaks = (statistics.median(m["stages"][stage]["peak_memory"] for m in side) / 2**30 for side in (base, own))
+    return f"{fastest(base) / fastest(own):.2f}x", " → ".join(f"{peak:.2f}" for peak in peaks)
 
 
 if __name__ == "__main__":
