@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+import distillkit
 from distillkit.arguments import folders_of, numbers_of, pair_of, settings_of, tradeoffs_of
 from distillkit.cache_commands import cache_app
 from distillkit.errors import DistillkitError, Interrupted
+from distillkit.plugin_commands import plugins_app
 
 app = typer.Typer(
     help="Distil a faithful and a realistic restoration teacher into one student with a knob between them.",
@@ -22,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-plugins_app = typer.Typer(help="List what the installed plugins offer, or check one of them.", rich_markup_mode=None)
 recipe_app = typer.Typer(help="Check a recipe, or show what it amounts to.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(recipe_app, name="recipe")
@@ -31,6 +32,20 @@ app.add_typer(cache_app, name="cache")
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"distillkit {distillkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -318,27 +333,6 @@ def doctor(
 
         healthy &= examine(resolved, set_ or [], None if memory is None else memory * 2**30, check=check, say=typer.echo)
     if not healthy:
-        raise typer.Exit(1)
-
-
-@plugins_app.callback(invoke_without_command=True)
-def list_plugins(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
-    """List what the installed plugins offer."""
-    if context.invoked_subcommand is not None:
-        return
-    from distillkit.hooks.listing import as_dicts, as_text
-
-    typer.echo(json.dumps(as_dicts(), indent=2) if as_json else as_text())
-
-
-@plugins_app.command("check")
-def check_plugin(name: Annotated[str, typer.Argument(help="a plugin, or one of its models: mini, mini/faithful")]) -> None:
-    """Check a plugin against the contracts; for a broken one, show why it does not load."""
-    from distillkit.testing.contract import report
-
-    text, passed = report(name)
-    typer.echo(text)
-    if not passed:
         raise typer.Exit(1)
 
 

@@ -40,6 +40,7 @@ FLOORS = (
     "demo",
     "testing",
     "cache_commands",
+    "plugin_commands",
     "cli",
     "__main__",
 )

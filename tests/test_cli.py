@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit import cli
+from distillkit import __version__, cli
 
 
 @pytest.fixture
@@ -171,3 +171,7 @@ def test_help_and_an_unknown_command(distillkit):
     code, said, _ = distillkit("--help")
     assert code == 0 and all(name in said for name in ("run", "restore", "eval", "plugins", "recipe", "doctor", "fetch", "sweep"))
     assert distillkit("frobnicate")[0] == 2
+
+
+def test_version(distillkit):
+    assert distillkit("--version")[:2] == (0, f"distillkit {__version__}\n")
