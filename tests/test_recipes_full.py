@@ -143,7 +143,7 @@ def run(recipe, out, *settings):
     for stage in ("stage1", "stage2"):
         tensors = load_file(out / "student" / f"{stage}.safetensors")
         assert all(torch.isfinite(v).all() for v in tensors.values())
-        assert any(v.any() for k, v in tensors.items() if "lora_B" in k)
+        assert any(v.any() for k, v in tensors.items() if "lora_B" in k or k.endswith(".delta"))
     rows = json.loads((out / "evaluation" / "metrics.json").read_text())
     assert {row["tradeoff"] for row in rows if row["method"] == "student"} == {0.0, 0.5, 1.0}
     assert {"student", "fidelity", "realness", "bicubic", "linear:0.5"} <= {row["method"] for row in rows}

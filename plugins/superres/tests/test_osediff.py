@@ -116,7 +116,8 @@ def test_guidance_leads_away_from_the_negative_prompt(base, lq):
     other = torch.randn(guided.negative.shape, generator=torch.Generator().manual_seed(2))
     guided.negative = other
     negative = base.network(z, t, other.expand(2, -1, -1)).sample
-    torch.testing.assert_close(guided(z, t, condition), negative + 7.5 * (plain - negative), atol=1e-5, rtol=0)
+    expected = negative + 7.5 * (plain - negative)
+    torch.testing.assert_close(guided(z, t, condition), expected, atol=1e-4, rtol=0)  # rounding, 15 times as large
 
 
 def test_base_model_is_a_score_only(base, lq):
