@@ -48,7 +48,8 @@ def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[s
         saved = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
         save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         if prefix is not None:
-            config = {f"{prefix}.{k}": v for k, v in {"r": rank, "lora_alpha": alpha, "target_modules": names}.items()}
+            kept = {"r": rank, "lora_alpha": alpha, "target_modules": names, "rank_pattern": {}, "alpha_pattern": {}}
+            config = {f"{prefix}.{k}": v for k, v in kept.items()}
             metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
             save_file({f"{prefix}.{name}": t for name, t in tensors.items()}, folder / LORA_WEIGHTS, metadata=metadata)
     written = [(out / stage).is_dir() for stage in STAGES]

@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import distillkit  # noqa: F401  # before diffusers: mends a torchvision without its compiled part
+
 SHIPPED = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("DISTILLKIT_GOLDEN", SHIPPED))
 
