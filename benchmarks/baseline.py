@@ -22,8 +22,8 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.diffusion.prediction import Prediction, noise_from_clean
 from distillkit.diffusion.process import matched_time
-from distillkit.inference.build import build, build_distance
 from distillkit.inference.student import stage1_adapter
+from distillkit.recipe.build import build, build_distance
 from distillkit.recipe.load import ResolvedRecipe
 
 Terms = dict[str, Tensor]

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillkit.data.pairs import Batch
-from distillkit.inference.build import build_distance
+from distillkit.recipe.build import build_distance
 from distillkit.recipe.load import load_recipe
 from distillkit.training.blocks import recomputed
-from distillkit.training.cache import Cache
-from distillkit.training.cast import Cast, Inputs
+from distillkit.training.feature_cache import Cache
+from distillkit.training.models import Cast, Inputs
 from distillkit.training.stages import first_stage
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_unet, make_vae
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean

@@ -25,9 +25,9 @@ from distillkit.bench.compare import measure_apart
 from distillkit.bench.device import give_back, machine, peak, restart_peak, synchronize
 from distillkit.bench.report import as_comparison
 from distillkit.bench.train import CPU_ATTENTION, SPLIT_STEPS
-from distillkit.inference.build import pick_device
+from distillkit.recipe.build import pick_device
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
-from distillkit.run import open_batches
+from distillkit.runs.run import open_batches
 
 PLAIN = ["training.decay_fraction=0.0", "training.warmup_steps=0", "training.ema=0.0", "training.accumulate=1", "data.eval=[]"]
 

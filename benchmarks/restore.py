@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distillkit.data.images import decode
 from distillkit.errors import DistillkitError
+from distillkit.files.images import decode
 
 Image.MAX_IMAGE_PIXELS = None
 

@@ -17,8 +17,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distillkit.data.degradation import Degradation as Degradation
-    from distillkit.data.images import read_image as read_image
-    from distillkit.data.images import write_image as write_image
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
     from distillkit.diffusion.captions import captioned as captioned
@@ -42,24 +40,26 @@ if TYPE_CHECKING:
     from distillkit.diffusion.remembered import current_memory as current_memory
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import WeightsError as WeightsError
-    from distillkit.evaluation.metrics import Metric as Metric
-    from distillkit.evaluation.metrics import SetMetric as SetMetric
-    from distillkit.evaluation.perceptual import PerceptualDistance as PerceptualDistance
-    from distillkit.hooks.hookspecs import hookimpl as hookimpl
-    from distillkit.hooks.manager import load_plugins as load_plugins
-    from distillkit.hooks.specs import DatasetSpec as DatasetSpec
-    from distillkit.hooks.specs import DegradationSpec as DegradationSpec
-    from distillkit.hooks.specs import MetricSpec as MetricSpec
-    from distillkit.hooks.specs import StudentSpec as StudentSpec
-    from distillkit.hooks.specs import TeacherSpec as TeacherSpec
+    from distillkit.files.images import read_image as read_image
+    from distillkit.files.images import write_image as write_image
+    from distillkit.files.weights import WeightFile as WeightFile
+    from distillkit.files.weights import load_exactly as load_exactly
+    from distillkit.files.weights import read_state_dict as read_state_dict
     from distillkit.inference.restorer import Restorer as Restorer
-    from distillkit.weights import WeightFile as WeightFile
-    from distillkit.weights import load_exactly as load_exactly
-    from distillkit.weights import read_state_dict as read_state_dict
+    from distillkit.metrics.base import Metric as Metric
+    from distillkit.metrics.base import SetMetric as SetMetric
+    from distillkit.metrics.perceptual import PerceptualDistance as PerceptualDistance
+    from distillkit.plugins.descriptors import DatasetSpec as DatasetSpec
+    from distillkit.plugins.descriptors import DegradationSpec as DegradationSpec
+    from distillkit.plugins.descriptors import MetricSpec as MetricSpec
+    from distillkit.plugins.descriptors import StudentSpec as StudentSpec
+    from distillkit.plugins.descriptors import TeacherSpec as TeacherSpec
+    from distillkit.plugins.hookspecs import hookimpl as hookimpl
+    from distillkit.plugins.manager import load_plugins as load_plugins
 
 _HOME = {
     "data.degradation": ["Degradation"],
-    "data.images": ["read_image", "write_image"],
+    "files.images": ["read_image", "write_image"],
     "data.ops": ["filter2d", "jpeg"],
     "diffusion.captions": ["captioned", "current_captions"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
@@ -77,13 +77,13 @@ _HOME = {
     ],
     "diffusion.remembered": ["current_memory"],
     "errors": ["DistillkitError", "WeightsError"],
-    "evaluation.metrics": ["Metric", "SetMetric"],
-    "evaluation.perceptual": ["PerceptualDistance"],
-    "hooks.hookspecs": ["hookimpl"],
-    "hooks.manager": ["load_plugins"],
-    "hooks.specs": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],
+    "metrics.base": ["Metric", "SetMetric"],
+    "metrics.perceptual": ["PerceptualDistance"],
+    "plugins.hookspecs": ["hookimpl"],
+    "plugins.manager": ["load_plugins"],
+    "plugins.descriptors": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],
     "inference.restorer": ["Restorer"],
-    "weights": ["WeightFile", "load_exactly", "read_state_dict"],
+    "files.weights": ["WeightFile", "load_exactly", "read_state_dict"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

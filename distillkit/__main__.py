@@ -1,6 +1,6 @@
 """``python -m distillkit``, which is also what launchers of several processes start."""
 
-from distillkit.cli import main
+from distillkit.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit.hooks import manager
+from distillkit.plugins import manager
 
 
 @pytest.fixture

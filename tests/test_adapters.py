@@ -1,9 +1,9 @@
 import pytest
 import torch
-from toys import ToyModel
+from toy_models import ToyModel
 
 from distillkit import DistillkitError
-from distillkit.diffusion.adapters import add_adapter
+from distillkit.adapters.adapters import add_adapter
 
 kinds = pytest.mark.parametrize("kind", ["lora", "full"])
 

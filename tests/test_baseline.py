@@ -7,7 +7,7 @@ import torch
 from baseline import Baseline
 
 from distillkit.recipe.load import load_recipe
-from distillkit.run import open_batches, run_recipe
+from distillkit.runs.run import open_batches, run_recipe
 
 PLAIN = ["training.ema=0.0", "training.log_every=1", "training.sample_every=0", "data.eval=[]", "stage1.perceptual_shift=3"]
 PERCEPTUAL = ["data.crop=32", "stage1.perceptual='stlpips-alex'", "stage1.weights.perceptual=2.0", "stage1.weights.l1=0.5"]

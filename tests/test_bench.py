@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillkit import cli
 from distillkit.bench import compare as comparing
 from distillkit.bench.device import copy_bandwidth, matrix_ceiling
 from distillkit.bench.parts import PARTS, PartClock
 from distillkit.bench.recipe import bench
 from distillkit.bench.report import as_comparison, as_text
 from distillkit.bench.train import CPU_ATTENTION
+from distillkit.cli.main import main as cli
 from distillkit.errors import DistillkitError
 from distillkit.recipe.load import load_recipe
-from distillkit.training.cast import build_cast
+from distillkit.training.models import build_cast
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart_sr4x.toml"
 

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 import torch
-from toys import ToyModel, unshuffled
+from toy_models import ToyModel, unshuffled
 
-from distillkit.diffusion.adapters import add_adapter
-from distillkit.diffusion.sharing import share_storage
+from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters.sharing import share_storage
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
 from distillkit.training.blocks import blocks_of, compiled, recast, recomputed

@@ -13,17 +13,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from toys import ToyModel, unshuffled
+from toy_models import ToyModel, unshuffled
 
 from distillkit import Autoencoder
 from distillkit.data.pairs import Batch
 from distillkit.objectives.dual_teacher import StudentSample, TeacherTerms, score_distillation
 from distillkit.objectives.known import Known, computed
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
-from distillkit.training.cache import Cache, identity, identity_of_batch, identity_of_draws
-from distillkit.training.cast import Cast, encodes_by_network
-from distillkit.training.store import Store, default_folder, opened, sealed
+from distillkit.runs.run import run_recipe
+from distillkit.training.feature_cache import Cache, identity, identity_of_batch, identity_of_draws
+from distillkit.training.feature_store import Store, default_folder, opened, sealed
+from distillkit.training.models import Cast, encodes_by_network
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -67,7 +67,7 @@ def test_another_precision_is_another_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["flip data", "flip header", "truncate", "empty", "another's", "former format"])
 def test_a_damaged_or_stale_entry_is_made_anew(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if harm == "former format":
-        monkeypatch.setattr("distillkit.training.store.FORMAT", 0)
+        monkeypatch.setattr("distillkit.training.feature_store.FORMAT", 0)
     remember(fresh(tmp_path), "a", 1.0)
     monkeypatch.undo()
     (victim,) = files(tmp_path)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from distillkit.cli import app
+from distillkit.cli.main import app
 from distillkit.recipe.load import load_recipe
-from distillkit.run import dry_run, open_batches, run_recipe
-from distillkit.training.cache import Cache
-from distillkit.training.cast import build_cast
-from distillkit.training.forecast import describe, forecast
-from distillkit.training.store import Store
+from distillkit.runs.run import dry_run, open_batches, run_recipe
+from distillkit.training.cache_estimate import describe, forecast
+from distillkit.training.feature_cache import Cache
+from distillkit.training.feature_store import Store
+from distillkit.training.models import build_cast
 
 CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]

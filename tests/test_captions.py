@@ -3,7 +3,7 @@
 import datasets
 import pytest
 import torch
-from toys import CaptionedToy
+from toy_models import CaptionedToy
 
 from distillkit import Restorer, captioned, current_captions
 from distillkit.data.pairs import PairedBatches, evaluation_items
@@ -11,8 +11,8 @@ from distillkit.data.sources import open_source
 from distillkit.errors import DataError, DistillkitError, RecipeError
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
-from distillkit.training.cast import build_cast
+from distillkit.runs.run import run_recipe
+from distillkit.training.models import build_cast
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import torch
 
 from distillkit import DistillkitError, WeightsError
 from distillkit.errors import CheckpointError
+from distillkit.files.weights import load_tensors
 from distillkit.training.checkpoint import Checkpoints, read_checkpoint
-from distillkit.weights import load_tensors
 
 
 def save(checkpoints, step, value=1.0, *, final=False, stage="stage1"):

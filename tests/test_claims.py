@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from distillkit.evaluation.claims import claims
+from distillkit.evaluation.checks import claims
 from distillkit.evaluation.results import Entry, Measure, Results
 from distillkit.evaluation.statistics import confidence_interval, photo_of, standard_error
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit import __version__, cli
+from distillkit import __version__
+from distillkit.cli.main import main as cli
 
 
 @pytest.fixture

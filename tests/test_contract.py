@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from distillkit import Condition, DiffusionModel, PixelUnshuffle, RectifiedFlow, ResidualShifting, WeightFile
 from distillkit.errors import PluginError
-from distillkit.hooks.manager import Kind, Plugin, Plugins, load_plugins
-from distillkit.hooks.specs import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.descriptors import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.manager import Kind, Plugin, Plugins, load_plugins
 from distillkit.testing import CheckResult, check_plugin, contract
 
 pytest_plugins = ["pytester"]

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.data.crops import central_grid
-from distillkit.data.images import to_float
 from distillkit.data.pairs import Batch, PairedBatches, evaluation_items
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import Source, open_source
 from distillkit.errors import DataError
+from distillkit.files.images import to_float
 
 
 @pytest.fixture(autouse=True)

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile import COUNT, hostile_files
+from hostile_images import COUNT, hostile_files
 from PIL import Image
-from toys import ToyModel
+from toy_models import ToyModel
 
 from distillkit import DistillkitError, Restorer, cli
 from distillkit.inference.student import Student
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
 
-from visitor import API, Visitor, Watched, free_port, knobbed, photo
+from demo_client import API, Visitor, Watched, free_port, knobbed, photo
 
 from distillkit.demo.desk import KEPT_RESULTS, Desk
 from distillkit.demo.page import QUEUE, serve
@@ -258,7 +258,7 @@ def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
 def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd):
     from distillkit.demo import page
     from distillkit.recipe.load import load_recipe
-    from distillkit.run import run_recipe
+    from distillkit.runs.run import run_recipe
 
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
     seen = []

@@ -4,7 +4,7 @@ import shutil
 from urllib.parse import urlsplit
 
 import pytest
-from visitor import Visitor, Watched, free_port, knobbed, photo
+from demo_client import Visitor, Watched, free_port, knobbed, photo
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import ToyModel, unshuffled
+from toy_models import ToyModel, unshuffled
 
 from distillkit import (
     Condition,

@@ -15,15 +15,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from distillkit.data.pairs import Item
-from distillkit.disk import write_file
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, caption, in_order
-from distillkit.evaluation.metrics import FullReference, from_uint8, psnr, to_uint8
-from distillkit.evaluation.plots import _leave_out, losses_png
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
-from distillkit.evaluation.report import write_evaluation, write_report
 from distillkit.evaluation.results import Results
-from distillkit.evaluation.tables import cost_columns, cost_note, costs, difference_table, to_markdown
+from distillkit.files.atomic import write_file
+from distillkit.metrics.base import FullReference, from_uint8, psnr, to_uint8
+from distillkit.report.curves import _leave_out, losses_png
+from distillkit.report.page import write_evaluation, write_report
+from distillkit.report.tables import cost_columns, cost_note, costs, difference_table, to_markdown
 
 BLUR = FullReference(
     "roughness",

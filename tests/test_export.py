@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from toy_plugin import Options
 
 from distillkit import DistillkitError, Restorer, WeightFile, cli
-from distillkit.hooks.specs import Spec
-from distillkit.inference.card import model_card, strictest_licenses
-from distillkit.inference.export import export, push, without_folders
-from distillkit.inference.pipeline import DistilledRestorationPipeline
+from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
+from distillkit.export.folder import export, push, without_folders
+from distillkit.export.model_card import model_card, strictest_licenses
+from distillkit.plugins.descriptors import Spec
 from distillkit.recipe.load import Component, load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkey
     def spoilt(tensors, file, **options):
         save_file({k: v + 0.5 for k, v in tensors.items()}, file, **options)
 
-    monkeypatch.setattr("distillkit.inference.adapter_files.save_file", spoilt)
+    monkeypatch.setattr("distillkit.export.adapters.save_file", spoilt)
     with pytest.raises(DistillkitError, match="loaded as peft adapters, the student gives images that differ by"):
         export(run, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} & {"out", ".out.part"} == set()

@@ -4,12 +4,12 @@ import sys
 
 import numpy as np
 import pytest
-from hostile import COUNT, hostile_files
+from hostile_images import COUNT, hostile_files
 from PIL import Image
 
-from distillkit import cli
-from distillkit.data.images import write_picture
+from distillkit.cli.main import main as cli
 from distillkit.errors import DataError, DistillkitError
+from distillkit.files.images import write_picture
 from distillkit.inference.files import plan
 
 MODEL = ("--model", "toy/faithful")
@@ -68,7 +68,7 @@ def test_results_of_a_second_run_into_the_same_folder_are_no_inputs(restore, tmp
 
 def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
     from distillkit.recipe.load import load_recipe
-    from distillkit.run import run_recipe
+    from distillkit.runs.run import run_recipe
 
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
     picture(tmp_path / "a.png", (20, 20))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from distillkit import cli
+from distillkit.bench import advice as checkup
 from distillkit.bench.forecast import Forecast, fitting_crop, grown, smaller_crops
 from distillkit.bench.subject import stored
+from distillkit.cli.main import main as cli
 from distillkit.recipe.load import load_recipe
-from distillkit.testing import checkup
 from distillkit.testing.doctor import _version_problems
 
 GIB = 2**30

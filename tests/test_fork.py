@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from distillkit import DistillkitError, cli
 from distillkit.errors import Interrupted
-from distillkit.recipe.changes import RULES, Standing, compare
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Recipe
-from distillkit.run import run_recipe
+from distillkit.runs.changes import RULES, Standing, compare
+from distillkit.runs.run import run_recipe
 
 FAST = ["data.eval=[]"]
 
@@ -146,7 +146,7 @@ def test_a_fork_goes_on_exactly_and_obeys_its_own_recipe(recipe, tmp_path, cut):
 @pytest.mark.parametrize("change", ["student.seed=5", "stage1.adapter.rank=3", "stage1.adapter.kind='full'", "stage1.steps=3"])
 def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(recipe, tmp_path, cut, monkeypatch, change):
     out = cut(3)
-    monkeypatch.setattr("distillkit.run.build_cast", None)  # nothing is built
+    monkeypatch.setattr("distillkit.runs.run.build_cast", None)  # nothing is built
     for options in ({"resume": True}, {"fork": out}):
         with pytest.raises(DistillkitError, match=r"(?s)cannot go on from its checkpoint \(stage1 step 3\):\n  s.* -> .*anew"):
             run_recipe(load_recipe(recipe, [*FAST, change]), out if "resume" in options else tmp_path / "new", **options)

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from test_checkpoint import save
 
-from distillkit import cli
-from distillkit.disk import append, write_file
+from distillkit.cli.main import main as cli
 from distillkit.errors import CheckpointError, DiskError
+from distillkit.files.atomic import append, write_file
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
-from distillkit.training.store import Store
+from distillkit.training.feature_store import Store
 
 PAGE = 4096
 SMALL = [
@@ -90,9 +90,9 @@ def weights_of(out):
 VICTIMS = {
     "checkpoints/step-00000004": ("distillkit.training.checkpoint.Checkpoints.save", 2),
     "samples/step-00000006.png": ("distillkit.training.samples.write_image", 2),
-    "student": ("distillkit.run.save_student", 1),
-    "evaluation/per_image.json": ("distillkit.evaluation.runs.write_evaluation", 1),
-    "manifest.json": ("distillkit.provenance.Manifest.write", 3),
+    "student": ("distillkit.runs.run.save_student", 1),
+    "evaluation/per_image.json": ("distillkit.runs.evaluate.write_evaluation", 1),
+    "manifest.json": ("distillkit.runs.manifest.Manifest.write", 3),
 }
 UNINTERRUPTED = {}
 

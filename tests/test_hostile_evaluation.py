@@ -4,14 +4,14 @@ import sys
 
 import pytest
 import torch
-from hostile import COUNT, hostile_files
+from hostile_images import COUNT, hostile_files
 from toy_plugin import Halve
 
-from distillkit import cli
+from distillkit.cli.main import main as cli
 from distillkit.data.pairs import evaluation_items
 from distillkit.data.sources import open_source
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from distillkit import DistillkitError, Restorer, cli
-from distillkit.inference.export import export, push
-from distillkit.inference.pipeline import DistilledRestorationPipeline
+from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
+from distillkit.export.folder import export, push
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 
 REPOSITORY, SHA = "me/student", "0" * 40
 

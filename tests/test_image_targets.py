@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import ToyModel
+from toy_models import ToyModel
 
-from distillkit.data.images import to_float
+from distillkit.adapters.adapters import add_adapter
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import open_source
-from distillkit.diffusion.adapters import add_adapter
 from distillkit.diffusion.captions import current_captions
+from distillkit.files.images import to_float
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Stage1, Stage1Weights
-from distillkit.run import open_batches
-from distillkit.training.cache import Cache
-from distillkit.training.cast import Cast, build_cast
-from distillkit.training.forecast import describe, forecast
+from distillkit.runs.run import open_batches
+from distillkit.training.cache_estimate import describe, forecast
+from distillkit.training.feature_cache import Cache
+from distillkit.training.feature_store import Store
+from distillkit.training.models import Cast, build_cast
 from distillkit.training.step import Stage1Step
-from distillkit.training.store import Store
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit.data.images import decode, read_image, read_image_alpha, to_pil, to_uint8, write_image
 from distillkit.errors import DataError
+from distillkit.files.images import decode, read_image, read_image_alpha, to_pil, to_uint8, write_image
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 RGB = Image.fromarray(COLOURS)

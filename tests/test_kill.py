@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
 
 EVERY, KILLS, SEED = 2, 20, 0

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from distillkit.errors import DataError, WeightsError
-from distillkit.evaluation import builtin
-from distillkit.evaluation.blind import blind
-from distillkit.evaluation.dists import WIDTHS, Dists, L2Pool, dists
-from distillkit.evaluation.fid import Fid, fid
-from distillkit.evaluation.metrics import Metric, NoReference, SetMetric, psnr
 from distillkit.evaluation.protocol import available_metrics, bicubic_method, evaluate
 from distillkit.evaluation.results import Results
-from distillkit.evaluation.tables import Cell, cells, columns, to_markdown
+from distillkit.metrics import builtin
+from distillkit.metrics.base import Metric, NoReference, SetMetric, psnr
+from distillkit.metrics.dists import WIDTHS, Dists, L2Pool, dists
+from distillkit.metrics.fid import Fid, fid
+from distillkit.metrics.no_reference import blind
+from distillkit.report.tables import Cell, cells, columns, to_markdown
 
 SPECS = {spec.name: spec for spec in builtin.distillkit_metrics()}
 

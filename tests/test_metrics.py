@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from skimage.metrics import structural_similarity
 
 from distillkit.errors import WeightsError
-from distillkit.evaluation import builtin, learned, metrics
-from distillkit.evaluation.metrics import Metric, from_uint8, to_uint8
 from distillkit.evaluation.protocol import bicubic_method
+from distillkit.metrics import base as metrics
+from distillkit.metrics import builtin, learned
+from distillkit.metrics.base import Metric, from_uint8, to_uint8
 
 SHARED = Path("/work/shared/data")
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine")

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distillkit.data.images import read_image
 from distillkit.errors import DataError, WeightsError
-from distillkit.evaluation import builtin, niqe
-from distillkit.evaluation.metrics import Metric
+from distillkit.files.images import read_image
+from distillkit.metrics import builtin, niqe
+from distillkit.metrics.base import Metric
 
 SHARED = Path("/work/shared/data")
 SPEC = next(spec for spec in builtin.distillkit_metrics() if spec.name == "niqe")

@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from toys import ToyModel, unshuffled
+from toy_models import ToyModel, unshuffled
 
 from distillkit import ContinuousResidualShifting, DistillkitError, ResidualShifting, VariancePreserving
-from distillkit.diffusion.adapters import add_adapter
+from distillkit.adapters.adapters import add_adapter
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr, knob_time
 from distillkit.objectives.dual_teacher import StudentSample, draw_times, output_distillation, score_distillation
 from distillkit.objectives.reconstruction import reconstruction

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from distillkit import DistillkitError, Restorer, cli
-from distillkit.inference.onnx import export_onnx
+from distillkit.export.onnx import export_onnx
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 
 pytest.importorskip("onnxscript", reason="pip install 'distillkit[onnx]' to test ONNX exports")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'distillkit[onnx]' to test ONNX exports")
@@ -70,7 +70,7 @@ def test_variants_of_two_passes_are_refused(recipe, tmp_path):
 
 
 def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monkeypatch):
-    from toys import ToyModel
+    from toy_models import ToyModel
 
     run, generate = make_run(recipe, tmp_path), ToyModel.generate
     noisy = lambda self, condition, generator=None: generate(self, condition) + 0.1 * torch.randn_like(condition.y)  # noqa: E731
@@ -81,6 +81,6 @@ def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monke
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("distillkit.inference.onnx.find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr("distillkit.export.onnx.find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(DistillkitError, match=r"ONNX export needs onnxscript: pip install 'distillkit\[onnx\]'"):
         export_onnx(tmp_path, tmp_path / "graph.onnx")

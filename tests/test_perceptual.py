@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillkit.errors import DataError, WeightsError
-from distillkit.evaluation.perceptual import SMALLEST_SIDE, Network, PerceptualDistance
+from distillkit.metrics.perceptual import SMALLEST_SIDE, Network, PerceptualDistance
 
 NETWORKS: tuple[Network, ...] = ("alex", "vgg")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.errors import PluginError
-from distillkit.hooks.manager import Plugins, load_plugins
+from distillkit.plugins.manager import Plugins, load_plugins
 
 TEACHERS = """
     from pydantic import BaseModel

@@ -12,8 +12,8 @@ import pytest
 from distillkit import DistillkitError, WeightFile
 from distillkit.data.sources import hub_facts, is_cached
 from distillkit.errors import DataError
-from distillkit.preflight import check_presence, fetch_all
 from distillkit.recipe.load import load_recipe
+from distillkit.runs.preflight import check_presence, fetch_all
 
 
 class Hub(BaseHTTPRequestHandler):

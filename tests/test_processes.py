@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from distillkit import DistillkitError
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Training
-from distillkit.run import run_recipe
-from distillkit.training.launch import start
+from distillkit.runs.run import run_recipe
+from distillkit.training.distributed import start
 
 WATCH = """
 import os, sys

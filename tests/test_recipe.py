@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from distillkit.errors import RecipeError
-from distillkit.hooks.manager import Plugin, Plugins
-from distillkit.hooks.specs import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.descriptors import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.manager import Plugin, Plugins
 from distillkit.recipe.dump import to_toml
 from distillkit.recipe.json_schema import json_schema
 from distillkit.recipe.load import ResolvedRecipe, load_recipe

@@ -78,7 +78,7 @@ def test_the_papers_own_variants_are_one_set_away(variant):
 
 @pytest.mark.parametrize(("name", "missing"), FULL.items(), ids=FULL)
 def test_without_weights_and_data_all_of_it_is_named_before_any_work(name, missing, tmp_path, monkeypatch, capsys):
-    from distillkit import cli
+    from distillkit.cli.main import main as cli
 
     def refuse(*_):
         raise AssertionError("the network was asked")
@@ -132,7 +132,7 @@ SHORT = [
 
 def run(recipe, out, *settings):
     """Run a recipe in a process of its own; the rows of its evaluation and of its log, after a look at the run's folder."""
-    command = [sys.executable, "-c", "from distillkit.cli import main; main()", "run", str(recipe), "--out", str(out)]
+    command = [sys.executable, "-c", "from distillkit.cli.main import main; main()", "run", str(recipe), "--out", str(out)]
     command += [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
     assert done.returncode == 0, done.stderr

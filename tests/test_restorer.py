@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import ToyModel
+from toy_models import ToyModel
 
 from distillkit import DistillkitError, Restorer
-from distillkit.diffusion.adapters import add_adapter
+from distillkit.adapters.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
-from distillkit.inference.colour import LEVELS, coarse, fix_colours
-from distillkit.inference.kinds import quantised, to_unit
-from distillkit.inference.nodes import plan_nodes
+from distillkit.inference.color import LEVELS, coarse, fix_colours
+from distillkit.inference.image_types import quantised, to_unit
+from distillkit.inference.interpolation import plan_nodes
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import CtsrEq8, Gate, Oftsr
 
@@ -361,7 +361,7 @@ def test_bands_do_not_show(monkeypatch, how, scale):
     lq, restored = textured(150, 20), textured(150 * scale, 20 * scale) // 2 + 100
     in_one = restored.copy()
     fix_colours(in_one, lq, how)
-    monkeypatch.setattr("distillkit.inference.colour.BAND", 10)
+    monkeypatch.setattr("distillkit.inference.color.BAND", 10)
     fix_colours(restored, lq, how)
     assert np.abs(restored.astype(int) - in_one).max() <= 1 and (restored != in_one).mean() < 1e-3
 

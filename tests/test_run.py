@@ -12,7 +12,7 @@ from distillkit import DistillkitError, Restorer
 from distillkit.errors import Interrupted
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
-from distillkit.run import dry_run, reevaluate, run_recipe
+from distillkit.runs.run import dry_run, reevaluate, run_recipe
 from distillkit.training.loop import Stage, Trainer
 
 

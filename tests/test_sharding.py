@@ -9,15 +9,15 @@ import torch.distributed as dist
 from PIL import Image
 from test_processes import AT_CALL, weights_of
 from torch.distributed.device_mesh import init_device_mesh
-from toys import ToyModel
+from toy_models import ToyModel
 
 from distillkit import DistillkitError
-from distillkit.diffusion.adapters import add_adapter
+from distillkit.adapters.adapters import add_adapter
 from distillkit.errors import PluginError
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 from distillkit.training.blocks import compiled, recomputed
-from distillkit.training.launch import start, together
+from distillkit.training.distributed import start, together
 from distillkit.training.sharding import kept_bytes, shard
 
 DEEP = ["student.blocks=2", "teachers.fidelity.blocks=2", "teachers.realness.blocks=2", "teachers.realness.seed=2"]

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from toys import ToyModel
+from toy_models import ToyModel
 
-from distillkit.diffusion.adapters import add_adapter
-from distillkit.diffusion.sharing import share_storage
+from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters.sharing import share_storage
 
 
 def frozen(seed: int) -> ToyModel:

@@ -5,15 +5,15 @@ from types import MappingProxyType
 
 import pytest
 import torch
-from toys import ToyModel, unshuffled
+from toy_models import ToyModel, unshuffled
 
+from distillkit.adapters.adapters import add_adapter
 from distillkit.data.pairs import Batch
-from distillkit.diffusion.adapters import add_adapter
 from distillkit.errors import RecipeError
 from distillkit.objectives.dual_teacher import StudentSample, denoised_output_distillation
 from distillkit.recipe.schema import Stage1, Stage1Weights
-from distillkit.training.cache import Cache
-from distillkit.training.cast import Cast
+from distillkit.training.feature_cache import Cache
+from distillkit.training.models import Cast
 from distillkit.training.step import Stage1Step
 
 CPU = torch.device("cpu")

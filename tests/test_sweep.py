@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from distillkit import cli, run
+from distillkit.cli.main import main as cli
 from distillkit.errors import DistillkitError, Interrupted
+from distillkit.runs import run
 
 GRID = ("--grid", "stage1.weights.fidelity=1,2.5", "--grid", "stage1.learning_rate=1e-2")
 SMALL = ("--set", "stage1.steps=2", "--set", "stage2.steps=0", "--set", "evaluation.metrics=['psnr']")

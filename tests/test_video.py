@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from toys import ToyModel
+from toy_models import ToyModel
 
 from distillkit import Restorer, cli
 from distillkit.errors import DataError

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from distillkit import WeightsError
-from distillkit.download import sha256_of
-from distillkit.weights import WeightFile, load_exactly, read_state_dict
+from distillkit.files.download import sha256_of
+from distillkit.files.weights import WeightFile, load_exactly, read_state_dict
 
 
 def test_both_formats_read_back(tmp_path):

@@ -30,7 +30,7 @@ class Photos(BaseModel):
 
 
 def model(options: Options):
-    from toys import CaptionedToy, ToyModel, unshuffled
+    from toy_models import CaptionedToy, ToyModel, unshuffled
 
     if options.captions:
         return CaptionedToy(seed=options.seed, scale=options.scale)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from distillkit.provenance import cpu_name, peak_memory, versions
+from distillkit.environment import cpu_name, peak_memory, versions
 
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 

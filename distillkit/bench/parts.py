@@ -14,8 +14,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from distillkit.bench.device import synchronize
 from distillkit.diffusion.model import DiffusionModel
-from distillkit.training.cast import Cast
 from distillkit.training.loop import Stage
+from distillkit.training.models import Cast
 
 Part = Literal["data", "student", "teachers", "codecs", "loss", "backward", "optimiser"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -11,15 +11,15 @@ from typing import Any
 from torch import nn
 
 from distillkit.bench.train import Measured, measure
-from distillkit.inference.build import build_distance
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import Variant
-from distillkit.preflight import check_presence
+from distillkit.recipe.build import build_distance
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.run import open_batches
-from distillkit.training.cast import build_cast
-from distillkit.training.launch import start
+from distillkit.runs.preflight import check_presence
+from distillkit.runs.run import open_batches
+from distillkit.training.distributed import start
 from distillkit.training.loop import Stage
+from distillkit.training.models import build_cast
 from distillkit.training.stages import first_stage, second_stage
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillkit.data.images import to_float
 from distillkit.data.sources import BadImageError, Example
+from distillkit.files.images import to_float
 
 
 class Window(NamedTuple):

@@ -13,8 +13,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from distillkit.data.images import decode
 from distillkit.errors import DataError, did_you_mean
+from distillkit.files.images import decode
 
 
 class Example(NamedTuple):

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distillkit.data.images import decode_apart, picture_size, write_picture
 from distillkit.errors import DataError
-from distillkit.inference.kinds import as_array
+from distillkit.files.images import decode_apart, picture_size, write_picture
+from distillkit.inference.image_types import as_array
 from distillkit.inference.restorer import Restorer
 
 VIEW = 2048

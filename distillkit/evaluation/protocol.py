@@ -22,8 +22,8 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
 from distillkit.evaluation.gallery import Images
-from distillkit.evaluation.metrics import Metric, SetMetric, from_uint8, psnr, to_uint8
 from distillkit.evaluation.results import Entry, Measure, Results
+from distillkit.metrics.base import Metric, SetMetric, from_uint8, psnr, to_uint8
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PIXELS_PER_PASS = 2**18

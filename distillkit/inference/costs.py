@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from distillkit.provenance import cpu_name
+from distillkit.environment import cpu_name
 
 
 def parameters(model: Any) -> int | None:

@@ -86,7 +86,7 @@ def restore_files(
     Returns:
         one line for each input that was not restored.
     """
-    from distillkit.data.images import write_picture
+    from distillkit.files.images import write_picture
     from distillkit.inference.video import restore_video
 
     failures = []

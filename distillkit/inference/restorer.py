@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.inference.build import build_named, pick_device
-from distillkit.inference.colour import ColourFix, fix_colours
-from distillkit.inference.kinds import as_array, enlarged_opacity, luma, quantised, to_unit
-from distillkit.inference.nodes import FEWEST, MOST, mixed, plan_nodes
+from distillkit.inference.color import ColourFix, fix_colours
+from distillkit.inference.image_types import as_array, enlarged_opacity, luma, quantised, to_unit
+from distillkit.inference.interpolation import FEWEST, MOST, mixed, plan_nodes
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restore_padded, restored_bands
+from distillkit.recipe.build import build_named, pick_device
 
 TILE = 768
 """Side of the default tile, in pixels of the result."""
@@ -43,7 +43,7 @@ class Restorer:
         tile: side in input pixels; default 768 pixels of the result. overlap: of neighbouring tiles; default an eighth of the tile.
         colour: ``"none"``, or the fix that gives a result the colours of its input: ``"adain"``, ``"wavelet"``.
         nodes: where more trade-offs than this (2 to 5) are asked for at once, restore at so many and interpolate
-            (:mod:`~distillkit.inference.nodes`); by default every one is exact.
+            (:mod:`~distillkit.inference.interpolation`); by default every one is exact.
         progress: show on a terminal how many rows of an image in tiles are done.
     """
 
@@ -109,7 +109,7 @@ class Restorer:
         orientation is applied.
 
         Args:
-            image: as of :func:`~distillkit.inference.kinds.as_array`; or a list of such images, or a tensor (B, C, h, w).
+            image: as of :func:`~distillkit.inference.image_types.as_array`; or a list of such images, or a tensor (B, C, h, w).
             tradeoff: 0 is most realistic (default), 1 most faithful; values outside are clamped. The results of a list of
                 trade-offs share what the model encodes of the input and, for variants of two passes, the first; a pass and a
                 decoding each remain, or of each node.

@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.diffusion.adapters import Adapter, FullRank, add_adapter
+from distillkit.adapters.adapters import Adapter, FullRank, add_adapter
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
-from distillkit.disk import written
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.hooks.manager import load_plugins
+from distillkit.files.atomic import written
+from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Oftsr, Variant
 from distillkit.objectives.reconstruction import Distance
+from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Adapter as AdapterOptions
 from distillkit.recipe.schema import Stage2
-from distillkit.weights import load_exactly, load_tensors, read_state_dict
 
 FORMAT = 1
 MERGED = "network.safetensors"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillkit.data.images import appearing
 from distillkit.errors import DataError
+from distillkit.files.images import appearing
 from distillkit.inference.files import VIDEOS, Tradeoffs
 
 if TYPE_CHECKING:

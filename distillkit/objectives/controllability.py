@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from distillkit.diffusion.adapters import Adapter
+from distillkit.adapters.adapters import Adapter
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.errors import PluginError

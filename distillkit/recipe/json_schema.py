@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import chain
 from typing import Any
 
-from distillkit.hooks.manager import Kind, Plugins, load_plugins
-from distillkit.hooks.specs import Spec
+from distillkit.plugins.descriptors import Spec
+from distillkit.plugins.manager import Kind, Plugins, load_plugins
 from distillkit.recipe.load import KINDS
 from distillkit.recipe.schema import Recipe
 

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distillkit.errors import PluginError, did_you_mean
-from distillkit.hooks.manager import Kind, Plugins, load_plugins
-from distillkit.hooks.specs import Spec
-from distillkit.recipe import checks, dump, fields
+from distillkit.plugins.descriptors import Spec
+from distillkit.plugins.manager import Kind, Plugins, load_plugins
+from distillkit.recipe import dump, fields
+from distillkit.recipe import validation as checks
 from distillkit.recipe.document import Document, read
 from distillkit.recipe.errors import Problem, explain, refuse
 from distillkit.recipe.positions import KeyPath, dotted, parse_path

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from distillkit.errors import DistillkitError, PluginError, did_you_mean
-from distillkit.hooks.manager import Kind, Plugin, Plugins, load_plugins
-from distillkit.hooks.specs import Spec
+from distillkit.plugins.descriptors import Spec
+from distillkit.plugins.manager import Kind, Plugin, Plugins, load_plugins
 from distillkit.recipe.errors import explain
 
 Options = Mapping[str, Mapping[str, Any]]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from distillkit.hooks.manager import load_plugins
-from distillkit.provenance import versions
+from distillkit.environment import versions
+from distillkit.plugins.manager import load_plugins
 
 IMPORTS = ("torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "lpips")
 

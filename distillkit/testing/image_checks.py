@@ -9,8 +9,8 @@ import torch
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.sources import open_source
-from distillkit.evaluation.metrics import Metric, SetMetric
-from distillkit.hooks.manager import Kind
+from distillkit.metrics.base import Metric, SetMetric
+from distillkit.plugins.manager import Kind
 from distillkit.testing.contract import DoesNotApply
 from distillkit.testing.probe import finite, generator, images, in_range, positive_integer, repeatable, require
 

@@ -13,7 +13,7 @@ from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.model import Condition, DiffusionModel, OutputTeacher
 from distillkit.diffusion.prediction import Predicts
 from distillkit.diffusion.process import ForwardProcess
-from distillkit.hooks.specs import Spec, TeacherSpec
+from distillkit.plugins.descriptors import Spec, TeacherSpec
 from distillkit.testing.contract import DoesNotApply
 from distillkit.testing.probe import finite, generator, images, in_range, positive_integer, repeatable, require
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from distillkit.diffusion.adapters import Adapter
+from distillkit.adapters.adapters import Adapter
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.disk import why
-from distillkit.download import sha256_of
 from distillkit.errors import CheckpointError, DistillkitError
-from distillkit.weights import read_state_dict
+from distillkit.files.atomic import why
+from distillkit.files.download import sha256_of
+from distillkit.files.weights import read_state_dict
 
 FORMAT = 2
 FIRST_STAGE = "stage1"

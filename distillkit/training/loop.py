@@ -16,17 +16,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from distillkit.adapters.adapters import Adapter
 from distillkit.data.pairs import Batch, PairedBatches
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.adapters import Adapter
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import DistillkitError, Interrupted
+from distillkit.files.weights import load_tensors
 from distillkit.recipe.schema import Training
 from distillkit.training.blocks import compiled, recast, recomputed
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 from distillkit.training.step import Stage2Step, Step, Terms
 from distillkit.training.tracking import RunLog
-from distillkit.weights import load_tensors
 
 
 @dataclass(frozen=True)

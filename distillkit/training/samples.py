@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit.data.images import write_image
 from distillkit.data.pairs import Item
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
+from distillkit.files.images import write_image
 from distillkit.inference.student import Student
 from distillkit.inference.tiling import restore_padded
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from distillkit.diffusion.sharing import own_part, share_storage
+from distillkit.adapters.sharing import own_part, share_storage
 from distillkit.errors import PluginError
 from distillkit.training.blocks import blocks_of
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from distillkit.diffusion.adapters import Adapter
+from distillkit.adapters.adapters import Adapter
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.inference.student import make_variant, stage1_adapter
 from distillkit.objectives.controllability import Variant
 from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
-from distillkit.training.cache import digest, identity_of_weights
-from distillkit.training.cast import Cast
+from distillkit.training.feature_cache import digest, identity_of_weights
 from distillkit.training.loop import Stage
+from distillkit.training.models import Cast
 from distillkit.training.step import Stage1Step, Stage2Step
 
 

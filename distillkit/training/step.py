@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from distillkit.adapters.adapters import Adapter
 from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.adapters import Adapter
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.errors import RecipeError
 from distillkit.objectives.controllability import Lesson, Variant
@@ -26,9 +26,9 @@ from distillkit.objectives.dual_teacher import (
 from distillkit.objectives.known import computed
 from distillkit.objectives.reconstruction import Distance, reconstruction
 from distillkit.recipe.schema import Stage1
-from distillkit.training.cache import digest
-from distillkit.training.cast import Cast, Role, WholeInput, encodes_by_network
-from distillkit.training.settle import Terms, settled
+from distillkit.training.feature_cache import digest
+from distillkit.training.models import Cast, Role, WholeInput, encodes_by_network
+from distillkit.training.per_term_backward import Terms, settled
 
 
 class Step(nn.Module):

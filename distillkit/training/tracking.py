@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from distillkit.disk import append, write_file
+from distillkit.files.atomic import append, write_file
 
 DIVERGED = 10.0
 """Times the loss that a stage began with."""

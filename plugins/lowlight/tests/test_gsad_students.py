@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distillkit.diffusion.adapters import add_adapter
+from distillkit.adapters.adapters import add_adapter
 from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
 from distillkit_lowlight.build import gsad_student, gsad_teacher

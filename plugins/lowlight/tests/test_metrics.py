@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from torch.testing import assert_close
 
 from distillkit import Metric, WeightsError, load_plugins
-from distillkit.evaluation.metrics import FullReference, psnr, ssim
+from distillkit.metrics.base import FullReference, psnr, ssim
 from distillkit_lowlight.metrics import (
     after_gt_mean,
     gt_mean,

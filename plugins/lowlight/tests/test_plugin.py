@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from distillkit import DiffusionModel, OutputTeacher, WeightsError
-from distillkit.hooks.manager import load_plugins
+from distillkit.plugins.manager import load_plugins
 from distillkit.testing import contract_tests
 from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
 

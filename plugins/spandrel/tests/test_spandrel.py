@@ -17,9 +17,9 @@ from spandrel import MAIN_REGISTRY, ImageModelDescriptor, MaskedImageModelDescri
 from spandrel.architectures import ESRGAN, SPAN, AuraSR, Compact, DRUNet, NAFNet, SwinIR, Uformer
 
 from distillkit import DistillkitError, WeightsError
-from distillkit.inference.build import build_named
+from distillkit.recipe.build import build_named
 from distillkit.recipe.load import load_recipe
-from distillkit.run import run_recipe
+from distillkit.runs.run import run_recipe
 from distillkit.testing import contract_tests
 
 SHUFFLE = {"upsampler": "pixelshuffle"}
@@ -253,7 +253,7 @@ def test_the_recipe_of_the_readme_is_valid(tmp_path):
 
 
 def test_restores_files_on_the_command_line(tmp_path, photos, monkeypatch):
-    from distillkit import cli
+    from distillkit.cli.main import main as cli
 
     settings = ["--set", f'weights="{written(tmp_path)}"', "--set", "scale=4"]
     command = ["distillkit", "restore", str(photos), "-o", str(tmp_path / "out"), "--model", "spandrel/checkpoint", *settings]

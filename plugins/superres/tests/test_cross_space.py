@@ -10,7 +10,7 @@ from distillkit.errors import RecipeError
 from distillkit.inference.student import stage1_adapter
 from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
 from distillkit.recipe.load import load_recipe
-from distillkit.training.cast import build_cast
+from distillkit.training.models import build_cast
 from distillkit.training.step import Stage1Step
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from distillkit import Restorer
-from distillkit.inference.build import build
-from distillkit.inference.export import export
+from distillkit.export.folder import export
 from distillkit.inference.student import make_variant, save_student, stage1_adapter
+from distillkit.recipe.build import build
 from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
 from distillkit_superres.osediff.settings import OSEDiffConfig

@@ -11,12 +11,12 @@ import torch
 from distillkit.data.pairs import Batch
 from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.load import load_recipe
-from distillkit.run import open_batches
+from distillkit.runs.run import open_batches
 from distillkit.training.blocks import recomputed
-from distillkit.training.cast import build_cast
-from distillkit.training.forecast import forecast
+from distillkit.training.cache_estimate import forecast
+from distillkit.training.feature_store import Store
+from distillkit.training.models import build_cast
 from distillkit.training.step import Stage1Step
-from distillkit.training.store import Store
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
 CPU = torch.device("cpu")

@@ -1,0 +1,55 @@
+"""The commands ``distillkit cache ...``: looking after what training runs keep on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit.errors import DistillkitError
+
+cache_app = typer.Typer(
+    help="Look after what training runs keep on disk (training.cache_gib).", no_args_is_help=True, rich_markup_mode=None
+)
+
+CacheFolder = Annotated[Path | None, typer.Option("--dir", help="default: $DISTILLKIT_CACHE, else ~/.cache/distillkit")]
+
+
+@cache_app.command("ls")
+def cache_ls(folder: CacheFolder = None) -> None:
+    """List the cache: entries, size and last use of each kind."""
+    from distillkit.training.cache_maintenance import listing
+
+    typer.echo("\n".join(listing(folder)))
+
+
+@cache_app.command("verify")
+def cache_verify(folder: CacheFolder = None) -> None:
+    """Read the whole cache and name what is damaged; a run would make it anew."""
+    from distillkit.training.cache_maintenance import damaged
+
+    count, found = damaged(folder)
+    for path in found:
+        typer.echo(f"damaged: {path}")
+    typer.echo(f"{count - len(found)} of {count} entries are whole")
+    if found:
+        raise typer.Exit(1)
+
+
+@cache_app.command("prune")
+def cache_prune(
+    folder: CacheFolder = None,
+    days: Annotated[float | None, typer.Option(min=0, help="remove what was not used for so many days")] = None,
+    damaged: Annotated[bool, typer.Option("--damaged", help="remove what is damaged")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="remove everything")] = False,
+) -> None:
+    """Delete entries of the cache."""
+    from distillkit.training.cache_maintenance import prune, unused_for
+
+    if (days is not None) + damaged + everything != 1:
+        raise DistillkitError("say what to remove: --days N, --damaged or --all")
+    if days is not None:
+        typer.echo(prune(folder, unused_for(days)))
+    else:
+        typer.echo(prune(folder, lambda entry: everything or entry.metadata() is None))

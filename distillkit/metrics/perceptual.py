@@ -1,0 +1,146 @@
+"""Shift-tolerant LPIPS: a perceptual distance whose trained weights install from the package index.
+
+Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022): LPIPS (Zhang et al. 2018) on trunks that blur before
+every stride. The distribution ``stlpips-pytorch`` carries the weights (BSD 2-Clause); its weight files are read, its code is not
+imported. The scale is not that of LPIPS: the two must not share a column.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillkit.errors import DataError, WeightsError
+from distillkit.files.weights import load_exactly, read_state_dict
+
+Network = Literal["alex", "vgg"]
+SMALLEST_SIDE: dict[Network, int] = {"alex": 21, "vgg": 18}
+"""Pixels; below it a feature map is too small for the reflection at its border."""
+
+
+class _BlurPool(nn.Module):
+    """Stride 2 behind a 3x3 binomial filter, channel by channel (Zhang 2019), with two reflected pixels around."""
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", torch.empty(channels, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
+
+
+def _conv(inputs: int, outputs: int, size: int = 3) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, size, padding=min(size // 2, 2)), nn.ReLU()]
+
+
+def _pool(size: int, channels: int) -> list[nn.Module]:
+    return [nn.MaxPool2d(size, stride=1), _BlurPool(channels)]
+
+
+def _alex() -> list[list[nn.Module]]:
+    first, relu = _conv(3, 64, 11)
+    return [
+        [first, _BlurPool(64), relu],
+        [*_pool(3, 64), *_conv(64, 192, 5)],
+        [*_pool(3, 192), *_conv(192, 384)],
+        _conv(384, 256),
+        _conv(256, 256),
+    ]
+
+
+def _vgg() -> list[list[nn.Module]]:
+    return [
+        [*_conv(3, 64), *_conv(64, 64)],
+        [*_pool(2, 64), *_conv(64, 128), *_conv(128, 128)],
+        [*_pool(2, 128), *_conv(128, 256), *_conv(256, 256), *_conv(256, 256)],
+        [*_pool(2, 256), *_conv(256, 512), *_conv(512, 512), *_conv(512, 512)],
+        [*_pool(2, 512), *_conv(512, 512), *_conv(512, 512), *_conv(512, 512)],
+    ]
+
+
+def _named_as_in_the_file(slices: Sequence[Sequence[nn.Module]]) -> nn.Sequential:
+    """``slice1.0, slice1.1, ..., slice2.3, ...``: layers are numbered through, not per slice."""
+    net, number = nn.Sequential(), 0
+    for i, layers in enumerate(slices, start=1):
+        part = nn.Sequential()
+        for layer in layers:
+            part.add_module(str(number), layer)
+            number += 1
+        net.add_module(f"slice{i}", part)
+    return net
+
+
+class PerceptualDistance(nn.Module):
+    """``d(a, b) = sum_l mean_hw w_l . (f_l(a) - f_l(b))^2`` with unit-length features ``f_l`` of five layers ``l``.
+
+    Frozen; differentiable in both images and symmetric in them.
+
+    Args:
+        network: ``"alex"`` (2.5 M parameters) or ``"vgg"`` (14.7 M, about 15 times as slow).
+
+    Raises:
+        WeightsError: the distribution ``stlpips-pytorch`` is not installed, or its weight file is damaged.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network: Network = network
+        self.net = _named_as_in_the_file({"alex": _alex, "vgg": _vgg}[network]())
+        widths = [next(m.out_channels for m in reversed(s) if isinstance(m, nn.Conv2d)) for s in self.net]  # type: ignore[call-overload]
+        self.lin = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in widths)
+        self.register_buffer("shift", torch.empty(1, 3, 1, 1))
+        self.register_buffer("scale", torch.empty(1, 3, 1, 1))
+        path = weight_file(network)
+        state = {_own_name(key): value for key, value in read_state_dict(path).items()}
+        load_exactly(self, state, path)
+        self.requires_grad_(False).eval()
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Unit-length features of the five layers, each (B, C, h, w), of images (B, 3, H, W) in [-1, 1]."""
+        smallest = SMALLEST_SIDE[self.network]
+        if min(image.shape[-2:]) < smallest:
+            height, width = image.shape[-2:]
+            raise DataError(
+                f"an image of {height}x{width} px is too small for {self.network}; it takes {smallest} px a side or more"
+            )
+        x = (image - self.shift) / self.scale
+        features = []
+        for part in self.net:
+            x = part(x)
+            features.append(x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt())
+        return features
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The distance of images ``a`` and ``b``, each (B, 3, H, W) in [-1, 1], as (B,); 0 for equal images.
+
+        Raises:
+            DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
+        """
+        pairs = zip(self.lin, self.features(a), self.features(b), strict=True)
+        return torch.stack([lin((fa - fb).square()).mean((1, 2, 3)) for lin, fa, fb in pairs]).sum(0)
+
+
+def weight_file(network: Network) -> Path:
+    """Where the installed ``stlpips-pytorch`` keeps the weights of ``network``."""
+    found = importlib.util.find_spec("stlpips_pytorch")
+    if found is None or not found.submodule_search_locations:
+        raise WeightsError("the weights of the perceptual distance are not installed; pip install stlpips-pytorch")
+    return Path(found.submodule_search_locations[0], "weights", "vST0.0", f"{network}_shift_tolerant.pth")
+
+
+def _own_name(key: str) -> str:
+    """``lin0.model.1.weight`` -> ``lin.0.weight``, ``scaling_layer.shift`` -> ``shift``; trunk keys as they are."""
+    if key.startswith("lin"):
+        return f"lin.{key[3]}.weight"
+    return key.removeprefix("scaling_layer.")
