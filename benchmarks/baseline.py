@@ -39,17 +39,29 @@ class Baseline:
     def __init__(self, resolved: ResolvedRecipe, device: torch.device | str = "cpu") -> None:
         self.recipe, self.device = resolved.recipe, torch.device(device)
         if self.recipe.stage2.steps and self.recipe.stage2.variant != "gate":
-            raise ValueError(f"the baseline's stage 2 is the gate, not {self.recipe.stage2.variant}")
+            raise ValueError(
+                f"the baseline's stage 2 is the gate, not {self.recipe.stage2.variant}"
+            )
         others = {"output_loss": "image", "output_targets": "crop"} | dict.fromkeys(
             ("decode_crop", "fidelity_anchor", "realness_anchor")
         )
-        if foreign := [key for key, plain in others.items() if getattr(self.recipe.stage1, key) != plain]:
+        if foreign := [
+            key for key, plain in others.items() if getattr(self.recipe.stage1, key) != plain
+        ]:
             raise ValueError(f"the baseline has the paper's losses only, not stage1.{foreign[0]}")
         self.student = build(resolved, "student", device)
-        roles = [role for role in ("fidelity", "realness") if f"teachers.{role}" in resolved.components]
+        roles = [
+            role for role in ("fidelity", "realness") if f"teachers.{role}" in resolved.components
+        ]
         self.teachers = {role: build(resolved, f"teachers.{role}", device) for role in roles}
-        self.degradation = build(resolved, "degradation", device) if self.recipe.degradation else None
-        self.perceptual = build_distance(resolved, "stage1.perceptual", device) if self.recipe.stage1.weights.perceptual else None
+        self.degradation = (
+            build(resolved, "degradation", device) if self.recipe.degradation else None
+        )
+        self.perceptual = (
+            build_distance(resolved, "stage1.perceptual", device)
+            if self.recipe.stage1.weights.perceptual
+            else None
+        )
         models = _separate([self.student, *self.teachers.values()])
         self.student, self.teachers = models[0], dict(zip(self.teachers, models[1:], strict=True))
 
@@ -63,7 +75,9 @@ class Baseline:
         """Train stage 2 from what :meth:`stage1` left; the realistic teacher is let go of."""
         self.teachers.pop("realness", None)
         self.start = copy.deepcopy(self.student)
-        self.adapter = stage1_adapter(self.student, self.recipe.stage2.adapter, self.recipe.seed + 1)
+        self.adapter = stage1_adapter(
+            self.student, self.recipe.stage2.adapter, self.recipe.seed + 1
+        )
         yield from self._train("stage2", self.adapter.tensors(), self.gate, batches, steps)
 
     def algorithm_1(self, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
@@ -72,12 +86,18 @@ class Baseline:
         condition = student.condition(lq)
         z_s = student.generate(condition, self._draws("stage1", step, "student"))
         x_0 = student.codec.decode(z_s)
-        terms = self._reconstruction(x_0, gt, options.weights.l2, self._draws("stage1", step, "shift"))
+        terms = self._reconstruction(
+            x_0, gt, options.weights.l2, self._draws("stage1", step, "shift")
+        )
         for role, teacher in self.teachers.items():
             if weight := getattr(options.weights, role):
-                if getattr(options, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
+                if getattr(options, f"{role}_term") == "output" or not isinstance(
+                    teacher, DiffusionModel
+                ):
                     restored = teacher.restore(lq, self._draws("stage1", data_step, role))
-                    terms[f"{role}/output"] = weight * options.weights.imitate * (x_0 - restored).square().mean()
+                    terms[f"{role}/output"] = (
+                        weight * options.weights.imitate * (x_0 - restored).square().mean()
+                    )
                 else:
                     draws = self._draws("stage1", step, role)
                     imitate, anchor = self._eq_2_and_3(teacher, condition, z_s, x_0, lq, gt, draws)
@@ -86,7 +106,14 @@ class Baseline:
         return terms
 
     def _eq_2_and_3(
-        self, teacher: DiffusionModel, condition: Any, z_s: Tensor, x_0: Tensor, lq: Tensor, gt: Tensor, draws: torch.Generator
+        self,
+        teacher: DiffusionModel,
+        condition: Any,
+        z_s: Tensor,
+        x_0: Tensor,
+        lq: Tensor,
+        gt: Tensor,
+        draws: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         student, options = self.student, self.recipe.stage1
         same = teacher.space == student.space
@@ -106,18 +133,29 @@ class Baseline:
             of_student = teacher.predict(teacher.process.diffuse(mine, t, eps, y.y), t, y)
         of_truth = teacher.predict(teacher.process.diffuse(z, t, eps, y.y), t, y)
 
-        target = of_student.clean if same else student.codec.encode(teacher.decode(of_student.clean, y)).detach()
+        target = (
+            of_student.clean
+            if same
+            else student.codec.encode(teacher.decode(of_student.clean, y)).detach()
+        )
         eps_own = eps if same else torch.randn(z_s.shape, generator=draws).to(z)
         z_in = z_s if options.gradient == "full" else z_s.detach()
         z_t = student.process.diffuse(z_in, t_own, eps_own, condition.y)
         own = student.predict(z_t, t_own, condition)
-        wanted = Prediction(target, noise_from_clean(student.process, z_t, t_own, target, condition.y))
+        wanted = Prediction(
+            target, noise_from_clean(student.process, z_t, t_own, target, condition.y)
+        )
 
         imitate = self._difference(own, wanted, student.process.coefficients(t_own).ratio)
         anchor = self._difference(of_student, of_truth, teacher.process.coefficients(t).ratio)
-        if options.gradient == "score":  # the teacher's Jacobian is 1; z_s falls along clean_S - clean_T, which is eps_T - eps_S
+        if (
+            options.gradient == "score"
+        ):  # the teacher's Jacobian is 1; z_s falls along clean_S - clean_T, which is eps_T - eps_S
             towards = 1 if options.weighting == "clean" else -1
-            imitate, anchor = imitate + towards * (z_s - z_s.detach()), anchor + (mine - mine.detach())
+            imitate, anchor = (
+                imitate + towards * (z_s - z_s.detach()),
+                anchor + (mine - mine.detach()),
+            )
         return _mean_square(imitate, known), _mean_square(anchor, known)
 
     def _difference(self, a: Prediction, b: Prediction, ratio: Tensor) -> Tensor:
@@ -134,13 +172,19 @@ class Baseline:
         if options.endpoint_every and (step + 1) % options.endpoint_every == 0:
             t = 1.0
         if options.target == "mix":
-            z_0 = self.start.generate(self.start.condition(lq), self._draws("stage2", data_step, "student"))
+            z_0 = self.start.generate(
+                self.start.condition(lq), self._draws("stage2", data_step, "student")
+            )
             z_1 = self._endpoint(lq, self._draws("stage2", data_step, "endpoint"))
         with self.adapter.at(t):
-            z_t = self.student.generate(self.student.condition(lq), self._draws("stage2", data_step, "student"))
+            z_t = self.student.generate(
+                self.student.condition(lq), self._draws("stage2", data_step, "student")
+            )
             if options.target == "mix":
                 return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
-            return self._reconstruction(self.student.codec.decode(z_t), gt, weights.l2 * options.geo_ratio**t, draws)
+            return self._reconstruction(
+                self.student.codec.decode(z_t), gt, weights.l2 * options.geo_ratio**t, draws
+            )
 
     def _endpoint(self, lq: Tensor, draws: torch.Generator) -> Tensor:
         teacher, codec = self.teachers["fidelity"], self.student.codec
@@ -153,11 +197,17 @@ class Baseline:
         weights, shift = self.recipe.stage1.weights, self.recipe.stage1.perceptual_shift
         terms = {"l2": l2 * (x_0 - gt).square().mean(), "l1": weights.l1 * (x_0 - gt).abs().mean()}
         if self.perceptual is not None:
-            top, left = torch.randint(shift + 1, (2,), generator=draws).tolist() if shift else (0, 0)
+            top, left = (
+                torch.randint(shift + 1, (2,), generator=draws).tolist() if shift else (0, 0)
+            )
             height, width = gt.shape[-2] - shift, gt.shape[-1] - shift
             a, b = (image[..., top : top + height, left : left + width] for image in (x_0, gt))
             terms["perceptual"] = weights.perceptual * self.perceptual(a, b).mean()
-        return {name: term for name, term in terms.items() if (name == "l2" and l2) or getattr(weights, name) > 0}
+        return {
+            name: term
+            for name, term in terms.items()
+            if (name == "l2" and l2) or getattr(weights, name) > 0
+        }
 
     def _train(
         self,
@@ -169,9 +219,13 @@ class Baseline:
     ) -> Iterator[Terms]:
         options = self.recipe.training
         rate = getattr(self.recipe, stage).learning_rate
-        optimizer = torch.optim.AdamW(tensors.values(), lr=rate, betas=options.betas, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(
+            tensors.values(), lr=rate, betas=options.betas, weight_decay=options.weight_decay
+        )
         for step, batch in enumerate(batches.iterate(stage, 0, steps)):
-            torch.manual_seed(keyed_generator(self.recipe.seed, stage, step, 0, "global").initial_seed())
+            torch.manual_seed(
+                keyed_generator(self.recipe.seed, stage, step, 0, "global").initial_seed()
+            )
             gt = batch.gt.to(self.device)
             degrade = self._draws(stage, batch.step, "degradation")
             lq = batch.lq.to(self.device) if batch.lq is not None else self.degradation(gt, degrade)

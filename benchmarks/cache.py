@@ -23,11 +23,22 @@ STAGES = ("stage1", "stage2")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml")
+    )
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each stage (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that all three are measured, in turn (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=20, help="steps of each stage (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="times that all three are measured, in turn (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     losses: dict[str, set[tuple[float, ...]]] = defaultdict(set)
@@ -38,19 +49,39 @@ def main() -> None:
                 losses[stage].add(tuple(found.losses))
     print(f"{'':<10}" + "".join(f"{stage + ' ms/step':>18}{'faster':>8}" for stage in STAGES))
     for name in NAMES:
-        medians = [(statistics.median(times[name, s]), statistics.median(times["no cache", s])) for s in STAGES]
+        medians = [
+            (statistics.median(times[name, s]), statistics.median(times["no cache", s]))
+            for s in STAGES
+        ]
         print(f"{name:<10}" + "".join(f"{own:>18.1f}{none / own:>7.2f}x" for own, none in medians))
-    print("losses: " + ", ".join(f"{s} {'the same' if len(losses[s]) == 1 else 'DIFFERENT'} with and without" for s in STAGES))
+    print(
+        "losses: "
+        + ", ".join(
+            f"{s} {'the same' if len(losses[s]) == 1 else 'DIFFERENT'} with and without"
+            for s in STAGES
+        )
+    )
 
 
-def measured(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, Measured, str]]:
+def measured(
+    arguments: argparse.Namespace, folder: Path
+) -> Iterator[tuple[str, str, Measured, str]]:
     """Name, stage, what was measured and the type of device, for each of the three ways and both stages."""
     cached = ["training.cache_gib=4", f"training.cache_dir='{folder}'"]
     for name in NAMES:
-        subject = Subject(load_recipe(arguments.recipe, [*arguments.sets, *(cached if name != "no cache" else [])]))
+        subject = Subject(
+            load_recipe(
+                arguments.recipe, [*arguments.sets, *(cached if name != "no cache" else [])]
+            )
+        )
         crop, device = subject.recipe.data.crop, subject.accelerator.device.type
         for stage in subject.stages():
-            yield name, stage.name, subject.measure(stage, crop, warmup=1, steps=arguments.steps, look=False), device
+            yield (
+                name,
+                stage.name,
+                subject.measure(stage, crop, warmup=1, steps=arguments.steps, look=False),
+                device,
+            )
 
 
 if __name__ == "__main__":

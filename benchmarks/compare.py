@@ -18,7 +18,9 @@ def read(run: Path) -> Results:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--tradeoff", type=float, default=0.0)
     arguments = parser.parse_args()
@@ -32,7 +34,9 @@ def main() -> None:
             difference = results.values[label, metric] - first.values[label, metric]
             sem = standard_error(difference, first.photos) or 0.0
             paired = "" if run == arguments.runs[0] else f"{difference.mean():+.4f} ± {sem:.4f}"
-            print(f"{run.name:<32}{metric:<16}{results.summary(label, metric).mean:>9.4f}{paired:>22}")
+            print(
+                f"{run.name:<32}{metric:<16}{results.summary(label, metric).mean:>9.4f}{paired:>22}"
+            )
 
 
 if __name__ == "__main__":

@@ -36,13 +36,24 @@ RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ctsr_sr4x.toml"
 META = torch.device("meta")
 SCORE = 'stage1.gradient="score"; stage1.weighting="clean"'
 ROWS = ["", "cached", "training.checkpointing=true", f"cached; {SCORE}"]
-DECODED = ["stage1.decode_crop=256", "cached; stage1.decode_crop=256", f"cached; stage1.decode_crop=256; {SCORE}"]
+DECODED = [
+    "stage1.decode_crop=256",
+    "cached; stage1.decode_crop=256",
+    f"cached; stage1.decode_crop=256; {SCORE}",
+]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--crop", type=int, default=512)
-    parser.add_argument("--row", action="append", metavar="SETTINGS", help="settings of one row, ';' between; instead of the usual")
+    parser.add_argument(
+        "--row",
+        action="append",
+        metavar="SETTINGS",
+        help="settings of one row, ';' between; instead of the usual",
+    )
     arguments = parser.parse_args()
     print(f"{'TFLOP':>8}{'fewer':>8}  settings (crop {arguments.crop})")
     first = None
@@ -50,7 +61,10 @@ def main() -> None:
         settings = [s.strip() for s in text.split(";") if s.strip()]
         flops = count(settings, arguments.crop)
         first = first or flops
-        print(f"{flops / 1e12:>8.2f}{first / flops:>7.2f}x  {text or 'the plain algorithm'}", flush=True)
+        print(
+            f"{flops / 1e12:>8.2f}{first / flops:>7.2f}x  {text or 'the plain algorithm'}",
+            flush=True,
+        )
 
 
 def count(settings: Sequence[str], crop: int) -> int:
@@ -59,9 +73,16 @@ def count(settings: Sequence[str], crop: int) -> int:
     resolved = load_recipe(RECIPE, sets)
     counter = FlopCounterMode(display=False)
     cache = FullCache(counter) if "cached" in settings else Cache(None, META)
-    stage, adapter = first_stage(resolved.recipe, full_size(cache), build_distance(resolved, "stage1.perceptual", META))
-    batch = Batch(*(torch.empty(1, 3, side, side, device=META) for side in (crop, crop // 4)), ["counted"])
-    with counter, recomputed(stage.models if resolved.recipe.training.checkpointing else (), adapter):
+    stage, adapter = first_stage(
+        resolved.recipe, full_size(cache), build_distance(resolved, "stage1.perceptual", META)
+    )
+    batch = Batch(
+        *(torch.empty(1, 3, side, side, device=META) for side in (crop, crop // 4)), ["counted"]
+    )
+    with (
+        counter,
+        recomputed(stage.models if resolved.recipe.training.checkpointing else (), adapter),
+    ):
         torch.stack(list(stage.module(batch, 0).values())).sum().backward()
     return counter.get_total_flops() - (cache.spared if isinstance(cache, FullCache) else 0)
 
@@ -72,14 +93,24 @@ def full_size(cache: Cache) -> Cast:
 
     def osediff() -> OSEDiff:
         with META:
-            unet, vae, prompt = make_unet(shapes.unet), make_vae(shapes.vae), torch.empty(1, 77, 1024)
-        return OSEDiff(unet, vae, copy.deepcopy(PosteriorMean(vae)), FixedPrompt(prompt)).eval().requires_grad_(False)
+            unet, vae, prompt = (
+                make_unet(shapes.unet),
+                make_vae(shapes.vae),
+                torch.empty(1, 77, 1024),
+            )
+        return (
+            OSEDiff(unet, vae, copy.deepcopy(PosteriorMean(vae)), FixedPrompt(prompt))
+            .eval()
+            .requires_grad_(False)
+        )
 
     with META:
         autoencoder, network = VQModel(**FULL_AUTOENCODER), UNetModelSwin(**FULL_UNET)
     faithful = ResShift(network, autoencoder, process(15, 0.04)).eval().requires_grad_(False)
     names = {name: name for name in ("student", "fidelity", "realness")}
-    return ShapeCast(osediff(), {"fidelity": faithful, "realness": osediff()}, None, META, cache, names)
+    return ShapeCast(
+        osediff(), {"fidelity": faithful, "realness": osediff()}, None, META, cache, names
+    )
 
 
 class ShapeCast(Cast):

@@ -46,7 +46,11 @@ class Drawn:
         square = sum(a * a + a * b + b * b for a, b in self.ranges) / 3 / len(self.ranges)
         error = math.sqrt(max(square - mean**2, 0) / len(self.values))
         off = abs(sum(self.values) / len(self.values) - mean)
-        return f"mean is {off:.4g} from {mean:.4g}, {off / error:.1f} standard errors" if off > 4 * error + 1e-12 else None
+        return (
+            f"mean is {off:.4g} from {mean:.4g}, {off / error:.1f} standard errors"
+            if off > 4 * error + 1e-12
+            else None
+        )
 
     def __str__(self) -> str:
         if not self.values:
@@ -69,16 +73,25 @@ class Share:
         if n == 0:
             return None
         off = abs(sum(self.happened) / n - p)
-        return f"share is {off:.3f} from {p}" if off > 4 * math.sqrt(p * (1 - p) / n) + 1e-12 else None
+        return (
+            f"share is {off:.3f} from {p}" if off > 4 * math.sqrt(p * (1 - p) / n) + 1e-12 else None
+        )
 
     def __str__(self) -> str:
-        return f"{sum(self.happened) / len(self.happened):.2f} of {self.probability:.2f}" if self.happened else "never drawn"
+        return (
+            f"{sum(self.happened) / len(self.happened):.2f} of {self.probability:.2f}"
+            if self.happened
+            else "never drawn"
+        )
 
 
 def parameters(config: RealESRGANConfig, draws: Sequence[Draws]) -> dict[str, Drawn | Share]:
     """Everything that chance decided, by name."""
     found: dict[str, Drawn | Share] = {}
-    rounds = {"1": (config.first, [d.first for d in draws]), "2": (config.second, [d.second for d in draws if d.second])}
+    rounds = {
+        "1": (config.first, [d.first for d in draws]),
+        "2": (config.second, [d.second for d in draws if d.second]),
+    }
     for name, (stage, made) in rounds.items():
         found |= {f"{key} {name}": value for key, value in _of_round(stage, made).items()}
     sincs = [d.final_sinc for d in draws if d.final_sinc]
@@ -87,7 +100,9 @@ def parameters(config: RealESRGANConfig, draws: Sequence[Draws]) -> dict[str, Dr
         "JPEG quality 1": Drawn([d.first_quality for d in draws], [config.first.jpeg_quality]),
         "JPEG quality 2": Drawn([d.second_quality for d in draws], [config.second.jpeg_quality]),
         "JPEG comes last": Share([d.jpeg_last for d in draws], 0.5),
-        "final sinc happens": Share([d.final_sinc is not None for d in draws], config.final_sinc_prob),
+        "final sinc happens": Share(
+            [d.final_sinc is not None for d in draws], config.final_sinc_prob
+        ),
         "final sinc, size": Drawn([s.size for s in sincs], _odd(config.final_sinc_sizes)),
         "final sinc, cutoff": Drawn([s.cutoff for s in sincs], [(math.pi / 3, math.pi)]),
     }
@@ -97,14 +112,20 @@ def _of_round(stage: Stage, rounds: Sequence[Round]) -> dict[str, Drawn | Share]
     blurs = [r.blur for r in rounds if r.blur]
     gaussians, sincs = ([b for b in blurs if isinstance(b, kind)] for kind in (Gaussian, Sinc))
     factors, sizes = [r.factor for r in rounds], _odd(stage.kernel_sizes)
-    strengths = {k: [r.noise.strength for r in rounds if r.noise.kind == k] for k in ("gaussian", "poisson")}
-    betas = {k: [b.beta for b in gaussians if b.shape.startswith(k)] for k in ("generalized", "plateau")}
+    strengths = {
+        k: [r.noise.strength for r in rounds if r.noise.kind == k] for k in ("gaussian", "poisson")
+    }
+    betas = {
+        k: [b.beta for b in gaussians if b.shape.startswith(k)] for k in ("generalized", "plateau")
+    }
     isotropic = sum(stage.kernel_mix[0::2])
     return {
         "blur happens": Share([r.blur is not None for r in rounds], stage.blur_prob),
         "kernel size": Drawn([b.size for b in blurs], sizes),
         "kernel is a sinc": Share([isinstance(b, Sinc) for b in blurs], stage.sinc_prob),
-        "sinc cutoff": Drawn([s.cutoff for s in sincs], [(math.pi / (3 if k < 13 else 5), math.pi) for k, _ in sizes]),
+        "sinc cutoff": Drawn(
+            [s.cutoff for s in sincs], [(math.pi / (3 if k < 13 else 5), math.pi) for k, _ in sizes]
+        ),
         "kernel is isotropic": Share([not b.shape.endswith("aniso") for b in gaussians], isotropic),
         "sigma": Drawn([s for b in gaussians for s in (b.sigma_x, b.sigma_y)], [stage.sigma]),
         "generalised beta": Drawn(betas["generalized"], _around_one(stage.beta_generalised)),
@@ -113,7 +134,9 @@ def _of_round(stage: Stage, rounds: Sequence[Round]) -> dict[str, Drawn | Share]
         "resize down": Share([f < 1 for f in factors], stage.resize_prob[1]),
         "factor up": Drawn([f for f in factors if f > 1], [(1, stage.resize_range[1])]),
         "factor down": Drawn([f for f in factors if f < 1], [(stage.resize_range[0], 1)]),
-        "noise is Gaussian": Share([r.noise.kind == "gaussian" for r in rounds], stage.gaussian_prob),
+        "noise is Gaussian": Share(
+            [r.noise.kind == "gaussian" for r in rounds], stage.gaussian_prob
+        ),
         "noise is grey": Share([r.noise.grey for r in rounds], stage.grey_prob),
         "Gaussian sigma x 255": Drawn(strengths["gaussian"], [stage.gaussian_sigma]),
         "Poisson scale": Drawn(strengths["poisson"], [stage.poisson_scale]),
@@ -130,7 +153,9 @@ def _around_one(ends: tuple[float, float]) -> list[tuple[float, float]]:
 
 def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
     """Up to ``count`` of the photographs in ``folder``, in a random order that is always the same; the middle of each."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+    )
     random.Random(0).shuffle(files)
     crops: list[Tensor] = []
     for file in files:
@@ -145,13 +170,17 @@ def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
     return crops
 
 
-def degrade_all(config: RealESRGANConfig, photos: Iterable[Tensor]) -> tuple[list[Tensor], list[Draws]]:
+def degrade_all(
+    config: RealESRGANConfig, photos: Iterable[Tensor]
+) -> tuple[list[Tensor], list[Draws]]:
     """The small image of each photograph, and what was drawn for it: photograph k has the draws of seed k."""
     degradation = RealESRGAN(config)
     images, draws = [], []
     for k, photo in enumerate(photos):
         images.append(degradation(photo, Generator().manual_seed(k)))
-        (seed, _), *_ = torch.randint(2**62, (1, 2), generator=Generator().manual_seed(k)).tolist()  # as the degradation did
+        (seed, _), *_ = torch.randint(
+            2**62, (1, 2), generator=Generator().manual_seed(k)
+        ).tolist()  # as the degradation did
         draws.append(draw(config, Generator().manual_seed(seed)))
     return images, draws
 
@@ -172,11 +201,17 @@ def sheet(rows: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--crop", type=int, default=256, help="side of the clean crop, pixels")
-    parser.add_argument("--sheet", type=Path, help="write 36 results here: 12 photographs, bicubic above the presets")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        help="write 36 results here: 12 photographs, bicubic above the presets",
+    )
     arguments = parser.parse_args()
     photos = photographs(arguments.folder, arguments.images, arguments.crop)
     bicubic = [Bicubic(BicubicConfig())(photo, Generator()) for photo in photos]
@@ -187,13 +222,23 @@ def main() -> None:
         config = RealESRGANConfig.model_validate({"preset": preset})
         images, draws = degrade_all(config, photos)
         found = parameters(config, draws)
-        problems += [f"{preset}, {name}: {what}" for name, value in found.items() if (what := value.problem())]
-        distances = [psnr(image, reference) for image, reference in zip(images, bicubic, strict=True)]
+        problems += [
+            f"{preset}, {name}: {what}"
+            for name, value in found.items()
+            if (what := value.problem())
+        ]
+        distances = [
+            psnr(image, reference) for image, reference in zip(images, bicubic, strict=True)
+        ]
         mean, spread = _mean_and_spread(distances)
         against = f"{mean:.1f} ± {spread:.1f}, {min(distances):.1f}..{max(distances):.1f}"
-        columns[preset] = {"PSNR against bicubic, dB": against} | {name: str(value) for name, value in found.items()}
+        columns[preset] = {"PSNR against bicubic, dB": against} | {
+            name: str(value) for name, value in found.items()
+        }
         rows.append(images[:12])
-    print(f"{len(photos)} photographs, {arguments.crop} x {arguments.crop}\n\n| parameter | {' | '.join(columns)} |")
+    print(
+        f"{len(photos)} photographs, {arguments.crop} x {arguments.crop}\n\n| parameter | {' | '.join(columns)} |"
+    )
     print("| --- " * (1 + len(columns)) + "|")
     for name in columns["osediff"]:
         print(f"| {name} | {' | '.join(column[name] for column in columns.values())} |")

@@ -26,7 +26,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text, make_unet, make_vae, without_memory
+from distillkit_superres.osediff.architecture import (
+    ARCHITECTURES,
+    make_text,
+    make_unet,
+    make_vae,
+    without_memory,
+)
 from distillkit_superres.osediff.lora import unet_layout, vae_layout
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import FULL_AUTOENCODER, FULL_UNET
@@ -64,14 +70,20 @@ metrics = ["psnr"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only-write", action="store_true")
     arguments, others = parser.parse_known_args()
     recipe = write(arguments.folder)
     if not arguments.only_write:
         ratios = Path(__file__).with_name("ratios.py")
-        sys.exit(subprocess.run([sys.executable, str(ratios), str(recipe), *others], check=False).returncode)
+        sys.exit(
+            subprocess.run(
+                [sys.executable, str(ratios), str(recipe), *others], check=False
+            ).returncode
+        )
 
 
 def write(folder: Path) -> Path:
@@ -79,12 +91,20 @@ def write(folder: Path) -> Path:
     shapes = ARCHITECTURES["full"]
     unet, vae = without_memory(make_unet, shapes.unet), without_memory(make_vae, shapes.vae)
     files: dict[str, Callable[[Path], None]] = {
-        "base/unet/diffusion_pytorch_model.safetensors": lambda path: save_file(_random(lambda: make_unet(shapes.unet)), path),
-        "base/vae/diffusion_pytorch_model.safetensors": lambda path: save_file(_random(lambda: make_vae(shapes.vae)), path),
-        "base/text_encoder/model.safetensors": lambda path: save_file(_random(lambda: make_text(shapes.text)), path),
+        "base/unet/diffusion_pytorch_model.safetensors": lambda path: save_file(
+            _random(lambda: make_unet(shapes.unet)), path
+        ),
+        "base/vae/diffusion_pytorch_model.safetensors": lambda path: save_file(
+            _random(lambda: make_vae(shapes.vae)), path
+        ),
+        "base/text_encoder/model.safetensors": lambda path: save_file(
+            _random(lambda: make_text(shapes.text)), path
+        ),
         "osediff.pkl": lambda path: torch.save(_adapters(unet, vae), path),
         "resshift.pth": lambda path: torch.save(_random(lambda: UNetModelSwin(**FULL_UNET)), path),
-        "autoencoder.pth": lambda path: torch.save(_random(lambda: VQModel(**FULL_AUTOENCODER)), path),
+        "autoencoder.pth": lambda path: torch.save(
+            _random(lambda: VQModel(**FULL_AUTOENCODER)), path
+        ),
         **{f"images/{i}.png": _picture for i in range(8)},
         "fullsize.toml": lambda path: path.write_text(OVERLAY.format(recipes=RECIPES)) and None,
     }
@@ -106,13 +126,21 @@ def _random(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
 def _adapters(unet: nn.Module, vae: nn.Module) -> dict[str, Any]:
     """In the layout of OSEDiff's checkpoint."""
     g = torch.Generator().manual_seed(0)
-    layouts = {"unet": unet_layout(unet.state_dict(), RANK), "vae": vae_layout(vae.state_dict(), RANK)}
-    tensors = {f"state_dict_{k}": {n: 0.02 * torch.randn(s, generator=g) for n, s in v.items()} for k, v in layouts.items()}
+    layouts = {
+        "unet": unet_layout(unet.state_dict(), RANK),
+        "vae": vae_layout(vae.state_dict(), RANK),
+    }
+    tensors = {
+        f"state_dict_{k}": {n: 0.02 * torch.randn(s, generator=g) for n, s in v.items()}
+        for k, v in layouts.items()
+    }
     return tensors | {"rank_unet": RANK, "rank_vae": RANK}
 
 
 def _picture(path: Path) -> None:
-    small = np.random.default_rng(list(path.name.encode())).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    small = np.random.default_rng(list(path.name.encode())).integers(
+        0, 256, (40, 40, 3), dtype=np.uint8
+    )
     Image.fromarray(small).resize((768, 768), Image.Resampling.BICUBIC).save(path, format="PNG")
 
 

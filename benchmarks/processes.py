@@ -25,18 +25,34 @@ from distillkit.recipe.load import load_recipe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml")
+    )
     parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--processes", type=int, default=2, help="compared with one (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps, after 3 others (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that both are measured, in turn (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=2, help="compared with one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, help="timed steps, after 3 others (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="times that both are measured, in turn (default: %(default)s)",
+    )
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.into:
         work(arguments)
         return
-    rounds = [{n: measured(n, arguments) for n in (1, arguments.processes)} for _ in range(arguments.rounds)]
+    rounds = [
+        {n: measured(n, arguments) for n in (1, arguments.processes)}
+        for _ in range(arguments.rounds)
+    ]
     for line in table(rounds):
         print(line)
 
@@ -45,10 +61,24 @@ def measured(processes: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """This program, as that many workers."""
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "found.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), __file__]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(processes),
+            __file__,
+        ]
         command += [str(arguments.recipe), "--steps", str(arguments.steps), "--into", str(into)]
         command += [x for s in arguments.sets for x in ("--set", s)]
-        done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             sys.exit(done.stderr)
         return json.loads(into.read_text())
@@ -58,7 +88,9 @@ def work(arguments: argparse.Namespace) -> None:
     """One of the workers; the first writes what all have found."""
     subject = Subject(load_recipe(arguments.recipe, arguments.sets))
     stage = next(subject.stages())
-    own = subject.measure(stage, subject.recipe.data.crop, warmup=3, steps=arguments.steps, look=False)
+    own = subject.measure(
+        stage, subject.recipe.data.crop, warmup=3, steps=arguments.steps, look=False
+    )
     every = gather_object([own])
     if subject.accelerator.is_main_process:
         found = {
@@ -76,7 +108,9 @@ def table(rounds: list[dict[int, dict[str, Any]]]) -> list[str]:
         for n, values in found.items():
             for name, value in values.items():
                 columns[n, name].append(value)
-    lines = [f"{'processes':<11}{'images/s':>10}{'least':>8}{'most':>8}{'CPU ms/step':>13}{'waiting':>9}"]
+    lines = [
+        f"{'processes':<11}{'images/s':>10}{'least':>8}{'most':>8}{'CPU ms/step':>13}{'waiting':>9}"
+    ]
     for n in rounds[0]:
         rate, cpu, wait = (columns[n, name] for name in ("images_per_s", "cpu_ms", "loader_wait"))
         line = f"{n:<11}{statistics.median(rate):>10.2f}{min(rate):>8.2f}{max(rate):>8.2f}"
@@ -84,7 +118,9 @@ def table(rounds: list[dict[int, dict[str, Any]]]) -> list[str]:
     one, several = rounds[0]
     ratios = sorted(found[several]["images_per_s"] / found[one]["images_per_s"] for found in rounds)
     shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    lines.append(f"{several} processes make {statistics.median(ratios):.2f}x the images/s of one (rounds: {shown})")
+    lines.append(
+        f"{several} processes make {statistics.median(ratios):.2f}x the images/s of one (rounds: {shown})"
+    )
     return lines
 
 

@@ -29,24 +29,53 @@ from distillkit.recipe.build import pick_device
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.runs.run import open_batches
 
-PLAIN = ["training.decay_fraction=0.0", "training.warmup_steps=0", "training.ema=0.0", "training.accumulate=1", "data.eval=[]"]
+PLAIN = [
+    "training.decay_fraction=0.0",
+    "training.warmup_steps=0",
+    "training.ema=0.0",
+    "training.accumulate=1",
+    "data.eval=[]",
+]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml"))
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of every row")
-    parser.add_argument("--engine", action="append", default=[], metavar="SETTINGS", help="one more row; several with ';' between")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each stage (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml")
+    )
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of every row"
+    )
+    parser.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help="one more row; several with ';' between",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="timed steps of each stage (default: %(default)s)"
+    )
     parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=1, help="times that all rows are measured in turn")
-    parser.add_argument("--no-look", dest="look", action="store_false", help="leave out three more steps that count FLOPs")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="times that all rows are measured in turn"
+    )
+    parser.add_argument(
+        "--no-look",
+        dest="look",
+        action="store_false",
+        help="leave out three more steps that count FLOPs",
+    )
     parser.add_argument("--json", type=Path, help="a file for the results")
     parser.add_argument("--baseline-only", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     sets = [*PLAIN, *arguments.sets]
     if arguments.baseline_only:
-        found = measure_baseline(load_recipe(arguments.recipe, sets), arguments.warmup, arguments.steps, arguments.look)
+        found = measure_baseline(
+            load_recipe(arguments.recipe, sets), arguments.warmup, arguments.steps, arguments.look
+        )
         arguments.baseline_only.write_text(json.dumps(found))
         return
     rows = compare(arguments.recipe, sets, arguments.engine, arguments)
@@ -55,14 +84,18 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def compare(recipe: Path, sets: list[str], alternatives: list[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+def compare(
+    recipe: Path, sets: list[str], alternatives: list[str], options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
     """Measurements by row, the baseline first."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for _ in range(options.rounds):
         rows.setdefault("baseline", []).append(_baseline_apart(recipe, sets, options))
         for text in ("", *alternatives):
             own = [*sets, *(s.strip() for s in text.split(";") if s.strip())]
-            found = measure_apart(recipe, own, options.steps, warmup=options.warmup, look=options.look)
+            found = measure_apart(
+                recipe, own, options.steps, warmup=options.warmup, look=options.look
+            )
             rows.setdefault(f"engine {text}".strip(), []).append(found)
     return rows
 
@@ -75,16 +108,22 @@ def report(rows: dict[str, list[dict[str, Any]]]) -> str:
         for stage, measured in found["stages"].items():
             pairs = list(zip(plain[stage]["losses"], measured["losses"], strict=True))
             worst = max(abs(a - b) / abs(a) for a, b in pairs)
-            lines.append(f"{stage}  losses differ by at most {worst:.1e} over {len(pairs)} steps  {name}")
+            lines.append(
+                f"{stage}  losses differ by at most {worst:.1e} over {len(pairs)} steps  {name}"
+            )
     return "\n".join(lines)
 
 
-def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int, look: bool) -> dict[str, Any]:
+def measure_baseline(
+    resolved: ResolvedRecipe, warmup: int, steps: int, look: bool
+) -> dict[str, Any]:
     """The baseline's steps in this process, reported as :func:`distillkit.bench.recipe.bench` reports the engine's."""
     device = pick_device(None)
     plain, stages = Baseline(resolved, device), {}
     batches = open_batches(resolved, plain, 1)
-    made = warmup + steps + (SPLIT_STEPS + 1 if look else 0)  # as many as the engine makes before its stage 2
+    made = (
+        warmup + steps + (SPLIT_STEPS + 1 if look else 0)
+    )  # as many as the engine makes before its stage 2
     for name in ("stage1", "stage2") if resolved.recipe.stage2.steps else ("stage1",):
         times: list[tuple[float, float]] = []
         losses: list[float] = []
@@ -106,7 +145,13 @@ def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int, look: bo
             counter.__exit__(None, None, None)
         next(stream, None)  # ends the stage
         ms, cpu_ms = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-        found = {"ms": ms, "cpu_ms": cpu_ms, "flops": counter.get_total_flops(), "peak_memory": memory, "losses": losses}
+        found = {
+            "ms": ms,
+            "cpu_ms": cpu_ms,
+            "flops": counter.get_total_flops(),
+            "peak_memory": memory,
+            "losses": losses,
+        }
         stages[name] = found
     return {"machine": machine(device), "stages": stages}
 
@@ -114,8 +159,21 @@ def measure_baseline(resolved: ResolvedRecipe, warmup: int, steps: int, look: bo
 def _baseline_apart(recipe: Path, sets: list[str], options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         kept = Path(folder) / "baseline.json"
-        command = [sys.executable, __file__, str(recipe), *(x for s in sets for x in ("--set", s)), "--baseline-only", str(kept)]
-        command += ["--steps", str(options.steps), "--warmup", str(options.warmup), *(() if options.look else ("--no-look",))]
+        command = [
+            sys.executable,
+            __file__,
+            str(recipe),
+            *(x for s in sets for x in ("--set", s)),
+            "--baseline-only",
+            str(kept),
+        ]
+        command += [
+            "--steps",
+            str(options.steps),
+            "--warmup",
+            str(options.warmup),
+            *(() if options.look else ("--no-look",)),
+        ]
         subprocess.run(command, check=True)
         return json.loads(kept.read_text())
 

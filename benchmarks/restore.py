@@ -26,19 +26,31 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--photo", type=Path, help="default: one of scikit-image's")
-    parser.add_argument("--sizes", default="1500x1000,3000x2000,6000x4000", help="WIDTHxHEIGHT, ... (default: %(default)s)")
-    parser.add_argument("--gib", type=float, default=4.0, help="memory to hold (default: %(default)g)")
+    parser.add_argument(
+        "--sizes",
+        default="1500x1000,3000x2000,6000x4000",
+        help="WIDTHxHEIGHT, ... (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gib", type=float, default=4.0, help="memory to hold (default: %(default)g)"
+    )
     arguments, options = parser.parse_known_args()
     photo = decode(arguments.photo or default_photo())
-    print(f"{'input':>12}{'result':>14}{'seconds':>9}{'CPU s':>8}{'s/Mpixel':>10}{'peak GiB':>10}   within {arguments.gib:g} GiB")
+    print(
+        f"{'input':>12}{'result':>14}{'seconds':>9}{'CPU s':>8}{'s/Mpixel':>10}{'peak GiB':>10}   within {arguments.gib:g} GiB"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for width, height in (map(int, size.split("x")) for size in arguments.sizes.split(",")):
             source = Path(folder) / f"{width}x{height}.png"
             Image.fromarray(continued(photo, height, width)).save(source, compress_level=1)
-            seconds, cpu, peak = measured(arguments.run, source, Path(folder) / f"restored_{source.name}", options)
+            seconds, cpu, peak = measured(
+                arguments.run, source, Path(folder) / f"restored_{source.name}", options
+            )
             result = result_size(Path(folder))
             print(
                 f"{source.stem:>12}{result:>14}{seconds:>9.1f}{cpu:>8.1f}{seconds / (width * height / 1e6):>10.2f}{peak:>10.2f}"
@@ -55,19 +67,37 @@ def default_photo() -> Path:
 
 def continued(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     """The upper left of the photo, (height, width, 3), mirrored at its borders as often as it takes."""
-    rows, columns = (np.arange(wanted) % (2 * side) for wanted, side in zip((height, width), photo.shape[:2], strict=True))
-    rows, columns = (np.minimum(i, 2 * side - 1 - i) for i, side in zip((rows, columns), photo.shape[:2], strict=True))
+    rows, columns = (
+        np.arange(wanted) % (2 * side)
+        for wanted, side in zip((height, width), photo.shape[:2], strict=True)
+    )
+    rows, columns = (
+        np.minimum(i, 2 * side - 1 - i)
+        for i, side in zip((rows, columns), photo.shape[:2], strict=True)
+    )
     return photo[rows[:, None], columns]
 
 
-def measured(run: str, source: Path, target: Path, options: list[str]) -> tuple[float, float, float]:
+def measured(
+    run: str, source: Path, target: Path, options: list[str]
+) -> tuple[float, float, float]:
     """Seconds, processor seconds and peak resident GiB of one ``distillkit restore``.
 
     Raises:
         DistillkitError: the command failed.
     """
     model = ["--run" if Path(run).is_dir() else "--model", run]
-    command = [sys.executable, "-m", "distillkit", "restore", str(source), "-o", str(target), *model, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "distillkit",
+        "restore",
+        str(source),
+        "-o",
+        str(target),
+        *model,
+        *options,
+    ]
     start = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, used = os.wait4(process.pid, 0)

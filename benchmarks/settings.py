@@ -39,7 +39,10 @@ class Row:
 
 def rows(crop: int, cache: str) -> list[Row]:
     """Every setting of the kind; ``cache`` is a folder that is not there yet."""
-    kept, cycle = (f"training.cache_dir='{cache}'", "training.cache_gib=2"), (f"data.cycle={CYCLE}",)
+    kept, cycle = (
+        (f"training.cache_dir='{cache}'", "training.cache_gib=2"),
+        (f"data.cycle={CYCLE}",),
+    )
     bf16 = ('training.precision="bf16"',)
     mix, score = ('stage2.target="mix"',), ('stage1.gradient="score"', 'stage1.weighting="clean"')
     return [
@@ -47,7 +50,11 @@ def rows(crop: int, cache: str) -> list[Row]:
         Row("training.term_by_term", ("training.term_by_term=true",)),
         Row("both", ("training.checkpointing=true", "training.term_by_term=true")),
         Row('stage1.gradient = "score", weighting = "clean"', score, estimates=True),
-        Row(f"stage1.decode_crop = {crop // 2} of {crop}", (f"stage1.decode_crop={crop // 2}",), estimates=True),
+        Row(
+            f"stage1.decode_crop = {crop // 2} of {crop}",
+            (f"stage1.decode_crop={crop // 2}",),
+            estimates=True,
+        ),
         Row("cache_gib, data.cycle: latents, both ends of `mix`", kept, (*cycle, *mix)),
         Row("cache_gib, data.cycle: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)),
         Row('training.precision = "bf16"', bf16),
@@ -58,21 +65,41 @@ def rows(crop: int, cache: str) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", nargs="?", type=Path, default=Path("recipes/tiny/ctsr_sr4x.toml"))
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of every row")
-    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name has this in it")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each stage (default: %(default)s)")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of every row"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="rows whose name has this in it"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="timed steps of each stage (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="times that all is measured in turn")
     parser.add_argument("--json", type=Path, help="a file for the results")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe, arguments.sets).recipe
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        chosen = [r for r in rows(recipe.data.crop, folder) if not arguments.only or any(t in r.name for t in arguments.only)]
+        chosen = [
+            r
+            for r in rows(recipe.data.crop, folder)
+            if not arguments.only or any(t in r.name for t in arguments.only)
+        ]
         for _ in range(arguments.rounds):
-            for sets in dict.fromkeys(sets for row in chosen for sets in (row.base, row.base + row.sets)):
-                measured = measure_apart(arguments.recipe, [*arguments.sets, *sets], arguments.steps, warmup=CYCLE, look=False)
+            for sets in dict.fromkeys(
+                sets for row in chosen for sets in (row.base, row.base + row.sets)
+            ):
+                measured = measure_apart(
+                    arguments.recipe,
+                    [*arguments.sets, *sets],
+                    arguments.steps,
+                    warmup=CYCLE,
+                    look=False,
+                )
                 found.setdefault("; ".join(sets), []).append(measured)
     print("\n".join([*table(chosen, found), "", told_bf16()]))
     if arguments.json:
@@ -86,9 +113,13 @@ def table(chosen: list[Row], found: Mapping[str, list[dict[str, Any]]]) -> Itera
     for row in chosen:
         base, own = (found["; ".join(sets)] for sets in (row.base, row.base + row.sets))
         cells = [cell for stage in base[0]["stages"] for cell in _figures(base, own, stage)]
-        pairs = zip(*(measured[0]["stages"]["stage1"]["losses"] for measured in (base, own)), strict=True)
+        pairs = zip(
+            *(measured[0]["stages"]["stage1"]["losses"] for measured in (base, own)), strict=True
+        )
         apart = max(abs(a - b) / abs(a) for a, b in pairs)
-        told = "another estimate" if row.estimates else f"within {apart:.0e}" if apart else "the same"
+        told = (
+            "another estimate" if row.estimates else f"within {apart:.0e}" if apart else "the same"
+        )
         yield f"| {row.name} | {' | '.join(cells)} | {told} |"
 
 
@@ -105,7 +136,10 @@ def _figures(base: list[dict[str, Any]], own: list[dict[str, Any]], stage: str) 
     def fastest(measured: list[dict[str, Any]]) -> float:
         return min(ms for m in measured for ms in m["stages"][stage]["ms_all"])
 
-    peaks = (statistics.median(m["stages"][stage]["peak_memory"] for m in side) / 2**30 for side in (base, own))
+    peaks = (
+        statistics.median(m["stages"][stage]["peak_memory"] for m in side) / 2**30
+        for side in (base, own)
+    )
     return f"{fastest(base) / fastest(own):.2f}x", " → ".join(f"{peak:.2f}" for peak in peaks)
 
 

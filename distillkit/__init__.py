@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from distillkit.diffusion.model import OutputTeacher as OutputTeacher
     from distillkit.diffusion.process import Coefficients as Coefficients
     from distillkit.diffusion.process import ContinuousProcess as ContinuousProcess
-    from distillkit.diffusion.process import ContinuousResidualShifting as ContinuousResidualShifting
+    from distillkit.diffusion.process import (
+        ContinuousResidualShifting as ContinuousResidualShifting,
+    )
     from distillkit.diffusion.process import CosineVariancePreserving as CosineVariancePreserving
     from distillkit.diffusion.process import ForwardProcess as ForwardProcess
     from distillkit.diffusion.process import RectifiedFlow as RectifiedFlow
@@ -81,7 +83,13 @@ _HOME = {
     "metrics.perceptual": ["PerceptualDistance"],
     "plugins.hookspecs": ["hookimpl"],
     "plugins.manager": ["load_plugins"],
-    "plugins.descriptors": ["DatasetSpec", "DegradationSpec", "MetricSpec", "StudentSpec", "TeacherSpec"],
+    "plugins.descriptors": [
+        "DatasetSpec",
+        "DegradationSpec",
+        "MetricSpec",
+        "StudentSpec",
+        "TeacherSpec",
+    ],
     "inference.restorer": ["Restorer"],
     "files.weights": ["WeightFile", "load_exactly", "read_state_dict"],
 }

@@ -40,5 +40,7 @@ def _declare_missing_operators(folder: Path) -> None:
 
 def install() -> None:
     """Put the hook first on ``sys.meta_path``; does nothing if torchvision is already imported."""
-    if "torchvision" not in sys.modules and not any(isinstance(f, _TorchvisionFinder) for f in sys.meta_path):
+    if "torchvision" not in sys.modules and not any(
+        isinstance(f, _TorchvisionFinder) for f in sys.meta_path
+    ):
         sys.meta_path.insert(0, _TorchvisionFinder())

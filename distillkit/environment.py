@@ -9,7 +9,18 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("distillkit", "torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "transformers", "numpy", "pillow")
+PACKAGES = (
+    "distillkit",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "transformers",
+    "numpy",
+    "pillow",
+)
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -33,4 +44,7 @@ def cpu_name() -> str:
     """The processor's name, as the system gives it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )

@@ -42,18 +42,26 @@ def installed_toys(tmp_path_factory):
     site = tmp_path_factory.mktemp("site")
     info = site / "distillkit_toy-1.0.dist-info"
     info.mkdir()
-    (site / "toy_site.py").write_text("import os\nfrom toy_plugin import *\nexec(os.environ.get('FIRST', ''), {})\n")
+    (site / "toy_site.py").write_text(
+        "import os\nfrom toy_plugin import *\nexec(os.environ.get('FIRST', ''), {})\n"
+    )
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: distillkit-toy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[distillkit]\ntoy = toy_site\n")
     paths = [str(site), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 @pytest.fixture(scope="session")
 def nursery(installed_toys):
     """``nursery(*arguments, processes=1, first="")``: ``distillkit`` in processes of their own; see ``nursery.py``."""
     command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=installed_toys) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=installed_toys
+    ) as process:
 
         def bear(*arguments, processes=1, first=""):
             job = {"arguments": [str(a) for a in arguments], "processes": processes, "first": first}

@@ -34,7 +34,9 @@ class Visitor:
 
     def ask(self, method, path, **how):
         answer = self.http.request(method, path, **how)
-        self.heard.append(f"{answer.headers}\n{answer.text if 'image' not in answer.headers.get('content-type', '') else ''}")
+        self.heard.append(
+            f"{answer.headers}\n{answer.text if 'image' not in answer.headers.get('content-type', '') else ''}"
+        )
         return answer
 
     def upload(self, content, name="photo.png"):
@@ -44,17 +46,25 @@ class Visitor:
         return answer.json()[0]
 
     def join(self, path, tradeoff=0.5, left="the photo, enlarged"):
-        file = path if isinstance(path, dict) or path is None else {"path": path, "meta": {"_type": "gradio.FileData"}}
+        file = (
+            path
+            if isinstance(path, dict) or path is None
+            else {"path": path, "meta": {"_type": "gradio.FileData"}}
+        )
         return self.ask(
             "POST",
             f"{API}/queue/join",
-            content=json.dumps({"data": [file, tradeoff, left], "fn_index": 0, "session_hash": self.session}),
+            content=json.dumps(
+                {"data": [file, tradeoff, left], "fn_index": 0, "session_hash": self.session}
+            ),
             headers={"content-type": "application/json"},
         )
 
     def result(self):
         """The outputs of the call that was joined, (pictures, download, status), or None where the server had none."""
-        with self.http.stream("GET", f"{API}/queue/data", params={"session_hash": self.session}) as lines:
+        with self.http.stream(
+            "GET", f"{API}/queue/data", params={"session_hash": self.session}
+        ) as lines:
             for line in lines.iter_lines():
                 self.heard.append(line)
                 message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
@@ -105,7 +115,9 @@ def free_port():
 
 
 def photo(height=20, width=30, kind="PNG", mode="RGB", **options):
-    array = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    array = np.random.default_rng(height * width).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
     file = io.BytesIO()
     Image.fromarray(array).convert(mode).save(file, kind, **options)
     return file.getvalue()

@@ -46,11 +46,18 @@ def bear(job: dict) -> dict:
     files = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115
     children = []
     for rank, file in enumerate(files):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": count,
+            "LOCAL_WORLD_SIZE": count,
+        }
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         pid = os.fork()
         if pid == 0:
-            live(job, {k: str(v) for k, v in environment.items()} if count > 1 else {}, file.fileno())
+            live(
+                job, {k: str(v) for k, v in environment.items()} if count > 1 else {}, file.fileno()
+            )
         children.append(pid)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
     said = []

@@ -24,7 +24,9 @@ def hostile_files() -> dict[str, bytes]:
 
 
 def _photo(height: int = 24, width: int = 32) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -37,15 +39,33 @@ def _valid() -> dict[str, bytes]:
     photo, grey = _photo(), _photo().convert("L")
     opacity = photo.copy()
     opacity.putalpha(grey)
-    files = {f"ok-wrong-extension-{kind}.jpg": _encoded(photo, kind) for kind in ("PNG", "WEBP", "BMP", "TIFF")}
-    files |= {f"ok-size-{w}x{h}.png": _encoded(photo.resize((w, h)), "PNG") for w, h in ((1, 1), (30000, 1), (1, 30000), (2, 3))}
-    files |= {f"ok-mode-{mode}.png": _encoded(photo.convert(mode), "PNG") for mode in ("1", "L", "P", "LA", "RGBA")}
-    files |= {f"ok-orientation-{n}.jpg": _encoded(photo, "JPEG", exif=_orientation(n)) for n in (0, 3, 6, 8, 9, 65535)}
+    files = {
+        f"ok-wrong-extension-{kind}.jpg": _encoded(photo, kind)
+        for kind in ("PNG", "WEBP", "BMP", "TIFF")
+    }
+    files |= {
+        f"ok-size-{w}x{h}.png": _encoded(photo.resize((w, h)), "PNG")
+        for w, h in ((1, 1), (30000, 1), (1, 30000), (2, 3))
+    }
+    files |= {
+        f"ok-mode-{mode}.png": _encoded(photo.convert(mode), "PNG")
+        for mode in ("1", "L", "P", "LA", "RGBA")
+    }
+    files |= {
+        f"ok-orientation-{n}.jpg": _encoded(photo, "JPEG", exif=_orientation(n))
+        for n in (0, 3, 6, 8, 9, 65535)
+    }
     return files | {
-        "ok-animation.gif": _encoded(photo, "GIF", save_all=True, append_images=[grey, photo], duration=40),
+        "ok-animation.gif": _encoded(
+            photo, "GIF", save_all=True, append_images=[grey, photo], duration=40
+        ),
         "ok-cmyk.jpg": _encoded(photo.convert("CMYK"), "JPEG"),
-        "ok-16-bit.png": _encoded(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100), "PNG"),
-        "ok-16-bit.tif": _encoded(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100), "TIFF"),
+        "ok-16-bit.png": _encoded(
+            Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100), "PNG"
+        ),
+        "ok-16-bit.tif": _encoded(
+            Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100), "TIFF"
+        ),
         "ok-jpeg-called.png": _encoded(photo, "JPEG"),
         "ok-transparent-palette.png": _encoded(photo.convert("P"), "PNG", transparency=3),
         "ok-transparent.webp": _encoded(opacity, "WEBP"),
@@ -59,7 +79,9 @@ def _valid() -> dict[str, bytes]:
 def _hopeless() -> dict[str, bytes]:
     rng = np.random.default_rng(1)
     files = {f"bad-random-{i}.png": rng.bytes(1 + 37 * i) for i in range(20)}
-    files |= {f"bad-empty{suffix}": b"" for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif")}
+    files |= {
+        f"bad-empty{suffix}": b"" for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp", ".gif")
+    }
     heads = {
         "png": b"\x89PNG\r\n\x1a\n",
         "jpg": b"\xff\xd8\xff\xe0",
@@ -76,7 +98,8 @@ def _hopeless() -> dict[str, bytes]:
         + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
         + b","
         + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0),
-        "bad-header.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
+        "bad-header.bmp": b"BM"
+        + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0),
         "bad-text-bomb.png": _png(4, 4, (b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 80_000_000))),
         "bad-page.png": b"<!doctype html><title>404</title>",
         "bad-drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
@@ -89,9 +112,13 @@ def _hopeless() -> dict[str, bytes]:
 
 
 def _truncated() -> dict[str, bytes]:
-    whole = {kind: _encoded(_photo(), kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")}
+    whole = {
+        kind: _encoded(_photo(), kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+    }
     return {
-        f"cut-{n:02d}-{kind}.png": content[: max(1, len(content) * n // 20)] for kind, content in whole.items() for n in range(20)
+        f"cut-{n:02d}-{kind}.png": content[: max(1, len(content) * n // 20)]
+        for kind, content in whole.items()
+        for n in range(20)
     }
 
 
@@ -115,5 +142,7 @@ def _png(width: int, height: int, *more: tuple[bytes, bytes]) -> bytes:
     """A PNG whose header promises much more than its data hold."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(bytes(10))), (b"IEND", b"")]
-    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    chunks = (
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

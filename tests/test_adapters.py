@@ -74,7 +74,9 @@ def test_folding_is_the_same_network_and_leaves_everything_as_it_was(kind, scale
             folded = model.generate(condition)
         assert torch.equal(folded, model.generate(condition)) and not folded.isnan().any()
         _ = 1 / 0
-    assert torch.allclose(folded, expected, atol=1e-5) and (scale > 0 or torch.equal(folded, frozen.generate(condition)))
+    assert torch.allclose(folded, expected, atol=1e-5) and (
+        scale > 0 or torch.equal(folded, frozen.generate(condition))
+    )
     assert torch.equal(model.generate(condition), before) and adapter.scale == 1.0
     assert all(tensor is names[name] for name, tensor in adapter.tensors().items())
     assert model.generate(condition).requires_grad
@@ -84,7 +86,10 @@ def test_folded_lora_is_made_of_plain_layers_and_of_one_scale():
     model, frozen, adapter, _ = trained("lora")
     with adapter.folded(0.5):
         assert model.network.state_dict().keys() == frozen.network.state_dict().keys()
-        with pytest.raises(ValueError, match="folded at 0.5: they cannot be at 0.25"), adapter.folded(0.25):
+        with (
+            pytest.raises(ValueError, match="folded at 0.5: they cannot be at 0.25"),
+            adapter.folded(0.25),
+        ):
             pass
 
 
@@ -113,7 +118,10 @@ def test_alpha_scales_lora():
 def test_targets_choose_layers_and_nonsense_is_refused():
     adapter = add_adapter(ToyModel().network, "lora", targets=["last"])
     assert all(name.startswith("last.") for name in adapter.tensors())
-    with pytest.raises(DistillkitError, match="no Linear or Conv2d layer of ToyNetwork ends in one of \\['middle'\\]"):
+    with pytest.raises(
+        DistillkitError,
+        match="no Linear or Conv2d layer of ToyNetwork ends in one of \\['middle'\\]",
+    ):
         add_adapter(ToyModel().network, "lora", targets=["middle"])
 
 

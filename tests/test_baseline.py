@@ -9,8 +9,19 @@ from baseline import Baseline
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import open_batches, run_recipe
 
-PLAIN = ["training.ema=0.0", "training.log_every=1", "training.sample_every=0", "data.eval=[]", "stage1.perceptual_shift=3"]
-PERCEPTUAL = ["data.crop=32", "stage1.perceptual='stlpips-alex'", "stage1.weights.perceptual=2.0", "stage1.weights.l1=0.5"]
+PLAIN = [
+    "training.ema=0.0",
+    "training.log_every=1",
+    "training.sample_every=0",
+    "data.eval=[]",
+    "stage1.perceptual_shift=3",
+]
+PERCEPTUAL = [
+    "data.crop=32",
+    "stage1.perceptual='stlpips-alex'",
+    "stage1.weights.perceptual=2.0",
+    "stage1.weights.l1=0.5",
+]
 RELATIVE = 1e-5
 """Tolerance of each term at each of the steps; both sides are float32, and the same function written in two ways."""
 
@@ -50,7 +61,11 @@ def test_the_engine_has_the_losses_of_the_plain_algorithm(recipe, tmp_path, sets
 
 
 def test_an_output_teacher_too(recipe, tmp_path):
-    sets = ["teachers.fidelity={use='toy/restorer'}", "stage1.fidelity_term='output'", "stage2.target='mix'"]
+    sets = [
+        "teachers.fidelity={use='toy/restorer'}",
+        "stage1.fidelity_term='output'",
+        "stage2.target='mix'",
+    ]
     engine, plain = losses_of_both(recipe, tmp_path / "out", *sets)
     for line, terms in zip(engine, plain, strict=True):
         assert {k: line[k] for k in terms} == pytest.approx(terms, rel=RELATIVE)
@@ -60,7 +75,9 @@ def test_networks_of_the_baseline_are_separate(recipe):
     plain = Baseline(load_recipe(recipe, ["teachers.realness.seed=2"]))
     models = [plain.student, *plain.teachers.values()]
     pointers = [p.data_ptr() for m in models for p in m.parameters()]
-    assert len(set(pointers)) == len(pointers) and all(p.dtype == torch.float32 for m in models for p in m.parameters())
+    assert len(set(pointers)) == len(pointers) and all(
+        p.dtype == torch.float32 for m in models for p in m.parameters()
+    )
     with pytest.raises(ValueError, match="gate, not oftsr"):
         Baseline(load_recipe(recipe, ["stage2.variant='oftsr'"]))
     with pytest.raises(ValueError, match="not stage1.decode_crop"):

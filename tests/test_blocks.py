@@ -27,7 +27,10 @@ def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
     share_storage(teacher, student)
     adapter = randomised(add_adapter(student.network, kind, rank=2))
     draws = torch.Generator().manual_seed(1)
-    lq, gt = torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1, torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1
+    lq, gt = (
+        torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1,
+        torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1,
+    )
 
     def aside():
         with torch.set_grad_enabled(through):
@@ -40,7 +43,9 @@ def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
         latent = student.generate(condition)
         sample = StudentSample(condition, latent, student.codec.decode(latent))
         gradient = "full" if through else "score"
-        terms = score_distillation(teacher, student, sample, lq, gt, torch.Generator().manual_seed(2), gradient=gradient)
+        terms = score_distillation(
+            teacher, student, sample, lq, gt, torch.Generator().manual_seed(2), gradient=gradient
+        )
         loss = (sample.image - gt).square().mean() + sum(terms)
         if teacher_pass == "after":
             aside()
@@ -54,9 +59,13 @@ def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
 def test_student_gradient_is_the_same_with_and_without_everything(kind, through, make):
     plain = gradients(kind, False, "none", through, make)
     assert sum(float(g.abs().sum()) for g in plain) > 1e-3
-    for checkpointing, teacher_pass in itertools.product([False, True], ["before", "after", "none"]):
+    for checkpointing, teacher_pass in itertools.product(
+        [False, True], ["before", "after", "none"]
+    ):
         other = gradients(kind, checkpointing, teacher_pass, through, make)
-        assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-6) for a, b in zip(plain, other, strict=True))
+        assert all(
+            torch.allclose(a, b, atol=1e-6, rtol=1e-6) for a, b in zip(plain, other, strict=True)
+        )
 
 
 def variants(model):
@@ -77,7 +86,10 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
         model = ToyModel(seed=3).requires_grad_(False)
         variant = Oftsr(model) if name == "oftsr" else variants(model)[name]()
         draws = torch.Generator().manual_seed(1)
-        lq, gt = torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1, torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1
+        lq, gt = (
+            torch.rand(2, 3, 8, 8, generator=draws) * 2 - 1,
+            torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1,
+        )
         times = torch.Generator().manual_seed(5)
         lesson = Lesson(lq, gt, lambda gt=gt: gt, times, torch.Generator, 0, torch.no_grad)
         with recomputed(variant.models if checkpointing else [], variant.adapter):
@@ -86,7 +98,9 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
         found.append([p.grad for p in variant.tensors().values() if p.grad is not None])
     plain, other = found
     assert plain and sum(float(g.abs().sum()) for g in plain) > 1e-4
-    assert all(torch.allclose(a, b, atol=1e-6, rtol=1e-6) for a, b in zip(plain, other, strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-6, rtol=1e-6) for a, b in zip(plain, other, strict=True)
+    )
 
 
 def test_without_recalling_the_scale_the_gradient_would_be_wrong():
@@ -109,7 +123,10 @@ def test_activations_are_not_kept():
         adapter = randomised(add_adapter(model.network, "lora", rank=2))
         sizes = []
         save = lambda x: sizes.append(x.nbytes) or x  # noqa: E731
-        with recomputed([model] if checkpointing else [], adapter), torch.autograd.graph.saved_tensors_hooks(save, lambda x: x):
+        with (
+            recomputed([model] if checkpointing else [], adapter),
+            torch.autograd.graph.saved_tensors_hooks(save, lambda x: x),
+        ):
             model.generate(model.condition(torch.rand(1, 3, 32, 32)))
         return sum(sizes)
 
@@ -146,13 +163,20 @@ def test_copies_of_weights_are_made_again_and_nothing_else_changes(kind, monkeyp
         inputs = [*trained, x.clone().requires_grad_()]
         with recast([model] if again else []), torch.autocast("cpu", torch.bfloat16):
             loss = model(inputs[-1]).float().square().sum()
-        alive = [t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16]
+        alive = [
+            t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16
+        ]
         found.append([loss, *torch.autograd.grad(loss, inputs)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-    kept, shapes = [t for t in packed if isinstance(t, torch.Tensor)], {(8, 3, 3, 3), (8, 8), (3, 8, 1, 1)}
+    kept, shapes = (
+        [t for t in packed if isinstance(t, torch.Tensor)],
+        {(8, 3, 3, 3), (8, 8), (3, 8, 1, 1)},
+    )
     views = len(packed) - len(kept)
     assert not any(tuple(t.shape) in shapes for t in alive)
-    assert not any(tuple(t.shape) in shapes for t in kept) and views == (0 if kind == "full" else 4)  # "full" trains its weights
+    assert not any(tuple(t.shape) in shapes for t in kept) and views == (
+        0 if kind == "full" else 4
+    )  # "full" trains its weights
 
 
 def test_without_autocast_or_gradient_frozen_weights_are_used_as_they_are():
@@ -178,7 +202,9 @@ class Attention(torch.nn.Module):
 def test_a_block_is_the_smallest_part_that_is_repeated_and_no_layer(kind):
     inner = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.SiLU(), torch.nn.Linear(4, 4))
     levels = torch.nn.ModuleList([torch.nn.Linear(4, 4), torch.nn.Sequential(Attention(), inner)])
-    model = torch.nn.ModuleDict({"network": torch.nn.ModuleDict({"first": torch.nn.Linear(4, 4), "levels": levels})})
+    model = torch.nn.ModuleDict(
+        {"network": torch.nn.ModuleDict({"first": torch.nn.Linear(4, 4), "levels": levels})}
+    )
     if kind:
         add_adapter(model["network"], kind, rank=2)
     assert list(blocks_of([model])) == [levels[1][0], inner]
@@ -206,7 +232,9 @@ def test_compiled_blocks_have_a_graph_for_each_size_and_one_for_all_scales(kind)
             for scale in (1.0, 0.25, 0.5, 0.75):
                 with adapter.at(scale):
                     model.generate(model.condition(torch.rand(1, 3, side, side)))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, "one for the first scale, then one for each size"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, (
+        "one for the first scale, then one for each size"
+    )
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -225,9 +253,14 @@ def test_compiled_blocks_give_the_same_at_every_scale(checkpointing):
     expected = [outcome(scale) for scale in scales]
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with compiled([model], backend="aot_eager"), recomputed([model] if checkpointing else [], adapter):
+    with (
+        compiled([model], backend="aot_eager"),
+        recomputed([model] if checkpointing else [], adapter),
+    ):
         found = [outcome(scale) for scale in scales]
-        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "one for a first scale, one for any"
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, (
+            "one for a first scale, one for any"
+        )
     assert "forward" not in vars(model.network)
     for a, b in zip(expected, found, strict=True):
         assert all(torch.allclose(x, y, atol=1e-5, rtol=1e-5) for x, y in zip(a, b, strict=True))

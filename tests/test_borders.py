@@ -94,7 +94,12 @@ def test_engine_imports_point_down() -> None:
 
 def test_the_front_door_imports_only_for_type_checkers_and_its_own_shim() -> None:
     tree = ast.parse((ROOT / "distillkit" / "__init__.py").read_text())
-    at_once = {alias.name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    at_once = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
     assert at_once == {"annotations", "importlib", "TYPE_CHECKING", "Any", "_torchvision"}
 
 
@@ -103,15 +108,24 @@ def test_plugins_import_public_names_only(path: Path) -> None:
     wrong = [
         f"{where(path, line)} imports {module}{f'.{name}' if name else ''}"
         for line, module, name in imports(path)
-        if (module.startswith("distillkit.")) or (module == "distillkit" and name is not None and name not in distillkit.__all__)
+        if (module.startswith("distillkit."))
+        or (module == "distillkit" and name is not None and name not in distillkit.__all__)
     ]
     assert wrong == []
 
 
 def test_the_engine_names_no_task_and_no_model() -> None:
     texts = [*ENGINE, *(ROOT / "distillkit").rglob("templates/*")]
-    lines = [(path, n, line) for path in texts for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]
-    assert [f"{where(path, n)} says {word[0]}" for path, n, line in lines if (word := FOREIGN_WORDS.search(line))] == []
+    lines = [
+        (path, n, line)
+        for path in texts
+        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
+    assert [
+        f"{where(path, n)} says {word[0]}"
+        for path, n, line in lines
+        if (word := FOREIGN_WORDS.search(line))
+    ] == []
 
 
 @pytest.mark.parametrize("name", distillkit.__all__)
@@ -122,11 +136,31 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_type_checkers_see_the_public_names() -> None:
     tree = ast.parse((ROOT / "distillkit" / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {(node.module, alias.asname) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == {(f"distillkit.{module}", name) for module, names in distillkit._HOME.items() for name in names}
+    seen = {
+        (node.module, alias.asname)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {
+        (f"distillkit.{module}", name)
+        for module, names in distillkit._HOME.items()
+        for name in names
+    }
 
 
-HEAVY = "torch", "torchvision", "diffusers", "datasets", "transformers", "peft", "accelerate", "matplotlib", "gradio", "av"
+HEAVY = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "datasets",
+    "transformers",
+    "peft",
+    "accelerate",
+    "matplotlib",
+    "gradio",
+    "av",
+)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +178,8 @@ HEAVY = "torch", "torchvision", "diffusers", "datasets", "transformers", "peft",
 def test_light_things_import_nothing_heavy(code: str) -> None:
     """Plugins' modules are among the light things: their descriptors import heavy code in ``build`` only."""
     program = f"import atexit, sys; atexit.register(lambda: print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))); {code}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"

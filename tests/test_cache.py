@@ -53,7 +53,9 @@ def test_what_was_computed_once_comes_back_bit_for_bit(tmp_path: Path, dtype: to
     assert torch.equal(first, value) and torch.equal(again, value) and again.dtype == dtype
     with safe_open(files(tmp_path)[0], "pt") as file:  # any reader of safetensors can open it
         assert file.metadata()["kind"] == "kind" and float(file.metadata()["seconds"]) >= 0
-    assert remember(cache, "a")[1] and Cache(None, CPU).tensor("kind", ["a", "b"], lambda: value + 1).equal(value + 1)
+    assert remember(cache, "a")[1] and Cache(None, CPU).tensor(
+        "kind", ["a", "b"], lambda: value + 1
+    ).equal(value + 1)
 
 
 def test_another_precision_is_another_key(tmp_path: Path) -> None:
@@ -64,8 +66,12 @@ def test_another_precision_is_another_key(tmp_path: Path) -> None:
     assert remember(cache, "a", 3.0) == (1.0, False)
 
 
-@pytest.mark.parametrize("harm", ["flip data", "flip header", "truncate", "empty", "another's", "former format"])
-def test_a_damaged_or_stale_entry_is_made_anew(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "harm", ["flip data", "flip header", "truncate", "empty", "another's", "former format"]
+)
+def test_a_damaged_or_stale_entry_is_made_anew(
+    tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if harm == "former format":
         monkeypatch.setattr("distillkit.training.feature_store.FORMAT", 0)
     remember(fresh(tmp_path), "a", 1.0)
@@ -93,7 +99,9 @@ def test_every_flipped_bit_is_noticed() -> None:
     for place in range(8 * len(raw)):
         harmed = bytearray(raw)
         harmed[place // 8] ^= 1 << place % 8
-        assert opened(bytes(harmed), "k") is None or json.loads(harmed[8:-16]) == json.loads(raw[8:-16])
+        assert opened(bytes(harmed), "k") is None or json.loads(harmed[8:-16]) == json.loads(
+            raw[8:-16]
+        )
 
 
 def test_what_the_run_uses_stays_and_older_entries_make_way(tmp_path: Path) -> None:
@@ -110,7 +118,9 @@ def test_what_the_run_uses_stays_and_older_entries_make_way(tmp_path: Path) -> N
         assert remember(cache, part, size=size)[1]
     assert sum(p.stat().st_size for p in files(tmp_path)) <= limit
     assert cache.store is not None and cache.store.full
-    kept = [part for part in "abcdefgh" if not remember(Cache(cache.store, CPU), part, size=size)[1]]
+    kept = [
+        part for part in "abcdefgh" if not remember(Cache(cache.store, CPU), part, size=size)[1]
+    ]
     assert kept == list("aefg")
 
 
@@ -122,17 +132,26 @@ def _write_many(folder: Path, first: int, limit: int) -> None:
 
 def test_processes_that_write_at_once_keep_the_bound_and_whole_files(tmp_path: Path) -> None:
     limit = 110_000
-    jobs = [multiprocessing.get_context("fork").Process(target=_write_many, args=(tmp_path, first, limit)) for first in (0, 20, 20)]
+    jobs = [
+        multiprocessing.get_context("fork").Process(
+            target=_write_many, args=(tmp_path, first, limit)
+        )
+        for first in (0, 20, 20)
+    ]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0, 0]
     entries = list(Store(tmp_path, limit).entries())
-    assert 0.8 * limit < sum(e.size for e in entries) <= limit and not list(tmp_path.rglob("*.part"))
+    assert 0.8 * limit < sum(e.size for e in entries) <= limit and not list(
+        tmp_path.rglob("*.part")
+    )
     assert all(e.metadata() for e in entries)
     cache = fresh(tmp_path, 0)
-    assert all(remember(cache, str(k), -1.0)[0] in (float(k), -1.0) for k in range(60)) and cache.hits == len(entries)
+    assert all(
+        remember(cache, str(k), -1.0)[0] in (float(k), -1.0) for k in range(60)
+    ) and cache.hits == len(entries)
 
 
 def test_a_disk_that_cannot_be_written_is_warned_of_once_and_does_without(tmp_path: Path) -> None:
@@ -150,7 +169,11 @@ def test_removing_leaves_other_peoples_files(tmp_path: Path) -> None:
     remember(fresh(tmp_path), "a")
     store = Store(tmp_path, 0)
     store.remove(*store.entries())
-    assert not list(store.entries()) and (tmp_path / "my/weights.safetensors").exists() and (tmp_path / "notes.txt").exists()
+    assert (
+        not list(store.entries())
+        and (tmp_path / "my/weights.safetensors").exists()
+        and (tmp_path / "notes.txt").exists()
+    )
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,16 +196,34 @@ def test_identities_change_with_all_that_matters(recipe: Path) -> None:
         return identity(component, model)
 
     assert of() == of()
-    assert len({of(), of("student.seed=7"), of("student.space='unshuffle'"), of(change=True), of("student.use='student'")}) == 4
+    assert (
+        len(
+            {
+                of(),
+                of("student.seed=7"),
+                of("student.space='unshuffle'"),
+                of(change=True),
+                of("student.use='student'"),
+            }
+        )
+        == 4
+    )
     a, b = (torch.Generator().manual_seed(s) for s in (1, 1))
     same = identity_of_draws(a) == identity_of_draws(b)
     torch.rand(1, generator=b)
     assert same and identity_of_draws(a) != identity_of_draws(b)
     gt, lq = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 4, 4)
-    batches = Batch(gt, None, ["a"]), Batch(gt, lq, ["a"]), Batch(gt, lq + 1, ["a"]), Batch(gt.view(1, 3, 4, 16), lq, ["a"])
+    batches = (
+        Batch(gt, None, ["a"]),
+        Batch(gt, lq, ["a"]),
+        Batch(gt, lq + 1, ["a"]),
+        Batch(gt.view(1, 3, 4, 16), lq, ["a"]),
+    )
     assert len({identity_of_batch(batch) for batch in batches}) == 4
     said = [[None, "a"], ["", "a"], ["a", None], None]
-    assert len({identity_of_batch(replace(batches[0], captions=captions)) for captions in said}) == 4
+    assert (
+        len({identity_of_batch(replace(batches[0], captions=captions)) for captions in said}) == 4
+    )
 
 
 # Whole runs
@@ -195,7 +236,10 @@ OUTPUT = ["stage1.realness_term='output'", "teachers.realness.space='unshuffle'"
     [
         (["stage2.target='mix'"], {"endpoint", "start"}),
         (["stage2.target='mix'", *OUTPUT], {"endpoint", "start", "restored"}),
-        (["stage2.target='mix'", *OUTPUT, "stage1.output_targets='image'"], {"endpoint", "start", "restored image"}),
+        (
+            ["stage2.target='mix'", *OUTPUT, "stage1.output_targets='image'"],
+            {"endpoint", "start", "restored image"},
+        ),
         (["stage2.variant='oftsr'"], {"endpoint", "start"}),
         (["stage2.variant='ctsr_eq8'"], {"start"}),
     ],
@@ -209,23 +253,41 @@ def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(
     lines, weights = {}, {}
     for name, more in (("none", []), ("cold", cached), ("warm", cached)):
         run_recipe(load_recipe(recipe, [*everywhere, *more]), tmp_path / name)
-        lines[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        weights[name] = {k: v for f in sorted((tmp_path / name / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
+        lines[name] = [
+            json.loads(line)
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        weights[name] = {
+            k: v
+            for f in sorted((tmp_path / name / "student").glob("*.safetensors"))
+            for k, v in load_file(f).items()
+        }
     of_speed = {"seconds", "loader_wait", "cache_hits", "cache_saved"}
-    losses = {name: [{k: v for k, v in line.items() if k not in of_speed} for line in found] for name, found in lines.items()}
+    losses = {
+        name: [{k: v for k, v in line.items() if k not in of_speed} for line in found]
+        for name, found in lines.items()
+    }
     assert losses["none"] == losses["cold"] == losses["warm"]
     for name in ("cold", "warm"):
         assert weights["none"].keys() == weights[name].keys()
         assert all(torch.equal(weights["none"][k], weights[name][k]) for k in weights["none"])
     assert {(e.metadata() or {})["kind"] for e in Store(folder, 0).entries()} == kinds
-    hits = {name: [line.get("cache_hits") for line in found if line["stage"] == "stage2"] for name, found in lines.items()}
+    hits = {
+        name: [line.get("cache_hits") for line in found if line["stage"] == "stage2"]
+        for name, found in lines.items()
+    }
     assert hits["none"] == [None] * 4 and hits["cold"] == [0, 0, 1, 1] and hits["warm"] == [1] * 4
     facts = json.loads((tmp_path / "warm/manifest.json").read_text())["cache"]
     assert facts["misses"] == 0 < facts["hits"] and facts["damaged"] == 0
 
 
 def test_a_changed_teacher_finds_nothing_of_the_former_one(recipe: Path, tmp_path: Path) -> None:
-    sets = ["stage2.target='mix'", "data.eval=[]", "training.cache_gib=1", f"training.cache_dir='{tmp_path / 'cache'}'"]
+    sets = [
+        "stage2.target='mix'",
+        "data.eval=[]",
+        "training.cache_gib=1",
+        f"training.cache_dir='{tmp_path / 'cache'}'",
+    ]
     for name, seed in (("a", 3), ("b", 8)):
         run_recipe(load_recipe(recipe, [*sets, f"teachers.fidelity.seed={seed}"]), tmp_path / name)
         assert json.loads((tmp_path / name / "manifest.json").read_text())["cache"]["hits"] == 0
@@ -252,7 +314,14 @@ def test_latents_of_the_ground_truth_are_kept_where_a_network_makes_them(tmp_pat
     fold = Fold()
     teacher, plain = ToyModel(codec=Autoencoder(fold, "folded")).requires_grad_(False), unshuffled()
     student = ToyModel(seed=2)
-    cast = Cast(student, {"realness": teacher, "fidelity": plain}, None, CPU, fresh(tmp_path), {"realness": "r", "fidelity": "f"})
+    cast = Cast(
+        student,
+        {"realness": teacher, "fidelity": plain},
+        None,
+        CPU,
+        fresh(tmp_path),
+        {"realness": "r", "fidelity": "f"},
+    )
     batch = Batch(torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 8, 8) * 2 - 1, ["a", "b"])
     inputs = cast.inputs(batch, torch.Generator())
     condition = student.condition(inputs.lq)
@@ -261,10 +330,14 @@ def test_latents_of_the_ground_truth_are_kept_where_a_network_makes_them(tmp_pat
 
     def terms(known: Known) -> TeacherTerms:
         draws = torch.Generator().manual_seed(1)
-        return score_distillation(teacher, student, sample, inputs.lq, inputs.gt, draws, known=known)
+        return score_distillation(
+            teacher, student, sample, inputs.lq, inputs.gt, draws, known=known
+        )
 
     fold.encoded = 0
     assert terms(computed) == terms(partial(cast.known, "gt latent", inputs.key, ["realness"]))
     assert terms(computed) == terms(partial(cast.known, "gt latent", inputs.key, ["realness"]))
-    assert fold.encoded == 4 * 2 + 3  # input and student's image each time, the ground truth all but the last
+    assert (
+        fold.encoded == 4 * 2 + 3
+    )  # input and student's image each time, the ground truth all but the last
     assert encodes_by_network(teacher) and not encodes_by_network(plain)

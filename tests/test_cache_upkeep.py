@@ -26,17 +26,31 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     "sets",
-    [["stage2.target='mix'", "stage2.guard_images=3"], ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"]],
+    [
+        ["stage2.target='mix'", "stage2.guard_images=3"],
+        ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"],
+    ],
 )
-def test_the_size_foretold_is_the_size_it_takes(recipe: Path, tmp_path: Path, sets: list[str], capfd: Capture) -> None:
+def test_the_size_foretold_is_the_size_it_takes(
+    recipe: Path, tmp_path: Path, sets: list[str], capfd: Capture
+) -> None:
     folder = tmp_path / "cache"
-    cached = ["training.cache_gib=1", f"training.cache_dir='{folder}'", "data.cycle=3", "data.eval=[]", "data.crop=32"]
+    cached = [
+        "training.cache_gib=1",
+        f"training.cache_dir='{folder}'",
+        "data.cycle=3",
+        "data.eval=[]",
+        "data.crop=32",
+    ]
     resolved = load_recipe(recipe, [*sets, *cached])
     cast = build_cast(resolved, CPU)
     foretold = forecast(resolved.recipe, cast, open_batches(resolved, cast, 1))
     dry_run(resolved)
     before = capfd.readouterr().err
-    assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before and not folder.exists()
+    assert (
+        f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before
+        and not folder.exists()
+    )
     assert all(f"{f.entries} {f.kind}" in before for f in foretold)
     run_recipe(resolved, tmp_path / "out")
     entries = list(Store(folder, 0).entries())
@@ -50,7 +64,9 @@ def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
         cast = build_cast(resolved, CPU)
         return describe(resolved.recipe, cast, open_batches(resolved, cast, 1))
 
-    assert "no batch comes again within it (data.cycle = 0)" in said() and "no batch" not in said("data.cycle=2")
+    assert "no batch comes again within it (data.cycle = 0)" in said() and "no batch" not in said(
+        "data.cycle=2"
+    )
     assert re.search(r"only about \d+% of it will be kept", said("training.cache_gib=1e-5"))
     assert "it has nothing to keep" in said("stage2.target='geo'", "data.cycle=2")
 
@@ -72,6 +88,12 @@ def test_ls_verify_and_prune(tmp_path: Path) -> None:
     assert call("verify") == (1, f"damaged: {first}\n2 of 3 entries are whole\n")
     assert call("prune")[0] == 1 and first.exists()
     (first.parent / "half.part").write_text("")
-    assert "removed 1 entries" in call("prune", "--damaged")[1] and not first.exists() and not (first.parent / "half.part").exists()
+    assert (
+        "removed 1 entries" in call("prune", "--damaged")[1]
+        and not first.exists()
+        and not (first.parent / "half.part").exists()
+    )
     assert "removed 1 entries" in call("prune", "--days", "2")[1] and not second.exists()
-    assert "removed 1 entries" in call("prune", "--all")[1] and not list(tmp_path.rglob("*.safetensors"))
+    assert "removed 1 entries" in call("prune", "--all")[1] and not list(
+        tmp_path.rglob("*.safetensors")
+    )

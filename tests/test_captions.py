@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 def described(photos):
     """The training photos with captions in a metadata file, one of them without."""
     lines = [f'{{"file_name": "train{i}.png", "text": "photo {i}"}}' for i in range(5)]
-    (photos / "train" / "metadata.jsonl").write_text("\n".join([*lines, '{"file_name": "train5.png", "text": null}']))
+    (photos / "train" / "metadata.jsonl").write_text(
+        "\n".join([*lines, '{"file_name": "train5.png", "text": null}'])
+    )
     return photos / "train"
 
 
@@ -56,19 +58,34 @@ def test_a_column_that_is_missing_or_no_text_is_refused(photos):
 def test_captions_stay_with_their_images_in_batches_of_several_sources(described, photos, workers):
     silent = open_source(imagefolder=photos / "test", name="silent")
     sources = [open_source(imagefolder=described, caption_column="text", name="said"), silent]
-    batches = PairedBatches(sources, [1.0, 1.0], crop=16, batch_size=4, scale=2, seed=0, workers=workers)
-    met = [pair for batch in batches.iterate("stage1", 0, 6) for pair in zip(batch.ids, batch.captions, strict=True)]
+    batches = PairedBatches(
+        sources, [1.0, 1.0], crop=16, batch_size=4, scale=2, seed=0, workers=workers
+    )
+    met = [
+        pair
+        for batch in batches.iterate("stage1", 0, 6)
+        for pair in zip(batch.ids, batch.captions, strict=True)
+    ]
     for id, caption in met:
         number = id[-5]
         assert caption == (f"photo {number}" if "train" in id and number != "5" else None)
     assert {caption is None for _, caption in met} == {True, False}
-    assert PairedBatches([silent], [1.0], crop=16, batch_size=4, scale=2, seed=0).batch("stage1", 0).captions is None
+    assert (
+        PairedBatches([silent], [1.0], crop=16, batch_size=4, scale=2, seed=0)
+        .batch("stage1", 0)
+        .captions
+        is None
+    )
 
 
 def test_evaluation_pairs_carry_their_captions(described):
     source = open_source(imagefolder=described, caption_column="text")
-    items = evaluation_items(source, lambda gt, g: gt[..., ::2, ::2], crop=16, scale=2, seed=0, crops_per_image=2)
-    assert len(items) == 12 and all(i.caption == (None if "5#" in i.name else f"photo {i.name[5]}") for i in items)
+    items = evaluation_items(
+        source, lambda gt, g: gt[..., ::2, ::2], crop=16, scale=2, seed=0, crops_per_image=2
+    )
+    assert len(items) == 12 and all(
+        i.caption == (None if "5#" in i.name else f"photo {i.name[5]}") for i in items
+    )
 
 
 def test_captions_hold_inside_their_block_only():
@@ -86,7 +103,9 @@ def test_captions_hold_inside_their_block_only():
 WITH = ["student.captions=true", "teachers.realness.captions=true"]
 
 
-def test_a_run_gives_each_model_the_captions_of_its_batch(recipe, photos, tmp_path, monkeypatch, described):
+def test_a_run_gives_each_model_the_captions_of_its_batch(
+    recipe, photos, tmp_path, monkeypatch, described
+):
     seen = []
     monkeypatch.setattr(CaptionedToy, "seen", seen)
     column = f'data.train=[{{imagefolder="{described}", caption_column="text"}}]'
@@ -95,8 +114,15 @@ def test_a_run_gives_each_model_the_captions_of_its_batch(recipe, photos, tmp_pa
     )
     held_out = f'data.eval=[{{imagefolder="{photos / "test"}", caption_column="text"}}]'
     for target in ("geo", "mix"):
-        run_recipe(load_recipe(recipe, [*WITH, column, held_out, f'stage2.target="{target}"']), tmp_path / target)
-    assert {caption for captions in seen for caption in captions} == {*(f"photo {i}" for i in range(5)), None, "held out"}
+        run_recipe(
+            load_recipe(recipe, [*WITH, column, held_out, f'stage2.target="{target}"']),
+            tmp_path / target,
+        )
+    assert {caption for captions in seen for caption in captions} == {
+        *(f"photo {i}" for i in range(5)),
+        None,
+        "held out",
+    }
     assert {len(captions) for captions in seen if captions[0] == "held out"} == {1}
 
     seen.clear()
@@ -111,7 +137,11 @@ def test_a_run_gives_each_model_the_captions_of_its_batch(recipe, photos, tmp_pa
 
 def test_captions_and_models_that_take_them_need_each_other(recipe, described):
     column = f'data.train=[{{imagefolder="{described}", caption_column="text"}}]'
-    with pytest.raises(RecipeError, match=r"data.train.0.caption_column - no model of this recipe takes captions"):
+    with pytest.raises(
+        RecipeError, match=r"data.train.0.caption_column - no model of this recipe takes captions"
+    ):
         build_cast(load_recipe(recipe, [column]), CPU)
-    with pytest.raises(RecipeError, match=r"student, teachers.realness - takes? captions, and no source"):
+    with pytest.raises(
+        RecipeError, match=r"student, teachers.realness - takes? captions, and no source"
+    ):
         build_cast(load_recipe(recipe, WITH), CPU)

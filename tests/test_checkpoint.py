@@ -17,7 +17,9 @@ def save(checkpoints, step, value=1.0, *, final=False, stage="stage1"):
     optimizer = torch.optim.AdamW([parameter])
     parameter.grad = torch.ones(3)
     optimizer.step()
-    return checkpoints.save(stage, step, final=final, tensors=tensors, average=tensors, optimizer=optimizer.state_dict())
+    return checkpoints.save(
+        stage, step, final=final, tensors=tensors, average=tensors, optimizer=optimizer.state_dict()
+    )
 
 
 def test_a_checkpoint_reads_back_exactly(tmp_path):
@@ -25,7 +27,9 @@ def test_a_checkpoint_reads_back_exactly(tmp_path):
     save(checkpoints, 7, value=1 / 3)
     newest = checkpoints.newest()
     assert (newest.stage, newest.step, newest.final) == ("stage1", 7, False)
-    assert torch.equal(newest.tensors()["w"], torch.full((3,), 1 / 3)) and newest.average().keys() == {"w"}
+    assert torch.equal(
+        newest.tensors()["w"], torch.full((3,), 1 / 3)
+    ) and newest.average().keys() == {"w"}
     assert float(newest.optimizer()["state"][0]["step"]) == 1
 
 
@@ -35,7 +39,11 @@ def test_old_ones_go_but_the_end_of_a_stage_stays(tmp_path):
         save(checkpoints, step, final=step == 2)
     save(checkpoints, 4, stage="stage2")
     save(checkpoints, 5, stage="stage2")
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000002", "step-00000004", "step-00000005"]
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [
+        "step-00000002",
+        "step-00000004",
+        "step-00000005",
+    ]
     newest = checkpoints.newest()
     assert newest.step == 5 and newest.stage1.step == 2 and newest.stage1.final
 
@@ -77,9 +85,14 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name
     save(checkpoints, 1)
     path = save(checkpoints, 2)
     HARMS[harm](path / name)
-    with pytest.raises(CheckpointError, match=f"step-00000002 - damaged checkpoint: .*{'manifest' if 'empty' in harm else name}"):
+    with pytest.raises(
+        CheckpointError,
+        match=f"step-00000002 - damaged checkpoint: .*{'manifest' if 'empty' in harm else name}",
+    ):
         read_checkpoint(path)
-    with pytest.warns(UserWarning, match="step-00000002 - damaged checkpoint.*using the one before it"):
+    with pytest.warns(
+        UserWarning, match="step-00000002 - damaged checkpoint.*using the one before it"
+    ):
         assert checkpoints.newest().step == 1
 
 
@@ -102,7 +115,10 @@ def test_where_no_checkpoint_is_good_a_run_does_not_start_from_nothing(tmp_path)
         flip(save(checkpoints, step) / "trained.safetensors", -1)
     with (
         pytest.warns(UserWarning, match="damaged checkpoint"),
-        pytest.raises(CheckpointError, match="no checkpoint here can be used, step-00000002 to .* are damaged; .*delete"),
+        pytest.raises(
+            CheckpointError,
+            match="no checkpoint here can be used, step-00000002 to .* are damaged; .*delete",
+        ),
     ):
         checkpoints.newest()
 
@@ -116,11 +132,16 @@ def test_stage_2_cannot_go_on_without_the_end_of_stage_1(tmp_path, name):
     save(checkpoints, 3, stage="stage2")
     flip(end / name, 77)
     with (
-        pytest.warns(UserWarning, match="step-00000003 - cannot be used without the end of stage 1: .*(damaged|missing)"),
+        pytest.warns(
+            UserWarning,
+            match="step-00000003 - cannot be used without the end of stage 1: .*(damaged|missing)",
+        ),
         pytest.raises(CheckpointError, match="no checkpoint here can be used"),
     ):
         checkpoints.newest()
-    save(checkpoints, 1)  # as it is with a larger ``keep``: the step before the end of stage 1 is still there
+    save(
+        checkpoints, 1
+    )  # as it is with a larger ``keep``: the step before the end of stage 1 is still there
     save(checkpoints, 3, stage="stage2")
     flip(save(checkpoints, 2, final=True) / name, 77)
     with pytest.warns(UserWarning, match="step-00000002 - damaged checkpoint"):
@@ -152,9 +173,13 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("distillkit.training.checkpoint.torch.save", full_disk)
-    with pytest.raises(DistillkitError, match="No space left on device.*earlier checkpoints are intact"):
+    with pytest.raises(
+        DistillkitError, match="No space left on device.*earlier checkpoints are intact"
+    ):
         save(checkpoints, 2)
-    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"] and checkpoints.newest().step == 1
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "step-00000001"
+    ] and checkpoints.newest().step == 1
 
 
 @pytest.mark.parametrize("format", [1, 99])
@@ -168,7 +193,10 @@ def test_another_format_is_refused_and_not_passed_over(tmp_path, format, monkeyp
         manifest = json.loads((path / "manifest.json").read_text())
         del manifest["sha256"]
         (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DistillkitError, match=f"checkpoint format {format}, this version reads 2; go on with the version"):
+    with pytest.raises(
+        DistillkitError,
+        match=f"checkpoint format {format}, this version reads 2; go on with the version",
+    ):
         checkpoints.newest()
 
 

@@ -14,7 +14,9 @@ from distillkit.evaluation.statistics import confidence_interval, photo_of, stan
 
 def test_standard_error_of_independent_values_is_the_usual_one():
     values = np.random.default_rng(0).normal(size=20)
-    assert standard_error(values, [str(i) for i in range(20)]) == pytest.approx(values.std(ddof=1) / math.sqrt(20))
+    assert standard_error(values, [str(i) for i in range(20)]) == pytest.approx(
+        values.std(ddof=1) / math.sqrt(20)
+    )
 
 
 def test_standard_error_counts_photos_not_crops():
@@ -31,7 +33,9 @@ def test_standard_error_covers_the_truth_as_often_as_it_should():
     inside = 0
     for _ in range(1000):
         values = np.repeat(rng.normal(size=12), 4) + 0.5 * rng.normal(size=48)
-        inside += abs(values.mean()) < 2.2 * standard_error(values, groups)  # 2.2: Student's t with 11 degrees of freedom, 95 %
+        inside += abs(values.mean()) < 2.2 * standard_error(
+            values, groups
+        )  # 2.2: Student's t with 11 degrees of freedom, 95 %
     assert 0.92 < inside / 1000 < 0.98
 
 
@@ -40,7 +44,9 @@ def test_an_interval_draws_photos_not_crops_and_repeats():
     names = [f"p{i}" for i in range(30)]
     low, high = confidence_interval(photos, names)
     assert (low, high) == confidence_interval(photos, names)
-    assert (low, high) == pytest.approx(confidence_interval(np.repeat(photos, 5), np.repeat(names, 5)))
+    assert (low, high) == pytest.approx(
+        confidence_interval(np.repeat(photos, 5), np.repeat(names, 5))
+    )
     assert high - low == pytest.approx(2 * 1.96 * photos.std() / math.sqrt(30), rel=0.1)
     assert confidence_interval(np.ones(3), ["a", "b", "c"]) == (1, 1)
     assert confidence_interval(photos, ["one"] * 30) is None
@@ -51,7 +57,9 @@ def test_an_interval_covers_the_truth_as_often_as_it_should():
     groups = np.repeat(np.arange(40), 3)
     inside = 0
     for _ in range(400):
-        low, high = confidence_interval(np.repeat(rng.normal(size=40), 3) + 0.5 * rng.normal(size=120), groups)
+        low, high = confidence_interval(
+            np.repeat(rng.normal(size=40), 3) + 0.5 * rng.normal(size=120), groups
+        )
         inside += low < 0 < high
     assert 0.90 < inside / 400 < 0.97
 
@@ -59,19 +67,26 @@ def test_an_interval_covers_the_truth_as_often_as_it_should():
 def test_an_interval_is_scipys_bca():
     values = np.random.default_rng(3).exponential(size=40)
     theirs = bootstrap((values,), np.mean, n_resamples=20_000, rng=0).confidence_interval
-    assert confidence_interval(values, [str(i) for i in range(40)]) == pytest.approx(tuple(theirs), abs=0.02)
+    assert confidence_interval(values, [str(i) for i in range(40)]) == pytest.approx(
+        tuple(theirs), abs=0.02
+    )
 
 
 def test_the_photo_of_a_crop():
     assert [photo_of(n) for n in ("a.png#3", "a.png", "a#b.png#0")] == ["a.png", "a.png", "a#b.png"]
 
 
-def made_up(student: list[tuple[float, float]], spread: float = 0.0, photos: int = 8, noise: float = 0.02) -> Results:
+def made_up(
+    student: list[tuple[float, float]], spread: float = 0.0, photos: int = 8, noise: float = 0.02
+) -> Results:
     """Teachers at (distance .1, 20 dB) and (.5, 24 dB), their curve a straight line; the student's (distance, dB) as given."""
     rng = np.random.default_rng(0)
     common = rng.normal(size=photos)
     places = {"realness": (0.1, 20.0), "linear:0.5": (0.3, 22.0), "fidelity": (0.5, 24.0)}
-    places |= {f"student@{t:g}": place for t, place in zip(np.linspace(0, 1, len(student)), student, strict=True)}
+    places |= {
+        f"student@{t:g}": place
+        for t, place in zip(np.linspace(0, 1, len(student)), student, strict=True)
+    }
     values = {}
     for label, (distance, db) in places.items():
         own = noise * rng.normal(size=(2, photos))
@@ -108,8 +123,12 @@ def test_the_error_of_the_gap_allows_for_the_distance_being_a_sample_mean():
     shifted = dict(found.values)
     moved = np.linspace(-0.01, 0.01, len(found.items))
     shifted["student@0", "d"] = shifted["student@0", "d"] + moved
-    again = Results(found.dataset, found.items, found.entries, found.metrics, shifted, found.teachers)
-    assert again.at_equal("d")[0].difference.sem == pytest.approx(10 * moved.std(ddof=1) / math.sqrt(len(moved)))  # slope 10 dB
+    again = Results(
+        found.dataset, found.items, found.entries, found.metrics, shifted, found.teachers
+    )
+    assert again.at_equal("d")[0].difference.sem == pytest.approx(
+        10 * moved.std(ddof=1) / math.sqrt(len(moved))
+    )  # slope 10 dB
 
 
 def test_the_gap_to_another_method_with_a_knob():
@@ -117,11 +136,16 @@ def test_the_gap_to_another_method_with_a_knob():
     ends = {0.0: (0.2, 21.5), 1.0: (0.4, 23.5)}
     values = dict(found.values)
     for t, (distance, db) in ends.items():
-        values[f"soup@{t:g}", "d"], values[f"soup@{t:g}", "psnr"] = np.full(8, distance), np.full(8, db)
+        values[f"soup@{t:g}", "d"], values[f"soup@{t:g}", "psnr"] = (
+            np.full(8, distance),
+            np.full(8, db),
+        )
     entries = (*found.entries, *(Entry("soup", t, 1) for t in ends))
     again = Results(found.dataset, found.items, entries, found.metrics, values, found.teachers)
     assert again.baselines() == ["linear", "soup"]
-    assert [g.difference.mean for g in again.at_equal("d", "soup")] == pytest.approx([0.5, 0.3, 0.0], abs=1e-9)
+    assert [g.difference.mean for g in again.at_equal("d", "soup")] == pytest.approx(
+        [0.5, 0.3, 0.0], abs=1e-9
+    )
     assert [g.difference.mean for g in again.at_equal("d")] == pytest.approx([1.0, 0.8, 0.5])
 
 
@@ -157,10 +181,14 @@ def test_a_missed_claim_is_missed_and_says_by_how_much(student, missed, says):
 def test_every_psnr_is_checked():
     found = made_up(GOOD)
     metrics = (*found.metrics, Measure("psnr-other", "", True, False))
-    values = found.values | {(e.label, "psnr-other"): -found.values[e.label, "psnr"] for e in found.entries}
+    values = found.values | {
+        (e.label, "psnr-other"): -found.values[e.label, "psnr"] for e in found.entries
+    }
     again = Results(found.dataset, found.items, found.entries, metrics, values, found.teachers)
     assert (again.fidelity, again.psnrs) == ("psnr", ["psnr", "psnr-other"])
-    assert [c.statement.split()[0] for c in claims(again, trained=["d"]) if "never" in c.statement] == ["psnr", "psnr-other", "d"]
+    assert [
+        c.statement.split()[0] for c in claims(again, trained=["d"]) if "never" in c.statement
+    ] == ["psnr", "psnr-other", "d"]
     assert [i for i, c in enumerate(claims(again, trained=["d"])) if not c.passed] == [1, 4]
     for own, other in zip(found.at_equal("d"), again.at_equal("d", psnr="psnr-other"), strict=True):
         assert other.difference.mean == pytest.approx(-own.difference.mean)

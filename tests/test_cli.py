@@ -37,7 +37,9 @@ def test_run_restore_eval(distillkit, recipe, tmp_path, photos):
     code, said, told = distillkit("run", recipe, "--out", out, "--set", "stage1.steps=3")
     assert code == 0 and f"done: {out}; open {out / 'report.html'}" in said
     assert "stage1 2/3" in told and "stage2 4/4" in told and "psnr" in told
-    code, _, _ = distillkit("restore", photos / "test", "--run", out, "--tradeoff", "0.5", "-o", tmp_path / "restored")
+    code, _, _ = distillkit(
+        "restore", photos / "test", "--run", out, "--tradeoff", "0.5", "-o", tmp_path / "restored"
+    )
     assert code == 0 and Image.open(tmp_path / "restored" / "test0.png").size == (96, 80)
     code, said, _ = distillkit("eval", out, "--set", "evaluation.tradeoffs=[0.0,1.0]")
     rows = json.loads((out / "evaluation/metrics.json").read_text())
@@ -66,22 +68,40 @@ def test_resume_of_a_finished_run_changes_nothing(distillkit, recipe, run):
         ("stage1.learning_rate=inf", "stage1.learning_rate - "),
     ],
 )
-def test_a_wrong_recipe_is_refused_on_one_screen_before_any_work(distillkit, recipe, tmp_path, change, says):
+def test_a_wrong_recipe_is_refused_on_one_screen_before_any_work(
+    distillkit, recipe, tmp_path, change, says
+):
     out = tmp_path / "never"
     sets = [argument for text in change.split("\n") for argument in ("--set", text)]
     code, said, told = distillkit("run", recipe, *sets, "--out", out)
-    assert code == 2 and said == "" and says in told and told.count("\n") <= 12 and "Traceback" not in told
+    assert (
+        code == 2
+        and said == ""
+        and says in told
+        and told.count("\n") <= 12
+        and "Traceback" not in told
+    )
     assert not out.exists()
 
 
 def test_all_mistakes_are_told_at_once_with_their_lines(distillkit, recipe):
-    lines = recipe.read_text().replace("steps = 6", "stepz = 6").replace("batch_size = 2", "batch_size = 'two'")
+    lines = (
+        recipe.read_text()
+        .replace("steps = 6", "stepz = 6")
+        .replace("batch_size = 2", "batch_size = 'two'")
+    )
     recipe.write_text(lines)
     code, _, told = distillkit("recipe", "validate", recipe)
-    at = {text: i for i, line in enumerate(lines.splitlines(), 1) for text in ("stepz", "batch_size") if text in line}
+    at = {
+        text: i
+        for i, line in enumerate(lines.splitlines(), 1)
+        for text in ("stepz", "batch_size")
+        if text in line
+    }
     assert code == 2
     assert (
-        f"toy.toml:{at['stepz']}  stage1.stepz - unknown key" in told and f"toy.toml:{at['batch_size']}  data.batch_size - " in told
+        f"toy.toml:{at['stepz']}  stage1.stepz - unknown key" in told
+        and f"toy.toml:{at['batch_size']}  data.batch_size - " in told
     )
 
 
@@ -131,14 +151,22 @@ def test_restore_names_what_it_could_not_read_and_goes_on(distillkit, run, tmp_p
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(folder / "good.png")
     (folder / "bad.png").write_bytes(b"not a picture")
     code, _, told = distillkit("restore", folder, "--run", run, "-o", tmp_path / "restored")
-    assert code == 1 and "bad.png" in told and [p.name for p in (tmp_path / "restored").iterdir()] == ["good.png"]
-    code, _, told = distillkit("restore", folder / "good.png", "--run", run, "-o", tmp_path / "restored" / "good.png")
+    assert (
+        code == 1
+        and "bad.png" in told
+        and [p.name for p in (tmp_path / "restored").iterdir()] == ["good.png"]
+    )
+    code, _, told = distillkit(
+        "restore", folder / "good.png", "--run", run, "-o", tmp_path / "restored" / "good.png"
+    )
     assert code == 2 and "--overwrite" in told
 
 
 def test_restore_from_what_is_no_run(distillkit, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
-    code, _, told = distillkit("restore", tmp_path / "a.png", "--run", tmp_path, "-o", tmp_path / "b.png")
+    code, _, told = distillkit(
+        "restore", tmp_path / "a.png", "--run", tmp_path, "-o", tmp_path / "b.png"
+    )
     assert code == 2 and "no student here" in told
     code, _, told = distillkit("eval", tmp_path)
     assert code == 2 and "not a run's folder" in told
@@ -149,7 +177,9 @@ def test_recipe_show_and_schema(distillkit, recipe):
     assert code == 0
     lines = said.splitlines()
     assert any("stage1.steps" in x and "toy.toml:" in x for x in lines)
-    assert any(x.startswith("seed") and "--set" in x for x in lines) and any("default" in x for x in lines)
+    assert any(x.startswith("seed") and "--set" in x for x in lines) and any(
+        "default" in x for x in lines
+    )
     code, said, _ = distillkit("recipe", "schema")
     assert code == 0 and "toy/student" in json.dumps(json.loads(said))
 
@@ -170,7 +200,10 @@ def test_doctor(distillkit, toys):
 
 def test_help_and_an_unknown_command(distillkit):
     code, said, _ = distillkit("--help")
-    assert code == 0 and all(name in said for name in ("run", "restore", "eval", "plugins", "recipe", "doctor", "fetch", "sweep"))
+    assert code == 0 and all(
+        name in said
+        for name in ("run", "restore", "eval", "plugins", "recipe", "doctor", "fetch", "sweep")
+    )
     assert distillkit("frobnicate")[0] == 2
 
 

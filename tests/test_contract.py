@@ -15,9 +15,23 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from distillkit import Condition, DiffusionModel, PixelUnshuffle, RectifiedFlow, ResidualShifting, WeightFile
+from distillkit import (
+    Condition,
+    DiffusionModel,
+    PixelUnshuffle,
+    RectifiedFlow,
+    ResidualShifting,
+    WeightFile,
+)
 from distillkit.errors import PluginError
-from distillkit.plugins.descriptors import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.descriptors import (
+    DatasetSpec,
+    DegradationSpec,
+    MetricSpec,
+    Spec,
+    StudentSpec,
+    TeacherSpec,
+)
 from distillkit.plugins.manager import Kind, Plugin, Plugins, load_plugins
 from distillkit.testing import CheckResult, check_plugin, contract
 
@@ -36,7 +50,11 @@ class Toy(DiffusionModel):
         torch.manual_seed(0)
         self.scale, self.multiple, self.predicts = 2, 2, "clean" if shifting else "velocity"
         self.codec = PixelUnshuffle(2)
-        self.process = ResidualShifting(torch.linspace(0.1, 0.95, 6), kappa=1.5) if shifting else RectifiedFlow()
+        self.process = (
+            ResidualShifting(torch.linspace(0.1, 0.95, 6), kappa=1.5)
+            if shifting
+            else RectifiedFlow()
+        )
         self.network = nn.Conv2d(24, 12, 3, padding=1)
 
     def condition(self, lq: Tensor) -> Condition:
@@ -56,7 +74,9 @@ class Halve:
     scale = 2
 
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(len(gt), 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator)
+        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(
+            len(gt), 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator
+        )
         return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
 
 
@@ -77,8 +97,18 @@ def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResu
     }
     if kind == "teachers":
         fields.setdefault("capabilities", frozenset({"score", "output"}))
-    spec = kinds[kind](**{"name": "it", "summary": "", "config": Nothing, "build": lambda config: build(), **fields})
-    return check_plugin("toy", plugins=Plugins([Plugin("toy", "toy 1", specs={kind: {"it": spec}})]))
+    spec = kinds[kind](
+        **{
+            "name": "it",
+            "summary": "",
+            "config": Nothing,
+            "build": lambda config: build(),
+            **fields,
+        }
+    )
+    return check_plugin(
+        "toy", plugins=Plugins([Plugin("toy", "toy 1", specs={kind: {"it": spec}})])
+    )
 
 
 def failures(results: list[CheckResult]) -> dict[str, str]:
@@ -94,7 +124,9 @@ def test_a_good_model_keeps_every_promise(kind: Kind, shifting: bool) -> None:
 
 
 @pytest.mark.parametrize(("kind", "build"), [("degradations", Halve), ("metrics", Distance)])
-def test_a_good_degradation_and_a_good_metric_keep_every_promise(kind: Kind, build: Callable[[], Any]) -> None:
+def test_a_good_degradation_and_a_good_metric_keep_every_promise(
+    kind: Kind, build: Callable[[], Any]
+) -> None:
     results = check(kind, build)
     assert len(results) >= 4
     assert {str(r) for r in results if r.outcome != "passed"} == set()
@@ -183,14 +215,18 @@ def lossy(model: Toy) -> Toy:
         ("teachers", lambda: lossy(Toy()), "encodes images", "cuts the gradient"),
     ],
 )
-def test_a_broken_promise_of_a_model_is_named(kind: Kind, build: Callable[[], Any], promise: str, detail: str) -> None:
+def test_a_broken_promise_of_a_model_is_named(
+    kind: Kind, build: Callable[[], Any], promise: str, detail: str
+) -> None:
     found = failures(check(kind, build))
     assert any(p.startswith(promise) and detail in d for p, d in found.items()), found
 
 
 class SharedDraw(Halve):
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(1, 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator)
+        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(
+            1, 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator
+        )
         return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
 
 
@@ -236,14 +272,18 @@ class Cut(Distance):
         ("metrics", Cut, "passes gradient", "RuntimeError"),
     ],
 )
-def test_a_broken_promise_about_images_is_named(kind: Kind, build: Callable[[], Any], promise: str, detail: str) -> None:
+def test_a_broken_promise_about_images_is_named(
+    kind: Kind, build: Callable[[], Any], promise: str, detail: str
+) -> None:
     found = failures(check(kind, build))
     assert any(p.startswith(promise) and detail in d for p, d in found.items()), found
 
 
 def test_a_dataset_must_be_readable() -> None:
     pixels = np.zeros((4, 5, 3), dtype=np.uint8)
-    good = datasets.Dataset.from_dict({"image": [pixels]}, features=datasets.Features({"image": datasets.Image()}))
+    good = datasets.Dataset.from_dict(
+        {"image": [pixels]}, features=datasets.Features({"image": datasets.Image()})
+    )
     assert failures(check("datasets", lambda: good)) == {}
     (detail,) = failures(check("datasets", lambda: good.rename_column("image", "photo"))).values()
     assert "image" in detail
@@ -255,7 +295,9 @@ def test_what_cannot_be_built_here_is_skipped_loudly() -> None:
 
     (no_default,) = check("students", Toy, config=Needs)
     assert str(no_default) == "SKIPPED  builds: its options have no usable defaults: root: missing"
-    (no_weights,) = check("students", Toy, weights=lambda config: (WeightFile(path=Path("/no/such.pt")),))
+    (no_weights,) = check(
+        "students", Toy, weights=lambda config: (WeightFile(path=Path("/no/such.pt")),)
+    )
     assert str(no_weights) == "SKIPPED  builds: needs weights that are not here: /no/such.pt"
 
 
@@ -263,14 +305,18 @@ def test_a_build_that_raises_fails() -> None:
     def build() -> None:
         raise RuntimeError("no luck\nat all")
 
-    assert [str(r) for r in check("students", build)] == ["FAILED   builds: RuntimeError: no luck at all"]
+    assert [str(r) for r in check("students", build)] == [
+        "FAILED   builds: RuntimeError: no luck at all"
+    ]
 
 
 def test_options_may_replace_the_defaults() -> None:
     class Size(BaseModel):
         shifting: str
 
-    spec = StudentSpec(name="it", summary="", config=Size, build=lambda config: Toy(config.shifting == "yes"))
+    spec = StudentSpec(
+        name="it", summary="", config=Size, build=lambda config: Toy(config.shifting == "yes")
+    )
     plugins = Plugins([Plugin("toy", "toy 1", specs={"students": {"it": spec}})])
     results = check_plugin("toy/it", {"toy/it": {"shifting": "yes"}}, plugins)
     assert {r.outcome for r in results} == {"passed"}
@@ -288,8 +334,15 @@ def test_a_report_shows_a_broken_plugin_with_its_traceback(monkeypatch: pytest.M
 
 
 def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = DegradationSpec(name="halve", summary="", config=Nothing, build=lambda config: Unrounded())
-    plugin = Plugin("toy", "toy 1", specs={"degradations": {"halve": spec}}, problems=("has a hook x, which does not exist",))
+    spec = DegradationSpec(
+        name="halve", summary="", config=Nothing, build=lambda config: Unrounded()
+    )
+    plugin = Plugin(
+        "toy",
+        "toy 1",
+        specs={"degradations": {"halve": spec}},
+        problems=("has a hook x, which does not exist",),
+    )
     monkeypatch.setattr(contract, "load_plugins", lambda: Plugins([plugin]))
     text, passed = contract.report("toy")
     lines = text.splitlines()
@@ -321,7 +374,9 @@ def test_contract_tests_are_two_lines_of_pytest(pytester: pytest.Pytester) -> No
         folder = pytester.mkdir(f"{name}-1.0.dist-info")
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (folder / "entry_points.txt").write_text(f"[distillkit]\n{name} = fake_{name}\n")
-    lines = 'from distillkit.testing import contract_tests\n\ntest_contract = contract_tests("{}")\n'
+    lines = (
+        'from distillkit.testing import contract_tests\n\ntest_contract = contract_tests("{}")\n'
+    )
     pytester.makepyfile(test_good=lines.format("good"), test_bad=lines.format("bad"))
     pytester.syspathinsert()
     result = pytester.runpytest_subprocess("-v", "-p", "no:cacheprovider")

@@ -52,7 +52,9 @@ def in_memory(images: list[bytes], name: str = "memory", lq: list[bytes] | None 
 def blocks(count: int, scale: int = 4) -> Source:
     """Pairs whose clean image is the low-quality one with every pixel repeated ``scale`` times each way."""
     low = [pixels(100 + k, 10, 12) for k in range(count)]
-    return in_memory([png(a.repeat(scale, 0).repeat(scale, 1)) for a in low], "pairs", [png(a) for a in low])
+    return in_memory(
+        [png(a.repeat(scale, 0).repeat(scale, 1)) for a in low], "pairs", [png(a) for a in low]
+    )
 
 
 def batches(*sources: Source, weights: list[float] | None = None, **options: Any) -> PairedBatches:
@@ -61,7 +63,9 @@ def batches(*sources: Source, weights: list[float] | None = None, **options: Any
 
 
 def same(a: Batch, b: Batch) -> bool:
-    lq_same = (a.lq is None) == (b.lq is None) and (a.lq is None or b.lq is None or torch.equal(a.lq, b.lq))
+    lq_same = (a.lq is None) == (b.lq is None) and (
+        a.lq is None or b.lq is None or torch.equal(a.lq, b.lq)
+    )
     return torch.equal(a.gt, b.gt) and lq_same and a.ids == b.ids
 
 
@@ -73,7 +77,14 @@ def test_generators_depend_on_their_key_alone() -> None:
         return torch.rand(4, generator=keyed_generator(*key)).tolist()
 
     assert draw(0, "stage1", 7) == draw(0, "stage1", 7)
-    keys: list[tuple[str | int, ...]] = [(0, "a", 1), (0, "a", 2), (1, "a", 1), ("0", "a", 1), (0, "a1"), (0, "a", "1")]
+    keys: list[tuple[str | int, ...]] = [
+        (0, "a", 1),
+        (0, "a", 2),
+        (1, "a", 1),
+        ("0", "a", 1),
+        (0, "a1"),
+        (0, "a", "1"),
+    ]
     assert len({tuple(draw(*key)) for key in keys}) == len(keys)
     with pytest.raises(TypeError):
         keyed_generator(np.int64(0))  # type: ignore[arg-type]
@@ -92,7 +103,9 @@ def test_interleave_shares_by_weight_and_counts(weights: list[float]) -> None:
                 assert abs(seen[k] - 1000 * weight / sum(weights)) < len(weights)
     order = [interleave(weights, position, 0, "x")[0] for position in range(1000)]
     assert len(weights) == 1 or order != sorted(order)
-    assert len(weights) == 1 or order != [interleave(weights, position, 0, "x")[0] for position in range(1000, 2000)]
+    assert len(weights) == 1 or order != [
+        interleave(weights, position, 0, "x")[0] for position in range(1000, 2000)
+    ]
 
 
 def test_shuffled_runs_through_everything_in_ever_new_orders() -> None:
@@ -111,7 +124,12 @@ def test_a_folder_is_read_recursively_whatever_its_folders_are_called(tmp_path: 
         (root / place).write_bytes(png(pixels(k)))
     (root / "notes.txt").write_text("no image")
     source = open_source(imagefolder=root)
-    assert sorted(source.label(k) for k in range(len(source))) == ["a.png", "test/deep er/c.png", "train/b.png", "validation/d.jpg"]
+    assert sorted(source.label(k) for k in range(len(source))) == [
+        "a.png",
+        "test/deep er/c.png",
+        "train/b.png",
+        "validation/d.jpg",
+    ]
     index = [source.label(k) for k in range(4)].index("train/b.png")
     example = source.read(index)
     assert example.id == f"{root}[{index}] train/b.png"
@@ -138,10 +156,19 @@ def test_a_folder_names_pairs_in_its_metadata(tmp_path: Path) -> None:
 def test_parquet_files_and_globs(tmp_path: Path) -> None:
     for part in range(2):
         rows = [{"bytes": png(pixels(10 * part + k)), "path": f"{part}{k}.png"} for k in range(3)]
-        data = datasets.Dataset.from_dict({"photo": rows}, features=datasets.Features({"photo": datasets.Image()}))
+        data = datasets.Dataset.from_dict(
+            {"photo": rows}, features=datasets.Features({"photo": datasets.Image()})
+        )
         data.to_parquet(tmp_path / f"part-{part}.parquet")
     source = open_source(parquet=str(tmp_path / "part-*.parquet"), column="photo")
-    assert sorted(source.label(k) for k in range(len(source))) == ["00.png", "01.png", "02.png", "10.png", "11.png", "12.png"]
+    assert sorted(source.label(k) for k in range(len(source))) == [
+        "00.png",
+        "01.png",
+        "02.png",
+        "10.png",
+        "11.png",
+        "12.png",
+    ]
     one = open_source(parquet=str(tmp_path / "part-1.parquet"), column="photo", name="second")
     assert np.array_equal(one.read(2).gt, pixels(12))
     assert one.read(2).id == "second[2] 12.png"
@@ -149,14 +176,18 @@ def test_parquet_files_and_globs(tmp_path: Path) -> None:
 
 def test_datasets_that_are_already_open(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(pixels(3)))
-    paths = open_source(dataset=datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png")]}), name="paths")
+    paths = open_source(
+        dataset=datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png")]}), name="paths"
+    )
     assert np.array_equal(paths.read(0).gt, pixels(3))
     assert paths.label(0) == "a.png"
     pairs = blocks(2)
     assert pairs.paired
     assert pairs.read(1).lq is not None
     assert pairs.label(1) == "1"
-    selected = datasets.Dataset.from_dict({"image": [str(tmp_path / "b.png"), str(tmp_path / "a.png")]}).select([1])
+    selected = datasets.Dataset.from_dict(
+        {"image": [str(tmp_path / "b.png"), str(tmp_path / "a.png")]}
+    ).select([1])
     assert open_source(dataset=selected).label(0) == "a.png"
 
 
@@ -173,9 +204,18 @@ def test_datasets_that_are_already_open(tmp_path: Path) -> None:
         ({"hub": "nobody/nothing"}, "Hub cannot be reached .*hf download"),
         ({"dataset": datasets.Dataset.from_dict({"image": []})}, "dataset - the dataset is empty"),
         ({"dataset": datasets.Dataset.from_dict({"image": [1]})}, "holds Value.* not images"),
-        ({"dataset": datasets.Dataset.from_dict({"images": ["a"]})}, "no column 'image'; did you mean \"images\""),
-        ({"dataset": datasets.Dataset.from_dict({"image": ["a"]}), "lq_column": "lq"}, "no column 'lq'"),
-        ({"dataset": datasets.Dataset.from_dict({"image": ["a"]}).to_iterable_dataset()}, "streaming .* resumed exactly"),
+        (
+            {"dataset": datasets.Dataset.from_dict({"images": ["a"]})},
+            "no column 'image'; did you mean \"images\"",
+        ),
+        (
+            {"dataset": datasets.Dataset.from_dict({"image": ["a"]}), "lq_column": "lq"},
+            "no column 'lq'",
+        ),
+        (
+            {"dataset": datasets.Dataset.from_dict({"image": ["a"]}).to_iterable_dataset()},
+            "streaming .* resumed exactly",
+        ),
         ({"dataset": datasets.DatasetDict()}, "DatasetDict"),
     ],
 )
@@ -195,10 +235,15 @@ def test_unusable_sources_are_refused(
     ("error", "message"),
     [
         (datasets.exceptions.DatasetNotFoundError("gone"), "a/b@v2 - no such dataset on the Hub"),
-        (ValueError("Unknown split \"dev\". Should be one of ['train'].\nmore"), r"split 'dev'.*Should be one of \['train'\]\.$"),
+        (
+            ValueError("Unknown split \"dev\". Should be one of ['train'].\nmore"),
+            r"split 'dev'.*Should be one of \['train'\]\.$",
+        ),
     ],
 )
-def test_what_the_hub_answers_is_explained(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
+def test_what_the_hub_answers_is_explained(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
     asked = []
 
     def load_dataset(*args: Any, **options: Any) -> None:
@@ -252,7 +297,9 @@ def test_files_of_every_kind_come_through(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     Image.fromarray(pixels(0)).save(tmp_path / "turned.jpg", exif=turned)
-    Image.fromarray(np.arange(48 * 56, dtype=np.uint16).reshape(48, 56) * 20).save(tmp_path / "deep.png")
+    Image.fromarray(np.arange(48 * 56, dtype=np.uint16).reshape(48, 56) * 20).save(
+        tmp_path / "deep.png"
+    )
     Image.fromarray(pixels(1)).convert("P").save(tmp_path / "palette.png", transparency=3)
     Image.fromarray(pixels(2)).convert("LA").save(tmp_path / "grey_alpha.png")
     made = batches(open_source(imagefolder=tmp_path), crop=48, batch_size=4).batch("s", 0)
@@ -296,7 +343,12 @@ def test_stage_part_and_seed_change_the_draws(photos: Source) -> None:
 
 def test_no_image_comes_twice_before_each_has_come_once(photos: Source) -> None:
     made = batches(photos, batch_size=2, parts=2)
-    ids = [name for step in range(7) for part in range(2) for name in made.batch("stage1", step, part).ids]
+    ids = [
+        name
+        for step in range(7)
+        for part in range(2)
+        for name in made.batch("stage1", step, part).ids
+    ]
     for epoch in range(4):
         assert len(set(ids[7 * epoch : 7 * (epoch + 1)])) == 7
     assert ids[:7] != ids[7:14]
@@ -334,9 +386,13 @@ def damaged(tmp_path: Path) -> Source:
 def test_bad_images_are_replaced_counted_and_named(damaged: Source, workers: int) -> None:
     made = batches(damaged, batch_size=2, max_bad_fraction=0.2, workers=workers)
     drawn = list(made.iterate("stage1", 0, 5))
-    assert all(name.split()[-1] in {f"{k}.png" for k in range(8)} for batch in drawn for name in batch.ids)
+    assert all(
+        name.split()[-1] in {f"{k}.png" for k in range(8)} for batch in drawn for name in batch.ids
+    )
     assert len(made.bad_images) == 2
-    assert {name.split()[-1]: reason.split(" (")[0] for name, reason in made.bad_images.items()} == {
+    assert {
+        name.split()[-1]: reason.split(" (")[0] for name, reason in made.bad_images.items()
+    } == {
         "8_cut.jpg": "image file is truncated",
         "9_small.png": "90x31 is smaller than the crop of 32x32",
     }
@@ -356,13 +412,18 @@ def test_too_many_bad_images_stop_and_are_listed(damaged: Source, workers: int) 
 
 def test_a_source_without_one_usable_image_ends_even_if_all_may_be_bad() -> None:
     source = in_memory([png(pixels(k, 8, 8)) for k in range(4)], "tiny")
-    with pytest.raises(DataError, match="tiny - not one of 4 images can be used; the last one: .*8x8 is smaller"):
+    with pytest.raises(
+        DataError, match="tiny - not one of 4 images can be used; the last one: .*8x8 is smaller"
+    ):
         batches(source, max_bad_fraction=1.0).batch("s", 0)
 
 
 def test_pairs_that_do_not_fit_and_empty_rows_are_bad() -> None:
     good = blocks(8)
-    contents = [good.dataset[k]["gt"]["bytes"] for k in range(8)] + [png(pixels(1)), png(pixels(2, 40, 48))]
+    contents = [good.dataset[k]["gt"]["bytes"] for k in range(8)] + [
+        png(pixels(1)),
+        png(pixels(2, 40, 48)),
+    ]
     low = [good.dataset[k]["lq"]["bytes"] for k in range(8)] + [png(pixels(1)), b""]
     made = batches(in_memory(contents, "pairs", low), batch_size=10, max_bad_fraction=0.2)
     made.batch("s", 0)
@@ -380,12 +441,16 @@ def test_pairs_that_do_not_fit_and_empty_rows_are_bad() -> None:
         ([1.0], {"crop": 30}, "30 pixels is not a multiple of the scale 4"),
     ],
 )
-def test_impossible_batches_are_refused(photos: Source, weights: list[float], options: dict[str, Any], message: str) -> None:
+def test_impossible_batches_are_refused(
+    photos: Source, weights: list[float], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         batches(photos, weights=weights, **options)
 
 
-def test_images_are_decoded_once_within_the_memory_bound(photos: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once_within_the_memory_bound(
+    photos: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: Counter[int] = Counter()
     read = Source.read
 
@@ -433,7 +498,9 @@ class Noisy:
         return (low + 0.1 * torch.randn(low.shape, generator=generator)).clamp(-1, 1)
 
 
-@pytest.mark.parametrize(("height", "width", "side"), [(48, 56, 16), (33, 17, 16), (100, 40, 7), (16, 16, 16)])
+@pytest.mark.parametrize(
+    ("height", "width", "side"), [(48, 56, 16), (33, 17, 16), (100, 40, 7), (16, 16, 16)]
+)
 def test_the_grid_is_even_central_and_does_not_overlap(height: int, width: int, side: int) -> None:
     corners = central_grid(height, width, side)
     covered = np.zeros((height, width), int)
@@ -442,7 +509,9 @@ def test_the_grid_is_even_central_and_does_not_overlap(height: int, width: int, 
         covered[top : top + side, left : left + side] += 1
     assert covered.max() == 1
     assert len(corners) == (height // side) * (width // side)
-    distances = [np.hypot(top + side / 2 - height / 2, left + side / 2 - width / 2) for top, left in corners]
+    distances = [
+        np.hypot(top + side / 2 - height / 2, left + side / 2 - width / 2) for top, left in corners
+    ]
     assert distances == sorted(distances)
 
 
@@ -452,7 +521,9 @@ def test_evaluation_crops_are_fixed_and_degraded_by_name(photos: Source) -> None
     assert [name for name, *_ in items] == [f"{photo}#{k}" for photo in range(7) for k in range(2)]
     assert all(lq.shape == (1, 3, 8, 8) and gt.shape == (1, 3, 16, 16) for _, lq, gt, _ in items)
     alone = evaluation_items(in_memory([png(pixels(k)) for k in range(2)]), Noisy(), **options)
-    for (name, lq, gt, _), (expected_name, expected_lq, expected_gt, _) in zip(alone, items[:4], strict=True):
+    for (name, lq, gt, _), (expected_name, expected_lq, expected_gt, _) in zip(
+        alone, items[:4], strict=True
+    ):
         assert name == expected_name
         assert torch.equal(lq, expected_lq)
         assert torch.equal(gt, expected_gt)
@@ -464,7 +535,9 @@ def test_evaluation_crops_are_fixed_and_degraded_by_name(photos: Source) -> None
 
 
 def test_whole_images_are_trimmed_to_the_scale() -> None:
-    [(name, lq, gt, _)] = evaluation_items(in_memory([png(pixels(0, 21, 33))]), Noisy(), crop=None, scale=2, seed=0)
+    [(name, lq, gt, _)] = evaluation_items(
+        in_memory([png(pixels(0, 21, 33))]), Noisy(), crop=None, scale=2, seed=0
+    )
     assert name == "0"
     assert torch.equal(gt[0], to_float(pixels(0, 21, 33)[:20, :32]))
     assert lq.shape == (1, 3, 10, 16)
@@ -481,7 +554,12 @@ def test_pairs_are_evaluated_with_their_own_inputs() -> None:
 def test_photos_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for form in ("png", "jpg"):
         Image.fromarray(pixels(0)).save(tmp_path / f"a.{form}")
-    names = [name for name, *_ in evaluation_items(open_source(imagefolder=tmp_path), Noisy(), crop=16, scale=2, seed=0)]
+    names = [
+        name
+        for name, *_ in evaluation_items(
+            open_source(imagefolder=tmp_path), Noisy(), crop=16, scale=2, seed=0
+        )
+    ]
     assert names == ["a#0", "a@1#0"]
 
 
@@ -489,7 +567,15 @@ def test_evaluation_refuses_or_reports_bad_images(damaged: Source, photos: Sourc
     with pytest.raises(DataError, match=r"2 of 10 images cannot be used(?s:.)*8_cut\.jpg"):
         evaluation_items(damaged, Noisy(), crop=32, scale=2, seed=0)
     reported: dict[str, str] = {}
-    items = evaluation_items(damaged, Noisy(), crop=32, scale=2, seed=0, max_bad_fraction=0.2, on_bad=reported.__setitem__)
+    items = evaluation_items(
+        damaged,
+        Noisy(),
+        crop=32,
+        scale=2,
+        seed=0,
+        max_bad_fraction=0.2,
+        on_bad=reported.__setitem__,
+    )
     assert (len(items), len(reported)) == (8, 2)
     with pytest.raises(DataError, match="photos - has no low-quality images"):
         evaluation_items(photos, None, crop=32, scale=2, seed=0)

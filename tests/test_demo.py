@@ -33,7 +33,9 @@ MAX_PIXELS, MAX_UPLOAD = 60_000, 3 << 18
 @contextmanager
 def serving(student):
     restorer = Watched(student)
-    with serve(restorer, "toy", port=free_port(), max_pixels=MAX_PIXELS, max_upload=MAX_UPLOAD) as address:
+    with serve(
+        restorer, "toy", port=free_port(), max_pixels=MAX_PIXELS, max_upload=MAX_UPLOAD
+    ) as address:
         yield restorer, address
 
 
@@ -47,7 +49,14 @@ def server():
 def visitor(server):
     one = Visitor(server[1])
     yield one
-    leaks = {str(Path.home()), tempfile.gettempdir(), str(Path.cwd()), sys.prefix, str(Path(__file__).parents[1]), "site-packages"}
+    leaks = {
+        str(Path.home()),
+        tempfile.gettempdir(),
+        str(Path.cwd()),
+        sys.prefix,
+        str(Path(__file__).parents[1]),
+        "site-packages",
+    }
     said = "\n".join(one.heard)
     assert [path for path in leaks if len(path) > 1 and path in said] == []
 
@@ -64,7 +73,9 @@ def test_a_photo_comes_back_as_the_restorer_makes_it(server, visitor):
     content = photo()
     outputs = visitor.restore(content, 0.25)
     (before, after), download = outputs[0], outputs[1]["value"]
-    assert "30 x 20 → 60 x 40 pixels" in told(outputs) and picture(visitor, before).size == picture(visitor, after).size == (60, 40)
+    assert "30 x 20 → 60 x 40 pixels" in told(outputs) and picture(visitor, before).size == picture(
+        visitor, after
+    ).size == (60, 40)
     expected = Restorer(server[0].student)(content, 0.25)
     assert np.array_equal(np.asarray(picture(visitor, download)), np.asarray(expected))
     assert download["url"].endswith("restored_t0.25.png")
@@ -95,11 +106,15 @@ def test_sixteen_bits_and_orientation_are_the_restorers(visitor):
     Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(deep, "PNG")
     outputs = visitor.restore(deep.getvalue())
     assert picture(visitor, outputs[1]["value"]).mode == "I;16"
-    assert np.asarray(picture(visitor, outputs[0][0])).max() > 200  # white stays white in what is shown
+    assert (
+        np.asarray(picture(visitor, outputs[0][0])).max() > 200
+    )  # white stays white in what is shown
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = visitor.restore(photo(kind="JPEG", exif=exif))
-    assert picture(visitor, turned[1]["value"]).size == picture(visitor, turned[0][0]).size == (40, 60)
+    assert (
+        picture(visitor, turned[1]["value"]).size == picture(visitor, turned[0][0]).size == (40, 60)
+    )
 
 
 def test_no_photo_is_no_error(visitor):
@@ -138,10 +153,18 @@ def test_a_wrong_tradeoff_harms_nobody(visitor, tradeoff):
 
 def test_what_a_model_says_when_it_fails_stays_in_the_log(server, visitor, monkeypatch, caplog):
     monkeypatch.setattr(server[0], "fails", RuntimeError(f"in {__file__}"))
-    assert told(visitor.restore(photo(5, 5))) == "Not restored: the model failed on this photo. The demo's log says why."
+    assert (
+        told(visitor.restore(photo(5, 5)))
+        == "Not restored: the model failed on this photo. The demo's log says why."
+    )
     assert __file__ in caplog.text
-    monkeypatch.setattr(server[0], "fails", DistillkitError("out of memory: 5 x 5 pixels are too much"))
-    assert told(visitor.restore(photo(5, 5))) == "Not restored: out of memory: 5 x 5 pixels are too much"
+    monkeypatch.setattr(
+        server[0], "fails", DistillkitError("out of memory: 5 x 5 pixels are too much")
+    )
+    assert (
+        told(visitor.restore(photo(5, 5)))
+        == "Not restored: out of memory: 5 x 5 pixels are too much"
+    )
 
 
 def test_twenty_at_once_are_all_answered_one_is_too_many_and_the_page_stays_open(server):
@@ -159,7 +182,10 @@ def test_twenty_at_once_are_all_answered_one_is_too_many_and_the_page_stays_open
         restorer.open.set()
     refused = [a for a in answers if a.status_code == 503]
     assert 2 <= len(refused) <= 4 and all("Queue is full" in a.text for a in refused)
-    waiting = [visitors[0], *(v for v, a in zip(visitors[1:], answers, strict=True) if a.is_success)]
+    waiting = [
+        visitors[0],
+        *(v for v, a in zip(visitors[1:], answers, strict=True) if a.is_success),
+    ]
     with ThreadPoolExecutor(len(waiting)) as pool:
         results = list(pool.map(Visitor.result, waiting))
     assert len(results) >= QUEUE and all("pixels in" in told(r) for r in results)
@@ -167,10 +193,22 @@ def test_twenty_at_once_are_all_answered_one_is_too_many_and_the_page_stays_open
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "/files", "/files/../../etc/passwd", "files/a", "http://127.0.0.1:9/a.png", "https://example.org/a", "", 3],
+    [
+        "/etc/passwd",
+        "/files",
+        "/files/../../etc/passwd",
+        "files/a",
+        "http://127.0.0.1:9/a.png",
+        "https://example.org/a",
+        "",
+        3,
+    ],
 )
 def test_only_uploads_are_files(visitor, path):
-    assert visitor.join({"path": path, "url": None, "meta": {"_type": "gradio.FileData"}}).status_code == 400
+    assert (
+        visitor.join({"path": path, "url": None, "meta": {"_type": "gradio.FileData"}}).status_code
+        == 400
+    )
     nested = {"path": [{"path": path}]}
     assert visitor.join(nested).status_code == 400
 
@@ -181,8 +219,23 @@ def test_an_upload_that_is_not_there(visitor):
 
 
 def test_addresses_that_the_page_has_no_use_for_are_closed(visitor):
-    secret = [f"file={p}" for p in ("/etc/passwd", "/files/../../etc/passwd", "http://127.0.0.1:9/x", "%2Fetc%2Fpasswd")]
-    other = ["proxy=http://127.0.0.1:9/", "openapi.json", "vibe-code", "deep_link", "run/restore", "stream/a/b/c/playlist.m3u8"]
+    secret = [
+        f"file={p}"
+        for p in (
+            "/etc/passwd",
+            "/files/../../etc/passwd",
+            "http://127.0.0.1:9/x",
+            "%2Fetc%2Fpasswd",
+        )
+    ]
+    other = [
+        "proxy=http://127.0.0.1:9/",
+        "openapi.json",
+        "vibe-code",
+        "deep_link",
+        "run/restore",
+        "stream/a/b/c/playlist.m3u8",
+    ]
     outside = ["/monitoring", "/docs", "/openapi.json", "/../etc/passwd", "/pwa_icon"]
     for path in [*(f"{API}/{p}" for p in [*secret, *other]), *outside]:
         assert visitor.ask("GET", path).status_code == 404, path
@@ -191,14 +244,28 @@ def test_addresses_that_the_page_has_no_use_for_are_closed(visitor):
 
 
 def test_what_the_server_says_of_itself_names_no_path(visitor):
-    for path in ("/", "/config", f"{API}/info", "/theme.css", "/manifest.json", f"{API}/startup-events", "/static/x", "/assets/x"):
+    for path in (
+        "/",
+        "/config",
+        f"{API}/info",
+        "/theme.css",
+        "/manifest.json",
+        f"{API}/startup-events",
+        "/static/x",
+        "/assets/x",
+    ):
         assert visitor.ask("GET", path).status_code in (200, 404)
     visitor.ask("POST", f"{API}/queue/join", content=b"{")
     visitor.ask("POST", f"{API}/queue/join", content=b"[" * 100_000)
     visitor.ask("POST", f"{API}/queue/join", json={"data": [], "fn_index": 99, "session_hash": "x"})
     visitor.ask("POST", f"{API}/reset", json={})
     visitor.ask("POST", f"{API}/cancel", content=bytes(2_000_000))
-    visitor.ask("POST", f"{API}/upload", content=b"x", headers={"content-type": "multipart/form-data; boundary=x"})
+    visitor.ask(
+        "POST",
+        f"{API}/upload",
+        content=b"x",
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
     visitor.ask("POST", f"{API}/upload", content=b"x")
     assert visitor.restore(photo())[0]
 
@@ -212,7 +279,11 @@ def test_hostile_files_are_restored_or_named(visitor):
     for name, outputs in answers.items():
         assert outputs is not None, name
         restored, said = outputs[0] is not None, told(outputs)
-        assert said.startswith("Left: ") if restored else said.startswith("Not restored: ") and len(said) > 25, (name, said)
+        assert (
+            said.startswith("Left: ")
+            if restored
+            else said.startswith("Not restored: ") and len(said) > 25
+        ), (name, said)
         assert "the model failed" not in said and len(said) < 400, (name, said)
         assert not (name.startswith("ok-") and not restored), (name, said)
         assert not (name.startswith("bad-") and restored), name
@@ -222,8 +293,12 @@ def test_hostile_files_are_restored_or_named(visitor):
 def test_without_a_knob_the_slider_is_gone():
     with serving(Student(ToyModel(), None)) as (_, address):
         config = Visitor(address).http.get("/config").json()
-        sliders = [c["props"]["visible"] for c in config["components"] if c["type"] in ("slider", "radio")]
-        assert sliders == [False, False] and "60 x 40" in told(Visitor(address).restore(photo(), 0.7))
+        sliders = [
+            c["props"]["visible"] for c in config["components"] if c["type"] in ("slider", "radio")
+        ]
+        assert sliders == [False, False] and "60 x 40" in told(
+            Visitor(address).restore(photo(), 0.7)
+        )
 
 
 def test_files_of_results_are_bounded(tmp_path):
@@ -251,7 +326,10 @@ def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
     assert server[1].startswith("http://127.0.0.1:")
     with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), 1):
         pass
-    with pytest.raises(DistillkitError, match="choose another --host or --port"), serve(server[0], "toy", port=port):
+    with (
+        pytest.raises(DistillkitError, match="choose another --host or --port"),
+        serve(server[0], "toy", port=port),
+    ):
         pass
 
 
@@ -263,11 +341,19 @@ def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd):
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
     seen = []
     port = free_port()
-    monkeypatch.setattr(page, "wait", lambda: seen.append(Visitor(f"http://127.0.0.1:{port}").restore(photo())))
-    monkeypatch.setattr(sys, "argv", ["distillkit", "demo", str(tmp_path / "run"), "--port", str(port)])
+    monkeypatch.setattr(
+        page, "wait", lambda: seen.append(Visitor(f"http://127.0.0.1:{port}").restore(photo()))
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["distillkit", "demo", str(tmp_path / "run"), "--port", str(port)]
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert not stopped.value.code and f"open http://127.0.0.1:{port}" in capfd.readouterr().out and "60 x 40" in told(seen[0])
+    assert (
+        not stopped.value.code
+        and f"open http://127.0.0.1:{port}" in capfd.readouterr().out
+        and "60 x 40" in told(seen[0])
+    )
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capfd):

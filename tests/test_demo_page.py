@@ -7,8 +7,12 @@ import pytest
 from demo_client import Visitor, Watched, free_port, knobbed, photo
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'"
+)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 PICTURES = "[...document.querySelectorAll('#compare img')].map(i => i.complete && i.naturalWidth ? i.src : '')"
@@ -32,7 +36,9 @@ def restorer():
 def address(restorer):
     from distillkit.demo.page import serve
 
-    with serve(restorer, "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000) as address:
+    with serve(
+        restorer, "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000
+    ) as address:
         yield address
 
 
@@ -51,12 +57,17 @@ def page(browser, address):
 
 
 def choose(page, content, name="photo.png"):
-    page.set_input_files("#photo input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content})
+    page.set_input_files(
+        "#photo input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content}
+    )
 
 
 def shown(page, than=()):
     """The addresses of both pictures, once they are loaded and others than ``than``."""
-    page.wait_for_function(f"old => {{ const p = {PICTURES}; return p[1] && p.every(Boolean) && p != '' + old }}", arg=than)
+    page.wait_for_function(
+        f"old => {{ const p = {PICTURES}; return p[1] && p.every(Boolean) && p != '' + old }}",
+        arg=than,
+    )
     return page.evaluate(PICTURES)
 
 
@@ -75,7 +86,9 @@ def test_a_photo_is_uploaded_the_knob_moved_and_the_picture_changes(page, addres
     with page.expect_download() as download:
         page.click("text=Download")
     assert download.value.suggested_filename == "restored_t1.png"
-    assert {urlsplit(url).netloc for url in page.asked if not url.startswith(("data:", "blob:"))} == {urlsplit(address).netloc}
+    assert {
+        urlsplit(url).netloc for url in page.asked if not url.startswith(("data:", "blob:"))
+    } == {urlsplit(address).netloc}
     assert page.failed == []
 
 

@@ -44,7 +44,11 @@ def test_coefficients_have_the_declared_shape_and_signs(name):
 @each_process
 def test_noisier_times_have_lower_snr(name):
     process = PROCESSES[name]
-    t = torch.arange(process.levels) if process.levels else torch.linspace(process.t_min, process.t_max, 50)
+    t = (
+        torch.arange(process.levels)
+        if process.levels
+        else torch.linspace(process.t_min, process.t_max, 50)
+    )
     assert (process.log_snr(t).diff() < 0).all()
 
 
@@ -112,7 +116,11 @@ def test_noise_difference_is_snr_times_clean_difference(name, seed):
     snr = process.log_snr(t).exp()
     left = (eps[0] - eps[1]).square().sum(dim=(1, 2, 3))
     assert torch.allclose(left, snr * (a - b).square().sum(dim=(1, 2, 3)), rtol=1e-3)
-    assert torch.allclose(clean_from_noise(process, z_t, t, eps[0], y), a, atol=1e-2 * float(1 / snr.min().sqrt()) + 1e-4)
+    assert torch.allclose(
+        clean_from_noise(process, z_t, t, eps[0], y),
+        a,
+        atol=1e-2 * float(1 / snr.min().sqrt()) + 1e-4,
+    )
 
 
 @pytest.mark.parametrize("source", PROCESSES)
@@ -136,7 +144,22 @@ def test_draws_outside_the_other_process_are_marked_not_clamped():
     shifting = ResidualShifting(sqrt_eta, kappa=2.0)
     matched, kept = matched_time(shifting, torch.arange(levels), PROCESSES["ddpm"])
     assert kept.tolist() == [True] * 14 + [False]
-    assert matched.tolist()[:14] == [1, 55, 109, 167, 227, 289, 352, 417, 484, 554, 629, 712, 809, 941]
+    assert matched.tolist()[:14] == [
+        1,
+        55,
+        109,
+        167,
+        227,
+        289,
+        352,
+        417,
+        484,
+        554,
+        629,
+        712,
+        809,
+        941,
+    ]
 
 
 @pytest.mark.parametrize("codec", [Identity(), PixelUnshuffle(4, scale=2.0)])
@@ -151,7 +174,11 @@ def test_bridge_is_nothing_within_a_space_and_pixels_between_spaces():
     a, b = ToyModel(), unshuffled()
     latent = torch.rand(1, 3, 8, 8, requires_grad=True)
     same, other = Bridge(a, ToyModel(), Condition()), Bridge(a, b, Condition())
-    assert same.identity and same.to_teacher(latent, a.codec.decode(latent)) is latent and same.to_student(latent) is latent
+    assert (
+        same.identity
+        and same.to_teacher(latent, a.codec.decode(latent)) is latent
+        and same.to_student(latent) is latent
+    )
     there = other.to_teacher(latent, a.codec.decode(latent))
     assert not other.identity and there.shape == (1, 12, 4, 4)
     assert torch.allclose(other.to_student(there), latent)

@@ -20,7 +20,9 @@ class Handler(BaseHTTPRequestHandler):
         server.ranges.append(wanted)
         if self.path != "/w.bin":
             return self.send_error(404)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranged else 0
+        start = (
+            int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranged else 0
+        )
         if start and start >= len(CONTENT):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
@@ -51,14 +53,20 @@ def server():
 def test_a_file_appears_whole_in_a_new_folder(server, tmp_path):
     to = tmp_path / "new" / "w.bin"
     assert download(server.url, to, SHA256) == to
-    assert to.read_bytes() == CONTENT and sorted(p.name for p in to.parent.iterdir()) == ["w.bin", "w.bin.sha256"]
+    assert to.read_bytes() == CONTENT and sorted(p.name for p in to.parent.iterdir()) == [
+        "w.bin",
+        "w.bin.sha256",
+    ]
     assert (tmp_path / "new" / "w.bin.sha256").read_text() == f"{SHA256}  w.bin\n"
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     to, half = tmp_path / "w.bin", len(CONTENT) // 2
     server.break_after = half
-    with pytest.raises(WeightsError, match=f"broke off after {half} of {len(CONTENT)} bytes; what has arrived is kept"):
+    with pytest.raises(
+        WeightsError,
+        match=f"broke off after {half} of {len(CONTENT)} bytes; what has arrived is kept",
+    ):
         download(server.url, to)
     assert not to.exists() and (tmp_path / "w.bin.part").read_bytes() == CONTENT[:half]
     server.break_after = None
@@ -91,7 +99,9 @@ def test_another_content_than_promised_is_deleted(server, tmp_path):
 def test_a_file_that_was_fetched_before_has_to_be_the_same(server, tmp_path):
     record = tmp_path / "w.bin.sha256"
     record.write_text("0" * 64 + "  w.bin\n")
-    with pytest.raises(WeightsError, match=r"not 0{64} as before; delete .*w\.bin\.sha256 if it is to be replaced"):
+    with pytest.raises(
+        WeightsError, match=r"not 0{64} as before; delete .*w\.bin\.sha256 if it is to be replaced"
+    ):
         download(server.url, tmp_path / "w.bin")
     assert list(tmp_path.iterdir()) == [record]
     record.unlink()
@@ -124,5 +134,7 @@ def test_a_weight_file_is_fetched_once_from_its_url(server, tmp_path):
 def test_a_weight_file_without_url_names_its_source(tmp_path):
     file = WeightFile(path=tmp_path / "w.bin", source="a shelf", license="MIT")
     assert not file.fetchable and WeightFile(repo="owner/name", filename="w.bin").fetchable
-    with pytest.raises(WeightsError, match=r"no such weight file; get it from a shelf \(licence MIT\)"):
+    with pytest.raises(
+        WeightsError, match=r"no such weight file; get it from a shelf \(licence MIT\)"
+    ):
         file.fetch()

@@ -17,7 +17,13 @@ from PIL import Image
 from distillkit.data.pairs import Item
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, caption, in_order
-from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate, linear_combinations
+from distillkit.evaluation.protocol import (
+    Method,
+    available_metrics,
+    bicubic_method,
+    evaluate,
+    linear_combinations,
+)
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.metrics.base import FullReference, from_uint8, psnr, to_uint8
@@ -28,7 +34,9 @@ from distillkit.report.tables import cost_columns, cost_note, costs, difference_
 BLUR = FullReference(
     "roughness",
     "difference of horizontal gradients, no border crop",
-    lambda a, b: (a.diff(dim=-1).abs().mean((1, 2, 3)) - b.diff(dim=-1).abs().mean((1, 2, 3))).abs(),
+    lambda a, b: (
+        a.diff(dim=-1).abs().mean((1, 2, 3)) - b.diff(dim=-1).abs().mean((1, 2, 3))
+    ).abs(),
     higher_is_better=False,
     differentiable=True,
     perceptual=True,
@@ -54,8 +62,28 @@ def blend(name: str, tradeoff: float | None, weight: float, passes: int = 1) -> 
 
 
 KEYS = (
-    *("method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "ci_low", "ci_high", "n"),
-    *("reference", "difference", "difference_low", "difference_high", "passes", "seconds", "parameters", "trainable"),
+    *(
+        "method",
+        "tradeoff",
+        "dataset",
+        "metric",
+        "protocol",
+        "mean",
+        "sem",
+        "ci_low",
+        "ci_high",
+        "n",
+    ),
+    *(
+        "reference",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "passes",
+        "seconds",
+        "parameters",
+        "trainable",
+    ),
 )
 METHODS = (
     blend("fidelity", None, 1.0, passes=4),
@@ -70,7 +98,14 @@ def evaluated() -> tuple[Results, Gallery]:
     gallery = Gallery(limit=2)
     absent = {"lpips-vgg": "/nowhere/trunk.pth - not here"}
     teachers = ("fidelity", "realness")
-    options = {"dataset": "toy", "seed": 1, "combine": teachers, "alphas": (0.25, 0.5), "absent": absent, "observe": gallery}
+    options = {
+        "dataset": "toy",
+        "seed": 1,
+        "combine": teachers,
+        "alphas": (0.25, 0.5),
+        "absent": absent,
+        "observe": gallery,
+    }
     options |= {"reference": "bicubic", "device": "cpu: a test"}
     return evaluate(METHODS, items(), [psnr(), BLUR], **options), gallery
 
@@ -83,7 +118,9 @@ def results(evaluated) -> Results:
 def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
     rows = results.rows()
     assert {tuple(row) for row in rows} == {KEYS}
-    seen = {(row["method"], row["tradeoff"]): row["passes"] for row in rows if row["metric"] == "psnr"}
+    seen = {
+        (row["method"], row["tradeoff"]): row["passes"] for row in rows if row["metric"] == "psnr"
+    }
     assert seen == {
         ("fidelity", None): 4,
         ("realness", None): 1,
@@ -103,20 +140,34 @@ def test_values_are_those_of_the_saved_8_bit_images(results):
     name, lq, gt, _ = next(items())
     assert results.items[0] == name
     image = METHODS[2].restore(name, lq, torch.Generator())
-    assert results.values["bicubic", "psnr"][0] == pytest.approx(psnr()(from_uint8(to_uint8(image)), gt).item(), abs=1e-5)
+    assert results.values["bicubic", "psnr"][0] == pytest.approx(
+        psnr()(from_uint8(to_uint8(image)), gt).item(), abs=1e-5
+    )
     saved = from_uint8(to_uint8(image))
-    assert results.values["bicubic", "roughness"][0] == pytest.approx(BLUR(saved, from_uint8(to_uint8(gt))).item(), abs=1e-7)
+    assert results.values["bicubic", "roughness"][0] == pytest.approx(
+        BLUR(saved, from_uint8(to_uint8(gt))).item(), abs=1e-7
+    )
 
 
 def test_linear_combinations_weigh_the_faithful_image_with_alpha():
-    faithful, realistic = torch.full((1, 3, 2, 2), 200, dtype=torch.uint8), torch.full((1, 3, 2, 2), 100, dtype=torch.uint8)
+    faithful, realistic = (
+        torch.full((1, 3, 2, 2), 200, dtype=torch.uint8),
+        torch.full((1, 3, 2, 2), 100, dtype=torch.uint8),
+    )
     combined = linear_combinations(faithful, realistic, (0.0, 0.25, 1.0))
-    assert {k: int(v[0, 0, 0, 0]) for k, v in combined.items()} == {"linear:0": 100, "linear:0.25": 125, "linear:1": 200}
+    assert {k: int(v[0, 0, 0, 0]) for k, v in combined.items()} == {
+        "linear:0": 100,
+        "linear:0.25": 125,
+        "linear:1": 200,
+    }
 
 
 def test_draws_depend_on_seed_item_and_method_only(results):
     again = evaluate(METHODS[1:2], list(items())[::-1], [psnr()], dataset="toy", seed=1)
-    assert again.values["realness", "psnr"][::-1].tolist() == results.values["realness", "psnr"].tolist()
+    assert (
+        again.values["realness", "psnr"][::-1].tolist()
+        == results.values["realness", "psnr"].tolist()
+    )
     other = evaluate(METHODS[1:2], items(), [psnr()], dataset="toy", seed=2)
     assert (other.values["realness", "psnr"] != results.values["realness", "psnr"]).all()
 
@@ -127,7 +178,9 @@ def test_several_seeds_give_their_mean_and_its_deviation(results):
     several, key = Results.over_seeds([one, two]), ("realness", "psnr")
     assert several.seeds == 2 and one.seeds == 1
     np.testing.assert_allclose(several.values[key], (one.values[key] + two.values[key]) / 2)
-    assert several.deviation(*key) == pytest.approx(np.std([alone.values[key].mean() for alone in (one, two)], ddof=1))
+    assert several.deviation(*key) == pytest.approx(
+        np.std([alone.values[key].mean() for alone in (one, two)], ddof=1)
+    )
     assert several.deviation(*key) > 0 and several.deviation("bicubic", "psnr") == 0
     assert one.deviation(*key) is None and Results.over_seeds([one]) is one
     assert any("mean of 2 seeds" in row["protocol"] for row in several.rows())
@@ -144,7 +197,9 @@ def test_a_student_has_the_same_draws_at_every_tradeoff():
         drawn.append(torch.randn(4, generator=generator))
         return torch.nn.functional.interpolate(lq, scale_factor=2)
 
-    evaluate([Method("student", t, 1, restore) for t in (0.0, 1.0)], items(1, 2), [psnr()], dataset="toy")
+    evaluate(
+        [Method("student", t, 1, restore) for t in (0.0, 1.0)], items(1, 2), [psnr()], dataset="toy"
+    )
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -161,15 +216,21 @@ def test_a_method_cannot_change_what_the_next_one_sees():
 
 def test_non_finite_output_and_wrong_sizes_name_method_and_image():
     broken = Method("student", 0.5, 1, lambda item, lq, g: torch.full((1, 3, 12, 12), math.nan))
-    with pytest.raises(DistillkitError, match=r"student@0\.5 on photo0\.png#0 - output is not finite"):
+    with pytest.raises(
+        DistillkitError, match=r"student@0\.5 on photo0\.png#0 - output is not finite"
+    ):
         evaluate([broken], items(), [psnr()], dataset="toy")
     small = Method("realness", None, 1, lambda item, lq, g: lq)
-    with pytest.raises(DistillkitError, match=r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"):
+    with pytest.raises(
+        DistillkitError, match=r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"
+    ):
         evaluate([small], items(), [psnr()], dataset="toy")
 
 
 def test_a_metric_that_is_not_a_number_is_never_averaged():
-    silly = FullReference("silly", "none", lambda a, b: a.mean((1, 2, 3)) * math.nan, False, False, True)
+    silly = FullReference(
+        "silly", "none", lambda a, b: a.mean((1, 2, 3)) * math.nan, False, False, True
+    )
     with pytest.raises(DistillkitError, match=r"bicubic on photo0\.png#0 - metric silly is nan"):
         evaluate([bicubic_method(2)], items(), [silly], dataset="toy")
 
@@ -190,7 +251,12 @@ def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, 
     one_by_one = evaluate(METHODS, items(), [psnr(), BLUR], dataset="toy", seed=1)
     for key, values in one_by_one.values.items():
         np.testing.assert_allclose(values, results.values[key], atol=1e-6)
-    mixed = evaluate(METHODS, [*items(1, 1), next(items(1, 1, size=20))._replace(name="large")], [psnr()], dataset="toy")
+    mixed = evaluate(
+        METHODS,
+        [*items(1, 1), next(items(1, 1, size=20))._replace(name="large")],
+        [psnr()],
+        dataset="toy",
+    )
     assert mixed.items == ("photo0.png#0", "large")
 
 
@@ -228,7 +294,12 @@ HISTORY = [
 
 
 def report(run_dir, evaluated, **changes) -> str:
-    given = {"trained": ["roughness"], "recipe_toml": "name = 'toy'", "manifest": {}, "history": HISTORY} | changes
+    given = {
+        "trained": ["roughness"],
+        "recipe_toml": "name = 'toy'",
+        "manifest": {},
+        "history": HISTORY,
+    } | changes
     return write_report(run_dir, *evaluated, **given).read_text()
 
 
@@ -242,7 +313,11 @@ class Page(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
-        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action") and value]
+        self.loads += [
+            value
+            for name, value in attrs
+            if name in ("src", "href", "srcset", "data", "action") and value
+        ]
         if tag not in ("meta", "img", "input", "br", "source"):
             self.open.append(tag)
 
@@ -252,22 +327,39 @@ class Page(HTMLParser):
 
 def test_an_evaluation_folder_holds_the_promised_files(tmp_path, evaluated):
     write_evaluation(*evaluated, tmp_path, ["roughness"])
-    files = {"metrics.json", "metrics.csv", "table.md", "tradeoff.png", "strip.png", "per_image.json"}
+    files = {
+        "metrics.json",
+        "metrics.csv",
+        "table.md",
+        "tradeoff.png",
+        "strip.png",
+        "per_image.json",
+    }
     assert {p.name for p in tmp_path.iterdir()} == files
     rows = json.loads((tmp_path / "metrics.json").read_text())
     assert rows == evaluated[0].rows()
     lines = list(csv.DictReader(io.StringIO((tmp_path / "metrics.csv").read_text())))
     assert [line["method"] for line in lines] == [row["method"] for row in rows]
-    assert [float(line["mean"]) if line["mean"] else None for line in lines] == [row["mean"] for row in rows]
+    assert [float(line["mean"]) if line["mean"] else None for line in lines] == [
+        row["mean"] for row in rows
+    ]
     assert Results.from_json((tmp_path / "per_image.json").read_text()).rows() == rows
 
 
-def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_without_weights(tmp_path, evaluated):
+def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_without_weights(
+    tmp_path, evaluated
+):
     write_evaluation(*evaluated, tmp_path, ["roughness"])
     table = (tmp_path / "table.md").read_text()
     assert "roughness ↓ (trained against)" in table
-    lines = [line for line in table.partition("## Differences")[0].splitlines() if line.startswith("| ")]
-    assert all(line.endswith("| weights absent |") for line in lines if re.match(r"\| (bicubic|student|linear)", line))
+    lines = [
+        line for line in table.partition("## Differences")[0].splitlines() if line.startswith("| ")
+    ]
+    assert all(
+        line.endswith("| weights absent |")
+        for line in lines
+        if re.match(r"\| (bicubic|student|linear)", line)
+    )
     assert "MISSED" in table or "holds" in table
     assert "3 photos" in table
     write_evaluation(*evaluated, tmp_path, [])
@@ -277,7 +369,11 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
 def test_the_pictures_are_pictures(tmp_path, evaluated):
     write_evaluation(*evaluated, tmp_path, ["roughness"])
     strip = np.array(Image.open(tmp_path / "strip.png"))
-    assert strip.shape == (26 + 2 * 192 + 6, 8 * 192 + 7 * 6, 3)  # input, bicubic, 2 teachers, student at 3 trade-offs, truth
+    assert strip.shape == (
+        26 + 2 * 192 + 6,
+        8 * 192 + 7 * 6,
+        3,
+    )  # input, bicubic, 2 teachers, student at 3 trade-offs, truth
     first = evaluated[1].photos["photo0.png"]
     left = 7 * (192 + 6)
     assert (strip[26, left] == first["gt"][:, 0, 0].numpy()).all()
@@ -293,12 +389,20 @@ def test_every_mean_has_an_interval_and_a_paired_difference_from_the_reference(r
             continue
         assert row["ci_low"] <= row["mean"] <= row["ci_high"] and row["reference"] == "bicubic"
         difference = row["mean"] - next(
-            r["mean"] for r in results.rows() if (r["method"], r["metric"]) == ("bicubic", row["metric"]) and r["mean"] is not None
+            r["mean"]
+            for r in results.rows()
+            if (r["method"], r["metric"]) == ("bicubic", row["metric"]) and r["mean"] is not None
         )
         assert row["difference"] == pytest.approx(difference, abs=1e-6)
-        assert row["difference_low"] <= row["difference"] + 1e-9 and row["difference"] <= row["difference_high"] + 1e-9
+        assert (
+            row["difference_low"] <= row["difference"] + 1e-9
+            and row["difference"] <= row["difference_high"] + 1e-9
+        )
     header, rows = difference_table(results)
-    assert header == ["method", "tradeoff", "psnr", "roughness"] and len(rows) == len(results.entries) - 1
+    assert (
+        header == ["method", "tradeoff", "psnr", "roughness"]
+        and len(rows) == len(results.entries) - 1
+    )
     assert difference_table(replace(results, reference=None)) is None
     with pytest.raises(DistillkitError, match='did you mean "bicubic"'):
         evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", reference="bicubik")
@@ -309,19 +413,31 @@ def test_costs_are_measured_and_a_combination_costs_what_its_parts_do(tmp_path, 
     seconds = {e.label: e.seconds for e in results.entries}
     assert all(s > 0 for s in seconds.values())
     assert seconds["linear:0.5"] == pytest.approx(seconds["fidelity"] + seconds["realness"])
-    assert results.entry("linear:0.5").passes == 5 and results.entry("linear:0.5").parameters is None
+    assert (
+        results.entry("linear:0.5").passes == 5 and results.entry("linear:0.5").parameters is None
+    )
     assert results.entry("bicubic").parameters == 0
     assert cost_columns(results) == ["passes", "seconds per image", "parameters"]
     write_evaluation(*evaluated, tmp_path, [])
     table = (tmp_path / "table.md").read_text()
-    assert "| seconds per image |" in table and "cpu: a test" in table and "| trained |" not in table
+    assert (
+        "| seconds per image |" in table and "cpu: a test" in table and "| trained |" not in table
+    )
 
 
 def test_costs_that_nobody_knows_have_no_column():
-    files = Method("theirs", None, None, lambda item, lq, g: torch.nn.functional.interpolate(lq, scale_factor=2))
+    files = Method(
+        "theirs",
+        None,
+        None,
+        lambda item, lq, g: torch.nn.functional.interpolate(lq, scale_factor=2),
+    )
     found = evaluate([files], items(), [psnr()], dataset="toy")
     assert found.entries[0].seconds is None and cost_columns(found) == [] and cost_note(found) == ""
-    known = replace(found, entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, passes=1),))
+    known = replace(
+        found,
+        entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, passes=1),),
+    )
     assert costs(known, known.entries[0]) == ["1", "865.9 M", "8.5 k"]
 
 
@@ -335,9 +451,9 @@ def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
     assert in_order(["student@1", "gt", "soup@1", "soup@0", "student@0", "lq"], None) == [
         *("lq", "soup@0", "soup@1", "student@0", "student@1", "gt")
     ]
-    assert [caption(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")] == [
-        *("input", "fidelity teacher", "student 0.5")
-    ]
+    assert [
+        caption(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")
+    ] == [*("input", "fidelity teacher", "student 0.5")]
 
 
 def test_a_gallery_cuts_the_same_region_of_every_image():
@@ -353,7 +469,9 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
     html = report(tmp_path, evaluated)
     page = Page(html)
     assert page.open == []
-    assert len(page.loads) == 5 and all(value.startswith("data:image/png;base64,") for value in page.loads)
+    assert len(page.loads) == 5 and all(
+        value.startswith("data:image/png;base64,") for value in page.loads
+    )
     assert not re.search(r"https?://", html)
     assert html.count("weights absent") == 8  # a cell of each entry
     assert "not measured: /nowhere/trunk.pth" in html
@@ -362,18 +480,24 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
 
 def test_the_report_shows_what_a_recipe_says_and_runs_none_of_it(tmp_path, evaluated):
     hostile = "</pre><script>alert(1)</script>"
-    html = report(tmp_path, evaluated, recipe_toml=hostile, manifest={"python": {"version": "<b>3.11</b>"}})
+    html = report(
+        tmp_path, evaluated, recipe_toml=hostile, manifest={"python": {"version": "<b>3.11</b>"}}
+    )
     assert hostile not in html and "&lt;script&gt;alert(1)" in html
     assert "python.version" in html and "<b>3.11" not in html
 
 
 def test_the_viewer_has_every_photo_at_every_tradeoff(tmp_path, evaluated):
     html = report(tmp_path, evaluated)
-    data = json.loads(re.search(r'<script type="application/json" id="viewer">(.*?)</script>', html, re.DOTALL)[1])
+    data = json.loads(
+        re.search(r'<script type="application/json" id="viewer">(.*?)</script>', html, re.DOTALL)[1]
+    )
     assert [photo["name"] for photo in data["photos"]] == ["photo0.png", "photo1.png"]
     assert [point["tradeoff"] for point in data["sweep"]] == [0, 0.5, 1]
     assert {point["label"] for point in data["sweep"]} < set(data["photos"][0]["images"])
-    assert [label for label, _ in data["labels"]] == in_order(list(data["photos"][0]["images"]), ("fidelity", "realness"))
+    assert [label for label, _ in data["labels"]] == in_order(
+        list(data["photos"][0]["images"]), ("fidelity", "realness")
+    )
     assert data["photos"][0]["size"] == [12, 12]
 
 
@@ -400,7 +524,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(DiskError, match=r"metrics\.json - cannot be written: No space left on device; .* free space"):
+    with pytest.raises(
+        DiskError,
+        match=r"metrics\.json - cannot be written: No space left on device; .* free space",
+    ):
         write_file(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]

@@ -36,7 +36,11 @@ def image():
 
 def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, image):
     said = export(run, tmp_path / "out")
-    assert [line.partition(":")[0] for line in said] == ["Restorer", "diffusers pipeline", "peft adapters"]
+    assert [line.partition(":")[0] for line in said] == [
+        "Restorer",
+        "diffusers pipeline",
+        "peft adapters",
+    ]
     wanted = Restorer.from_pretrained(run, "cpu")(image, [0.0, 0.3, 1.0])
     assert not torch.equal(wanted[0], wanted[2])
     restorer = Restorer.from_pretrained(tmp_path / "out", "cpu")
@@ -53,7 +57,9 @@ def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
     export(run, tmp_path / "out")
     pipeline = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
     pipeline.save_pretrained(tmp_path / "again")
-    assert (tmp_path / "again/pipeline.py").read_text() == (tmp_path / "out/pipeline.py").read_text()
+    assert (tmp_path / "again/pipeline.py").read_text() == (
+        tmp_path / "out/pipeline.py"
+    ).read_text()
     again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True).to("cpu")
     several = again([image, image], [0.0, 1.0], colour="wavelet").images
     assert torch.equal(several[1][0], pipeline(image, 1.0, colour="wavelet").images[0])
@@ -80,7 +86,9 @@ def test_plain_peft_loads_the_adapters(recipe, tmp_path, image):
     wanted = Restorer.from_pretrained(run, "cpu").student.restore(image[None], 1.0)
     toy = model(Options(seed=2))
     for stage in ("stage1", "stage2"):
-        toy.network = PeftModel.from_pretrained(toy.network, tmp_path / "out/adapters" / stage).merge_and_unload()
+        toy.network = PeftModel.from_pretrained(
+            toy.network, tmp_path / "out/adapters" / stage
+        ).merge_and_unload()
     with torch.no_grad():
         assert torch.allclose(toy.restore(image[None]), wanted, atol=1e-5)
 
@@ -93,19 +101,31 @@ def test_merged_weights_are_the_knob_at_one_place(run, tmp_path, image):
         "recipe.toml",
     ]
     merged = Restorer.from_pretrained(tmp_path / "merged", "cpu")
-    assert torch.allclose(merged(image), Restorer.from_pretrained(run, "cpu")(image, 0.3), atol=1e-5)
-    assert torch.equal(merged(image), merged(image, 0.3)) and "at trade-off 0.3" in (tmp_path / "merged/README.md").read_text()
+    assert torch.allclose(
+        merged(image), Restorer.from_pretrained(run, "cpu")(image, 0.3), atol=1e-5
+    )
+    assert (
+        torch.equal(merged(image), merged(image, 0.3))
+        and "at trade-off 0.3" in (tmp_path / "merged/README.md").read_text()
+    )
     with pytest.raises(DistillkitError, match="no knob: its one trade-off is 0.3"):
         merged(image, 0.5)
-    assert torch.equal(DistilledRestorationPipeline.from_pretrained(tmp_path / "merged")(image).images[0], merged(image))
+    assert torch.equal(
+        DistilledRestorationPipeline.from_pretrained(tmp_path / "merged")(image).images[0],
+        merged(image),
+    )
 
 
-@pytest.mark.parametrize("sets", [["stage2.steps=0"], ["stage1.adapter.kind='full'"], ["stage2.variant='oftsr'"]])
+@pytest.mark.parametrize(
+    "sets", [["stage2.steps=0"], ["stage1.adapter.kind='full'"], ["stage2.variant='oftsr'"]]
+)
 def test_other_students_are_exported_with_the_adapters_they_have(recipe, tmp_path, image, sets):
     run = make_run(recipe, tmp_path, *sets)
     said = export(run, tmp_path / "out")
     stages = [p.name for p in sorted((tmp_path / "out").glob("adapters/*"))]
-    assert stages == {"stage2.steps=0": ["stage1"], "stage1.adapter.kind='full'": ["stage2"]}.get(sets[0], ["stage1"])
+    assert stages == {"stage2.steps=0": ["stage1"], "stage1.adapter.kind='full'": ["stage2"]}.get(
+        sets[0], ["stage1"]
+    )
     assert len(said) == (3 if sets == ["stage2.steps=0"] else 2)
     if "full" in sets[0]:
         export(run, tmp_path / "merged", merge_at=1.0)
@@ -120,7 +140,9 @@ def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkey
         save_file({k: v + 0.5 for k, v in tensors.items()}, file, **options)
 
     monkeypatch.setattr("distillkit.export.adapters.save_file", spoilt)
-    with pytest.raises(DistillkitError, match="loaded as peft adapters, the student gives images that differ by"):
+    with pytest.raises(
+        DistillkitError, match="loaded as peft adapters, the student gives images that differ by"
+    ):
         export(run, tmp_path / "out")
     assert {p.name for p in tmp_path.iterdir()} & {"out", ".out.part"} == set()
 
@@ -133,7 +155,11 @@ def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):
         return stopped.value.code or 0, "".join(capfd.readouterr())
 
     code, said = call("-o", str(tmp_path / "out"))
-    assert code == 0 and "Restorer: largest difference from the original 0" in said and (tmp_path / "out/README.md").is_file()
+    assert (
+        code == 0
+        and "Restorer: largest difference from the original 0" in said
+        and (tmp_path / "out/README.md").is_file()
+    )
     for arguments in (["--merge"], ["--tradeoff", "0.5"]):
         code, said = call("-o", str(tmp_path / "new"), *arguments)
         assert code == 2 and "need each other" in said
@@ -152,9 +178,16 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
     export(run, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     rows = json.loads((run / "evaluation/metrics.json").read_text())
-    psnr = next(r for r in rows if r["method"] == "student" and r["tradeoff"] == 1.0 and r["metric"].startswith("psnr"))
+    psnr = next(
+        r
+        for r in rows
+        if r["method"] == "student" and r["tradeoff"] == 1.0 and r["metric"].startswith("psnr")
+    )
     assert f"{psnr['mean']:.4f}" in card and psnr["protocol"] in card and "linear:" not in card
-    assert all(name in card for name in ("toy/student", "toy/faithful", "toy/realistic", "toy/halve", "toy/photos"))
+    assert all(
+        name in card
+        for name in ("toy/student", "toy/faithful", "toy/realistic", "toy/halve", "toy/photos")
+    )
     assert "license: other" in card and "all rights reserved" in card  # the toys name no licence
     for file in (tmp_path / "out").rglob("*"):
         if file.suffix in (".md", ".toml", ".json"):
@@ -179,19 +212,39 @@ def test_the_strictest_licence_is_found(licenses, strictest):
 
 @pytest.mark.parametrize(
     ("of_descriptor", "of_files", "license"),
-    [("MIT", ["GPL-3.0"], "MIT"), ("unknown", ["MIT", "GPL-3.0", "MIT"], "MIT AND GPL-3.0"), ("unknown", [], "unknown")],
+    [
+        ("MIT", ["GPL-3.0"], "MIT"),
+        ("unknown", ["MIT", "GPL-3.0", "MIT"], "MIT AND GPL-3.0"),
+        ("unknown", [], "unknown"),
+    ],
 )
 def test_a_descriptor_of_unknown_licence_has_that_of_its_files(of_descriptor, of_files, license):
     files = tuple(WeightFile(path=Path("x"), license=one) for one in of_files)
-    spec = Spec(name="x", summary="", config=Options, build=Options, license=of_descriptor, weights=lambda _: files)
+    spec = Spec(
+        name="x",
+        summary="",
+        config=Options,
+        build=Options,
+        license=of_descriptor,
+        weights=lambda _: files,
+    )
     assert Component("toy/x", spec, Options(), {}).license == license
 
 
 def test_one_known_licence_goes_into_the_front_matter(recipe):
     resolved = load_recipe(recipe)
-    about = {"recipe": "toy", "student": {"use": "toy/student"}, "stage2": None, "licenses": {"student": "Apache-2.0"}}
+    about = {
+        "recipe": "toy",
+        "student": {"use": "toy/student"},
+        "stage2": None,
+        "licenses": {"student": "Apache-2.0"},
+    }
     card = model_card(about, resolved.document.values, [])
-    assert card.startswith("---\nlicense: apache-2.0\n") and "was not evaluated" in card and "has no knob" in card
+    assert (
+        card.startswith("---\nlicense: apache-2.0\n")
+        and "was not evaluated" in card
+        and "has no knob" in card
+    )
 
 
 def test_paths_of_the_machine_are_cut_off():
@@ -210,4 +263,6 @@ def test_full_size_weights_stay_out_of_an_unmerged_export(run, tmp_path):
     export(run, tmp_path / "out")
     own = {f.name: load_file(f) for f in (run / "student").glob("*.safetensors")}
     there = {f.name: load_file(f) for f in (tmp_path / "out/student").glob("*.safetensors")}
-    assert own.keys() == there.keys() and all(torch.equal(own[f][k], there[f][k]) for f in own for k in own[f])
+    assert own.keys() == there.keys() and all(
+        torch.equal(own[f][k], there[f][k]) for f in own for k in own[f]
+    )

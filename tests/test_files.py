@@ -33,7 +33,9 @@ def restore(monkeypatch, capfd, toys, tmp_path):
 
 def picture(path, size=(6, 5)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    ).save(path)
     return path
 
 
@@ -56,7 +58,9 @@ def test_folders_are_mirrored_and_files_and_patterns_taken(restore, tmp_path):
 def test_one_file_goes_where_it_is_told(restore, tmp_path, suffix):
     picture(tmp_path / "a.png")
     assert restore("a.png", "-o", f"new/b{suffix}", *MODEL) == (0, "")
-    assert Image.open(tmp_path / f"new/b{suffix}").size == (12, 10) and tree(tmp_path / "new") == [f"b{suffix}"]
+    assert Image.open(tmp_path / f"new/b{suffix}").size == (12, 10) and tree(tmp_path / "new") == [
+        f"b{suffix}"
+    ]
 
 
 def test_results_of_a_second_run_into_the_same_folder_are_no_inputs(restore, tmp_path):
@@ -76,18 +80,37 @@ def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
     assert code == 0 and tree(tmp_path / "out") == ["a_t0.5.png", "a_t0.png", "a_t1.png"]
     ends = [np.asarray(Image.open(tmp_path / f"out/a_t{t}.png")) for t in (0, 1)]
     assert not np.array_equal(*ends)
-    assert restore("a.png", "-o", "one.png", "--run", "run", "--tradeoff", "1", "--tile", "16")[0] == 0
+    assert (
+        restore("a.png", "-o", "one.png", "--run", "run", "--tradeoff", "1", "--tile", "16")[0] == 0
+    )
     assert np.abs(np.asarray(Image.open(tmp_path / "one.png")).astype(int) - ends[1]).mean() < 2
-    assert restore("a.png", "-o", "two", "--run", "run", "--tradeoff", "0,0.5,1", "--nodes", "2")[0] == 0
+    assert (
+        restore("a.png", "-o", "two", "--run", "run", "--tradeoff", "0,0.5,1", "--nodes", "2")[0]
+        == 0
+    )
     line, middle = np.mean(ends, 0), np.asarray(Image.open(tmp_path / "two/a_t0.5.png"))
-    assert np.abs(line - middle).max() <= 1 and restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
+    assert (
+        np.abs(line - middle).max() <= 1
+        and restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
+    )
 
 
 def test_a_registered_model_takes_its_own_options(restore, tmp_path):
     picture(tmp_path / "a.png")
     for seed in (1, 2):
         assert (
-            restore("a.png", "-o", f"{seed}.png", "--model", "toy/faithful", "--set", f"seed={seed}", "--colour", "adain")[0] == 0
+            restore(
+                "a.png",
+                "-o",
+                f"{seed}.png",
+                "--model",
+                "toy/faithful",
+                "--set",
+                f"seed={seed}",
+                "--colour",
+                "adain",
+            )[0]
+            == 0
         )
     assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
 
@@ -101,7 +124,10 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "2"], "expected a number from 0 to 1"),
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "a,1"], "expected a number from 0 to 1"),
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "0.5"], "has no knob"),
-        (["a.png", "-o", "out", *MODEL, "--tradeoff", "0,0.0"], "two results would be written there"),
+        (
+            ["a.png", "-o", "out", *MODEL, "--tradeoff", "0,0.0"],
+            "two results would be written there",
+        ),
         (["a.png", "-o", "out", *MODEL, "--set", "seed"], "a string needs quotes"),
         (["a.png", "-o", "out", *MODEL, "--set", "sed=1"], 'did you mean "seed"'),
         (["a.png", "-o", "out", *MODEL, "--colour", "sepia"], "no such colour fix"),
@@ -132,7 +158,9 @@ def test_refused_before_any_work(restore, tmp_path, arguments, what):
 def test_overwriting_replaces_results_only_when_told(restore, tmp_path):
     picture(tmp_path / "a.png")
     target = picture(tmp_path / "b.png")
-    assert restore("a.png", "-o", "b.png", "--overwrite", *MODEL)[0] == 0 and Image.open(target).size == (12, 10)
+    assert restore("a.png", "-o", "b.png", "--overwrite", *MODEL)[0] == 0 and Image.open(
+        target
+    ).size == (12, 10)
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(monkeypatch, tmp_path):
@@ -158,7 +186,9 @@ def test_what_cannot_be_written_is_named_and_the_rest_goes_on(restore, tmp_path)
 def test_a_plan_needs_no_torch():
     import subprocess
 
-    program = "import sys; from distillkit.inference.files import plan; assert 'torch' not in sys.modules"
+    program = (
+        "import sys; from distillkit.inference.files import plan; assert 'torch' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
@@ -178,7 +208,11 @@ def test_hostile_files_are_restored_or_named_and_leave_nothing_half_done(restore
     (folder / "a folder.png").mkdir()
     (folder / "a broken link.png").symlink_to(tmp_path / "nowhere")
     code, told = restore(folder, "-o", tmp_path / "out", *MODEL)
-    named = {line.partition(" - ")[0].rpartition("/")[2]: line for line in told.splitlines() if line.startswith("not restored: ")}
+    named = {
+        line.partition(" - ")[0].rpartition("/")[2]: line
+        for line in told.splitlines()
+        if line.startswith("not restored: ")
+    }
     written = {p.parent.name: p for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert code == 1 and "Traceback" not in told and len(named) + len(written) == COUNT
     for name in files:

@@ -26,7 +26,10 @@ def folders(tmp_path):
         small = rng.uniform(0, 255, (5, 6, 3)).astype(np.uint8)
         gt = np.array(Image.fromarray(small).resize((48, 40), Image.Resampling.BICUBIC))
         save(tmp_path / "gt" / f"{name}.png", gt)
-        save(tmp_path / "lq" / f"{name}.png", np.array(Image.fromarray(gt).resize((24, 20), Image.Resampling.BOX)))
+        save(
+            tmp_path / "lq" / f"{name}.png",
+            np.array(Image.fromarray(gt).resize((24, 20), Image.Resampling.BOX)),
+        )
         for method, noise in (("sharp", 20), ("soft", 4)):
             noisy = np.clip(gt + rng.normal(0, noise, gt.shape), 0, 255).astype(np.uint8)
             save(tmp_path / method / f"{name}.{'bmp' if method == 'soft' else 'png'}", noisy)
@@ -39,7 +42,16 @@ def compare(monkeypatch, capfd, folders):
 
     def call(*arguments, methods=("sharp", "soft")):
         given = [x for m in methods for x in ("--method", m if "=" in m else f"{m}={folders / m}")]
-        line = ["distillkit", "eval", "--gt", folders / "gt", *given, "--out", folders / "out", *arguments]
+        line = [
+            "distillkit",
+            "eval",
+            "--gt",
+            folders / "gt",
+            *given,
+            "--out",
+            folders / "out",
+            *arguments,
+        ]
         monkeypatch.setattr(sys, "argv", [*map(str, line)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -50,25 +62,56 @@ def compare(monkeypatch, capfd, folders):
 
 
 def test_two_folders_their_combinations_and_bicubic(compare, folders):
-    options = ("--lq", folders / "lq", "--metrics", "psnr-y,ssim-y", "--combine", "soft,sharp", "--alphas", "0.25,0.75")
+    options = (
+        "--lq",
+        folders / "lq",
+        "--metrics",
+        "psnr-y,ssim-y",
+        "--combine",
+        "soft,sharp",
+        "--alphas",
+        "0.25,0.75",
+    )
     code, said, told = compare(*options)
     assert code == 0 and f"open {folders / 'out' / 'report.html'}" in said, told
     results = Results.from_json((folders / "out" / "per_image.json").read_text())
-    assert [e.label for e in results.entries] == ["sharp", "soft", "bicubic", "linear:0.25", "linear:0.75"]
+    assert [e.label for e in results.entries] == [
+        "sharp",
+        "soft",
+        "bicubic",
+        "linear:0.25",
+        "linear:0.75",
+    ]
     assert list(results.items) == NAMES and results.reference == "sharp"
-    rows = {(r["method"], r["metric"]): r for r in json.loads((folders / "out" / "metrics.json").read_text())}
+    rows = {
+        (r["method"], r["metric"]): r
+        for r in json.loads((folders / "out" / "metrics.json").read_text())
+    }
     assert rows["soft", "psnr-y"]["difference_low"] > 5
-    gt, soft = (np.array(Image.open(folders / f)).astype(float) for f in ("gt/photo0.png", "soft/photo0.bmp"))
+    gt, soft = (
+        np.array(Image.open(folders / f)).astype(float)
+        for f in ("gt/photo0.png", "soft/photo0.bmp")
+    )
     weights = np.array([65.481, 128.553, 24.966]) / 255
     expected = 10 * np.log10(255**2 / np.mean(((gt - soft) @ weights) ** 2))
     assert results.values["soft", "psnr-y"][0] == pytest.approx(expected, abs=1e-3)
     page = (folders / "out" / "report.html").read_text()
-    assert "<summary>Recipe" not in page and "soft teacher" not in page and "Differences from sharp" in page
+    assert (
+        "<summary>Recipe" not in page
+        and "soft teacher" not in page
+        and "Differences from sharp" in page
+    )
 
 
 def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
-    methods = [f"student@0={folders / 'sharp'}", f"student@1={folders / 'soft'}", f"theirs={folders / 'sharp'}"]
-    code, _, told = compare("--metrics", "psnr,ssim", "--reference", "theirs", "--only", "photo[0-2]", methods=methods)
+    methods = [
+        f"student@0={folders / 'sharp'}",
+        f"student@1={folders / 'soft'}",
+        f"theirs={folders / 'sharp'}",
+    ]
+    code, _, told = compare(
+        "--metrics", "psnr,ssim", "--reference", "theirs", "--only", "photo[0-2]", methods=methods
+    )
     assert code == 0, told
     results = Results.from_json((folders / "out" / "per_image.json").read_text())
     assert [e.tradeoff for e in results.sweep()] == [0, 1] and len(results.items) == 3
@@ -77,7 +120,9 @@ def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
 
 
 def test_options_of_a_metric_and_weights_that_are_absent(compare, folders):
-    code, _, told = compare("--metrics", "psnr,niqe", "--set", f"niqe.parameters='{folders / 'none.npz'}'")
+    code, _, told = compare(
+        "--metrics", "psnr,niqe", "--set", f"niqe.parameters='{folders / 'none.npz'}'"
+    )
     assert code == 0 and "not measured: niqe" in told and "none.npz" in told
     assert "weights absent" in (folders / "out" / "table.md").read_text()
 
@@ -89,7 +134,12 @@ def test_everything_that_does_not_fit_together_is_told_at_once(compare, folders)
     save(folders / "soft" / "photo2.bmp", np.zeros((4, 5, 3), np.uint8))
     code, said, told = compare("--metrics", "psnr")
     assert code == 2 and said == "" and "Traceback" not in told
-    for line in ("missing: photo0", "left over: extra", "photo1.png - ", "photo2.bmp - 5 x 4 pixels, the ground truth 48 x 40"):
+    for line in (
+        "missing: photo0",
+        "left over: extra",
+        "photo1.png - ",
+        "photo2.bmp - 5 x 4 pixels, the ground truth 48 x 40",
+    ):
         assert line in told
     assert not (folders / "out").exists()
 
@@ -100,10 +150,26 @@ def test_everything_that_does_not_fit_together_is_told_at_once(compare, folders)
         ((), ["nowhere=/nowhere"], "/nowhere - no such folder"),
         (("--only", "x*"), ["sharp"], "holds no images called x*"),
         (("--metrics", "psnrr"), ["sharp"], 'did you mean "psnr"'),
-        (("--metrics", "psnr", "--set", "niqe.parameters='a'"), ["sharp"], "niqe. - options of a metric that is not among"),
-        (("--metrics", "niqe", "--set", "niqe.file='a'"), ["sharp"], "niqe does not take these settings: file - unknown key"),
-        (("--combine", "sharp,shrap"), ["sharp", "soft"], 'no such method; there are sharp, soft; did you mean "sharp"'),
-        (("--combine", "sharp"), ["sharp", "soft"], "--combine sharp - expected the names of two methods"),
+        (
+            ("--metrics", "psnr", "--set", "niqe.parameters='a'"),
+            ["sharp"],
+            "niqe. - options of a metric that is not among",
+        ),
+        (
+            ("--metrics", "niqe", "--set", "niqe.file='a'"),
+            ["sharp"],
+            "niqe does not take these settings: file - unknown key",
+        ),
+        (
+            ("--combine", "sharp,shrap"),
+            ["sharp", "soft"],
+            'no such method; there are sharp, soft; did you mean "sharp"',
+        ),
+        (
+            ("--combine", "sharp"),
+            ["sharp", "soft"],
+            "--combine sharp - expected the names of two methods",
+        ),
         (("--alphas", "0,2"), ["sharp"], "--alphas 0,2 - expected a number from 0 to 1"),
         (("--reference", "none"), ["sharp"], "reference none - no such method"),
         ((), ["sharp@2=."], "--method sharp@2=... - not a name"),
@@ -111,7 +177,9 @@ def test_everything_that_does_not_fit_together_is_told_at_once(compare, folders)
         ((), ["sharp="], "expected NAME=DIR"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_written(compare, folders, arguments, methods, says):
+def test_what_makes_no_sense_is_refused_before_anything_is_written(
+    compare, folders, arguments, methods, says
+):
     code, _, told = compare("--metrics", "psnr", *arguments, methods=methods)
     assert code == 2 and says in told and "Traceback" not in told
     assert not (folders / "out").exists()
@@ -148,10 +216,15 @@ def test_a_runs_evaluation_gains_methods(recipe, photos, tmp_path, monkeypatch, 
     run = tmp_path / "run"
     assert distillkit("run", recipe, "--out", run)[0] == 0
     copies = f"copies={photos / 'test'}"
-    code, _, told = distillkit("eval", run, "--method", copies, "--combine", "copies,bicubic", "--alphas", "0.5")
+    code, _, told = distillkit(
+        "eval", run, "--method", copies, "--combine", "copies,bicubic", "--alphas", "0.5"
+    )
     assert code == 0, told
     results = Results.from_json((run / "evaluation" / "per_image.json").read_text())
-    assert results.values["copies", "psnr"].min() == 100 and results.teachers == ("copies", "bicubic")
+    assert results.values["copies", "psnr"].min() == 100 and results.teachers == (
+        "copies",
+        "bicubic",
+    )
     assert results.entry("linear:0.5").passes is None and results.entry("copies").seconds is None
     student = results.sweep()[0]
     assert student.parameters and student.trainable and student.seconds > 0

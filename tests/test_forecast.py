@@ -31,7 +31,9 @@ def test_where_a_part_is_decoded_smaller_crops_hold_all_of_it_or_there_are_none(
     assert smaller_crops(256, 64, decoded=512) == smaller_crops(256, 64)
 
 
-@pytest.mark.parametrize("law", [lambda n: 3.0 * n, lambda n: 100.0 + 2 * n, lambda n: 5.0 * n + 0.01 * n**2])
+@pytest.mark.parametrize(
+    "law", [lambda n: 3.0 * n, lambda n: 100.0 + 2 * n, lambda n: 5.0 * n + 0.01 * n**2]
+)
 def test_lines_and_parabolas_in_pixels_are_continued(law):
     found = {side: law(side**2) for side in (16, 24, 32)}
     assert grown(found, 64) == pytest.approx(law(64**2))
@@ -64,7 +66,10 @@ def test_memory_that_several_models_share_is_counted_once():
 
 
 def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
-    names = [[s.partition("=")[0] for s in settings] for settings in checkup.cures(load_recipe(recipe).recipe)]
+    names = [
+        [s.partition("=")[0] for s in settings]
+        for settings in checkup.cures(load_recipe(recipe).recipe)
+    ]
     assert names == [
         ["data.batch_size", "training.accumulate"],
         ["training.term_by_term"],
@@ -72,7 +77,12 @@ def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
         ["training.precision"],
         ["stage1.gradient", "stage1.weighting"],
     ]
-    sets = ["data.batch_size=1", "training.term_by_term=true", "training.checkpointing=true", "stage1.gradient='score'"]
+    sets = [
+        "data.batch_size=1",
+        "training.term_by_term=true",
+        "training.checkpointing=true",
+        "stage1.gradient='score'",
+    ]
     assert checkup.cures(load_recipe(recipe, sets).recipe) == [['training.precision="bf16"']]
     sets = [*sets, "training.precision='bf16'", "training.checkpointing=false"]
     again = [['training.checkpointing="weights"'], ["training.checkpointing=true"]]
@@ -81,8 +91,14 @@ def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
 
 
 def test_packages_too_old_or_absent_are_problems():
-    found = list(_version_problems(["torch>=1.0", "peft>=99", "no-such-package", 'other>=1; extra == "dev"']))
-    assert len(found) == 2 and "needs peft>=99; pip install 'peft>=99'" in found[0] and "no-such-package is absent" in found[1]
+    found = list(
+        _version_problems(["torch>=1.0", "peft>=99", "no-such-package", 'other>=1; extra == "dev"'])
+    )
+    assert (
+        len(found) == 2
+        and "needs peft>=99; pip install 'peft>=99'" in found[0]
+        and "no-such-package is absent" in found[1]
+    )
 
 
 @pytest.fixture
@@ -99,7 +115,14 @@ def doctor(recipe, monkeypatch, capsys):
 def test_a_recipe_that_fits(doctor):
     code, said = doctor("--memory", "64")
     assert code == 0 and "predicted from dry steps at crop 4, 6, 8" in said
-    for word in ("weights: student", "gradients, optimiser, average", "activations", "of 64.0", "6 steps:", "disk "):
+    for word in (
+        "weights: student",
+        "gradients, optimiser, average",
+        "activations",
+        "of 64.0",
+        "6 steps:",
+        "disk ",
+    ):
         assert word in said
     assert said.count("together") == 2 and "TOO MUCH" not in said
 
@@ -109,7 +132,11 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
 
     def measure_apart(path, sets, steps, **_):
         asked.append(sets)
-        measured = {"peak_memory": torch.iinfo(torch.int64).max if len(asked) < 2 else 0, "held_before": 0, "ms": 1}
+        measured = {
+            "peak_memory": torch.iinfo(torch.int64).max if len(asked) < 2 else 0,
+            "held_before": 0,
+            "ms": 1,
+        }
         return {"stages": {"stage1": measured, "stage2": measured}}
 
     monkeypatch.setattr(checkup, "measure_apart", measure_apart)
@@ -117,16 +144,32 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
     monkeypatch.setattr(checkup, "_dry_steps", lambda resolved: (found, 2, None))
     code, said = doctor("--memory", "10", "--set", "seed=1")
     assert code == 1 and said.count("of 10.0: TOO MUCH") == 2
-    assert asked[1] == ["seed=1", "data.crop=8", "data.batch_size=1", "training.accumulate=2", "training.term_by_term=true"]
-    assert len(asked) == 2 and "--set training.term_by_term=true" in said and "precision" not in said
+    assert asked[1] == [
+        "seed=1",
+        "data.crop=8",
+        "data.batch_size=1",
+        "training.accumulate=2",
+        "training.term_by_term=true",
+    ]
+    assert (
+        len(asked) == 2 and "--set training.term_by_term=true" in said and "precision" not in said
+    )
 
 
 def test_the_check_compares_prediction_and_measurement(doctor, monkeypatch):
-    stages = {"stage1": {"peak_memory": 10 * GIB, "ms": 4000}, "stage2": {"peak_memory": 11 * GIB, "ms": 3000}}
+    stages = {
+        "stage1": {"peak_memory": 10 * GIB, "ms": 4000},
+        "stage2": {"peak_memory": 11 * GIB, "ms": 3000},
+    }
     monkeypatch.setattr(checkup, "measure_apart", lambda *_, **__: {"stages": stages})
-    monkeypatch.setattr(checkup, "_dry_steps", lambda resolved: ([STEP, replace(STEP, stage="stage2")], 2, None))
+    monkeypatch.setattr(
+        checkup, "_dry_steps", lambda resolved: ([STEP, replace(STEP, stage="stage2")], 2, None)
+    )
     said = doctor("--memory", "64", "--check")[1]
-    assert "stage1: peak predicted 11.00 GiB, measured 10.00 (+10%); step predicted 3.00 s, measured 4.00 (-25%)" in said
+    assert (
+        "stage1: peak predicted 11.00 GiB, measured 10.00 (+10%); step predicted 3.00 s, measured 4.00 (-25%)"
+        in said
+    )
 
 
 def test_memory_that_runs_out_in_a_dry_step_is_an_answer(doctor, monkeypatch):
@@ -141,5 +184,9 @@ def test_memory_that_runs_out_in_a_dry_step_is_an_answer(doctor, monkeypatch):
 
 def test_without_its_data_nothing_is_measured_and_it_says_what_cannot_be_told(doctor):
     code, said = doctor("--set", "data.train=[{imagefolder='nowhere'}]")
-    assert code == 1 and "MISSING      --set  data.train.0.imagefolder - no such folder" in said and "not told" in said
+    assert (
+        code == 1
+        and "MISSING      --set  data.train.0.imagefolder - no such folder" in said
+        and "not told" in said
+    )
     assert "together" not in said

@@ -45,7 +45,11 @@ def whole(recipe, tmp_path, *sets):
 
 
 def weights_of(out):
-    return {(f.stem, k): v for f in sorted((out / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
+    return {
+        (f.stem, k): v
+        for f in sorted((out / "student").glob("*.safetensors"))
+        for k, v in load_file(f).items()
+    }
 
 
 def same(a, b):
@@ -73,24 +77,44 @@ SAFE = {
     "training.max_nonfinite": "9",
     "evaluation": "{tradeoffs=[0.0]}",
 }
-ROUNDING = {f"training.{key}" for key in ("checkpointing", "term_by_term", "sharding", "channels_last", "compile")}
+ROUNDING = {
+    f"training.{key}"
+    for key in ("checkpointing", "term_by_term", "sharding", "channels_last", "compile")
+}
 
 
-def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(recipe, tmp_path, cut, capfd):
-    assert SAFE.keys() | ROUNDING == {key for key, (verdict, _) in RULES.items() if verdict == "safe"}
+def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(
+    recipe, tmp_path, cut, capfd
+):
+    assert SAFE.keys() | ROUNDING == {
+        key for key, (verdict, _) in RULES.items() if verdict == "safe"
+    }
     out = cut(3)
-    run_recipe(load_recipe(recipe, [f"{key}={value}" for key, value in SAFE.items()]), out, resume=True)
+    run_recipe(
+        load_recipe(recipe, [f"{key}={value}" for key, value in SAFE.items()]), out, resume=True
+    )
     told = capfd.readouterr().err
-    assert "goes on with another recipe; its steps are the same:" in told and "training.log_every: 2 -> 1" in told
+    assert (
+        "goes on with another recipe; its steps are the same:" in told
+        and "training.log_every: 2 -> 1" in told
+    )
     assert same(weights_of(out), whole(recipe, tmp_path))
     (once,) = json.loads((out / "manifest.json").read_text())["history"]
-    assert once["changes"]["training.log_every"] == [2, 1] and once["changes"]["name"] == ["toy", "other"] and once["time"]
+    assert (
+        once["changes"]["training.log_every"] == [2, 1]
+        and once["changes"]["name"] == ["toy", "other"]
+        and once["time"]
+    )
     assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "other"
 
 
 def test_a_recipe_written_in_another_way_is_the_same(recipe, tmp_path, cut):
     out = cut(3)
-    lines = (out / "recipe.toml").read_text().replace("learning_rate = 0.01", "learning_rate = 10e-3  # the same")
+    lines = (
+        (out / "recipe.toml")
+        .read_text()
+        .replace("learning_rate = 0.01", "learning_rate = 10e-3  # the same")
+    )
     (out / "recipe.toml").write_text(lines)
     run_recipe(load_recipe(recipe, FAST), out, resume=True)
     assert "history" not in json.loads((out / "manifest.json").read_text())
@@ -102,30 +126,56 @@ def test_more_steps_of_a_stage_that_goes_on_end_as_they_would_have(recipe, tmp_p
     assert same(weights_of(out), whole(recipe, tmp_path, "stage1.steps=8"))
 
 
-def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(recipe, tmp_path, cut, monkeypatch, capfd):
+def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(
+    recipe, tmp_path, cut, monkeypatch, capfd
+):
     out = cut(3)
     before = content(out)
-    sets = [*FAST, "stage1.learning_rate=0.5", "seed=4", "training.log_every=1", "training.weight_decay=30.0"]
+    sets = [
+        *FAST,
+        "stage1.learning_rate=0.5",
+        "seed=4",
+        "training.log_every=1",
+        "training.weight_decay=30.0",
+    ]
     with pytest.raises(DistillkitError) as refused:
         run_recipe(load_recipe(recipe, sets), out, resume=True)
     told = str(refused.value)
-    assert told.startswith(f"{out} - stands at stage1 step 3, and its steps are not those of {recipe}:")
-    assert "  stage1.learning_rate: 0.01 -> 0.5  (steps of stage 1 depend on it)" in told and "log_every: " not in told
+    assert told.startswith(
+        f"{out} - stands at stage1 step 3, and its steps are not those of {recipe}:"
+    )
+    assert (
+        "  stage1.learning_rate: 0.01 -> 0.5  (steps of stage 1 depend on it)" in told
+        and "log_every: " not in told
+    )
     assert "  seed: 0 -> 4  (every draw depends on it)" in told and content(out) == before
 
     command = shlex.split(told.splitlines()[-1].partition(": ")[2])
     forked = tmp_path / "forked"
-    assert command[:3] == ["distillkit", "run", str(recipe)] and command[-4:] == ["--fork", str(out), "--out", "NEWDIR"]
+    assert command[:3] == ["distillkit", "run", str(recipe)] and command[-4:] == [
+        "--fork",
+        str(out),
+        "--out",
+        "NEWDIR",
+    ]
     monkeypatch.setattr(sys, "argv", [*command[:-1], str(forked)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
     assert content(out) == before
     manifest = json.loads((forked / "manifest.json").read_text())
-    assert manifest["forked_from"] == {"run": str(out), "stage": "stage1", "step": 3} and manifest["status"] == "finished"
+    assert (
+        manifest["forked_from"] == {"run": str(out), "stage": "stage1", "step": 3}
+        and manifest["status"] == "finished"
+    )
     assert manifest["history"][-1]["changes"]["training.weight_decay"] == [0.01, 30.0]
-    logged = [json.loads(line)["step"] for line in (forked / "metrics.jsonl").read_text().splitlines()]
-    assert logged == [2, *range(4, 11)]  # the log of the steps before, every second of them, and its own
+    logged = [
+        json.loads(line)["step"] for line in (forked / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert logged == [
+        2,
+        *range(4, 11),
+    ]  # the log of the steps before, every second of them, and its own
     assert not list(tmp_path.glob(".*")) and "forked from" in capfd.readouterr().err
 
 
@@ -138,26 +188,45 @@ def test_a_fork_goes_on_exactly_and_obeys_its_own_recipe(recipe, tmp_path, cut):
     assert same(weights_of(same_recipe), expected) and not same(weights_of(decayed), expected)
     with pytest.raises(DistillkitError, match="same - is not empty"):
         run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out)
-    run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out, resume=True)  # the same command again, with --resume
+    run_recipe(
+        load_recipe(recipe, FAST), same_recipe, fork=out, resume=True
+    )  # the same command again, with --resume
     with pytest.raises(DistillkitError, match="same - holds a run that was forked from .*cut"):
         run_recipe(load_recipe(recipe, FAST), same_recipe, fork=decayed, resume=True)
 
 
-@pytest.mark.parametrize("change", ["student.seed=5", "stage1.adapter.rank=3", "stage1.adapter.kind='full'", "stage1.steps=3"])
-def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(recipe, tmp_path, cut, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change",
+    ["student.seed=5", "stage1.adapter.rank=3", "stage1.adapter.kind='full'", "stage1.steps=3"],
+)
+def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(
+    recipe, tmp_path, cut, monkeypatch, change
+):
     out = cut(3)
     monkeypatch.setattr("distillkit.runs.run.build_cast", None)  # nothing is built
     for options in ({"resume": True}, {"fork": out}):
-        with pytest.raises(DistillkitError, match=r"(?s)cannot go on from its checkpoint \(stage1 step 3\):\n  s.* -> .*anew"):
-            run_recipe(load_recipe(recipe, [*FAST, change]), out if "resume" in options else tmp_path / "new", **options)
+        with pytest.raises(
+            DistillkitError,
+            match=r"(?s)cannot go on from its checkpoint \(stage1 step 3\):\n  s.* -> .*anew",
+        ):
+            run_recipe(
+                load_recipe(recipe, [*FAST, change]),
+                out if "resume" in options else tmp_path / "new",
+                **options,
+            )
     assert not (tmp_path / "new").exists()
 
 
 def test_another_stage_2_forks_from_the_end_of_stage_1(recipe, tmp_path, cut):
     out, sets = cut(9), [*FAST, "stage2.adapter.rank=3", "stage2.learning_rate=1e-3"]
-    with pytest.raises(DistillkitError, match=r"from the end of stage 1: distillkit run .*--fork \S+/step-00000006 --out NEWDIR"):
+    with pytest.raises(
+        DistillkitError,
+        match=r"from the end of stage 1: distillkit run .*--fork \S+/step-00000006 --out NEWDIR",
+    ):
         run_recipe(load_recipe(recipe, sets), tmp_path / "new", fork=out)
-    run_recipe(load_recipe(recipe, sets), tmp_path / "new", fork=out / "checkpoints" / "step-00000006")
+    run_recipe(
+        load_recipe(recipe, sets), tmp_path / "new", fork=out / "checkpoints" / "step-00000006"
+    )
     assert same(weights_of(tmp_path / "new"), whole(recipe, tmp_path, *sets))
 
 
@@ -173,7 +242,10 @@ def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
     (out / "recipe.toml").write_text(load_recipe(recipe, FAST).to_toml())
     (out / "checkpoints").rename(tmp_path / "away")
     (out / "student").mkdir()
-    with pytest.raises(DistillkitError, match="holds a student but no checkpoint to go on from; .*: distillkit eval"):
+    with pytest.raises(
+        DistillkitError,
+        match="holds a student but no checkpoint to go on from; .*: distillkit eval",
+    ):
         run_recipe(load_recipe(recipe, FAST), out, resume=True)
 
 
@@ -207,7 +279,10 @@ def test_verdicts(recipe, change, at, verdict):
 
 def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no_detail(recipe):
     at = Standing("stage1", 3, False)
-    old, new = (load_recipe(recipe, ["training.decay_fraction=0.5", s]).document.values for s in ("seed=0", "stage1.steps=8"))
+    old, new = (
+        load_recipe(recipe, ["training.decay_fraction=0.5", s]).document.values
+        for s in ("seed=0", "stage1.steps=8")
+    )
     assert [c.verdict for c in compare(old, new, at)] == ["fork"]
 
 
@@ -218,11 +293,23 @@ def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no
         ((2, 4), "training.accumulate=1", Standing("stage1", 3, False), ["fork"]),
         ((3, 2), "training.accumulate=1", Standing("stage2", 3, False), ["fork"]),
         ((1, 1), "training.accumulate=2", Standing("stage1", 3, False), ["fork"]),
-        ((2, 1), "training.accumulate=1", Standing("stage1", 3, True), ["fork"]),  # stage 2 is to come
-        ((2, 1), "training.accumulate=1", Standing("stage2", 4, True), ["safe"]),  # only judged again
+        (
+            (2, 1),
+            "training.accumulate=1",
+            Standing("stage1", 3, True),
+            ["fork"],
+        ),  # stage 2 is to come
+        (
+            (2, 1),
+            "training.accumulate=1",
+            Standing("stage2", 4, True),
+            ["safe"],
+        ),  # only judged again
     ],
 )
-def test_another_number_of_processes_goes_on_where_a_step_takes_as_many_batches(recipe, processes, change, at, verdicts):
+def test_another_number_of_processes_goes_on_where_a_step_takes_as_many_batches(
+    recipe, processes, change, at, verdicts
+):
     old, new = (load_recipe(recipe, sets).document.values for sets in ([], [change]))
     assert sorted(c.verdict for c in compare(old, new, at, processes)) == verdicts
 

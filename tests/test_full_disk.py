@@ -35,7 +35,9 @@ def disk(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"NOT TESTED: what happens on a full disk; only root may mount one ({done.stderr.strip()})")
+        pytest.skip(
+            f"NOT TESTED: what happens on a full disk; only root may mount one ({done.stderr.strip()})"
+        )
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -84,7 +86,11 @@ def rubbish(out):
 
 
 def weights_of(out):
-    return {(f.stem, k): v for f in sorted((out / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
+    return {
+        (f.stem, k): v
+        for f in sorted((out / "student").glob("*.safetensors"))
+        for k, v in load_file(f).items()
+    }
 
 
 VICTIMS = {
@@ -98,14 +104,20 @@ UNINTERRUPTED = {}
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(disk, recipe, tmp_path, monkeypatch, capfd, victim):
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
+    disk, recipe, tmp_path, monkeypatch, capfd, victim
+):
     out = disk / "run"
     arguments = [recipe, *(x for text in SMALL for x in ("--set", text)), "--out", out]
     with filled_at(monkeypatch, disk, *VICTIMS[victim]):
         code, told = distil(monkeypatch, capfd, *arguments)
-    assert code == 2 and f"error: {out / victim} - cannot be written: No space left on device" in told, told
+    assert (
+        code == 2 and f"error: {out / victim} - cannot be written: No space left on device" in told
+    ), told
     assert "free space, then" in told and "--resume" in told and rubbish(out) == []
-    assert json.loads((out / "manifest.json").read_text())["status"] == "running"  # "failed" found no space
+    assert (
+        json.loads((out / "manifest.json").read_text())["status"] == "running"
+    )  # "failed" found no space
     assert all(json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
     code, told = distil(monkeypatch, capfd, *arguments, "--resume")
     assert code == 0, told
@@ -113,17 +125,33 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(disk, recip
         run_recipe(load_recipe(recipe, SMALL), tmp_path / "whole")
         UNINTERRUPTED.update(weights_of(tmp_path / "whole"))
     resumed = weights_of(out)
-    assert resumed.keys() == UNINTERRUPTED.keys() and all(torch.equal(resumed[k], UNINTERRUPTED[k]) for k in resumed)
+    assert resumed.keys() == UNINTERRUPTED.keys() and all(
+        torch.equal(resumed[k], UNINTERRUPTED[k]) for k in resumed
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Exception in thread")
 def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatch, capfd):
     """TensorBoard's file, which has room in its last page for some steps more."""
     monkeypatch.setattr("distillkit.training.tracking.append", lambda path, text: None)
-    sets = [*SMALL, "stage1.steps=20", "training={trackers=['tensorboard'], log_every=1, sample_every=0}"]
+    sets = [
+        *SMALL,
+        "stage1.steps=20",
+        "training={trackers=['tensorboard'], log_every=1, sample_every=0}",
+    ]
     with filled_at(monkeypatch, disk, "accelerate.Accelerator.log", 1):
-        code, told = distil(monkeypatch, capfd, recipe, *(x for text in sets for x in ("--set", text)), "--out", disk / "run")
-    assert code == 2 and f"error: {disk / 'run'} - cannot be written: No space left on device; " in told, told
+        code, told = distil(
+            monkeypatch,
+            capfd,
+            recipe,
+            *(x for text in sets for x in ("--set", text)),
+            "--out",
+            disk / "run",
+        )
+    assert (
+        code == 2
+        and f"error: {disk / 'run'} - cannot be written: No space left on device; " in told
+    ), told
 
 
 @pytest.mark.parametrize("pages", range(5))
@@ -133,9 +161,15 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_earlier_one(disk, pages):
     save(checkpoints, 1)
     fill(disk, leave=pages * PAGE)
     if pages < 4:
-        with pytest.raises(CheckpointError, match="step-00000002 - cannot be written: No space left on device; earlier .* intact"):
+        with pytest.raises(
+            CheckpointError,
+            match="step-00000002 - cannot be written: No space left on device; earlier .* intact",
+        ):
             save(checkpoints, 2)
-        assert sorted(p.name for p in disk.iterdir()) == ["ballast", "step-00000001"] and checkpoints.newest().step == 1
+        assert (
+            sorted(p.name for p in disk.iterdir()) == ["ballast", "step-00000001"]
+            and checkpoints.newest().step == 1
+        )
         (disk / "ballast").unlink()
     assert save(checkpoints, 2) and checkpoints.newest().step == 2
 
@@ -144,7 +178,10 @@ def test_lines_are_added_whole_or_not_at_all(disk):
     path, line = disk / "metrics.jsonl", "x" * 2999 + "\n"
     append(path, line)
     fill(disk)
-    with pytest.raises(DiskError, match=r"metrics\.jsonl - cannot be written: No space left on device; .*free space"):
+    with pytest.raises(
+        DiskError,
+        match=r"metrics\.jsonl - cannot be written: No space left on device; .*free space",
+    ):
         append(path, line)
     assert path.read_text() == line
     (disk / "ballast").unlink()
@@ -156,15 +193,23 @@ def test_a_file_is_replaced_whole_or_not_at_all(disk):
     path = disk / "recipe.toml"
     write_file(path, "old")
     fill(disk)
-    with pytest.raises(DiskError, match=r"recipe\.toml - cannot be written: No space left on device; .*free space"):
+    with pytest.raises(
+        DiskError, match=r"recipe\.toml - cannot be written: No space left on device; .*free space"
+    ):
         write_file(path, "new")
-    assert path.read_text() == "old" and sorted(p.name for p in disk.iterdir()) == ["ballast", "recipe.toml"]
+    assert path.read_text() == "old" and sorted(p.name for p in disk.iterdir()) == [
+        "ballast",
+        "recipe.toml",
+    ]
 
 
 def test_the_cache_does_without_and_leaves_nothing_half_written(disk):
     store = Store(disk / "cache", 1 << 30)
     store.write("ab" * 32, b"x" * 10)
     fill(disk, leave=2 * PAGE)
-    with pytest.warns(UserWarning, match=r"cache - the cache cannot be written \(No space left on device\); going on without"):
+    with pytest.warns(
+        UserWarning,
+        match=r"cache - the cache cannot be written \(No space left on device\); going on without",
+    ):
         store.write("cd" * 32, bytes(5 * PAGE))
     assert store.full and [p.stem for p in (disk / "cache").glob("??/*")] == ["ab" * 32]

@@ -37,10 +37,23 @@ class Hub(BaseHTTPRequestHandler):
             self.answer({"errors": [], "warnings": []})
         elif self.path == f"/api/models/{REPOSITORY}/preupload/main":
             asked = json.loads(body)["files"]
-            self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]})
+            self.answer(
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in asked
+                    ]
+                }
+            )
         elif self.path.startswith(f"/api/models/{REPOSITORY}/commit/main"):
             lines = [json.loads(line) for line in body.splitlines()]
-            self.files.update({x["value"]["path"]: base64.b64decode(x["value"]["content"]) for x in lines if x["key"] == "file"})
+            self.files.update(
+                {
+                    x["value"]["path"]: base64.b64decode(x["value"]["content"])
+                    for x in lines
+                    if x["key"] == "file"
+                }
+            )
             self.answer({"commitUrl": f"{address}/commit/{SHA}", "commitOid": SHA, "success": True})
         else:
             self.answer({"error": self.path}, 404)
@@ -50,9 +63,16 @@ class Hub(BaseHTTPRequestHandler):
         if name in self.files:
             self.answer(self.files[name])
         elif self.path.startswith(f"/api/models/{REPOSITORY}/tree/"):
-            self.answer([{"type": "file", "path": f, "size": len(c), "oid": SHA} for f, c in self.files.items()])
+            self.answer(
+                [
+                    {"type": "file", "path": f, "size": len(c), "oid": SHA}
+                    for f, c in self.files.items()
+                ]
+            )
         elif self.path.startswith(f"/api/models/{REPOSITORY}"):
-            self.answer({"id": REPOSITORY, "sha": SHA, "siblings": [{"rfilename": f} for f in self.files]})
+            self.answer(
+                {"id": REPOSITORY, "sha": SHA, "siblings": [{"rfilename": f} for f in self.files]}
+            )
         else:
             self.answer({"error": self.path}, 404)
 
@@ -80,7 +100,11 @@ def hub(monkeypatch, tmp_path):
     endpoint = f"http://127.0.0.1:{server.server_port}"
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -94,20 +118,28 @@ def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, monkeypat
     export(tmp_path / "run", tmp_path / "exported")
     assert push(tmp_path / "exported", REPOSITORY).endswith(REPOSITORY)
     pushed, hub.files = hub.files, {}
-    monkeypatch.setattr("sys.argv", ["distillkit", "push", str(tmp_path / "run"), REPOSITORY])  # exports by itself
+    monkeypatch.setattr(
+        "sys.argv", ["distillkit", "push", str(tmp_path / "run"), REPOSITORY]
+    )  # exports by itself
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code and hub.files.keys() == pushed.keys()
     local = {
-        p.relative_to(tmp_path / "exported").as_posix(): p.read_bytes() for p in (tmp_path / "exported").rglob("*") if p.is_file()
+        p.relative_to(tmp_path / "exported").as_posix(): p.read_bytes()
+        for p in (tmp_path / "exported").rglob("*")
+        if p.is_file()
     }
     assert hub.files == local
     image = torch.rand(3, 16, 16)
     wanted = Restorer.from_pretrained(tmp_path / "run", "cpu")(image, 0.5)
     assert torch.equal(Restorer.from_pretrained(REPOSITORY, "cpu")(image, 0.5), wanted)
     own = DistilledRestorationPipeline.from_pretrained(REPOSITORY, cache_dir=tmp_path / "second")
-    plain = DiffusionPipeline.from_pretrained(huggingface_hub.snapshot_download(REPOSITORY), trust_remote_code=True)
-    assert torch.equal(own(image, 0.5).images[0], wanted) and torch.equal(plain(image, 0.5).images[0], wanted)
+    plain = DiffusionPipeline.from_pretrained(
+        huggingface_hub.snapshot_download(REPOSITORY), trust_remote_code=True
+    )
+    assert torch.equal(own(image, 0.5).images[0], wanted) and torch.equal(
+        plain(image, 0.5).images[0], wanted
+    )
 
 
 def test_what_the_hub_refuses_is_said(hub, tmp_path):

@@ -42,7 +42,13 @@ class Spread:
         assert lq.shape[2] % 8 == lq.shape[3] % 8 == 0
         large = torch.nn.functional.interpolate(lq, scale_factor=2)
         rows, columns = (torch.linspace(0, 1, n) for n in large.shape[2:])
-        return large + lq.mean() + rows[:, None] + 3 * columns + torch.randn(large.shape, generator=generator)
+        return (
+            large
+            + lq.mean()
+            + rows[:, None]
+            + 3 * columns
+            + torch.randn(large.shape, generator=generator)
+        )
 
 
 class Repeat(Spread):
@@ -76,11 +82,19 @@ def source(count=4, paired=True, captions=None):
         return [{"bytes": file.getvalue(), "path": None} for file in files]
 
     lows = [low(k) for k in range(count)]
-    rows = {"image": column([a.repeat(2, 0).repeat(2, 1) for a in lows])} | ({"lq": column(lows)} if paired else {})
-    features = {name: datasets.Image() for name in rows} | ({"said": datasets.Value("string")} if captions else {})
+    rows = {"image": column([a.repeat(2, 0).repeat(2, 1) for a in lows])} | (
+        {"lq": column(lows)} if paired else {}
+    )
+    features = {name: datasets.Image() for name in rows} | (
+        {"said": datasets.Value("string")} if captions else {}
+    )
     rows |= {"said": captions} if captions else {}
     data = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
-    return open_source(dataset=data, lq_column="lq" if paired else None, caption_column="said" if captions else None)
+    return open_source(
+        dataset=data,
+        lq_column="lq" if paired else None,
+        caption_column="said" if captions else None,
+    )
 
 
 def batches(from_source=None, **options):
@@ -90,7 +104,14 @@ def batches(from_source=None, **options):
 
 def cast_of(teacher, store=None, name="teacher", degradation=None):
     identities = {"realness": name, "degradation": "pool"}
-    return Cast(ToyModel(seed=1).requires_grad_(False), {"realness": teacher}, degradation, CPU, Cache(store, CPU), identities)
+    return Cast(
+        ToyModel(seed=1).requires_grad_(False),
+        {"realness": teacher},
+        degradation,
+        CPU,
+        Cache(store, CPU),
+        identities,
+    )
 
 
 def draws(key):
@@ -98,7 +119,9 @@ def draws(key):
 
 
 def targets(cast, batch, draws=draws):
-    return cast.restored_wholes("realness", cast.inputs(batch, torch.Generator().manual_seed(1)).wholes, draws)
+    return cast.restored_wholes(
+        "realness", cast.inputs(batch, torch.Generator().manual_seed(1)).wholes, draws
+    )
 
 
 def turned(array, turn):
@@ -108,7 +131,11 @@ def turned(array, turn):
 def found_in(crop, image):
     """(turn, top, left) of the one place that ``crop`` was cut from, found by looking everywhere."""
     side = crop.shape[0]
-    places = [(top, left) for top in range(image.shape[0] - side + 1) for left in range(image.shape[1] - side + 1)]
+    places = [
+        (top, left)
+        for top in range(image.shape[0] - side + 1)
+        for left in range(image.shape[1] - side + 1)
+    ]
     (place,) = (
         (turn, top, left)
         for turn in range(8)
@@ -123,24 +150,47 @@ def test_a_target_is_the_same_crop_of_what_the_teacher_makes_of_the_whole_image(
     cast, places = cast_of(teacher), set()
     for step in range(40):
         batch = made.batch("stage1", step)
-        for one, lq, whole in zip(targets(cast, batch), batch.lq, cast.inputs(batch, torch.Generator()).wholes, strict=True):
+        for one, lq, whole in zip(
+            targets(cast, batch),
+            batch.lq,
+            cast.inputs(batch, torch.Generator()).wholes,
+            strict=True,
+        ):
             image = whole.lq[0].permute(1, 2, 0).numpy()
             turn, top, left = found_in(lq.permute(1, 2, 0).numpy(), image)
-            places.add((turn, top == 0, left == 0, top + 4 == image.shape[0], left + 4 == image.shape[1]))
+            places.add(
+                (turn, top == 0, left == 0, top + 4 == image.shape[0], left + 4 == image.shape[1])
+            )
             height, width = image.shape[:2]
-            padded = torch.nn.functional.pad(whole.lq, (0, -width % 8, 0, -height % 8), mode="reflect")
-            full = teacher.restore(padded, draws(whole.key))[0, :, : 2 * height, : 2 * width].permute(1, 2, 0).numpy()
+            padded = torch.nn.functional.pad(
+                whole.lq, (0, -width % 8, 0, -height % 8), mode="reflect"
+            )
+            full = (
+                teacher.restore(padded, draws(whole.key))[0, :, : 2 * height, : 2 * width]
+                .permute(1, 2, 0)
+                .numpy()
+            )
             expected = turned(full[2 * top : 2 * top + 8, 2 * left : 2 * left + 8], turn)
             assert np.array_equal(one.permute(1, 2, 0).numpy(), expected)
-    assert {place[0] for place in places} == set(range(8)) and all(any(place[k] for place in places) for k in range(1, 5))
+    assert {place[0] for place in places} == set(range(8)) and all(
+        any(place[k] for place in places) for k in range(1, 5)
+    )
 
 
 def test_asking_for_whole_images_changes_no_crop_of_a_pair_and_workers_bring_them():
-    plain, asked, by_workers = (list(batches(**o).iterate("s", 0, 3)) for o in ({"whole": False}, {}, {"workers": 1}))
+    plain, asked, by_workers = (
+        list(batches(**o).iterate("s", 0, 3)) for o in ({"whole": False}, {}, {"workers": 1})
+    )
     for a, b, c in zip(plain, asked, by_workers, strict=True):
         assert a.wholes is None and torch.equal(a.gt, b.gt) and torch.equal(a.lq, b.lq)
-        assert all(torch.equal(whole.window.of(to_float(whole.image)), lq) for whole, lq in zip(b.wholes, b.lq, strict=True))
-        assert all(np.array_equal(p.image, q.image) and p.window == q.window for p, q in zip(b.wholes, c.wholes, strict=True))
+        assert all(
+            torch.equal(whole.window.of(to_float(whole.image)), lq)
+            for whole, lq in zip(b.wholes, b.lq, strict=True)
+        )
+        assert all(
+            np.array_equal(p.image, q.image) and p.window == q.window
+            for p, q in zip(b.wholes, c.wholes, strict=True)
+        )
 
 
 def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_path):
@@ -149,7 +199,10 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
     teacher = Spread()
     cast = cast_of(teacher, store)
     for step in range(6):  # three epochs
-        assert torch.equal(targets(cast, made.batch("stage1", step)), targets(cast_of(plain), made.batch("stage1", step)))
+        assert torch.equal(
+            targets(cast, made.batch("stage1", step)),
+            targets(cast_of(plain), made.batch("stage1", step)),
+        )
     assert len(teacher.seen) == 4 and {shape[0] for shape, _ in teacher.seen} == {1}
     assert sorted(str(said) for _, (said,) in teacher.seen) == ["None", "a", "b", "d"]
     assert {entry.kind for entry in store.entries()} == {"restored image"}
@@ -167,7 +220,10 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
     other = batch.wholes[0].image.copy()
     other[0, 0, 0] ^= 1
     changed = Spread()
-    targets(cast_of(changed, store), replace(batch, wholes=[batch.wholes[0]._replace(image=other), batch.wholes[1]]))
+    targets(
+        cast_of(changed, store),
+        replace(batch, wholes=[batch.wholes[0]._replace(image=other), batch.wholes[1]]),
+    )
     assert len(changed.seen) == 1
 
 
@@ -180,7 +236,10 @@ def test_whole_images_of_unpaired_sources_are_degraded_and_inputs_cut_out_of_the
         inputs = cast.inputs(batch, keyed_generator("degrade", batch.step))
         dark = torch.nn.functional.avg_pool2d(batch.gt, 2)
         shift = (inputs.lq - dark).flatten(1)
-        assert torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-6) and len(set(shift[:, 0].tolist())) == 4
+        assert (
+            torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-6)
+            and len(set(shift[:, 0].tolist())) == 4
+        )
         assert inputs.key != cast.inputs(batch, keyed_generator("others")).key
         cast.restored_wholes("realness", inputs.wholes, draws)
     assert len(teacher.seen) == 12
@@ -193,7 +252,13 @@ def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop):
     cast = cast_of(teacher)
     adapter = add_adapter(cast.student.network, "lora", rank=2)
     weights = Stage1Weights(**{"perceptual": 0, "fidelity": 0, "l2": 1, "realness": 1})
-    options = Stage1(weights=weights, realness_term="output", output_targets="image", decode_crop=decode_crop, perceptual_shift=0)
+    options = Stage1(
+        weights=weights,
+        realness_term="output",
+        output_targets="image",
+        decode_crop=decode_crop,
+        perceptual_shift=0,
+    )
     step = Stage1Step(cast, adapter, options, None, seed=0)
     for k in range(5):
         terms = step(made.batch("stage1", k), k)
@@ -201,7 +266,9 @@ def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop):
     assert {shape[2:] for shape, _ in teacher.seen} == {(11 + k, 13) for k in range(4)}
 
 
-PAIRED = MappingProxyType({"stage1.realness_term": "'output'", "stage1.output_targets": "'image'", "stage2.steps": "0"})
+PAIRED = MappingProxyType(
+    {"stage1.realness_term": "'output'", "stage1.output_targets": "'image'", "stage2.steps": "0"}
+)
 
 
 @pytest.fixture
@@ -210,13 +277,19 @@ def paired_recipe(recipe, photos):
     rows = []
     for path in sorted((photos / "train").glob("*.png")):
         Image.open(path).reduce(2).save(path.with_suffix(".lq.png"))
-        rows.append(f'{{"file_name": "{path.name}", "lq_file_name": "{path.with_suffix(".lq.png").name}"}}\n')
+        rows.append(
+            f'{{"file_name": "{path.name}", "lq_file_name": "{path.with_suffix(".lq.png").name}"}}\n'
+        )
     (photos / "train" / "metadata.jsonl").write_text("".join(rows))
     train = f"[{{imagefolder='{photos / 'train'}', lq_column='lq'}}]"
 
     def load(**sets):
         return load_recipe(
-            recipe, [f"{k}={v}" for k, v in (PAIRED | {"data.train": train, "training.cache_gib": 1} | sets).items()]
+            recipe,
+            [
+                f"{k}={v}"
+                for k, v in (PAIRED | {"data.train": train, "training.cache_gib": 1} | sets).items()
+            ],
         )
 
     return load
@@ -227,9 +300,9 @@ def test_the_forecast_counts_images_not_batches(paired_recipe):
         resolved = paired_recipe(**sets)
         cast = build_cast(resolved, CPU)
         made = open_batches(resolved, cast, 1)
-        return [f for f in forecast(resolved.recipe, cast, made) if f.kind == "restored image"], describe(
-            resolved.recipe, cast, made
-        )
+        return [
+            f for f in forecast(resolved.recipe, cast, made) if f.kind == "restored image"
+        ], describe(resolved.recipe, cast, made)
 
     (images,), said = foretold()
     assert (images.entries, images.again) == (6, True)  # 6 steps of 2 crops out of 6 images

@@ -13,7 +13,14 @@ import torch
 from PIL import Image
 
 from distillkit.errors import DataError
-from distillkit.files.images import decode, read_image, read_image_alpha, to_pil, to_uint8, write_image
+from distillkit.files.images import (
+    decode,
+    read_image,
+    read_image_alpha,
+    to_pil,
+    to_uint8,
+    write_image,
+)
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 RGB = Image.fromarray(COLOURS)
@@ -29,7 +36,12 @@ def raw_png(width: int, height: int, depth: int, colour_type: int, rows: bytes) 
     """A PNG with exactly this header, whatever the rows."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
@@ -59,7 +71,9 @@ def test_grey_and_bilevel_fill_the_range(mode: str) -> None:
 def test_16_bit_grey_is_scaled_not_clipped(form: str) -> None:
     ramp = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
     image = read_image(encoded(Image.fromarray(ramp), form))
-    torch.testing.assert_close(image[1], torch.from_numpy(ramp / 32767.5 - 1).float(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        image[1], torch.from_numpy(ramp / 32767.5 - 1).float(), atol=1e-6, rtol=0
+    )
 
 
 def test_16_bit_rgb_is_read_at_8_bits() -> None:
@@ -109,13 +123,17 @@ def test_exif_orientation_is_applied() -> None:
 
 
 def test_cmyk_jpeg_shows_its_colours() -> None:
-    pixels = decode(encoded(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=95))
+    pixels = decode(
+        encoded(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=95)
+    )
     np.testing.assert_allclose(pixels[8, 8], [200, 60, 20], atol=4)
 
 
 def test_gif_gives_its_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))[3, 3].tolist() == [255, 0, 0]
+    assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))[
+        3, 3
+    ].tolist() == [255, 0, 0]
 
 
 def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
@@ -156,11 +174,18 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
 def test_to_uint8_rounds_and_clamps() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(levels.float() / 127.5 - 1), levels)
-    assert to_uint8(torch.tensor([-3.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 3.0])).tolist() == [0, 0, 1, 255]
+    assert to_uint8(torch.tensor([-3.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 3.0])).tolist() == [
+        0,
+        0,
+        1,
+        255,
+    ]
     assert np.array_equal(to_pil(read_image(RGB)), COLOURS)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg"])
+@pytest.mark.parametrize(
+    "suffix", [".png", ".PNG", ".webp", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg"]
+)
 def test_written_files_read_back(tmp_path: Path, suffix: str) -> None:
     smooth = np.asarray(RGB.resize((3, 2)).resize((40, 32), Image.Resampling.BICUBIC))
     path = tmp_path / f"out{suffix}"
@@ -178,7 +203,9 @@ def test_alpha_is_written(tmp_path: Path, suffix: str) -> None:
     torch.testing.assert_close(back, alpha, atol=0.51 / 255, rtol=0)
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = read_image(RGB)
     with pytest.raises(DataError, match=r"\.xyz; use one of \.png"):
         write_image(image, tmp_path / "a.xyz")

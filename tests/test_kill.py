@@ -16,7 +16,13 @@ from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
 
 EVERY, KILLS, SEED = 2, 20, 0
-SETS = ["stage1.steps=8", "stage2.steps=32", "data.eval=[]", f"training.checkpoint_every={EVERY}", "training.log_every=1"]
+SETS = [
+    "stage1.steps=8",
+    "stage2.steps=32",
+    "data.eval=[]",
+    f"training.checkpoint_every={EVERY}",
+    "training.log_every=1",
+]
 
 WATCHED = """
 import os, signal, sys
@@ -62,7 +68,11 @@ optimiser is half written. It writes down which steps it begins, and how many li
 
 
 def weights_of(out):
-    return {(f.stem, k): v for f in sorted((out / "student").glob("*.safetensors")) for k, v in load_file(f).items()}
+    return {
+        (f.stem, k): v
+        for f in sorted((out / "student").glob("*.safetensors"))
+        for k, v in load_file(f).items()
+    }
 
 
 def assert_same(a, b):
@@ -83,14 +93,18 @@ def test_killed_twenty_times_at_random_moments_equals_uninterrupted(nursery, rec
         first = WATCHED.format(journal=str(journal), line=line, half=half)
         done = nursery("run", recipe, *sets, "--out", out, "--resume", first=first)
         assert done["codes"][0] in (0, -signal.SIGKILL), done["said"]
-        return done["codes"][0], [tuple(map(int, text.split())) for text in journal.read_text().splitlines()]
+        return done["codes"][0], [
+            tuple(map(int, text.split())) for text in journal.read_text().splitlines()
+        ]
 
     code, begun = life(tmp_path / "whole")
     assert code == 0 and [step for step, _ in begun] == list(range(40))
     interval = EVERY * (begun[-1][1] - begun[0][1]) // 39
 
     draw, out, reached, made = random.Random(SEED), tmp_path / "killed", 0, 0
-    moments = [{"half": n % 2 + 1} for n in range(6)] + [{"line": draw.randrange(1, 2 * interval)} for _ in range(KILLS - 6)]
+    moments = [{"half": n % 2 + 1} for n in range(6)] + [
+        {"line": draw.randrange(1, 2 * interval)} for _ in range(KILLS - 6)
+    ]
     draw.shuffle(moments)
     for moment in [*moments, {}]:
         code, begun = life(out, **moment)
@@ -112,15 +126,33 @@ def test_killed_twenty_times_at_random_moments_equals_uninterrupted(nursery, rec
 def test_a_real_process_killed_from_outside_goes_on(installed_toys, recipe, tmp_path):
     out, marker = tmp_path / "killed", tmp_path / "marker"
     hang = "import pathlib, time, toy_plugin\n"
-    hang += f"act = lambda n: n == 5 and (pathlib.Path({str(marker)!r}).touch(), time.sleep(1000))\n"
+    hang += (
+        f"act = lambda n: n == 5 and (pathlib.Path({str(marker)!r}).touch(), time.sleep(1000))\n"
+    )
     hang += "toy_plugin.Halve.on_call = staticmethod(act)"
-    command = [sys.executable, "-m", "distillkit", "run", str(recipe), "--set", "data.eval=[]", "--out", str(out), "--resume"]
-    with subprocess.Popen(command, env=installed_toys | {"FIRST": hang}, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "distillkit",
+        "run",
+        str(recipe),
+        "--set",
+        "data.eval=[]",
+        "--out",
+        str(out),
+        "--resume",
+    ]
+    with subprocess.Popen(
+        command, env=installed_toys | {"FIRST": hang}, stderr=subprocess.PIPE, text=True
+    ) as process:
         while not marker.exists() and process.poll() is None:
             time.sleep(0.05)
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
-    assert json.loads((out / "manifest.json").read_text())["status"] == "running" and not (out / "student").exists()
+    assert (
+        json.loads((out / "manifest.json").read_text())["status"] == "running"
+        and not (out / "student").exists()
+    )
     subprocess.run(command, env=installed_toys, check=True, capture_output=True)
     run_recipe(load_recipe(recipe, ["data.eval=[]"]), tmp_path / "whole")
     assert_same(weights_of(out), weights_of(tmp_path / "whole"))

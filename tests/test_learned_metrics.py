@@ -28,7 +28,10 @@ def vgg(seed: int = 0) -> dict[str, torch.Tensor]:
     """Random convolutions under torchvision's names."""
     g = torch.Generator().manual_seed(seed)
     own = {k: v for k, v in Dists().state_dict().items() if k.startswith("features.")}
-    return {k: torch.randn(v.shape, generator=g) * (0.5 / v[0].numel() ** 0.5 if v.dim() == 4 else 0.1) for k, v in own.items()}
+    return {
+        k: torch.randn(v.shape, generator=g) * (0.5 / v[0].numel() ** 0.5 if v.dim() == 4 else 0.1)
+        for k, v in own.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,10 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dists")
     g = torch.Generator().manual_seed(1)
     torch.save(vgg() | {"classifier.0.bias": torch.zeros(4)}, folder / "vgg16.pth")
-    torch.save({name: torch.rand(1, 1475, 1, 1, generator=g) for name in ("alpha", "beta")}, folder / "weights.pt")
+    torch.save(
+        {name: torch.rand(1, 1475, 1, 1, generator=g) for name in ("alpha", "beta")},
+        folder / "weights.pt",
+    )
     return folder
 
 
@@ -48,13 +54,17 @@ def test_dists_is_its_formula(files):
     network = Dists()
     network.load_state_dict(vgg() | weights)
     with torch.no_grad():
-        fa, fb = (torch.cat([f.double().flatten(2).mean(2) for f in network.stages(x)], 1) for x in (a, b))
+        fa, fb = (
+            torch.cat([f.double().flatten(2).mean(2) for f in network.stages(x)], 1) for x in (a, b)
+        )
         moments = [network.stages(x) for x in (a, b)]
         structure = []
         for x, y in zip(*moments, strict=True):
             x, y = x.double().flatten(2), y.double().flatten(2)
             x0, y0 = x - x.mean(2, keepdim=True), y - y.mean(2, keepdim=True)
-            structure.append((2 * (x0 * y0).mean(2) + 1e-6) / (x0.square().mean(2) + y0.square().mean(2) + 1e-6))
+            structure.append(
+                (2 * (x0 * y0).mean(2) + 1e-6) / (x0.square().mean(2) + y0.square().mean(2) + 1e-6)
+            )
     texture = (2 * fa * fb + 1e-6) / (fa**2 + fb**2 + 1e-6)
     alpha, beta = (weights[k].flatten().double() for k in ("alpha", "beta"))
     expected = 1 - (texture @ alpha + torch.cat(structure, 1) @ beta) / (alpha.sum() + beta.sum())
@@ -68,7 +78,9 @@ def test_dists_numbers_its_layers_as_torchvision_does_and_passes_gradient(files)
 
     with torch.device("meta"):
         theirs = {k: v.shape for k, v in vgg16().features.state_dict().items()}
-    assert {k: v.shape for k, v in Dists().features.state_dict().items()} == theirs and len(WIDTHS) == 17
+    assert {k: v.shape for k, v in Dists().features.state_dict().items()} == theirs and len(
+        WIDTHS
+    ) == 17
     metric = dists(files / "weights.pt", files / "vgg16.pth")
     image = noise().requires_grad_()
     metric(image, noise(seed=1)).sum().backward()
@@ -88,9 +100,14 @@ def test_dists_weights_that_are_absent_or_of_another_network(files, tmp_path):
         dists(files / "weights.pt")
     with pytest.raises(WeightsError, match="no such weight file"):
         dists(files / "weights.pt", tmp_path / "none.pth")
-    torch.save(vgg() | torch.load(files / "weights.pt", weights_only=True), tmp_path / "complete.pth")
+    torch.save(
+        vgg() | torch.load(files / "weights.pt", weights_only=True), tmp_path / "complete.pth"
+    )
     a, b = noise(1), noise(1, seed=3)
-    whole, parts = dists(tmp_path / "complete.pth"), dists(files / "weights.pt", files / "vgg16.pth")
+    whole, parts = (
+        dists(tmp_path / "complete.pth"),
+        dists(files / "weights.pt", files / "vgg16.pth"),
+    )
     assert whole(a, b).item() == parts(a, b).item()
 
 
@@ -107,7 +124,12 @@ def test_fid_is_the_frechet_distance_of_gaussians():
     a, b = torch.randn(40, 5, generator=g), 2 * torch.randn(30, 5, generator=g) + 1
     s1, s2 = torch.cov(a.T.double()), torch.cov(b.T.double())
     root = torch.linalg.eigvals(s1 @ s2).real.clamp(min=0).sqrt().sum()
-    expected = (a.double().mean(0) - b.double().mean(0)).square().sum() + s1.trace() + s2.trace() - 2 * root
+    expected = (
+        (a.double().mean(0) - b.double().mean(0)).square().sum()
+        + s1.trace()
+        + s2.trace()
+        - 2 * root
+    )
     assert metric.distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
     assert metric.distance(a, a) == pytest.approx(0, abs=1e-6)
     with pytest.raises(DataError, match="two images"):
@@ -123,11 +145,17 @@ def test_fid_reads_torchvisions_inception_only(tmp_path, monkeypatch):
         fid(tmp_path / "other.pth")
     from torchvision.models import inception_v3
 
-    torch.save(inception_v3(weights=None, init_weights=False, transform_input=False).state_dict(), tmp_path / "inception.pth")
+    torch.save(
+        inception_v3(weights=None, init_weights=False, transform_input=False).state_dict(),
+        tmp_path / "inception.pth",
+    )
     metric = fid(tmp_path / "inception.pth")
     assert isinstance(metric, SetMetric) and not isinstance(metric, Metric)
     assert metric.features(noise(1, 40)).shape == (1, 2048)
-    assert "inception.pth" in metric.protocol and "not the Inception of published FIDs" in metric.protocol
+    assert (
+        "inception.pth" in metric.protocol
+        and "not the Inception of published FIDs" in metric.protocol
+    )
 
 
 def items(n: int = 3):
@@ -137,7 +165,9 @@ def items(n: int = 3):
 
 
 def test_a_metric_of_the_whole_set_has_one_number_and_no_standard_error():
-    found = evaluate([bicubic_method(2)], items(), [psnr(), Fid(Means(), "colour means")], dataset="toy")
+    found = evaluate(
+        [bicubic_method(2)], items(), [psnr(), Fid(Means(), "colour means")], dataset="toy"
+    )
     assert found.values["bicubic", "fid"].shape == ()
     value = found.summary("bicubic", "fid")
     assert value.mean >= 0 and value.sem is None
@@ -173,7 +203,12 @@ def test_metrics_of_pyiqa_through_a_stand_in(monkeypatch):
     calls: list[str] = []
     monkeypatch.setitem(sys.modules, "pyiqa", stub(calls))
     metric = SPECS["maniqa"].build(SPECS["maniqa"].config(model="maniqa-pipal"))
-    assert isinstance(metric, NoReference) and metric.name == "maniqa" and calls == ["maniqa-pipal"] and metric.higher_is_better
+    assert (
+        isinstance(metric, NoReference)
+        and metric.name == "maniqa"
+        and calls == ["maniqa-pipal"]
+        and metric.higher_is_better
+    )
     assert "maniqa-pipal of pyiqa" in metric.protocol
     images = torch.stack([torch.full((3, 8, 8), v) for v in (-1.0, 0.0, 1.0)])
     torch.testing.assert_close(metric(images, images[:1]), torch.tensor([0.0, 0.5, 1.0]))
@@ -183,13 +218,25 @@ def test_metrics_of_pyiqa_through_a_stand_in(monkeypatch):
 
 def test_without_pyiqa_the_cell_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
-    metrics, absent = available_metrics({n: lambda n=n: SPECS[n].build(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")})
+    metrics, absent = available_metrics(
+        {n: lambda n=n: SPECS[n].build(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")}
+    )
     found = evaluate([bicubic_method(2)], items(), metrics, dataset="toy", absent=absent)
     assert [c.metric for c in columns(found, [])] == ["psnr", "musiq", "niqe"]
-    assert [str(cell) for cell in cells(found, found.entries[0])[1:]] == ["pyiqa is not installed", "weights absent"]
+    assert [str(cell) for cell in cells(found, found.entries[0])[1:]] == [
+        "pyiqa is not installed",
+        "weights absent",
+    ]
     text = to_markdown(found, [], [])
-    assert "pip install 'distillkit[iqa]'" in text and "no commercial use" in text and "niqe_pris_params.npz" in text
-    assert {row["protocol"] for row in found.rows() if row["mean"] is None} == {"pyiqa is not installed", "weights absent"}
+    assert (
+        "pip install 'distillkit[iqa]'" in text
+        and "no commercial use" in text
+        and "niqe_pris_params.npz" in text
+    )
+    assert {row["protocol"] for row in found.rows() if row["mean"] is None} == {
+        "pyiqa is not installed",
+        "weights absent",
+    }
 
 
 @pytest.mark.parametrize("name", ["musiq", "maniqa", "clipiqa"])

@@ -20,7 +20,9 @@ from distillkit.metrics import builtin, learned
 from distillkit.metrics.base import Metric, from_uint8, to_uint8
 
 SHARED = Path("/work/shared/data")
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine")
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine"
+)
 SPECS = {spec.name: spec for spec in builtin.distillkit_metrics()}
 
 
@@ -32,7 +34,13 @@ def build(name: str, **options) -> Metric:
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
     """Two different smooth images and their noisy versions, (2, 3, 40, 52) in [-1, 1], on the 8-bit grid."""
     g = torch.Generator().manual_seed(0)
-    gt = torch.nn.functional.interpolate(torch.rand(2, 3, 5, 6, generator=g), (40, 52), mode="bicubic") * 1.6 - 0.8
+    gt = (
+        torch.nn.functional.interpolate(
+            torch.rand(2, 3, 5, 6, generator=g), (40, 52), mode="bicubic"
+        )
+        * 1.6
+        - 0.8
+    )
     noisy = gt + 0.1 * torch.randn(gt.shape, generator=g)
     return from_uint8(to_uint8(noisy)), from_uint8(to_uint8(gt))
 
@@ -42,10 +50,14 @@ def array(image: torch.Tensor) -> np.ndarray:
 
 
 def read(path: Path) -> torch.Tensor:
-    return from_uint8(torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[None])
+    return from_uint8(
+        torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[None]
+    )
 
 
-@pytest.mark.parametrize("name", ["psnr", "psnr-y", "ssim", "ssim-y", "stlpips-alex", "stlpips-vgg"])
+@pytest.mark.parametrize(
+    "name", ["psnr", "psnr-y", "ssim", "ssim-y", "stlpips-alex", "stlpips-vgg"]
+)
 def test_metrics_are_metrics_and_put_the_truth_first(name, pair):
     metric = build(name)
     restored, gt = pair
@@ -66,22 +78,40 @@ def test_psnr_of_equal_images_is_capped_and_finite(pair):
 
 def test_psnr_is_that_of_the_saved_files(pair):
     restored, gt = pair
-    expected = [10 * math.log10(255**2 / np.mean((array(a) - array(b)) ** 2)) for a, b in zip(restored, gt, strict=True)]
+    expected = [
+        10 * math.log10(255**2 / np.mean((array(a) - array(b)) ** 2))
+        for a, b in zip(restored, gt, strict=True)
+    ]
     for below_rounding in (0.0, 0.4 / 127.5):
-        assert build("psnr")(restored + below_rounding, gt).tolist() == pytest.approx(expected, abs=1e-4)
-    assert build("psnr")(restored * 100, gt).tolist() == build("psnr")((restored * 100).clamp(-1, 1), gt).tolist()
+        assert build("psnr")(restored + below_rounding, gt).tolist() == pytest.approx(
+            expected, abs=1e-4
+        )
+    assert (
+        build("psnr")(restored * 100, gt).tolist()
+        == build("psnr")((restored * 100).clamp(-1, 1), gt).tolist()
+    )
 
 
 def test_psnr_y_of_grey_images_scales_the_difference_to_the_luma_range():
     gt = from_uint8(torch.full((1, 3, 8, 8), 100, dtype=torch.uint8))
     restored = from_uint8(torch.full((1, 3, 8, 8), 110, dtype=torch.uint8))
     expected = 20 * math.log10(255 / (10 * 219 / 255))
-    assert build("psnr-y")(restored, gt).item() == pytest.approx(expected, abs=2e-4)  # the weights add up to 219.0
+    assert build("psnr-y")(restored, gt).item() == pytest.approx(
+        expected, abs=2e-4
+    )  # the weights add up to 219.0
 
 
 def test_ssim_equals_scikit_image(pair):
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255, "channel_axis": -1}
-    expected = [structural_similarity(array(a), array(b), **options) for a, b in zip(*pair, strict=True)]
+    options = {
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 255,
+        "channel_axis": -1,
+    }
+    expected = [
+        structural_similarity(array(a), array(b), **options) for a, b in zip(*pair, strict=True)
+    ]
     assert build("ssim")(*pair).tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -103,7 +133,11 @@ def test_perceptual_distances_carry_gradient(name, pair):
 def test_lpips_without_its_trunk_says_which_file_and_downloads_nothing(net, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (expected,) = SPECS[f"lpips-{net}"].weights(builtin.LpipsOptions())
-    assert expected.path.parent == tmp_path / "hub" / "checkpoints" == Path(torch.hub.get_dir()) / "checkpoints"
+    assert (
+        expected.path.parent
+        == tmp_path / "hub" / "checkpoints"
+        == Path(torch.hub.get_dir()) / "checkpoints"
+    )
     with pytest.raises(WeightsError, match=expected.path.name):
         build(f"lpips-{net}")
     with pytest.raises(WeightsError, match="elsewhere"):
@@ -142,8 +176,12 @@ def test_luma_metrics_reproduce_published_numbers():
     assert len(paths) == 8
     for path in paths:
         restored, gt = read(path), read(SHARED / "realsr/HR" / path.name)
-        assert build("psnr-y")(restored, gt).item() == pytest.approx(published[path.name]["PSNR"], abs=4e-5)
-        assert build("ssim-y")(restored, gt).item() == pytest.approx(published[path.name]["SSIM"], abs=1e-6)
+        assert build("psnr-y")(restored, gt).item() == pytest.approx(
+            published[path.name]["PSNR"], abs=4e-5
+        )
+        assert build("ssim-y")(restored, gt).item() == pytest.approx(
+            published[path.name]["SSIM"], abs=1e-6
+        )
 
 
 @needs_shared
@@ -163,7 +201,10 @@ def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
     with torch.random.fork_rng():
         model = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
     state = {f"features.{k.split('.', 1)[1]}": v for k, v in model.net.state_dict().items()}
-    state |= {f"lin{i}.weight": torch.zeros_like(layer.model[1].weight) for i, layer in enumerate(model.lins)}
+    state |= {
+        f"lin{i}.weight": torch.zeros_like(layer.model[1].weight)
+        for i, layer in enumerate(model.lins)
+    }
     torch.save(state, tmp_path / "complete.pth")
     noise = torch.rand(1, 3, 64, 64) * 2 - 1
     assert learned.lpips("alex", tmp_path / "complete.pth")(noise, -noise).item() == 0
@@ -175,5 +216,9 @@ def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
 def test_bicubic_is_pillows(pair):
     ours = bicubic_method(4).restore("", pair[1], torch.Generator())
     for image, enlarged in zip(array(pair[1]), array(ours), strict=True):
-        pillow = Image.fromarray(image.astype(np.uint8)).resize((52 * 4, 40 * 4), Image.Resampling.BICUBIC)
-        assert np.abs(enlarged - np.array(pillow, dtype=np.float64)).max() <= 1  # Pillow rounds between its two passes
+        pillow = Image.fromarray(image.astype(np.uint8)).resize(
+            (52 * 4, 40 * 4), Image.Resampling.BICUBIC
+        )
+        assert (
+            np.abs(enlarged - np.array(pillow, dtype=np.float64)).max() <= 1
+        )  # Pillow rounds between its two passes

@@ -28,11 +28,16 @@ def parameters(tmp_path):
 def photo(height: int = 200, width: int = 300, seed: int = 0) -> torch.Tensor:
     """Smooth fields and grain, (1, 3, height, width) in [-1, 1]."""
     g = torch.Generator().manual_seed(seed)
-    smooth = F.interpolate(torch.rand(1, 3, 12, 18, generator=g), (height, width), mode="bicubic") * 1.6 - 0.8
+    smooth = (
+        F.interpolate(torch.rand(1, 3, 12, 18, generator=g), (height, width), mode="bicubic") * 1.6
+        - 0.8
+    )
     return (smooth + 0.02 * torch.randn(smooth.shape, generator=g)).clamp(-1, 1)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine")
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine"
+)
 def test_it_reproduces_published_numbers():
     published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
     metric = SPEC.build(SPEC.config(parameters=SHARED / "weights/niqe_pris_params.npz"))
@@ -53,13 +58,18 @@ def test_it_judges_each_image_by_itself(parameters):
         metric(a[0], a)
 
 
-@pytest.mark.parametrize(("draw", "shape"), [(np.random.Generator.standard_normal, 2.0), (np.random.Generator.laplace, 1.0)])
+@pytest.mark.parametrize(
+    ("draw", "shape"),
+    [(np.random.Generator.standard_normal, 2.0), (np.random.Generator.laplace, 1.0)],
+)
 def test_the_shape_and_scales_of_known_distributions_are_found(draw, shape):
     values = draw(np.random.default_rng(0), size=(1, 1000, 1000))
     found, left, right = niqe._asymmetric_gaussian(torch.from_numpy(values))
     assert found.item() == pytest.approx(shape, abs=0.01)
     scale = np.sqrt(2) if shape == 2 else 1.0  # exp(-(|x| / scale)^shape)
-    assert left.item() == pytest.approx(scale, rel=0.01) and right.item() == pytest.approx(scale, rel=0.01)
+    assert left.item() == pytest.approx(scale, rel=0.01) and right.item() == pytest.approx(
+        scale, rel=0.01
+    )
 
 
 def test_a_skewed_distribution_has_two_scales():
@@ -78,7 +88,9 @@ def test_halving_is_antialiased_bicubic():
 def test_what_does_not_fill_a_block_is_left_out():
     image = photo(200, 300)
     assert niqe.block_features(image).shape == (6, 36)
-    np.testing.assert_array_equal(niqe.block_features(image), niqe.block_features(image[..., :192, :288]))
+    np.testing.assert_array_equal(
+        niqe.block_features(image), niqe.block_features(image[..., :192, :288])
+    )
 
 
 def test_images_that_are_too_small_or_flat_are_refused(parameters):
@@ -107,6 +119,14 @@ def test_files_that_hold_something_else_are_refused(tmp_path, parameters):
     np.save(tmp_path / "array.npy", np.zeros(3))
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.npz").write_bytes(b"")
-    for name in ("pickled.npz", "small.npz", "nan.npz", "other.npz", "array.npy", "cut.npz", "empty.npz"):
+    for name in (
+        "pickled.npz",
+        "small.npz",
+        "nan.npz",
+        "other.npz",
+        "array.npy",
+        "cut.npz",
+        "empty.npz",
+    ):
         with pytest.raises(WeightsError, match=name):
             niqe.niqe(tmp_path / name)

@@ -6,10 +6,20 @@ import pytest
 import torch
 from toy_models import ToyModel, unshuffled
 
-from distillkit import ContinuousResidualShifting, DistillkitError, ResidualShifting, VariancePreserving
+from distillkit import (
+    ContinuousResidualShifting,
+    DistillkitError,
+    ResidualShifting,
+    VariancePreserving,
+)
 from distillkit.adapters.adapters import add_adapter
 from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr, knob_time
-from distillkit.objectives.dual_teacher import StudentSample, draw_times, output_distillation, score_distillation
+from distillkit.objectives.dual_teacher import (
+    StudentSample,
+    draw_times,
+    output_distillation,
+    score_distillation,
+)
 from distillkit.objectives.reconstruction import reconstruction
 
 
@@ -48,7 +58,9 @@ def test_perceptual_distance_sees_the_same_shifted_crop_of_both_images():
     seen = []
     x = torch.rand(1, 3, 12, 12)
     for seed in range(8):
-        reconstruction(x, x, lambda a, b: seen.append((a, b)) or torch.zeros(1), shift=3, generator=gen(seed))
+        reconstruction(
+            x, x, lambda a, b: seen.append((a, b)) or torch.zeros(1), shift=3, generator=gen(seed)
+        )
     assert all(torch.equal(a, b) and a.shape[-2:] == (9, 9) for a, b in seen)
     assert len({float(a[0, 0, 0, 0]) for a, _ in seen}) > 3
 
@@ -70,9 +82,13 @@ def plain_eq_2(teacher, student, batch, weighting):
         student.predict(z_t_s, t, sample.condition),
     )
     if weighting == "clean":
-        return (t_s.clean - s_s.clean).square().mean(), (t_s.clean - t_gt.clean.detach()).square().mean()
+        return (t_s.clean - s_s.clean).square().mean(), (
+            t_s.clean - t_gt.clean.detach()
+        ).square().mean()
     weight = 1 if weighting == "literal" else 1 / torch.maximum(c.signal / c.noise, torch.ones(()))
-    return (weight * (t_s.noise - s_s.noise)).square().mean(), (weight * (t_s.noise - t_gt.noise.detach())).square().mean()
+    return (weight * (t_s.noise - s_s.noise)).square().mean(), (
+        weight * (t_s.noise - t_gt.noise.detach())
+    ).square().mean()
 
 
 @pytest.mark.parametrize("weighting", ["literal", "clipped", "clean"])
@@ -97,13 +113,16 @@ def test_a_perfect_student_has_no_anchor(batch):
     lq, gt = batch
     student = ToyModel(seed=1)
     sample = StudentSample(student.condition(lq), gt, gt)
-    terms = score_distillation(ToyModel(seed=2).requires_grad_(False), student, sample, lq, gt, gen())
+    terms = score_distillation(
+        ToyModel(seed=2).requires_grad_(False), student, sample, lq, gt, gen()
+    )
     assert float(terms.anchor) == 0 < float(terms.imitate)
 
 
 @pytest.mark.parametrize("gradient", ["full", "score"])
 @pytest.mark.parametrize(
-    "make_teacher", [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "clean", **k)]
+    "make_teacher",
+    [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "clean", **k)],
 )
 def test_gradient_reaches_the_student_and_never_the_teacher(batch, gradient, make_teacher):
     teacher, student = make_teacher(seed=1), ToyModel(seed=2)
@@ -111,7 +130,9 @@ def test_gradient_reaches_the_student_and_never_the_teacher(batch, gradient, mak
     before = copy.deepcopy(teacher.state_dict())
     sample, terms = distil(teacher, student, batch, gradient=gradient)
     for term in terms:
-        for g in torch.autograd.grad(term, [sample.latent, student.network.last.weight], retain_graph=True):
+        for g in torch.autograd.grad(
+            term, [sample.latent, student.network.last.weight], retain_graph=True
+        ):
             assert torch.isfinite(g).all() and g.abs().sum() > 0
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
@@ -127,7 +148,10 @@ def test_score_mode_has_the_values_of_full_mode_and_pushes_along_the_difference(
     g = gen()
     t = student.process.sample_time(len(lq), g)
     noise, c = torch.randn(gt.shape, generator=g), student.process.coefficients(t)
-    a, b = (teacher.predict(c.signal * z + c.noise * noise, t, teacher.condition(lq)).noise for z in (sample.latent, gt))
+    a, b = (
+        teacher.predict(c.signal * z + c.noise * noise, t, teacher.condition(lq)).noise
+        for z in (sample.latent, gt)
+    )
     assert torch.allclose(push, 2 * (a - b) / a.numel(), atol=1e-6)
 
 
@@ -136,7 +160,9 @@ def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
 
     class Unshuffled(ToyModel):
         def condition(self, lq):
-            return type(super().condition(lq))(y=self.codec.encode(ToyModel(seed=1).condition(lq).y))
+            return type(super().condition(lq))(
+                y=self.codec.encode(ToyModel(seed=1).condition(lq).y)
+            )
 
         def forward(self, z_t, t, condition):
             pixels = [self.codec.decode(v) for v in (z_t, condition.y)]
@@ -151,7 +177,9 @@ def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
     gap = (values[1] - values[0]).mean(0)
     error = (values[0].var(0) / 300 + values[1].var(0) / 300).sqrt()
     assert gap[1].abs() < 4 * error[1], (gap, error)
-    assert gap[0] > 4 * error[0], "each space has its own noise, which the imitate term then sees on top"
+    assert gap[0] > 4 * error[0], (
+        "each space has its own noise, which the imitate term then sees on top"
+    )
 
 
 def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
@@ -168,7 +196,9 @@ def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
 
 def test_output_distillation_is_a_mean_square(batch):
     sample = make_sample(ToyModel(), batch[0])
-    assert torch.allclose(output_distillation(sample.image, batch[1]), (sample.image - batch[1]).square().mean())
+    assert torch.allclose(
+        output_distillation(sample.image, batch[1]), (sample.image - batch[1]).square().mean()
+    )
 
 
 # --- eq. 5-9
@@ -176,7 +206,15 @@ def test_output_distillation_is_a_mean_square(batch):
 
 def lesson(batch, z_1=None, step=0, seed=0):
     lq, gt = batch
-    return Lesson(lq=lq, gt=gt, endpoint=lambda: z_1, generator=gen(seed), draws=gen, step=step, average=nullcontext)
+    return Lesson(
+        lq=lq,
+        gt=gt,
+        endpoint=lambda: z_1,
+        generator=gen(seed),
+        draws=gen,
+        step=step,
+        average=nullcontext,
+    )
 
 
 def variants():
@@ -235,7 +273,9 @@ def test_only_the_declared_tensors_get_gradient(batch, name):
     sum(variant.terms(lesson(batch, batch[1], step=2)).values()).backward()
     named = {id(p) for p in variant.tensors().values()}
     with_gradient = {id(p) for p in variant.student.parameters() if p.grad is not None}
-    assert with_gradient <= named and any(p.grad is not None and p.grad.abs().sum() > 0 for p in variant.tensors().values())
+    assert with_gradient <= named and any(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in variant.tensors().values()
+    )
 
 
 @pytest.mark.parametrize("name", ["gate-mix", "gate-geo", "oftsr"])
@@ -246,7 +286,10 @@ def test_variants_with_an_endpoint_learn_to_reach_it(batch, name):
         variant._weights = {"l2": 1.0}
     fit(variant, batch, batch[1], 150)
     condition = variant.student.condition(batch[0])
-    errors = [float((variant.generate(condition, t) - batch[1]).square().mean()) for t in (0, 0.25, 0.5, 0.75, 1)]
+    errors = [
+        float((variant.generate(condition, t) - batch[1]).square().mean())
+        for t in (0, 0.25, 0.5, 0.75, 1)
+    ]
     assert errors[-1] < 0.8 * errors[0]
     assert all(b < a + 1e-3 for a, b in pairwise(errors)), errors
 
@@ -266,7 +309,14 @@ def test_gate_mix_is_its_definition(batch):
 
 def test_gate_geo_weights_l2_geometrically(batch):
     student = ToyModel(seed=2)
-    variant = Gate(student, add_adapter(student.network, "lora"), "geo", weights={"l2": 10.0}, ratio=40.0, endpoint_every=1)
+    variant = Gate(
+        student,
+        add_adapter(student.network, "lora"),
+        "geo",
+        weights={"l2": 10.0},
+        ratio=40.0,
+        endpoint_every=1,
+    )
     error = (student.generate(student.condition(batch[0])) - batch[1]).square().mean()
     assert torch.allclose(variant.terms(lesson(batch))["l2"], 400 * error, rtol=1e-5)
     assert not variant.needs_endpoint
@@ -315,4 +365,6 @@ def test_oftsr_starts_at_zero_and_needs_a_head(batch):
 def test_knob_time_spans_the_process():
     ends = torch.tensor([0.0, 1.0])
     assert knob_time(VariancePreserving.scaled_linear(1e-4, 2e-2, 50), ends).tolist() == [0, 49]
-    assert torch.allclose(knob_time(ToyModel().process, ends), torch.tensor([0.03, 0.97]), atol=1e-5)
+    assert torch.allclose(
+        knob_time(ToyModel().process, ends), torch.tensor([0.03, 0.97]), atol=1e-5
+    )

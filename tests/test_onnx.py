@@ -12,7 +12,9 @@ from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 
 pytest.importorskip("onnxscript", reason="pip install 'distillkit[onnx]' to test ONNX exports")
-onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'distillkit[onnx]' to test ONNX exports")
+onnxruntime = pytest.importorskip(
+    "onnxruntime", reason="pip install 'distillkit[onnx]' to test ONNX exports"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,22 +37,33 @@ def restored(file, image, **inputs):
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     values = {"image": image.numpy()} | {k: np.array(v, np.float32) for k, v in inputs.items()}
     assert {node.name for node in session.get_inputs()} == values.keys()
-    return torch.from_numpy(session.run(["restored"], values)[0]), session.get_modelmeta().custom_metadata_map
+    return torch.from_numpy(
+        session.run(["restored"], values)[0]
+    ), session.get_modelmeta().custom_metadata_map
 
 
 def test_the_trade_off_is_an_input_of_the_graph(recipe, tmp_path, image, monkeypatch, capfd):
     run = make_run(recipe, tmp_path)
-    monkeypatch.setattr("sys.argv", ["distillkit", "export", str(run), "--onnx", str(tmp_path / "graph.onnx")])
+    monkeypatch.setattr(
+        "sys.argv", ["distillkit", "export", str(run), "--onnx", str(tmp_path / "graph.onnx")]
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert not stopped.value.code and "onnxruntime: largest difference from the original" in capfd.readouterr().out
+    assert (
+        not stopped.value.code
+        and "onnxruntime: largest difference from the original" in capfd.readouterr().out
+    )
     restorer = Restorer.from_pretrained(run, "cpu")
     wanted = restorer(image, [0.0, 0.45, 1.0])
     assert (wanted[0] - wanted[2]).abs().max() > 1e-2
     for tradeoff, one in zip((-1.0, 0.45, 1.0), wanted, strict=True):  # clamped like the restorer's
         made, about = restored(tmp_path / "graph.onnx", image, tradeoff=tradeoff)
         assert torch.allclose(made, one, atol=1e-5)
-    assert about["scale"] == "2" and about["multiple"] == "1" and "student: unknown" in about["licenses"]
+    assert (
+        about["scale"] == "2"
+        and about["multiple"] == "1"
+        and "student: unknown" in about["licenses"]
+    )
     with pytest.raises(DistillkitError, match=r"graph.onnx - exists; name a new file"):
         export_onnx(run, tmp_path / "graph.onnx")
 
@@ -65,15 +78,23 @@ def test_a_graph_at_one_trade_off_has_one_input(recipe, tmp_path, image, sets):
 
 
 def test_variants_of_two_passes_are_refused(recipe, tmp_path):
-    with pytest.raises(DistillkitError, match="Oftsr takes two passes; a graph is made of students that take one"):
-        export_onnx(make_run(recipe, tmp_path, "stage2.variant='oftsr'"), tmp_path / "graph.onnx", tradeoff=0.6)
+    with pytest.raises(
+        DistillkitError, match="Oftsr takes two passes; a graph is made of students that take one"
+    ):
+        export_onnx(
+            make_run(recipe, tmp_path, "stage2.variant='oftsr'"),
+            tmp_path / "graph.onnx",
+            tradeoff=0.6,
+        )
 
 
 def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monkeypatch):
     from toy_models import ToyModel
 
     run, generate = make_run(recipe, tmp_path), ToyModel.generate
-    noisy = lambda self, condition, generator=None: generate(self, condition) + 0.1 * torch.randn_like(condition.y)  # noqa: E731
+    noisy = lambda self, condition, generator=None: (
+        generate(self, condition) + 0.1 * torch.randn_like(condition.y)
+    )  # noqa: E731
     monkeypatch.setattr(ToyModel, "generate", noisy)
     with pytest.raises(DistillkitError, match="on an input of 17x23 pixels the graph differs by"):
         export_onnx(run, tmp_path / "graph.onnx", tradeoff=0.5)
@@ -81,6 +102,10 @@ def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monke
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("distillkit.export.onnx.find_spec", lambda name: None if name == "onnxscript" else name)
-    with pytest.raises(DistillkitError, match=r"ONNX export needs onnxscript: pip install 'distillkit\[onnx\]'"):
+    monkeypatch.setattr(
+        "distillkit.export.onnx.find_spec", lambda name: None if name == "onnxscript" else name
+    )
+    with pytest.raises(
+        DistillkitError, match=r"ONNX export needs onnxscript: pip install 'distillkit\[onnx\]'"
+    ):
         export_onnx(tmp_path, tmp_path / "graph.onnx")

@@ -24,7 +24,12 @@ CASES = load_file(Path(__file__).parent / "golden" / "ops.safetensors")
 def photo() -> Tensor:
     """(2, 3, 61, 75), smooth with texture and pale colours, in [0, 1]."""
     y, x = torch.meshgrid(torch.arange(61.0), torch.arange(75.0), indexing="ij")
-    waves = torch.stack([torch.sin(x / 9 + c) * torch.cos(y / 7 - c) + 0.2 * torch.sin(x * y / 50) for c in range(6)])
+    waves = torch.stack(
+        [
+            torch.sin(x / 9 + c) * torch.cos(y / 7 - c) + 0.2 * torch.sin(x * y / 50)
+            for c in range(6)
+        ]
+    )
     waves = waves.view(2, 3, 61, 75)
     return 0.5 + 0.3 * waves[:, :1] + 0.05 * waves
 
@@ -32,11 +37,15 @@ def photo() -> Tensor:
 @pytest.mark.parametrize("kind", ["single", "batch"])
 def test_filter2d_equals_the_reference(kind: str) -> None:
     got = filter2d(CASES["image"], CASES[f"kernel_{kind}"])
-    torch.testing.assert_close(got[..., 10:, 10:], CASES[f"filter2d_{kind}"][..., 10:, 10:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        got[..., 10:, 10:], CASES[f"filter2d_{kind}"][..., 10:, 10:], atol=1e-5, rtol=0
+    )
 
 
 def test_jpeg_equals_the_reference() -> None:
-    torch.testing.assert_close(jpeg(CASES["image"], CASES["jpeg_quality"]), CASES["jpeg"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        jpeg(CASES["image"], CASES["jpeg_quality"]), CASES["jpeg"], atol=1e-5, rtol=0
+    )
 
 
 def test_golden_folder() -> None:
@@ -50,7 +59,9 @@ def test_golden_folder() -> None:
             image = case[name]
             for kind in ("single", "batch"):
                 expected = case[f"{name}.filter2D_{kind}"]
-                torch.testing.assert_close(filter2d(image, case[f"{name}.k_{kind}"]), expected, atol=1e-5, rtol=0)
+                torch.testing.assert_close(
+                    filter2d(image, case[f"{name}.k_{kind}"]), expected, atol=1e-5, rtol=0
+                )
             error = (jpeg(image, case[f"{name}.jpeg_quality"]) - case[f"{name}.jpeg"]).abs()
             assert error.quantile(0.99) < 1e-5, name
             assert error.max() <= 2 / 255, name  # a coefficient that lands on .5
@@ -64,7 +75,11 @@ def test_filter2d_is_a_correlation_with_reflected_borders(photo: Tensor) -> None
 
 @pytest.mark.parametrize(
     ("shape", "kernel", "message"),
-    [((1, 3, 8, 8), (4, 4), "k odd"), ((2, 3, 8, 8), (3, 3, 3), "k odd"), ((1, 3, 8, 40), (17, 17), "too small")],
+    [
+        ((1, 3, 8, 8), (4, 4), "k odd"),
+        ((2, 3, 8, 8), (3, 3, 3), "k odd"),
+        ((1, 3, 8, 40), (17, 17), "too small"),
+    ],
 )
 def test_filter2d_refuses(shape: tuple[int, ...], kernel: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -83,13 +98,20 @@ def test_jpeg_comes_close_to_libjpeg(photo: Tensor, quality: int) -> None:
     """Away from the filled border (libjpeg repeats the last pixel) both do the same damage, and much of it is the same error."""
     ours, theirs = jpeg(photo, torch.tensor(float(quality)))[0], _libjpeg(photo[0], quality)
     error_ours, error_theirs = ((image - photo[0])[:, :48, :64] * 255 for image in (ours, theirs))
-    torch.testing.assert_close(error_ours.square().mean().sqrt(), error_theirs.square().mean().sqrt(), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(
+        error_ours.square().mean().sqrt(), error_theirs.square().mean().sqrt(), rtol=0.05, atol=0.1
+    )
     if quality <= 75:
-        assert torch.corrcoef(torch.stack([error_ours.flatten(), error_theirs.flatten()]))[0, 1] > 0.6
+        assert (
+            torch.corrcoef(torch.stack([error_ours.flatten(), error_theirs.flatten()]))[0, 1] > 0.6
+        )
 
 
 def test_jpeg_damage_falls_with_quality(photo: Tensor) -> None:
-    damage = [float((jpeg(photo, torch.tensor([q, q])) - photo).square().mean()) for q in (1.0, 10.0, 30.0, 49.9, 50.1, 80.0, 95.0)]
+    damage = [
+        float((jpeg(photo, torch.tensor([q, q])) - photo).square().mean())
+        for q in (1.0, 10.0, 30.0, 49.9, 50.1, 80.0, 95.0)
+    ]
     assert damage == sorted(damage, reverse=True)
     grey = photo.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     torch.testing.assert_close(jpeg(grey, torch.tensor(100.0)), grey, atol=0.2 / 255, rtol=0)
@@ -101,7 +123,9 @@ def test_jpeg_takes_each_image_at_its_own_quality_and_overwrites_nothing(photo: 
     both = jpeg(photo.requires_grad_(), quality)
     assert not both.requires_grad
     for k in range(2):
-        torch.testing.assert_close(jpeg(photo[k : k + 1].detach(), quality[k : k + 1]), both[k : k + 1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            jpeg(photo[k : k + 1].detach(), quality[k : k + 1]), both[k : k + 1], atol=1e-6, rtol=0
+        )
     assert torch.equal(photo, image_before)
     assert torch.equal(quality, quality_before)
     assert both.min() >= 0

@@ -21,8 +21,16 @@ def distance(request: pytest.FixtureRequest) -> PerceptualDistance:
 
 
 def pattern(height: int, width: int) -> Tensor:
-    y, x = torch.meshgrid(torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij")
-    waves = [torch.sin(0.31 * x + 0.17 * y), torch.cos(0.11 * x * y / 16), torch.sin(0.05 * (x - y) ** 2 / 8)]
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64),
+        torch.arange(width, dtype=torch.float64),
+        indexing="ij",
+    )
+    waves = [
+        torch.sin(0.31 * x + 0.17 * y),
+        torch.cos(0.11 * x * y / 16),
+        torch.sin(0.05 * (x - y) ** 2 / 8),
+    ]
     return torch.stack(waves)[None].float()
 
 
@@ -31,8 +39,16 @@ def box_blur(image: Tensor, size: int) -> Tensor:
 
 
 GOLDEN = {  # stlpips_pytorch 0.0.2, LPIPS(net=..., variant="shift_tolerant"): (size, contrast and ghost, 5x5 box blur)
-    "alex": {(64, 64): (0.0243892, 0.0314253), (96, 80): (0.0181555, 0.0975291), (65, 71): (0.0238360, 0.0370042)},
-    "vgg": {(64, 64): (0.0566701, 0.0312877), (96, 80): (0.0431496, 0.0507596), (65, 71): (0.0468829, 0.0352047)},
+    "alex": {
+        (64, 64): (0.0243892, 0.0314253),
+        (96, 80): (0.0181555, 0.0975291),
+        (65, 71): (0.0238360, 0.0370042),
+    },
+    "vgg": {
+        (64, 64): (0.0566701, 0.0312877),
+        (96, 80): (0.0431496, 0.0507596),
+        (65, 71): (0.0468829, 0.0352047),
+    },
 }
 
 
@@ -44,7 +60,9 @@ def test_equals_the_published_package(distance: PerceptualDistance, size: tuple[
     assert ours == pytest.approx(GOLDEN[distance.network][size], abs=2e-6)
 
 
-def test_equal_images_are_at_no_distance_and_order_does_not_matter(distance: PerceptualDistance) -> None:
+def test_equal_images_are_at_no_distance_and_order_does_not_matter(
+    distance: PerceptualDistance,
+) -> None:
     a, b = pattern(40, 48), box_blur(pattern(40, 48), 3)
     assert distance(a, a).item() == 0
     assert torch.equal(distance(a, b), distance(b, a))
@@ -83,9 +101,13 @@ def test_smallest_side(distance: PerceptualDistance) -> None:
     side = SMALLEST_SIDE[distance.network]
     assert distance(torch.zeros(1, 3, side, side), torch.ones(1, 3, side, side)).item() > 0
     small = torch.zeros(1, 3, side - 1, 64)
-    with pytest.raises(DataError, match=f"{side - 1}x64 px is too small for {distance.network}; it takes {side} px"):
+    with pytest.raises(
+        DataError, match=f"{side - 1}x64 px is too small for {distance.network}; it takes {side} px"
+    ):
         distance(small, small)
-    with pytest.raises(RuntimeError):  # the trunk itself cannot take it: the limit is not stricter than need be
+    with pytest.raises(
+        RuntimeError
+    ):  # the trunk itself cannot take it: the limit is not stricter than need be
         distance.net(small)
 
 

@@ -39,7 +39,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         (tmp_path / f"fake_{distribution}.py").write_text("".join(map(textwrap.dedent, source)))
         folder = tmp_path / f"{distribution}-1.5.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution.replace('_', '-')}\nVersion: 1.5\n")
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution.replace('_', '-')}\nVersion: 1.5\n"
+        )
         (folder / "entry_points.txt").write_text(f"[distillkit]\n{name} = fake_{distribution}\n")
 
     return install
@@ -47,7 +49,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 @pytest.fixture
 def load(tmp_path: Path) -> Callable[[], Plugins]:
-    return lambda: load_plugins(p for d in distributions(path=[str(tmp_path)]) for p in d.entry_points.select(group="distillkit"))
+    return lambda: load_plugins(
+        p
+        for d in distributions(path=[str(tmp_path)])
+        for p in d.entry_points.select(group="distillkit")
+    )
 
 
 Load = Callable[[], Plugins]
@@ -55,7 +61,10 @@ Load = Callable[[], Plugins]
 
 def good(*names: str) -> str:
     offered = ", ".join(f'teacher("{name}")' for name in names)
-    return textwrap.dedent(TEACHERS) + f"\n@hookimpl\ndef distillkit_teachers():\n    return [{offered}]\n"
+    return (
+        textwrap.dedent(TEACHERS)
+        + f"\n@hookimpl\ndef distillkit_teachers():\n    return [{offered}]\n"
+    )
 
 
 def test_offers_are_found_by_full_and_by_short_name(install: Install, load: Load) -> None:
@@ -71,7 +80,10 @@ def test_offers_are_found_by_full_and_by_short_name(install: Install, load: Load
 def test_an_ambiguous_short_name_lists_the_full_names(install: Install, load: Load) -> None:
     install("a", good("sharp"))
     install("b", good("sharp"))
-    with pytest.raises(PluginError, match=r'^"sharp" is offered by several plugins; say which: "a/sharp", "b/sharp"$'):
+    with pytest.raises(
+        PluginError,
+        match=r'^"sharp" is offered by several plugins; say which: "a/sharp", "b/sharp"$',
+    ):
         load().find("teachers", "sharp")
 
 
@@ -83,7 +95,9 @@ def test_an_ambiguous_short_name_lists_the_full_names(install: Install, load: Lo
         ("zzz", 'no plugin offers "zzz" among its teachers; known: "a/sharp"'),
     ],
 )
-def test_an_unknown_name_says_what_there_is(install: Install, load: Load, use: str, message: str) -> None:
+def test_an_unknown_name_says_what_there_is(
+    install: Install, load: Load, use: str, message: str
+) -> None:
     install("a", good("sharp"))
     with pytest.raises(PluginError) as caught:
         load().find("teachers", use)
@@ -97,11 +111,15 @@ def test_a_name_of_another_kind_says_so(install: Install, load: Load) -> None:
 
 
 BROKEN = {
-    "raises at import": ("import no_such_module_here", "ModuleNotFoundError: No module named 'no_such_module_here'"),
+    "raises at import": (
+        "import no_such_module_here",
+        "ModuleNotFoundError: No module named 'no_such_module_here'",
+    ),
     "exits at import": ("raise SystemExit(3)", "SystemExit: 3"),
     "a syntax error": ("def f(:", "SyntaxError: invalid syntax (fake_distillkit_bad.py, line 1)"),
     "raises in a hook": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        raise RuntimeError('no disk')",
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        raise RuntimeError('no disk')",
         "RuntimeError: no disk",
     ),
     "a hook of another signature": (
@@ -125,30 +143,37 @@ BROKEN = {
         "which is no StudentSpec",
     ),
     "a name with a slash": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('a/b')]",
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('a/b')]",
         "distillkit_teachers: 'a/b' is no name (letters, digits, '.', '_' and '-')",
     ),
     "a config that is no model": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', config=dict)]",
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', config=dict)]",
         "distillkit_teachers: config of \"x\" is <class 'dict'>, not a pydantic model class",
     ),
     "a build that cannot be called": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build=None)]",
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build=None)]",
         'distillkit_teachers: build of "x" cannot be called',
     ),
     "an unknown capability": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', capabilities=['scores'])]",
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', capabilities=['scores'])]",
         'distillkit_teachers: capabilities of "x" are [\'scores\'], not "score", "output" or both',
     ),
     "one name twice": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x'), teacher('x', summary='again')]",
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x'), teacher('x', summary='again')]",
         'distillkit_teachers offers the name "x" twice: "the x one" and "again"',
     ),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_listed_and_takes_nothing_down(install: Install, load: Load, case: str) -> None:
+def test_a_broken_plugin_is_listed_and_takes_nothing_down(
+    install: Install, load: Load, case: str
+) -> None:
     source, reason = BROKEN[case]
     install("bad", source)
     install("good", good("sharp"))
@@ -165,7 +190,10 @@ def test_a_broken_plugin_is_listed_and_takes_nothing_down(install: Install, load
 
 def test_an_unknown_short_name_mentions_the_broken_plugins(install: Install, load: Load) -> None:
     install("bad", "import no_such_module_here")
-    with pytest.raises(PluginError, match=r'no plugin offers "sharp".*plugin "bad" .* is broken: ModuleNotFoundError'):
+    with pytest.raises(
+        PluginError,
+        match=r'no plugin offers "sharp".*plugin "bad" .* is broken: ModuleNotFoundError',
+    ):
         load().find("teachers", "sharp")
 
 
@@ -175,7 +203,10 @@ def test_two_plugins_with_one_name_are_refused_naming_both(install: Install, loa
     install("good", good("other"))
     plugins = load()
     assert plugins.find("teachers", "other")[0] == "good/other"
-    with pytest.raises(PluginError, match=r'2 plugins are called "twin" \((first|second) 1.5 and (first|second) 1.5\); uninstall'):
+    with pytest.raises(
+        PluginError,
+        match=r'2 plugins are called "twin" \((first|second) 1.5 and (first|second) 1.5\); uninstall',
+    ):
         plugins.find("teachers", "twin/sharp")
 
 
@@ -186,9 +217,18 @@ def test_two_plugins_with_one_name_are_refused_naming_both(install: Install, loa
             "@hookimpl\ndef distillkit_teacher(): return []",
             'hook distillkit_teacher, which does not exist; did you mean "distillkit_teachers"?',
         ),
-        ("def distillkit_metric(): return []", 'hook distillkit_metric, which does not exist; did you mean "distillkit_metrics"?'),
-        ("@hookimpl\ndef step(): pass", 'hook step, which does not exist; did you mean "distillkit_step"?'),
-        ("def distillkit_students(): return []", "function distillkit_students without @hookimpl, so it is never called"),
+        (
+            "def distillkit_metric(): return []",
+            'hook distillkit_metric, which does not exist; did you mean "distillkit_metrics"?',
+        ),
+        (
+            "@hookimpl\ndef step(): pass",
+            'hook step, which does not exist; did you mean "distillkit_step"?',
+        ),
+        (
+            "def distillkit_students(): return []",
+            "function distillkit_students without @hookimpl, so it is never called",
+        ),
     ],
 )
 def test_a_misspelt_hook_is_reported(install: Install, load: Load, hook: str, problem: str) -> None:
@@ -202,15 +242,27 @@ def test_a_misspelt_hook_is_reported(install: Install, load: Load, hook: str, pr
 
 
 def test_a_hook_may_be_named_by_specname(install: Install, load: Load) -> None:
-    install("a", TEACHERS, '@hookimpl(specname="distillkit_teachers")\ndef offered(): return [teacher("sharp")]')
+    install(
+        "a",
+        TEACHERS,
+        '@hookimpl(specname="distillkit_teachers")\ndef offered(): return [teacher("sharp")]',
+    )
     plugins = load()
     assert [p.problems for p in plugins] == [()]
     assert list(plugins.specs("teachers")) == ["a/sharp"]
 
 
-def test_an_observer_that_raises_is_warned_of_once_and_others_go_on(install: Install, load: Load) -> None:
-    install("bad", "from distillkit import hookimpl\n@hookimpl\ndef distillkit_step(step): raise OSError('disk full')")
-    install("good", "from distillkit import hookimpl\nseen = []\n@hookimpl\ndef distillkit_step(step): seen.append(step)")
+def test_an_observer_that_raises_is_warned_of_once_and_others_go_on(
+    install: Install, load: Load
+) -> None:
+    install(
+        "bad",
+        "from distillkit import hookimpl\n@hookimpl\ndef distillkit_step(step): raise OSError('disk full')",
+    )
+    install(
+        "good",
+        "from distillkit import hookimpl\nseen = []\n@hookimpl\ndef distillkit_step(step): seen.append(step)",
+    )
     plugins = load()
     with pytest.warns(RuntimeWarning) as caught:
         for step in range(3):
@@ -228,7 +280,10 @@ def test_an_unknown_observer_hook_is_the_callers_mistake(install: Install, load:
 
 
 def test_recipes_are_collected(install: Install, load: Load) -> None:
-    install("a", 'from distillkit import hookimpl\n@hookimpl\ndef distillkit_recipes(): return ["/x/a.toml"]')
+    install(
+        "a",
+        'from distillkit import hookimpl\n@hookimpl\ndef distillkit_recipes(): return ["/x/a.toml"]',
+    )
     assert [p.recipes for p in load()] == [(Path("/x/a.toml"),)]
 
 

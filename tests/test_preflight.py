@@ -24,14 +24,25 @@ class Hub(BaseHTTPRequestHandler):
         if path == "/w.bin":
             return self.answer(200, b"weights")
         if path.startswith("/api/datasets/owner/Photos"):
-            siblings = [{"rfilename": "a.parquet", "size": 2_000_000_000}, {"rfilename": "b.parquet", "size": 500_000_000}]
-            known = {"id": "owner/Photos", "sha": "0" * 40, "siblings": siblings, "cardData": {"license": "cc0-1.0"}, "tags": []}
+            siblings = [
+                {"rfilename": "a.parquet", "size": 2_000_000_000},
+                {"rfilename": "b.parquet", "size": 500_000_000},
+            ]
+            known = {
+                "id": "owner/Photos",
+                "sha": "0" * 40,
+                "siblings": siblings,
+                "cardData": {"license": "cc0-1.0"},
+                "tags": [],
+            }
             return self.answer(200, json.dumps(known).encode())
         return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
     def answer(self, code, body, headers=()):
         self.send_response(code)
-        for name, value in dict(headers, **{"Content-Length": str(len(body)), "Content-Type": "application/json"}).items():
+        for name, value in dict(
+            headers, **{"Content-Length": str(len(body)), "Content-Type": "application/json"}
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -43,7 +54,9 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr(
+        huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9"
+    )  # nobody listens there
     return tmp_path / "cache"
 
 
@@ -76,10 +89,22 @@ def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
     train = '[{hub="owner/Photos"}, {imagefolder="gone"}, {parquet="gone/*.parquet"}, {use="toy/photos", folder="nowhere"}]'
     resolved = needing(
         load_recipe(recipe, [f"data.train={train}"]),
-        student=[WeightFile(path=tmp_path / "a.pth", url="https://example.org/a.pth", size=18_000_000, license="MIT")],
+        student=[
+            WeightFile(
+                path=tmp_path / "a.pth",
+                url="https://example.org/a.pth",
+                size=18_000_000,
+                license="MIT",
+            )
+        ],
         teachers__fidelity=[
             WeightFile(path=tmp_path / "b.pth", source="a shelf", license="CC-BY-4.0"),
-            WeightFile(path=tmp_path / "a.pth", url="https://example.org/a.pth", size=18_000_000, license="MIT"),
+            WeightFile(
+                path=tmp_path / "a.pth",
+                url="https://example.org/a.pth",
+                size=18_000_000,
+                license="MIT",
+            ),
         ],
         evaluation__metrics__0=[WeightFile(path=tmp_path / "metric.pth")],
     )
@@ -107,18 +132,32 @@ def test_one_failure_does_not_keep_the_rest_from_being_fetched(recipe, tmp_path,
     said = []
     assert not fetch_all(resolved, said.append)
     assert (tmp_path / "new" / "w.bin").read_bytes() == b"weights"
-    assert [line.partition(":")[0] for line in said] == ["not here", "by hand", "here", "not here", "by hand"]
+    assert [line.partition(":")[0] for line in said] == [
+        "not here",
+        "by hand",
+        "here",
+        "not here",
+        "by hand",
+    ]
     assert "gone.bin - the server answered 404" in said[0] and "from a shelf" in said[1]
     assert "nobody/nothing - no such dataset on the Hub" in said[3] and "no such folder" in said[4]
-    assert fetch_all(needing(load_recipe(recipe), student=[there]), said.append) and said[-1] == f"here: {there.path}"
+    assert (
+        fetch_all(needing(load_recipe(recipe), student=[there]), said.append)
+        and said[-1] == f"here: {there.path}"
+    )
 
 
 def test_a_dataset_is_fetched_after_its_size_is_told(recipe, hub, monkeypatch, photos):
-    loaded = datasets.Dataset.from_dict({"image": [str(next((photos / "train").iterdir()))]}).cast_column("image", datasets.Image())
+    loaded = datasets.Dataset.from_dict(
+        {"image": [str(next((photos / "train").iterdir()))]}
+    ).cast_column("image", datasets.Image())
     monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: loaded)
     said = []
     assert fetch_all(load_recipe(recipe, ['data.train=[{hub="owner/Photos"}]']), said.append)
-    assert said == ["downloading the dataset owner/Photos: 2.5 GB, licence cc0-1.0", "here: 1 images of owner/Photos"]
+    assert said == [
+        "downloading the dataset owner/Photos: 2.5 GB, licence cc0-1.0",
+        "here: 1 images of owner/Photos",
+    ]
 
 
 def test_the_hub_that_cannot_be_reached_and_the_one_that_does_not_know(hub, monkeypatch):
@@ -126,7 +165,10 @@ def test_the_hub_that_cannot_be_reached_and_the_one_that_does_not_know(hub, monk
     with pytest.raises(DataError, match="no such dataset on the Hub, or one that needs a login"):
         hub_facts("owner/Paintings")
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match='the Hub cannot be reached .* "hf download --repo-type dataset owner/Photos"'):
+    with pytest.raises(
+        DataError,
+        match='the Hub cannot be reached .* "hf download --repo-type dataset owner/Photos"',
+    ):
         hub_facts("owner/Photos")
 
 

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from distillkit.errors import RecipeError
-from distillkit.plugins.descriptors import DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.descriptors import (
+    DatasetSpec,
+    DegradationSpec,
+    MetricSpec,
+    Spec,
+    StudentSpec,
+    TeacherSpec,
+)
 from distillkit.plugins.manager import Plugin, Plugins
 from distillkit.recipe.dump import to_toml
 from distillkit.recipe.json_schema import json_schema
@@ -61,7 +68,9 @@ PLUGINS = Plugins(
             "toy 1.0",
             specs={
                 "teachers": {
-                    "faithful": spec(TeacherSpec, "faithful", capabilities=frozenset({"score", "output"})),
+                    "faithful": spec(
+                        TeacherSpec, "faithful", capabilities=frozenset({"score", "output"})
+                    ),
                     "sharpen": spec(TeacherSpec, "sharpen", capabilities=frozenset({"output"})),
                 },
                 "students": {"student": spec(StudentSpec, "student")},
@@ -72,7 +81,9 @@ PLUGINS = Plugins(
         Plugin(
             "distillkit",
             "distillkit 0",
-            specs={"metrics": {m: spec(MetricSpec, m, Nothing) for m in ("psnr", "ssim", "lpips-vgg")}},
+            specs={
+                "metrics": {m: spec(MetricSpec, m, Nothing) for m in ("psnr", "ssim", "lpips-vgg")}
+            },
         ),
         Plugin("gone", "gone 2.0", error="ImportError: libfoo.so is missing"),
     ]
@@ -139,7 +150,12 @@ def test_names_options_and_defaults_are_filled_in(write: Write) -> None:
     }
     component = resolved.components["teachers.fidelity"]
     assert component.build() is component.config
-    assert component.table == {"use": "toy/faithful", "weights": str(Path.cwd() / "w/f.pt"), "channels": 32, "steps": "auto"}
+    assert component.table == {
+        "use": "toy/faithful",
+        "weights": str(Path.cwd() / "w/f.pt"),
+        "channels": 32,
+        "steps": "auto",
+    }
     assert resolved.recipe.student.use == "toy/student"
 
 
@@ -149,10 +165,18 @@ def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
         'stage1.steps = 1\nstage1.weights.l1 = 0.5\nevaluation.tradeoffs = [0, 0.5, 1]\nteachers.fidelity.weights = "f.pt"',
     )
     write("bases/b.toml", 'extends = ["a.toml"]\nstage1.steps = 2\nseed = 5')
-    path = write("top.toml", 'extends = ["good.toml", "bases/b.toml"]\nname = "top"\nevaluation.tradeoffs = [0, 1]')
+    path = write(
+        "top.toml",
+        'extends = ["good.toml", "bases/b.toml"]\nname = "top"\nevaluation.tradeoffs = [0, 1]',
+    )
     resolved = load(path)
     recipe = resolved.recipe
-    assert (recipe.name, recipe.seed, recipe.stage1.steps, recipe.stage1.weights.l1) == ("top", 5, 2, 0.5)
+    assert (recipe.name, recipe.seed, recipe.stage1.steps, recipe.stage1.weights.l1) == (
+        "top",
+        5,
+        2,
+        0.5,
+    )
     assert recipe.evaluation.tradeoffs == [0, 1]
     assert resolved.components["teachers.fidelity"].config.weights == Path.cwd() / "bases" / "f.pt"  # type: ignore[attr-defined]
     origins = {
@@ -170,7 +194,11 @@ def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
 def test_a_table_that_names_something_else_starts_afresh(write: Write) -> None:
     same = load(with_changes(write, '[teachers.fidelity]\nuse = "toy/faithful"\nchannels = 8'))
     assert same.components["teachers.fidelity"].config.weights is not None  # type: ignore[attr-defined]
-    other = load(with_changes(write, '[teachers.fidelity]\nuse = "sharpen"\n[stage1]\nfidelity_term = "output"'))
+    other = load(
+        with_changes(
+            write, '[teachers.fidelity]\nuse = "sharpen"\n[stage1]\nfidelity_term = "output"'
+        )
+    )
     assert other.components["teachers.fidelity"].config.weights is None  # type: ignore[attr-defined]
 
 
@@ -181,19 +209,27 @@ def test_a_name_alone_may_stand_for_its_table(write: Write) -> None:
 
 
 def test_a_datasets_own_option_may_share_a_name_with_the_skeleton(write: Write) -> None:
-    assert load("good.toml", 'data.train.0.split="test"').components["data.train.0"].config == Photos(split="test")
+    assert load("good.toml", 'data.train.0.split="test"').components[
+        "data.train.0"
+    ].config == Photos(split="test")
 
 
 def test_overrides_take_toml_values_and_list_indices(write: Write) -> None:
     resolved = load(
-        "good.toml", "stage1.learning_rate=2e-5", 'stage2.variant = "oftsr"', "data.train.0.weight=2", "student.channels=4"
+        "good.toml",
+        "stage1.learning_rate=2e-5",
+        'stage2.variant = "oftsr"',
+        "data.train.0.weight=2",
+        "student.channels=4",
     )
     assert resolved.recipe.stage1.learning_rate == 2e-5
     assert resolved.recipe.stage2.variant == "oftsr"
     assert resolved.recipe.data.train[0].weight == 2
     assert resolved.components["student"].config.channels == 4  # type: ignore[attr-defined]
     assert resolved.origin("data.train.0.weight") == "--set"
-    relative = load("good.toml", 'teachers.realness.weights="r.pt"').components["teachers.realness"].config
+    relative = (
+        load("good.toml", 'teachers.realness.weights="r.pt"').components["teachers.realness"].config
+    )
     assert relative.weights == Path.cwd() / "r.pt"  # type: ignore[attr-defined]
 
 
@@ -303,18 +339,28 @@ def test_an_output_teacher_asked_for_a_score_is_refused_with_what_each_offers(wr
 def test_clean_images_need_a_degradation(write: Write) -> None:
     write("photos/readme.txt", "")
     path = write(
-        "bare.toml", GOOD.replace('degradation = { use = "blur" }', "").replace('use = "photos"', 'imagefolder = "photos"')
+        "bare.toml",
+        GOOD.replace('degradation = { use = "blur" }', "").replace(
+            'use = "photos"', 'imagefolder = "photos"'
+        ),
     )
     assert errors(path) == [
         "bare.toml:4  data.train.0 - has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
     ]
-    assert load(path, 'data.train.0.lq_column="lq"').recipe.data.train[0].imagefolder == Path.cwd() / "photos"
+    assert (
+        load(path, 'data.train.0.lq_column="lq"').recipe.data.train[0].imagefolder
+        == Path.cwd() / "photos"
+    )
 
 
 def test_files_that_cannot_be_read(write: Write) -> None:
     assert errors("god.toml") == ['god.toml  no such file; did you mean "good.toml"?']
-    assert errors(write("syntax.toml", "a = 1\nb = = 2\n")) == ["syntax.toml:2  not valid TOML: invalid value"]
-    assert errors(write("end.toml", "a = 1\nb = [")) == ["end.toml:2  not valid TOML: invalid value"]
+    assert errors(write("syntax.toml", "a = 1\nb = = 2\n")) == [
+        "syntax.toml:2  not valid TOML: invalid value"
+    ]
+    assert errors(write("end.toml", "a = 1\nb = [")) == [
+        "end.toml:2  not valid TOML: invalid value"
+    ]
     Path("latin.toml").write_bytes(b'name = "\xe9"')
     assert errors("latin.toml") == ["latin.toml:1  not a text file in UTF-8"]
     assert errors(".") == [".  cannot be read: Is a directory"]
@@ -331,7 +377,9 @@ def test_files_that_cannot_be_read(write: Write) -> None:
 def test_files_that_extend_each_other(write: Write) -> None:
     write("a.toml", 'extends = ["b.toml"]')
     write("b.toml", 'extends = ["a.toml"]')
-    assert errors("a.toml") == ["b.toml:1  extends.0 - the files extend each other in a circle: a.toml -> b.toml -> a.toml"]
+    assert errors("a.toml") == [
+        "b.toml:1  extends.0 - the files extend each other in a circle: a.toml -> b.toml -> a.toml"
+    ]
 
 
 def test_a_validator_that_fails_in_its_own_way_is_a_problem_like_others(write: Write) -> None:
@@ -341,13 +389,19 @@ def test_a_validator_that_fails_in_its_own_way_is_a_problem_like_others(write: W
 
 def test_the_complete_recipe_loads_back_from_anywhere(write: Write, tmp_path: Path) -> None:
     resolved = load(
-        with_changes(write, 'evaluation.metrics = ["psnr"]\nname = "r"'), "stage1.learning_rate=1e-5", 'student.weights="s.pt"'
+        with_changes(write, 'evaluation.metrics = ["psnr"]\nname = "r"'),
+        "stage1.learning_rate=1e-5",
+        'student.weights="s.pt"',
     )
     again = load(write("elsewhere/recipe.toml", resolved.to_toml()))
     assert again.recipe == resolved.recipe
-    assert {k: c.config for k, c in again.components.items()} == {k: c.config for k, c in resolved.components.items()}
+    assert {k: c.config for k, c in again.components.items()} == {
+        k: c.config for k, c in resolved.components.items()
+    }
     assert again.to_toml() == resolved.to_toml()
-    assert "shipped" not in resolved.to_toml(), "a plugin's own files are not pinned to where this machine has them"
+    assert "shipped" not in resolved.to_toml(), (
+        "a plugin's own files are not pinned to where this machine has them"
+    )
 
 
 def test_with_origin_names_what_set_each_value(write: Write) -> None:
@@ -375,17 +429,23 @@ def test_the_json_schema_holds_the_plugins_options(write: Write) -> None:
     definitions = schema["$defs"]
     assert {r.removeprefix("#/$defs/") for r in references(schema)} <= definitions.keys()
     assert schema["properties"]["student"]["$ref"] == "#/$defs/students"
-    tables = {table["title"]: table for table in definitions["teachers"]["anyOf"] if "title" in table}
+    tables = {
+        table["title"]: table for table in definitions["teachers"]["anyOf"] if "title" in table
+    }
     assert tables.keys() == {"toy/faithful", "toy/sharpen"}
     assert tables["toy/sharpen"]["properties"]["use"] == {"enum": ["toy/sharpen", "sharpen"]}
     assert tables["toy/sharpen"]["properties"]["channels"]["minimum"] == 1
     assert tables["toy/sharpen"]["additionalProperties"] is False
     (photos,) = (table for table in definitions["datasets"]["anyOf"] if "title" in table)
-    assert {"use", "weight", "split"} <= photos["properties"].keys() and "hub" not in photos["properties"]
+    assert {"use", "weight", "split"} <= photos["properties"].keys() and "hub" not in photos[
+        "properties"
+    ]
     assert photos["properties"]["split"]["enum"] == ["train", "test"]
 
 
-KEYS = st.text(st.characters(codec="utf-8"), max_size=4) | st.sampled_from(["a", "b-c", "1", "use", "x y", 'q"', "a.b"])
+KEYS = st.text(st.characters(codec="utf-8"), max_size=4) | st.sampled_from(
+    ["a", "b-c", "1", "use", "x y", 'q"', "a.b"]
+)
 SCALARS = (
     st.booleans()
     | st.integers(-(2**60), 2**60)
@@ -394,11 +454,19 @@ SCALARS = (
     | st.datetimes()
     | st.dates()
 )
-VALUES = st.recursive(SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS, v, max_size=3), max_leaves=12)
+VALUES = st.recursive(
+    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS, v, max_size=3), max_leaves=12
+)
 
 
 def paths(value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
-    for key, below in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, below in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield (*at, key)
         yield from paths(below, (*at, key))
 

@@ -64,20 +64,44 @@ def test_the_full_recipe_keeps_to_the_paper():
     """Sec. 5.1."""
     recipe = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe
     stage1, stage2, weights = recipe.stage1, recipe.stage2, recipe.stage1.weights
-    assert (stage1.steps, stage2.steps, recipe.data.crop, recipe.data.batch_size) == (20_000, 50_000, 512, 1)
-    assert stage1.learning_rate == stage2.learning_rate == 5e-5 and recipe.training.betas == (0.9, 0.999)
-    assert (weights.l2, weights.perceptual, weights.realness, weights.fidelity, weights.anchor) == (1, 2, 1, 2, 5.5)
-    assert stage1.adapter.rank == stage2.adapter.rank == 4 and stage1.adapter.kind == stage2.adapter.kind == "lora"
+    assert (stage1.steps, stage2.steps, recipe.data.crop, recipe.data.batch_size) == (
+        20_000,
+        50_000,
+        512,
+        1,
+    )
+    assert stage1.learning_rate == stage2.learning_rate == 5e-5 and recipe.training.betas == (
+        0.9,
+        0.999,
+    )
+    assert (weights.l2, weights.perceptual, weights.realness, weights.fidelity, weights.anchor) == (
+        1,
+        2,
+        1,
+        2,
+        5.5,
+    )
+    assert (
+        stage1.adapter.rank == stage2.adapter.rank == 4
+        and stage1.adapter.kind == stage2.adapter.kind == "lora"
+    )
     assert stage1.perceptual.use == "distillkit/lpips-vgg"
 
 
 @pytest.mark.parametrize("variant", ["ctsr_eq8", "ctsr_alg2"])
 def test_the_papers_own_variants_are_one_set_away(variant):
-    assert load_recipe(RECIPES / "ctsr_sr4x.toml", [f'stage2.variant="{variant}"']).recipe.stage2.variant == variant
+    assert (
+        load_recipe(
+            RECIPES / "ctsr_sr4x.toml", [f'stage2.variant="{variant}"']
+        ).recipe.stage2.variant
+        == variant
+    )
 
 
 @pytest.mark.parametrize(("name", "missing"), FULL.items(), ids=FULL)
-def test_without_weights_and_data_all_of_it_is_named_before_any_work(name, missing, tmp_path, monkeypatch, capsys):
+def test_without_weights_and_data_all_of_it_is_named_before_any_work(
+    name, missing, tmp_path, monkeypatch, capsys
+):
     from distillkit.cli.main import main as cli
 
     def refuse(*_):
@@ -100,23 +124,45 @@ def test_without_weights_and_data_all_of_it_is_named_before_any_work(name, missi
 
 def test_the_tiny_super_resolution_recipe_runs_to_the_end(tmp_path):
     rows, history = run(RECIPES / "tiny" / "ctsr_sr4x.toml", tmp_path)
-    assert {"fidelity/imitate", "fidelity/anchor", "realness/imitate", "realness/anchor", "perceptual", "l2"} <= history[0].keys()
+    assert {
+        "fidelity/imitate",
+        "fidelity/anchor",
+        "realness/imitate",
+        "realness/anchor",
+        "perceptual",
+        "l2",
+    } <= history[0].keys()
     assert Restorer.from_pretrained(tmp_path).scale == 4
     assert {row["metric"] for row in rows} == {"psnr", "ssim-y", "stlpips-alex"}
 
 
 def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
     rows, history = run(RECIPES / "tiny" / "lle_gsad.toml", tmp_path)
-    assert {"fidelity/imitate", "fidelity/anchor", "realness/output", "perceptual", "l2"} <= history[0].keys()
+    assert {
+        "fidelity/imitate",
+        "fidelity/anchor",
+        "realness/output",
+        "perceptual",
+        "l2",
+    } <= history[0].keys()
     assert "realness/anchor" not in history[0] and "mix" in history[-1]
     assert Restorer.from_pretrained(tmp_path).scale == 1
     assert {"psnr", "psnr-gtmean", "ssim-uniform"} < {row["metric"] for row in rows}
 
 
-@pytest.mark.parametrize(("name", "scale", "psnrs"), [("sr4x", 4, {"psnr"}), ("lle", 1, {"psnr", "psnr-gtmean"})])
+@pytest.mark.parametrize(
+    ("name", "scale", "psnrs"), [("sr4x", 4, {"psnr"}), ("lle", 1, {"psnr", "psnr-gtmean"})]
+)
 def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
     rows, history = run(RECIPES / f"quickstart_{name}.toml", tmp_path, *SHORT)
-    assert {"fidelity/imitate", "fidelity/anchor", "realness/imitate", "realness/anchor", "perceptual", "l2"} <= history[0].keys()
+    assert {
+        "fidelity/imitate",
+        "fidelity/anchor",
+        "realness/imitate",
+        "realness/anchor",
+        "perceptual",
+        "l2",
+    } <= history[0].keys()
     assert "mix" in history[-1]
     assert Restorer.from_pretrained(tmp_path).scale == scale
     assert psnrs == {row["metric"] for row in rows if row["metric"].startswith("psnr")}
@@ -124,21 +170,57 @@ def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
 
 
 SHORT = [
-    *("stage1.steps=8", "stage2.steps=6", 'stage1.adapter={kind="lora"}', "data.crop=32", "stage2.guard_images=1"),
+    *(
+        "stage1.steps=8",
+        "stage2.steps=6",
+        'stage1.adapter={kind="lora"}',
+        "data.crop=32",
+        "stage2.guard_images=1",
+    ),
     *("training.log_every=2", "training.sample_every=8", "training.checkpoint_every=6"),
-    *("evaluation.max_images=2", "evaluation.crop=64", "evaluation.tradeoffs=[0.0,0.5,1.0]", "evaluation.alphas=[0.5]"),
+    *(
+        "evaluation.max_images=2",
+        "evaluation.crop=64",
+        "evaluation.tradeoffs=[0.0,0.5,1.0]",
+        "evaluation.alphas=[0.5]",
+    ),
 ]
 
 
 def run(recipe, out, *settings):
     """Run a recipe in a process of its own; the rows of its evaluation and of its log, after a look at the run's folder."""
-    command = [sys.executable, "-c", "from distillkit.cli.main import main; main()", "run", str(recipe), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        "from distillkit.cli.main import main; main()",
+        "run",
+        str(recipe),
+        "--out",
+        str(out),
+    ]
     command += [part for setting in settings for part in ("--set", setting)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
-    assert {"recipe.toml", "report.html", "samples/step-00000008.png", "samples/step-00000014.png", "evaluation/table.md"} <= names
-    assert {"checkpoints/step-00000014", "evaluation/tradeoff.png", "evaluation/strip.png", "student/distillkit.json"} <= names
+    assert {
+        "recipe.toml",
+        "report.html",
+        "samples/step-00000008.png",
+        "samples/step-00000014.png",
+        "evaluation/table.md",
+    } <= names
+    assert {
+        "checkpoints/step-00000014",
+        "evaluation/tradeoff.png",
+        "evaluation/strip.png",
+        "student/distillkit.json",
+    } <= names
     assert json.loads((out / "manifest.json").read_text())["status"] == "finished"
     for stage in ("stage1", "stage2"):
         tensors = load_file(out / "student" / f"{stage}.safetensors")
@@ -146,5 +228,7 @@ def run(recipe, out, *settings):
         assert any(v.any() for k, v in tensors.items() if "lora_B" in k or k.endswith(".delta"))
     rows = json.loads((out / "evaluation" / "metrics.json").read_text())
     assert {row["tradeoff"] for row in rows if row["method"] == "student"} == {0.0, 0.5, 1.0}
-    assert {"student", "fidelity", "realness", "bicubic", "linear:0.5"} <= {row["method"] for row in rows}
+    assert {"student", "fidelity", "realness", "bicubic", "linear:0.5"} <= {
+        row["method"] for row in rows
+    }
     return rows, [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -36,7 +36,9 @@ class Counting(ToyModel):
 
     def generate(self, condition, generator=None):
         self.passes_made += 1
-        return super().generate(condition, generator) + self.strength * torch.randn(condition.y.shape, generator=generator)
+        return super().generate(condition, generator) + self.strength * torch.randn(
+            condition.y.shape, generator=generator
+        )
 
 
 def student_of(model, variant=Gate):
@@ -61,25 +63,42 @@ def restorer():
 def textured(height, width, channels=3):
     """Fine texture, gradients and hard edges, uint8."""
     y, x = np.mgrid[:height, :width]
-    waves = np.sin(x[..., None] / (3 + np.arange(channels)) + y[..., None] / 7) * 40 + (x + y)[..., None] % 90
+    waves = (
+        np.sin(x[..., None] / (3 + np.arange(channels)) + y[..., None] / 7) * 40
+        + (x + y)[..., None] % 90
+    )
     waves[height // 3 : height // 2, width // 4 :] += 80
     return (waves + RNG.normal(0, 6, (height, width, channels)) + 60).clip(0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
     ("mode", "out"),
-    [("1", "L"), ("L", "L"), ("LA", "LA"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGB"), ("CMYK", "RGB"), ("I;16", "I;16")],
+    [
+        ("1", "L"),
+        ("L", "L"),
+        ("LA", "LA"),
+        ("RGB", "RGB"),
+        ("RGBA", "RGBA"),
+        ("P", "RGB"),
+        ("CMYK", "RGB"),
+        ("I;16", "I;16"),
+    ],
 )
 def test_pil_images_keep_their_mode(restorer, mode, out):
     picture = (
-        Image.fromarray(textured(9, 13)[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(textured(9, 13))
+        Image.fromarray(textured(9, 13)[..., 0].astype(np.uint16) * 257)
+        if mode == "I;16"
+        else Image.fromarray(textured(9, 13))
     )
     restored = restorer(picture if mode == "I;16" else picture.convert(mode))
     assert restored.mode == out and restored.size == (26, 18)
 
 
 def test_opacity_is_enlarged_and_leaves_the_colours_alone(restorer):
-    array = np.concatenate([textured(12, 10), np.tile(np.linspace(0, 255, 10, dtype=np.uint8), (12, 1))[..., None]], axis=2)
+    array = np.concatenate(
+        [textured(12, 10), np.tile(np.linspace(0, 255, 10, dtype=np.uint8), (12, 1))[..., None]],
+        axis=2,
+    )
     restored, opaque = restorer(array), restorer(array[..., :3])
     assert np.array_equal(restored[..., :3], opaque)
     expected = Image.fromarray(array[..., 3]).resize((20, 24), Image.Resampling.BICUBIC)
@@ -111,13 +130,19 @@ def test_tensors_keep_shape_and_type(restorer, dtype, channels):
     values = torch.from_numpy(textured(6, 7, channels)).permute(2, 0, 1)
     image = values if dtype == torch.uint8 else (values / 255).to(dtype)
     restored = restorer(image)
-    assert restored.dtype == dtype and restored.shape == (channels, 12, 14) and restored.is_contiguous()
+    assert (
+        restored.dtype == dtype
+        and restored.shape == (channels, 12, 14)
+        and restored.is_contiguous()
+    )
 
 
 def test_a_batch_is_its_images_one_by_one(restorer):
     batch = torch.rand(3, 3, 8, 9)
     together = restorer(batch, 0.4)
-    assert together.shape == (3, 3, 16, 18) and all(torch.equal(together[i], restorer(batch[i], 0.4)) for i in range(3))
+    assert together.shape == (3, 3, 16, 18) and all(
+        torch.equal(together[i], restorer(batch[i], 0.4)) for i in range(3)
+    )
     pictures = [Image.fromarray(textured(5, 6)), Image.fromarray(textured(7, 4)).convert("L")]
     restored = restorer(pictures, [0.0, 1.0])
     assert [[p.size for p in column] for column in restored] == [[(12, 10), (8, 14)]] * 2
@@ -169,7 +194,11 @@ def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
 @pytest.mark.parametrize(("variant", "passes"), [(Gate, 3), (Oftsr, 1)])
 def test_nodes_spare_passes_and_are_exact_themselves(variant, passes):
     model = Counting()
-    student, image, tradeoffs = student_of(model, variant), textured(60, 20), [0.0, 0.2, 0.5, 0.7, 0.9, 1.0]
+    student, image, tradeoffs = (
+        student_of(model, variant),
+        textured(60, 20),
+        [0.0, 0.2, 0.5, 0.7, 0.9, 1.0],
+    )
     exact = Restorer(student, tile=32)(image, tradeoffs, seed=7)
     model.passes_made = 0
     restorer = Restorer(student, tile=32, nodes=3)
@@ -216,7 +245,9 @@ def test_a_bar_counts_the_rows_of_an_image_in_tiles(capsys, monkeypatch):
 def test_all_tiles_of_one_tradeoff_are_made_by_the_same_folded_weights():
     model, seen = ToyModel(), []
     student = student_of(model)
-    model.network.first.base_layer.register_forward_hook(lambda layer, *_: seen.append(layer.weight))
+    model.network.first.base_layer.register_forward_hook(
+        lambda layer, *_: seen.append(layer.weight)
+    )
     Restorer(student, tile=32, overlap=8)(textured(40, 40), 0.5)
     assert len(seen) == 4 and all(weight is seen[0] for weight in seen)
     assert seen[0] is not model.network.first.base_layer.weight
@@ -238,7 +269,9 @@ def test_draws_depend_on_where_a_tile_is_not_on_what_was_done_before():
     restorer = Restorer(student_of(Counting()), tile=16, overlap=4)
     flat = np.full((40, 40, 3), 128, np.uint8)
     first = restorer(flat, seed=3)
-    assert np.array_equal(first, restorer(flat, seed=3)) and not np.array_equal(first, restorer(flat, seed=4))
+    assert np.array_equal(first, restorer(flat, seed=3)) and not np.array_equal(
+        first, restorer(flat, seed=4)
+    )
     assert not np.array_equal(first[:16, :16], first[24:40, 24:40])
 
 
@@ -279,7 +312,11 @@ class Greedy(ToyModel):
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_out_of_memory_halves_the_tile_and_says_so(error):
     model = Greedy()
@@ -295,7 +332,10 @@ def test_out_of_memory_halves_the_tile_and_says_so(error):
 def test_too_little_memory_for_any_tile_is_an_error():
     model = Greedy()
     model.limit = 4
-    with pytest.warns(RuntimeWarning), pytest.raises(DistillkitError, match="smaller tiles would not help"):
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(DistillkitError, match="smaller tiles would not help"),
+    ):
         Restorer(student_of(model), tile=128)(textured(100, 90))
 
 
@@ -304,7 +344,9 @@ def test_a_model_that_fails_is_named_and_the_size_with_it():
         def condition(self, lq):
             raise ValueError("no such layer")
 
-    with pytest.raises(PluginError, match="Broken failed on an input of 9 x 8 pixels: ValueError: no such layer"):
+    with pytest.raises(
+        PluginError, match="Broken failed on an input of 9 x 8 pixels: ValueError: no such layer"
+    ):
         Restorer(student_of(Broken()))(textured(8, 9))
 
 
@@ -320,8 +362,13 @@ def test_a_result_that_is_not_finite_is_an_error():
 def test_registered_models_restore_too(toys):
     array = textured(8, 8)
     by_teacher = Restorer.of_model("toy/faithful", {"seed": 3})(array)
-    assert by_teacher.shape == (16, 16, 3) and not np.array_equal(by_teacher, Restorer.of_model("toy/faithful", {"seed": 4})(array))
-    assert Restorer.of_model("toy/restorer")(array).shape == (16, 16, 3) and Restorer.of_model("toy/student").scale == 2
+    assert by_teacher.shape == (16, 16, 3) and not np.array_equal(
+        by_teacher, Restorer.of_model("toy/faithful", {"seed": 4})(array)
+    )
+    assert (
+        Restorer.of_model("toy/restorer")(array).shape == (16, 16, 3)
+        and Restorer.of_model("toy/student").scale == 2
+    )
     with pytest.raises(DistillkitError, match="has no knob"):
         Restorer.of_model("toy/faithful")(array, 0.5)
     with pytest.raises(PluginError, match='did you mean "toy/faithful"'):
@@ -336,8 +383,13 @@ def test_a_device_or_a_repository_that_is_not_there_is_said(toys, monkeypatch):
         Restorer.of_model("toy/faithful", device="abacus")
     with pytest.raises(DistillkitError, match="no student here"):
         Restorer.from_pretrained("nowhere")
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route")))
-    with pytest.raises(DistillkitError, match="me/student - no such folder, and not on the Hub: no route"):
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *a, **k: (_ for _ in ()).throw(ConnectionError("no route")),
+    )
+    with pytest.raises(
+        DistillkitError, match="me/student - no such folder, and not on the Hub: no route"
+    ):
         Restorer.from_pretrained("me/student")
 
 
@@ -345,11 +397,17 @@ def test_colour_fixes_by_their_definition():
     lq, restored = textured(40, 30), textured(80, 60) // 2 + 100
     by_adain, by_wavelet = restored.copy(), restored.copy()
     fix_colours(by_adain, lq, "adain")
-    assert np.allclose(by_adain.mean((0, 1)), lq.mean((0, 1)), atol=2) and np.allclose(by_adain.std((0, 1)), lq.std((0, 1)), atol=2)
+    assert np.allclose(by_adain.mean((0, 1)), lq.mean((0, 1)), atol=2) and np.allclose(
+        by_adain.std((0, 1)), lq.std((0, 1)), atol=2
+    )
     fix_colours(by_wavelet, lq, "wavelet")
-    enlarged = torch.nn.functional.interpolate(to_unit(lq), scale_factor=2, mode="bicubic").clamp(-1, 1)
+    enlarged = torch.nn.functional.interpolate(to_unit(lq), scale_factor=2, mode="bicubic").clamp(
+        -1, 1
+    )
     image = to_unit(restored)
-    assert np.array_equal(by_wavelet, quantised(image - coarse(image) + coarse(enlarged), np.dtype(np.uint8)))
+    assert np.array_equal(
+        by_wavelet, quantised(image - coarse(image) + coarse(enlarged), np.dtype(np.uint8))
+    )
     untouched = restored.copy()
     fix_colours(untouched, lq, "none")
     assert np.array_equal(untouched, restored)
@@ -369,10 +427,15 @@ def test_bands_do_not_show(monkeypatch, how, scale):
 @pytest.mark.parametrize("how", ["adain", "wavelet"])
 def test_colours_are_fixed_on_the_whole_image_also_when_it_is_tiled(how):
     student, image = student_of(ToyModel()), textured(90, 70)
-    whole, tiled = (Restorer(student, tile=t, overlap=8, colour=how)(image).astype(int) for t in (500, 32))
+    whole, tiled = (
+        Restorer(student, tile=t, overlap=8, colour=how)(image).astype(int) for t in (500, 32)
+    )
     assert np.abs(whole - tiled).mean() < 0.2
     plain = Restorer(student, tile=500)(image)
-    assert np.abs(whole.mean((0, 1)) - image.mean((0, 1))).max() < np.abs(plain.mean((0, 1)) - image.mean((0, 1))).max()
+    assert (
+        np.abs(whole.mean((0, 1)) - image.mean((0, 1))).max()
+        < np.abs(plain.mean((0, 1)) - image.mean((0, 1))).max()
+    )
 
 
 @pytest.mark.parametrize("how", ["adain", "wavelet"])
@@ -382,12 +445,18 @@ def test_colour_fixes_reproduce_published_outputs(how):
     folder = os.environ.get("DISTILLKIT_GOLDEN")
     if not folder:
         pytest.skip("set DISTILLKIT_GOLDEN to the folder of golden cases to compare with them")
-    cases = [p for p in sorted(Path(folder).glob("colorfix*.json")) if json.loads(p.read_text())["levels"] == LEVELS]
+    cases = [
+        p
+        for p in sorted(Path(folder).glob("colorfix*.json"))
+        if json.loads(p.read_text())["levels"] == LEVELS
+    ]
     if not cases:
         pytest.skip(f"no case colorfix* of {LEVELS} levels in {folder}")
     for tensors in (load_file(p.with_suffix(".safetensors")) for p in cases):
         for name in sorted({k.split(".")[0] for k in tensors}):
             batches = zip(*(tensors[f"{name}.{k}"] for k in ("content", "style", how)), strict=True)
-            for content, style, wanted in ([x.permute(1, 2, 0).contiguous().numpy() for x in images] for images in batches):
+            for content, style, wanted in (
+                [x.permute(1, 2, 0).contiguous().numpy() for x in images] for images in batches
+            ):
                 fix_colours(content, style, how)
                 np.testing.assert_allclose(content, wanted.clip(0, 1), atol=1e-5, rtol=0)

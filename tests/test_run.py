@@ -23,7 +23,9 @@ def weights_of(out):
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for stage in a:
-        assert a[stage].keys() == b[stage].keys() and all(torch.equal(a[stage][k], b[stage][k]) for k in a[stage])
+        assert a[stage].keys() == b[stage].keys() and all(
+            torch.equal(a[stage][k], b[stage][k]) for k in a[stage]
+        )
 
 
 @pytest.fixture
@@ -64,10 +66,28 @@ def test_a_run_leaves_the_promised_folder(finished):
     } <= methods
     assert ("linear:0.5", None) in methods
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["stage"], r["step"]) for r in lines] == [("stage1", 2), ("stage1", 4), ("stage1", 6), ("stage2", 8), ("stage2", 10)]
-    assert {"loss", "l2", "fidelity/imitate", "fidelity/anchor", "realness/imitate", "lr", "grad_norm"} <= lines[0].keys()
+    assert [(r["stage"], r["step"]) for r in lines] == [
+        ("stage1", 2),
+        ("stage1", 4),
+        ("stage1", 6),
+        ("stage2", 8),
+        ("stage2", 10),
+    ]
+    assert {
+        "loss",
+        "l2",
+        "fidelity/imitate",
+        "fidelity/anchor",
+        "realness/imitate",
+        "lr",
+        "grad_norm",
+    } <= lines[0].keys()
     manifest = json.loads((finished / "manifest.json").read_text())
-    assert manifest["status"] == "finished" and manifest["packages"]["torch"] != "absent" and manifest["bad_images"] == {}
+    assert (
+        manifest["status"] == "finished"
+        and manifest["packages"]["torch"] != "absent"
+        and manifest["bad_images"] == {}
+    )
 
 
 def test_the_same_recipe_gives_the_same_student(finished, recipe, tmp_path):
@@ -81,15 +101,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, recipe, tmp_path
     out = tmp_path / "cut"
     held_out = 3  # the degradation first makes the three held-out inputs
     monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
-    strike = staticmethod(lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == held_out + at else None)
+    strike = staticmethod(
+        lambda n: os.kill(os.getpid(), signal.SIGTERM) if n == held_out + at else None
+    )
     monkeypatch.setattr(toy_plugin.Halve, "on_call", strike)
     with pytest.raises(Interrupted, match="SIGTERM: stopped after stage"):
         run_recipe(load_recipe(recipe), out)
-    assert json.loads((out / "manifest.json").read_text())["status"] == "interrupted" and not (out / "student").exists()
+    assert (
+        json.loads((out / "manifest.json").read_text())["status"] == "interrupted"
+        and not (out / "student").exists()
+    )
     monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(lambda n: None))
     run_recipe(load_recipe(recipe), out, resume=True)
     assert_same(weights_of(finished), weights_of(out))
-    assert (out / "metrics.jsonl").read_text().count("\n") == (finished / "metrics.jsonl").read_text().count("\n")
+    assert (out / "metrics.jsonl").read_text().count("\n") == (
+        finished / "metrics.jsonl"
+    ).read_text().count("\n")
 
 
 def test_resuming_from_an_older_checkpoint_repeats_the_same_steps(finished, recipe, tmp_path):
@@ -106,18 +133,33 @@ def test_an_existing_run_is_never_overwritten_and_another_recipe_never_resumed(f
     before = weights_of(finished)
     with pytest.raises(DistillkitError, match="holds a run already; go on with it by --resume"):
         run_recipe(load_recipe(recipe), finished)
-    with pytest.raises(DistillkitError, match=r"(?s)stands at stage2 step 10, .*stage1\.learning_rate: 0\.01 -> 0\.5"):
+    with pytest.raises(
+        DistillkitError,
+        match=r"(?s)stands at stage2 step 10, .*stage1\.learning_rate: 0\.01 -> 0\.5",
+    ):
         run_recipe(load_recipe(recipe, ["stage1.learning_rate=0.5"]), finished, resume=True)
     assert_same(before, weights_of(finished))
 
 
 @pytest.mark.parametrize("space", ["pixels", "unshuffle"])
 @pytest.mark.parametrize(
-    "stage2", ["variant='gate'", "target='mix'", "variant='ctsr_eq8'", "variant='ctsr_alg2'", "variant='oftsr'"]
+    "stage2",
+    [
+        "variant='gate'",
+        "target='mix'",
+        "variant='ctsr_eq8'",
+        "variant='ctsr_alg2'",
+        "variant='oftsr'",
+    ],
 )
-def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(recipe, tmp_path, stage2, space):
+def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(
+    recipe, tmp_path, stage2, space
+):
     out = tmp_path / "out"
-    resolved = load_recipe(recipe, [f"stage2.{stage2}", f"teachers.fidelity.space='{space}'", "evaluation.max_images=1"])
+    resolved = load_recipe(
+        recipe,
+        [f"stage2.{stage2}", f"teachers.fidelity.space='{space}'", "evaluation.max_images=1"],
+    )
     run_recipe(resolved, out)
     student = load_student(out)
     lq = torch.rand(1, 3, 8, 8) * 2 - 1
@@ -147,33 +189,51 @@ def test_without_stage_2_there_is_no_knob(recipe, tmp_path):
 
 
 def test_an_output_teacher_takes_part_by_output_distillation(recipe, tmp_path):
-    sets = ["teachers.fidelity={use='toy/restorer'}", "stage1.fidelity_term='output'", "stage2.target='mix'"]
+    sets = [
+        "teachers.fidelity={use='toy/restorer'}",
+        "stage1.fidelity_term='output'",
+        "stage2.target='mix'",
+    ]
     run_recipe(load_recipe(recipe, sets), tmp_path / "out")
     first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
     assert "fidelity/output" in first and "fidelity/anchor" not in first
 
 
 def test_training_without_teachers(recipe, tmp_path):
-    text = "\n".join(line for line in recipe.read_text().splitlines() if not line.startswith("teachers."))
+    text = "\n".join(
+        line for line in recipe.read_text().splitlines() if not line.startswith("teachers.")
+    )
     recipe.write_text(text)
-    run_recipe(load_recipe(recipe, ["stage1.weights.fidelity=0", "stage1.weights.realness=0"]), tmp_path / "out")
-    methods = {r["method"] for r in json.loads((tmp_path / "out/evaluation/metrics.json").read_text())}
+    run_recipe(
+        load_recipe(recipe, ["stage1.weights.fidelity=0", "stage1.weights.realness=0"]),
+        tmp_path / "out",
+    )
+    methods = {
+        r["method"] for r in json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
+    }
     assert methods == {"student", "bicubic"}
 
 
 def test_a_faithful_endpoint_that_is_not_is_said_before_stage_2(recipe, tmp_path, capfd):
-    run_recipe(load_recipe(recipe, ["stage2.target='mix'", "stage1.steps=60", "stage2.steps=1"]), tmp_path / "out")
+    run_recipe(
+        load_recipe(recipe, ["stage2.target='mix'", "stage1.steps=60", "stage2.steps=1"]),
+        tmp_path / "out",
+    )
     assert "is no more faithful than the stage-1 student" in capfd.readouterr().err
     guard = json.loads((tmp_path / "out/manifest.json").read_text())["guard"]
     assert guard["endpoint_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp_path, monkeypatch, fused):
+def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
+    recipe, tmp_path, monkeypatch, fused
+):
     """``fused`` is what happens on a GPU: the optimiser skips the step, and that it did is read one step later."""
     from distillkit.objectives import reconstruction
 
-    monkeypatch.setattr(Trainer, "fused", property(lambda self: fused, lambda self, value: None), raising=False)
+    monkeypatch.setattr(
+        Trainer, "fused", property(lambda self: fused, lambda self, value: None), raising=False
+    )
 
     real, calls = reconstruction.reconstruction, []
 
@@ -185,8 +245,14 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(recipe, tmp
     monkeypatch.setattr("distillkit.training.step.reconstruction", sometimes_nan)
     with pytest.raises(DistillkitError, match="2 non-finite losses in a row"):
         run_recipe(load_recipe(recipe, ["training.max_nonfinite=2"]), tmp_path / "out")
-    lines = [json.loads(line) for line in (tmp_path / "out/nonfinite.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [2, 5, 6] and lines[0]["terms"]["l2"] == "nan" and len(lines[0]["ids"]) == 2
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/nonfinite.jsonl").read_text().splitlines()
+    ]
+    assert (
+        [line["step"] for line in lines] == [2, 5, 6]
+        and lines[0]["terms"]["l2"] == "nan"
+        and len(lines[0]["ids"]) == 2
+    )
     newest = load_file(sorted((tmp_path / "out/checkpoints").iterdir())[-1] / "trained.safetensors")
     assert all(torch.isfinite(v).all() for v in newest.values())
 
@@ -196,7 +262,10 @@ def test_a_line_without_a_finite_step_has_no_loss(recipe, tmp_path, monkeypatch)
         return {"l2": x.mean() * float("nan")}
 
     monkeypatch.setattr("distillkit.training.step.reconstruction", nan)
-    run_recipe(load_recipe(recipe, ["training.log_every=1", "stage1.steps=1", "stage2.steps=0"]), tmp_path / "out")
+    run_recipe(
+        load_recipe(recipe, ["training.log_every=1", "stage1.steps=1", "stage2.steps=0"]),
+        tmp_path / "out",
+    )
     line = json.loads((tmp_path / "out/metrics.jsonl").read_text())
     assert "loss" not in line and "l2" not in line and line["seconds"] > 0
 
@@ -210,10 +279,17 @@ def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeyp
 
 def test_evaluation_can_be_repeated(finished):
     before = json.loads((finished / "evaluation/metrics.json").read_text())
-    reevaluate(load_recipe(finished / "recipe.toml", ["evaluation.tradeoffs=[0.0,0.25]"]), finished, "cpu")
+    reevaluate(
+        load_recipe(finished / "recipe.toml", ["evaluation.tradeoffs=[0.0,0.25]"]), finished, "cpu"
+    )
     after = json.loads((finished / "evaluation/metrics.json").read_text())
-    old, new = ({(r["method"], r["tradeoff"], r["metric"]): r["mean"] for r in rows} for rows in (before, after))
-    assert ("student", 0.25, "psnr") in new and new["student", 0.0, "psnr"] == old["student", 0.0, "psnr"]
+    old, new = (
+        {(r["method"], r["tradeoff"], r["metric"]): r["mean"] for r in rows}
+        for rows in (before, after)
+    )
+    assert ("student", 0.25, "psnr") in new and new["student", 0.0, "psnr"] == old[
+        "student", 0.0, "psnr"
+    ]
 
 
 def test_interpolated_weights_of_two_stage_1_students_are_a_baseline(finished, recipe, tmp_path):
@@ -267,7 +343,15 @@ def test_learning_rate_is_a_function_of_the_step(toys):
 
     stage = Stage("s", None, steps=100, learning_rate=1.0)
     options = Training(warmup_steps=10, decay_fraction=0.25)
-    assert [round(stage.lr_at(s, options), 3) for s in (0, 4, 9, 50, 75, 85, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0, 0.6, 0.04]
+    assert [round(stage.lr_at(s, options), 3) for s in (0, 4, 9, 50, 75, 85, 99)] == [
+        0.1,
+        0.5,
+        1.0,
+        1.0,
+        1.0,
+        0.6,
+        0.04,
+    ]
 
 
 @pytest.mark.parametrize("setting", ["checkpointing", "channels_last"])
@@ -275,7 +359,9 @@ def test_cheaper_passes_train_the_same_student(finished, recipe, tmp_path, setti
     out = tmp_path / "saving"
     run_recipe(load_recipe(recipe, [f"training.{setting}=true"]), out)
     plain, saving = weights_of(finished), weights_of(out)
-    assert all(torch.allclose(plain[s][k], saving[s][k], atol=1e-6) for s in plain for k in plain[s])
+    assert all(
+        torch.allclose(plain[s][k], saving[s][k], atol=1e-6) for s in plain for k in plain[s]
+    )
 
 
 @pytest.fixture
@@ -298,7 +384,10 @@ def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path,
     ("others", "why"),
     [
         ([], r'"weights" is for training\.precision = "bf16"'),
-        (["training.precision='bf16'", "training.compile=true"], r"not for training\.compile = true"),
+        (
+            ["training.precision='bf16'", "training.compile=true"],
+            r"not for training\.compile = true",
+        ),
     ],
 )
 def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
@@ -310,7 +399,10 @@ def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd
     sets = ["training.log_every=1", "data.eval=[]", "stage2.steps=0", "training.max_grad_norm=1e9"]
     run_recipe(load_recipe(recipe, [*sets, "stage1.learning_rate=0.5"]), tmp_path / "wild")
     said = capfd.readouterr().err
-    assert said.count("probably diverged; lower stage1.learning_rate") == 1 and "times what it began with" in said
+    assert (
+        said.count("probably diverged; lower stage1.learning_rate") == 1
+        and "times what it began with" in said
+    )
     run_recipe(load_recipe(recipe, sets), tmp_path / "tame")
     assert "diverged" not in capfd.readouterr().err
 
@@ -325,37 +417,76 @@ def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe,
 
 
 def test_a_distance_without_gradient_is_refused(recipe, tmp_path):
-    with pytest.raises(DistillkitError, match=r"stage1\.perceptual - psnr is higher where images are closer: nothing"):
-        run_recipe(load_recipe(recipe, ["stage1.weights.perceptual=1", "stage1.perceptual='psnr'"]), tmp_path / "out")
+    with pytest.raises(
+        DistillkitError,
+        match=r"stage1\.perceptual - psnr is higher where images are closer: nothing",
+    ):
+        run_recipe(
+            load_recipe(recipe, ["stage1.weights.perceptual=1", "stage1.perceptual='psnr'"]),
+            tmp_path / "out",
+        )
 
 
 def test_an_anchor_beside_a_score_is_refused_at_validation(recipe):
-    with pytest.raises(DistillkitError, match=r'realness_anchor - is for an output teacher, but stage1\.realness_term = "score"'):
+    with pytest.raises(
+        DistillkitError,
+        match=r'realness_anchor - is for an output teacher, but stage1\.realness_term = "score"',
+    ):
         load_recipe(recipe, ["stage1.realness_anchor='stlpips-alex'"])
 
 
 def test_a_metric_anchors_an_output_teacher(recipe, tmp_path):
-    sets = ["teachers.realness={use='toy/restorer'}", "stage1.realness_term='output'", "stage1.output_loss='denoised'"]
-    sets += ["stage1.realness_anchor='stlpips-alex'", "data.crop=32", "stage1.decode_crop=24", "data.eval=[]"]
+    sets = [
+        "teachers.realness={use='toy/restorer'}",
+        "stage1.realness_term='output'",
+        "stage1.output_loss='denoised'",
+    ]
+    sets += [
+        "stage1.realness_anchor='stlpips-alex'",
+        "data.crop=32",
+        "stage1.decode_crop=24",
+        "data.eval=[]",
+    ]
     run_recipe(load_recipe(recipe, sets), tmp_path / "out")
     first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
-    assert {"realness/output", "realness/metric_anchor"} <= first.keys() and first["realness/metric_anchor"] > 0
+    assert {"realness/output", "realness/metric_anchor"} <= first.keys() and first[
+        "realness/metric_anchor"
+    ] > 0
 
 
 def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_path, capfd):
     def told(name, *sets):
-        run_recipe(load_recipe(recipe, ["stage1.steps=1", "stage2.steps=0", "data.eval=[]", *sets]), tmp_path / name)
-        found, said = json.loads((tmp_path / name / "manifest.json").read_text())["taught"], capfd.readouterr().err
+        run_recipe(
+            load_recipe(recipe, ["stage1.steps=1", "stage2.steps=0", "data.eval=[]", *sets]),
+            tmp_path / name,
+        )
+        found, said = (
+            json.loads((tmp_path / name / "manifest.json").read_text())["taught"],
+            capfd.readouterr().err,
+        )
         assert all(f"{role}: {how}\n" in said for role, how in found.items())
         return found
 
     score = "score distillation; clipped weighting, full gradient"
-    assert told("a") == {"fidelity": f"toy/faithful: {score}", "realness": f"toy/realistic: {score}"}
-    outputs = ["teachers.realness={use='toy/restorer'}", "stage1.realness_term='output'", "data.crop=32"]
-    found = told("b", *outputs, "stage1.output_targets='image'", "stage1.realness_anchor='stlpips-alex'")["realness"]
-    assert found.startswith("toy/restorer: output distillation, images against its results for whole images, cut to the crops; ")
+    assert told("a") == {
+        "fidelity": f"toy/faithful: {score}",
+        "realness": f"toy/realistic: {score}",
+    }
+    outputs = [
+        "teachers.realness={use='toy/restorer'}",
+        "stage1.realness_term='output'",
+        "data.crop=32",
+    ]
+    found = told(
+        "b", *outputs, "stage1.output_targets='image'", "stage1.realness_anchor='stlpips-alex'"
+    )["realness"]
+    assert found.startswith(
+        "toy/restorer: output distillation, images against its results for whole images, cut to the crops; "
+    )
     assert found.endswith("anchored by distillkit/stlpips-alex")
-    found = told("c", *outputs, "stage1.output_loss='denoised'", "teachers.fidelity.space='unshuffle'")
+    found = told(
+        "c", *outputs, "stage1.output_loss='denoised'", "teachers.fidelity.space='unshuffle'"
+    )
     assert found["realness"].endswith("clean predictions against its results for crops; no anchor")
     assert "score distillation, in the space " in found["fidelity"]
     assert set(told("d", "stage1.weights.realness=0")) == {"fidelity"}

@@ -20,7 +20,12 @@ from distillkit.training.blocks import compiled, recomputed
 from distillkit.training.distributed import start, together
 from distillkit.training.sharding import kept_bytes, shard
 
-DEEP = ["student.blocks=2", "teachers.fidelity.blocks=2", "teachers.realness.blocks=2", "teachers.realness.seed=2"]
+DEEP = [
+    "student.blocks=2",
+    "teachers.fidelity.blocks=2",
+    "teachers.realness.blocks=2",
+    "teachers.realness.seed=2",
+]
 """The realistic teacher is what the student starts from."""
 SHARDED = 'training.sharding="full"'
 
@@ -44,9 +49,15 @@ def images(folder):
 def test_two_processes_of_half_the_weights_make_the_run_of_one(nursery, recipe, tmp_path):
     """Through a cut in stage 2, a resume, both merges, samples and the evaluation."""
     run_recipe(load_recipe(recipe, [*DEEP, "training.accumulate=2"]), tmp_path / "one")
-    sets = [x for s in (*DEEP, SHARDED, "training.checkpointing=true", "training.term_by_term=true") for x in ("--set", s)]
+    sets = [
+        x
+        for s in (*DEEP, SHARDED, "training.checkpointing=true", "training.term_by_term=true")
+        for x in ("--set", s)
+    ]
     two = tmp_path / "two"
-    cut = AT_CALL.format(n=3 + 6 + 2, what="os.kill(os.getpid(), signal.SIGTERM)")  # after three held-out images and stage 1
+    cut = AT_CALL.format(
+        n=3 + 6 + 2, what="os.kill(os.getpid(), signal.SIGTERM)"
+    )  # after three held-out images and stage 1
     ended = nursery("run", recipe, "--out", two, *sets, processes=2, first=cut)
     assert ended["codes"] == [130, 130] and "stopped after stage2" in ended["said"][0], ended
     ended = nursery("run", recipe, "--out", two, *sets, "--resume", processes=2)
@@ -56,16 +67,24 @@ def test_two_processes_of_half_the_weights_make_the_run_of_one(nursery, recipe, 
     assert a.keys() == b.keys()
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
-    losses = [[json.loads(x)["loss"] for x in (run / "metrics.jsonl").read_text().splitlines()] for run in (tmp_path / "one", two)]
+    losses = [
+        [json.loads(x)["loss"] for x in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "one", two)
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     one, other = images(tmp_path / "one" / "samples"), images(two / "samples")
     assert one.keys() == other.keys() and len(one) > 2
     assert all(np.abs(one[name] - other[name]).max() <= 1 for name in one)
-    rows = [json.loads((run / "evaluation" / "metrics.json").read_text()) for run in (tmp_path / "one", two)]
+    rows = [
+        json.loads((run / "evaluation" / "metrics.json").read_text())
+        for run in (tmp_path / "one", two)
+    ]
     assert [r["mean"] for r in rows[1]] == pytest.approx([r["mean"] for r in rows[0]], abs=1e-3)
 
     sharding = json.loads((two / "manifest.json").read_text())["sharding"]
-    whole = 2 * sum(p.nbytes for p in frozen(2).parameters())  # of the student and its twin, and of the faithful teacher
+    whole = 2 * sum(
+        p.nbytes for p in frozen(2).parameters()
+    )  # of the student and its twin, and of the faithful teacher
     in_blocks = 2 * sum(p.nbytes for p in frozen(2).network.middle.parameters())
     assert sharding == {"kept_bytes": [whole - in_blocks // 2] * 2, "whole_bytes": whole}
 
@@ -75,7 +94,10 @@ def test_one_process_keeps_all_and_says_so(recipe, tmp_path, capsys):
     run_recipe(load_recipe(recipe, [*DEEP, "data.eval=[]"]), tmp_path / "plain")
     a, b = weights_of(tmp_path / "sharded"), weights_of(tmp_path / "plain")
     assert all(torch.equal(a[name], b[name]) for name in b)
-    assert "sharding: of 0.0 MiB of frozen weights each process keeps 0.0 or less" in capsys.readouterr().err
+    assert (
+        "sharding: of 0.0 MiB of frozen weights each process keeps 0.0 or less"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_what_it_was(mesh):
@@ -87,11 +109,15 @@ def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_w
     for model in (plain, student):
         adapter = add_adapter(model.network, "lora", rank=2)
         optimizer = torch.optim.AdamW(adapter.tensors().values(), lr=0.1)
-        condition = model.condition(torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
+        condition = model.condition(
+            torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+        )
         start = model.generate(condition).detach()
         with recomputed([model] if model is student else [], adapter):
             for _ in range(2):
-                (model.generate(condition) + model.generate(condition).roll(1)).square().mean().backward()
+                (
+                    model.generate(condition) + model.generate(condition).roll(1)
+                ).square().mean().backward()
                 optimizer.step()
                 optimizer.zero_grad()
         adapter.merge()
@@ -102,7 +128,9 @@ def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_w
     assert torch.equal(teacher.generate(condition), start)
     whole = sum(p.nbytes for p in frozen(3).parameters())
     convolutions = sum(m.weight.nbytes for m in frozen(3).modules() if hasattr(m, "weight"))
-    assert kept_bytes([student, teacher])[0] == whole + convolutions  # what was merged is the student's own
+    assert (
+        kept_bytes([student, teacher])[0] == whole + convolutions
+    )  # what was merged is the student's own
 
 
 def test_sharded_blocks_can_be_compiled(mesh):
@@ -130,7 +158,10 @@ def test_weights_that_are_used_outside_their_block_are_named_as_the_reason(mesh,
     model = Peeking(seed=3, blocks=2).requires_grad_(False)
     shard([model], mesh, torch.device("cpu"))
     accelerator = start(load_recipe(recipe, []).recipe.training, tmp_path)
-    with pytest.raises(PluginError, match='cannot be sharded; set training.sharding = "none"'), together(accelerator):
+    with (
+        pytest.raises(PluginError, match='cannot be sharded; set training.sharding = "none"'),
+        together(accelerator),
+    ):
         model.condition(torch.rand(1, 3, 6, 6))
 
 
@@ -146,14 +177,24 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
         ('stage1.adapter.kind="full"', "stage1.adapter.kind", 'take "lora"'),
         ('stage2.adapter.kind="full"', "stage2.adapter.kind", 'take "lora"'),
         ('stage2.variant="oftsr"', "stage2.variant", 'take "gate"'),
-        ('stage1.fidelity_term="output";stage1.output_targets="image"', "stage1.output_targets", 'take "crop"'),
+        (
+            'stage1.fidelity_term="output";stage1.output_targets="image"',
+            "stage1.output_targets",
+            'take "crop"',
+        ),
         ("training.cache_gib=1", "training.cache_gib", "set it to 0"),
         ("training.channels_last=true", "training.channels_last", "set it to false"),
-        ('training.precision="bf16";training.checkpointing="weights"', "training.checkpointing", "set it to false or true"),
+        (
+            'training.precision="bf16";training.checkpointing="weights"',
+            "training.checkpointing",
+            "set it to false or true",
+        ),
     ],
 )
 def test_what_cannot_be_had_with_sharded_weights_is_refused(recipe, setting, key, why):
-    with pytest.raises(DistillkitError, match=rf"{key} - not with training.sharding = .full.: .*{why}"):
+    with pytest.raises(
+        DistillkitError, match=rf"{key} - not with training.sharding = .full.: .*{why}"
+    ):
         load_recipe(recipe, [SHARDED, *setting.split(";")])
     load_recipe(recipe, setting.split(";"))
     if key.startswith("stage2"):

@@ -18,7 +18,11 @@ from distillkit.training.step import Stage1Step
 
 CPU = torch.device("cpu")
 G = torch.Generator().manual_seed(0)
-BATCH = Batch(torch.rand(2, 3, 32, 32, generator=G) * 2 - 1, torch.rand(2, 3, 16, 16, generator=G) * 2 - 1, ["a", "b"])
+BATCH = Batch(
+    torch.rand(2, 3, 32, 32, generator=G) * 2 - 1,
+    torch.rand(2, 3, 16, 16, generator=G) * 2 - 1,
+    ["a", "b"],
+)
 
 
 class Restorer:
@@ -33,18 +37,32 @@ class Restorer:
 
 def step_of(teachers=MappingProxyType({}), anchors=MappingProxyType({}), student=None, **options):
     """A step of a toy student, whose weights of L_rec and of absent teachers are 0 unless given."""
-    weights = {"l2": 0, "perceptual": 0, "fidelity": 0, "realness": 0} | dict.fromkeys(teachers, 1) | options.pop("weights", {})
+    weights = (
+        {"l2": 0, "perceptual": 0, "fidelity": 0, "realness": 0}
+        | dict.fromkeys(teachers, 1)
+        | options.pop("weights", {})
+    )
     student = (student or ToyModel(seed=1)).requires_grad_(False)
     for teacher in teachers.values():
         if isinstance(teacher, torch.nn.Module):
             teacher.requires_grad_(False)
     adapter = add_adapter(student.network, "lora", rank=2)
     cast = Cast(student, dict(teachers), None, CPU, Cache(None, CPU), anchors=dict(anchors))
-    return Stage1Step(cast, adapter, Stage1(weights=Stage1Weights(**weights), perceptual_shift=0, **options), None, seed=0)
+    return Stage1Step(
+        cast,
+        adapter,
+        Stage1(weights=Stage1Weights(**weights), perceptual_shift=0, **options),
+        None,
+        seed=0,
+    )
 
 
 def test_only_what_has_a_weight_is_a_term():
-    terms = step_of({"fidelity": ToyModel(seed=2), "realness": Restorer()}, realness_term="output", weights={"l1": 0.5})(BATCH, 0)
+    terms = step_of(
+        {"fidelity": ToyModel(seed=2), "realness": Restorer()},
+        realness_term="output",
+        weights={"l1": 0.5},
+    )(BATCH, 0)
     assert set(terms) == {"l1", "fidelity/imitate", "fidelity/anchor", "realness/output"}
 
 
@@ -61,7 +79,12 @@ def test_a_metric_stands_in_for_the_anchor_of_an_output_teacher():
         return (image - gt).abs().mean(dim=(1, 2, 3))
 
     weights = {"realness": 2, "realness_anchor": 3}
-    terms = step_of({"realness": Restorer()}, {"realness": metric}, realness_term="output", weights=weights | {"l1": 1})(BATCH, 0)
+    terms = step_of(
+        {"realness": Restorer()},
+        {"realness": metric},
+        realness_term="output",
+        weights=weights | {"l1": 1},
+    )(BATCH, 0)
     assert torch.allclose(terms["realness/metric_anchor"], 2 * 3 * terms["l1"])
 
 
@@ -72,7 +95,9 @@ def test_the_decoded_crop_is_a_window_of_the_whole_output():
     assert torch.equal(step_of(weights={"l2": 1}, decode_crop=32)(BATCH, 0)["l2"], whole)
     student, lq = step.student, BATCH.lq
     error = (student.codec.decode(student.generate(student.condition(lq))) - BATCH.gt).square()
-    windows = torch.stack([error[..., y : y + 8, x : x + 8].mean() for y in range(0, 25, 2) for x in range(0, 25, 2)])
+    windows = torch.stack(
+        [error[..., y : y + 8, x : x + 8].mean() for y in range(0, 25, 2) for x in range(0, 25, 2)]
+    )
     cropped = step_of(weights={"l2": 1}, decode_crop=8)
     found = torch.stack([cropped(replace(BATCH, step=i), i)["l2"] for i in range(8)])
     distance, place = (found[:, None] - windows).abs().min(dim=1)
@@ -98,7 +123,9 @@ def test_output_teachers_restore_the_decoded_crop_only():
 def test_a_crop_that_somebody_cannot_take_is_refused():
     restorer = Restorer()
     restorer.multiple = 4
-    with pytest.raises(RecipeError, match="stage1.decode_crop - 12 pixels: these models take 8 and its multiples"):
+    with pytest.raises(
+        RecipeError, match="stage1.decode_crop - 12 pixels: these models take 8 and its multiples"
+    ):
         step_of({"fidelity": restorer}, fidelity_term="output", decode_crop=12)(BATCH, 0)
 
 
@@ -113,7 +140,9 @@ def test_denoised_output_distillation_is_clipped_snr_times_the_clean_error():
     noise = torch.randn(latent.shape, generator=draws)
     z_t = student.process.diffuse(latent, t, noise, condition.y)
     snr = student.process.coefficients(t).ratio ** 2
-    expected = (snr.clamp(max=1) * (student.predict(z_t, t, condition).clean - restored).square()).mean()
+    expected = (
+        snr.clamp(max=1) * (student.predict(z_t, t, condition).clean - restored).square()
+    ).mean()
     assert torch.allclose(loss, expected, rtol=1e-5)
 
 
@@ -124,7 +153,11 @@ def test_denoised_output_distillation_pushes_the_sample_in_score_mode():
     for mode in ("full", "score"):
         latent = student.generate(condition).requires_grad_()
         sample = StudentSample(condition, latent, None)
-        loss = denoised_output_distillation(student, sample, BATCH.gt, torch.Generator().manual_seed(3), gradient=mode)
+        loss = denoised_output_distillation(
+            student, sample, BATCH.gt, torch.Generator().manual_seed(3), gradient=mode
+        )
         grads[mode] = loss.item(), torch.autograd.grad(loss, latent)[0]
     assert grads["full"][0] == pytest.approx(grads["score"][0])
-    assert grads["score"][1].abs().sum() > 0 and not torch.allclose(grads["full"][1], grads["score"][1])
+    assert grads["score"][1].abs().sum() > 0 and not torch.allclose(
+        grads["full"][1], grads["score"][1]
+    )

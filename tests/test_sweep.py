@@ -11,7 +11,14 @@ from distillkit.errors import DistillkitError, Interrupted
 from distillkit.runs import run
 
 GRID = ("--grid", "stage1.weights.fidelity=1,2.5", "--grid", "stage1.learning_rate=1e-2")
-SMALL = ("--set", "stage1.steps=2", "--set", "stage2.steps=0", "--set", "evaluation.metrics=['psnr']")
+SMALL = (
+    "--set",
+    "stage1.steps=2",
+    "--set",
+    "stage2.steps=0",
+    "--set",
+    "evaluation.metrics=['psnr']",
+)
 
 
 @pytest.fixture
@@ -51,7 +58,10 @@ def started(monkeypatch):
 def test_a_sweep_runs_every_cell_once_and_makes_a_table(sweep, started, tmp_path):
     code, said, told = sweep(*GRID, *SMALL)
     assert code == 0 and "summary.md" in said, told
-    names = ["stage1.weights.fidelity=1,stage1.learning_rate=0.01", "stage1.weights.fidelity=2.5,stage1.learning_rate=0.01"]
+    names = [
+        "stage1.weights.fidelity=1,stage1.learning_rate=0.01",
+        "stage1.weights.fidelity=2.5,stage1.learning_rate=0.01",
+    ]
     assert started == names
     rows = json.loads((tmp_path / "sweep" / "summary.json").read_text())
     assert [row["folder"] for row in rows] == names and {row["metric"] for row in rows} == {"psnr"}
@@ -73,7 +83,9 @@ def test_an_interrupted_sweep_goes_on(sweep, started, tmp_path):
     table = (tmp_path / "sweep" / "summary.md").read_text()
     assert "1 of 2 cells" in table and "not finished (new): stage1.weights.fidelity=2.5" in table
     (manifest,) = (tmp_path / "sweep").glob("*=1,*/manifest.json")
-    manifest.write_text(manifest.read_text().replace('"finished"', '"running"'))  # as a killed process leaves it
+    manifest.write_text(
+        manifest.read_text().replace('"finished"', '"running"')
+    )  # as a killed process leaves it
     assert sweep(*GRID, *SMALL)[0] == 0
     assert len(started) == 4 and "2 of 2 cells" in (tmp_path / "sweep" / "summary.md").read_text()
 
@@ -88,7 +100,10 @@ def test_a_cell_that_fails_is_named_and_the_others_run(sweep, started, tmp_path)
 @pytest.mark.parametrize(
     ("grid", "says"),
     [
-        (["stage1.weights.fidelityy=1,2"], 'stage1.weights.fidelityy - unknown key; did you mean "fidelity"?'),
+        (
+            ["stage1.weights.fidelityy=1,2"],
+            'stage1.weights.fidelityy - unknown key; did you mean "fidelity"?',
+        ),
         (["stage1.weights.fidelity=1,-2"], "stage1.weights.fidelity - "),
         (["stage1.weights.fidelity=1,many"], "expected KEY=VALUE,VALUE"),
         (["stage1.weights.fidelity"], "expected KEY=VALUE,VALUE"),
@@ -103,10 +118,14 @@ def test_a_wrong_grid_is_refused_before_anything_runs(sweep, started, tmp_path, 
     assert started == [] and not (tmp_path / "sweep").exists()
 
 
-def test_finished_cells_are_judged_again_by_a_recipe_of_other_metrics_only(sweep, started, tmp_path):
+def test_finished_cells_are_judged_again_by_a_recipe_of_other_metrics_only(
+    sweep, started, tmp_path
+):
     assert sweep(*GRID, *SMALL)[0] == 0
     code, _, told = sweep(*GRID, *SMALL[:-1], "evaluation.metrics=['ssim']")
-    assert code == 0 and 'evaluation.metrics.0.use: "distillkit/psnr" -> "distillkit/ssim"' in told, told
+    assert (
+        code == 0 and 'evaluation.metrics.0.use: "distillkit/psnr" -> "distillkit/ssim"' in told
+    ), told
     rows = json.loads((tmp_path / "sweep" / "summary.json").read_text())
     assert len({(row["folder"], row["metric"]) for row in rows}) == 4  # PSNR is always measured
 

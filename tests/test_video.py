@@ -23,26 +23,42 @@ from distillkit.inference.video import _upright, restore_video
 MODEL = ("--model", "toy/faithful")
 
 
-def make(path, frames=12, size=(32, 24), sound="aac", times=None, options=None, matrix=None, picture=None):
+def make(
+    path, frames=12, size=(32, 24), sound="aac", times=None, options=None, matrix=None, picture=None
+):
     """A clip of 25 frames a second, or with frames at the given hundredths of a second."""
     with av.open(str(path), "w", options=options or {}) as clip:
-        video = clip.add_stream("libvpx-vp9" if path.suffix == ".webm" else "libx264", rate=25, options={"crf": "4"})
+        video = clip.add_stream(
+            "libvpx-vp9" if path.suffix == ".webm" else "libx264", rate=25, options={"crf": "4"}
+        )
         video.width, video.height, video.pix_fmt = *size, "yuv444p" if size[0] % 2 else "yuv420p"
         if times:
             video.codec_context.time_base = Fraction(1, 100)
         if matrix:
-            video.codec_context.colorspace = video.codec_context.color_primaries = video.codec_context.color_trc = matrix
+            video.codec_context.colorspace = video.codec_context.color_primaries = (
+                video.codec_context.color_trc
+            ) = matrix
         tone = clip.add_stream(sound, rate=48000) if sound else None
         for i in range(frames):
             y, x = np.mgrid[: size[1], : size[0]]
-            pixels = picture if picture is not None else np.stack([x * 6, y * 8, 0 * x + i * 20], 2).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=video.pix_fmt, dst_colorspace=matrix)
-            frame.pts, frame.time_base = (times[i], Fraction(1, 100)) if times else (i, Fraction(1, 25))
+            pixels = (
+                picture
+                if picture is not None
+                else np.stack([x * 6, y * 8, 0 * x + i * 20], 2).astype(np.uint8)
+            )
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format=video.pix_fmt, dst_colorspace=matrix
+            )
+            frame.pts, frame.time_base = (
+                (times[i], Fraction(1, 100)) if times else (i, Fraction(1, 25))
+            )
             clip.mux(video.encode(frame))
             if tone:
                 wave = np.sin(np.arange(i * 1920, (i + 1) * 1920) / 20).astype(np.float32)[None]
                 samples = av.AudioFrame.from_ndarray(
-                    wave if sound == "aac" else (wave * 9999).astype(np.int16), "flt" if sound == "aac" else "s16", "mono"
+                    wave if sound == "aac" else (wave * 9999).astype(np.int16),
+                    "flt" if sound == "aac" else "s16",
+                    "mono",
                 )
                 samples.sample_rate, samples.pts = 48000, i * 1920
                 clip.mux(tone.encode(samples))
@@ -53,7 +69,10 @@ def make(path, frames=12, size=(32, 24), sound="aac", times=None, options=None, 
 
 def frames_of(path, matrix=5):
     with av.open(str(path)) as clip:
-        return [(f.time, f.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()) for f in clip.decode(video=0)]
+        return [
+            (f.time, f.reformat(format="rgb24", src_colorspace=matrix).to_ndarray())
+            for f in clip.decode(video=0)
+        ]
 
 
 def sound_of(path):
@@ -95,11 +114,16 @@ def names(folder):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
 def test_frames_times_and_sound(tmp_path, suffix):
-    source, target = make(tmp_path / "a.mp4", sound=None if suffix == ".webm" else "aac"), tmp_path / f"b{suffix}"
+    source, target = (
+        make(tmp_path / "a.mp4", sound=None if suffix == ".webm" else "aac"),
+        tmp_path / f"b{suffix}",
+    )
     restore_video(Doubling(), source, [target], [None])
     before, after = frames_of(source), frames_of(target)
     assert len(before) == len(after) == 12 and names(tmp_path) == ["a.mp4", target.name]
-    shift = after[0][0] - before[0][0]  # Matroska moves sound that starts before 0, and pictures with it
+    shift = (
+        after[0][0] - before[0][0]
+    )  # Matroska moves sound that starts before 0, and pictures with it
     for (t, small), (u, large) in zip(before, after, strict=True):
         assert abs(u - shift - t) < 2e-3 and large.shape == (48, 64, 3)
         assert np.abs(large.astype(int) - small.repeat(2, 0).repeat(2, 1)).mean() < 6
@@ -109,7 +133,12 @@ def test_frames_times_and_sound(tmp_path, suffix):
 
 def test_a_clip_of_changing_rate_keeps_its_times(tmp_path):
     times = [0, 4, 8, 30, 31, 90]
-    restore_video(Doubling(), make(tmp_path / "a.mkv", 6, times=times, sound=None), [tmp_path / "b.mkv"], [None])
+    restore_video(
+        Doubling(),
+        make(tmp_path / "a.mkv", 6, times=times, sound=None),
+        [tmp_path / "b.mkv"],
+        [None],
+    )
     assert [round(t * 100) for t, _ in frames_of(tmp_path / "b.mkv")] == times
 
 
@@ -117,13 +146,19 @@ def test_several_tradeoffs_share_one_reading(tmp_path):
     restorer, targets = Doubling(), [tmp_path / "b0.mp4", tmp_path / "b1.mp4"]
     restore_video(restorer, make(tmp_path / "a.mp4"), targets, [0.0, 1.0])
     light, dark = (np.mean([f for _, f in frames_of(t)]) for t in targets)
-    assert restorer.calls == 12 and abs(light / 2 - dark) < 4 and sound_of(targets[0]) == sound_of(targets[1]) != []
+    assert (
+        restorer.calls == 12
+        and abs(light / 2 - dark) < 4
+        and sound_of(targets[0]) == sound_of(targets[1]) != []
+    )
 
 
 def test_the_noise_of_a_model_that_draws_stands_still(tmp_path):
     class Noisy(ToyModel):
         def generate(self, condition, generator=None):
-            return super().generate(condition, generator) + 0.3 * torch.randn(condition.y.shape, generator=generator)
+            return super().generate(condition, generator) + 0.3 * torch.randn(
+                condition.y.shape, generator=generator
+            )
 
     made = []
 
@@ -149,7 +184,11 @@ def test_colours_are_kept_and_named_also_when_small_becomes_large(tmp_path, matr
     restore_video(Doubling(40), source, [tmp_path / "b.mp4"], [None])
     with av.open(str(tmp_path / "b.mp4")) as clip:
         frame = next(clip.decode(video=0))
-        assert frame.height == 960 and int(frame.colorspace) == expected and int(frame.color_range) == 1
+        assert (
+            frame.height == 960
+            and int(frame.colorspace) == expected
+            and int(frame.color_range) == 1
+        )
     assert np.abs(frames_of(tmp_path / "b.mp4", expected)[0][1].astype(int) - flat[0, 0]).max() <= 4
 
 
@@ -158,7 +197,9 @@ def test_odd_sides(tmp_path):
     assert frames_of(tmp_path / "b.mp4")[0][1].shape == (21, 33, 3)
 
 
-@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (-90, (0, -1)), (90, (-1, 0)), (180, (-1, -1))])
+@pytest.mark.parametrize(
+    ("rotation", "corner"), [(0, (0, 0)), (-90, (0, -1)), (90, (-1, 0)), (180, (-1, -1))]
+)
 def test_frames_are_turned_as_they_are_shown(rotation, corner):
     class Frame:
         colorspace, height = 1, 2
@@ -179,7 +220,9 @@ def test_frames_are_turned_as_they_are_shown(rotation, corner):
 
 def test_on_the_command_line(restore, tmp_path):
     make(tmp_path / "a.mp4")
-    assert restore("a.mp4", "-o", "b.mp4")[0] == 0 and frames_of(tmp_path / "b.mp4")[0][1].shape == (48, 64, 3)
+    assert restore("a.mp4", "-o", "b.mp4")[0] == 0 and frames_of(tmp_path / "b.mp4")[0][
+        1
+    ].shape == (48, 64, 3)
     before = (tmp_path / "b.mp4").read_bytes()
     code, told = restore("a.mp4", "-o", "b.mp4")
     assert code == 2 and "pass --overwrite" in told and (tmp_path / "b.mp4").read_bytes() == before
@@ -251,7 +294,10 @@ def test_sound_that_the_target_cannot_hold_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"b\.webm - cannot hold sound in pcm_s16le"):
         restore_video(Doubling(), source, [tmp_path / "b.webm"], [None])
     restore_video(Doubling(), source, [tmp_path / "b.mkv"], [None])
-    assert sound_of(source) == sound_of(tmp_path / "b.mkv") and names(tmp_path) == ["a.mkv", "b.mkv"]
+    assert sound_of(source) == sound_of(tmp_path / "b.mkv") and names(tmp_path) == [
+        "a.mkv",
+        "b.mkv",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -25,7 +25,9 @@ class Bomb:
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_random_and_truncated_bytes_are_refused(tmp_path, name):
     good = tmp_path / f"good-{name}"
-    save_file({"a": torch.zeros(100)}, good) if name.endswith("safetensors") else torch.save({"a": torch.zeros(100)}, good)
+    save_file({"a": torch.zeros(100)}, good) if name.endswith("safetensors") else torch.save(
+        {"a": torch.zeros(100)}, good
+    )
     for content in (b"\x00\x01random bytes" * 9, good.read_bytes()[:-40], b""):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=name):
@@ -35,20 +37,32 @@ def test_random_and_truncated_bytes_are_refused(tmp_path, name):
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     (tmp_path / "a.pth").write_bytes(pickle.dumps({"a": Bomb()}))
     torch.save({"a": Bomb()}, tmp_path / "b.pth")
-    reasons = {"a.pth": "its bytes are no torch checkpoint", "b.pth": "it holds exec, and loading that could run code"}
+    reasons = {
+        "a.pth": "its bytes are no torch checkpoint",
+        "b.pth": "it holds exec, and loading that could run code",
+    }
     for name, why in reasons.items():
-        with pytest.raises(WeightsError, match=f"{name} - refused: not a plain file of tensors: {why}") as refusal:
+        with pytest.raises(
+            WeightsError, match=f"{name} - refused: not a plain file of tensors: {why}"
+        ) as refusal:
             read_state_dict(tmp_path / name)
-        assert "weights_only" not in str(refusal.value)  # torch's text tells how to load it all the same
+        assert "weights_only" not in str(
+            refusal.value
+        )  # torch's text tells how to load it all the same
 
 
 def test_missing_file_and_wrong_architecture_are_named(tmp_path):
     with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file"):
         read_state_dict(tmp_path / "nowhere.pth")
-    with pytest.raises(WeightsError, match="x.pth - weights of another architecture than Linear: missing weight; unexpected w"):
+    with pytest.raises(
+        WeightsError,
+        match="x.pth - weights of another architecture than Linear: missing weight; unexpected w",
+    ):
         load_exactly(torch.nn.Linear(2, 2), {"w": torch.zeros(1), "bias": torch.zeros(2)}, "x.pth")
     with pytest.raises(WeightsError, match=r"bias is \(3,\), expected \(2,\)"):
-        load_exactly(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, "x.pth")
+        load_exactly(
+            torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, "x.pth"
+        )
 
 
 def test_a_local_weight_file_is_found_and_its_hash_checked(tmp_path):
@@ -56,7 +70,10 @@ def test_a_local_weight_file_is_found_and_its_hash_checked(tmp_path):
     path.write_bytes(b"weights")
     assert WeightFile(path=path, sha256=sha256_of(path)).fetch() == path
     assert WeightFile(path=path, sha256=sha256_of(path)[:8]).fetch() == path
-    with pytest.raises(WeightsError, match=f"its sha256 is {sha256_of(path)}, not 00 as the recipe or its plugin has it"):
+    with pytest.raises(
+        WeightsError,
+        match=f"its sha256 is {sha256_of(path)}, not 00 as the recipe or its plugin has it",
+    ):
         WeightFile(path=path, sha256="00").fetch()
     assert WeightFile(path=tmp_path / "none").find() is None
 
@@ -68,7 +85,9 @@ def test_a_file_is_held_against_the_hash_beside_it_whenever_it_is_read(tmp_path)
     assert read_state_dict(path).keys() == {"a"} and WeightFile(path=path).fetch() == path
     torch.save({"a": torch.ones(300)}, path)
     for read in (lambda: read_state_dict(path), WeightFile(path=path).fetch):
-        with pytest.raises(WeightsError, match=r"w\.pth - its sha256 is .* as w\.pth\.sha256 has it: it is damaged"):
+        with pytest.raises(
+            WeightsError, match=r"w\.pth - its sha256 is .* as w\.pth\.sha256 has it: it is damaged"
+        ):
             read()
     record.write_text("no hash")
     with pytest.raises(WeightsError, match=r"w\.pth\.sha256 - no sha256 in it"):
@@ -80,7 +99,9 @@ def test_a_file_is_held_against_the_hash_beside_it_whenever_it_is_read(tmp_path)
 def test_a_file_of_the_hubs_cache_is_held_against_its_name(tmp_path):
     (tmp_path / "blobs").mkdir()
     torch.save({"a": torch.zeros(3)}, tmp_path / "blobs" / "new")
-    blob = (tmp_path / "blobs" / "new").rename(tmp_path / "blobs" / sha256_of(tmp_path / "blobs" / "new"))
+    blob = (tmp_path / "blobs" / "new").rename(
+        tmp_path / "blobs" / sha256_of(tmp_path / "blobs" / "new")
+    )
     link = tmp_path / "w.pth"
     link.symlink_to(blob)
     assert read_state_dict(link).keys() == {"a"}

@@ -35,7 +35,10 @@ class ToyNetwork(nn.Module):
         self.middle = nn.ModuleList(ToyBlock(width) for _ in range(blocks)) if blocks else ()
 
     def forward(self, z: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        hidden = self.first(torch.cat([z, y], dim=1)) + self.time(t.float().reshape(-1, 1))[..., None, None]
+        hidden = (
+            self.first(torch.cat([z, y], dim=1))
+            + self.time(t.float().reshape(-1, 1))[..., None, None]
+        )
         for block in self.middle:
             hidden = block(hidden)
         return self.last(F.silu(hidden))
@@ -66,7 +69,9 @@ class ToyModel(DiffusionModel):
             self.network = ToyNetwork(channels, blocks=blocks)
 
     def condition(self, lq: Tensor) -> Condition:
-        return Condition(y=self.codec.encode(F.interpolate(lq, scale_factor=self.scale, mode="bicubic")))
+        return Condition(
+            y=self.codec.encode(F.interpolate(lq, scale_factor=self.scale, mode="bicubic"))
+        )
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(z_t, condition.y, t)

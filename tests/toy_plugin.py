@@ -34,7 +34,9 @@ def model(options: Options):
 
     if options.captions:
         return CaptionedToy(seed=options.seed, scale=options.scale)
-    return (ToyModel if options.space == "pixels" else unshuffled)(seed=options.seed, scale=options.scale, blocks=options.blocks)
+    return (ToyModel if options.space == "pixels" else unshuffled)(
+        seed=options.seed, scale=options.scale, blocks=options.blocks
+    )
 
 
 class Restorer:
@@ -58,7 +60,9 @@ class Halve:
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
         Halve.calls += 1
         Halve.on_call(Halve.calls)
-        lq = torch.nn.functional.avg_pool2d(gt, 2) + 0.05 * torch.randn(gt[..., ::2, ::2].shape, generator=generator)
+        lq = torch.nn.functional.avg_pool2d(gt, 2) + 0.05 * torch.randn(
+            gt[..., ::2, ::2].shape, generator=generator
+        )
         return ((lq.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
@@ -66,16 +70,28 @@ def photos(options: Photos):
     import datasets
 
     files = sorted(str(p) for p in (options.folder / options.split).glob("*.png"))
-    return datasets.Dataset.from_dict({"image": files}).cast_column("image", datasets.Image(decode=False))
+    return datasets.Dataset.from_dict({"image": files}).cast_column(
+        "image", datasets.Image(decode=False)
+    )
 
 
 @hookimpl
 def distillkit_teachers():
     score = frozenset({"score", "output"})
     return [
-        TeacherSpec(name="faithful", summary="toy", config=Options, build=model, capabilities=score),
-        TeacherSpec(name="realistic", summary="toy", config=Options, build=model, capabilities=score),
-        TeacherSpec(name="restorer", summary="toy", config=Options, build=lambda _: Restorer(), capabilities=frozenset({"output"})),
+        TeacherSpec(
+            name="faithful", summary="toy", config=Options, build=model, capabilities=score
+        ),
+        TeacherSpec(
+            name="realistic", summary="toy", config=Options, build=model, capabilities=score
+        ),
+        TeacherSpec(
+            name="restorer",
+            summary="toy",
+            config=Options,
+            build=lambda _: Restorer(),
+            capabilities=frozenset({"output"}),
+        ),
     ]
 
 

@@ -62,17 +62,29 @@ class Adapter(ABC):
 class LowRank(Adapter):
     """LoRA on Linear and Conv2d layers: ``W + scale (alpha / rank) B A``, B starting at zero."""
 
-    def __init__(self, network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None, seed: int) -> None:
+    def __init__(
+        self, network: nn.Module, rank: int, alpha: float, targets: Sequence[str] | None, seed: int
+    ) -> None:
         self._network = network
         self._unit = alpha / rank
         self._folded_at: float | None = None
-        names = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and _wanted(n, targets)]
+        names = [
+            n
+            for n, m in network.named_modules()
+            if isinstance(m, nn.Linear | nn.Conv2d) and _wanted(n, targets)
+        ]
         if not names:
-            raise PluginError(f"no Linear or Conv2d layer of {type(network).__name__} ends in one of {list(targets or [])}")
+            raise PluginError(
+                f"no Linear or Conv2d layer of {type(network).__name__} ends in one of {list(targets or [])}"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), network, _NAME)  # type: ignore[arg-type]
-        self._layers: dict[str, Any] = {n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)}
+            inject_adapter_in_model(
+                LoraConfig(r=rank, lora_alpha=alpha, target_modules=names), network, _NAME
+            )  # type: ignore[arg-type]
+        self._layers: dict[str, Any] = {
+            n: m for n, m in network.named_modules() if isinstance(m, LoraLayer)
+        }
         for parameter in self.tensors().values():
             parameter.requires_grad_(True)
 
@@ -97,17 +109,24 @@ class LowRank(Adapter):
             return
         if self._folded_at is not None:
             if self._folded_at != scale:
-                raise ValueError(f"the weights are folded at {self._folded_at:g}: they cannot be at {scale:g}")
+                raise ValueError(
+                    f"the weights are folded at {self._folded_at:g}: they cannot be at {scale:g}"
+                )
             yield
             return
         with self.at(scale), torch.no_grad():
-            frozen = {layer.get_base_layer(): layer.get_base_layer().weight for layer in self._layers.values()}
+            frozen = {
+                layer.get_base_layer(): layer.get_base_layer().weight
+                for layer in self._layers.values()
+            }
             self._folded_at = scale
             try:
                 for name, layer in self._layers.items():
                     if scale:
                         base = layer.get_base_layer()
-                        base.weight = nn.Parameter(base.weight + layer.get_delta_weight(_NAME), requires_grad=False)
+                        base.weight = nn.Parameter(
+                            base.weight + layer.get_delta_weight(_NAME), requires_grad=False
+                        )
                     self._put(name, layer.get_base_layer())
                 yield
             finally:
@@ -125,7 +144,9 @@ class LowRank(Adapter):
         for name, layer in self._layers.items():
             base: Any = layer.get_base_layer()
             change = laid_out_like(base.weight, layer.get_delta_weight(_NAME))  # type: ignore[attr-defined, operator]
-            base.load_state_dict({"weight": base.weight.clone().add_(change)}, strict=False, assign=True)
+            base.load_state_dict(
+                {"weight": base.weight.clone().add_(change)}, strict=False, assign=True
+            )
             self._put(name, base)
         del self._network.peft_config
 
@@ -150,9 +171,15 @@ class FullRank(Adapter):
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._places = [(m, n) for m in list(network.modules()) for n in list(dict(m.named_parameters(recurse=False)))]
+        self._places = [
+            (m, n)
+            for m in list(network.modules())
+            for n in list(dict(m.named_parameters(recurse=False)))
+        ]
         for module, name in self._places:
-            parametrize.register_parametrization(module, name, _Difference(getattr(module, name), self))
+            parametrize.register_parametrization(
+                module, name, _Difference(getattr(module, name), self)
+            )
 
     @torch.no_grad()
     def aim_at(self, other: nn.Module) -> None:
@@ -201,7 +228,11 @@ def add_adapter(
         PluginError: no layer matches ``targets``.
     """
     network.requires_grad_(False)
-    return FullRank(network) if kind == "full" else LowRank(network, rank, alpha or rank, targets, seed)
+    return (
+        FullRank(network)
+        if kind == "full"
+        else LowRank(network, rank, alpha or rank, targets, seed)
+    )
 
 
 def _wanted(name: str, targets: Sequence[str] | None) -> bool:

@@ -19,7 +19,9 @@ GIB = 2**30
 Say = Callable[[str], None]
 
 
-def examine(resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None, *, check: bool, say: Say) -> bool:
+def examine(
+    resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None, *, check: bool, say: Say
+) -> bool:
     """Report on ``resolved``, and whether it can be run here as it is.
 
     Args:
@@ -36,8 +38,12 @@ def examine(resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None,
     for line in needs.missing:
         say(f"MISSING      {line}")
     if not needs.enough:
-        say(f"memory       weights take at most {needs.weight_bytes / GIB:.1f} GiB, by the sizes of their files, read once each")
-        say("not told     activations and seconds of a step: they are measured, with the weights and training images")
+        say(
+            f"memory       weights take at most {needs.weight_bytes / GIB:.1f} GiB, by the sizes of their files, read once each"
+        )
+        say(
+            "not told     activations and seconds of a step: they are measured, with the weights and training images"
+        )
         say(f"fetch what can be fetched with: distillkit fetch {resolved.path}")
         return False
     try:
@@ -55,7 +61,9 @@ def examine(resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None,
             say(line)
     disk = _disk(found, resolved.recipe)
     free = shutil.disk_usage(Path.cwd()).free
-    say(f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, {free / 1e9:.1f} GB free in {Path.cwd()}")
+    say(
+        f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, {free / 1e9:.1f} GB free in {Path.cwd()}"
+    )
     if check and found[0].crops != [resolved.recipe.data.crop]:
         _compare(found, resolved, sets, say)
     fits = all(part.peak <= budget for part in found)
@@ -74,14 +82,25 @@ def _dry_steps(resolved: ResolvedRecipe) -> tuple[list[Forecast], int, int | Non
 def _told(found: Forecast, recipe: Recipe, budget: float) -> Iterator[str]:
     crop = recipe.data.crop
     crops = ", ".join(map(str, found.crops))
-    how = "measured by a dry step" if found.crops == [crop] else f"predicted from dry steps at crop {crops}"
+    how = (
+        "measured by a dry step"
+        if found.crops == [crop]
+        else f"predicted from dry steps at crop {crops}"
+    )
     yield f"\n{found.stage}: a step at crop {crop}, batch {recipe.data.batch_size}; {how}"
     rest = found.before - sum(found.weights.values())
-    for name, size in [*((f"weights: {n}", s) for n, s in found.weights.items()), ("Python, libraries, the rest", max(rest, 0))]:
+    for name, size in [
+        *((f"weights: {n}", s) for n, s in found.weights.items()),
+        ("Python, libraries, the rest", max(rest, 0)),
+    ]:
         yield _row(name, size)
     yield _row("gradients, optimiser, average", found.states)
     yield _row("activations", found.activations)
-    yield _row("together", found.peak) + f" of {budget / GIB:.1f}" + ("" if found.peak <= budget else ": TOO MUCH")
+    yield (
+        _row("together", found.peak)
+        + f" of {budget / GIB:.1f}"
+        + ("" if found.peak <= budget else ": TOO MUCH")
+    )
     steps = recipe.stage1.steps if found.stage == "stage1" else recipe.stage2.steps
     yield f"  {'seconds a step':<32}{found.seconds:>9.2f}   {steps} steps: {found.seconds * steps / 3600:.1f} hours"
 
@@ -97,7 +116,9 @@ def _disk(found: Sequence[Forecast], recipe: Recipe) -> float:
     return checkpoints + trained + recipe.training.cache_gib * GIB
 
 
-def _compare(found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], say: Say) -> None:
+def _compare(
+    found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], say: Say
+) -> None:
     measured = measure_apart(resolved.path, sets, 1, warmup=1, look=False)["stages"]
     for part in found:
         peak, seconds = measured[part.stage]["peak_memory"], measured[part.stage]["ms"] / 1000
@@ -121,15 +142,25 @@ def cures(recipe: Recipe) -> list[list[str]]:
     return [settings for missing, settings in known if missing]
 
 
-def _advise(found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], unit: int, budget: float) -> Iterator[str]:
+def _advise(
+    found: Sequence[Forecast],
+    resolved: ResolvedRecipe,
+    sets: Sequence[str],
+    unit: int,
+    budget: float,
+) -> Iterator[str]:
     """One setting after the other, each tried on top of those before it on the largest crop measured, until a step fits."""
     yield f"\nto fit {budget / GIB:.1f} GiB, in this order, each on top of those before:"
     small, taken = found[0].crops[-1], list[str]()
     for settings in cures(resolved.recipe):
         taken += settings
-        tried = measure_apart(resolved.path, [*sets, f"data.crop={small}", *taken], 1, warmup=1, look=False)["stages"]
+        tried = measure_apart(
+            resolved.path, [*sets, f"data.crop={small}", *taken], 1, warmup=1, look=False
+        )["stages"]
         found = [part.with_settings(tried[part.stage]) for part in found]
-        peaks = ", ".join(f"{part.stage} {part.peak / GIB:.2f} GiB {part.seconds:.2f} s" for part in found)
+        peaks = ", ".join(
+            f"{part.stage} {part.peak / GIB:.2f} GiB {part.seconds:.2f} s" for part in found
+        )
         yield f"  {peaks}  {_options(settings)}"
         if all(part.peak <= budget for part in found):
             return

@@ -38,11 +38,15 @@ def compare(
     for _ in range(rounds):
         for name, settings in ((AS_IT_IS, []), *((text, text.split(";")) for text in alternatives)):
             own = [*sets, *(s.strip() for s in settings)]
-            rows.setdefault(name, []).append(measure_apart(recipe, own, steps, warmup=warmup, look=look))
+            rows.setdefault(name, []).append(
+                measure_apart(recipe, own, steps, warmup=warmup, look=look)
+            )
     return rows
 
 
-def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int, look: bool = True) -> dict[str, Any]:
+def measure_apart(
+    recipe: Path, sets: Sequence[str], steps: int, *, warmup: int, look: bool = True
+) -> dict[str, Any]:
     """:func:`distillkit.bench.recipe.bench` in a process of its own, without restoring.
 
     Raises:
@@ -51,10 +55,30 @@ def measure_apart(recipe: Path, sets: Sequence[str], steps: int, *, warmup: int,
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         kept = Path(folder) / "bench.json"
         options = [x for s in sets for x in ("--set", s)]
-        command = [sys.executable, "-m", "distillkit", "bench", str(recipe), *options, "--steps", str(steps)]
-        command += ["--warmup", str(warmup), "--images", "0", "--json", str(kept), "--look" if look else "--no-look"]
+        command = [
+            sys.executable,
+            "-m",
+            "distillkit",
+            "bench",
+            str(recipe),
+            *options,
+            "--steps",
+            str(steps),
+        ]
+        command += [
+            "--warmup",
+            str(warmup),
+            "--images",
+            "0",
+            "--json",
+            str(kept),
+            "--look" if look else "--no-look",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not kept.is_file():
-            said = done.stderr.strip().removeprefix("error: ") or f"exit status {done.returncode} (killed: out of memory?)"
+            said = (
+                done.stderr.strip().removeprefix("error: ")
+                or f"exit status {done.returncode} (killed: out of memory?)"
+            )
             raise DistillkitError(f"{' '.join(sets) or recipe} - could not be measured: {said}")
         return json.loads(kept.read_text())

@@ -46,7 +46,9 @@ def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), peak_memory())
+    return next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), peak_memory()
+    )
 
 
 def held(device: torch.device) -> int:
@@ -55,7 +57,9 @@ def held(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), peak_memory())
+    return next(
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), peak_memory()
+    )
 
 
 def total_memory(device: torch.device) -> int | None:

@@ -45,7 +45,11 @@ def grown(found: Mapping[int, float], crop: int) -> float:
         middle, value = points[1]
         sag = first + slope * (middle - low) - value
         if sag > BENT * value:
-            return first + slope * (pixels - low) + sag * (pixels - low) * (pixels - high) / ((middle - low) * (high - middle))
+            return (
+                first
+                + slope * (pixels - low)
+                + sag * (pixels - low) * (pixels - high) / ((middle - low) * (high - middle))
+            )
     if slope <= 0 or first - slope * low < 0:
         return last * pixels / high
     return first + slope * (pixels - low)
@@ -110,16 +114,31 @@ def forecast(subject: Subject) -> list[Forecast]:
 def _dry_step(subject: Subject, stage: Stage, crop: int) -> Measured:
     """A first step; where it was short, the median of three more."""
     first = subject.measure(stage, crop, warmup=0, steps=1, look=False)
-    return first if first.ms > LONG_MS else subject.measure(stage, crop, warmup=0, steps=3, look=False)
+    return (
+        first if first.ms > LONG_MS else subject.measure(stage, crop, warmup=0, steps=3, look=False)
+    )
 
 
-def _of_stage(name: str, found: Mapping[int, Measured], weights: dict[str, int], trained: int, crop: int) -> Forecast:
+def _of_stage(
+    name: str, found: Mapping[int, Measured], weights: dict[str, int], trained: int, crop: int
+) -> Forecast:
     """``trained``: bytes of the parameters that the stage trains."""
     states, before, largest = 4 * trained, next(iter(found.values())).held_before, max(found)
-    activations = {side: float(max(m.peak_memory - before - states, 0)) for side, m in found.items()}
+    activations = {
+        side: float(max(m.peak_memory - before - states, 0)) for side, m in found.items()
+    }
     seconds = {side: m.ms / 1000 for side, m in found.items()}
     expected = grown(activations, crop), grown(seconds, crop)
-    return Forecast(name, sorted(found), weights, before, states, *expected, activations[largest], seconds[largest])
+    return Forecast(
+        name,
+        sorted(found),
+        weights,
+        before,
+        states,
+        *expected,
+        activations[largest],
+        seconds[largest],
+    )
 
 
 def fitting_crop(found: Sequence[Forecast], crop: int, unit: int, budget: float) -> int | None:
@@ -129,6 +148,8 @@ def fitting_crop(found: Sequence[Forecast], crop: int, unit: int, budget: float)
     """
 
     def fits(side: int) -> bool:
-        return all(f.before + f.states + f.activations * (side / crop) ** 2 <= budget for f in found)
+        return all(
+            f.before + f.states + f.activations * (side / crop) ** 2 <= budget for f in found
+        )
 
     return next((side for side in range(crop - unit, 0, -unit) if fits(side)), None)

@@ -79,7 +79,9 @@ def watched(stage: Stage, accelerator: Accelerator, clock: PartClock) -> Iterato
         for model in (cast.student, *cast.teachers.values()):
             for name in ("condition", "forward", "predict", "generate", "restore"):
                 wrap(model, name, "student" if model is cast.student else "teachers")
-        for codec in _unique(m.codec for m in (cast.student, *cast.teachers.values()) if hasattr(m, "codec")):
+        for codec in _unique(
+            m.codec for m in (cast.student, *cast.teachers.values()) if hasattr(m, "codec")
+        ):
             wrap(codec, "encode", "codecs", "encoder")
             wrap(codec, "decode", "codecs", "decoder")
         undo.callback(register_module_forward_pre_hook(_counter(clock, cast)).remove)
@@ -100,7 +102,9 @@ def networks(cast: Cast) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def _wrapped(owner: Any, name: str, clock: PartClock, part: Part, network: str | None) -> Iterator[None]:
+def _wrapped(
+    owner: Any, name: str, clock: PartClock, part: Part, network: str | None
+) -> Iterator[None]:
     """The bound method ``name`` of ``owner`` counts as ``part``; shadowed in the instance, so that its class is left alone."""
     former, plain = vars(owner).get(name), getattr(owner, name)
 

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from distillkit.bench.device import copy_bandwidth, machine, matrix_ceiling, peak, restart_peak, synchronize
+from distillkit.bench.device import (
+    copy_bandwidth,
+    machine,
+    matrix_ceiling,
+    peak,
+    restart_peak,
+    synchronize,
+)
 from distillkit.bench.subject import Subject
 from distillkit.inference.restorer import Restorer
 from distillkit.recipe.load import ResolvedRecipe
@@ -18,7 +25,9 @@ from distillkit.recipe.load import ResolvedRecipe
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
-def bench(resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int = 5, look: bool = True) -> dict[str, Any]:
+def bench(
+    resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int = 5, look: bool = True
+) -> dict[str, Any]:
     """Measure ``steps`` steps of each stage and the restoration of ``images`` images of the size of a training crop.
 
     Args:
@@ -36,7 +45,10 @@ def bench(resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int 
     data, device = subject.recipe.data, subject.device
     dtype = DTYPES[subject.recipe.training.precision]
     ceilings = {"flops": matrix_ceiling(device, dtype), "copy": copy_bandwidth(device)}
-    stages = {s.name: asdict(subject.measure(s, data.crop, warmup=warmup, steps=steps, look=look)) for s in subject.stages()}
+    stages = {
+        s.name: asdict(subject.measure(s, data.crop, warmup=warmup, steps=steps, look=look))
+        for s in subject.stages()
+    }
     student = subject.student()
     side, tradeoff = data.crop // subject.cast.student.scale, 0.5 if student.variant else None
     return {
@@ -47,11 +59,15 @@ def bench(resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int 
         "machine": machine(device),
         "ceilings": ceilings,
         "stages": stages,
-        "restore": _restoring(Restorer(student, device), side, tradeoff, images) if images else None,
+        "restore": _restoring(Restorer(student, device), side, tradeoff, images)
+        if images
+        else None,
     }
 
 
-def _restoring(restorer: Restorer, side: int, tradeoff: float | None, images: int) -> dict[str, float]:
+def _restoring(
+    restorer: Restorer, side: int, tradeoff: float | None, images: int
+) -> dict[str, float]:
     """Images of ``side`` x ``side`` input pixels restored per second, megapixels of the result per second, and peak bytes."""
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     restorer(image, tradeoff)

@@ -34,18 +34,27 @@ class Subject:
         self.device = self.accelerator.device
         self.cast = build_cast(self.resolved, self.device)
         wanted = self.recipe.stage1.weights.perceptual > 0
-        self.perceptual = build_distance(self.resolved, "stage1.perceptual", self.device) if wanted else None
+        self.perceptual = (
+            build_distance(self.resolved, "stage1.perceptual", self.device) if wanted else None
+        )
         self._variant: Variant | None = None
 
     @property
     def crop_unit(self) -> int:
         """Training crops must be multiples of it."""
-        return lcm(*(self.cast.student.scale * m.multiple for m in (self.cast.student, *self.cast.teachers.values())))
+        return lcm(
+            *(
+                self.cast.student.scale * m.multiple
+                for m in (self.cast.student, *self.cast.teachers.values())
+            )
+        )
 
     def weights(self) -> dict[str, int]:
         """Bytes of the tensors of each network. What several hold in common is counted for the first."""
         teachers = {f"{role} teacher": teacher for role, teacher in self.cast.teachers.items()}
-        return stored({"student": self.cast.student} | teachers | {"perceptual distance": self.perceptual})
+        return stored(
+            {"student": self.cast.student} | teachers | {"perceptual distance": self.perceptual}
+        )
 
     def stages(self) -> Iterator[Stage]:
         """Stage 1, then, its adapter merged, stage 2 where the recipe has one."""
@@ -57,10 +66,16 @@ class Subject:
             stage, self._variant = second_stage(self.recipe, self.cast, self.perceptual)
             yield stage
 
-    def measure(self, stage: Stage, crop: int, *, warmup: int, steps: int, look: bool = True) -> Measured:
+    def measure(
+        self, stage: Stage, crop: int, *, warmup: int, steps: int, look: bool = True
+    ) -> Measured:
         """Steps of ``stage`` on crops of ``crop`` pixels a side; see :func:`distillkit.bench.train.measure`."""
-        batches = open_batches(_with_data(self.resolved, crop=crop), self.cast, self.accelerator.num_processes)
-        return measure(stage, self.recipe, batches, self.accelerator, warmup=warmup, steps=steps, look=look)
+        batches = open_batches(
+            _with_data(self.resolved, crop=crop), self.cast, self.accelerator.num_processes
+        )
+        return measure(
+            stage, self.recipe, batches, self.accelerator, warmup=warmup, steps=steps, look=look
+        )
 
     def student(self) -> Student:
         """What the stages have made so far."""
@@ -73,7 +88,10 @@ def stored(owners: Mapping[str, Any]) -> dict[str, int]:
     found = {}
     for name, owner in owners.items():
         if isinstance(owner, nn.Module):
-            storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in (*owner.parameters(), *owner.buffers())}
+            storages = {
+                t.untyped_storage().data_ptr(): t.untyped_storage()
+                for t in (*owner.parameters(), *owner.buffers())
+            }
             found[name] = sum(s.nbytes() for key, s in storages.items() if key not in seen)
             seen |= storages.keys()
     return found
@@ -81,4 +99,6 @@ def stored(owners: Mapping[str, Any]) -> dict[str, int]:
 
 def _with_data(resolved: ResolvedRecipe, **changes: Any) -> ResolvedRecipe:
     recipe = resolved.recipe
-    return replace(resolved, recipe=recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)}))
+    return replace(
+        resolved, recipe=recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
+    )

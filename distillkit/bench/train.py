@@ -26,7 +26,9 @@ from distillkit.training.tracking import RunLog
 NEVER = 10**9
 SPLIT_STEPS = 2
 CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: flop_counter.sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+        flop_counter.sdpa_flop_count(q, k, v)
+    ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v)
     ),
@@ -65,7 +67,13 @@ class _Watch(RunLog):
     """In the place of a run's log: times the steps, then divides a few by part, then counts one step's FLOPs."""
 
     def __init__(
-        self, folder: Path, accelerator: Accelerator, stage: Stage, batches: PairedBatches, timed: range, look: bool
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        stage: Stage,
+        batches: PairedBatches,
+        timed: range,
+        look: bool,
     ) -> None:
         super().__init__(folder / "metrics.jsonl", accelerator, lambda *_, **__: None)
         self._timed, self._divided = timed, timed.stop + SPLIT_STEPS
@@ -116,7 +124,10 @@ class _Watch(RunLog):
 
     def measured(self, images: int) -> Measured:
         """``images``: crops of one step."""
-        seconds, divided = statistics.median(self._seconds), sum(self._clock.seconds.values()) or 1.0
+        seconds, divided = (
+            statistics.median(self._seconds),
+            sum(self._clock.seconds.values()) or 1.0,
+        )
         return Measured(
             ms=1000 * seconds,
             ms_all=[round(1000 * s, 3) for s in self._seconds],
@@ -147,9 +158,15 @@ def measure(
     Raises:
         DistillkitError: the losses are not finite.
     """
-    options = recipe.training.model_copy(update={"log_every": 1, "checkpoint_every": NEVER, "sample_every": 0})
+    options = recipe.training.model_copy(
+        update={"log_every": 1, "checkpoint_every": NEVER, "sample_every": 0}
+    )
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        watch = _Watch(Path(folder), accelerator, stage, batches, range(warmup, warmup + steps), look)
-        trainer = Trainer(options, recipe.seed, accelerator, Checkpoints(Path(folder) / "checkpoints", 1), watch)
+        watch = _Watch(
+            Path(folder), accelerator, stage, batches, range(warmup, warmup + steps), look
+        )
+        trainer = Trainer(
+            options, recipe.seed, accelerator, Checkpoints(Path(folder) / "checkpoints", 1), watch
+        )
         trainer.train(replace(stage, steps=watch.steps, offset=0), batches)
     return watch.measured(recipe.data.batch_size * recipe.training.accumulate)

@@ -20,7 +20,9 @@ def numbers_of(option: str, text: str) -> list[float]:
     except ValueError:
         values = [float("nan")]
     if not all(0 <= value <= 1 for value in values):
-        raise DistillkitError(f"{option} {text} - expected a number from 0 to 1, or several with commas between them")
+        raise DistillkitError(
+            f"{option} {text} - expected a number from 0 to 1, or several with commas between them"
+        )
     return values
 
 
@@ -40,7 +42,9 @@ def pair_of(text: str | None) -> tuple[str, str] | None:
         return None
     first, comma, second = (part.strip() for part in text.partition(","))
     if not (first and comma and second) or "," in second or first == second:
-        raise DistillkitError(f"--combine {text} - expected the names of two methods with a comma between them")
+        raise DistillkitError(
+            f"--combine {text} - expected the names of two methods with a comma between them"
+        )
     return first, second
 
 
@@ -48,4 +52,6 @@ def settings_of(texts: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads("\n".join(texts))
     except tomllib.TOMLDecodeError as e:
-        raise DistillkitError(f"--set {' '.join(texts)} - not KEY=VALUE in TOML; a string needs quotes: --set 'a=\"b\"'") from e
+        raise DistillkitError(
+            f"--set {' '.join(texts)} - not KEY=VALUE in TOML; a string needs quotes: --set 'a=\"b\"'"
+        ) from e

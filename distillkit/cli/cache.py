@@ -10,10 +10,14 @@ import typer
 from distillkit.errors import DistillkitError
 
 cache_app = typer.Typer(
-    help="Look after what training runs keep on disk (training.cache_gib).", no_args_is_help=True, rich_markup_mode=None
+    help="Look after what training runs keep on disk (training.cache_gib).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
-CacheFolder = Annotated[Path | None, typer.Option("--dir", help="default: $DISTILLKIT_CACHE, else ~/.cache/distillkit")]
+CacheFolder = Annotated[
+    Path | None, typer.Option("--dir", help="default: $DISTILLKIT_CACHE, else ~/.cache/distillkit")
+]
 
 
 @cache_app.command("ls")
@@ -40,7 +44,9 @@ def cache_verify(folder: CacheFolder = None) -> None:
 @cache_app.command("prune")
 def cache_prune(
     folder: CacheFolder = None,
-    days: Annotated[float | None, typer.Option(min=0, help="remove what was not used for so many days")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="remove what was not used for so many days")
+    ] = None,
     damaged: Annotated[bool, typer.Option("--damaged", help="remove what is damaged")] = False,
     everything: Annotated[bool, typer.Option("--all", help="remove everything")] = False,
 ) -> None:

@@ -24,14 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="Check a recipe, or show what it amounts to.", no_args_is_help=True, rich_markup_mode=None)
+recipe_app = typer.Typer(
+    help="Check a recipe, or show what it amounts to.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(recipe_app, name="recipe")
 app.add_typer(cache_app, name="cache")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)"
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -43,7 +52,10 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None: ...
 
@@ -52,17 +64,29 @@ def _options(
 def run(
     recipe: RecipeFile,
     set_: Sets = None,
-    out: Annotated[Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in the run's folder")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the newest checkpoint in the run's folder")
+    ] = False,
     fork: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="start in --out from where another run (its folder, or one of its checkpoints) stands"),
+        typer.Option(
+            metavar="RUN",
+            help="start in --out from where another run (its folder, or one of its checkpoints) stands",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="one step of each stage, a checkpoint, an image evaluated")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="one step of each stage, a checkpoint, an image evaluated"),
+    ] = False,
 ) -> None:
     """Distil a student: both stages, export, evaluation and a report, all in one folder."""
     if fork is not None and (out is None or dry_run):
-        raise DistillkitError("--fork makes a new folder: give it by --out, and leave out --dry-run")
+        raise DistillkitError(
+            "--fork makes a new folder: give it by --out, and leave out --dry-run"
+        )
     resolved = _load(recipe, set_)
     import distillkit.runs.run as engine
 
@@ -79,24 +103,52 @@ def run(
 @app.command()
 def restore(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help='images, folders of images, patterns ("photos/**/*.jpg"), videos')
+        list[Path],
+        typer.Argument(
+            metavar="IN...", help='images, folders of images, patterns ("photos/**/*.jpg"), videos'
+        ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="a file for one image or video, else a folder")],
-    run: Annotated[str | None, typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository")] = None,
-    model: Annotated[str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML")] = None,
-    tradeoff: Annotated[str | None, typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1")] = None,
-    nodes: Annotated[int | None, typer.Option(min=2, max=5, help="of a longer list: restore at so many, interpolate")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace existing results")] = False,
-    tile: Annotated[int | None, typer.Option(min=16, help="side of tiles, input pixels; default: 768 pixels of the result")] = None,
-    colour: Annotated[str, typer.Option(help="none, adain or wavelet: give results the colours of their inputs")] = "none",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="a file for one image or video, else a folder")
+    ],
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML"),
+    ] = None,
+    tradeoff: Annotated[
+        str | None,
+        typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1"),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=2, max=5, help="of a longer list: restore at so many, interpolate"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace existing results")
+    ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=16, help="side of tiles, input pixels; default: 768 pixels of the result"),
+    ] = None,
+    colour: Annotated[
+        str, typer.Option(help="none, adain or wavelet: give results the colours of their inputs")
+    ] = "none",
     seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
     device: Device = None,
 ) -> None:
     """Restore images and videos with a distilled student, or with any registered model."""
     import signal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # half a result is cleared away then, too
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # half a result is cleared away then, too
     from distillkit.inference.files import plan, restore_files
 
     if (run is None) == (model is None) or (set_ and model is None):
@@ -109,10 +161,18 @@ def restore(
     from distillkit.inference.restorer import Restorer
 
     how: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes, "progress": True}
-    restorer = Restorer.of_model(model, settings, device, **how) if model else Restorer.from_pretrained(str(run), device, **how)
+    restorer = (
+        Restorer.of_model(model, settings, device, **how)
+        if model
+        else Restorer.from_pretrained(str(run), device, **how)
+    )
     restorer.student.check(tradeoffs)
-    with tqdm(total=len(jobs), unit="file", disable=len(jobs) == 1 or not sys.stderr.isatty()) as bar:
-        failures = restore_files(restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None)
+    with tqdm(
+        total=len(jobs), unit="file", disable=len(jobs) == 1 or not sys.stderr.isatty()
+    ) as bar:
+        failures = restore_files(
+            restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None
+        )
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)
     if failures:
@@ -123,10 +183,17 @@ def restore(
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="a new folder")] = None,
-    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="plain weights at one --tradeoff, without a knob")] = False,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="plain weights at one --tradeoff, without a knob")
+    ] = False,
     tradeoff: Annotated[
-        float | None, typer.Option(min=0, max=1, help="of --merge or --onnx: 0 most realistic ... 1 most faithful")
+        float | None,
+        typer.Option(
+            min=0, max=1, help="of --merge or --onnx: 0 most realistic ... 1 most faithful"
+        ),
     ] = None,
 ) -> None:
     """Write a student for others to use: for distillkit, diffusers and peft, with a model card; then load and compare it.
@@ -145,7 +212,9 @@ def export(
         return
     assert output is not None
     if merge != (tradeoff is not None):
-        raise DistillkitError("--merge and --tradeoff need each other: plain weights have one trade-off")
+        raise DistillkitError(
+            "--merge and --tradeoff need each other: plain weights have one trade-off"
+        )
     from distillkit.export.folder import export as write
 
     for line in write(run, output, merge_at=tradeoff):
@@ -156,8 +225,12 @@ def export(
 @app.command()
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or an exported one")],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="a model repository on the Hugging Face Hub")],
-    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="a model repository on the Hugging Face Hub")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="make a new repository private")
+    ] = False,
 ) -> None:
     """Export a student and upload it to the Hub, logged in by HF_TOKEN or `hf auth login`."""
     import tempfile
@@ -174,10 +247,19 @@ def push(
 
 @app.command()
 def demo(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, an exported folder, or a Hub repository")],
-    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets the whole network in")] = "127.0.0.1",
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="a run's folder, an exported folder, or a Hub repository"
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="address to listen on; 0.0.0.0 lets the whole network in")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
-    megapixels: Annotated[float, typer.Option(min=0.001, help="largest photo, million pixels")] = 1.0,
+    megapixels: Annotated[
+        float, typer.Option(min=0.001, help="largest photo, million pixels")
+    ] = 1.0,
     megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
     device: Device = None,
 ) -> None:
@@ -189,28 +271,58 @@ def demo(
     folder = find_student(run)
     title = str(read_about(student_folder(folder))["recipe"])
     limits = {"max_pixels": round(megapixels * 1e6), "max_upload": round(megabytes * 2**20)}
-    with serve(Restorer.from_pretrained(folder, device), title, host=host, port=port, **limits) as address:
+    with serve(
+        Restorer.from_pretrained(folder, device), title, host=host, port=port, **limits
+    ) as address:
         typer.echo(f"open {address} (Ctrl-C stops it)")
         wait()
 
 
 @app.command("eval")
 def evaluate(
-    run_dir: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="the folder of a finished run")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="the folder of a finished run")
+    ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", metavar="NAME=DIR", help="a method's images; NAME@0.5 for one trade-off; may be repeated"),
+        typer.Option(
+            "--method",
+            metavar="NAME=DIR",
+            help="a method's images; NAME@0.5 for one trade-off; may be repeated",
+        ),
     ] = None,
     gt: Annotated[Path | None, typer.Option(help="without RUN: folder of the ground truth")] = None,
-    lq: Annotated[Path | None, typer.Option(help="without RUN: folder of the inputs, to be shown and enlarged bicubically")] = None,
-    metrics: Annotated[str, typer.Option(help="without RUN: metrics, with commas between them")] = "psnr-y,ssim-y,stlpips-alex",
+    lq: Annotated[
+        Path | None,
+        typer.Option(
+            help="without RUN: folder of the inputs, to be shown and enlarged bicubically"
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="without RUN: metrics, with commas between them")
+    ] = "psnr-y,ssim-y,stlpips-alex",
     out: Annotated[Path | None, typer.Option(help="without RUN: folder of the results")] = None,
-    only: Annotated[str, typer.Option(metavar="PATTERN", help="without RUN: the images to take")] = "*",
-    combine: Annotated[str | None, typer.Option(metavar="A,B", help="add linear combinations alpha A + (1 - alpha) B")] = None,
-    alphas: Annotated[str | None, typer.Option(help="of --combine; default: 0.1,0.2,...,0.9")] = None,
-    reference: Annotated[str | None, typer.Option(metavar="NAME", help="the method that others are compared with in pairs")] = None,
+    only: Annotated[
+        str, typer.Option(metavar="PATTERN", help="without RUN: the images to take")
+    ] = "*",
+    combine: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="add linear combinations alpha A + (1 - alpha) B"),
+    ] = None,
+    alphas: Annotated[
+        str | None, typer.Option(help="of --combine; default: 0.1,0.2,...,0.9")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="the method that others are compared with in pairs"),
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a recipe's key; without RUN: METRIC.OPTION=VALUE")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="change a recipe's key; without RUN: METRIC.OPTION=VALUE",
+        ),
     ] = None,
     device: Device = None,
 ) -> None:
@@ -218,10 +330,15 @@ def evaluate(
     folders, pair = folders_of(method or []), pair_of(combine)
     if run_dir is not None:
         if gt or lq or out:
-            raise DistillkitError("--gt, --lq and --out are for folders of images: a run has its own; leave them out, or RUN")
+            raise DistillkitError(
+                "--gt, --lq and --out are for folders of images: a run has its own; leave them out, or RUN"
+            )
         if not (run_dir / "recipe.toml").is_file():
             raise DistillkitError(f"{run_dir} - not a run's folder (no recipe.toml)")
-        given = {"alphas": alphas and f"[{alphas}]", "reference": reference and json.dumps(reference)}
+        given = {
+            "alphas": alphas and f"[{alphas}]",
+            "reference": reference and json.dumps(reference),
+        }
         changes = [f"evaluation.{key}={value}" for key, value in given.items() if value]
         resolved = _load(run_dir / "recipe.toml", [*(set_ or []), *changes])
         from distillkit.runs.run import reevaluate
@@ -229,8 +346,13 @@ def evaluate(
         typer.echo(f"open {reevaluate(resolved, run_dir, device, others=folders, combine=pair)}")
         return
     if gt is None or out is None or not folders:
-        raise DistillkitError("give a run's folder, or folders of images by --gt, at least one --method NAME=DIR, and --out")
-    settings, weights = settings_of(set_ or []), numbers_of("--alphas", alphas or "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9")
+        raise DistillkitError(
+            "give a run's folder, or folders of images by --gt, at least one --method NAME=DIR, and --out"
+        )
+    settings, weights = (
+        settings_of(set_ or []),
+        numbers_of("--alphas", alphas or "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"),
+    )
     from distillkit.recipe.build import pick_device
     from distillkit.runs.compare import compare_folders
 
@@ -254,16 +376,25 @@ def evaluate(
 @app.command()
 def sweep(
     recipe: RecipeFile,
-    grid: Annotated[list[str], typer.Option("--grid", metavar="KEY=V1,V2,...", help="values of a key; grids are multiplied")],
+    grid: Annotated[
+        list[str],
+        typer.Option(
+            "--grid", metavar="KEY=V1,V2,...", help="values of a key; grids are multiplied"
+        ),
+    ],
     set_: Sets = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the runs; default: sweeps/<recipe file's name>")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the runs; default: sweeps/<recipe file's name>")
+    ] = None,
 ) -> None:
     """Run a recipe at every point of a grid; called again, go on where it stopped. Writes a table of all that is finished."""
     from distillkit.runs.sweep import cells
     from distillkit.runs.sweep import sweep as run_all
 
     folder = out or Path("sweeps") / recipe.stem
-    failures = run_all(cells(recipe, grid, set_ or [], folder), folder, lambda line: typer.echo(line, err=True))
+    failures = run_all(
+        cells(recipe, grid, set_ or [], folder), folder, lambda line: typer.echo(line, err=True)
+    )
     typer.echo(f"done: {folder / 'summary.md'}")
     for failure in failures:
         typer.echo(f"failed: {failure}", err=True)
@@ -287,14 +418,27 @@ def bench(
     set_: Sets = None,
     steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
-    images: Annotated[int, typer.Option(min=0, help="images of the crop's size restored; not with --compare")] = 5,
-    look: Annotated[bool, typer.Option(help="three more steps: time by part, passes, FLOPs")] = True,
+    images: Annotated[
+        int, typer.Option(min=0, help="images of the crop's size restored; not with --compare")
+    ] = 5,
+    look: Annotated[
+        bool, typer.Option(help="three more steps: time by part, passes, FLOPs")
+    ] = True,
     compare: Annotated[
         list[str] | None,
-        typer.Option("--compare", metavar="KEY=VALUE", help="measure with this set, too; several: 'a=1; b=2'; may be repeated"),
+        typer.Option(
+            "--compare",
+            metavar="KEY=VALUE",
+            help="measure with this set, too; several: 'a=1; b=2'; may be repeated",
+        ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="of --compare: times that all settings are measured in turn")] = 1,
-    json_: Annotated[Path | None, typer.Option("--json", help="a file for the results, with machine and versions")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="of --compare: times that all settings are measured in turn")
+    ] = 1,
+    json_: Annotated[
+        Path | None,
+        typer.Option("--json", help="a file for the results, with machine and versions"),
+    ] = None,
 ) -> None:
     """Measure training steps and restoring: time by part, memory, network passes, FLOPs against what the machine can do."""
     resolved = _load(recipe, set_)
@@ -304,7 +448,9 @@ def bench(
     if compare:
         from distillkit.bench.compare import compare as measure_all
 
-        found = measure_all(recipe, set_ or [], compare, steps=steps, warmup=warmup, rounds=rounds, look=look)
+        found = measure_all(
+            recipe, set_ or [], compare, steps=steps, warmup=warmup, rounds=rounds, look=look
+        )
         typer.echo(as_comparison(found))
     else:
         from distillkit.bench.recipe import bench as measure
@@ -317,10 +463,18 @@ def bench(
 
 @app.command()
 def doctor(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="a TOML file: also tell what a run of it takes")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECIPE]", help="a TOML file: also tell what a run of it takes"),
+    ] = None,
     set_: Sets = None,
-    memory: Annotated[float | None, typer.Option(min=0, help="GiB that a run may take; default: what the device has")] = None,
-    check: Annotated[bool, typer.Option("--check", help="make a step at the recipe's own crop, too, and compare")] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB that a run may take; default: what the device has"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="make a step at the recipe's own crop, too, and compare")
+    ] = False,
 ) -> None:
     """Show versions, devices and plugins, and what is wrong with them; of a recipe, what is missing and what a step takes."""
     resolved = _load(recipe, set_) if recipe else None
@@ -331,7 +485,13 @@ def doctor(
     if resolved is not None:
         from distillkit.bench.advice import examine
 
-        healthy &= examine(resolved, set_ or [], None if memory is None else memory * 2**30, check=check, say=typer.echo)
+        healthy &= examine(
+            resolved,
+            set_ or [],
+            None if memory is None else memory * 2**30,
+            check=check,
+            say=typer.echo,
+        )
     if not healthy:
         raise typer.Exit(1)
 
@@ -340,14 +500,18 @@ def doctor(
 def validate(recipe: RecipeFile, set_: Sets = None) -> None:
     """Report everything that is wrong with a recipe, without loading a weight."""
     resolved = _load(recipe, set_)
-    typer.echo(f"{recipe} is valid: {', '.join(f'{k} = {c.full_name}' for k, c in resolved.components.items())}")
+    typer.echo(
+        f"{recipe} is valid: {', '.join(f'{k} = {c.full_name}' for k, c in resolved.components.items())}"
+    )
 
 
 @recipe_app.command()
 def show(
     recipe: RecipeFile,
     set_: Sets = None,
-    origin: Annotated[bool, typer.Option("--origin", help="one line a value, with the file and line that set it")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="one line a value, with the file and line that set it")
+    ] = False,
 ) -> None:
     """Print the whole recipe with everything it extends and every default."""
     resolved = _load(recipe, set_)
@@ -370,7 +534,9 @@ def _load(recipe: Path, overrides: list[str] | None) -> Any:
 
 def _add_plugin_commands(arguments: list[str]) -> None:
     """Load the plugins' own commands, only if the command asked for is none of the engine's."""
-    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} | {g.name for g in app.registered_groups}
+    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} | {
+        g.name for g in app.registered_groups
+    }
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         from distillkit.plugins.manager import load_plugins
 
@@ -384,7 +550,10 @@ def main() -> None:
         app(prog_name="distillkit")
     except DistillkitError as e:
         several = int(os.environ.get("WORLD_SIZE") or 1) > 1
-        typer.echo(f"error{' (process ' + os.environ.get('RANK', '?') + ')' if several else ''}: {e}", err=True)
+        typer.echo(
+            f"error{' (process ' + os.environ.get('RANK', '?') + ')' if several else ''}: {e}",
+            err=True,
+        )
         sys.exit(2)
     except Interrupted as e:
         typer.echo(str(e), err=True)

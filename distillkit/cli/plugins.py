@@ -7,11 +7,16 @@ from typing import Annotated
 
 import typer
 
-plugins_app = typer.Typer(help="List what the installed plugins offer, or check one of them.", rich_markup_mode=None)
+plugins_app = typer.Typer(
+    help="List what the installed plugins offer, or check one of them.", rich_markup_mode=None
+)
 
 
 @plugins_app.callback(invoke_without_command=True)
-def list_plugins(context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+def list_plugins(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
     """List what the installed plugins offer."""
     if context.invoked_subcommand is not None:
         return
@@ -21,7 +26,11 @@ def list_plugins(context: typer.Context, as_json: Annotated[bool, typer.Option("
 
 
 @plugins_app.command("check")
-def check_plugin(name: Annotated[str, typer.Argument(help="a plugin, or one of its models: mini, mini/faithful")]) -> None:
+def check_plugin(
+    name: Annotated[
+        str, typer.Argument(help="a plugin, or one of its models: mini, mini/faithful")
+    ],
+) -> None:
     """Check a plugin against the contracts; for a broken one, show why it does not load."""
     from distillkit.testing.contract import report
 

@@ -24,7 +24,11 @@ class Window(NamedTuple):
 
     def of(self, image: Tensor, unit: int = 1) -> Tensor:
         """The crop of an image (..., H, W) with ``unit`` pixels to a low-quality one."""
-        part = image[..., self.top * unit : (self.top + self.height) * unit, self.left * unit : (self.left + self.width) * unit]
+        part = image[
+            ...,
+            self.top * unit : (self.top + self.height) * unit,
+            self.left * unit : (self.left + self.width) * unit,
+        ]
         part = torch.rot90(part, self.turn % 4, (-2, -1))
         return part.flip(-1) if self.turn >= 4 else part
 
@@ -46,9 +50,14 @@ def fit(example: Example, crop: int, scale: int) -> Example:
     height, width = example.gt.shape[:2]
     if example.lq is not None and (height // scale, width // scale) != example.lq.shape[:2]:
         low_height, low_width = example.lq.shape[:2]
-        raise BadImageError(example.id, f"{width}x{height} is not {scale} times its low-quality image of {low_width}x{low_height}")
+        raise BadImageError(
+            example.id,
+            f"{width}x{height} is not {scale} times its low-quality image of {low_width}x{low_height}",
+        )
     if min(height, width) < crop:
-        raise BadImageError(example.id, f"{width}x{height} is smaller than the crop of {crop}x{crop}")
+        raise BadImageError(
+            example.id, f"{width}x{height} is smaller than the crop of {crop}x{crop}"
+        )
     return example
 
 
@@ -65,10 +74,15 @@ def cut(example: Example, window: Window, unit: int) -> tuple[Tensor, Tensor | N
 
 def central_grid(height: int, width: int, side: int) -> list[tuple[int, int]]:
     """Corners (top, left) of the squares of an even grid that do not overlap, those nearest to the centre of the image first."""
-    tops, lefts = ([int((i + 0.5) * n / (n // side) - side / 2) for i in range(n // side)] for n in (height, width))
+    tops, lefts = (
+        [int((i + 0.5) * n / (n // side) - side / 2) for i in range(n // side)]
+        for n in (height, width)
+    )
     centre = (height - side) / 2, (width - side) / 2
     corners = [(top, left) for top in tops for left in lefts]
-    return sorted(corners, key=lambda corner: (corner[0] - centre[0]) ** 2 + (corner[1] - centre[1]) ** 2)
+    return sorted(
+        corners, key=lambda corner: (corner[0] - centre[0]) ** 2 + (corner[1] - centre[1]) ** 2
+    )
 
 
 def _turned(array: np.ndarray, turn: int) -> np.ndarray:

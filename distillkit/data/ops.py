@@ -41,12 +41,23 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
     """
     batch, channels, height, width = image.shape
     size = kernel.shape[-1]
-    if kernel.shape[-2] != size or size % 2 == 0 or kernel.ndim not in (2, 3) or (kernel.ndim == 3 and len(kernel) != batch):
-        raise ValueError(f"filter2d: the kernel is {tuple(kernel.shape)}, not (k, k) or ({batch}, k, k) with k odd")
+    if (
+        kernel.shape[-2] != size
+        or size % 2 == 0
+        or kernel.ndim not in (2, 3)
+        or (kernel.ndim == 3 and len(kernel) != batch)
+    ):
+        raise ValueError(
+            f"filter2d: the kernel is {tuple(kernel.shape)}, not (k, k) or ({batch}, k, k) with k odd"
+        )
     if min(height, width) <= size // 2:
-        raise ValueError(f"filter2d: an image of {height}x{width} is too small for a {size}x{size} kernel")
+        raise ValueError(
+            f"filter2d: an image of {height}x{width} is too small for a {size}x{size} kernel"
+        )
     weight = kernel.to(image).expand(batch, size, size).repeat_interleave(channels, 0).unsqueeze(1)
-    padded = F.pad(image, [size // 2] * 4, mode="reflect").view(1, batch * channels, height + size - 1, width + size - 1)
+    padded = F.pad(image, [size // 2] * 4, mode="reflect").view(
+        1, batch * channels, height + size - 1, width + size - 1
+    )
     return F.conv2d(padded, weight, groups=batch * channels).view(batch, channels, height, width)
 
 
@@ -65,7 +76,9 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     """
     batch, channels, height, width = image.shape
     if channels != 3 or quality.ndim > 1 or (quality.ndim == 1 and len(quality) != batch):
-        raise ValueError(f"jpeg: images {tuple(image.shape)} with qualities {tuple(quality.shape)}, not (B, 3, H, W) with (B,)")
+        raise ValueError(
+            f"jpeg: images {tuple(image.shape)} with qualities {tuple(quality.shape)}, not (B, 3, H, W) with (B,)"
+        )
     if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError(f"jpeg: quality must be in [1, 100], not {quality.tolist()}")
     q = quality.to(image.device, torch.float32).expand(batch)

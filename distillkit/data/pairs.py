@@ -118,14 +118,23 @@ class PairedBatches:
         if crop % scale:
             raise DataError(f"a crop of {crop} pixels is not a multiple of the scale {scale}")
         self.sources, self.weights = list(sources), list(weights)
-        self.crop, self.batch_size, self.scale, self.seed, self.flip = crop, batch_size, scale, seed, flip
+        self.crop, self.batch_size, self.scale, self.seed, self.flip = (
+            crop,
+            batch_size,
+            scale,
+            seed,
+            flip,
+        )
         self.whole, self.cycle = whole, cycle
         self.max_bad_fraction, self.workers, self.parts = max_bad_fraction, workers, parts
         self.cache = ImageCache(int(cache_mb * 1e6))
         self.wait_seconds = 0.0
         """Time that consumers of :meth:`iterate` have waited for batches."""
         self._bad: list[dict[str, str]] = [{} for _ in sources]
-        groups = [[k for k, source in enumerate(sources) if source.paired is paired] for paired in (False, True)]
+        groups = [
+            [k for k, source in enumerate(sources) if source.paired is paired]
+            for paired in (False, True)
+        ]
         self._groups = [group for group in groups if group]
 
     @property
@@ -141,10 +150,14 @@ class PairedBatches:
         """
         return self._accept(self._make(stage, (step, part)))
 
-    def iterate(self, stage: str, first_step: int, last_step: int, parts: Sequence[int] = (0,)) -> Iterator[Batch]:
+    def iterate(
+        self, stage: str, first_step: int, last_step: int, parts: Sequence[int] = (0,)
+    ) -> Iterator[Batch]:
         """Batches ``parts`` of each of the steps ``first_step`` to ``last_step - 1``, prepared ahead. Raises as :meth:`batch`."""
         places = [(step, part) for step in range(first_step, last_step) for part in parts]
-        stream = self._from_workers(stage, places) if self.workers else self._from_thread(stage, places)
+        stream = (
+            self._from_workers(stage, places) if self.workers else self._from_thread(stage, places)
+        )
         try:
             for _ in places:
                 began = time.perf_counter()
@@ -168,11 +181,20 @@ class PairedBatches:
         bad: list[tuple[int, BadImageError]] = []
         for slot in range(self.batch_size):
             position = earlier * self.batch_size + slot
-            choice, position = interleave([self.weights[k] for k in group], position, self.seed, stage, "source", kind)
+            choice, position = interleave(
+                [self.weights[k] for k in group], position, self.seed, stage, "source", kind
+            )
             which = group[choice]
             first = shuffled(len(self.sources[which]), position, self.seed, stage, "image", which)
-            example = self._usable(which, first, keyed_generator(self.seed, stage, step, part, "replacement", slot), bad)
-            whole, unit = self._window(example, keyed_generator(self.seed, stage, step, part, "data", slot))
+            example = self._usable(
+                which,
+                first,
+                keyed_generator(self.seed, stage, step, part, "replacement", slot),
+                bad,
+            )
+            whole, unit = self._window(
+                example, keyed_generator(self.seed, stage, step, part, "data", slot)
+            )
             crops.append(cut(example, whole.window, unit))
             wholes.append(whole)
             ids.append(example.id)
@@ -180,9 +202,16 @@ class PairedBatches:
         lq = [lq for _, lq in crops if lq is not None]
         gt = torch.stack([gt for gt, _ in crops])
         said = captions if any(self.sources[k].caption_column for k in group) else None
-        return _Made(Batch(gt, torch.stack(lq) if lq else None, ids, step, said, wholes if self.whole else None), bad)
+        return _Made(
+            Batch(
+                gt, torch.stack(lq) if lq else None, ids, step, said, wholes if self.whole else None
+            ),
+            bad,
+        )
 
-    def _usable(self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]) -> Example:
+    def _usable(
+        self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]
+    ) -> Example:
         """Image ``first`` of a source, or else the first usable one of its images in a random order."""
         source = self.sources[which]
 
@@ -195,14 +224,19 @@ class PairedBatches:
             except BadImageError as error:
                 bad.append((which, error))
                 self._check(which, {e.id: e.reason for k, e in bad if k == which})
-        raise DataError(f"{source.name} - not one of {len(source)} images can be used; the last one: {bad[-1][1]}")
+        raise DataError(
+            f"{source.name} - not one of {len(source)} images can be used; the last one: {bad[-1][1]}"
+        )
 
     def _window(self, example: Example, generator: torch.Generator) -> tuple[Whole, int]:
         """A random crop, and how many clean pixels its unit is wide."""
         unit = 1 if example.lq is None and not self.whole else self.scale
         side = self.crop // unit
         height, width = (length // unit for length in example.gt.shape[:2])
-        top, left = (int(torch.randint(length - side + 1, (), generator=generator)) for length in (height, width))
+        top, left = (
+            int(torch.randint(length - side + 1, (), generator=generator))
+            for length in (height, width)
+        )
         turn = int(torch.randint(8, (), generator=generator)) if self.flip else 0
         image = example.gt[: height * unit, : width * unit] if example.lq is None else example.lq
         return Whole(image, Window(top, left, side, side, turn)), unit
@@ -238,7 +272,9 @@ class PairedBatches:
             sampler=places,
             num_workers=self.workers,
             prefetch_factor=_AHEAD,
-            generator=keyed_generator(self.seed, "loader"),  # or else it would draw from torch's global one
+            generator=keyed_generator(
+                self.seed, "loader"
+            ),  # or else it would draw from torch's global one
         )
         for made in loader:
             if isinstance(made, DataError):
@@ -293,7 +329,9 @@ def evaluation_items(
         DataError: more bad images than that, a crop that is no multiple of the scale, or no degradation where one is needed.
     """
     if crop is not None and crop % scale:
-        raise DataError(f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}")
+        raise DataError(
+            f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
+        )
     items: list[Item] = []
     bad: dict[str, str] = {}
     photos: set[str] = set()
@@ -313,7 +351,9 @@ def evaluation_items(
                     raise DataError(
                         f"{source.name} - has no low-quality images of its own, and no degradation is given to make them"
                     )
-                lq = degradation(gt[None], keyed_generator(seed, "evaluation", name, "degradation"))[0]
+                lq = degradation(
+                    gt[None], keyed_generator(seed, "evaluation", name, "degradation")
+                )[0]
             items.append(Item(name, lq[None], gt[None], example.caption))
     check_share(source, bad, max_bad_fraction)
     if on_bad is not None:
@@ -322,10 +362,15 @@ def evaluation_items(
     return items
 
 
-def _windows(photo: str, example: Example, crop: int | None, count: int, scale: int) -> list[tuple[str, Window]]:
+def _windows(
+    photo: str, example: Example, crop: int | None, count: int, scale: int
+) -> list[tuple[str, Window]]:
     """The crops of one image, by name."""
     height, width = (length // scale for length in example.gt.shape[:2])
     if crop is None:
         return [(photo, Window(0, 0, height, width))]
     side = crop // scale
-    return [(f"{photo}#{k}", Window(*corner, side, side)) for k, corner in enumerate(central_grid(height, width, side)[:count])]
+    return [
+        (f"{photo}#{k}", Window(*corner, side, side))
+        for k, corner in enumerate(central_grid(height, width, side)[:count])
+    ]

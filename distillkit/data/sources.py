@@ -70,8 +70,14 @@ class Source:
         row = self.dataset[index]
         name = f"{self.name}[{index}] {self._label(row, index)}"
         gt = _decode(row[self.column], name, "")
-        lq = None if self.lq_column is None else _decode(row[self.lq_column], name, f"{self.lq_column}: ")
-        return Example(name, gt, lq, None if self.caption_column is None else row[self.caption_column])
+        lq = (
+            None
+            if self.lq_column is None
+            else _decode(row[self.lq_column], name, f"{self.lq_column}: ")
+        )
+        return Example(
+            name, gt, lq, None if self.caption_column is None else row[self.caption_column]
+        )
 
     def _label(self, row: dict[str, Any], index: int) -> str:
         path = (row[self.column] or {}).get("path")
@@ -116,7 +122,9 @@ def open_source(
     given = {"hub": hub, "imagefolder": imagefolder, "parquet": parquet, "dataset": dataset}
     kinds = [kind for kind, value in given.items() if value is not None]
     if len(kinds) != 1:
-        raise DataError(f"a source is exactly one of {', '.join(given)}, not {' and '.join(kinds) or 'none'}")
+        raise DataError(
+            f"a source is exactly one of {', '.join(given)}, not {' and '.join(kinds) or 'none'}"
+        )
     name = name or (str(given[kinds[0]]) if dataset is None else "dataset")
     folder = None
     if hub is not None:
@@ -153,7 +161,9 @@ def hub_facts(hub: str, revision: str | None = None) -> tuple[int, str]:
     except Exception as error:  # the client raises its own, its HTTP library's and the system's
         raise DataError(_unreachable(hub)) from error
     card = info.card_data.to_dict() if info.card_data else {}
-    return sum(file.size or 0 for file in info.siblings or []), str(card.get("license") or "unknown")
+    return sum(file.size or 0 for file in info.siblings or []), str(
+        card.get("license") or "unknown"
+    )
 
 
 def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) -> None:
@@ -162,40 +172,67 @@ def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) ->
         named = [f"\n  {name} - {reason}" for name, reason in bad.items()]
         raise DataError(
             f"{source.name} - {len(bad)} of {len(source)} images cannot be used, more than the allowed share of "
-            f"{max_bad_fraction:g}; mend or remove them:{''.join(named[:5])}" + ("\n  ..." if len(named) > 5 else "")
+            f"{max_bad_fraction:g}; mend or remove them:{''.join(named[:5])}"
+            + ("\n  ..." if len(named) > 5 else "")
         )
 
 
-def _check(name: str, dataset: Any, column: str, lq_column: str | None, caption_column: str | None, folder: Path | None) -> Source:
+def _check(
+    name: str,
+    dataset: Any,
+    column: str,
+    lq_column: str | None,
+    caption_column: str | None,
+    folder: Path | None,
+) -> Source:
     if isinstance(dataset, datasets.IterableDataset):
-        raise DataError(f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a map-style dataset)")
+        raise DataError(
+            f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a map-style dataset)"
+        )
     if not isinstance(dataset, datasets.Dataset):
-        raise DataError(f"{name} - a {type(dataset).__name__}, not a datasets.Dataset; choose one split")
+        raise DataError(
+            f"{name} - a {type(dataset).__name__}, not a datasets.Dataset; choose one split"
+        )
     if len(dataset) == 0:
         raise DataError(f"{name} - the dataset is empty")
     known = dataset.column_names
-    if column == "image" and lq_column is None and "image" not in known and {"gt", "lq"} <= set(known):
+    if (
+        column == "image"
+        and lq_column is None
+        and "image" not in known
+        and {"gt", "lq"} <= set(known)
+    ):
         column, lq_column = "gt", "lq"
     images = [column] if lq_column is None else [column, lq_column]
     columns = images if caption_column is None else [*images, caption_column]
     for wanted in columns:
         if wanted not in known:
-            raise DataError(f"{name} - no column {wanted!r}{did_you_mean(wanted, known)}; it has {', '.join(known)}")
+            raise DataError(
+                f"{name} - no column {wanted!r}{did_you_mean(wanted, known)}; it has {', '.join(known)}"
+            )
     dataset = dataset.with_format(None).select_columns(columns)
-    if caption_column is not None and getattr(dataset.features[caption_column], "dtype", "") not in ("string", "large_string"):
-        raise DataError(f"{name} - column {caption_column!r} holds {dataset.features[caption_column]}, not one text an image")
+    if caption_column is not None and getattr(
+        dataset.features[caption_column], "dtype", ""
+    ) not in ("string", "large_string"):
+        raise DataError(
+            f"{name} - column {caption_column!r} holds {dataset.features[caption_column]}, not one text an image"
+        )
     for wanted in images:
         kind = dataset.features[wanted]
         try:
             dataset = dataset.cast_column(wanted, datasets.Image(decode=False))
         except Exception as error:  # arrow has an error of its own for each type
-            raise DataError(f"{name} - column {wanted!r} holds {kind}, not images or their paths") from error
+            raise DataError(
+                f"{name} - column {wanted!r} holds {kind}, not images or their paths"
+            ) from error
     return Source(name, dataset, column, lq_column, caption_column, folder)
 
 
 def _from_hub(hub: str, revision: str | None, split: str) -> Any:
     if Path(hub).exists():
-        raise DataError(f"{hub} - a local file or folder, not a dataset on the Hub; use imagefolder or parquet")
+        raise DataError(
+            f"{hub} - a local file or folder, not a dataset on the Hub; use imagefolder or parquet"
+        )
     try:
         return datasets.load_dataset(hub, revision=revision, split=split)
     except ConnectionError as error:
@@ -203,7 +240,9 @@ def _from_hub(hub: str, revision: str | None, split: str) -> Any:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(_no_such_dataset(hub, revision)) from error
     except Exception as error:  # the Hub client raises dozens of types
-        raise DataError(f"{hub} (split {split!r}) - cannot be loaded: {_first_line(error)}") from error
+        raise DataError(
+            f"{hub} (split {split!r}) - cannot be loaded: {_first_line(error)}"
+        ) from error
 
 
 def _unreachable(hub: str) -> str:
@@ -222,21 +261,29 @@ def _no_such_dataset(hub: str, revision: str | None) -> str:
 
 def _from_folder(folder: Path) -> Any:
     if not folder.is_dir():
-        raise DataError(f"{folder} - no such folder; imagefolder is a folder of images, relative to where the command runs")
+        raise DataError(
+            f"{folder} - no such folder; imagefolder is a folder of images, relative to where the command runs"
+        )
     if not any(path.suffix.lower() in Image.registered_extensions() for path in folder.rglob("*")):
         raise DataError(f"{folder} - no images in this folder")
     files = {"train": f"{_escaped(folder)}/**"}  # one split, whatever the folders are called
     try:
         with _quiet():
-            return datasets.load_dataset("imagefolder", data_files=files, split="train", drop_labels=True)
+            return datasets.load_dataset(
+                "imagefolder", data_files=files, split="train", drop_labels=True
+            )
     except Exception as error:
-        raise DataError(f"{folder} - cannot be loaded as a folder of images: {_first_line(error)}") from error
+        raise DataError(
+            f"{folder} - cannot be loaded as a folder of images: {_first_line(error)}"
+        ) from error
 
 
 def _from_parquet(parquet: str) -> Any:
     path = Path(parquet)
     if not any(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-        raise DataError(f"{parquet} - no such file; parquet is a file or a glob, relative to where the command runs")
+        raise DataError(
+            f"{parquet} - no such file; parquet is a file or a glob, relative to where the command runs"
+        )
     try:
         with _quiet():
             return datasets.load_dataset("parquet", data_files=parquet, split="train")

@@ -76,7 +76,9 @@ class Desk:
             array, back = as_array(content)
             picture = back(array)
             width, height = (side * self.restorer.scale for side in picture.size)
-            self._photos[key] = Photo(key, picture, self._write_view(picture, (width, height), self._place()))
+            self._photos[key] = Photo(
+                key, picture, self._write_view(picture, (width, height), self._place())
+            )
         self._photos.move_to_end(key)
         while len(self._photos) > KEPT_PHOTOS:
             _discard(self._photos.popitem(last=False)[1].view)
@@ -96,7 +98,9 @@ class Desk:
             place = self._place()
             whole = place / ("restored.png" if tradeoff is None else f"restored_t{tradeoff:g}.png")
             write_picture(restored, whole)
-            self._results[key] = Result(whole, self._write_view(restored, restored.size, place), restored.size, seconds)
+            self._results[key] = Result(
+                whole, self._write_view(restored, restored.size, place), restored.size, seconds
+            )
         self._results.move_to_end(key)
         while len(self._results) > KEPT_RESULTS:
             _discard(self._results.popitem(last=False)[1].view)
@@ -108,14 +112,20 @@ class Desk:
     def _write_view(self, picture: Image.Image, size: tuple[int, int], place: Path) -> Path:
         """``picture`` for a browser, at ``size`` or as large as is shown: 8 bits, JPEG, or PNG where there is opacity."""
         pixels = decode_apart(picture)
-        colours = pixels.colours if pixels.colours.dtype == np.uint8 else (pixels.colours // 257).astype(np.uint8)
+        colours = (
+            pixels.colours
+            if pixels.colours.dtype == np.uint8
+            else (pixels.colours // 257).astype(np.uint8)
+        )
         view = Image.fromarray(colours)
         if pixels.alpha is not None:
             view.putalpha(Image.fromarray(pixels.alpha))
         shrink = min(1, VIEW / max(size))
         shown = max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
         path = place / ("view.jpg" if pixels.alpha is None else "view.png")
-        write_picture(view if shown == view.size else view.resize(shown, Image.Resampling.BICUBIC), path)
+        write_picture(
+            view if shown == view.size else view.resize(shown, Image.Resampling.BICUBIC), path
+        )
         return path
 
 

@@ -16,7 +16,9 @@ API = "/gradio_api"
 MAX_BODY = 1 << 20
 """Bytes of a request that is no upload, and of what surrounds an uploaded file."""
 
-_PAGE = r"/|/config/?|/(assets|static|svelte)/.*|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
+_PAGE = (
+    r"/|/config/?|/(assets|static|svelte)/.*|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
+)
 _CALLS = r"info/?|startup-events|upload|upload_progress|queue/(join|data)|heartbeat/.*|reset/?|cancel|theme\.css"
 _OPEN = re.compile(f"{_PAGE}|{API}/({_CALLS}|file={MASK}/.*)")
 _JOIN, _UPLOAD, _FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
@@ -40,8 +42,15 @@ class Gate:
 
     def __init__(self, app: Callable[..., Awaitable[None]], folder: Path, max_upload: int) -> None:
         self.app, self.folder, self.max_upload = app, str(folder), max_upload
-        spellings = {self.folder, quote(self.folder), json.dumps(self.folder)[1:-1], quote(self.folder, safe="")}
-        self._spellings = re.compile(b"|".join(re.escape(s.encode()) for s in sorted(spellings, key=len, reverse=True)))
+        spellings = {
+            self.folder,
+            quote(self.folder),
+            json.dumps(self.folder)[1:-1],
+            quote(self.folder, safe=""),
+        }
+        self._spellings = re.compile(
+            b"|".join(re.escape(s.encode()) for s in sorted(spellings, key=len, reverse=True))
+        )
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +68,11 @@ class Gate:
                 return
             if int(length) > self.max_upload + MAX_BODY:
                 await _body(receive, 0)
-                await _answer(send, 413, f"the file is larger than the {self.max_upload / 2**20:g} MB that this demo takes")
+                await _answer(
+                    send,
+                    413,
+                    f"the file is larger than the {self.max_upload / 2**20:g} MB that this demo takes",
+                )
                 return
         elif scope["method"] == "POST":
             body = await _body(receive, MAX_BODY)
@@ -90,7 +103,10 @@ class Gate:
         path = value["path"]
         if not isinstance(path, str) or not path.startswith(MASK + "/") or ".." in path.split("/"):
             raise ValueError("no such file here")
-        return {**{k: v for k, v in value.items() if k != "url"}, "path": self.folder + path.removeprefix(MASK)}
+        return {
+            **{k: v for k, v in value.items() if k != "url"},
+            "path": self.folder + path.removeprefix(MASK),
+        }
 
     async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
         started = masked = False
@@ -101,9 +117,15 @@ class Gate:
                 started, headers = True, message["headers"]
                 masked = bool(_TEXT.match(dict(headers).get(b"content-type", b"")))
                 if masked:
-                    message = {**message, "headers": [(k, v) for k, v in headers if k != b"content-length"]}
+                    message = {
+                        **message,
+                        "headers": [(k, v) for k, v in headers if k != b"content-length"],
+                    }
             elif masked and message["type"] == "http.response.body":
-                message = {**message, "body": self._spellings.sub(MASK.encode(), message.get("body", b""))}
+                message = {
+                    **message,
+                    "body": self._spellings.sub(MASK.encode(), message.get("body", b"")),
+                }
             await send(message)
 
         try:

@@ -25,7 +25,9 @@ try:
     import gradio as gr
     from starlette.middleware import Middleware
 except ImportError as e:
-    raise DistillkitError("the demo needs Gradio, which is not installed: pip install 'distillkit[demo]'") from e
+    raise DistillkitError(
+        "the demo needs Gradio, which is not installed: pip install 'distillkit[demo]'"
+    ) from e
 
 QUEUE = 32
 """Calls that may wait; one is worked on at a time. A call beyond is refused, and the page says so."""
@@ -121,23 +123,56 @@ def _page(desk: Desk, title: str, max_upload: int) -> gr.Blocks:
             other = photo.view if LEFT[left] is None else desk.restored(photo, LEFT[left]).view
         except Exception as e:
             return None, nothing, _status(_told(e), refused=True)
-        return (other, result.view), gr.DownloadButton(value=result.whole, interactive=True), _status(_summary(photo, result, left))
+        return (
+            (other, result.view),
+            gr.DownloadButton(value=result.whole, interactive=True),
+            _status(_summary(photo, result, left)),
+        )
 
-    with gr.Blocks(title=f"distillkit: {title}", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.Markdown(f"# {title}\nRestores a photo, {desk.restorer.scale}x as large." if desk.restorer.scale > 1 else f"# {title}")
+    with gr.Blocks(
+        title=f"distillkit: {title}", analytics_enabled=False, delete_cache=(600, 3600)
+    ) as blocks:
+        gr.Markdown(
+            f"# {title}\nRestores a photo, {desk.restorer.scale}x as large."
+            if desk.restorer.scale > 1
+            else f"# {title}"
+        )
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 photo = gr.File(label="Photo", type="binary", height=150, elem_id="photo")
                 ends = "0 realistic ... 1 faithful"
-                tradeoff = gr.Slider(0, 1, 0.5, step=0.05, label="Trade-off", info=ends, visible=knob, elem_id="tradeoff")
-                left = gr.Radio(list(LEFT), value=next(iter(LEFT)), label="Compare with", visible=knob, elem_id="left")
+                tradeoff = gr.Slider(
+                    0,
+                    1,
+                    0.5,
+                    step=0.05,
+                    label="Trade-off",
+                    info=ends,
+                    visible=knob,
+                    elem_id="tradeoff",
+                )
+                left = gr.Radio(
+                    list(LEFT),
+                    value=next(iter(LEFT)),
+                    label="Compare with",
+                    visible=knob,
+                    elem_id="left",
+                )
                 status = gr.HTML(_status(BEGIN), elem_id="status")
                 with gr.Row():
                     again = gr.Button("Restore", min_width=120)
                     download = gr.DownloadButton("Download", interactive=False, min_width=120)
-                gr.Markdown(f"{limits} A photo goes nowhere but to the machine that runs this page.")
+                gr.Markdown(
+                    f"{limits} A photo goes nowhere but to the machine that runs this page."
+                )
             with gr.Column(scale=3):
-                compare = gr.ImageSlider(height=640, max_height=640, show_label=False, interactive=False, elem_id="compare")
+                compare = gr.ImageSlider(
+                    height=640,
+                    max_height=640,
+                    show_label=False,
+                    interactive=False,
+                    elem_id="compare",
+                )
         gr.on(
             [photo.change, tradeoff.change, left.change, again.click],
             restore,
@@ -154,7 +189,9 @@ def _summary(photo: Photo, result: Result, left: str) -> str:
     width, height = photo.picture.size
     sizes = f"{width} x {height} → {result.size[0]} x {result.size[1]} pixels in {result.seconds:.1f} s."
     text = f"Left: {left}. Right: restored, {sizes}"
-    return text + (f" Shown at {VIEW} pixels; the download has them all." if max(result.size) > VIEW else "")
+    return text + (
+        f" Shown at {VIEW} pixels; the download has them all." if max(result.size) > VIEW else ""
+    )
 
 
 def _told(error: Exception) -> str:
@@ -174,4 +211,6 @@ def _refuse_taken(host: str, port: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as e:
-        raise DistillkitError(f"{host}:{port} - cannot listen there ({e.strerror}); choose another --host or --port") from e
+        raise DistillkitError(
+            f"{host}:{port} - cannot listen there ({e.strerror}); choose another --host or --port"
+        ) from e

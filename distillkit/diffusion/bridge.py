@@ -32,4 +32,8 @@ class Bridge:
 
     def to_student(self, latent: Tensor) -> Tensor:
         """A teacher's latent in the student's space."""
-        return latent if self.identity else self.student.codec.encode(self.teacher.decode(latent, self.condition))
+        return (
+            latent
+            if self.identity
+            else self.student.codec.encode(self.teacher.decode(latent, self.condition))
+        )

@@ -45,5 +45,7 @@ def current_captions(lq: Tensor) -> list[str | None]:
     if captions is None:
         return [None] * len(lq)
     if len(captions) != len(lq):
-        raise DistillkitError(f"{len(captions)} captions for {len(lq)} images; a batch needs one each")
+        raise DistillkitError(
+            f"{len(captions)} captions for {len(lq)} images; a batch needs one each"
+        )
     return list(captions)

@@ -101,7 +101,9 @@ class DiffusionModel(nn.Module):
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """The denoiser's clean latent and noise for ``z_t`` (B, C, h, w) at ``t`` (B,)."""
-        return to_prediction(self(z_t, t, condition), self.predicts, self.process, z_t, t, condition.y)
+        return to_prediction(
+            self(z_t, t, condition), self.predicts, self.process, z_t, t, condition.y
+        )
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Low-quality images (B, 3, h, w) in [-1, 1] -> restored images (B, 3, scale h, scale w) in [-1, 1]."""

@@ -18,21 +18,27 @@ class Prediction(NamedTuple):
     noise: Tensor
 
 
-def noise_from_clean(process: ForwardProcess, z_t: Tensor, t: Tensor, clean: Tensor, y: Tensor | None) -> Tensor:
+def noise_from_clean(
+    process: ForwardProcess, z_t: Tensor, t: Tensor, clean: Tensor, y: Tensor | None
+) -> Tensor:
     """``eps = (z_t - signal z_0 - shift y) / noise``."""
     c = process.coefficients(t)
     rest = z_t - c.signal * clean
     return (rest if y is None else rest - c.shift * y) / c.noise
 
 
-def clean_from_noise(process: ForwardProcess, z_t: Tensor, t: Tensor, noise: Tensor, y: Tensor | None) -> Tensor:
+def clean_from_noise(
+    process: ForwardProcess, z_t: Tensor, t: Tensor, noise: Tensor, y: Tensor | None
+) -> Tensor:
     """``z_0 = (z_t - shift y - noise eps) / signal``."""
     c = process.coefficients(t)
     rest = z_t - c.noise * noise
     return (rest if y is None else rest - c.shift * y) / c.signal
 
 
-def _clean_from_velocity(process: ForwardProcess, z_t: Tensor, t: Tensor, velocity: Tensor, y: Tensor | None) -> Tensor:
+def _clean_from_velocity(
+    process: ForwardProcess, z_t: Tensor, t: Tensor, velocity: Tensor, y: Tensor | None
+) -> Tensor:
     """Solve ``z_t = a z_0 + b y + s eps`` and ``v = a' z_0 + b' y + s' eps`` for ``z_0``."""
     c, d = process.coefficients(t), process.velocity_coefficients(t)
     if y is not None:
@@ -41,7 +47,12 @@ def _clean_from_velocity(process: ForwardProcess, z_t: Tensor, t: Tensor, veloci
 
 
 def to_prediction(
-    output: Tensor, predicts: Predicts, process: ForwardProcess, z_t: Tensor, t: Tensor, y: Tensor | None = None
+    output: Tensor,
+    predicts: Predicts,
+    process: ForwardProcess,
+    z_t: Tensor,
+    t: Tensor,
+    y: Tensor | None = None,
 ) -> Prediction:
     """A raw network output as a :class:`Prediction`.
 

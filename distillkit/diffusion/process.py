@@ -60,7 +60,9 @@ class ForwardProcess(ABC):
 
     def velocity_coefficients(self, t: Tensor) -> Coefficients:
         """Time derivatives of the coefficients along the path, for networks that predict a velocity."""
-        raise TypeError(f"{type(self).__name__} defines no velocity; its networks predict 'noise' or 'clean'")
+        raise TypeError(
+            f"{type(self).__name__} defines no velocity; its networks predict 'noise' or 'clean'"
+        )
 
     def log_snr(self, t: Tensor) -> Tensor:
         """``2 ln(signal / noise)`` at ``t``: (B,) -> (B,)."""
@@ -205,7 +207,9 @@ class RectifiedFlow(ContinuousProcess):
         return torch.sigmoid(-log_snr / 2)
 
 
-def matched_time(source: ForwardProcess, t: Tensor, target: ForwardProcess) -> tuple[Tensor, Tensor]:
+def matched_time(
+    source: ForwardProcess, t: Tensor, target: ForwardProcess
+) -> tuple[Tensor, Tensor]:
     """The times of ``target`` at which it is as noisy as ``source`` at ``t``.
 
     Returns:

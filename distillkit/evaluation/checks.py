@@ -26,7 +26,9 @@ class Claim:
 
     def __str__(self) -> str:
         verdict = "holds " if self.passed else "MISSED"
-        return f"{verdict}  {self.statement}: {self.figure}" + (f" ({self.detail})" if self.detail else "")
+        return f"{verdict}  {self.statement}: {self.figure}" + (
+            f" ({self.detail})" if self.detail else ""
+        )
 
     @property
     def figure(self) -> str:
@@ -34,7 +36,11 @@ class Claim:
         if self.value is None:
             return "not measurable"
         sem = "" if self.sem is None else f" ± {self.sem:.{self._digits}f}"
-        missed = "" if self.passed else f", missed by {self.needed - self.value:.{self._digits}f}{self._suffix}"
+        missed = (
+            ""
+            if self.passed
+            else f", missed by {self.needed - self.value:.{self._digits}f}{self._suffix}"
+        )
         return f"{self.value:+.{self._digits}f}{sem}{self._suffix}{missed}"
 
     @property
@@ -82,13 +88,19 @@ def claims(
 def _steps(results: Results, metric: str, sign: int) -> list[tuple[str, Difference]]:
     sweep = results.sweep()
     return [
-        (f"{a.tradeoff:g} to {b.tradeoff:g}", _signed(results.paired(b.label, a.label, metric), sign))
+        (
+            f"{a.tradeoff:g} to {b.tradeoff:g}",
+            _signed(results.paired(b.label, a.label, metric), sign),
+        )
         for a, b in itertools.pairwise(sweep)
     ]
 
 
 def _signed(difference: Difference, sign: int) -> Difference:
-    interval = difference.interval and (min(ends := [sign * x for x in difference.interval]), max(ends))
+    interval = difference.interval and (
+        min(ends := [sign * x for x in difference.interval]),
+        max(ends),
+    )
     return Difference(sign * difference.mean, difference.sem, interval)
 
 

@@ -34,7 +34,9 @@ def centre(images: Images, side: int) -> Images:
     smallest = images.get("lq", images["gt"]).shape[-2:]
     scale = max(1, images["gt"].shape[-1] // smallest[1])
     height, width = (min(side // scale, length) for length in smallest)
-    top, left = ((length - part) // 2 for length, part in zip(smallest, (height, width), strict=True))
+    top, left = (
+        (length - part) // 2 for length, part in zip(smallest, (height, width), strict=True)
+    )
 
     def cut(image: Tensor, k: int) -> Tensor:
         return image[..., k * top : k * (top + height), k * left : k * (left + width)].cpu()
@@ -47,7 +49,9 @@ def caption(label: str, teachers: tuple[str, str] | None) -> str:
     if label in (teachers or ()) and label in ROLES:
         return f"{label} teacher"
     name, _, tradeoff = label.partition("@")
-    return {"lq": "input", "gt": "ground truth"}.get(name, name) + (f" {tradeoff}" if tradeoff else "")
+    return {"lq": "input", "gt": "ground truth"}.get(name, name) + (
+        f" {tradeoff}" if tradeoff else ""
+    )
 
 
 def in_order(labels: list[str], teachers: tuple[str, str] | None) -> list[str]:

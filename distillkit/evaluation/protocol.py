@@ -47,12 +47,18 @@ def bicubic_method(scale: int) -> Method:
     """Bicubic enlargement (a = -0.5, as Pillow's) by ``scale``; at scale 1, the input itself."""
 
     def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
-        return F.interpolate(lq, scale_factor=scale, mode="bicubic", antialias=True) if scale != 1 else lq
+        return (
+            F.interpolate(lq, scale_factor=scale, mode="bicubic", antialias=True)
+            if scale != 1
+            else lq
+        )
 
     return Method("bicubic", None, 0, restore, parameters=0)
 
 
-def available_metrics(builds: Mapping[str, Callable[[], Metric | SetMetric]]) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+def available_metrics(
+    builds: Mapping[str, Callable[[], Metric | SetMetric]],
+) -> tuple[list[Metric | SetMetric], dict[str, str]]:
     """Build metrics by name; those whose weights or packages are not on this machine come back as name -> reason instead."""
     metrics: list[Metric | SetMetric] = []
     absent: dict[str, str] = {}
@@ -118,14 +124,21 @@ def evaluate(
     seconds: dict[str, list[float]] = {m.label: [] for m in methods if m.passes is not None}
     per_image = [m for m in metrics if not isinstance(m, SetMetric)]
     of_sets = {m.name: FeatureSets(m) for m in metrics if isinstance(m, SetMetric)}
-    columns: dict[tuple[str, str], list[float]] = {(e.label, m.name): [] for e in entries for m in per_image}
+    columns: dict[tuple[str, str], list[float]] = {
+        (e.label, m.name): [] for e in entries for m in per_image
+    }
     names: list[str] = []
     for name, lq, gt, caption in items:
         if name in names:
-            raise DataError(f"{dataset} - two images to evaluate are called {name}; names must be unique")
+            raise DataError(
+                f"{dataset} - two images to evaluate are called {name}; names must be unique"
+            )
         names.append(name)
         with captioned([caption]):
-            outputs = {m.label: to_uint8(_restore(m, name, lq, gt, seed, seconds.get(m.label, []))) for m in methods}
+            outputs = {
+                m.label: to_uint8(_restore(m, name, lq, gt, seed, seconds.get(m.label, [])))
+                for m in methods
+            }
         if combine is not None:
             outputs |= linear_combinations(outputs[combine[0]], outputs[combine[1]], alphas)
         for metric in per_image:
@@ -140,18 +153,32 @@ def evaluate(
         for sets in of_sets.values():
             sets.add({**outputs, "gt": to_uint8(gt)})
         if observe is not None:
-            observe(name, {"lq": to_uint8(lq)[0], "gt": to_uint8(gt)[0], **{k: v[0] for k, v in outputs.items()}})
+            observe(
+                name,
+                {
+                    "lq": to_uint8(lq)[0],
+                    "gt": to_uint8(gt)[0],
+                    **{k: v[0] for k, v in outputs.items()},
+                },
+            )
         if progress is not None:
             progress(name)
     if not names:
         raise DataError(f"{dataset} - no images to evaluate")
     values = {key: np.array(column) for key, column in columns.items()}
-    values |= {(label, name): np.array(value) for name, sets in of_sets.items() for label, value in sets.distances().items()}
+    values |= {
+        (label, name): np.array(value)
+        for name, sets in of_sets.items()
+        for label, value in sets.distances().items()
+    }
     return Results(
         dataset=dataset,
         items=tuple(names),
         entries=tuple(_with_costs(entries, seconds, combine)),
-        metrics=tuple(Measure(m.name, m.protocol, m.higher_is_better, m.perceptual, m.name in of_sets) for m in metrics),
+        metrics=tuple(
+            Measure(m.name, m.protocol, m.higher_is_better, m.perceptual, m.name in of_sets)
+            for m in metrics
+        ),
         values=values,
         teachers=combine,
         reference=reference,
@@ -170,7 +197,9 @@ class FeatureSets:
     def add(self, images: Mapping[str, Tensor]) -> None:
         """Keep the features of uint8 images (1, 3, H, W), by label; ``gt`` is the ground truth."""
         for label, image in images.items():
-            self.features.setdefault(label, []).append(self.metric.features(from_uint8(image)).cpu())
+            self.features.setdefault(label, []).append(
+                self.metric.features(from_uint8(image)).cpu()
+            )
 
     def distances(self) -> dict[str, float]:
         """The metric of each label but ``gt``.
@@ -186,15 +215,27 @@ class FeatureSets:
         return found
 
 
-def linear_combinations(faithful: Tensor, realistic: Tensor, alphas: Sequence[float]) -> dict[str, Tensor]:
+def linear_combinations(
+    faithful: Tensor, realistic: Tensor, alphas: Sequence[float]
+) -> dict[str, Tensor]:
     """``linear:<alpha>`` -> ``alpha faithful + (1 - alpha) realistic``, rounded; uint8 images in and out (CTSR, Tab. 1)."""
     f, r = faithful.float(), realistic.float()
-    return {f"linear:{alpha:g}": (alpha * f + (1 - alpha) * r).round().to(torch.uint8) for alpha in alphas}
+    return {
+        f"linear:{alpha:g}": (alpha * f + (1 - alpha) * r).round().to(torch.uint8)
+        for alpha in alphas
+    }
 
 
-def _with_costs(entries: Sequence[Entry], seconds: Mapping[str, Sequence[float]], combine: tuple[str, str] | None) -> list[Entry]:
+def _with_costs(
+    entries: Sequence[Entry],
+    seconds: Mapping[str, Sequence[float]],
+    combine: tuple[str, str] | None,
+) -> list[Entry]:
     """The entries with their median seconds; a combination costs what both of its parts cost."""
-    timed = {e.label: replace(e, seconds=float(np.median(s)) if (s := seconds.get(e.label)) else None) for e in entries}
+    timed = {
+        e.label: replace(e, seconds=float(np.median(s)) if (s := seconds.get(e.label)) else None)
+        for e in entries
+    }
     parts = [timed[label] for label in combine or ()]
     costs: dict[str, Any] = {}
     for name in ("passes", "parameters", "seconds"):
@@ -204,12 +245,18 @@ def _with_costs(entries: Sequence[Entry], seconds: Mapping[str, Sequence[float]]
 
 
 @torch.no_grad()
-def _restore(method: Method, item: str, lq: Tensor, gt: Tensor, seed: int, seconds: list[float]) -> Tensor:
+def _restore(
+    method: Method, item: str, lq: Tensor, gt: Tensor, seed: int, seconds: list[float]
+) -> Tensor:
     started = time.perf_counter()
-    image = method.restore(item, lq.clone(), keyed_generator(seed, "evaluation", item, method.name)).to(gt.device)
+    image = method.restore(
+        item, lq.clone(), keyed_generator(seed, "evaluation", item, method.name)
+    ).to(gt.device)
     seconds.append(time.perf_counter() - started)
     if image.shape != gt.shape:
-        raise DistillkitError(f"{method.label} on {item} - output is {tuple(image.shape)}, the ground truth {tuple(gt.shape)}")
+        raise DistillkitError(
+            f"{method.label} on {item} - output is {tuple(image.shape)}, the ground truth {tuple(gt.shape)}"
+        )
     if not torch.isfinite(image).all():
         raise DistillkitError(f"{method.label} on {item} - output is not finite")
     return image

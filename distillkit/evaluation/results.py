@@ -10,12 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from distillkit.evaluation.statistics import Interval, Values, confidence_interval, photo_of, standard_error
+from distillkit.evaluation.statistics import (
+    Interval,
+    Values,
+    confidence_interval,
+    photo_of,
+    standard_error,
+)
 
 STUDENT, LINEAR = "student", "linear"
 ROLES = ("fidelity", "realness")
 """The entries of a run's teachers."""
-_STATISTICS = ("mean", "sem", "ci_low", "ci_high", "n", "reference", "difference", "difference_low", "difference_high")
+_STATISTICS = (
+    "mean",
+    "sem",
+    "ci_low",
+    "ci_high",
+    "n",
+    "reference",
+    "difference",
+    "difference_low",
+    "difference_high",
+)
 """What :meth:`Results.rows` says of a method and metric, in this order."""
 
 
@@ -114,7 +130,9 @@ class Results:
             return parts[0]
         stacked = {key: np.stack([part.values[key] for part in parts]) for key in parts[0].values}
         of_seeds = {key: v.reshape(len(parts), -1).mean(1) for key, v in stacked.items()}
-        return replace(parts[0], values={key: v.mean(0) for key, v in stacked.items()}, of_seeds=of_seeds)
+        return replace(
+            parts[0], values={key: v.mean(0) for key, v in stacked.items()}, of_seeds=of_seeds
+        )
 
     @property
     def seeds(self) -> int:
@@ -131,18 +149,26 @@ class Results:
 
     def sweep(self, name: str = STUDENT) -> list[Entry]:
         """The entries of a method with a knob, from the most realistic to the most faithful."""
-        return sorted((e for e in self.entries if e.name == name and e.tradeoff is not None), key=lambda e: e.tradeoff or 0.0)
+        return sorted(
+            (e for e in self.entries if e.name == name and e.tradeoff is not None),
+            key=lambda e: e.tradeoff or 0.0,
+        )
 
     def combinations(self) -> list[Entry]:
         """The linear-combination curve, from the realistic teacher (alpha 0) to the faithful one (alpha 1), both included."""
         if self.teachers is None:
             return []
-        between = sorted((e for e in self.entries if e.is_combination), key=lambda e: float(e.name.removeprefix("linear:")))
+        between = sorted(
+            (e for e in self.entries if e.is_combination),
+            key=lambda e: float(e.name.removeprefix("linear:")),
+        )
         return [self.entry(self.teachers[1]), *between, self.entry(self.teachers[0])]
 
     def baselines(self) -> list[str]:
         """The curves to compare a student with: ``linear`` where teachers were combined, and every other method with a knob."""
-        others = dict.fromkeys(e.name for e in self.entries if e.tradeoff is not None and e.name != STUDENT)
+        others = dict.fromkeys(
+            e.name for e in self.entries if e.tradeoff is not None and e.name != STUDENT
+        )
         return [LINEAR, *others] if self.teachers else [*others]
 
     @property
@@ -195,35 +221,75 @@ class Results:
         Null are ``mean`` where a metric could not be measured; ``sem`` and the 95 % interval ``ci_low`` to ``ci_high`` with under
         two photos; the paired ``difference`` from the ``reference`` and its interval without a reference, too.
         """
-        clustered = "; sem and interval clustered by photo" if len(set(self.photos)) < len(self.items) else ""
+        clustered = (
+            "; sem and interval clustered by photo"
+            if len(set(self.photos)) < len(self.items)
+            else ""
+        )
         rows = []
         for e in self.entries:
             head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
-            tail = {"passes": e.passes, "seconds": e.seconds, "parameters": e.parameters, "trainable": e.trainable}
+            tail = {
+                "passes": e.passes,
+                "seconds": e.seconds,
+                "parameters": e.parameters,
+                "trainable": e.trainable,
+            }
             for m in self.metrics:
                 sd = self.deviation(e.label, m.name)
-                drawn = "" if sd is None else f"; mean of {self.seeds} seeds, standard deviation over them {sd:.3g}"
+                drawn = (
+                    ""
+                    if sd is None
+                    else f"; mean of {self.seeds} seeds, standard deviation over them {sd:.3g}"
+                )
                 protocol = m.protocol + ("" if m.of_set else clustered) + drawn
-                rows.append({**head, "metric": m.name, "protocol": protocol, **self._statistics(e.label, m), **tail})
+                rows.append(
+                    {
+                        **head,
+                        "metric": m.name,
+                        "protocol": protocol,
+                        **self._statistics(e.label, m),
+                        **tail,
+                    }
+                )
             for name, reason in self.absent.items():
                 empty = dict.fromkeys(_STATISTICS) | {"n": 0, "reference": self.reference}
-                rows.append({**head, "metric": name, "protocol": why_absent(reason), **empty, **tail})
+                rows.append(
+                    {**head, "metric": name, "protocol": why_absent(reason), **empty, **tail}
+                )
         return rows
 
     def _statistics(self, label: str, measure: Measure) -> dict[str, Any]:
         own = self.summary(label, measure.name)
-        paired = None if self.reference is None or measure.of_set else self.paired(label, self.reference, measure.name)
+        paired = (
+            None
+            if self.reference is None or measure.of_set
+            else self.paired(label, self.reference, measure.name)
+        )
         low, high = own.interval or (None, None)
-        found = {"mean": own.mean, "sem": own.sem, "ci_low": low, "ci_high": high, "n": len(self.items)}
+        found = {
+            "mean": own.mean,
+            "sem": own.sem,
+            "ci_low": low,
+            "ci_high": high,
+            "n": len(self.items),
+        }
         low, high = (paired and paired.interval) or (None, None)
-        compared = {"difference": paired and paired.mean, "difference_low": low, "difference_high": high}
+        compared = {
+            "difference": paired and paired.mean,
+            "difference_low": low,
+            "difference_high": high,
+        }
         return {**found, "reference": self.reference, **compared}
 
     def to_json(self) -> str:
         """Everything, per image, so that two runs on the same items can be compared in pairs."""
 
         def nested(values: Mapping[tuple[str, str], Values]) -> dict[str, dict[str, Any]]:
-            return {e.label: {m.name: values[e.label, m.name].tolist() for m in self.metrics} for e in self.entries}
+            return {
+                e.label: {m.name: values[e.label, m.name].tolist() for m in self.metrics}
+                for e in self.entries
+            }
 
         content = {
             "dataset": self.dataset,
@@ -244,7 +310,11 @@ class Results:
         """The inverse of :meth:`to_json`."""
         content = json.loads(text)
         values, of_seeds = (
-            {(e, m): np.array(v) for e, of_metric in content.get(key, {}).items() for m, v in of_metric.items()}
+            {
+                (e, m): np.array(v)
+                for e, of_metric in content.get(key, {}).items()
+                for m, v in of_metric.items()
+            }
             for key in ("values", "of_seeds")
         )
         return cls(
@@ -263,14 +333,22 @@ class Results:
     def _mean(self, values: Values) -> Difference:
         if not values.ndim:
             return Difference(float(values), None)
-        return Difference(float(values.mean()), standard_error(values, self.photos), confidence_interval(values, self.photos))
+        return Difference(
+            float(values.mean()),
+            standard_error(values, self.photos),
+            confidence_interval(values, self.photos),
+        )
 
-    def _gap(self, entry: Entry, metric: str, psnr: str, curve: Sequence[tuple[Values, Values]]) -> Gap:
+    def _gap(
+        self, entry: Entry, metric: str, psnr: str, curve: Sequence[tuple[Values, Values]]
+    ) -> Gap:
         assert entry.tradeoff is not None
         distance, db = self.values[entry.label, metric], self.values[entry.label, psnr]
         return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, db))
 
-    def _mean_above(self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values) -> Difference | None:
+    def _mean_above(
+        self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values
+    ) -> Difference | None:
         target = distance.mean()
         found = []
         for (d0, p0), (d1, p1) in itertools.pairwise(curve):

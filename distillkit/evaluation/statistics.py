@@ -48,7 +48,10 @@ def confidence_interval(values: Values, groups: Sequence[str]) -> Interval | Non
     count = len(labels)
     if count < 2:
         return None
-    sums, sizes = np.bincount(index, weights=values, minlength=count), np.bincount(index, minlength=count)
+    sums, sizes = (
+        np.bincount(index, weights=values, minlength=count),
+        np.bincount(index, minlength=count),
+    )
     draws = _draws(count)
     means = draws @ sums / (draws @ sizes)
     without = (sums.sum() - sums) / (sizes.sum() - sizes)
@@ -58,11 +61,17 @@ def confidence_interval(values: Values, groups: Sequence[str]) -> Interval | Non
     below = float((means < values.mean()).mean() + (means == values.mean()).mean() / 2)
     bias = _NORMAL.inv_cdf(min(max(below, 1 / RESAMPLES), 1 - 1 / RESAMPLES))
     shifted = [bias + _NORMAL.inv_cdf(p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
-    low, high = np.quantile(means, [_NORMAL.cdf(bias + z / (1 - acceleration * z)) for z in shifted])
+    low, high = np.quantile(
+        means, [_NORMAL.cdf(bias + z / (1 - acceleration * z)) for z in shifted]
+    )
     return float(low), float(high)
 
 
 @functools.lru_cache(maxsize=4)
 def _draws(count: int) -> Values:
     """(RESAMPLES, count): how often each of ``count`` photos is in each resample of as many."""
-    return np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+    return (
+        np.random.default_rng(0)
+        .multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+        .astype(np.float64)
+    )

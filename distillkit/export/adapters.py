@@ -39,21 +39,40 @@ def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[s
     prefix = _prefix(network)
     for stage in STAGES:
         file, options = student / f"{stage}.safetensors", (about[stage] or {}).get("adapter")
-        if not file.is_file() or options is None or options["kind"] != "lora" or not any(".lora_" in k for k in load_file(file)):
+        if (
+            not file.is_file()
+            or options is None
+            or options["kind"] != "lora"
+            or not any(".lora_" in k for k in load_file(file))
+        ):
             continue
-        tensors = {name.replace(".distillkit.", "."): tensor for name, tensor in load_file(file).items()}
+        tensors = {
+            name.replace(".distillkit.", "."): tensor for name, tensor in load_file(file).items()
+        }
         names, rank = sorted({name.partition(".lora_")[0] for name in tensors}), options["rank"]
         alpha, folder = options["alpha"] or rank, out / stage
         LoraConfig(r=rank, lora_alpha=alpha, target_modules=names).save_pretrained(str(folder))
         saved = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
         save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         if prefix is not None:
-            kept = {"r": rank, "lora_alpha": alpha, "target_modules": names, "rank_pattern": {}, "alpha_pattern": {}}
+            kept = {
+                "r": rank,
+                "lora_alpha": alpha,
+                "target_modules": names,
+                "rank_pattern": {},
+                "alpha_pattern": {},
+            }
             config = {f"{prefix}.{k}": v for k, v in kept.items()}
             metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
-            save_file({f"{prefix}.{name}": t for name, t in tensors.items()}, folder / LORA_WEIGHTS, metadata=metadata)
+            save_file(
+                {f"{prefix}.{name}": t for name, t in tensors.items()},
+                folder / LORA_WEIGHTS,
+                metadata=metadata,
+            )
     written = [(out / stage).is_dir() for stage in STAGES]
-    complete = written[0] and (about["stage2"] is None or (written[1] and about["stage2"]["variant"] == "gate"))
+    complete = written[0] and (
+        about["stage2"] is None or (written[1] and about["stage2"]["variant"] == "gate")
+    )
     if not complete:
         return {}
     found: dict[str, AtTradeoff] = {"peft adapters": lambda t: _by_peft(out, about, t)}
@@ -86,9 +105,13 @@ def _by_diffusers(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> 
     network: Any = model.network
     stages = [stage for stage in STAGES if (adapters / stage).is_dir()]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters, as intended
+        warnings.filterwarnings(
+            "ignore", "Already found a `peft_config`"
+        )  # two adapters, as intended
         for stage in stages:
             folder = str(adapters / stage)
-            network.load_lora_adapter(folder, prefix=_prefix(network), adapter_name=stage, weight_name=LORA_WEIGHTS)
+            network.load_lora_adapter(
+                folder, prefix=_prefix(network), adapter_name=stage, weight_name=LORA_WEIGHTS
+            )
     network.set_adapters(stages, [1.0, tradeoff][: len(stages)])
     return Student(model.requires_grad_(False).eval(), None)

@@ -31,7 +31,9 @@ class DistilledStudent(ModelMixin):
         self.folder, self.student = folder, load_student(folder)
         self.model = self.student.model
         parts = vars(self.student.variant).values() if self.student.variant else ()
-        self.parts = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))  # move along with the pipeline
+        self.parts = nn.ModuleList(
+            part for part in parts if isinstance(part, nn.Module)
+        )  # move along with the pipeline
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:  # type: ignore[override]
@@ -45,7 +47,9 @@ class DistilledStudent(ModelMixin):
             DistillkitError: they are no longer where the student was loaded from.
         """
         if not self.folder.is_dir():
-            raise DistillkitError(f"{self.folder} - gone: the student cannot be saved from there again")
+            raise DistillkitError(
+                f"{self.folder} - gone: the student cannot be saved from there again"
+            )
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
 
@@ -60,7 +64,9 @@ class DistilledRestorationPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(student=student)
 
-    def save_config(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any) -> None:
+    def save_config(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **options: Any
+    ) -> None:
         """Write ``model_index.json`` and the ``pipeline.py`` that it names.
 
         Diffusers takes a class that is not its own from such a file only, and runs it only for those who trust the folder. The file
@@ -68,7 +74,9 @@ class DistilledRestorationPipeline(DiffusionPipeline):
         """
         super().save_config(save_directory, push_to_hub=push_to_hub, **options)
         folder = Path(save_directory)
-        index = json.loads((folder / self.config_name).read_text()) | {"_class_name": ["pipeline", type(self).__name__]}
+        index = json.loads((folder / self.config_name).read_text()) | {
+            "_class_name": ["pipeline", type(self).__name__]
+        }
         (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
         (folder / "pipeline.py").write_text(_CODE)
 
@@ -84,11 +92,23 @@ class DistilledRestorationPipeline(DiffusionPipeline):
     def download(cls, pretrained_model_name: str, **options: Any) -> str:  # type: ignore[override]
         """The folder of a Hub repository's files, as :class:`~distillkit.Restorer` fetches them: diffusers knows no such files."""
         known = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-        return str(find_student(pretrained_model_name, **{k: options[k] for k in known if options.get(k) is not None}))
+        return str(
+            find_student(
+                pretrained_model_name,
+                **{k: options[k] for k in known if options.get(k) is not None},
+            )
+        )
 
     def __call__(
-        self, image: Any, tradeoff: float | Sequence[float] | None = None, *, seed: int = 0, **options: Any
+        self,
+        image: Any,
+        tradeoff: float | Sequence[float] | None = None,
+        *,
+        seed: int = 0,
+        **options: Any,
     ) -> ImagePipelineOutput:
         """Restore ``image``; the arguments are those of :class:`~distillkit.Restorer` and of its call."""
-        restored = Restorer(self.student.student, self.device, **options)(image, tradeoff, seed=seed)
+        restored = Restorer(self.student.student, self.device, **options)(
+            image, tradeoff, seed=seed
+        )
         return ImagePipelineOutput(images=restored if isinstance(restored, list) else [restored])

@@ -18,7 +18,14 @@ from distillkit.errors import DistillkitError
 from distillkit.export.adapters import AtTradeoff, write_adapters
 from distillkit.export.model_card import model_card
 from distillkit.inference.restorer import Restorer
-from distillkit.inference.student import MERGED, Student, find_student, load_student, read_about, student_folder
+from distillkit.inference.student import (
+    MERGED,
+    Student,
+    find_student,
+    load_student,
+    read_about,
+    student_folder,
+)
 from distillkit.objectives.controllability import Gate
 
 TOLERANCE = 1 / 510
@@ -71,7 +78,9 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         (folder / "recipe.toml").write_text(recipe)
         del student
         loaders = _write_wrappers(temporary, about)
-        (temporary / "README.md").write_text(model_card(about, tomllib.loads(recipe), _metrics(run)))
+        (temporary / "README.md").write_text(
+            model_card(about, tomllib.loads(recipe), _metrics(run))
+        )
         said = [_compared(name, load, image, tradeoffs, wanted) for name, load in loaders.items()]
         temporary.rename(out)
     finally:
@@ -92,9 +101,15 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     api = HfApi()
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add a student distilled by distillkit")
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Add a student distilled by distillkit",
+        )
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-        raise DistillkitError(f"{repository} - not uploaded: {str(e).strip().splitlines()[0]}") from e
+        raise DistillkitError(
+            f"{repository} - not uploaded: {str(e).strip().splitlines()[0]}"
+        ) from e
     return str(url)
 
 
@@ -105,7 +120,9 @@ def without_folders(recipe: str) -> str:
 
 def _refuse_merging(student: Student) -> None:
     if student.variant is None:
-        raise DistillkitError("this student has no knob: its export holds plain adapters already; leave --merge out")
+        raise DistillkitError(
+            "this student has no knob: its export holds plain adapters already; leave --merge out"
+        )
     if not isinstance(student.variant, Gate):
         name = type(student.variant).__name__
         raise DistillkitError(
@@ -118,7 +135,10 @@ def _write_merged(student: Student, tradeoff: float, folder: Path) -> None:
     student.variant.adapter.set_scale(tradeoff)
     student.variant.adapter.merge()
     weights = student.variant.student.network.state_dict()
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}, folder / MERGED)
+    save_file(
+        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()},
+        folder / MERGED,
+    )
 
 
 Load = Callable[[], Callable[[Tensor, float], Tensor]]
@@ -135,7 +155,10 @@ def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Load]:
         loaded: Any = DistilledRestorationPipeline.from_pretrained(folder)
         return lambda image, t: loaded(image, t).images[0]
 
-    loaders: dict[str, Load] = {"Restorer": lambda: Restorer.from_pretrained(folder, "cpu"), "diffusers pipeline": pipeline}
+    loaders: dict[str, Load] = {
+        "Restorer": lambda: Restorer.from_pretrained(folder, "cpu"),
+        "diffusers pipeline": pipeline,
+    }
     if about.get("merged") is None:
         for name, at in write_adapters(folder / "student", folder / "adapters", about).items():
             loaders[name] = _restored_at(at)
@@ -150,14 +173,23 @@ def _image() -> Tensor:
     """Colours, edges and noise, (3, SIDE, SIDE) in [0, 1]."""
     y, x = torch.meshgrid(torch.linspace(0, 1, SIDE), torch.linspace(0, 1, SIDE), indexing="ij")
     image = torch.stack([x, y, ((8 * x).floor() + (8 * y).floor()) % 2])
-    return (0.8 * image + 0.2 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    return (
+        0.8 * image + 0.2 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    ).clamp(0, 1)
 
 
-def _compared(name: str, load: Load, image: Tensor, tradeoffs: list[float], wanted: list[Tensor]) -> str:
+def _compared(
+    name: str, load: Load, image: Tensor, tradeoffs: list[float], wanted: list[Tensor]
+) -> str:
     restore = load()
-    off = max(float((restore(image, t) - one).abs().max()) for t, one in zip(tradeoffs, wanted, strict=True))
+    off = max(
+        float((restore(image, t) - one).abs().max())
+        for t, one in zip(tradeoffs, wanted, strict=True)
+    )
     if not off <= TOLERANCE:
-        raise DistillkitError(f"not exported: loaded as {name}, the student gives images that differ by {off:.2g} of white")
+        raise DistillkitError(
+            f"not exported: loaded as {name}, the student gives images that differ by {off:.2g} of white"
+        )
     return f"{name}: largest difference from the original {off:.1g} of white, at trade-off {', '.join(f'{t:g}' for t in tradeoffs)}"
 
 

@@ -21,7 +21,10 @@ _ON_THE_HUB = {
 }
 """Licences that the Hub knows by (the lower case of) their name."""
 _STRICTNESS = (
-    ("permissive", ("apache", "mit", "bsd", "isc", "cc0", "cc-by-3", "cc-by-4", "cc-by-2", "unlicense")),
+    (
+        "permissive",
+        ("apache", "mit", "bsd", "isc", "cc0", "cc-by-3", "cc-by-4", "cc-by-2", "unlicense"),
+    ),
     ("open, with rules for use", ("openrail", "creativeml", "bigscience")),
     ("copyleft", ("gpl", "lgpl", "agpl", "mpl", "cc-by-sa")),
     ("non-commercial or with terms of its own", ("cc-by-nc", "licenseref")),
@@ -29,7 +32,9 @@ _STRICTNESS = (
 _UNLICENSED = "none known: all rights reserved"
 
 
-def model_card(about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def model_card(
+    about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> str:
     """README.md with the front matter of the Hub.
 
     Args:
@@ -37,9 +42,25 @@ def model_card(about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequen
     """
     strictest, what = strictest_licenses(about["licenses"].values())
     named = strictest[0] if len(strictest) == 1 and strictest[0] in _ON_THE_HUB else None
-    license_lines = [f"license: {named.lower()}"] if named else ["license: other", f'license_name: "{" and ".join(strictest)}"']
-    front = ["---", *license_lines, "pipeline_tag: image-to-image", "tags: [distillkit, image-restoration]", "---"]
-    parts = ["\n".join(front), f"# {about['recipe']}", _summary(about), _use(about), _licenses(about, recipe, strictest, what)]
+    license_lines = (
+        [f"license: {named.lower()}"]
+        if named
+        else ["license: other", f'license_name: "{" and ".join(strictest)}"']
+    )
+    front = [
+        "---",
+        *license_lines,
+        "pipeline_tag: image-to-image",
+        "tags: [distillkit, image-restoration]",
+        "---",
+    ]
+    parts = [
+        "\n".join(front),
+        f"# {about['recipe']}",
+        _summary(about),
+        _use(about),
+        _licenses(about, recipe, strictest, what),
+    ]
     return "\n\n".join([*parts, _training(recipe), _evaluation(rows)]) + "\n"
 
 
@@ -50,16 +71,21 @@ def strictest_licenses(licenses: Iterable[str]) -> tuple[list[str], str]:
     """
     by_class: dict[int, list[str]] = {}
     for license in sorted(set(licenses)):
-        by_class.setdefault(max(_class_of(part) for part in license.replace("(", "").replace(")", "").split(" AND ")), []).append(
-            license
-        )
+        by_class.setdefault(
+            max(
+                _class_of(part) for part in license.replace("(", "").replace(")", "").split(" AND ")
+            ),
+            [],
+        ).append(license)
     worst = max(by_class)
     return by_class[worst], _STRICTNESS[worst][0] if worst < len(_STRICTNESS) else _UNLICENSED
 
 
 def _class_of(license: str) -> int:
     name = license.strip().lower()
-    return next((i for i, (_, heads) in enumerate(_STRICTNESS) if name.startswith(heads)), len(_STRICTNESS))
+    return next(
+        (i for i, (_, heads) in enumerate(_STRICTNESS) if name.startswith(heads)), len(_STRICTNESS)
+    )
 
 
 def _summary(about: Mapping[str, Any]) -> str:
@@ -99,10 +125,16 @@ restored = DiffusionPipeline.from_pretrained("this/folder", trust_remote_code=Tr
 ```"""
 
 
-def _licenses(about: Mapping[str, Any], recipe: Mapping[str, Any], strictest: Sequence[str], what: str) -> str:
+def _licenses(
+    about: Mapping[str, Any], recipe: Mapping[str, Any], strictest: Sequence[str], what: str
+) -> str:
     lines = ["## Licences", "", "| part | model | licence |", "| --- | --- | --- |"]
     for part, license in about["licenses"].items():
-        table = recipe["student"] if part == "student" else recipe["teachers"][part.removeprefix("teachers.")]
+        table = (
+            recipe["student"]
+            if part == "student"
+            else recipe["teachers"][part.removeprefix("teachers.")]
+        )
         lines.append(f"| {part} | `{table['use']}` | {license} |")
     lines += [
         "",
@@ -116,7 +148,9 @@ def _training(recipe: Mapping[str, Any]) -> str:
     stages = [f"stage 1: {recipe['stage1']['steps']} steps"]
     if recipe["stage2"]["steps"]:
         stages.append(f"stage 2: {recipe['stage2']['steps']} steps, {recipe['stage2']['variant']}")
-    degradation = f", degraded by `{recipe['degradation']['use']}`" if recipe.get("degradation") else ""
+    degradation = (
+        f", degraded by `{recipe['degradation']['use']}`" if recipe.get("degradation") else ""
+    )
     text = f"Data: {sources}{degradation}. {'; '.join(stages)}; batches of {recipe['data']['batch_size']}, seed {recipe['seed']}."
     return f"## Training\n\n{text} The whole recipe is in `student/recipe.toml`."
 
@@ -133,14 +167,24 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
     if not shown:
         return "## Evaluation\n\nThis student was not evaluated."
     metrics = list(dict.fromkeys(r["metric"] for r in shown))
-    lines = [f"| method | trade-off | {' | '.join(metrics)} |", f"| --- | --- |{' --- |' * len(metrics)}"]
+    lines = [
+        f"| method | trade-off | {' | '.join(metrics)} |",
+        f"| --- | --- |{' --- |' * len(metrics)}",
+    ]
     for method, tradeoff in dict.fromkeys((r["method"], r["tradeoff"]) for r in shown):
-        cells = {r["metric"]: _cell(r) for r in shown if (r["method"], r["tradeoff"]) == (method, tradeoff)}
+        cells = {
+            r["metric"]: _cell(r)
+            for r in shown
+            if (r["method"], r["tradeoff"]) == (method, tradeoff)
+        }
         lines.append(
             f"| {method} | {'' if tradeoff is None else f'{tradeoff:g}'} | {' | '.join(cells.get(m, '') for m in metrics)} |"
         )
     protocols = dict.fromkeys((r["metric"], r["protocol"], r["n"], r["dataset"]) for r in shown)
-    notes = [f"- {metric}: {protocol}; {n} images of `{dataset}`" for metric, protocol, n, dataset in protocols]
+    notes = [
+        f"- {metric}: {protocol}; {n} images of `{dataset}`"
+        for metric, protocol, n, dataset in protocols
+    ]
     return "\n".join(["## Evaluation", "", "Mean ± standard error.", "", *lines, "", *notes])
 
 

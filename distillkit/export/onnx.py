@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
 from distillkit.export.folder import TOLERANCE
-from distillkit.inference.student import Student, find_student, load_student, read_about, student_folder
+from distillkit.inference.student import (
+    Student,
+    find_student,
+    load_student,
+    read_about,
+    student_folder,
+)
 from distillkit.objectives.controllability import Gate
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -44,7 +50,9 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
             graph gives other images.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise DistillkitError(f"ONNX export needs {', '.join(missing)}: pip install 'distillkit[onnx]'")
+        raise DistillkitError(
+            f"ONNX export needs {', '.join(missing)}: pip install 'distillkit[onnx]'"
+        )
     files = [out, out.with_name(f"{out.name}.data")]
     if existing := [file for file in files if file.exists()]:
         raise DistillkitError(f"{existing[0]} - exists; name a new file")
@@ -58,7 +66,9 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
         program = _traced(graph, student.model.multiple)
         licenses = "; ".join(f"{part}: {license}" for part, license in about["licenses"].items())
         scale, multiple = str(student.model.scale), str(student.model.multiple)
-        program.model.metadata_props.update(scale=scale, multiple=multiple, recipe=about["recipe"], licenses=licenses)
+        program.model.metadata_props.update(
+            scale=scale, multiple=multiple, recipe=about["recipe"], licenses=licenses
+        )
         program.save(temporary / out.name)
         said = _compared(temporary / out.name, graph, tradeoffs, student.model.multiple)
         for file in reversed(files):
@@ -99,7 +109,9 @@ def _graph(student: Student, tradeoff: float | None) -> tuple[nn.Module, Sequenc
     if variant is None:
         return _Fixed(student.model).eval(), [None]
     if not isinstance(variant, Gate):
-        raise DistillkitError(f"{type(variant).__name__} takes two passes; a graph is made of students that take one")
+        raise DistillkitError(
+            f"{type(variant).__name__} takes two passes; a graph is made of students that take one"
+        )
     if tradeoff is None:
         return _Knob(variant).eval(), TRADEOFFS
     variant.adapter.set_scale(tradeoff)
@@ -108,7 +120,9 @@ def _graph(student: Student, tradeoff: float | None) -> tuple[nn.Module, Sequenc
 
 
 def _inputs(multiple: int, sides: tuple[int, int], tradeoff: float | None) -> tuple[Tensor, ...]:
-    image = torch.rand(1, 3, multiple * sides[0], multiple * sides[1], generator=torch.Generator().manual_seed(0))
+    image = torch.rand(
+        1, 3, multiple * sides[0], multiple * sides[1], generator=torch.Generator().manual_seed(0)
+    )
     return (image,) if tradeoff is None else (image, torch.tensor(tradeoff))
 
 
@@ -119,15 +133,23 @@ def _traced(graph: nn.Module, multiple: int) -> Any:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the exporter, about itself
-            program = torch.export.export(graph, inputs, dynamic_shapes=(sides, None)[: len(inputs)], strict=False)
+            program = torch.export.export(
+                graph, inputs, dynamic_shapes=(sides, None)[: len(inputs)], strict=False
+            )
             names = ["image", "tradeoff"][: len(inputs)]
-            return torch.onnx.export(program, dynamo=True, input_names=names, output_names=["restored"], verbose=False)
+            return torch.onnx.export(
+                program, dynamo=True, input_names=names, output_names=["restored"], verbose=False
+            )
     except Exception as e:  # of torch.export, of the translation, or of the model
-        raise DistillkitError(f"{type(graph.model).__name__} cannot be exported to ONNX: {str(e).strip().splitlines()[0]}") from e
+        raise DistillkitError(
+            f"{type(graph.model).__name__} cannot be exported to ONNX: {str(e).strip().splitlines()[0]}"
+        ) from e
 
 
 @torch.no_grad()
-def _compared(file: Path, graph: nn.Module, tradeoffs: Sequence[float | None], multiple: int) -> str:
+def _compared(
+    file: Path, graph: nn.Module, tradeoffs: Sequence[float | None], multiple: int
+) -> str:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -138,10 +160,14 @@ def _compared(file: Path, graph: nn.Module, tradeoffs: Sequence[float | None], m
             inputs = _inputs(multiple, sides, tradeoff)
             where = "x".join(str(multiple * side) for side in sides)
             try:
-                (made,) = session.run(None, dict(zip(names, (i.numpy() for i in inputs), strict=True)))
+                (made,) = session.run(
+                    None, dict(zip(names, (i.numpy() for i in inputs), strict=True))
+                )
             except Exception as e:  # onnxruntime has a class of its own for every code
                 reason = str(e).strip().splitlines()[0]
-                raise DistillkitError(f"not exported: the graph fails on an input of {where} pixels: {reason}") from e
+                raise DistillkitError(
+                    f"not exported: the graph fails on an input of {where} pixels: {reason}"
+                ) from e
             here = float(np.abs(made - graph(*inputs).numpy()).max())
             if not here <= TOLERANCE:
                 raise DistillkitError(

@@ -86,7 +86,9 @@ def told(path: Path, error: Exception) -> str:
     """An error's text: that ``path`` cannot be written, why, and on a full disk what to do."""
     reason = why(error, path.parent)
     full = reason in map(os.strerror, FULL)
-    return f"{path} - cannot be written: {reason}" + ("; nothing is half written: free space, then go on, a run by --resume" * full)
+    return f"{path} - cannot be written: {reason}" + (
+        "; nothing is half written: free space, then go on, a run by --resume" * full
+    )
 
 
 def why(error: Exception, folder: Path) -> str:

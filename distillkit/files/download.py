@@ -47,9 +47,13 @@ def download(url: str, to: Path, sha256: str | None = None) -> Path:
         raise WeightsError(f"{url} - the server answered {e.code} {e.reason}") from e
     except (OSError, HTTPException, ValueError) as e:
         why = e.reason if isinstance(e, URLError) else e
-        raise WeightsError(f"{url} - not downloaded: {why}; what has arrived is kept, the same command goes on from there") from e
+        raise WeightsError(
+            f"{url} - not downloaded: {why}; what has arrived is kept, the same command goes on from there"
+        ) from e
     whose = "" if sha256 else f" as before; delete {_record(to)} if it is to be replaced"
-    raise WeightsError(f"{url} - what arrived has the sha256 {found}, not {wanted}{whose}; it was deleted, fetch it again")
+    raise WeightsError(
+        f"{url} - what arrived has the sha256 {found}, not {wanted}{whose}; it was deleted, fetch it again"
+    )
 
 
 def check(path: Path, sha256: str | None = None) -> Path:
@@ -60,9 +64,13 @@ def check(path: Path, sha256: str | None = None) -> Path:
     """
     state, record = path.stat(), _record(path).name if _record(path).is_file() else "the Hub"
     for wanted, where in ((sha256, "the recipe or its plugin"), (recorded_sha256(path), record)):
-        if wanted is not None and not (found := _sha256_at(path, state.st_size, state.st_mtime_ns)).startswith(wanted):
+        if wanted is not None and not (
+            found := _sha256_at(path, state.st_size, state.st_mtime_ns)
+        ).startswith(wanted):
             what = f"its sha256 is {found}, not {wanted} as {where} has it: it is damaged, or was replaced"
-            raise WeightsError(f"{path} - {what}; delete it and fetch it again, or correct {where} if this is the file you want")
+            raise WeightsError(
+                f"{path} - {what}; delete it and fetch it again, or correct {where} if this is the file you want"
+            )
     return path
 
 
@@ -76,7 +84,9 @@ def recorded_sha256(path: Path) -> str | None:
     if _record(path).is_file():
         found = re.match(r"[0-9a-f]{64}\b", _record(path).read_text(errors="replace"))
         if found is None:
-            raise WeightsError(f"{_record(path)} - no sha256 in it; delete it, or write it anew with sha256sum")
+            raise WeightsError(
+                f"{_record(path)} - no sha256 in it; delete it, or write it anew with sha256sum"
+            )
         return found[0]
     target = path.resolve().name
     return target if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", target) else None
@@ -115,16 +125,22 @@ def _receive(url: str, part: Path) -> None:
         return _receive(url, part)
     part.parent.mkdir(parents=True, exist_ok=True)
     with response:
-        goes_on = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        goes_on = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        )
         start = have if goes_on else 0
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         with (
             part.open("ab" if goes_on else "wb") as file,
-            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
+            tqdm(
+                total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None
+            ) as bar,
         ):
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
-        raise ConnectionError(f"the connection broke off after {part.stat().st_size} of {total} bytes")
+        raise ConnectionError(
+            f"the connection broke off after {part.stat().st_size} of {total} bytes"
+        )

@@ -35,7 +35,10 @@ class Pixels(NamedTuple):
 
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG", "compress_level": 4},  # of photographs, 0.4 times the time of level 6 for 3 % more bytes
+    ".png": {
+        "format": "PNG",
+        "compress_level": 4,
+    },  # of photographs, 0.4 times the time of level 6 for 3 % more bytes
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "lossless": True},
@@ -66,7 +69,9 @@ def read_image(source: ImageSource, name: str | None = None) -> Tensor:
 def read_image_alpha(source: ImageSource, name: str | None = None) -> tuple[Tensor, Tensor | None]:
     """As :func:`read_image`, but with transparency apart: colours (3, H, W), and opacity (1, H, W) in [0, 1] or None."""
     colours, alpha, _ = decode_apart(source, name)
-    return to_float(colours), None if alpha is None else torch.from_numpy(alpha / np.float32(255))[None]
+    return to_float(colours), None if alpha is None else torch.from_numpy(alpha / np.float32(255))[
+        None
+    ]
 
 
 def decode(source: ImageSource, name: str | None = None) -> np.ndarray:
@@ -91,7 +96,9 @@ def to_uint8(image: Tensor) -> Tensor:
 
 def to_pil(image: Tensor) -> Image.Image:
     """(3, H, W) in [-1, 1] -> an 8-bit RGB image."""
-    return Image.fromarray(to_uint8(image.detach().float()).permute(1, 2, 0).contiguous().cpu().numpy())
+    return Image.fromarray(
+        to_uint8(image.detach().float()).permute(1, 2, 0).contiguous().cpu().numpy()
+    )
 
 
 def write_image(image: Tensor, path: str | Path, alpha: Tensor | None = None) -> None:
@@ -116,7 +123,9 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in _SAVE_OPTIONS:
-        raise DataError(f"{path} - cannot write {suffix or 'a file without suffix'}; use one of {', '.join(_SAVE_OPTIONS)}")
+        raise DataError(
+            f"{path} - cannot write {suffix or 'a file without suffix'}; use one of {', '.join(_SAVE_OPTIONS)}"
+        )
     if picture.mode in ("LA", "RGBA") and suffix in _WITHOUT_ALPHA:
         raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
     try:
@@ -158,13 +167,17 @@ def _look(source: ImageSource, name: str | None, use: Callable[[Image.Image], T]
     try:
         if isinstance(source, Image.Image):
             return use(source)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()
+        ) as image:
             return use(image)
     except DataError as error:
         raise DataError(f"{name} - {error}") from error
     except OSError as error:
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        raise DataError(f"{name} - {'empty, or not an image of a known format' if unknown else error.strerror or error}") from error
+        raise DataError(
+            f"{name} - {'empty, or not an image of a known format' if unknown else error.strerror or error}"
+        ) from error
     except Exception as error:  # on damaged files the decoders raise nearly anything
         raise DataError(f"{name} - cannot be decoded: {error}") from error
 
@@ -182,7 +195,9 @@ def _pixels(image: Image.Image) -> Pixels:
     if upright.mode == "F" or (upright.mode == "I" and image.format not in ("PNG", "PPM")):
         raise DataError("32-bit pixels, whose white is unknown; convert it to 8 or 16 bits")
     if upright.mode.startswith("I"):
-        return Pixels(np.repeat(np.asarray(upright).astype(np.uint16)[..., None], 3, axis=2), None, True)
+        return Pixels(
+            np.repeat(np.asarray(upright).astype(np.uint16)[..., None], 3, axis=2), None, True
+        )
     grey = upright.mode in ("1", "L", "LA", "La")
     if upright.has_transparency_data:
         channels = np.asarray(upright.convert("RGBA"))

@@ -81,8 +81,12 @@ class WeightFile:
         assert self.repo and self.filename
         try:
             path = Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
-        except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-            raise WeightsError(f"{self.name} - not downloaded from the Hub: {_first_line(e)}") from e
+        except (
+            Exception
+        ) as e:  # the Hub's client raises its own, its HTTP library's and the system's
+            raise WeightsError(
+                f"{self.name} - not downloaded from the Hub: {_first_line(e)}"
+            ) from e
         return check(path, self.sha256)
 
 
@@ -107,12 +111,18 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of an unusual pickle protocol, before it is refused
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of an unusual pickle protocol, before it is refused
             return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as e:
-        raise WeightsError(f"{path} - not a readable weight file (truncated or damaged): {_first_line(e)}") from e
+        raise WeightsError(
+            f"{path} - not a readable weight file (truncated or damaged): {_first_line(e)}"
+        ) from e
     except Exception as e:  # pickle.UnpicklingError and whatever a hostile stream provokes in the restricted unpickler
-        raise WeightsError(f"{path} - refused: not a plain file of tensors: {_foreign(e)}") from None
+        raise WeightsError(
+            f"{path} - refused: not a plain file of tensors: {_foreign(e)}"
+        ) from None
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
@@ -132,12 +142,18 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) ->
         if state[k].shape != own[k].shape
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise WeightsError(f"{source} - weights of another architecture than {type(module).__name__}: {shown}")
+        shown = "; ".join(sorted(problems)[:5]) + (
+            f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        )
+        raise WeightsError(
+            f"{source} - weights of another architecture than {type(module).__name__}: {shown}"
+        )
     module.load_state_dict(state, assign=any(p.is_meta for p in module.parameters()))
 
 
-def load_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: object) -> None:
+def load_tensors(
+    tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: object
+) -> None:
     """Copy ``values`` into ``tensors`` in place, name for name.
 
     Raises:
@@ -146,7 +162,9 @@ def load_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], so
     import torch
 
     if tensors.keys() != values.keys() or any(tensors[k].shape != values[k].shape for k in tensors):
-        raise WeightsError(f"{source} - holds other tensors than this student trains; was it written with another recipe?")
+        raise WeightsError(
+            f"{source} - holds other tensors than this student trains; was it written with another recipe?"
+        )
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
@@ -155,7 +173,11 @@ def load_tensors(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], so
 def _foreign(error: Exception) -> str:
     """What a file was refused for. torch's own text would tell how to load it all the same."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f"it holds {found[1]}, and loading that could run code" if found else "its bytes are no torch checkpoint"
+    return (
+        f"it holds {found[1]}, and loading that could run code"
+        if found
+        else "its bytes are no torch checkpoint"
+    )
 
 
 def _first_line(error: Exception) -> str:

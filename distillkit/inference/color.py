@@ -42,7 +42,12 @@ def coarse(image: Tensor, levels: int = LEVELS) -> Tensor:
     row = image.new_tensor([1.0, 2.0, 1.0]) / 4
     kernel = (row[:, None] * row).expand(image.shape[1], 1, 3, 3)
     for dilation in (2**i for i in range(levels)):
-        image = F.conv2d(F.pad(image, [dilation] * 4, mode="replicate"), kernel, dilation=dilation, groups=image.shape[1])
+        image = F.conv2d(
+            F.pad(image, [dilation] * 4, mode="replicate"),
+            kernel,
+            dilation=dilation,
+            groups=image.shape[1],
+        )
     return image
 
 
@@ -59,7 +64,9 @@ def _wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
     above = restored[:0]  # rows above the band as they were before the fix
     for top, bottom in _bands(len(lq), max(1, BAND // scale)):
         first, last = max(0, top - halo), min(len(lq), bottom + halo)
-        rows = np.concatenate([above[len(above) - (top - first) * scale :], restored[top * scale : last * scale]])
+        rows = np.concatenate(
+            [above[len(above) - (top - first) * scale :], restored[top * scale : last * scale]]
+        )
         above = rows[: (bottom - first) * scale]
         image = to_unit(rows)
         fixed = image - coarse(image) + coarse(_enlarged_rows(lq, first, last, scale).to(image))
@@ -79,7 +86,10 @@ def _enlarged_rows(lq: np.ndarray, first: int, last: int, scale: int) -> Tensor:
 def _statistics(image: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel, (1, C, 1, 1), on the scale of [-1, 1]."""
     count, channels = image.shape[0] * image.shape[1], image.shape[2]
-    total, squares = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+    total, squares = (
+        torch.zeros(channels, dtype=torch.float64),
+        torch.zeros(channels, dtype=torch.float64),
+    )
     for top, bottom in _bands(len(image), BAND):
         band = to_unit(image[top:bottom]).double()
         total += band.sum((0, 2, 3))

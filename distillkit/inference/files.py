@@ -41,7 +41,9 @@ class Job:
     targets: tuple[Path, ...]
 
 
-def plan(inputs: Sequence[Path], output: Path, tradeoffs: Tradeoffs = (None,), *, overwrite: bool = False) -> list[Job]:
+def plan(
+    inputs: Sequence[Path], output: Path, tradeoffs: Tradeoffs = (None,), *, overwrite: bool = False
+) -> list[Job]:
     """What there is to do; reads no image and writes nothing.
 
     One file goes to ``output`` itself where that has the suffix of its kind. All else goes into the folder ``output``, images as
@@ -59,24 +61,43 @@ def plan(inputs: Sequence[Path], output: Path, tradeoffs: Tradeoffs = (None,), *
     if output.suffix.lower() in {*WRITABLE, *VIDEOS} and not output.is_dir():
         if len(inputs) != 1 or not inputs[0].is_file():
             _refuse_missing(inputs)
-            raise DataError(f"{output} - is one file, but there are several inputs, a folder or a pattern; name an output folder")
+            raise DataError(
+                f"{output} - is one file, but there are several inputs, a folder or a pattern; name an output folder"
+            )
         if (output.suffix.lower() in VIDEOS) != _is_video(inputs[0]):
-            raise DataError(f"{inputs[0]} - is {'a video' if _is_video(inputs[0]) else 'no video'}, but {output} is not")
+            raise DataError(
+                f"{inputs[0]} - is {'a video' if _is_video(inputs[0]) else 'no video'}, but {output} is not"
+            )
         pairs = [(inputs[0], output)]
     else:
         if output.exists() and not output.is_dir():
-            raise DistillkitError(f"{output} - is a file; name an output folder, or an image file that can be written")
+            raise DistillkitError(
+                f"{output} - is a file; name an output folder, or an image file that can be written"
+            )
         found = [pair for path in inputs for pair in _expand(path, output)]
-        pairs = [(source, output / below.with_suffix(".mp4" if _is_video(source) else ".png")) for source, below in found]
-    jobs = [Job(source, tuple(_named(target, t, len(tradeoffs) > 1) for t in tradeoffs)) for source, target in pairs]
+        pairs = [
+            (source, output / below.with_suffix(".mp4" if _is_video(source) else ".png"))
+            for source, below in found
+        ]
+    jobs = [
+        Job(source, tuple(_named(target, t, len(tradeoffs) > 1) for t in tradeoffs))
+        for source, target in pairs
+    ]
     _refuse_clashes(jobs, overwrite)
     if any(_is_video(job.source) for job in jobs) and find_spec("av") is None:
-        raise DistillkitError("videos need PyAV, which is not installed: pip install 'distillkit[video]'")
+        raise DistillkitError(
+            "videos need PyAV, which is not installed: pip install 'distillkit[video]'"
+        )
     return jobs
 
 
 def restore_files(
-    restorer: Restorer, jobs: Sequence[Job], tradeoffs: Tradeoffs, *, seed: int = 0, done: Callable[[Path], None]
+    restorer: Restorer,
+    jobs: Sequence[Job],
+    tradeoffs: Tradeoffs,
+    *,
+    seed: int = 0,
+    done: Callable[[Path], None],
 ) -> list[str]:
     """Do the jobs; an image that cannot be read, restored or written is passed over. A result appears only when it is complete.
 
@@ -119,7 +140,10 @@ def _expand(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         found = sorted(p for p in base.glob(str(Path(*parts[plain:]))) if p.is_file())
     else:
         _refuse_missing([path])
-        base, found = path, sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        base, found = (
+            path,
+            sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()),
+        )
     within = output.absolute()
     found = [p for p in found if base.absolute() == within or within not in p.absolute().parents]
     if not found:
@@ -145,10 +169,14 @@ def _refuse_missing(paths: Sequence[Path]) -> None:
 def _refuse_clashes(jobs: Sequence[Job], overwrite: bool) -> None:
     targets = [target for job in jobs for target in job.targets]
     if doubled := [target for target, n in Counter(targets).items() if n > 1]:
-        raise DataError(f"{min(doubled)} - two results would be written there; restore the inputs into different folders")
+        raise DataError(
+            f"{min(doubled)} - two results would be written there; restore the inputs into different folders"
+        )
     sources = {os.path.realpath(job.source) for job in jobs}
     if own := [target for target in targets if os.path.realpath(target) in sources]:
-        raise DataError(f"{own[0]} - is an input, which a result would replace; name another output")
+        raise DataError(
+            f"{own[0]} - is an input, which a result would replace; name another output"
+        )
     existing = [target for target in targets if target.exists()]
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""

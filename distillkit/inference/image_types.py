@@ -44,13 +44,17 @@ def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
         colours = pixels.colours[..., :1] if pixels.grey else pixels.colours
         parts = [colours] if pixels.alpha is None else [colours, pixels.alpha[..., None]]
         return np.concatenate(parts, axis=2), _to_pil
-    raise DataError(f"expected a PIL image, an array, a tensor or a file, got a {type(image).__name__}")
+    raise DataError(
+        f"expected a PIL image, an array, a tensor or a file, got a {type(image).__name__}"
+    )
 
 
 def to_unit(array: np.ndarray) -> Tensor:
     """(h, w, C), uint8, uint16 or float in [0, 1] -> (1, C, h, w) float32 in [-1, 1]."""
     half = np.float32(np.iinfo(array.dtype).max / 2 if array.dtype.kind == "u" else 0.5)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32) / half - 1)[None]
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32) / half - 1)[
+        None
+    ]
 
 
 def quantised(image: Tensor, dtype: np.dtype) -> np.ndarray:
@@ -70,8 +74,12 @@ def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
     """(h, w, 1) -> (scale h, scale w, 1), bicubic; (h, w, 0) stays empty."""
     if scale == 1 or not opacity.size:
         return opacity
-    picture = Image.fromarray(opacity[..., 0] if opacity.dtype == np.uint8 else opacity[..., 0].astype(np.float32))
-    enlarged = np.asarray(picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC))
+    picture = Image.fromarray(
+        opacity[..., 0] if opacity.dtype == np.uint8 else opacity[..., 0].astype(np.float32)
+    )
+    enlarged = np.asarray(
+        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+    )
     top = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
     return enlarged.clip(0, top).astype(opacity.dtype)[..., None]
 
@@ -79,19 +87,27 @@ def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
 def _from_tensor(image: Tensor) -> tuple[np.ndarray, Back]:
     known = image.is_floating_point() or image.dtype in (torch.uint8, torch.uint16)
     if image.dim() != 3 or image.shape[0] not in (1, 3, 4) or not known:
-        raise DataError(f"expected a tensor (C, h, w) or (B, C, h, w), {_VALUES}; got {image.dtype} {tuple(image.shape)}")
+        raise DataError(
+            f"expected a tensor (C, h, w) or (B, C, h, w), {_VALUES}; got {image.dtype} {tuple(image.shape)}"
+        )
     values = image.detach().cpu()
     array = (values.float() if values.is_floating_point() else values).numpy().transpose(1, 2, 0)
-    return _checked(array), lambda a: torch.from_numpy(np.ascontiguousarray(a.transpose(2, 0, 1))).to(image)
+    return _checked(array), lambda a: torch.from_numpy(
+        np.ascontiguousarray(a.transpose(2, 0, 1))
+    ).to(image)
 
 
 def _from_numpy(image: np.ndarray) -> tuple[np.ndarray, Back]:
     array = image[..., None] if image.ndim == 2 else image
     known = array.dtype in (np.uint8, np.uint16) or array.dtype.kind == "f"
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not known:
-        raise DataError(f"expected an array (h, w) or (h, w, C), {_VALUES}; got {image.dtype} {image.shape}")
+        raise DataError(
+            f"expected an array (h, w) or (h, w, C), {_VALUES}; got {image.dtype} {image.shape}"
+        )
     array = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-    return _checked(array), lambda a: (a[..., 0] if image.ndim == 2 else a).astype(image.dtype, copy=False)
+    return _checked(array), lambda a: (a[..., 0] if image.ndim == 2 else a).astype(
+        image.dtype, copy=False
+    )
 
 
 def _to_pil(array: np.ndarray) -> Image.Image:
@@ -106,5 +122,7 @@ def _checked(array: np.ndarray) -> np.ndarray:
         if not np.isfinite([low, high]).all():
             raise DataError("the image has values that are not finite")
         if low < -_SLACK or high > 1 + _SLACK:
-            raise DataError(f"the image has values from {low:g} to {high:g}; float images are in [0, 1]")
+            raise DataError(
+                f"the image has values from {low:g} to {high:g}; float images are in [0, 1]"
+            )
     return array

@@ -18,13 +18,17 @@ FEWEST, MOST = 2, 5
 """Nodes; with more, polynomials through equally spaced points gain nothing."""
 
 
-def plan_nodes(tradeoffs: Sequence[float | None], nodes: int | None) -> tuple[list[float | None], list[list[float]]]:
+def plan_nodes(
+    tradeoffs: Sequence[float | None], nodes: int | None
+) -> tuple[list[float | None], list[list[float]]]:
     """The trade-offs to restore at, and for each of ``tradeoffs`` the weights of the images there.
 
     Without ``nodes``, or where no more trade-offs than nodes are wanted, these are ``tradeoffs`` themselves.
     """
     if nodes is None or len(tradeoffs) <= nodes:
-        return list(tradeoffs), [[float(i == j) for j in range(len(tradeoffs))] for i in range(len(tradeoffs))]
+        return list(tradeoffs), [
+            [float(i == j) for j in range(len(tradeoffs))] for i in range(len(tradeoffs))
+        ]
     at = [i / (nodes - 1) for i in range(nodes)]
     return [*at], [_weights(at, min(max(t or 0.0, 0.0), 1.0)) for t in tradeoffs]
 

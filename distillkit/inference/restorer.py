@@ -59,18 +59,29 @@ class Restorer:
         progress: bool = False,
     ) -> None:
         self.progress = progress
-        self.student, self.device, self.colour, self.nodes = student, torch.device(device), colour, nodes
+        self.student, self.device, self.colour, self.nodes = (
+            student,
+            torch.device(device),
+            colour,
+            nodes,
+        )
         self.tile = tile or max(TILE // self.scale, student.model.multiple)
         self.overlap = self.tile // 8 if overlap is None else overlap
         if self.tile < 1 or not 0 <= self.overlap < self.tile:
-            raise DistillkitError(f"the overlap {self.overlap} must be at least 0 and below the tile's side {self.tile}")
+            raise DistillkitError(
+                f"the overlap {self.overlap} must be at least 0 and below the tile's side {self.tile}"
+            )
         if colour not in get_args(ColourFix):
-            raise DistillkitError(f"no such colour fix: {colour!r}; known are {', '.join(get_args(ColourFix))}")
+            raise DistillkitError(
+                f"no such colour fix: {colour!r}; known are {', '.join(get_args(ColourFix))}"
+            )
         if nodes is not None and not FEWEST <= nodes <= MOST:
             raise DistillkitError(f"nodes are {FEWEST} to {MOST}, not {nodes}")
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, device: torch.device | str | None = None, **options: Any) -> Self:
+    def from_pretrained(
+        cls, path: Path | str, device: torch.device | str | None = None, **options: Any
+    ) -> Self:
         """Load the student of a run folder, of an exported folder, or of a Hub repository ``owner/name``.
 
         Args:
@@ -84,7 +95,11 @@ class Restorer:
 
     @classmethod
     def of_model(
-        cls, name: str, settings: Mapping[str, Any] | None = None, device: torch.device | str | None = None, **options: Any
+        cls,
+        name: str,
+        settings: Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
+        **options: Any,
     ) -> Self:
         """A registered teacher or student as it comes, ``"mini/faithful"``: a baseline without a knob.
 
@@ -102,7 +117,9 @@ class Restorer:
         """Output size divided by input size."""
         return self.student.model.scale
 
-    def __call__(self, image: Any, tradeoff: float | Sequence[float | None] | None = None, *, seed: int = 0) -> Any:
+    def __call__(
+        self, image: Any, tradeoff: float | Sequence[float | None] | None = None, *, seed: int = 0
+    ) -> Any:
         """Restore an image, or several.
 
         Grey images give grey ones (the luma of the result), 16-bit ones 16 bits; opacity is kept, enlarged bicubically; EXIF
@@ -127,8 +144,12 @@ class Restorer:
         if any(t is not None and not math.isfinite(t) for t in tradeoffs):
             raise DistillkitError(f"a trade-off is a number from 0 to 1, not {tradeoff}")
         batch = isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.dim() == 4)
-        results = [self._kept_in_kind(one, tradeoffs, seed) for one in (image if batch else [image])]
-        per_tradeoff: list[Any] = [list(column) for column in zip(*results, strict=True)] or [[] for _ in tradeoffs]
+        results = [
+            self._kept_in_kind(one, tradeoffs, seed) for one in (image if batch else [image])
+        ]
+        per_tradeoff: list[Any] = [list(column) for column in zip(*results, strict=True)] or [
+            [] for _ in tradeoffs
+        ]
         if not batch:
             per_tradeoff = [column[0] for column in per_tradeoff]
         elif isinstance(image, Tensor):
@@ -140,16 +161,23 @@ class Restorer:
         colours = array.shape[2] - (array.shape[2] + 1) % 2
         restored = self._in_memory(array[..., :colours], tradeoffs, seed)
         opacity = enlarged_opacity(array[..., colours:], self.scale)
-        return [back(np.concatenate([one, opacity], axis=2) if opacity.size else one) for one in _taken(restored)]
+        return [
+            back(np.concatenate([one, opacity], axis=2) if opacity.size else one)
+            for one in _taken(restored)
+        ]
 
-    def _in_memory(self, lq: np.ndarray, tradeoffs: Sequence[float | None], seed: int) -> list[np.ndarray]:
+    def _in_memory(
+        self, lq: np.ndarray, tradeoffs: Sequence[float | None], seed: int
+    ) -> list[np.ndarray]:
         """:meth:`_restore`, with ever smaller tiles as long as memory runs out."""
         height, width, channels = lq.shape
         shape = height * self.scale, width * self.scale, channels
         try:
             results = [np.empty(shape, lq.dtype) for _ in tradeoffs]
         except MemoryError as e:
-            raise DistillkitError(f"out of memory: {len(tradeoffs)} result(s) of {shape[1]} x {shape[0]} pixels do not fit") from e
+            raise DistillkitError(
+                f"out of memory: {len(tradeoffs)} result(s) of {shape[1]} x {shape[0]} pixels do not fit"
+            ) from e
         while True:
             try:
                 self._restore(lq, results, tradeoffs, seed)
@@ -157,10 +185,15 @@ class Restorer:
             except (MemoryError, RuntimeError) as e:
                 if not _out_of_memory(e):
                     raise
-            tried, smallest = min(self.tile, math.isqrt(self._padded_area(lq))), max(SMALLEST_TILE, self.student.model.multiple)
+            tried, smallest = (
+                min(self.tile, math.isqrt(self._padded_area(lq))),
+                max(SMALLEST_TILE, self.student.model.multiple),
+            )
             if tried <= smallest:
                 what = f"{width} x {height} pixels, in tiles of at most {self.tile} x {self.tile}"
-                raise DistillkitError(f"out of memory: {what}, are too much for {self.device}, and smaller tiles would not help")
+                raise DistillkitError(
+                    f"out of memory: {what}, are too much for {self.device}, and smaller tiles would not help"
+                )
             smaller = max(tried // 2, smallest)
             self.overlap = self.overlap * smaller // self.tile
             self.tile = smaller
@@ -169,7 +202,13 @@ class Restorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _restore(self, lq: np.ndarray, results: Sequence[np.ndarray], tradeoffs: Sequence[float | None], seed: int) -> None:
+    def _restore(
+        self,
+        lq: np.ndarray,
+        results: Sequence[np.ndarray],
+        tradeoffs: Sequence[float | None],
+        seed: int,
+    ) -> None:
         """``lq`` (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1], into ``results`` (scale h, scale w, C), one a trade-off."""
         height, width, channels = lq.shape
         model = self.student.model
@@ -180,13 +219,25 @@ class Restorer:
             top, bottom, left, right = box
             generator = keyed_generator(seed, "restore", top, left)
             piece = to_unit(lq[top:bottom, left:right]).expand(-1, 3, -1, -1).to(self.device)
-            return restore_padded(lambda x: self._on_device(x, restored_at, generator), piece, model.scale, model.multiple)
+            return restore_padded(
+                lambda x: self._on_device(x, restored_at, generator),
+                piece,
+                model.scale,
+                model.multiple,
+            )
 
         whole = self._padded_area(lq) <= self.tile**2
         tile, overlap = (max(height, width), 0) if whole else (self.tile, self.overlap)
-        bar = tqdm(total=height, unit="row", leave=False, disable=None if self.progress and not whole else True)
+        bar = tqdm(
+            total=height,
+            unit="row",
+            leave=False,
+            disable=None if self.progress and not whole else True,
+        )
         with self.student.ready(restored_at), bar:
-            for top, band in restored_bands(restore, height, width, self.scale, tile=tile, overlap=overlap):
+            for top, band in restored_bands(
+                restore, height, width, self.scale, tile=tile, overlap=overlap
+            ):
                 if not math.isfinite(band.sum()):
                     raise DistillkitError("the model gave values that are not finite")
                 rows = luma(band) if channels == 1 else band
@@ -201,7 +252,9 @@ class Restorer:
         multiple = self.student.model.multiple
         return math.prod(-(-side // multiple) * multiple for side in lq.shape[:2])
 
-    def _on_device(self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator) -> Tensor:
+    def _on_device(
+        self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator
+    ) -> Tensor:
         try:
             return torch.cat(self.student.restore_each(lq, tradeoffs, generator)).float().cpu()
         except DistillkitError:
@@ -221,4 +274,6 @@ def _taken(results: list[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _out_of_memory(error: BaseException) -> bool:
     """On a GPU, in Python or NumPy, or in torch's allocator on the CPU, which has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(
+        error
+    )

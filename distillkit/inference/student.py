@@ -46,7 +46,9 @@ class Student:
         """Network passes of one restoration."""
         return self.model.passes + (self.variant.extra_passes if self.variant else 0)
 
-    def restore(self, lq: Tensor, tradeoff: float | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def restore(
+        self, lq: Tensor, tradeoff: float | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """(B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].
 
         ``tradeoff`` 0 is most realistic (default), 1 most faithful.
@@ -69,7 +71,12 @@ class Student:
         return self.variant.ready(tradeoffs[0] or 0.0)
 
     @torch.no_grad()
-    def restore_each(self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator | None = None) -> list[Tensor]:
+    def restore_each(
+        self,
+        lq: Tensor,
+        tradeoffs: Sequence[float | None],
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
         """:meth:`restore` at several trade-offs with the same draws.
 
         They share the condition, and for variants of two passes the first one. Each needs a pass and a decoding of its own.
@@ -83,7 +90,11 @@ class Student:
         student, variant, images = self.variant.student, self.variant, []
         condition = student.condition(lq)
         state = generator.get_state() if generator else None
-        shared = variant.generate(condition, 0.0, generator) if variant.extra_passes and len(tradeoffs) > 1 else None
+        shared = (
+            variant.generate(condition, 0.0, generator)
+            if variant.extra_passes and len(tradeoffs) > 1
+            else None
+        )
         for tradeoff in tradeoffs:
             if generator and state is not None:
                 generator.set_state(state)
@@ -95,7 +106,14 @@ class Student:
 
 def stage1_adapter(model: DiffusionModel, options: AdapterOptions, seed: int) -> Adapter:
     """A zero adapter on the student's network, as the recipe describes it."""
-    return add_adapter(model.network, options.kind, rank=options.rank, alpha=options.alpha, targets=options.targets, seed=seed)
+    return add_adapter(
+        model.network,
+        options.kind,
+        rank=options.rank,
+        alpha=options.alpha,
+        targets=options.targets,
+        seed=seed,
+    )
 
 
 def make_variant(
@@ -125,7 +143,9 @@ def make_variant(
     return {"ctsr_eq8": CtsrEq8, "ctsr_alg2": CtsrAlg2}[options.variant](model, adapter)
 
 
-def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, Mapping[str, Tensor]]) -> None:
+def save_student(
+    folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, Mapping[str, Tensor]]
+) -> None:
     """Write what :func:`load_student` reads; the folder appears whole or not at all.
 
     Files: ``distillkit.json`` (the student's table, the stages' options), ``stage1.safetensors``, ``stage2.safetensors`` (with a
@@ -146,24 +166,35 @@ def save_student(folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, M
         "student": dict(resolved.components["student"].table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
         "stage2": recipe.stage2.model_dump(mode="json") if "stage2" in changes else None,
-        "licenses": {k: c.license for k, c in resolved.components.items() if k == "student" or k.startswith("teachers.")},
+        "licenses": {
+            k: c.license
+            for k, c in resolved.components.items()
+            if k == "student" or k.startswith("teachers.")
+        },
     }
     temporary = folder.with_name(f".{folder.name}")
     try:
         with written(folder):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            (temporary / "distillkit.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
+            (temporary / "distillkit.json").write_text(
+                json.dumps(about, indent=2, default=str) + "\n"
+            )
             (temporary / "recipe.toml").write_text(resolved.to_toml())
             for stage, tensors in changes.items():
-                save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / f"{stage}.safetensors")
+                save_file(
+                    {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+                    temporary / f"{stage}.safetensors",
+                )
             shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_student(path: Path | str, device: torch.device | str = "cpu", *, stage1_only: bool = False) -> Student:
+def load_student(
+    path: Path | str, device: torch.device | str = "cpu", *, stage1_only: bool = False
+) -> Student:
     """The student of a run folder, of an exported folder, or of the ``student`` folder in them.
 
     Args:
@@ -180,16 +211,26 @@ def load_student(path: Path | str, device: torch.device | str = "cpu", *, stage1
         load_exactly(model.network, read_state_dict(folder / MERGED), folder / MERGED)
         return Student(model, None, about["merged"])
     adapter = stage1_adapter(model, AdapterOptions(**about["stage1"]["adapter"]), about["seed"])
-    load_tensors(adapter.tensors(), read_state_dict(folder / "stage1.safetensors"), folder / "stage1.safetensors")
+    load_tensors(
+        adapter.tensors(),
+        read_state_dict(folder / "stage1.safetensors"),
+        folder / "stage1.safetensors",
+    )
     adapter.merge()
     variant = None
     if about["stage2"] is not None and not stage1_only:
         variant = make_variant(model, Stage2(**about["stage2"]), about["seed"])
-        load_tensors(variant.tensors(), read_state_dict(folder / "stage2.safetensors"), folder / "stage2.safetensors")
+        load_tensors(
+            variant.tensors(),
+            read_state_dict(folder / "stage2.safetensors"),
+            folder / "stage2.safetensors",
+        )
     return Student(model, variant)
 
 
-def interpolated(first: Path | str, second: Path | str, device: torch.device | str = "cpu") -> Student:
+def interpolated(
+    first: Path | str, second: Path | str, device: torch.device | str = "cpu"
+) -> Student:
     """A knob without stage 2: the weights ``theta_1 + t (theta_2 - theta_1)`` of two runs' stage-1 students.
 
     Raises:
@@ -231,9 +272,15 @@ def find_student(path: Path | str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["model_index.json", "student/*", "*.md"], **options))
+        return Path(
+            snapshot_download(
+                str(path), allow_patterns=["model_index.json", "student/*", "*.md"], **options
+            )
+        )
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-        raise DistillkitError(f"{path} - no such folder, and not on the Hub: {str(e).strip().splitlines()[0]}") from e
+        raise DistillkitError(
+            f"{path} - no such folder, and not on the Hub: {str(e).strip().splitlines()[0]}"
+        ) from e
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -241,9 +288,13 @@ def read_about(folder: Path) -> dict[str, Any]:
     try:
         about = json.loads((folder / "distillkit.json").read_text())
     except FileNotFoundError:
-        raise DistillkitError(f"{folder} - no student here (no distillkit.json); give a finished run's folder") from None
+        raise DistillkitError(
+            f"{folder} - no student here (no distillkit.json); give a finished run's folder"
+        ) from None
     except (OSError, ValueError) as e:
         raise DistillkitError(f"{folder}/distillkit.json - not readable: {e}") from e
     if about.get("format") != FORMAT:
-        raise DistillkitError(f"{folder} - student format {about.get('format')}, this version of distillkit reads {FORMAT}")
+        raise DistillkitError(
+            f"{folder} - student format {about.get('format')}, this version of distillkit reads {FORMAT}"
+        )
     return about

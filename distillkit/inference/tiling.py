@@ -16,7 +16,13 @@ Box = tuple[int, int, int, int]
 
 
 def restored_bands(
-    restore: Callable[[Box], Tensor], height: int, width: int, scale: int, *, tile: int, overlap: int
+    restore: Callable[[Box], Tensor],
+    height: int,
+    width: int,
+    scale: int,
+    *,
+    tile: int,
+    overlap: int,
 ) -> Iterator[tuple[int, Tensor]]:
     """The restored image from top to bottom, as bands of finished rows: no more than one row of tiles is held at a time.
 
@@ -46,7 +52,10 @@ def restored_bands(
             if not total.numel():
                 total = piece.new_zeros(*piece.shape[:3], width * scale)
                 weight = piece.new_zeros(piece.shape[2], width * scale)
-            down, across = _weights(top, bottom, height, scale, overlap), _weights(left, right, width, scale, overlap)
+            down, across = (
+                _weights(top, bottom, height, scale, overlap),
+                _weights(left, right, width, scale, overlap),
+            )
             window = (down[:, None] * across).to(piece)
             total[..., left * scale : right * scale] += piece * window
             weight[:, left * scale : right * scale] += window

@@ -19,13 +19,29 @@ if TYPE_CHECKING:
 
     from distillkit.inference.restorer import Restorer
 
-_OPTIONS = {"libx264": {"crf": "16"}, "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"}}
-_MATRICES = {1: 1, 5: 5, 6: 5, 7: 7, 9: 9}  # of H.273, those that swscale computes; 6 has the numbers of 5
+_OPTIONS = {
+    "libx264": {"crf": "16"},
+    "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
+}
+_MATRICES = {
+    1: 1,
+    5: 5,
+    6: 5,
+    7: 7,
+    9: 9,
+}  # of H.273, those that swscale computes; 6 has the numbers of 5
 _LOST = 0.2
 """Seconds, beside two frames, that a file may lack of the length its header states."""
 
 
-def restore_video(restorer: Restorer, source: Path, targets: Sequence[Path], tradeoffs: Tradeoffs, *, seed: int = 0) -> None:
+def restore_video(
+    restorer: Restorer,
+    source: Path,
+    targets: Sequence[Path],
+    tradeoffs: Tradeoffs,
+    *,
+    seed: int = 0,
+) -> None:
     """One video a trade-off: the frames restored in 8 bits and upright, times as in the source, sound as it is.
 
     Every frame has the same draws, so that their pattern stands still. Colours keep the source's matrix, primaries and transfer.
@@ -45,7 +61,11 @@ def restore_video(restorer: Restorer, source: Path, targets: Sequence[Path], tra
             stack.enter_context(_Writer.open(partial, target, clip, first, restorer.scale))
             for partial, target in zip(partials, targets, strict=True)
         ]
-        bar = stack.enter_context(tqdm(total=_frame_count(clip), unit="frame", desc=source.name, leave=False, disable=None))
+        bar = stack.enter_context(
+            tqdm(
+                total=_frame_count(clip), unit="frame", desc=source.name, leave=False, disable=None
+            )
+        )
         for piece in _pieces(clip, source):
             if not hasattr(piece, "to_ndarray"):
                 for writer in writers:
@@ -92,19 +112,25 @@ def _pieces(clip: Any, source: Path) -> Iterator[Any]:
             if packet.is_corrupt:
                 raise DataError(f"{source} - damaged {end:.1f} s from its start")
             if packet.pts is not None:
-                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start)
+                end = max(
+                    end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
+                )
             frames = packet.decode() if packet.stream_index == video.index else []
         yield from frames
         if packet.stream.type == "audio" and packet.dts is not None:
             yield packet
     if clip.duration and end < clip.duration / 1e6 - _LOST - 2 / (video.average_rate or 25):
-        raise DataError(f"{source} - ends after {end:.1f} of the {clip.duration / 1e6:.1f} s that its header states")
+        raise DataError(
+            f"{source} - ends after {end:.1f} of the {clip.duration / 1e6:.1f} s that its header states"
+        )
 
 
 class _Writer:
     """One video that is being made."""
 
-    def __init__(self, target: Path, container: Any, clip: Any, first: av.VideoFrame, scale: int) -> None:
+    def __init__(
+        self, target: Path, container: Any, clip: Any, first: av.VideoFrame, scale: int
+    ) -> None:
         self.target, self.container = target, container
         codec, source = VIDEOS[target.suffix.lower()][1], clip.streams.video[0]
         height, width = (side * scale for side in _upright(first).shape[:2])
@@ -125,15 +151,22 @@ class _Writer:
 
     @classmethod
     @contextmanager
-    def open(cls, partial: Path, target: Path, clip: Any, first: av.VideoFrame, scale: int) -> Iterator[_Writer]:
+    def open(
+        cls, partial: Path, target: Path, clip: Any, first: av.VideoFrame, scale: int
+    ) -> Iterator[_Writer]:
         import av
 
         with _named(target, "cannot be written"):
             partial.parent.mkdir(parents=True, exist_ok=True)
             container = av.open(str(partial), "w", format=VIDEOS[target.suffix.lower()][0])
         try:
-            if strange := {s.codec.canonical_name for s in clip.streams.audio} - container.supported_codecs:
-                raise DataError(f"{target} - cannot hold sound in {', '.join(strange)}, which is copied as it is; name a .mkv file")
+            if (
+                strange := {s.codec.canonical_name for s in clip.streams.audio}
+                - container.supported_codecs
+            ):
+                raise DataError(
+                    f"{target} - cannot hold sound in {', '.join(strange)}, which is copied as it is; name a .mkv file"
+                )
             with _named(target, "cannot be written"):
                 writer = cls(target, container, clip, first, scale)
             yield writer
@@ -145,10 +178,16 @@ class _Writer:
         import av
 
         if image.shape[:2] != (self.stream.height, self.stream.width):
-            raise DataError(f"its frames change in size, to {image.shape[1]} x {image.shape[0]} of the result")
+            raise DataError(
+                f"its frames change in size, to {image.shape[1]} x {image.shape[0]} of the result"
+            )
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame = frame.reformat(format=self.stream.pix_fmt, dst_colorspace=self.matrix, dst_color_range=1)
-        self.last = frame.pts = pts if pts is not None else 0 if self.last is None else self.last + self.step
+        frame = frame.reformat(
+            format=self.stream.pix_fmt, dst_colorspace=self.matrix, dst_color_range=1
+        )
+        self.last = frame.pts = (
+            pts if pts is not None else 0 if self.last is None else self.last + self.step
+        )
         frame.time_base = self.stream.codec_context.time_base
         with _named(self.target, "cannot be written"):
             self.container.mux(self.stream.encode(frame))

@@ -53,7 +53,9 @@ class FullReference:
     def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
         batch, *image = restored.shape
         if len(image) != 3 or image[0] != 3 or list(gt.shape) not in ([batch, *image], [1, *image]):
-            raise ValueError(f"{self.name}: expected two (B, 3, H, W), got {tuple(restored.shape)} and {tuple(gt.shape)}")
+            raise ValueError(
+                f"{self.name}: expected two (B, 3, H, W), got {tuple(restored.shape)} and {tuple(gt.shape)}"
+            )
         return self.function(restored, gt)
 
 
@@ -101,26 +103,34 @@ def from_uint8(image: Tensor) -> Tensor:
 
 def luma(image: Tensor) -> Tensor:
     """BT.601 studio-range Y, (B, 1, H, W) in [16, 235], float64, not rounded, of an image in [-1, 1] rounded to 8 bits."""
-    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=image.device).view(1, 3, 1, 1)
+    weights = torch.tensor(
+        [65.481, 128.553, 24.966], dtype=torch.float64, device=image.device
+    ).view(1, 3, 1, 1)
     return (to_uint8(image).double() * weights).sum(1, keepdim=True) / 255 + 16
 
 
 def psnr() -> Metric:
     """PSNR over the three colour channels."""
-    return _distortion("psnr", "RGB, 8-bit rounded, peak 255, no border crop, capped at 100 dB", _psnr_rgb)
+    return _distortion(
+        "psnr", "RGB, 8-bit rounded, peak 255, no border crop, capped at 100 dB", _psnr_rgb
+    )
 
 
 def psnr_y() -> Metric:
     """PSNR of the luma, as published tables of image restoration give it."""
     return _distortion(
-        "psnr-y", "Y of BT.601 (16-235, not rounded) of 8-bit RGB, peak 255, no border crop, capped at 100 dB", _psnr_luma
+        "psnr-y",
+        "Y of BT.601 (16-235, not rounded) of 8-bit RGB, peak 255, no border crop, capped at 100 dB",
+        _psnr_luma,
     )
 
 
 def ssim() -> Metric:
     """SSIM of Wang et al. 2004, mean of the three colour channels."""
     return _distortion(
-        "ssim", "RGB channel mean, 8-bit rounded, Gaussian 11x11 sigma 1.5, valid region, K .01/.03, float64", _ssim_rgb
+        "ssim",
+        "RGB channel mean, 8-bit rounded, Gaussian 11x11 sigma 1.5, valid region, K .01/.03, float64",
+        _ssim_rgb,
     )
 
 
@@ -131,7 +141,9 @@ def ssim_y() -> Metric:
 
 
 def _distortion(name: str, protocol: str, function: Callable[[Tensor, Tensor], Tensor]) -> Metric:
-    return FullReference(name, protocol, function, higher_is_better=True, differentiable=False, perceptual=False)
+    return FullReference(
+        name, protocol, function, higher_is_better=True, differentiable=False, perceptual=False
+    )
 
 
 def _psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -168,7 +180,11 @@ def _ssim_maps(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     def blur(v: Tensor) -> Tensor:
         flat = v.flatten(0, 1).unsqueeze(1)
-        return F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)).unflatten(0, v.shape[:2]).squeeze(2)
+        return (
+            F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+            .unflatten(0, v.shape[:2])
+            .squeeze(2)
+        )
 
     mean_a, mean_b = blur(a), blur(b)
     var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2

@@ -65,7 +65,10 @@ class BlindOptions(NoOptions):
 def distillkit_metrics() -> Sequence[MetricSpec]:
     """PSNR and SSIM (RGB and luma), shift-tolerant LPIPS, LPIPS, DISTS, NIQE, FID; MUSIQ, MANIQA and CLIPIQA through pyiqa."""
     return (
-        *(MetricSpec(name=name, summary=summary, config=NoOptions, build=_distortion(name)) for name, summary in _DISTORTION),
+        *(
+            MetricSpec(name=name, summary=summary, config=NoOptions, build=_distortion(name))
+            for name, summary in _DISTORTION
+        ),
         *(_stlpips(net) for net in _NETS),
         *(_lpips(net) for net in _NETS),
         _DISTS,
@@ -92,7 +95,12 @@ def _distortion(name: str) -> Callable[[Any], Metric]:
     def build(config: NoOptions) -> Metric:
         from distillkit.metrics import base as metrics
 
-        functions = {"psnr": metrics.psnr, "psnr-y": metrics.psnr_y, "ssim": metrics.ssim, "ssim-y": metrics.ssim_y}
+        functions = {
+            "psnr": metrics.psnr,
+            "psnr-y": metrics.psnr_y,
+            "ssim": metrics.ssim,
+            "ssim-y": metrics.ssim_y,
+        }
         return functions[name]()
 
     return build
@@ -105,7 +113,13 @@ def _stlpips(net: Literal["alex", "vgg"]) -> MetricSpec:
         return stlpips(net)
 
     summary = f"Shift-tolerant LPIPS, {net}; its weights install from the package index"
-    return MetricSpec(name=f"stlpips-{net}", summary=summary, config=NoOptions, build=build, license="BSD-2-Clause")
+    return MetricSpec(
+        name=f"stlpips-{net}",
+        summary=summary,
+        config=NoOptions,
+        build=build,
+        license="BSD-2-Clause",
+    )
 
 
 def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
@@ -124,13 +138,20 @@ def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
 
     summary = f"LPIPS v0.1, {net}; needs the trunk's ImageNet weights on disk"
     return MetricSpec(
-        name=f"lpips-{net}", summary=summary, config=LpipsOptions, build=build, license="BSD-2-Clause", weights=weights
+        name=f"lpips-{net}",
+        summary=summary,
+        config=LpipsOptions,
+        build=build,
+        license="BSD-2-Clause",
+        weights=weights,
     )
 
 
 def _build_dists(config: DistsOptions) -> Metric:
     if config.weights is None:
-        raise WeightsError("DISTS needs its trained weights: set `weights`, and `trunk` to the ImageNet weights of VGG16")
+        raise WeightsError(
+            "DISTS needs its trained weights: set `weights`, and `trunk` to the ImageNet weights of VGG16"
+        )
     from distillkit.metrics.dists import dists
 
     return dists(config.weights, config.trunk)
@@ -138,7 +159,9 @@ def _build_dists(config: DistsOptions) -> Metric:
 
 def _build_niqe(config: NiqeOptions) -> Metric:
     if config.parameters is None:
-        raise WeightsError("NIQE needs the statistics of pristine photographs: set `parameters` to a niqe_pris_params.npz")
+        raise WeightsError(
+            "NIQE needs the statistics of pristine photographs: set `parameters` to a niqe_pris_params.npz"
+        )
     from distillkit.metrics.niqe import niqe
 
     return niqe(config.parameters)
@@ -155,7 +178,9 @@ def _inception(config: FidOptions) -> Path:
 
 
 def _inception_file(config: FidOptions) -> tuple[WeightFile, ...]:
-    return (WeightFile(path=config.weights) if config.weights else _of_torchvision(_INCEPTION_FILE),)
+    return (
+        WeightFile(path=config.weights) if config.weights else _of_torchvision(_INCEPTION_FILE),
+    )
 
 
 _DISTS = MetricSpec(
@@ -201,10 +226,20 @@ def _blind(name: str) -> MetricSpec:
 def _of_torchvision(name: str, size: int | None = None) -> WeightFile:
     """A file whose name ends in the first digits of its hash, as torch hub's rule wants it."""
     digits = name.rpartition("-")[2].removesuffix(".pth")
-    return WeightFile(path=_torch_hub() / name, url=_TORCHVISION_URL + name, sha256=digits, size=size, license="BSD-3-Clause")
+    return WeightFile(
+        path=_torch_hub() / name,
+        url=_TORCHVISION_URL + name,
+        sha256=digits,
+        size=size,
+        license="BSD-3-Clause",
+    )
 
 
 def _torch_hub() -> Path:
     """Where torch keeps what it downloads, by its own rule, without importing it."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", Path(cache, "torch"))).expanduser() / "hub" / "checkpoints"
+    return (
+        Path(os.environ.get("TORCH_HOME", Path(cache, "torch"))).expanduser()
+        / "hub"
+        / "checkpoints"
+    )

@@ -44,7 +44,9 @@ def dists(weights: Path, trunk: Path | None = None) -> Metric:
         return network.to(restored.device)(restored, gt)
 
     protocol = "DISTS, VGG16 with L2 pooling, RGB, not resized, no border crop"
-    return FullReference("dists", protocol, distance, higher_is_better=False, differentiable=True, perceptual=True)
+    return FullReference(
+        "dists", protocol, distance, higher_is_better=False, differentiable=True, perceptual=True
+    )
 
 
 class Dists(nn.Module):
@@ -77,7 +79,10 @@ class Dists(nn.Module):
         means, structures = [], []
         for fa, fb in zip(self.stages(a), self.stages(b), strict=True):
             mean_a, mean_b = fa.mean((2, 3), keepdim=True), fb.mean((2, 3), keepdim=True)
-            var_a, var_b = (fa - mean_a).square().mean((2, 3), keepdim=True), (fb - mean_b).square().mean((2, 3), keepdim=True)
+            var_a, var_b = (
+                (fa - mean_a).square().mean((2, 3), keepdim=True),
+                (fb - mean_b).square().mean((2, 3), keepdim=True),
+            )
             covariance = (fa * fb).mean((2, 3), keepdim=True) - mean_a * mean_b
             means.append((2 * mean_a * mean_b + STABILITY) / (mean_a**2 + mean_b**2 + STABILITY))
             structures.append((2 * covariance + STABILITY) / (var_a + var_b + STABILITY))

@@ -65,7 +65,9 @@ class Fid:
         means = [x.mean(0) for x in sets]
         a, b = ((x - m) / (len(x) - 1) ** 0.5 for x, m in zip(sets, means, strict=True))
         root = torch.linalg.svdvals(a @ b.T).sum()
-        return float((means[0] - means[1]).square().sum() + a.square().sum() + b.square().sum() - 2 * root)
+        return float(
+            (means[0] - means[1]).square().sum() + a.square().sum() + b.square().sum() - 2 * root
+        )
 
 
 def _inception(path: Path) -> nn.Module:

@@ -20,7 +20,9 @@ def stlpips(net: Trunk) -> Metric:
     """Shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022). Its scale is not LPIPS's: never put both in one column."""
     from distillkit.metrics.perceptual import PerceptualDistance
 
-    return _perceptual(f"stlpips-{net}", f"shift-tolerant LPIPS vST0.0, {net}, RGB", PerceptualDistance(net))
+    return _perceptual(
+        f"stlpips-{net}", f"shift-tolerant LPIPS vST0.0, {net}, RGB", PerceptualDistance(net)
+    )
 
 
 def lpips(net: Trunk, trunk: Path) -> Metric:
@@ -44,7 +46,9 @@ def _lpips_network(net: Trunk, path: Path) -> nn.Module:
     import lpips as package
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision deprecates the argument by which lpips asks for an untrained trunk
+        warnings.simplefilter(
+            "ignore"
+        )  # torchvision deprecates the argument by which lpips asks for an untrained trunk
         model = package.LPIPS(net=net, pnet_rand=True, verbose=False)
     state = read_state_dict(path)
     features = {k: v for k, v in state.items() if k.startswith("features.")}
@@ -60,5 +64,10 @@ def _perceptual(name: str, protocol: str, network: nn.Module) -> Metric:
         return network.to(restored.device)(restored, gt).flatten()
 
     return FullReference(
-        name, f"{protocol}, no border crop", distance, higher_is_better=False, differentiable=True, perceptual=True
+        name,
+        f"{protocol}, no border crop",
+        distance,
+        higher_is_better=False,
+        differentiable=True,
+        perceptual=True,
     )

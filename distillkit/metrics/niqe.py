@@ -42,7 +42,9 @@ def niqe(parameters: Path) -> Metric:
     mean, covariance = _read(parameters)
 
     def value(images: Tensor) -> Tensor:
-        return torch.tensor([_distance(block_features(image), mean, covariance) for image in images.split(1)])
+        return torch.tensor(
+            [_distance(block_features(image), mean, covariance) for image in images.split(1)]
+        )
 
     return NoReference("niqe", PROTOCOL.format(name=parameters.name), value, higher_is_better=False)
 
@@ -56,15 +58,22 @@ def block_features(image: Tensor) -> NDArray[np.float64]:
     rows, columns = (side // BLOCK for side in image.shape[2:])
     if rows * columns < 2:
         height, width = image.shape[2:]
-        raise DataError(f"NIQE needs an image of at least two blocks of {BLOCK}x{BLOCK} pixels, not {width}x{height}")
+        raise DataError(
+            f"NIQE needs an image of at least two blocks of {BLOCK}x{BLOCK} pixels, not {width}x{height}"
+        )
     grey = _grey(image)[..., : rows * BLOCK, : columns * BLOCK]
-    scales = [_described(_normalised(grey), BLOCK), _described(_normalised(_halved(grey)), BLOCK // 2)]
+    scales = [
+        _described(_normalised(grey), BLOCK),
+        _described(_normalised(_halved(grey)), BLOCK // 2),
+    ]
     return torch.cat(scales, dim=1).cpu().numpy()
 
 
 def _grey(image: Tensor) -> Tensor:
     """Y of YIQ, (1, 1, H, W) float64 in [0, 255], rounded."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=image.device).view(1, 3, 1, 1)
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=image.device).view(
+        1, 3, 1, 1
+    )
     return (to_uint8(image).double() * weights).sum(1, keepdim=True).round()
 
 
@@ -90,7 +99,10 @@ def _halved(grey: Tensor) -> Tensor:
     line = torch.where(distance <= 1, inner, outer)
     line = line / line.sum()
     for dim, kernel in ((2, line.view(1, 1, -1, 1)), (3, line.view(1, 1, 1, -1))):
-        before, after = grey.narrow(dim, 0, 3).flip(dim), grey.narrow(dim, grey.shape[dim] - 3, 3).flip(dim)
+        before, after = (
+            grey.narrow(dim, 0, 3).flip(dim),
+            grey.narrow(dim, grey.shape[dim] - 3, 3).flip(dim),
+        )
         stride = (2, 1) if dim == 2 else (1, 2)
         grey = F.conv2d(torch.cat([before, grey, after], dim), kernel, stride=stride)
     return grey
@@ -135,7 +147,9 @@ def _asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return shape, left * width, right * width
 
 
-def _distance(features: NDArray[np.float64], mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> float:
+def _distance(
+    features: NDArray[np.float64], mean: NDArray[np.float64], covariance: NDArray[np.float64]
+) -> float:
     """``sqrt(d' ((S_1 + S_2) / 2)^+ d)`` of the Gaussian of ``features`` and the pristine one; flat blocks are left out of S_1."""
     whole = features[~np.isnan(features).any(axis=1)]
     if len(whole) < 2:
@@ -147,12 +161,22 @@ def _distance(features: NDArray[np.float64], mean: NDArray[np.float64], covarian
 def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            mean, covariance = (np.asarray(file[key], np.float64) for key in ("mu_pris_param", "cov_pris_param"))
+            mean, covariance = (
+                np.asarray(file[key], np.float64) for key in ("mu_pris_param", "cov_pris_param")
+            )
     except FileNotFoundError:
         raise WeightsError(f"{path} - no such file of NIQE parameters") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as e:
-        raise WeightsError(f"{path} - not a file of NIQE parameters (mu_pris_param, cov_pris_param): {e}") from e
-    if mean.size != FEATURES or covariance.shape != (FEATURES, FEATURES) or not np.isfinite([*mean.flat, *covariance.flat]).all():
+        raise WeightsError(
+            f"{path} - not a file of NIQE parameters (mu_pris_param, cov_pris_param): {e}"
+        ) from e
+    if (
+        mean.size != FEATURES
+        or covariance.shape != (FEATURES, FEATURES)
+        or not np.isfinite([*mean.flat, *covariance.flat]).all()
+    ):
         shapes = f"{mean.shape} and {covariance.shape}"
-        raise WeightsError(f"{path} - not NIQE parameters: {shapes}, expected 36 and 36 x 36 finite numbers")
+        raise WeightsError(
+            f"{path} - not NIQE parameters: {shapes}, expected 36 and 36 x 36 finite numbers"
+        )
     return mean.reshape(FEATURES), covariance

@@ -25,19 +25,28 @@ def blind(name: str, model: str) -> Metric:
     try:
         import pyiqa
     except ImportError as e:
-        raise WeightsError(f"pyiqa is not installed: pip install 'distillkit[iqa]' (licence {LICENSE}: no commercial use)") from e
+        raise WeightsError(
+            f"pyiqa is not installed: pip install 'distillkit[iqa]' (licence {LICENSE}: no commercial use)"
+        ) from e
     try:
         network = pyiqa.create_metric(model, device=torch.device("cpu"))
     except Exception as e:  # whatever its downloads and its models raise
         raise WeightsError(f"pyiqa could not create {model}: {type(e).__name__}: {e}") from e
-    return NoReference(name, f"no reference; {model} of pyiqa {_version()}, RGB, not resized here", _scores(network), True)
+    return NoReference(
+        name,
+        f"no reference; {model} of pyiqa {_version()}, RGB, not resized here",
+        _scores(network),
+        True,
+    )
 
 
 def _scores(network: Any) -> Any:
     @torch.no_grad()
     def scores(images: Tensor) -> Tensor:
         scored = network.to(images.device)
-        return torch.stack([scored((image.clamp(-1, 1) + 1) / 2).flatten()[0] for image in images.split(1)])
+        return torch.stack(
+            [scored((image.clamp(-1, 1) + 1) / 2).flatten()[0] for image in images.split(1)]
+        )
 
     return scores
 

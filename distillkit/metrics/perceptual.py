@@ -34,7 +34,9 @@ class _BlurPool(nn.Module):
         self.register_buffer("filt", torch.empty(channels, 1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
+        return F.conv2d(
+            F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1]
+        )
 
 
 def _conv(inputs: int, outputs: int, size: int = 3) -> list[nn.Module]:
@@ -97,7 +99,9 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         self.network: Network = network
         self.net = _named_as_in_the_file({"alex": _alex, "vgg": _vgg}[network]())
-        widths = [next(m.out_channels for m in reversed(s) if isinstance(m, nn.Conv2d)) for s in self.net]  # type: ignore[call-overload]
+        widths = [
+            next(m.out_channels for m in reversed(s) if isinstance(m, nn.Conv2d)) for s in self.net
+        ]  # type: ignore[call-overload]
         self.lin = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in widths)
         self.register_buffer("shift", torch.empty(1, 3, 1, 1))
         self.register_buffer("scale", torch.empty(1, 3, 1, 1))
@@ -128,15 +132,21 @@ class PerceptualDistance(nn.Module):
             DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
         """
         pairs = zip(self.lin, self.features(a), self.features(b), strict=True)
-        return torch.stack([lin((fa - fb).square()).mean((1, 2, 3)) for lin, fa, fb in pairs]).sum(0)
+        return torch.stack([lin((fa - fb).square()).mean((1, 2, 3)) for lin, fa, fb in pairs]).sum(
+            0
+        )
 
 
 def weight_file(network: Network) -> Path:
     """Where the installed ``stlpips-pytorch`` keeps the weights of ``network``."""
     found = importlib.util.find_spec("stlpips_pytorch")
     if found is None or not found.submodule_search_locations:
-        raise WeightsError("the weights of the perceptual distance are not installed; pip install stlpips-pytorch")
-    return Path(found.submodule_search_locations[0], "weights", "vST0.0", f"{network}_shift_tolerant.pth")
+        raise WeightsError(
+            "the weights of the perceptual distance are not installed; pip install stlpips-pytorch"
+        )
+    return Path(
+        found.submodule_search_locations[0], "weights", "vST0.0", f"{network}_shift_tolerant.pth"
+    )
 
 
 def _own_name(key: str) -> str:

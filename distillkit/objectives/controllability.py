@@ -84,7 +84,11 @@ class Variant(ABC):
 
     @abstractmethod
     def generate(
-        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+        self,
+        condition: Condition,
+        tradeoff: float,
+        generator: torch.Generator | None = None,
+        z_0: Tensor | None = None,
     ) -> Tensor:
         """The latent at ``tradeoff``, clamped to [0, 1]. Exactly the stage-1 student's at 0.
 
@@ -128,7 +132,11 @@ class Gate(Variant):
         self.student, self.target = student, target
         self.adapter: Adapter = adapter
         self.needs_endpoint = target == "mix"
-        self._weights, self._ratio, self._endpoint_every = dict(weights or {"l2": 1.0}), ratio, endpoint_every
+        self._weights, self._ratio, self._endpoint_every = (
+            dict(weights or {"l2": 1.0}),
+            ratio,
+            endpoint_every,
+        )
         self._perceptual, self._shift = perceptual, shift
 
     def tensors(self) -> dict[str, nn.Parameter]:
@@ -142,12 +150,22 @@ class Gate(Variant):
             z_t = self.generate(condition, t, lesson.draws())
             return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
         x_t = self.student.codec.decode(self.generate(condition, t, lesson.draws()))
-        terms = reconstruction(x_t, lesson.gt, self._perceptual, shift=self._shift, generator=lesson.generator)
+        terms = reconstruction(
+            x_t, lesson.gt, self._perceptual, shift=self._shift, generator=lesson.generator
+        )
         weights = self._weights | {"l2": self._weights["l2"] * self._ratio**t}
-        return {name: weights.get(name, 0.0) * term for name, term in terms.items() if weights.get(name, 0.0) > 0}
+        return {
+            name: weights.get(name, 0.0) * term
+            for name, term in terms.items()
+            if weights.get(name, 0.0) > 0
+        }
 
     def generate(
-        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+        self,
+        condition: Condition,
+        tradeoff: float,
+        generator: torch.Generator | None = None,
+        z_0: Tensor | None = None,
     ) -> Tensor:
         with self.adapter.at(_clamp(tradeoff)):
             return self.student.generate(condition, generator)
@@ -175,7 +193,11 @@ class _Literal(Variant):
         return self.adapter.tensors()
 
     def generate(
-        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+        self,
+        condition: Condition,
+        tradeoff: float,
+        generator: torch.Generator | None = None,
+        z_0: Tensor | None = None,
     ) -> Tensor:
         t = _clamp(tradeoff)
         if z_0 is None:
@@ -188,7 +210,9 @@ class _Literal(Variant):
     def _noise(self, z: Tensor, t: Tensor, condition: Condition, *, scale: float) -> Tensor:
         """``eps_S(z, t, c)`` for scale 1, ``eps_TS(z, t, c)`` for scale 0; t (B,) in [0, 1] spans the model's range of times."""
         with self.adapter.at(scale):
-            return self.student.predict(z, knob_time(self.student.process, t).to(z.device), condition).noise
+            return self.student.predict(
+                z, knob_time(self.student.process, t).to(z.device), condition
+            ).noise
 
     def _draw(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """z_0 and two independent uniform times, (B,)."""
@@ -229,7 +253,9 @@ class CtsrAlg2(_Literal):
             start = self._noise(z_0, t, condition, scale=0.0)
             z_t = z_0 + a * start
             z_u = z_t + b * start
-            known = a * self._noise(z_t, t, condition, scale=0.0) - b * self._noise(z_u, u, condition, scale=0.0)
+            known = a * self._noise(z_t, t, condition, scale=0.0) - b * self._noise(
+                z_u, u, condition, scale=0.0
+            )
         slope = self._noise(z_t, t, condition, scale=1.0)
         return {"ctrl": (known + (b - a) * slope).square().mean()}
 
@@ -272,10 +298,18 @@ class Oftsr(Variant):
             a, b = _column(t, z_0), _column(u, z_0)
             with lesson.average():
                 known = a * self._flow(z_0, t, condition)
-        return {"ctrl": (b * self._flow(z_0, u, condition) - known - (b - a) * (z_1 - z_0)).square().mean()}
+        return {
+            "ctrl": (b * self._flow(z_0, u, condition) - known - (b - a) * (z_1 - z_0))
+            .square()
+            .mean()
+        }
 
     def generate(
-        self, condition: Condition, tradeoff: float, generator: torch.Generator | None = None, z_0: Tensor | None = None
+        self,
+        condition: Condition,
+        tradeoff: float,
+        generator: torch.Generator | None = None,
+        z_0: Tensor | None = None,
     ) -> Tensor:
         t = _clamp(tradeoff)
         if z_0 is None:

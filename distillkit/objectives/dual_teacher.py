@@ -75,7 +75,9 @@ def score_distillation(
     In different latent spaces the teacher sees the student's re-encoded image, and its clean prediction comes back, without
     gradient, to be compared in the student's space. Samples whose time the other process was never trained at are left out.
     """
-    t_teacher, t_student, kept = draw_times(teacher.process, student.process, len(lq), generator, lq.device)
+    t_teacher, t_student, kept = draw_times(
+        teacher.process, student.process, len(lq), generator, lq.device
+    )
     with torch.no_grad():
         condition = teacher.condition(lq)
         z = known(lambda: teacher.encode(gt, condition))
@@ -83,20 +85,28 @@ def score_distillation(
     noise = torch.randn(z.shape, generator=generator).to(z)
     z_s = bridge.to_teacher(sample.latent, sample.image)
 
-    z_t_s, z_t = (teacher.process.diffuse(latent, t_teacher, noise, condition.y) for latent in (z_s, z))
+    z_t_s, z_t = (
+        teacher.process.diffuse(latent, t_teacher, noise, condition.y) for latent in (z_s, z)
+    )
     if gradient == "full":
         of_student = teacher.predict(z_t_s, t_teacher, condition)
         with torch.no_grad():
             of_truth = teacher.predict(z_t, t_teacher, condition)
     else:  # nothing is kept for a backward pass, so one pass of twice the batch makes both
         with torch.no_grad():
-            both = teacher.predict(torch.cat([z_t_s, z_t]), torch.cat([t_teacher, t_teacher]), condition.twice())
-        of_student, of_truth = (Prediction(*half) for half in zip(both.clean.chunk(2), both.noise.chunk(2), strict=True))
+            both = teacher.predict(
+                torch.cat([z_t_s, z_t]), torch.cat([t_teacher, t_teacher]), condition.twice()
+            )
+        of_student, of_truth = (
+            Prediction(*half) for half in zip(both.clean.chunk(2), both.noise.chunk(2), strict=True)
+        )
     with torch.no_grad():
         clean_target = bridge.to_student(of_student.clean)
     if bridge.identity:
         clean_target = of_student.clean
-    own_noise = noise if bridge.identity else torch.randn(sample.latent.shape, generator=generator).to(z)
+    own_noise = (
+        noise if bridge.identity else torch.randn(sample.latent.shape, generator=generator).to(z)
+    )
 
     anchor_gap = _gap(of_student, of_truth, teacher.process, t_teacher, weighting)
     z_in = sample.latent if gradient == "full" else sample.latent.detach()
@@ -120,7 +130,12 @@ def output_distillation(image: Tensor, restored: Tensor) -> Tensor:
 
 
 def denoised_output_distillation(
-    student: DiffusionModel, sample: StudentSample, restored: Tensor, generator: torch.Generator, *, gradient: Gradient = "full"
+    student: DiffusionModel,
+    sample: StudentSample,
+    restored: Tensor,
+    generator: torch.Generator,
+    *,
+    gradient: Gradient = "full",
 ) -> Tensor:
     """``min(SNR_t, 1) |clean_S(z_t^s) - E_S(restore_T(x_LQ))|^2``, a mean: the teacher's result as a clean prediction at every t.
 
@@ -136,34 +151,54 @@ def denoised_output_distillation(
     t = student.process.sample_time(len(restored), generator).to(restored.device)
     noise = torch.randn(sample.latent.shape, generator=generator).to(sample.latent)
     z_in = sample.latent if gradient == "full" else sample.latent.detach()
-    own = student.predict(student.process.diffuse(z_in, t, noise, sample.condition.y), t, sample.condition)
-    gap, kept = _as_noise(own.clean - target, student.process, t, "clipped"), torch.ones_like(t, dtype=torch.bool)
+    own = student.predict(
+        student.process.diffuse(z_in, t, noise, sample.condition.y), t, sample.condition
+    )
+    gap, kept = (
+        _as_noise(own.clean - target, student.process, t, "clipped"),
+        torch.ones_like(t, dtype=torch.bool),
+    )
     loss = _mean_square(gap, kept)
     return loss if gradient == "full" else loss + _push(gap, sample.latent, kept)
 
 
 def draw_times(
-    teacher: ForwardProcess, student: ForwardProcess, n: int, generator: torch.Generator, device: torch.device
+    teacher: ForwardProcess,
+    student: ForwardProcess,
+    n: int,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``n`` pairs of times of equal SNR, drawn on the coarser grid, and a mask of the pairs that both processes know."""
-    coarser_is_teacher = teacher.levels is not None and (student.levels is None or teacher.levels <= student.levels)
+    coarser_is_teacher = teacher.levels is not None and (
+        student.levels is None or teacher.levels <= student.levels
+    )
     source, target = (teacher, student) if coarser_is_teacher else (student, teacher)
     drawn = source.sample_time(n, generator).to(device)
     matched, kept = matched_time(source, drawn, target)
     return (drawn, matched, kept) if coarser_is_teacher else (matched, drawn, kept)
 
 
-def _gap(a: Prediction, b: Prediction, process: ForwardProcess, t: Tensor, weighting: Weighting) -> Tensor:
+def _gap(
+    a: Prediction, b: Prediction, process: ForwardProcess, t: Tensor, weighting: Weighting
+) -> Tensor:
     if weighting == "clean":
         return a.clean - b.clean
     gap = a.noise - b.noise
     return gap if weighting == "literal" else gap / process.coefficients(t).ratio.clamp(min=1)
 
 
-def _as_noise(clean_gap: Tensor, process: ForwardProcess, t: Tensor, weighting: Weighting) -> Tensor:
+def _as_noise(
+    clean_gap: Tensor, process: ForwardProcess, t: Tensor, weighting: Weighting
+) -> Tensor:
     """A difference of clean predictions at the same ``z_t`` as the (negated) difference of their noises, weighted."""
     ratio = process.coefficients(t).ratio
-    return clean_gap * {"literal": ratio, "clipped": ratio.clamp(max=1), "clean": torch.ones_like(ratio)}[weighting]
+    return (
+        clean_gap
+        * {"literal": ratio, "clipped": ratio.clamp(max=1), "clean": torch.ones_like(ratio)}[
+            weighting
+        ]
+    )
 
 
 def _mean_square(gap: Tensor, kept: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def reconstruction(
-    x_0: Tensor, x_gt: Tensor, perceptual: Distance | None, *, shift: int = 0, generator: torch.Generator | None = None
+    x_0: Tensor,
+    x_gt: Tensor,
+    perceptual: Distance | None,
+    *,
+    shift: int = 0,
+    generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """The unweighted terms ``l2``, ``l1`` (not in the paper) and ``perceptual`` of
 
@@ -34,7 +39,9 @@ def reconstruction(
     return terms
 
 
-def _shifted_crop(a: Tensor, b: Tensor, shift: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _shifted_crop(
+    a: Tensor, b: Tensor, shift: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     if shift == 0:
         return a, b
     top, left = torch.randint(shift + 1, (2,), generator=generator).tolist()

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from distillkit.plugins.descriptors import DatasetSpec, DegradationSpec, MetricSpec, StudentSpec, TeacherSpec
+from distillkit.plugins.descriptors import (
+    DatasetSpec,
+    DegradationSpec,
+    MetricSpec,
+    StudentSpec,
+    TeacherSpec,
+)
 
 if TYPE_CHECKING:
     import typer

@@ -20,7 +20,9 @@ def as_text() -> str:
 
 def _plugin(plugin: Plugin) -> dict[str, Any]:
     offers: dict[str, Any] = {
-        kind: [_spec(plugin, spec) for spec in specs.values()] for kind, specs in plugin.specs.items() if specs
+        kind: [_spec(plugin, spec) for spec in specs.values()]
+        for kind, specs in plugin.specs.items()
+        if specs
     }
     return {
         "name": plugin.name,
@@ -33,8 +35,14 @@ def _plugin(plugin: Plugin) -> dict[str, Any]:
 
 
 def _spec(plugin: Plugin, spec: Spec) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": f"{plugin.name}/{spec.name}", "summary": spec.summary, "license": spec.license}
-    return row | ({"capabilities": sorted(spec.capabilities)} if isinstance(spec, TeacherSpec) else {})
+    row: dict[str, Any] = {
+        "name": f"{plugin.name}/{spec.name}",
+        "summary": spec.summary,
+        "license": spec.license,
+    }
+    return row | (
+        {"capabilities": sorted(spec.capabilities)} if isinstance(spec, TeacherSpec) else {}
+    )
 
 
 def _block(plugin: Plugin) -> str:
@@ -44,7 +52,13 @@ def _block(plugin: Plugin) -> str:
     lines += [f"  warning: {problem}" for problem in plugin.problems]
     for kind in get_args(Kind):
         for spec in plugin.specs.get(kind, {}).values():
-            offers = f" [{', '.join(sorted(spec.capabilities))}]" if isinstance(spec, TeacherSpec) else ""
-            lines.append(f"  {kind[:-1]:<12}{plugin.name + '/' + spec.name:<26}{spec.summary}{offers}")
+            offers = (
+                f" [{', '.join(sorted(spec.capabilities))}]"
+                if isinstance(spec, TeacherSpec)
+                else ""
+            )
+            lines.append(
+                f"  {kind[:-1]:<12}{plugin.name + '/' + spec.name:<26}{spec.summary}{offers}"
+            )
     lines += [f"  {'recipe':<12}{path}" for path in plugin.recipes]
     return "\n".join(lines)

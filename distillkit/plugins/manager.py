@@ -19,7 +19,15 @@ from pydantic import BaseModel
 
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
-from distillkit.plugins.descriptors import Capability, DatasetSpec, DegradationSpec, MetricSpec, Spec, StudentSpec, TeacherSpec
+from distillkit.plugins.descriptors import (
+    Capability,
+    DatasetSpec,
+    DegradationSpec,
+    MetricSpec,
+    Spec,
+    StudentSpec,
+    TeacherSpec,
+)
 
 GROUP = "distillkit"
 """The entry-point group of plugins."""
@@ -73,7 +81,9 @@ class Plugins:
 
     def specs(self, kind: Kind) -> dict[str, Spec]:
         """Everything of a kind that the working plugins offer, by full name (``"<plugin>/<name>"``)."""
-        return {f"{p.name}/{name}": spec for p in self for name, spec in p.specs.get(kind, {}).items()}
+        return {
+            f"{p.name}/{name}": spec for p in self for name, spec in p.specs.get(kind, {}).items()
+        }
 
     def find(self, kind: Kind, use: str) -> tuple[str, Spec]:
         """The full name and descriptor of what ``use`` names.
@@ -97,15 +107,30 @@ class Plugins:
         broken = [f"{p} is broken: {p.error}" for p in self.broken if owner in (p.name, None)]
         if owner and broken:
             return "; ".join(broken)
-        others = [other for other in get_args(Kind) if any(_names(use, full) for full in self.specs(other))]
+        others = [
+            other
+            for other in get_args(Kind)
+            if any(_names(use, full) for full in self.specs(other))
+        ]
         if others:
             return f'"{use}" is among the {" and ".join(others)}, not the {kind}'
         full_names = self.specs(kind)
-        suggestion = did_you_mean(use, [*full_names, *(full.partition("/")[2] for full in full_names)])
-        hints = [f"{p} {problem}" for p in self if owner in (p.name, None) for problem in p.problems]
+        suggestion = did_you_mean(
+            use, [*full_names, *(full.partition("/")[2] for full in full_names)]
+        )
+        hints = [
+            f"{p} {problem}" for p in self if owner in (p.name, None) for problem in p.problems
+        ]
         if not suggestion:
-            hints = [f"known: {_quoted(full_names)}" if full_names else f"no installed plugin offers {kind}", *hints]
-        return "; ".join([f'no plugin offers "{use}" among its {kind}{suggestion}', *broken, *hints])
+            hints = [
+                f"known: {_quoted(full_names)}"
+                if full_names
+                else f"no installed plugin offers {kind}",
+                *hints,
+            ]
+        return "; ".join(
+            [f'no plugin offers "{use}" among its {kind}{suggestion}', *broken, *hints]
+        )
 
     def notify(self, hook: str, /, **arguments: Any) -> None:
         """Call an observer hook (``"distillkit_step"``, ...) of every plugin that has it.
@@ -120,7 +145,11 @@ class Plugins:
                 call(**arguments)
             except Exception as e:
                 plugin._manager = None
-                warnings.warn(f"{plugin} failed in {hook} and is not called again: {_in_one_line(e)}", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"{plugin} failed in {hook} and is not called again: {_in_one_line(e)}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
 
 def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
@@ -141,7 +170,10 @@ def _load(points: Iterable[EntryPoint]) -> Plugins:
     by_name: dict[str, list[EntryPoint]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point)
-    return Plugins(_load_one(name, same[0]) if len(same) == 1 else _clash(name, same) for name, same in by_name.items())
+    return Plugins(
+        _load_one(name, same[0]) if len(same) == 1 else _clash(name, same)
+        for name, same in by_name.items()
+    )
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -150,7 +182,11 @@ def _distribution(point: EntryPoint) -> str:
 
 def _clash(name: str, same: Sequence[EntryPoint]) -> Plugin:
     owners = " and ".join(_distribution(p) for p in same)
-    return Plugin(name, owners, error=f'{len(same)} plugins are called "{name}" ({owners}); uninstall all but one')
+    return Plugin(
+        name,
+        owners,
+        error=f'{len(same)} plugins are called "{name}" ({owners}); uninstall all but one',
+    )
 
 
 def _load_one(name: str, point: EntryPoint) -> Plugin:
@@ -168,7 +204,9 @@ def _load_one(name: str, point: EntryPoint) -> Plugin:
             _manager=manager,
         )
     except (Exception, SystemExit) as e:
-        return Plugin(name, _distribution(point), error=_in_one_line(e), traceback=traceback.format_exc())
+        return Plugin(
+            name, _distribution(point), error=_in_one_line(e), traceback=traceback.format_exc()
+        )
 
 
 def _returned(manager: pluggy.PluginManager, hook: str) -> Sequence[Any]:
@@ -203,12 +241,18 @@ def _check(spec: Any, kind: Kind) -> None:
     if not isinstance(spec.summary, str):
         raise PluginError(f'{where}: summary of "{spec.name}" is {spec.summary!r}, not a text')
     if not (isinstance(spec.config, type) and issubclass(spec.config, BaseModel)):
-        raise PluginError(f'{where}: config of "{spec.name}" is {spec.config!r}, not a pydantic model class')
+        raise PluginError(
+            f'{where}: config of "{spec.name}" is {spec.config!r}, not a pydantic model class'
+        )
     for attribute in ("build", "weights"):
         if not callable(getattr(spec, attribute)):
             raise PluginError(f'{where}: {attribute} of "{spec.name}" cannot be called')
-    if isinstance(spec, TeacherSpec) and not (spec.capabilities and set(spec.capabilities) <= set(get_args(Capability))):
-        raise PluginError(f'{where}: capabilities of "{spec.name}" are {list(spec.capabilities)}, not "score", "output" or both')
+    if isinstance(spec, TeacherSpec) and not (
+        spec.capabilities and set(spec.capabilities) <= set(get_args(Capability))
+    ):
+        raise PluginError(
+            f'{where}: capabilities of "{spec.name}" are {list(spec.capabilities)}, not "score", "output" or both'
+        )
 
 
 def _misspelt(module: Any) -> Iterator[str]:

@@ -37,8 +37,14 @@ def build_distance(resolved: ResolvedRecipe, key: str, device: torch.device | st
     """
     metric = build(resolved, key, device)
     if not metric.differentiable or metric.higher_is_better:
-        what = "is higher where images are closer" if metric.higher_is_better else "is not differentiable"
-        raise RecipeError(f"{resolved.origin(key)}  {key} - {metric.name} {what}: nothing can be trained against it")
+        what = (
+            "is higher where images are closer"
+            if metric.higher_is_better
+            else "is not differentiable"
+        )
+        raise RecipeError(
+            f"{resolved.origin(key)}  {key} - {metric.name} {what}: nothing can be trained against it"
+        )
     return metric
 
 
@@ -56,15 +62,25 @@ def build_metric(name: str, settings: Mapping[str, Any], device: torch.device | 
     return _build_with(*load_plugins().find("metrics", name), settings, device)
 
 
-def _build_with(full_name: str, spec: Spec, settings: Mapping[str, Any], device: torch.device | str) -> Any:
+def _build_with(
+    full_name: str, spec: Spec, settings: Mapping[str, Any], device: torch.device | str
+) -> Any:
     try:
         config = spec.config(**settings)
     except ValidationError as e:
         known = list(spec.config.model_fields)
-        problems = [f"{'.'.join(map(str, p['loc'])) or 'options'} - {explain(p, known)}" for p in e.errors()]
-        raise PluginError(f"{full_name} does not take these settings: {'; '.join(problems)}") from None
-    if missing := [f"{f.name} (licence {f.license})" for f in spec.weights(config) if f.find() is None]:
-        raise WeightsError(f"{full_name} needs weights that are not on this machine: {', '.join(missing)}")
+        problems = [
+            f"{'.'.join(map(str, p['loc'])) or 'options'} - {explain(p, known)}" for p in e.errors()
+        ]
+        raise PluginError(
+            f"{full_name} does not take these settings: {'; '.join(problems)}"
+        ) from None
+    if missing := [
+        f"{f.name} (licence {f.license})" for f in spec.weights(config) if f.find() is None
+    ]:
+        raise WeightsError(
+            f"{full_name} needs weights that are not on this machine: {', '.join(missing)}"
+        )
     return _build(Component(full_name, spec, config, {}), full_name, device)
 
 
@@ -97,7 +113,9 @@ def _build(component: Component, key: str, device: torch.device | str) -> Any:
     except DistillkitError:
         raise
     except Exception as e:
-        raise PluginError(f"{key} - {component.full_name} could not be built: {type(e).__name__}: {e}") from e
+        raise PluginError(
+            f"{key} - {component.full_name} could not be built: {type(e).__name__}: {e}"
+        ) from e
     if isinstance(thing, nn.Module):
         thing.requires_grad_(False).eval().to(device)
     return thing
@@ -135,7 +153,12 @@ def held_out(resolved: ResolvedRecipe, degradation: Degradation | None, scale: i
     items = []
     for source in sources:
         found = evaluation_items(
-            source, degradation, crop=options.crop, crops_per_image=options.crops_per_image, scale=scale, seed=resolved.recipe.seed
+            source,
+            degradation,
+            crop=options.crop,
+            crops_per_image=options.crops_per_image,
+            scale=scale,
+            seed=resolved.recipe.seed,
         )
         prefix = f"{source.name}:" if len(sources) > 1 else ""
         items += [item._replace(name=prefix + item.name) for item in found]

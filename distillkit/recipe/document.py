@@ -31,7 +31,10 @@ class Document:
         value: Any = self.values
         part: Any
         for part in path:
-            if not ((isinstance(value, dict) and part in value) or (isinstance(value, list) and part in range(len(value)))):
+            if not (
+                (isinstance(value, dict) and part in value)
+                or (isinstance(value, list) and part in range(len(value)))
+            ):
                 return None
             value = value[part]
         return value
@@ -42,7 +45,14 @@ class Document:
             return self.origins[path]
         if self.get(path) is not None:
             return DEFAULT
-        return next((self.origins[path[:n]] for n in range(len(path) - 1, 0, -1) if path[:n] in self.origins), Origin(self.name, 1))
+        return next(
+            (
+                self.origins[path[:n]]
+                for n in range(len(path) - 1, 0, -1)
+                if path[:n] in self.origins
+            ),
+            Origin(self.name, 1),
+        )
 
     def set(self, path: KeyPath, value: Any, origin: Origin) -> None:
         """Put ``value`` at ``path``, whose parent is there."""
@@ -68,12 +78,20 @@ class Document:
 
 def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     yield path
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    entries = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, entry in entries:
         yield from _paths(entry, (*path, key))
 
 
-def read(path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, Any] | None = None) -> Document:
+def read(
+    path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, Any] | None = None
+) -> Document:
     """A recipe file, laid over the files it extends and over ``defaults``, with ``--set`` overrides laid over it.
 
     Raises:
@@ -88,12 +106,18 @@ def read(path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, An
     return document
 
 
-def _read_file(path: Path, above: tuple[Path, ...], origin: Origin, key: KeyPath, problems: list[Problem]) -> Document:
+def _read_file(
+    path: Path, above: tuple[Path, ...], origin: Origin, key: KeyPath, problems: list[Problem]
+) -> Document:
     """Read ``path`` and what it extends. ``origin`` and ``key``: the ``extends`` entry that names it; ``above``: who extend it."""
     document, chain = Document(str(path)), (*above, path)
 
     def stop(what: str, line: int | None = None) -> Document:
-        problems.append(Problem(origin, key, what) if line is None else Problem(Origin(str(path), line), (), what))
+        problems.append(
+            Problem(origin, key, what)
+            if line is None
+            else Problem(Origin(str(path), line), (), what)
+        )
         return document
 
     if path.resolve() in (file.resolve() for file in above):
@@ -102,7 +126,11 @@ def _read_file(path: Path, above: tuple[Path, ...], origin: Origin, key: KeyPath
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text)
     except FileNotFoundError:
-        near = [p.name for p in path.parent.glob("*.toml") if p not in above] if path.parent.is_dir() else []
+        near = (
+            [p.name for p in path.parent.glob("*.toml") if p not in above]
+            if path.parent.is_dir()
+            else []
+        )
         return stop(f"no such file{': ' + str(path) if key else ''}{did_you_mean(path.name, near)}")
     except OSError as e:
         return stop(f"cannot be read: {e.strerror}")
@@ -111,16 +139,29 @@ def _read_file(path: Path, above: tuple[Path, ...], origin: Origin, key: KeyPath
     except tomllib.TOMLDecodeError as e:
         at = re.search(r"line (\d+)", str(e))
         what = re.sub(r" \(at .*\)$", "", str(e))
-        return stop(f"not valid TOML: {what[0].lower()}{what[1:]}", int(at[1]) if at else len(text.splitlines()))
-    lines = {p: Origin(str(path), line, path.parent.absolute()) for p, line in key_lines(text).items()}
+        return stop(
+            f"not valid TOML: {what[0].lower()}{what[1:]}",
+            int(at[1]) if at else len(text.splitlines()),
+        )
+    lines = {
+        p: Origin(str(path), line, path.parent.absolute()) for p, line in key_lines(text).items()
+    }
     bases = values.pop("extends", [])
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
-        problems.append(Problem(lines["extends",], ("extends",), f"expected a list of file names, got {describe(bases)}"))
+        problems.append(
+            Problem(
+                lines["extends",],
+                ("extends",),
+                f"expected a list of file names, got {describe(bases)}",
+            )
+        )
         return document
     for i, base in enumerate(bases):
         file = Path(os.path.normpath(path.parent / base))
         document.merge(_read_file(file, chain, lines["extends", i], ("extends", i), problems))
-    document.merge(Document(str(path), values, {p: o for p, o in lines.items() if p[0] != "extends"}))
+    document.merge(
+        Document(str(path), values, {p: o for p, o in lines.items() if p[0] != "extends"})
+    )
     return document
 
 
@@ -164,9 +205,14 @@ def _indexed(document: Document, parts: tuple[str, ...]) -> KeyPath:
 def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> None:
     """Create the tables on the way to ``parts``; raise ValueError where a value that is no table is in the way."""
     for n in range(len(parts)):
-        parent, path = document.get(_indexed(document, parts[:n])), _indexed(document, parts[: n + 1])
+        parent, path = (
+            document.get(_indexed(document, parts[:n])),
+            _indexed(document, parts[: n + 1]),
+        )
         if isinstance(parent, list) and not (isinstance(path[-1], int) and path[-1] < len(parent)):
-            raise ValueError(f"{dotted(path[:-1])} is a list of {len(parent)}, its entries are counted from 0")
+            raise ValueError(
+                f"{dotted(path[:-1])} is a list of {len(parent)}, its entries are counted from 0"
+            )
         if not isinstance(parent, list | dict):
             raise ValueError(f"{dotted(path[:-1])} is {describe(parent)}, not a table")
         if n < len(parts) - 1 and document.get(path) is None:

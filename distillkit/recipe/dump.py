@@ -16,7 +16,10 @@ def to_toml(values: dict[str, Any]) -> str:
 
 def with_origin(document: Document) -> str:
     """``key.path = value  # origin`` for every value of a document, aligned."""
-    rows = [(f"{dotted(path)} = {inline(value)}", str(document.origin(path))) for path, value in leaves(document.values, ())]
+    rows = [
+        (f"{dotted(path)} = {inline(value)}", str(document.origin(path)))
+        for path, value in leaves(document.values, ())
+    ]
     width = min(max(len(left) for left, _ in rows), 80)
     return "".join(f"{left:<{width}}  # {origin}\n" for left, origin in rows)
 
@@ -31,28 +34,44 @@ def inline(value: Any) -> str:
         case list() | tuple():
             return f"[{', '.join(map(inline, value))}]"
         case dict():
-            return "{ " + ", ".join(f"{dotted((key,))} = {inline(entry)}" for key, entry in value.items()) + " }" if value else "{}"
+            return (
+                "{ "
+                + ", ".join(f"{dotted((key,))} = {inline(entry)}" for key, entry in value.items())
+                + " }"
+                if value
+                else "{}"
+            )
         case _:
             return value.isoformat() if hasattr(value, "isoformat") else repr(value)
 
 
 def _table(values: dict[str, Any], path: KeyPath) -> Iterator[str]:
     """The lines of a table: its plain values first, then its tables."""
-    tables = {key: value for key, value in values.items() if isinstance(value, dict) or _is_table_array(value)}
-    yield from (f"{dotted((key,))} = {inline(value)}" for key, value in values.items() if key not in tables)
+    tables = {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, dict) or _is_table_array(value)
+    }
+    yield from (
+        f"{dotted((key,))} = {inline(value)}" for key, value in values.items() if key not in tables
+    )
     for key, value in tables.items():
         here = (*path, key)
         for entry in value if isinstance(value, list) else [value]:
             lines = list(_table(entry, here))
             if isinstance(value, list):
                 yield f"\n[[{dotted(here)}]]"
-            elif not (lines and lines[0].startswith("\n")):  # a table of tables needs no header of its own
+            elif not (
+                lines and lines[0].startswith("\n")
+            ):  # a table of tables needs no header of its own
                 yield f"\n[{dotted(here)}]"
             yield from lines
 
 
 def _is_table_array(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+    )
 
 
 def leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:

@@ -69,7 +69,11 @@ def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
         options = context["expected"].replace("'", '"')
         return f"expected {options}, got {describe(value)}{_suggestion(value, options)}"
     if kind in ("too_short", "too_long"):
-        bound = f"at least {context['min_length']}" if kind == "too_short" else f"at most {context['max_length']}"
+        bound = (
+            f"at least {context['min_length']}"
+            if kind == "too_short"
+            else f"at most {context['max_length']}"
+        )
         return f"expected {bound} entries, got {context['actual_length']}"
     if kind in _BOUNDS:
         return f"must be {_BOUNDS[kind].format(**context)}, got {describe(value)}"

@@ -30,11 +30,19 @@ def entry(annotation: Any, key: str | int) -> Any:
     for kind in alternatives(annotation):
         arguments = get_args(kind)
         if is_model(kind):
-            found += [field.annotation for name, field in kind.model_fields.items() if key in (name, field.alias)]
+            found += [
+                field.annotation
+                for name, field in kind.model_fields.items()
+                if key in (name, field.alias)
+            ]
         elif isinstance(kind_of := get_origin(kind), type) and issubclass(kind_of, Mapping):
             found.append(arguments[1])
         elif arguments and isinstance(key, int):
-            found.append(arguments[key] if len(arguments) > key and arguments[-1] is not Ellipsis else arguments[0])
+            found.append(
+                arguments[key]
+                if len(arguments) > key and arguments[-1] is not Ellipsis
+                else arguments[0]
+            )
     return Union[tuple(found)] if found else None  # noqa: UP007 - made at run time
 
 
@@ -54,7 +62,10 @@ def paths_within(annotation: Any, value: Any, at: KeyPath = ()) -> Iterator[KeyP
     """Where in ``value`` there are strings that ``annotation`` takes for file paths."""
     kinds = list(alternatives(annotation))
     if isinstance(value, str):
-        if any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds) and str not in kinds:
+        if (
+            any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
+            and str not in kinds
+        ):
             yield at
     elif isinstance(value, dict | list):
         for key, below in value.items() if isinstance(value, dict) else enumerate(value):

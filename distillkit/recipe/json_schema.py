@@ -21,16 +21,27 @@ def json_schema(plugins: Plugins | None = None) -> Schema:
         plugins: whose options to include; default: the installed plugins.
     """
     plugins = plugins or load_plugins()
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Recipe.model_json_schema()}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Recipe.model_json_schema(),
+    }
     definitions = schema["$defs"]
     source = definitions["Source"]
-    shared = {key: value for key, value in source["properties"].items() if key not in ("use", "hub", "imagefolder", "parquet")}
+    shared = {
+        key: value
+        for key, value in source["properties"].items()
+        if key not in ("use", "hub", "imagefolder", "parquet")
+    }
     for kind in sorted(set(KINDS.values())):
-        definitions[kind] = _any_of(kind, plugins, shared if kind == "datasets" else {}, definitions)
+        definitions[kind] = _any_of(
+            kind, plugins, shared if kind == "datasets" else {}, definitions
+        )
     for path, kind in KINDS.items():
         _point_at(kind, path, schema, definitions)
     del source["properties"]["use"]
-    definitions["Source"] = {"anyOf": [{**source, "additionalProperties": False}, {"$ref": "#/$defs/datasets"}]}
+    definitions["Source"] = {
+        "anyOf": [{**source, "additionalProperties": False}, {"$ref": "#/$defs/datasets"}]
+    }
     del definitions["Use"]
     return schema
 
@@ -39,12 +50,18 @@ def _any_of(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema) -
     """Whatever may stand where a recipe names something of ``kind``: a table with its options, or the name alone."""
     specs = plugins.specs(kind)
     short = Counter(spec.name for spec in specs.values())
-    names = {full: [full, spec.name] if short[spec.name] == 1 else [full] for full, spec in specs.items()}
-    tables = [_table(kind, full, names[full], spec, shared, definitions) for full, spec in specs.items()]
+    names = {
+        full: [full, spec.name] if short[spec.name] == 1 else [full] for full, spec in specs.items()
+    }
+    tables = [
+        _table(kind, full, names[full], spec, shared, definitions) for full, spec in specs.items()
+    ]
     return {"anyOf": [*tables, {"type": "string", "examples": sorted(chain(*names.values()))}]}
 
 
-def _table(kind: Kind, full_name: str, names: list[str], spec: Spec, shared: Schema, definitions: Schema) -> Schema:
+def _table(
+    kind: Kind, full_name: str, names: list[str], spec: Spec, shared: Schema, definitions: Schema
+) -> Schema:
     """The schema of the tables that name ``spec``; ``shared`` are the keys that every table of its kind has."""
     prefix = f"{kind}.{full_name.replace('/', '.')}"
     options = spec.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")

@@ -57,7 +57,10 @@ class Component:
         """Of the descriptor; where that is unknown, of its weight files: what a recipe states of them, for instance."""
         if self.spec.license != "unknown":
             return self.spec.license
-        return " AND ".join(dict.fromkeys(file.license for file in self.spec.weights(self.config))) or "unknown"
+        return (
+            " AND ".join(dict.fromkeys(file.license for file in self.spec.weights(self.config)))
+            or "unknown"
+        )
 
     def build(self) -> Any:
         """The student, teacher, ... itself: a new one at each call."""
@@ -97,7 +100,9 @@ class ResolvedRecipe:
         return dump.with_origin(self.document)
 
 
-def load_recipe(path: Path | str, overrides: Iterable[str] = (), plugins: Plugins | None = None) -> ResolvedRecipe:
+def load_recipe(
+    path: Path | str, overrides: Iterable[str] = (), plugins: Plugins | None = None
+) -> ResolvedRecipe:
     """Read a recipe, and what it extends, and check all of it.
 
     Args:
@@ -108,22 +113,33 @@ def load_recipe(path: Path | str, overrides: Iterable[str] = (), plugins: Plugin
     Raises:
         RecipeError: with every problem found, each as ``file:line  key.path - what``.
     """
-    defaults = Recipe.model_construct().model_dump(mode="json", exclude_none=True, exclude={"extends"}, warnings=False)
+    defaults = Recipe.model_construct().model_dump(
+        mode="json", exclude_none=True, exclude={"extends"}, warnings=False
+    )
     overrides = tuple(overrides)
     document = read(path, overrides, defaults)
     _make_paths_absolute(document, Recipe, ())
     problems = list(document.problems)
     components = dict(_resolve(document, plugins or load_plugins(), problems))
     recipe, found = _validate(Recipe, document.values, document, ())
-    problems += [*found, *checks.check(document, {key: (c.full_name, c.spec) for key, c in components.items()})]
+    problems += [
+        *found,
+        *checks.check(document, {key: (c.full_name, c.spec) for key, c in components.items()}),
+    ]
     refuse(problems)
     assert recipe is not None
     complete = _complete(document, recipe, components)
-    components = {key: replace(c, table=complete.get(parse_path(key))) for key, c in components.items()}
-    return ResolvedRecipe(Path(path), Recipe.model_validate(complete.values), components, complete, overrides)
+    components = {
+        key: replace(c, table=complete.get(parse_path(key))) for key, c in components.items()
+    }
+    return ResolvedRecipe(
+        Path(path), Recipe.model_validate(complete.values), components, complete, overrides
+    )
 
 
-def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> Iterator[tuple[str, Component]]:
+def _resolve(
+    document: Document, plugins: Plugins, problems: list[Problem]
+) -> Iterator[tuple[str, Component]]:
     """The components of the ``use`` tables that are in order; ``problems`` gets what is wrong with the others."""
     for path, kind in _sites(document):
         table = document.get(path)
@@ -135,7 +151,13 @@ def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> I
         skeleton = fields.keys(Recipe, path)
         if "use" not in table:
             for key in [key for key in table if key not in skeleton]:
-                problems.append(Problem(document.origin((*path, key)), (*path, key), "unknown key" + did_you_mean(key, skeleton)))
+                problems.append(
+                    Problem(
+                        document.origin((*path, key)),
+                        (*path, key),
+                        "unknown key" + did_you_mean(key, skeleton),
+                    )
+                )
                 del table[key]
             continue
         if not isinstance(table["use"], str):
@@ -148,7 +170,12 @@ def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> I
         table["use"] = full_name
         _make_paths_absolute(document, spec.config, path)
         own = fields.keys(spec.config)
-        config, found = _validate(spec.config, {k: v for k, v in table.items() if k in own or k not in skeleton}, document, path)
+        config, found = _validate(
+            spec.config,
+            {k: v for k, v in table.items() if k in own or k not in skeleton},
+            document,
+            path,
+        )
         problems += found
         if config is not None:
             yield dotted(path), Component(full_name, spec, config, table)
@@ -163,7 +190,9 @@ def _sites(document: Document) -> Iterator[tuple[KeyPath, Kind]]:
             yield from (((*path[:-1], i), kind) for i in range(len(entries)))
 
 
-def _validate(model: type[Model], values: Any, document: Document, at: KeyPath) -> tuple[Model | None, list[Problem]]:
+def _validate(
+    model: type[Model], values: Any, document: Document, at: KeyPath
+) -> tuple[Model | None, list[Problem]]:
     """``values``, which stand at ``at`` in the document, as a ``model``; or the reasons why not."""
     try:
         return model.model_validate(values), []
@@ -185,7 +214,9 @@ def _key_path(error: ErrorDetails, value: Any) -> KeyPath:
     """pydantic's location without the parts that name members of a union."""
     path: KeyPath = ()
     for part in error["loc"]:
-        if (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+        if (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
             path, value = (*path, part), value[part]  # type: ignore[index]
     return (*path, error["loc"][-1]) if error["type"] == "missing" else path
 
@@ -203,20 +234,27 @@ def _complete(document: Document, recipe: Recipe, components: Mapping[str, Compo
 
     A default that is a path stays out: it points into the plugin's own files, wherever that is installed.
     """
-    defaults = Document(document.name, recipe.model_dump(mode="json", exclude_none=True, exclude={"extends"}))
+    defaults = Document(
+        document.name, recipe.model_dump(mode="json", exclude_none=True, exclude={"extends"})
+    )
     for path, _ in _sites(document):
         component = components.get(dotted(path))
         if component is not None:
             options = component.config.model_dump(mode="json", by_alias=True, exclude_none=True)
             with_paths = {key for key, *_ in fields.paths_within(component.spec.config, options)}
-            defaults.get(path).update({key: value for key, value in options.items() if key not in with_paths})
+            defaults.get(path).update(
+                {key: value for key, value in options.items() if key not in with_paths}
+            )
     return Document(document.name, _filled(document.values, defaults.values), document.origins)
 
 
 def _filled(value: Any, default: Any) -> Any:
     """``value`` with what only ``default`` has, down through tables and lists."""
     if isinstance(value, dict) and isinstance(default, dict):
-        known = {key: _filled(value[key], entry) if key in value else entry for key, entry in default.items()}
+        known = {
+            key: _filled(value[key], entry) if key in value else entry
+            for key, entry in default.items()
+        }
         return known | {key: entry for key, entry in value.items() if key not in default}
     if isinstance(value, list) and isinstance(default, list) and len(value) == len(default):
         return [_filled(*pair) for pair in zip(value, default, strict=True)]

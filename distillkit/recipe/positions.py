@@ -27,7 +27,9 @@ def key_lines(text: str) -> dict[KeyPath, int]:
 
 def dotted(path: KeyPath) -> str:
     """A key path as TOML and ``--set`` write it: the inverse of :func:`parse_path`."""
-    return ".".join(str(part) if re.fullmatch(_BARE, str(part)) else quoted(str(part)) for part in path)
+    return ".".join(
+        str(part) if re.fullmatch(_BARE, str(part)) else quoted(str(part)) for part in path
+    )
 
 
 def quoted(text: str) -> str:

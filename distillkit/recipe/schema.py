@@ -44,26 +44,42 @@ class Source(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    use: str | None = Field(default=None, description="a plugin's dataset; the table's other keys are its options")
-    hub: str | None = Field(default=None, description="name of a dataset repository on the Hugging Face Hub")
-    revision: str | None = Field(default=None, description="branch, tag or commit of the Hub repository")
+    use: str | None = Field(
+        default=None, description="a plugin's dataset; the table's other keys are its options"
+    )
+    hub: str | None = Field(
+        default=None, description="name of a dataset repository on the Hugging Face Hub"
+    )
+    revision: str | None = Field(
+        default=None, description="branch, tag or commit of the Hub repository"
+    )
     split: str = Field(default="train", description="split of the dataset")
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
     parquet: Path | None = Field(default=None, description="parquet file or glob")
-    column: str = Field(default="image", description="column of clean images; the degradation makes their inputs")
+    column: str = Field(
+        default="image", description="column of clean images; the degradation makes their inputs"
+    )
     lq_column: str | None = Field(
-        default=None, description="column of low-quality inputs: a paired source, which skips the degradation"
+        default=None,
+        description="column of low-quality inputs: a paired source, which skips the degradation",
     )
     caption_column: str | None = Field(
-        default=None, description="column of texts about the images, for models that take captions; a null stands for none"
+        default=None,
+        description="column of texts about the images, for models that take captions; a null stands for none",
     )
-    weight: Positive = Field(default=1.0, description="share of the drawn images, relative to the other sources")
+    weight: Positive = Field(
+        default=1.0, description="share of the drawn images, relative to the other sources"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = [k for k in ("use", "hub", "imagefolder", "parquet") if getattr(self, k) is not None]
+        given = [
+            k for k in ("use", "hub", "imagefolder", "parquet") if getattr(self, k) is not None
+        ]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of use, hub, imagefolder and parquet, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of use, hub, imagefolder and parquet, not {' and '.join(given) or 'none'}"
+            )
         return self
 
 
@@ -72,15 +88,24 @@ class Data(Table):
 
     train: list[Source] = Field(min_length=1, description="sources of training images")
     eval: list[Source] = Field(default_factory=list, description="sources of held-out images")
-    crop: Count = Field(default=512, description="side of the square training crops of the clean image, pixels")
+    crop: Count = Field(
+        default=512, description="side of the square training crops of the clean image, pixels"
+    )
     batch_size: Count = Field(default=1, description="crops per step and process")
     flip: bool = Field(default=True, description="mirror and rotate crops at random")
     cycle: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="step s of a stage has the crops and degradations of step s mod this; 0: always new ones"
+        default=0,
+        description="step s of a stage has the crops and degradations of step s mod this; 0: always new ones",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="worker processes of the loader; 0 prefetches on a thread")
-    cache_mb: Annotated[int, Field(ge=0)] = Field(default=512, description="decoded images kept in memory, MB")
-    max_bad_fraction: Fraction = Field(default=0.05, description="share of unreadable or too small images at which a run stops")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="worker processes of the loader; 0 prefetches on a thread"
+    )
+    cache_mb: Annotated[int, Field(ge=0)] = Field(
+        default=512, description="decoded images kept in memory, MB"
+    )
+    max_bad_fraction: Fraction = Field(
+        default=0.05, description="share of unreadable or too small images at which a run stops"
+    )
 
 
 class Adapter(Table):
@@ -89,24 +114,39 @@ class Adapter(Table):
     kind: Literal["lora", "full"] = "lora"
     rank: Count = Field(default=4, description="rank of the adapters")
     alpha: Positive | None = Field(
-        default=None, description="the adapters' output is scaled by alpha / rank; default: alpha = rank"
+        default=None,
+        description="the adapters' output is scaled by alpha / rank; default: alpha = rank",
     )
     targets: list[str] | None = Field(
-        default=None, description="endings of the names of the adapted layers; default: every Linear and Conv2d"
+        default=None,
+        description="endings of the names of the adapted layers; default: every Linear and Conv2d",
     )
 
 
 class Stage1Weights(Table):
     """Weights of eq. 1 and eq. 4; the defaults are the paper's (Sec. 5.1)."""
 
-    l2: NonNegative = Field(default=1.0, description="lambda_l2: mean squared error to the ground truth")
-    l1: NonNegative = Field(default=0.0, description="mean absolute error to the ground truth (not in the paper)")
-    perceptual: NonNegative = Field(default=2.0, description="lambda_lp: perceptual distance to the ground truth")
-    realness: NonNegative = Field(default=1.0, description="lambda_rn: the realistic teacher's terms, eq. 3")
-    fidelity: NonNegative = Field(default=2.0, description="lambda_fl: the faithful teacher's terms, eq. 2")
-    imitate: NonNegative = Field(default=1.0, description="first term of eq. 2 and 3: match the teacher's score")
+    l2: NonNegative = Field(
+        default=1.0, description="lambda_l2: mean squared error to the ground truth"
+    )
+    l1: NonNegative = Field(
+        default=0.0, description="mean absolute error to the ground truth (not in the paper)"
+    )
+    perceptual: NonNegative = Field(
+        default=2.0, description="lambda_lp: perceptual distance to the ground truth"
+    )
+    realness: NonNegative = Field(
+        default=1.0, description="lambda_rn: the realistic teacher's terms, eq. 3"
+    )
+    fidelity: NonNegative = Field(
+        default=2.0, description="lambda_fl: the faithful teacher's terms, eq. 2"
+    )
+    imitate: NonNegative = Field(
+        default=1.0, description="first term of eq. 2 and 3: match the teacher's score"
+    )
     anchor: NonNegative = Field(
-        default=5.5, description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher"
+        default=5.5,
+        description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher",
     )
     fidelity_anchor: NonNegative | None = Field(
         default=None, description="gamma_time of the faithful teacher alone; default: anchor"
@@ -139,16 +179,22 @@ class Stage1(Table):
         description="the perceptual distance of eq. 1, a differentiable metric",
     )
     perceptual_shift: Annotated[int, Field(ge=0)] = Field(
-        default=7, description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns"
+        default=7,
+        description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns",
     )
     weighting: Literal["literal", "clipped", "clean"] = Field(
         default="clipped", description="weight of a score difference over noise levels"
     )
     gradient: Literal["full", "score"] = Field(
-        default="full", description='through the teachers ("full") or score-distillation style ("score")'
+        default="full",
+        description='through the teachers ("full") or score-distillation style ("score")',
     )
-    fidelity_term: Literal["score", "output"] = Field(default="score", description="what the faithful teacher is asked for")
-    realness_term: Literal["score", "output"] = Field(default="score", description="what the realistic teacher is asked for")
+    fidelity_term: Literal["score", "output"] = Field(
+        default="score", description="what the faithful teacher is asked for"
+    )
+    realness_term: Literal["score", "output"] = Field(
+        default="score", description="what the realistic teacher is asked for"
+    )
     output_loss: Literal["image", "denoised"] = Field(
         default="image",
         description="what an output teacher's result is compared with: the student's image, or its clean predictions at random "
@@ -160,9 +206,12 @@ class Stage1(Table):
         "that crop; inputs of unpaired sources are then cut out of the whole image degraded",
     )
     fidelity_anchor: Use | None = Field(
-        default=None, description="a differentiable metric between image and truth, as the anchor of a faithful output teacher"
+        default=None,
+        description="a differentiable metric between image and truth, as the anchor of a faithful output teacher",
     )
-    realness_anchor: Use | None = Field(default=None, description="the same for a realistic output teacher")
+    realness_anchor: Use | None = Field(
+        default=None, description="the same for a realistic output teacher"
+    )
     decode_crop: Count | None = Field(
         default=None,
         description="side of the random part of the student's output that is decoded, pixels: eq. 1 and teachers of other latent "
@@ -172,17 +221,25 @@ class Stage1(Table):
     @property
     def restores_images(self) -> bool:
         """Whether a teacher is asked for what it makes of whole images."""
-        asked = [getattr(self.weights, role) for role in ("fidelity", "realness") if getattr(self, f"{role}_term") == "output"]
+        asked = [
+            getattr(self.weights, role)
+            for role in ("fidelity", "realness")
+            if getattr(self, f"{role}_term") == "output"
+        ]
         return self.output_targets == "image" and any(asked)
 
 
 class Stage2(Table):
     """Controllability distillation (Sec. 4.4)."""
 
-    steps: Annotated[int, Field(ge=0)] = Field(default=50_000, description="0 leaves stage 2 out: the student has no knob")
+    steps: Annotated[int, Field(ge=0)] = Field(
+        default=50_000, description="0 leaves stage 2 out: the student has no knob"
+    )
     learning_rate: Positive = 5e-5
     variant: Literal["gate", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "gate"
-    target: Literal["geo", "mix"] = Field(default="geo", description="what a gate aims at between the ends of the knob")
+    target: Literal["geo", "mix"] = Field(
+        default="geo", description="what a gate aims at between the ends of the knob"
+    )
     geo_ratio: Annotated[float, Field(gt=1)] = Field(
         default=40.0, description="L2 weight at tradeoff 1 over that at 0, for target geo"
     )
@@ -198,7 +255,9 @@ class Stage2(Table):
 class Training(Table):
     """How both stages are trained."""
 
-    precision: Literal["no", "bf16"] = Field(default="no", description="bf16: activations in bfloat16; weights stay in float32")
+    precision: Literal["no", "bf16"] = Field(
+        default="no", description="bf16: activations in bfloat16; weights stay in float32"
+    )
     checkpointing: bool | Literal["weights"] = Field(
         default=False,
         description='make activations again in the backward pass instead of keeping them: less memory, more time. "weights": only '
@@ -209,9 +268,13 @@ class Training(Table):
         description="stage 1: take the gradient of each teacher's terms before the next one is asked: less memory in the same "
         "time, but one more gradient of the trained weights for each",
     )
-    channels_last: bool = Field(default=False, description="weights of convolutions in channels-last order: faster on some GPUs")
+    channels_last: bool = Field(
+        default=False,
+        description="weights of convolutions in channels-last order: faster on some GPUs",
+    )
     compile: bool = Field(
-        default=False, description="compile the blocks of student and teachers: slow first steps, then faster ones on a GPU"
+        default=False,
+        description="compile the blocks of student and teachers: slow first steps, then faster ones on a GPU",
     )
     sharding: Literal["none", "full"] = Field(
         default="none",
@@ -221,7 +284,8 @@ class Training(Table):
     weight_decay: NonNegative = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     decay_fraction: Fraction = Field(
-        default=0.0, description="last part of each stage over which the learning rate falls linearly to 0"
+        default=0.0,
+        description="last part of each stage over which the learning rate falls linearly to 0",
     )
     max_grad_norm: Positive = 1.0
     accumulate: Count = Field(default=1, description="batches per optimiser step")
@@ -230,13 +294,20 @@ class Training(Table):
     )
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints")
     keep_checkpoints: Count = Field(default=2, description="newest checkpoints kept")
-    sample_every: Annotated[int, Field(ge=0)] = Field(default=500, description="steps between sample grids; 0: none")
+    sample_every: Annotated[int, Field(ge=0)] = Field(
+        default=500, description="steps between sample grids; 0: none"
+    )
     log_every: Count = 10
     cache_gib: NonNegative = Field(
-        default=0.0, description="disk for what frozen models make of inputs that come again (data.cycle), GiB; 0: no cache"
+        default=0.0,
+        description="disk for what frozen models make of inputs that come again (data.cycle), GiB; 0: no cache",
     )
-    cache_dir: Path | None = Field(default=None, description="where that is; default: $DISTILLKIT_CACHE or ~/.cache/distillkit")
-    max_nonfinite: Count = Field(default=3, description="non-finite losses in a row at which the run stops")
+    cache_dir: Path | None = Field(
+        default=None, description="where that is; default: $DISTILLKIT_CACHE or ~/.cache/distillkit"
+    )
+    max_nonfinite: Count = Field(
+        default=3, description="non-finite losses in a row at which the run stops"
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 
 
@@ -248,19 +319,28 @@ class Evaluation(Table):
         default_factory=lambda: [n / 10 for n in range(1, 10)],
         description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
     )
-    metrics: list[Use] = Field(default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")])
+    metrics: list[Use] = Field(
+        default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")]
+    )
     reference: str | None = Field(
-        default="bicubic", description='the method that others are compared with in pairs: "fidelity", "student@0", "linear:0.5"'
+        default="bicubic",
+        description='the method that others are compared with in pairs: "fidelity", "student@0", "linear:0.5"',
     )
     interpolate: Path | None = Field(
-        default=None, description="another run's folder: interpolating the weights of both stage-1 students is one more baseline"
+        default=None,
+        description="another run's folder: interpolating the weights of both stage-1 students is one more baseline",
     )
     seeds: Count = Field(
-        default=1, description="restorations of every image, with draws of their own: for means and deviations of models that draw"
+        default=1,
+        description="restorations of every image, with draws of their own: for means and deviations of models that draw",
     )
-    crop: Count | None = Field(default=None, description="side of the evaluation crops, pixels; default: whole images")
+    crop: Count | None = Field(
+        default=None, description="side of the evaluation crops, pixels; default: whole images"
+    )
     crops_per_image: Count = 1
-    max_images: Count | None = Field(default=None, description="evaluate only the first so many images or crops")
+    max_images: Count | None = Field(
+        default=None, description="evaluate only the first so many images or crops"
+    )
     gallery: Count = Field(default=4, description="images shown in the strip and the report")
 
 
@@ -272,7 +352,9 @@ class Recipe(Table):
     seed: int = 0
     student: Use
     teachers: Teachers = Teachers()
-    degradation: Use | None = Field(default=None, description="makes low-quality inputs of unpaired sources")
+    degradation: Use | None = Field(
+        default=None, description="makes low-quality inputs of unpaired sources"
+    )
     data: Data
     stage1: Stage1 = Stage1()
     stage2: Stage2 = Stage2()

@@ -50,7 +50,9 @@ def _valid(model: type[Model], values: Any) -> Model | None:
         return None
 
 
-def _check_teachers(document: Document, stage1: Stage1, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:
+def _check_teachers(
+    document: Document, stage1: Stage1, specs: Mapping[str, tuple[str, Spec]]
+) -> Iterator[Problem]:
     for role in ROLES:
         weight, term = getattr(stage1.weights, role), getattr(stage1, f"{role}_term")
         if weight == 0:
@@ -62,31 +64,52 @@ def _check_teachers(document: Document, stage1: Stage1, specs: Mapping[str, tupl
         elif f"teachers.{role}" in specs and term not in _offers(specs[f"teachers.{role}"][1]):
             name, other = specs[f"teachers.{role}"][0], "output" if term == "score" else "score"
             what = f'{name} offers no {term}, but stage1.{role}_term = "{term}"; set that to "{other}" or name another teacher'
-            yield Problem(document.origin((*key, "use")), (*key, "use"), what, tuple(_capability_table(specs)))
+            yield Problem(
+                document.origin((*key, "use")), (*key, "use"), what, tuple(_capability_table(specs))
+            )
 
 
 def _check_anchors(document: Document, stage1: Stage1) -> Iterator[Problem]:
     """A score has an anchor of its own."""
     for role in ROLES:
-        if getattr(stage1, f"{role}_anchor") is not None and getattr(stage1, f"{role}_term") == "score":
+        if (
+            getattr(stage1, f"{role}_anchor") is not None
+            and getattr(stage1, f"{role}_term") == "score"
+        ):
             key: KeyPath = ("stage1", f"{role}_anchor")
             what = f'is for an output teacher, but stage1.{role}_term = "score"; leave it out, or set that to "output"'
             yield Problem(document.origin(key), key, what)
 
 
-def _check_endpoint(document: Document, stage2: Stage2, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:
+def _check_endpoint(
+    document: Document, stage2: Stage2, specs: Mapping[str, tuple[str, Spec]]
+) -> Iterator[Problem]:
     """A stage 2 that aims at the faithful endpoint needs the teacher's images."""
     aims = stage2.variant == "oftsr" or (stage2.variant == "gate" and stage2.target == "mix")
     teacher = specs.get("teachers.fidelity")
     missing = document.get(("teachers", "fidelity")) is None
-    if stage2.steps and aims and (missing or (teacher is not None and "output" not in _offers(teacher[1]))):
+    if (
+        stage2.steps
+        and aims
+        and (missing or (teacher is not None and "output" not in _offers(teacher[1])))
+    ):
         key: KeyPath = ("stage2", "target" if stage2.variant == "gate" else "variant")
         what = "aims at the faithful teacher's images, and "
-        what += "teachers.fidelity is missing" if missing else f"{teacher[0] if teacher else ''} offers none"
-        yield Problem(document.origin(key), key, f'{what}; name another teacher, or take variant "gate" with target "geo"')
+        what += (
+            "teachers.fidelity is missing"
+            if missing
+            else f"{teacher[0] if teacher else ''} offers none"
+        )
+        yield Problem(
+            document.origin(key),
+            key,
+            f'{what}; name another teacher, or take variant "gate" with target "geo"',
+        )
 
 
-def _check_sharding(document: Document, training: Training, stage1: Stage1 | None, stage2: Stage2 | None) -> Iterator[Problem]:
+def _check_sharding(
+    document: Document, training: Training, stage1: Stage1 | None, stage2: Stage2 | None
+) -> Iterator[Problem]:
     """What cannot be had while frozen weights are sharded over the processes."""
     copies = "trains as many weights as there are, which every process would keep whole, five times with all that belongs to them"
     for name, stage in (("stage1", stage1), ("stage2", stage2)):
@@ -104,7 +127,11 @@ def _check_sharding(document: Document, training: Training, stage1: Stage1 | Non
         what = '"weights" would gather every weight once more for the backward pass; set it to false or true'
         yield _unsharded(document, ("training", "checkpointing"), what)
     if training.channels_last:
-        yield _unsharded(document, ("training", "channels_last"), "torch shards weights in the usual order only; set it to false")
+        yield _unsharded(
+            document,
+            ("training", "channels_last"),
+            "torch shards weights in the usual order only; set it to false",
+        )
 
 
 def _check_recasting(document: Document, training: Training) -> Iterator[Problem]:
@@ -137,6 +164,10 @@ def _capability_table(specs: Mapping[str, tuple[str, Spec]]) -> Iterator[str]:
 
 
 def _check_source(document: Document, source: Source, path: KeyPath) -> Iterator[Problem]:
-    if source.imagefolder is not None and source.lq_column is None and document.get(("degradation",)) is None:
+    if (
+        source.imagefolder is not None
+        and source.lq_column is None
+        and document.get(("degradation",)) is None
+    ):
         what = "has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
         yield Problem(document.origin(path), path, what)

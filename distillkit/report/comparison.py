@@ -22,12 +22,22 @@ def strip_png(photos: Mapping[str, Images], teachers: tuple[str, str] | None) ->
     """
     shown = {name: centre(images, TILE // 2) for name, images in photos.items()}
     labels = in_order(list(next(iter(shown.values()))), teachers)
-    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14)
-    canvas = Image.new("RGB", (len(labels) * (TILE + GAP) - GAP, HEADER + len(shown) * (TILE + GAP) - GAP), "white")
+    font = ImageFont.truetype(
+        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14
+    )
+    canvas = Image.new(
+        "RGB", (len(labels) * (TILE + GAP) - GAP, HEADER + len(shown) * (TILE + GAP) - GAP), "white"
+    )
     draw = ImageDraw.Draw(canvas)
     for column, label in enumerate(labels):
         left = column * (TILE + GAP)
-        draw.text((left + TILE / 2, HEADER / 2), caption(label, teachers), fill="#22262d", font=font, anchor="mm")
+        draw.text(
+            (left + TILE / 2, HEADER / 2),
+            caption(label, teachers),
+            fill="#22262d",
+            font=font,
+            anchor="mm",
+        )
         for row, images in enumerate(shown.values()):
             canvas.paste(_tile(images[label]), (left, HEADER + row * (TILE + GAP)))
     return _encode(canvas)

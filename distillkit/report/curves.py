@@ -41,7 +41,13 @@ def tradeoff_png(results: Results, trained: Collection[str], *, dark: bool = Fal
             axis.set_xlabel(f"{metric.name}  (better to the {side})")
             axis.set_ylabel(f"{results.fidelity}, dB  (better upwards)")
         if panels:
-            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=5, fontsize=9)
+            figure.legend(
+                *axes[0].get_legend_handles_labels(),
+                loc="outside lower center",
+                frameon=False,
+                ncols=5,
+                fontsize=9,
+            )
         else:
             figure.text(0.5, 0.5, "no perceptual metric was measured", ha="center", color=text)
         return png(figure)
@@ -56,7 +62,9 @@ def losses_png(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> b
         return None
     with style(dark):
         figure = Figure(figsize=(5.4 * len(stages), 4.2), layout="constrained")
-        for axis, (stage, lines) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
+        for axis, (stage, lines) in zip(
+            figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True
+        ):
             _loss_panel(axis, lines)
             axis.set_title(stage, loc="left", fontweight="bold", fontsize=11)
         return png(figure)
@@ -64,7 +72,10 @@ def losses_png(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> b
 
 def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
     def at(entries: list[Entry]) -> tuple[list[float], list[float]]:
-        means = [[results.summary(e.label, name).mean for e in entries] for name in (metric.name, results.fidelity)]
+        means = [
+            [results.summary(e.label, name).mean for e in entries]
+            for name in (metric.name, results.fidelity)
+        ]
         return means[0], means[1]
 
     if results.sweep():
@@ -75,19 +86,28 @@ def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
     for e in results.entries:
         if e.tradeoff is None and not e.is_combination:
             marker, colour = markers.get(e.label, ("P", GREY))
-            axis.plot(*at([e]), marker, color=colour, ms=8, label=caption(e.label, results.teachers))
+            axis.plot(
+                *at([e]), marker, color=colour, ms=8, label=caption(e.label, results.teachers)
+            )
     for name, colour in zip(results.baselines(), itertools.cycle((GREY, *LINES[3:]))):
         points, label = results.sweep(name), name
         if name == LINEAR:
-            points, label = results.combinations(), f"linear combinations of {' and '.join(results.teachers or ())}"
+            points, label = (
+                results.combinations(),
+                f"linear combinations of {' and '.join(results.teachers or ())}",
+            )
         axis.plot(*at(points), ".--", color=colour, lw=1.4, ms=5, zorder=1, label=label)
     axis.margins(0.1)
     _leave_out(
-        axis, *at([e for e in results.entries if e.label == "bicubic"]), *at([e for e in results.entries if e.label != "bicubic"])
+        axis,
+        *at([e for e in results.entries if e.label == "bicubic"]),
+        *at([e for e in results.entries if e.label != "bicubic"]),
     )
 
 
-def _leave_out(axis: Axes, far_x: list[float], far_y: list[float], x: list[float], y: list[float]) -> None:
+def _leave_out(
+    axis: Axes, far_x: list[float], far_y: list[float], x: list[float], y: list[float]
+) -> None:
     """Frame the points (x, y), where the far ones would make them a speck: they would more than triple the frame's side."""
     if not (far_x and x):
         return
@@ -101,21 +121,46 @@ def _student_curve(axis: Axes, x: list[float], y: list[float], gaps: list[Gap]) 
     axis.plot(x, y, "-o", color=BLUE, lw=2.2, ms=6, label="student, by tradeoff")
     for px, py, gap in zip(x, y, gaps, strict=True):
         name = f"{gap.tradeoff:g}"
-        axis.annotate(name, (px, py), xytext=(-4, 4), textcoords="offset points", ha="right", va="bottom", fontsize=9, color=BLUE)
+        axis.annotate(
+            name,
+            (px, py),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color=BLUE,
+        )
         if gap.difference is not None and gap.difference.sem is not None:
             axis.errorbar(px, py, yerr=gap.difference.sem, color=BLUE, capsize=3, lw=1.2)
 
 
 def _loss_panel(axis: Axes, lines: list[Mapping[str, Any]]) -> None:
-    numbers = [{k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)} for line in lines]
+    numbers = [
+        {k: v for k, v in line.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        for line in lines
+    ]
     terms = [k for k in dict.fromkeys(k for line in numbers for k in line) if k not in NOT_A_LOSS]
-    if len(terms) == 2 and "loss" in terms and all(line.get(terms[0]) == line.get(terms[1]) for line in numbers):
+    if (
+        len(terms) == 2
+        and "loss" in terms
+        and all(line.get(terms[0]) == line.get(terms[1]) for line in numbers)
+    ):
         terms.remove("loss")  # which is its one term
     for i, term in enumerate(terms):
-        steps, values = np.array([(line["step"], line[term]) for line in numbers if term in line], dtype=float).T
+        steps, values = np.array(
+            [(line["step"], line[term]) for line in numbers if term in line], dtype=float
+        ).T
         colour, total = LINES[i % len(LINES)], term == "loss"
         axis.plot(steps, values, color=colour, lw=0.8, alpha=0.3)
-        axis.plot(steps, _smooth(values), color=colour, lw=2.4 if total else 1.5, label=term, zorder=3 if total else 2)
+        axis.plot(
+            steps,
+            _smooth(values),
+            color=colour,
+            lw=2.4 if total else 1.5,
+            label=term,
+            zorder=3 if total else 2,
+        )
     if axis.lines and all(np.all(np.asarray(line.get_ydata()) > 0) for line in axis.lines):
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -123,7 +168,9 @@ def _loss_panel(axis: Axes, lines: list[Mapping[str, Any]]) -> None:
         axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("step")
     if terms:
-        axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        axis.legend(
+            frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17)
+        )
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -136,10 +183,25 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def style(dark: bool) -> Iterator[str]:
     """Matplotlib's settings for a light or a dark page; gives the colour of text."""
     text, back = ("#d6dae1", "#16191f") if dark else ("#22262d", "#ffffff")
-    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "font.size": 10}
+    style: dict[Any, Any] = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "font.size": 10,
+    }
     style |= {"grid.alpha": 0.15, "grid.linewidth": 0.6}
     style |= dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], back)
-    style |= dict.fromkeys(["text.color", "axes.labelcolor", "axes.edgecolor", "grid.color", "xtick.color", "ytick.color"], text)
+    style |= dict.fromkeys(
+        [
+            "text.color",
+            "axes.labelcolor",
+            "axes.edgecolor",
+            "grid.color",
+            "xtick.color",
+            "ytick.color",
+        ],
+        text,
+    )
     with matplotlib.rc_context(style):
         yield text
 

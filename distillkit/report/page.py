@@ -20,7 +20,9 @@ from distillkit.report.comparison import image_png, strip_png
 from distillkit.report.curves import losses_png, tradeoff_png
 
 
-def write_evaluation(results: Results, gallery: Gallery, out_dir: Path, trained: Collection[str]) -> None:
+def write_evaluation(
+    results: Results, gallery: Gallery, out_dir: Path, trained: Collection[str]
+) -> None:
     """Write ``metrics.json``, ``metrics.csv``, ``table.md``, ``tradeoff.png``, ``strip.png``, ``per_image.json`` into ``out_dir``.
 
     And ``radar.png`` and ``bubbles.png`` where there is enough to draw: three metrics, two methods whose time and size are known.
@@ -34,12 +36,17 @@ def write_evaluation(results: Results, gallery: Gallery, out_dir: Path, trained:
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     write_file(out_dir / "per_image.json", results.to_json())
-    write_file(out_dir / "metrics.json", json.dumps(results.rows(), indent=1, allow_nan=False) + "\n")
+    write_file(
+        out_dir / "metrics.json", json.dumps(results.rows(), indent=1, allow_nan=False) + "\n"
+    )
     write_file(out_dir / "metrics.csv", tables.to_csv(results))
     write_file(out_dir / "table.md", tables.to_markdown(results, trained, claims(results, trained)))
     write_file(out_dir / "tradeoff.png", tradeoff_png(results, trained))
     write_file(out_dir / "strip.png", strip_png(gallery.photos, results.teachers))
-    for name, content in (("radar.png", radar_png(results, trained)), ("bubbles.png", bubbles_png(results))):
+    for name, content in (
+        ("radar.png", radar_png(results, trained)),
+        ("bubbles.png", bubbles_png(results)),
+    ):
         if content is None:
             (out_dir / name).unlink(missing_ok=True)  # of an earlier evaluation
         else:
@@ -73,7 +80,9 @@ def write_report(
         claims=claims(results, trained),
         columns=tables.columns(results, trained),
         cost_columns=tables.cost_columns(results),
-        rows=[(e, tables.costs(results, e), tables.cells(results, e)) for e in tables.ordered(results)],
+        rows=[
+            (e, tables.costs(results, e), tables.cells(results, e)) for e in tables.ordered(results)
+        ],
         meaning=f"{tables.MEANING} {tables.cost_note(results)}".strip(),
         reference=results.reference,
         device=results.device,
@@ -84,8 +93,16 @@ def write_report(
         absent=results.absent,
         protocols=results.metrics,
         tradeoff=[_data_uri(tradeoff_png(results, trained, dark=dark)) for dark in (False, True)],
-        radar=[_data_uri(picture) for dark in (False, True) if (picture := radar_png(results, trained, dark=dark))],
-        bubbles=[_data_uri(picture) for dark in (False, True) if (picture := bubbles_png(results, dark=dark))],
+        radar=[
+            _data_uri(picture)
+            for dark in (False, True)
+            if (picture := radar_png(results, trained, dark=dark))
+        ],
+        bubbles=[
+            _data_uri(picture)
+            for dark in (False, True)
+            if (picture := bubbles_png(results, dark=dark))
+        ],
         losses=[_data_uri(png) for dark in (False, True) if (png := losses_png(lines, dark=dark))],
         strip=_data_uri(strip_png(gallery.photos, results.teachers)),
         viewer=_viewer(results, gallery),
@@ -117,15 +134,24 @@ def _headlines(results: Results, trained: Collection[str]) -> list[tuple[str, st
         if m.name == results.fidelity or m in results.perceptual:
             low, high = (results.summary(end, m.name).mean for end in ends)
             digits = tables.decimals(results, m.name)
-            role = f", {next(c.role for c in tables.columns(results, trained) if c.metric == m.name)}" if m.perceptual else " (dB)"
+            role = (
+                f", {next(c.role for c in tables.columns(results, trained) if c.metric == m.name)}"
+                if m.perceptual
+                else " (dB)"
+            )
             change = tables.number(results.paired(ends[1], ends[0], m.name), digits, "+")
             out.append(
-                (f"{low:.{min(digits, 3)}f} → {high:.{min(digits, 3)}f}", f"{m.name}{role}", f"change over the knob {change}")
+                (
+                    f"{low:.{min(digits, 3)}f} → {high:.{min(digits, 3)}f}",
+                    f"{m.name}{role}",
+                    f"change over the knob {change}",
+                )
             )
     passes = f"{sweep[0].passes} of the student"
     if results.teachers is not None:
         passes += ", " + ", ".join(
-            f"{results.entry(label).passes} of {caption(label, results.teachers)}" for label in results.teachers
+            f"{results.entry(label).passes} of {caption(label, results.teachers)}"
+            for label in results.teachers
         )
     return [*out, (f"{sweep[0].passes}", "network passes per image", passes)]
 
@@ -136,7 +162,11 @@ def _viewer(results: Results, gallery: Gallery) -> dict[str, Any]:
     sweep = results.sweep()
     return {
         "photos": [
-            {"name": name, "size": images["gt"].shape[:0:-1], "images": {k: _data_uri(image_png(v)) for k, v in images.items()}}
+            {
+                "name": name,
+                "size": images["gt"].shape[:0:-1],
+                "images": {k: _data_uri(image_png(v)) for k, v in images.items()},
+            }
             for name, images in gallery.photos.items()
         ],
         "labels": [(label, caption(label, results.teachers)) for label in labels],

@@ -43,7 +43,10 @@ class Cell:
 
 def columns(results: Results, trained: Collection[str]) -> list[Column]:
     """One per metric, those with absent weights last."""
-    measured = [Column(m.name, "↑" if m.higher_is_better else "↓", _role(m.name, m.perceptual, trained)) for m in results.metrics]
+    measured = [
+        Column(m.name, "↑" if m.higher_is_better else "↓", _role(m.name, m.perceptual, trained))
+        for m in results.metrics
+    ]
     return [*measured, *(Column(name, "", "") for name in results.absent)]
 
 
@@ -53,7 +56,9 @@ def cells(results: Results, entry: Entry) -> list[Cell]:
     for m in results.metrics:
         digits, sd = decimals(results, m.name), results.deviation(entry.label, m.name)
         one = cell(results.summary(entry.label, m.name), digits)
-        measured.append(one if sd is None else replace(one, text=f"{one.text} (sd {sd:.{digits}f})"))
+        measured.append(
+            one if sd is None else replace(one, text=f"{one.text} (sd {sd:.{digits}f})")
+        )
     return [*measured, *(Cell(why_absent(reason)) for reason in results.absent.values())]
 
 
@@ -67,8 +72,17 @@ def cell(value: Difference, digits: int, sign: str = "") -> Cell:
 
 def cost_columns(results: Results) -> list[str]:
     """Heads of the columns of :func:`costs`: those that have anything to say."""
-    heads = {"passes": "passes", "seconds": "seconds per image", "parameters": "parameters", "trainable": "trained"}
-    return [head for name, head in heads.items() if any(getattr(e, name) is not None for e in results.entries)]
+    heads = {
+        "passes": "passes",
+        "seconds": "seconds per image",
+        "parameters": "parameters",
+        "trainable": "trained",
+    }
+    return [
+        head
+        for name, head in heads.items()
+        if any(getattr(e, name) is not None for e in results.entries)
+    ]
 
 
 def costs(results: Results, entry: Entry) -> list[str]:
@@ -79,7 +93,10 @@ def costs(results: Results, entry: Entry) -> list[str]:
         "parameters": _count_of(entry.parameters),
         "trained": _count_of(entry.trainable),
     }
-    return ["" if head == "passes" and entry.passes is None else shown[head] for head in cost_columns(results)]
+    return [
+        "" if head == "passes" and entry.passes is None else shown[head]
+        for head in cost_columns(results)
+    ]
 
 
 def cost_note(results: Results) -> str:
@@ -98,19 +115,32 @@ def difference_table(results: Results) -> tuple[list[str], list[list[str]]] | No
         return None
     rows = []
     for e in others:
-        found = [(results.paired(e.label, results.reference, m.name), decimals(results, m.name)) for m in measures]
-        rows.append([e.name, _tradeoff(e), *(str(cell(difference, digits, "+")) for difference, digits in found)])
+        found = [
+            (results.paired(e.label, results.reference, m.name), decimals(results, m.name))
+            for m in measures
+        ]
+        rows.append(
+            [
+                e.name,
+                _tradeoff(e),
+                *(str(cell(difference, digits, "+")) for difference, digits in found),
+            ]
+        )
     return ["method", "tradeoff", *(m.name for m in measures)], rows
 
 
 def decimals(results: Results, metric: str) -> int:
     """Two for metrics with large values, such as dB, four for those of the size of a distance."""
-    return 2 if max(abs(results.values[e.label, metric].mean()) for e in results.entries) >= 5 else 4
+    return (
+        2 if max(abs(results.values[e.label, metric].mean()) for e in results.entries) >= 5 else 4
+    )
 
 
 def number(value: Difference, digits: int, sign: str = "") -> str:
     """``24.31 ± 0.12``; ``sign="+"`` for differences."""
-    return f"{value.mean:{sign}.{digits}f}" + ("" if value.sem is None else f" ± {value.sem:.{digits}f}")
+    return f"{value.mean:{sign}.{digits}f}" + (
+        "" if value.sem is None else f" ± {value.sem:.{digits}f}"
+    )
 
 
 def ordered(results: Results) -> list[Entry]:
@@ -119,20 +149,31 @@ def ordered(results: Results) -> list[Entry]:
     fixed.sort(key=lambda e: (e.is_combination, e.label in (results.teachers or ())))
     return [
         *fixed,
-        *sorted((e for e in results.entries if e.tradeoff is not None), key=lambda e: (e.name == STUDENT, e.name, e.tradeoff)),
+        *sorted(
+            (e for e in results.entries if e.tradeoff is not None),
+            key=lambda e: (e.name == STUDENT, e.name, e.tradeoff),
+        ),
     ]
 
 
 def uncertainty(results: Results) -> str:
     """What the standard errors and deviations mean."""
     images, photos = len(results.items), len(set(results.photos))
-    drawn = f" Each number is the mean of {results.seeds} seeds, sd its standard deviation over them." if results.seeds > 1 else ""
+    drawn = (
+        f" Each number is the mean of {results.seeds} seeds, sd its standard deviation over them."
+        if results.seeds > 1
+        else ""
+    )
     if photos < 2:
         return f"{_count(images, 'image')} of one photo: no standard errors, for one photo says nothing of others.{drawn}"
-    clustered = "" if images == photos else f" of {photos} photos; standard errors are clustered by photo"
+    clustered = (
+        "" if images == photos else f" of {photos} photos; standard errors are clustered by photo"
+    )
     few = f"; with {photos} photos they are rough (to about {100 / (2 * (photos - 1)) ** 0.5:.0f} %), and intervals too narrow"
     few = few if photos < 10 else ""
-    return f"{_count(images, 'image')}{clustered or '; standard errors are over images'}{few}.{drawn}"
+    return (
+        f"{_count(images, 'image')}{clustered or '; standard errors are over images'}{few}.{drawn}"
+    )
 
 
 def to_csv(results: Results) -> str:
@@ -151,22 +192,41 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Claim]) -> str:
     """The table, the gaps to the linear combinations, the claims and the protocols."""
-    heads = [" ".join(filter(None, [c.metric, c.arrow, f"({c.role})" if c.role else ""])) for c in columns(results, trained)]
+    heads = [
+        " ".join(filter(None, [c.metric, c.arrow, f"({c.role})" if c.role else ""]))
+        for c in columns(results, trained)
+    ]
     lines = [f"# Evaluation on {results.dataset}", "", uncertainty(results), ""]
     lines += as_markdown(
         ["method", "tradeoff", *cost_columns(results), *heads],
-        [[e.name, _tradeoff(e), *costs(results, e), *map(str, cells(results, e))] for e in ordered(results)],
+        [
+            [e.name, _tradeoff(e), *costs(results, e), *map(str, cells(results, e))]
+            for e in ordered(results)
+        ],
     )
     lines += ["", f"{MEANING} {cost_note(results)}".strip()]
     if (differences := difference_table(results)) is not None:
-        lines += ["", f"## Differences from {results.reference} (paired)", "", *as_markdown(*differences), "", DIFFERENCES]
+        lines += [
+            "",
+            f"## Differences from {results.reference} (paired)",
+            "",
+            *as_markdown(*differences),
+            "",
+            DIFFERENCES,
+        ]
     if results.baselines() and results.sweep():
-        lines += ["", "## PSNR of the student minus that of a baseline, at equal distance (dB, paired)", ""]
+        lines += [
+            "",
+            "## PSNR of the student minus that of a baseline, at equal distance (dB, paired)",
+            "",
+        ]
         lines += [*as_markdown(*gap_table(results)), "", NO_GAP]
     if checked:
         lines += ["", "## Claims", "", *(f"- {claim}" for claim in checked)]
     lines += ["", "## Protocols", "", *(f"- {m.name}: {m.protocol}" for m in results.metrics)]
-    lines += [f"- {name}: {why_absent(reason)} ({reason})" for name, reason in results.absent.items()]
+    lines += [
+        f"- {name}: {why_absent(reason)} ({reason})" for name, reason in results.absent.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -174,9 +234,18 @@ def gap_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the gap at each trade-off, by PSNR, perceptual metric and baseline; "none" where it does not exist."""
     header = ["gap in", "at equal", "above", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
     rows = []
-    for psnr, measure, baseline in itertools.product(results.psnrs, results.perceptual, results.baselines()):
+    for psnr, measure, baseline in itertools.product(
+        results.psnrs, results.perceptual, results.baselines()
+    ):
         gaps = [gap.difference for gap in results.at_equal(measure.name, baseline, psnr)]
-        rows.append([psnr, measure.name, baseline, *("none" if d is None else number(d, 2, "+") for d in gaps)])
+        rows.append(
+            [
+                psnr,
+                measure.name,
+                baseline,
+                *("none" if d is None else number(d, 2, "+") for d in gaps),
+            ]
+        )
     return header, rows
 
 

@@ -81,13 +81,18 @@ class Change:
 
 
 def compare(
-    old: Mapping[str, Any], new: Mapping[str, Any], at: Standing | None, processes: tuple[int, int] = (1, 1)
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    at: Standing | None,
+    processes: tuple[int, int] = (1, 1),
 ) -> list[Change]:
     """Every key whose values differ between two complete recipes, for a run that stands ``at`` a checkpoint; None: it has none.
 
     ``processes``: how many the run had and has now. A difference is told as one of the key ``processes``.
     """
-    before, after = ({**dict(leaves(r, ())), PROCESSES: n} for r, n in zip((old, new), processes, strict=True))
+    before, after = (
+        {**dict(leaves(r, ())), PROCESSES: n} for r, n in zip((old, new), processes, strict=True)
+    )
     return [
         Change(dotted(path), before.get(path), after.get(path), *_judge(path, before, after, at))
         for path in dict.fromkeys([*before, *after])
@@ -100,7 +105,9 @@ def lines(changes: Sequence[Change]) -> str:
     return "\n".join(f"  {change}" for change in changes)
 
 
-def _judge(path: KeyPath, before: Values, after: Values, at: Standing | None) -> tuple[Verdict, str]:
+def _judge(
+    path: KeyPath, before: Values, after: Values, at: Standing | None
+) -> tuple[Verdict, str]:
     if at is None:
         return "safe", "no step is kept yet"
     if path in (("stage1", "steps"), ("stage2", "steps")):
@@ -123,7 +130,12 @@ def _judge_parts(before: Values, after: Values, at: Standing) -> tuple[Verdict, 
         return "safe", f"a step takes {now} batches as before"
     why = f"a step takes a batch for each process and accumulation: {was} before, {now} now"
     rest = was % after[PROCESSES]
-    return "fork", why if rest else f"{why}; with training.accumulate = {was // after[PROCESSES]} it would be the same"
+    return (
+        "fork",
+        why
+        if rest
+        else f"{why}; with training.accumulate = {was // after[PROCESSES]} it would be the same",
+    )
 
 
 def _judge_steps(stage: str, old: int, new: int, at: Standing, decays: bool) -> tuple[Verdict, str]:

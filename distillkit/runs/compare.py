@@ -15,7 +15,13 @@ from distillkit.data.pairs import Item
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.checks import claims
 from distillkit.evaluation.gallery import Gallery
-from distillkit.evaluation.protocol import ALPHAS, Method, available_metrics, bicubic_method, evaluate
+from distillkit.evaluation.protocol import (
+    ALPHAS,
+    Method,
+    available_metrics,
+    bicubic_method,
+    evaluate,
+)
 from distillkit.files.images import decode, read_image
 from distillkit.inference.costs import device_name
 from distillkit.inference.files import SUFFIXES
@@ -74,11 +80,16 @@ def compare_folders(
         if (scale := _scale(inputs, truth)) and "bicubic" not in folders:
             methods.append(bicubic_method(scale))
     if unknown := settings.keys() - set(metrics):
-        raise DistillkitError(f"--set {min(unknown)}. - options of a metric that is not among --metrics {','.join(metrics)}")
+        raise DistillkitError(
+            f"--set {min(unknown)}. - options of a metric that is not among --metrics {','.join(metrics)}"
+        )
     plugins = load_plugins()
     names = {plugins.find("metrics", name)[1].name: name for name in metrics}
     measures, absent = available_metrics(
-        {short: lambda name=name: build_metric(name, settings.get(name, {}), device) for short, name in names.items()}  # type: ignore[misc]
+        {
+            short: lambda name=name: build_metric(name, settings.get(name, {}), device)
+            for short, name in names.items()
+        }  # type: ignore[misc]
     )
     for name, reason in absent.items():
         say(f"not measured: {name}: {reason}")
@@ -93,19 +104,25 @@ def compare_folders(
         reference=reference,
         device=device_name(device),
         absent=absent,
-        observe=lambda name, images: gallery(name, images if inputs else {k: v for k, v in images.items() if k != "lq"}),
+        observe=lambda name, images: gallery(
+            name, images if inputs else {k: v for k, v in images.items() if k != "lq"}
+        ),
     )
     out.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(out / "manifest.json", device=str(device))
     write_evaluation(results, gallery, out, ())
     for claim in claims(results, ()):
         say(str(claim))
-    report = write_report(out, results, gallery, trained=(), recipe_toml="", manifest=manifest.facts, history=())
+    report = write_report(
+        out, results, gallery, trained=(), recipe_toml="", manifest=manifest.facts, history=()
+    )
     manifest.close("finished")
     return report
 
 
-def folder_methods(folders: Mapping[str, Path], shapes: Mapping[str, tuple[int, int]], only: str = "*") -> list[Method]:
+def folder_methods(
+    folders: Mapping[str, Path], shapes: Mapping[str, tuple[int, int]], only: str = "*"
+) -> list[Method]:
     """A method for each folder, whose outputs are its files.
 
     Args:
@@ -120,7 +137,9 @@ def folder_methods(folders: Mapping[str, Path], shapes: Mapping[str, tuple[int, 
         folder = folders[label]
         files = image_files(folder, only)
         problems += _unpaired(label, folder, files, shapes)
-        problems += _unreadable({name: path for name, path in files.items() if name in shapes}, shapes)
+        problems += _unreadable(
+            {name: path for name, path in files.items() if name in shapes}, shapes
+        )
 
         def restore(item: str, lq: Tensor, generator: object, files: Files = files) -> Tensor:
             return read_image(files[item])[None].to(lq.device)
@@ -133,7 +152,9 @@ def folder_methods(folders: Mapping[str, Path], shapes: Mapping[str, tuple[int, 
 def _parsed(label: str) -> tuple[str, float | None]:
     found = re.fullmatch(r"([\w.+-]+)(?:@(\d*\.?\d+))?", label)
     if found is None or found[1] in ("lq", "gt") or float(found[2] or 0) > 1:
-        raise DistillkitError(f"--method {label}=... - not a name, or a name and a trade-off from 0 to 1 (ours, ours@0.5)")
+        raise DistillkitError(
+            f"--method {label}=... - not a name, or a name and a trade-off from 0 to 1 (ours, ours@0.5)"
+        )
     return found[1], None if found[2] is None else float(found[2])
 
 
@@ -146,20 +167,29 @@ def image_files(folder: Path, only: str = "*") -> Files:
     if not folder.is_dir():
         raise DataError(f"{folder} - no such folder")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+    ):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if not fnmatch(name, only):
             continue
         if name in found:
-            raise DataError(f"{found[name]} and {path} - have the same name apart from the suffix; keep one")
+            raise DataError(
+                f"{found[name]} and {path} - have the same name apart from the suffix; keep one"
+            )
         found[name] = path
     if not found:
         raise DataError(f"{folder} - holds no images" + ("" if only == "*" else f" called {only}"))
     return found
 
 
-def _unpaired(label: str, folder: Path, files: Files, expected: Mapping[str, object]) -> Iterator[str]:
-    for what, names in (("missing", expected.keys() - files.keys()), ("left over", files.keys() - expected.keys())):
+def _unpaired(
+    label: str, folder: Path, files: Files, expected: Mapping[str, object]
+) -> Iterator[str]:
+    for what, names in (
+        ("missing", expected.keys() - files.keys()),
+        ("left over", files.keys() - expected.keys()),
+    ):
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             yield f"{label} ({folder}) - {what}: {', '.join(sorted(names)[:SHOWN])}{more}"
@@ -179,7 +209,10 @@ def _unreadable(files: Files, shapes: Mapping[str, tuple[int, int]] | None = Non
 
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
-        shown = [*problems[: 4 * SHOWN], *([f"and {len(problems) - 4 * SHOWN} more"] if len(problems) > 4 * SHOWN else [])]
+        shown = [
+            *problems[: 4 * SHOWN],
+            *([f"and {len(problems) - 4 * SHOWN} more"] if len(problems) > 4 * SHOWN else []),
+        ]
         raise DataError("\n  ".join(["these folders cannot be compared:", *shown]))
 
 
@@ -190,7 +223,11 @@ def _shape(path: Path) -> tuple[int, int]:
 
 def _scale(inputs: Files, truth: Files) -> int | None:
     """How much larger the ground truth is, if it is so by one whole number for all."""
-    ratios = {large / small for name in truth for large, small in zip(_shape(truth[name]), _shape(inputs[name]), strict=True)}
+    ratios = {
+        large / small
+        for name in truth
+        for large, small in zip(_shape(truth[name]), _shape(inputs[name]), strict=True)
+    }
     ratio = ratios.pop()
     return int(ratio) if not ratios and ratio >= 1 and ratio == int(ratio) else None
 

@@ -52,8 +52,14 @@ def evaluate_run(
         say("no evaluation: the recipe names no held-out images (data.eval)")
         return None
     student = load_student(run_dir / "student", device)
-    teachers = {role: build(resolved, f"teachers.{role}", device) for role in ROLES if _restores(resolved, f"teachers.{role}")}
-    degradation: Degradation | None = build(resolved, "degradation", device) if "degradation" in resolved.components else None
+    teachers = {
+        role: build(resolved, f"teachers.{role}", device)
+        for role in ROLES
+        if _restores(resolved, f"teachers.{role}")
+    }
+    degradation: Degradation | None = (
+        build(resolved, "degradation", device) if "degradation" in resolved.components else None
+    )
     items = held_out(resolved, degradation, student.model.scale)[: options.max_images]
     names = [k for k in resolved.components if k.startswith("evaluation.metrics.")]
     metrics, absent = available_metrics(
@@ -61,9 +67,17 @@ def evaluate_run(
     )
     gallery = Gallery(options.gallery)
     own = trained_parameters(run_dir / "student")
-    methods = [*_student_methods("student", student, options.tradeoffs, device, own), *_teacher_methods(teachers, device)]
+    methods = [
+        *_student_methods("student", student, options.tradeoffs, device, own),
+        *_teacher_methods(teachers, device),
+    ]
     if options.interpolate is not None:
-        methods += _student_methods("interpolated", interpolated(run_dir, options.interpolate, device), options.tradeoffs, device)
+        methods += _student_methods(
+            "interpolated",
+            interpolated(run_dir, options.interpolate, device),
+            options.tradeoffs,
+            device,
+        )
     shapes = {item.name: (item.gt.shape[2], item.gt.shape[3]) for item in items}
     methods += folder_methods(others or {}, shapes)
     parts = [
@@ -84,9 +98,13 @@ def evaluate_run(
         for seed in range(recipe.seed, recipe.seed + options.seeds)
     ]
     results = Results.over_seeds(parts)
-    distances = (["stage1.perceptual"] if recipe.stage1.weights.perceptual > 0 else []) + [f"stage1.{r}_anchor" for r in ROLES]
+    distances = (["stage1.perceptual"] if recipe.stage1.weights.perceptual > 0 else []) + [
+        f"stage1.{r}_anchor" for r in ROLES
+    ]
     losses = {resolved.components[key].spec.name for key in distances if key in resolved.components}
-    trained = {m.name for m in metrics if any(f"{m.name}-".startswith(f"{loss}-") for loss in losses)}  # with their variants
+    trained = {
+        m.name for m in metrics if any(f"{m.name}-".startswith(f"{loss}-") for loss in losses)
+    }  # with their variants
     write_evaluation(results, gallery, run_dir / "evaluation", trained)
     for claim in claims(results, trained):
         say(str(claim))
@@ -102,32 +120,50 @@ def evaluate_run(
 
 
 def _student_methods(
-    name: str, student: Student, tradeoffs: list[float], device: torch.device | str, trained: int | None = None
+    name: str,
+    student: Student,
+    tradeoffs: list[float],
+    device: torch.device | str,
+    trained: int | None = None,
 ) -> Iterator[Method]:
     model = student.model
     for tradeoff in tradeoffs if student.variant else [0.0]:
 
-        def restore(item: str, lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff) -> Tensor:
+        def restore(
+            item: str, lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff
+        ) -> Tensor:
             one = lambda x: student.restore(x, tradeoff, generator)  # noqa: E731
             return restore_padded(one, lq.to(device), model.scale, model.multiple).cpu()
 
-        yield Method(name, tradeoff, student.passes, restore, parameters=parameters(model), trainable=trained)
+        yield Method(
+            name, tradeoff, student.passes, restore, parameters=parameters(model), trainable=trained
+        )
 
 
-def _teacher_methods(teachers: Mapping[str, OutputTeacher], device: torch.device | str) -> Iterator[Method]:
+def _teacher_methods(
+    teachers: Mapping[str, OutputTeacher], device: torch.device | str
+) -> Iterator[Method]:
     for role, teacher in teachers.items():
 
-        def restore(item: str, lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher) -> Tensor:
+        def restore(
+            item: str, lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher
+        ) -> Tensor:
             one = lambda x: teacher.restore(x, generator)  # noqa: E731
             return restore_padded(one, lq.to(device), teacher.scale, teacher.multiple).cpu()
 
-        yield Method(role, None, teacher.passes, restore, parameters=parameters(teacher), trainable=0)
+        yield Method(
+            role, None, teacher.passes, restore, parameters=parameters(teacher), trainable=0
+        )
 
 
 def _restores(resolved: ResolvedRecipe, key: str) -> bool:
     """Whether the recipe has that teacher and it offers images, not only scores."""
     component = resolved.components.get(key)
-    return component is not None and isinstance(component.spec, TeacherSpec) and "output" in component.spec.capabilities
+    return (
+        component is not None
+        and isinstance(component.spec, TeacherSpec)
+        and "output" in component.spec.capabilities
+    )
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

@@ -21,7 +21,12 @@ PROBE_BYTES = 1 << 20
 
 
 def prepare(
-    out: Path, resolved: ResolvedRecipe, resume: bool, fork: Path | None, say: Callable[[str], None], processes: int = 1
+    out: Path,
+    resolved: ResolvedRecipe,
+    resume: bool,
+    fork: Path | None,
+    say: Callable[[str], None],
+    processes: int = 1,
 ) -> list[Change]:
     """Make ``out`` ready for a run of the recipe by ``processes``: as it is, or as a fork of the run or checkpoint ``fork``.
 
@@ -41,7 +46,9 @@ def prepare(
     return changes
 
 
-def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool, processes: int = 1) -> list[Change]:
+def check_folder(
+    out: Path, resolved: ResolvedRecipe, resume: bool, processes: int = 1
+) -> list[Change]:
     """Refuse an output folder that holds another run, or that cannot be written to.
 
     Returns:
@@ -55,7 +62,9 @@ def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool, processes: i
     kept = any((out / "checkpoints").glob("step-*"))
     if (out / "recipe.toml").exists():
         if not resume:
-            raise DistillkitError(f"{out} - holds a run already; go on with it by --resume, or choose another folder by --out")
+            raise DistillkitError(
+                f"{out} - holds a run already; go on with it by --resume, or choose another folder by --out"
+            )
         if not kept and (out / "student").exists():
             what = f"holds a student but no checkpoint to go on from; judge it again with: distillkit eval {out}"
             raise DistillkitError(f"{out} - {what}; or train anew in another folder by --out")
@@ -71,14 +80,20 @@ def check_folder(out: Path, resolved: ResolvedRecipe, resume: bool, processes: i
         finally:
             probe.unlink(missing_ok=True)
     except OSError as e:
-        raise DistillkitError(f"{out} - cannot be written to ({e.strerror or e}); choose another folder by --out") from e
+        raise DistillkitError(
+            f"{out} - cannot be written to ({e.strerror or e}); choose another folder by --out"
+        ) from e
     return changes
 
 
 def entry(changes: Sequence[Change], **facts: Any) -> dict[str, Any]:
     """What the ``history`` in a run's manifest says of a changed recipe: ``time``, and ``changes`` with the old and new value of
     each key."""
-    return {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts, "changes": {c.key: [c.old, c.new] for c in changes}}
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **facts,
+        "changes": {c.key: [c.old, c.new] for c in changes},
+    }
 
 
 def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[Change]:
@@ -96,16 +111,25 @@ def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[C
     raise DistillkitError(f"{head}\n{lines(unsafe)}\n{tail}")
 
 
-def _make_fork(out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[[str], None], processes: int) -> None:
+def _make_fork(
+    out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[[str], None], processes: int
+) -> None:
     """Write ``out`` with the checkpoint, the log and the history of the run ``source``; it appears whole or not at all."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DistillkitError(f"{out} - is not empty; choose a new folder for the fork by --out (or go on with one by --resume)")
+        raise DistillkitError(
+            f"{out} - is not empty; choose a new folder for the fork by --out (or go on with one by --resume)"
+        )
     run = source.parent.parent if source.parent.name == "checkpoints" else source
     former = _recipe_of(run)
     checkpoint = _checkpoints(run).newest() if run == source else _checkpoints(run).read(source)
     if checkpoint is None:
         raise DistillkitError(f"{run} - has no checkpoint to fork from")
-    changes = compare(former, resolved.document.values, _standing(checkpoint), (_processes_of(run, processes), processes))
+    changes = compare(
+        former,
+        resolved.document.values,
+        _standing(checkpoint),
+        (_processes_of(run, processes), processes),
+    )
     _refuse_incompatible(changes, run, checkpoint, resolved)
     origin = {"run": str(run.resolve()), "stage": checkpoint.stage, "step": checkpoint.step}
     history = [*_manifest_of(run).get("history", []), entry(changes, forked_from=origin)]
@@ -124,17 +148,28 @@ def _make_fork(out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[
             temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    say("\n".join([f"{out} - forked from {run} at {checkpoint.stage} step {checkpoint.step}", *(f"  {c}" for c in changes)]))
+    say(
+        "\n".join(
+            [
+                f"{out} - forked from {run} at {checkpoint.stage} step {checkpoint.step}",
+                *(f"  {c}" for c in changes),
+            ]
+        )
+    )
 
 
 def _check_fork(out: Path, source: Path) -> None:
     origin = _manifest_of(out).get("forked_from", {}).get("run")
     if origin is None or not source.resolve().is_relative_to(origin):
         was = f"was forked from {origin}" if origin else "was not forked"
-        raise DistillkitError(f"{out} - holds a run that {was}; go on with it by --resume without --fork, or choose another --out")
+        raise DistillkitError(
+            f"{out} - holds a run that {was}; go on with it by --resume without --fork, or choose another --out"
+        )
 
 
-def _refuse_incompatible(changes: Sequence[Change], run: Path, at: Checkpoint, resolved: ResolvedRecipe) -> None:
+def _refuse_incompatible(
+    changes: Sequence[Change], run: Path, at: Checkpoint, resolved: ResolvedRecipe
+) -> None:
     wrong = [c for c in changes if c.verdict == "incompatible"]
     if not wrong:
         return
@@ -147,7 +182,9 @@ def _refuse_incompatible(changes: Sequence[Change], run: Path, at: Checkpoint, r
 
 def _command(resolved: ResolvedRecipe, source: Path) -> str:
     sets = [word for text in resolved.overrides for word in ("--set", text)]
-    return shlex.join(["distillkit", "run", str(resolved.path), *sets, "--fork", str(source), "--out", "NEWDIR"])
+    return shlex.join(
+        ["distillkit", "run", str(resolved.path), *sets, "--fork", str(source), "--out", "NEWDIR"]
+    )
 
 
 def _standing(checkpoint: Checkpoint | None) -> Standing | None:

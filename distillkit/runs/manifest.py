@@ -56,7 +56,9 @@ class Manifest:
             yield
         finally:
             seconds: dict[str, float] = self.facts.get("seconds", {})
-            self.facts["seconds"] = seconds | {name: round(seconds.get(name, 0) + time.monotonic() - started, 2)}
+            self.facts["seconds"] = seconds | {
+                name: round(seconds.get(name, 0) + time.monotonic() - started, 2)
+            }
         self.write()
 
     def close(self, status: str) -> None:
@@ -69,7 +71,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as e:
-        raise DistillkitError(f"{path} - damaged: {e}; it says where the run came from; delete it, then --resume") from e
+        raise DistillkitError(
+            f"{path} - damaged: {e}; it says where the run came from; delete it, then --resume"
+        ) from e
 
 
 def _now() -> str:

@@ -24,11 +24,24 @@ def check_presence(resolved: ResolvedRecipe) -> None:
         DistillkitError: listing all that is missing, weight files with size and licence, and the command that fetches them.
     """
     weights = [_described(f) for f in _weight_files(resolved, evaluation=False) if f.find() is None]
-    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(_missing_paths(resolved))
+    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(
+        _missing_paths(resolved)
+    )
     if weights or data:
         lines = ["not on this machine, and needed:", *(f"  {line}" for line in weights + data)]
-        options = " and the same --set options" if any(o.source == "--set" for o in resolved.document.origins.values()) else ""
-        raise DistillkitError("\n".join([*lines, f"fetch what can be fetched with: distillkit fetch {resolved.path}{options}"]))
+        options = (
+            " and the same --set options"
+            if any(o.source == "--set" for o in resolved.document.origins.values())
+            else ""
+        )
+        raise DistillkitError(
+            "\n".join(
+                [
+                    *lines,
+                    f"fetch what can be fetched with: distillkit fetch {resolved.path}{options}",
+                ]
+            )
+        )
 
 
 class Survey(NamedTuple):
@@ -48,9 +61,17 @@ def survey(resolved: ResolvedRecipe) -> Survey:
     files = _weight_files(resolved, evaluation=True)
     here = [f"{f.name}, licence {f.license}" for f in files if f.find() is not None]
     lacking = [f for f in files if f.find() is None]
-    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(_missing_paths(resolved))
-    enough = not any(f.name in training for f in lacking) and not any("data.train." in line for line in data)
-    sizes = [path.stat().st_size if (path := f.find()) else f.size or 0 for f in files if f.name in training]
+    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(
+        _missing_paths(resolved)
+    )
+    enough = not any(f.name in training for f in lacking) and not any(
+        "data.train." in line for line in data
+    )
+    sizes = [
+        path.stat().st_size if (path := f.find()) else f.size or 0
+        for f in files
+        if f.name in training
+    ]
     return Survey(here, [*(_described(f) for f in lacking), *data], enough, sum(sizes))
 
 
@@ -68,7 +89,11 @@ def fetch_all(resolved: ResolvedRecipe, say: Callable[[str], None]) -> bool:
         try:
             say(f"here: {file.fetch()}")
         except DistillkitError as e:
-            say(f"not here: {e}" if file.fetchable or file.find() else f"by hand: {_described(file)}")
+            say(
+                f"not here: {e}"
+                if file.fetchable or file.find()
+                else f"by hand: {_described(file)}"
+            )
             complete = False
     for name, source in _missing_datasets(resolved):
         try:
@@ -85,13 +110,20 @@ def fetch_all(resolved: ResolvedRecipe, say: Callable[[str], None]) -> bool:
 def _weight_files(resolved: ResolvedRecipe, *, evaluation: bool) -> list[WeightFile]:
     """Each file once; those of a distance that is trained with weight 0, and unless asked for those of the evaluation, left out."""
     unused = () if resolved.recipe.stage1.weights.perceptual > 0 else ("stage1.perceptual",)
-    needed = [c for k, c in resolved.components.items() if k not in unused and (evaluation or not k.startswith("evaluation."))]
+    needed = [
+        c
+        for k, c in resolved.components.items()
+        if k not in unused and (evaluation or not k.startswith("evaluation."))
+    ]
     return list({f.name: f for c in needed for f in c.spec.weights(c.config)}.values())
 
 
 def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, Source]]:
     for part in ("train", "eval"):
-        yield from ((("data", part, i), source) for i, source in enumerate(getattr(resolved.recipe.data, part)))
+        yield from (
+            (("data", part, i), source)
+            for i, source in enumerate(getattr(resolved.recipe.data, part))
+        )
 
 
 def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
@@ -143,7 +175,11 @@ def _at(resolved: ResolvedRecipe, key: KeyPath) -> str:
 
 def _described(file: WeightFile) -> str:
     text = f"{file.name}  {_size(file.size)}, licence {file.license}"
-    return text if file.fetchable else f"{text}; to be put there by hand" + (f", from {file.source}" if file.source else "")
+    return (
+        text
+        if file.fetchable
+        else f"{text}; to be put there by hand" + (f", from {file.source}" if file.source else "")
+    )
 
 
 def _size(size: int | None) -> str:

@@ -42,7 +42,12 @@ from distillkit.training.tracking import RunLog
 
 
 def run_recipe(
-    resolved: ResolvedRecipe, out: Path, *, resume: bool = False, fork: Path | None = None, planned: Recipe | None = None
+    resolved: ResolvedRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    fork: Path | None = None,
+    planned: Recipe | None = None,
 ) -> Path | None:
     """Distil, export, evaluate and report.
 
@@ -77,7 +82,9 @@ def reevaluate(
     """
     manifest = json.loads((run_dir / "manifest.json").read_text())
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return evaluate_run(resolved, run_dir, device, manifest=manifest, say=_say, others=others, combine=combine)
+    return evaluate_run(
+        resolved, run_dir, device, manifest=manifest, say=_say, others=others, combine=combine
+    )
 
 
 def dry_run(resolved: ResolvedRecipe) -> None:
@@ -87,7 +94,9 @@ def dry_run(resolved: ResolvedRecipe) -> None:
     small = recipe.model_copy(
         update={
             "stage1": recipe.stage1.model_copy(update={"steps": 1}),
-            "stage2": recipe.stage2.model_copy(update={"steps": min(1, recipe.stage2.steps), "guard_images": 1}),
+            "stage2": recipe.stage2.model_copy(
+                update={"steps": min(1, recipe.stage2.steps), "guard_images": 1}
+            ),
             "training": recipe.training.model_copy(update=once),
             "evaluation": recipe.evaluation.model_copy(update={"max_images": 1, "gallery": 1}),
         }
@@ -99,14 +108,23 @@ def dry_run(resolved: ResolvedRecipe) -> None:
 
 
 def _run(
-    resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool, fork: Path | None, planned: Recipe
+    resolved: ResolvedRecipe,
+    out: Path,
+    accelerator: Accelerator,
+    resume: bool,
+    fork: Path | None,
+    planned: Recipe,
 ) -> Path | None:
     recipe, plugins, main = resolved.recipe, load_plugins(), accelerator.is_main_process
     with accelerator.main_process_first():
         check_presence(resolved)
         if recipe.evaluation.interpolate is not None:
-            read_about(student_folder(recipe.evaluation.interpolate))  # a baseline that is not there is refused now
-        changes = prepare(out, resolved, resume, fork, _say, accelerator.num_processes) if main else []
+            read_about(
+                student_folder(recipe.evaluation.interpolate)
+            )  # a baseline that is not there is refused now
+        changes = (
+            prepare(out, resolved, resume, fork, _say, accelerator.num_processes) if main else []
+        )
     sharded = recipe.training.sharding == "full"
     mesh = mesh_of(accelerator.device, accelerator.num_processes) if sharded else None
     cast = build_cast(resolved, accelerator.device, mesh)
@@ -115,14 +133,22 @@ def _run(
         _say(describe(planned, cast, batches))
     shown: list[Item] = []
     if main or mesh:  # sharded weights take all processes wherever the student is at work
-        shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[: recipe.evaluation.gallery]
-    about = {"recipe": recipe.name, "device": str(accelerator.device), "processes": accelerator.num_processes}
+        shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[
+            : recipe.evaluation.gallery
+        ]
+    about = {
+        "recipe": recipe.name,
+        "device": str(accelerator.device),
+        "processes": accelerator.num_processes,
+    }
     manifest = Manifest(out / "manifest.json", main, **about)
     if sharded:
         kept, whole = zip(*gather_object([kept_bytes(cast.models)]), strict=True)
         manifest.write(sharding={"kept_bytes": kept, "whole_bytes": whole[0]})
         if main:
-            _say(f"sharding: of {whole[0] / 2**20:,.1f} MiB of frozen weights each process keeps {max(kept) / 2**20:,.1f} or less")
+            _say(
+                f"sharding: of {whole[0] / 2**20:,.1f} MiB of frozen weights each process keeps {max(kept) / 2**20:,.1f} or less"
+            )
     try:
         if changes:
             manifest.write(history=[*manifest.facts.get("history", []), entry(changes)])
@@ -133,12 +159,16 @@ def _run(
         if not main:
             return None
         with manifest.timed("evaluation"):
-            report = evaluate_run(resolved, out, accelerator.device, manifest=manifest.facts, say=_say)
+            report = evaluate_run(
+                resolved, out, accelerator.device, manifest=manifest.facts, say=_say
+            )
         manifest.close("finished")
         plugins.notify("distillkit_run_finished", run_dir=out)
         return report
     except BaseException as e:
-        manifest.close("interrupted" if isinstance(e, Interrupted | KeyboardInterrupt) else "failed")
+        manifest.close(
+            "interrupted" if isinstance(e, Interrupted | KeyboardInterrupt) else "failed"
+        )
         raise
 
 
@@ -164,7 +194,11 @@ def _distil(
     for role, how in teaching.items():
         log.say(f"{role}: {how}")
     accelerator.init_trackers("tensorboard")
-    perceptual = build_distance(resolved, "stage1.perceptual", accelerator.device) if recipe.stage1.weights.perceptual > 0 else None
+    perceptual = (
+        build_distance(resolved, "stage1.perceptual", accelerator.device)
+        if recipe.stage1.weights.perceptual > 0
+        else None
+    )
 
     def trainer(student: Student) -> Trainer:
         sample = sampler(out / "samples", student, shown, accelerator.device, writes=main)
@@ -172,8 +206,12 @@ def _distil(
 
     stage1, adapter = first_stage(recipe, cast, perceptual)
     with manifest.timed("stage1"):
-        trainer(Student(cast.student, None)).train(stage1, batches, newest and (newest.stage1 or newest))
-    changes: dict[str, dict[str, Tensor]] = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
+        trainer(Student(cast.student, None)).train(
+            stage1, batches, newest and (newest.stage1 or newest)
+        )
+    changes: dict[str, dict[str, Tensor]] = {
+        "stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}
+    }
     adapter.merge()
     cast.teachers.pop("realness", None)  # stage 2 has no use for it
 
@@ -181,13 +219,17 @@ def _distil(
         stage2, variant = second_stage(recipe, cast, perceptual)
         guard_endpoint(cast, variant, batches, recipe, log, manifest)
         with manifest.timed("stage2"):
-            trainer(Student(cast.student, variant)).train(stage2, batches, newest if newest and newest.stage1 else None)
+            trainer(Student(cast.student, variant)).train(
+                stage2, batches, newest if newest and newest.stage1 else None
+            )
         changes["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
     bad_images = gather_object([batches.bad_images])
     accelerator.wait_for_everyone()
     if main:
         save_student(out / "student", resolved, changes)
-    manifest.write(bad_images={name: reason for found in bad_images for name, reason in found.items()})
+    manifest.write(
+        bad_images={name: reason for found in bad_images for name, reason in found.items()}
+    )
     if cast.cache.store:
         manifest.write(cache=cast.cache.facts())
 
@@ -212,7 +254,14 @@ def open_batches(resolved: ResolvedRecipe, cast: Cast, processes: int) -> Paired
     )
 
 
-def guard_endpoint(cast: Cast, variant: Variant, batches: PairedBatches, recipe: Recipe, log: RunLog, manifest: Manifest) -> None:
+def guard_endpoint(
+    cast: Cast,
+    variant: Variant,
+    batches: PairedBatches,
+    recipe: Recipe,
+    log: RunLog,
+    manifest: Manifest,
+) -> None:
     """Say so, before stage 2, if the faithful endpoint is no more faithful than the student it starts from.
 
     Compares mean PSNR on ``stage2.guard_images`` training crops; the figures go into the manifest.
@@ -224,15 +273,26 @@ def guard_endpoint(cast: Cast, variant: Variant, batches: PairedBatches, recipe:
     for step in range(-(-n // recipe.data.batch_size)):
         batch = batches.batch("guard", step, 0)
         inputs = cast.inputs(batch, keyed_generator(recipe.seed, "guard", step, "degradation"))
-        draws, more = (keyed_generator(recipe.seed, "guard", step, purpose) for purpose in ("draws", "endpoint"))
+        draws, more = (
+            keyed_generator(recipe.seed, "guard", step, purpose)
+            for purpose in ("draws", "endpoint")
+        )
         with torch.no_grad(), captioned(batch.captions):
             condition = cast.student.condition(inputs.lq)
-            start = cast.known("start", inputs.key, ["stage1"], partial(variant.generate, condition, 0.0, draws), draws)
+            start = cast.known(
+                "start",
+                inputs.key,
+                ["stage1"],
+                partial(variant.generate, condition, 0.0, draws),
+                draws,
+            )
             ends = start, cast.endpoint(inputs, more)
             images = [cast.student.codec.decode(z).clamp(-1, 1) for z in ends]
         a, b = ((image - inputs.gt).square().mean(dim=(1, 2, 3)).tolist() for image in images)
         errors += zip(a, b, strict=True)
-    student, endpoint = (float((10 * torch.log10(4 / torch.tensor(e))).mean()) for e in zip(*errors, strict=True))
+    student, endpoint = (
+        float((10 * torch.log10(4 / torch.tensor(e))).mean()) for e in zip(*errors, strict=True)
+    )
     manifest.write(guard={"student_psnr": student, "endpoint_psnr": endpoint, "crops": len(errors)})
     if endpoint <= student:
         log.say(

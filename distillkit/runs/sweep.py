@@ -53,7 +53,9 @@ def cells(recipe: Path, grids: Sequence[str], sets: Sequence[str], out: Path) ->
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
         try:
-            resolved = load_recipe(recipe, [*sets, *(f"{key}={value}" for key, value in settings.items())])
+            resolved = load_recipe(
+                recipe, [*sets, *(f"{key}={value}" for key, value in settings.items())]
+            )
         except RecipeError as e:
             problems |= dict.fromkeys(str(e).splitlines())
         else:
@@ -61,9 +63,13 @@ def cells(recipe: Path, grids: Sequence[str], sets: Sequence[str], out: Path) ->
     if problems:
         raise RecipeError("\n".join(problems))
     if len({cell.folder for cell in made}) < len(made):
-        raise DistillkitError("--grid - two cells would have the same folder: values may not be equal, or differ in signs only")
+        raise DistillkitError(
+            "--grid - two cells would have the same folder: values may not be equal, or differ in signs only"
+        )
     if len({cell.resolved.recipe.training.precision for cell in made}) > 1:
-        raise DistillkitError("--grid training.precision - a process has one precision; sweep each into a folder of its own")
+        raise DistillkitError(
+            "--grid training.precision - a process has one precision; sweep each into a folder of its own"
+        )
     return made
 
 
@@ -87,7 +93,9 @@ def sweep(sweep_cells: Sequence[Cell], out: Path, say: Callable[[str], None]) ->
         if cell.status != "finished" or changed[n - 1]:
             say(f"cell {n} of {len(sweep_cells)}: {cell.folder}")
             try:
-                run_recipe(cell.resolved, cell.folder, resume=(cell.folder / "recipe.toml").exists())
+                run_recipe(
+                    cell.resolved, cell.folder, resume=(cell.folder / "recipe.toml").exists()
+                )
             except DistillkitError as e:
                 failures.append(f"{cell.folder} - {e}")
         write_summary(sweep_cells, out)
@@ -106,13 +114,25 @@ def write_summary(sweep_cells: Sequence[Cell], out: Path) -> None:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     table: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        head = (*(row[key] for key in sweep_cells[0].settings), "" if row["tradeoff"] is None else f"{row['tradeoff']:g}")
+        head = (
+            *(row[key] for key in sweep_cells[0].settings),
+            "" if row["tradeoff"] is None else f"{row['tradeoff']:g}",
+        )
         low_high = "" if row["ci_low"] is None else f" [{row['ci_low']:.4g}, {row['ci_high']:.4g}]"
-        table.setdefault(head, {})[row["metric"]] = row["protocol"] if row["mean"] is None else f"{row['mean']:.4f}{low_high}"
+        table.setdefault(head, {})[row["metric"]] = (
+            row["protocol"] if row["mean"] is None else f"{row['mean']:.4f}{low_high}"
+        )
     body = [[*head, *(found.get(m, "") for m in metrics)] for head, found in table.items()]
     lines += as_markdown([*sweep_cells[0].settings, "tradeoff", *metrics], body)
-    lines += ["", "Mean over the evaluation images, 95 % bootstrap interval over photos; the noise of training is not in it."]
-    lines += ["", *(f"- not finished ({cell.status}): {cell.folder.name}" for cell in waiting)] if waiting else []
+    lines += [
+        "",
+        "Mean over the evaluation images, 95 % bootstrap interval over photos; the noise of training is not in it.",
+    ]
+    lines += (
+        ["", *(f"- not finished ({cell.status}): {cell.folder.name}" for cell in waiting)]
+        if waiting
+        else []
+    )
     write_file(out / "summary.md", "\n".join(lines) + "\n")
 
 
@@ -139,4 +159,6 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 def _name(settings: Mapping[str, str]) -> str:
     """A folder's name that says the settings: ``stage1.weights.fidelity=1.6,seed=0``."""
-    return re.sub(r"[^\w.=,+-]+", "_", ",".join(f"{key}={value}" for key, value in settings.items())).strip("_")
+    return re.sub(
+        r"[^\w.=,+-]+", "_", ",".join(f"{key}={value}" for key, value in settings.items())
+    ).strip("_")

@@ -37,7 +37,9 @@ class CheckResult:
         return f"{mark:<8} {self.promise}" + (f": {self.detail}" if self.detail else "")
 
 
-def check_plugin(name: str, options: Options | None = None, plugins: Plugins | None = None) -> list[CheckResult]:
+def check_plugin(
+    name: str, options: Options | None = None, plugins: Plugins | None = None
+) -> list[CheckResult]:
     """Check what a plugin offers.
 
     Args:
@@ -48,21 +50,37 @@ def check_plugin(name: str, options: Options | None = None, plugins: Plugins | N
     Raises:
         PluginError: no such plugin, a broken one, or no such name in it.
     """
-    return [r for kind, full, spec in _offers(name, plugins) for r in check_spec(kind, full, spec, (options or {}).get(full, {}))]
+    return [
+        r
+        for kind, full, spec in _offers(name, plugins)
+        for r in check_spec(kind, full, spec, (options or {}).get(full, {}))
+    ]
 
 
-def check_spec(kind: Kind, full_name: str, spec: Spec, options: Mapping[str, Any]) -> Iterator[CheckResult]:
+def check_spec(
+    kind: Kind, full_name: str, spec: Spec, options: Mapping[str, Any]
+) -> Iterator[CheckResult]:
     """Build one thing and check it; a single skipped result where it cannot be built here."""
     try:
         config = spec.config(**options)
     except ValidationError as e:
-        needed = "; ".join(": ".join([*map(str, error["loc"]), explain(error)]) for error in e.errors())
-        yield CheckResult(kind, full_name, "builds", "skipped", f"its options have no usable defaults: {needed}")
+        needed = "; ".join(
+            ": ".join([*map(str, error["loc"]), explain(error)]) for error in e.errors()
+        )
+        yield CheckResult(
+            kind, full_name, "builds", "skipped", f"its options have no usable defaults: {needed}"
+        )
         return
     try:
         missing = [file.name for file in spec.weights(config) if file.find() is None]
         if missing:
-            yield CheckResult(kind, full_name, "builds", "skipped", f"needs weights that are not here: {', '.join(missing)}")
+            yield CheckResult(
+                kind,
+                full_name,
+                "builds",
+                "skipped",
+                f"needs weights that are not here: {', '.join(missing)}",
+            )
             return
         thing = spec.build(config)
     except Exception as e:
@@ -83,14 +101,22 @@ def report(name: str) -> tuple[str, bool]:
         PluginError: no such plugin, or no such name in it.
     """
     plugin = _plugin(name, load_plugins())
-    lines = [f"{plugin.name} ({plugin.distribution})", *(f"  FAILED   {problem}" for problem in plugin.problems)]
+    lines = [
+        f"{plugin.name} ({plugin.distribution})",
+        *(f"  FAILED   {problem}" for problem in plugin.problems),
+    ]
     if plugin.error:
-        return "\n".join([*lines, f"  FAILED   loads: {plugin.error}", "", plugin.traceback or ""]).rstrip(), False
+        return "\n".join(
+            [*lines, f"  FAILED   loads: {plugin.error}", "", plugin.traceback or ""]
+        ).rstrip(), False
     results = check_plugin(name)
     for heading in dict.fromkeys((r.kind, r.full_name) for r in results):
         lines.append(f"  {heading[0][:-1]} {heading[1]}")
         lines += [f"    {r}" for r in results if (r.kind, r.full_name) == heading]
-    counts = {outcome: sum(r.outcome == outcome for r in results) for outcome in ("passed", "failed", "skipped")}
+    counts = {
+        outcome: sum(r.outcome == outcome for r in results)
+        for outcome in ("passed", "failed", "skipped")
+    }
     counts["failed"] += len(plugin.problems)
     lines.append(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
     return "\n".join(lines), counts["failed"] == 0
@@ -100,7 +126,10 @@ def contract_tests(name: str, options: Options | None = None) -> Callable[..., N
     """A pytest function with one case for each thing that the plugin offers; assign it to a name that begins with ``test``."""
     import pytest
 
-    cases = [pytest.param(kind, full, spec, id=f"{kind[:-1]}-{full}") for kind, full, spec in _offers(name, None)]
+    cases = [
+        pytest.param(kind, full, spec, id=f"{kind[:-1]}-{full}")
+        for kind, full, spec in _offers(name, None)
+    ]
 
     @pytest.mark.parametrize(("kind", "full_name", "spec"), cases)
     def test_contract(kind: Kind, full_name: str, spec: Spec) -> None:
@@ -119,17 +148,25 @@ def _plugin(name: str, plugins: Plugins) -> Plugin:
     for plugin in plugins:
         if plugin.name == owner:
             return plugin
-    raise PluginError(f'no plugin is called "{owner}"{did_you_mean(owner, [p.name for p in plugins])}')
+    raise PluginError(
+        f'no plugin is called "{owner}"{did_you_mean(owner, [p.name for p in plugins])}'
+    )
 
 
 def _offers(name: str, plugins: Plugins | None) -> list[tuple[Kind, str, Spec]]:
     plugin = _plugin(name, plugins or load_plugins())
     if plugin.error:
         raise PluginError(f"{plugin} is broken: {plugin.error}")
-    offers = [(kind, f"{plugin.name}/{short}", spec) for kind, specs in plugin.specs.items() for short, spec in specs.items()]
+    offers = [
+        (kind, f"{plugin.name}/{short}", spec)
+        for kind, specs in plugin.specs.items()
+        for short, spec in specs.items()
+    ]
     chosen = [offer for offer in offers if name in (plugin.name, offer[1])]
     if not chosen and "/" in name:
-        raise PluginError(f'{plugin} offers no "{name}"{did_you_mean(name, [full for _, full, _ in offers])}')
+        raise PluginError(
+            f'{plugin} offers no "{name}"{did_you_mean(name, [full for _, full, _ in offers])}'
+        )
     return chosen
 
 

@@ -22,7 +22,9 @@ def diagnose() -> tuple[list[str], bool]:
     """Lines to print, and whether everything is well. Imports what a run imports, so that a broken pair of versions shows here."""
     problems = [*_import_problems(), *_version_problems(requires("distillkit") or [])]
     problems += [f"{p} is broken: {p.error}" for p in load_plugins().broken]
-    lines = [f"python       {platform.python_version()} on {platform.system()} {platform.machine()}"]
+    lines = [
+        f"python       {platform.python_version()} on {platform.system()} {platform.machine()}"
+    ]
     lines += [f"{name:<13}{found}" for name, found in versions().items()]
     lines += [f"{'device':<13}{device}" for device in _devices()]
     free = shutil.disk_usage(Path.cwd()).free

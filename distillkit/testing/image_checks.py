@@ -12,7 +12,15 @@ from distillkit.data.sources import open_source
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.manager import Kind
 from distillkit.testing.contract import DoesNotApply
-from distillkit.testing.probe import finite, generator, images, in_range, positive_integer, repeatable, require
+from distillkit.testing.probe import (
+    finite,
+    generator,
+    images,
+    in_range,
+    positive_integer,
+    repeatable,
+    require,
+)
 
 SIZE = (24, 20)
 
@@ -30,7 +38,10 @@ def degrades(degradation: Degradation) -> None:
     finite("the degraded images", lq, (3, 3, *SIZE))
     in_range("the degraded images", lq)
     levels = (lq.double() + 1) * 127.5
-    require(float((levels - levels.round()).abs().max()) < 1e-3, "the degraded images are not rounded to 8 bits")
+    require(
+        float((levels - levels.round()).abs().max()) < 1e-3,
+        "the degraded images are not rounded to 8 bits",
+    )
     require(torch.equal(gt, before), "the clean images are changed in place")
 
 
@@ -45,11 +56,19 @@ def degrades_each_image_by_itself(degradation: Degradation) -> None:
     first, others = _gt(degradation, 1), _gt(degradation, 2, seed=1)
     a = degradation(torch.cat([first, others[:1]]), generator())
     b = degradation(torch.cat([first, others[1:]]), generator())
-    require(torch.allclose(a[0], b[0], atol=1e-5), "an image comes out differently in the company of another one")
+    require(
+        torch.allclose(a[0], b[0], atol=1e-5),
+        "an image comes out differently in the company of another one",
+    )
     copies = first.expand(4, -1, -1, -1)
-    is_random = not torch.equal(degradation(copies, generator(1)), degradation(copies, generator(2)))
+    is_random = not torch.equal(
+        degradation(copies, generator(1)), degradation(copies, generator(2))
+    )
     result = degradation(copies, generator(1))
-    require(not is_random or any(not torch.equal(result[0], other) for other in result[1:]), "all images of a batch share one draw")
+    require(
+        not is_random or any(not torch.equal(result[0], other) for other in result[1:]),
+        "all images of a batch share one draw",
+    )
 
 
 def dataset_is_readable(dataset: Any) -> None:
@@ -83,7 +102,9 @@ def metric_prefers_the_truth(metric: Metric | SetMetric) -> None:
     sign = 1 if metric.higher_is_better else -1
     if isinstance(metric, SetMetric):
         truth = metric.features(gt)
-        better = sign * metric.distance(truth, truth) > sign * metric.distance(metric.features(noisy), truth)
+        better = sign * metric.distance(truth, truth) > sign * metric.distance(
+            metric.features(noisy), truth
+        )
     else:
         better = bool((sign * metric(gt, gt) > sign * metric(noisy, gt)).all())
     require(better, "a noisy image is rated no worse than the reference")
@@ -102,5 +123,10 @@ def metric_passes_gradient(metric: Metric | SetMetric) -> None:
 PROMISES: dict[Kind, list[Callable[[Any], None]]] = {
     "degradations": [degrades, degrades_repeatably, degrades_each_image_by_itself],
     "datasets": [dataset_is_readable],
-    "metrics": [metric_describes_itself, metric_rates_images, metric_prefers_the_truth, metric_passes_gradient],
+    "metrics": [
+        metric_describes_itself,
+        metric_rates_images,
+        metric_prefers_the_truth,
+        metric_passes_gradient,
+    ],
 }

@@ -15,7 +15,15 @@ from distillkit.diffusion.prediction import Predicts
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.plugins.descriptors import Spec, TeacherSpec
 from distillkit.testing.contract import DoesNotApply
-from distillkit.testing.probe import finite, generator, images, in_range, positive_integer, repeatable, require
+from distillkit.testing.probe import (
+    finite,
+    generator,
+    images,
+    in_range,
+    positive_integer,
+    repeatable,
+    require,
+)
 
 BATCH = 2
 
@@ -46,7 +54,10 @@ def is_a_model(model: Any) -> None:
     require(isinstance(model, DiffusionModel), f"build returned a {type(model).__name__}")
     require(isinstance(model.space, str), "its latent space has no name")
     require(isinstance(model.process, ForwardProcess), "process is no ForwardProcess")
-    require(model.predicts in get_args(Predicts), f"predicts is {model.predicts!r}, expected one of {get_args(Predicts)}")
+    require(
+        model.predicts in get_args(Predicts),
+        f"predicts is {model.predicts!r}, expected one of {get_args(Predicts)}",
+    )
     require(isinstance(model.network, nn.Module), "network is no torch module")
     for attribute in ("scale", "passes", "multiple"):
         positive_integer(model, attribute)
@@ -59,9 +70,13 @@ def codec_keeps_sizes(model: DiffusionModel) -> None:
     finite("the latent", latent, (BATCH, *latent.shape[1:4]))
     decoded = model.decode(latent, condition)
     finite("the decoded latent", decoded, tuple(image.shape))
-    require(decoded.requires_grad, "the codec cuts the gradient from the decoded image to the image")
+    require(
+        decoded.requires_grad, "the codec cuts the gradient from the decoded image to the image"
+    )
     (gradient,) = torch.autograd.grad(decoded.square().mean(), image)
-    require(bool(gradient.abs().sum() > 0), "no gradient reaches the image through encode and decode")
+    require(
+        bool(gradient.abs().sum() > 0), "no gradient reaches the image through encode and decode"
+    )
 
 
 def process_is_positive(model: DiffusionModel) -> None:
@@ -80,10 +95,14 @@ def process_times_invert(model: DiffusionModel) -> None:
     low, high = process.log_snr_range()
     slack = 1e-3 * max(1.0, high - low)
     require(
-        bool(((log_snr >= low - slack) & (log_snr <= high + slack)).all()), f"log_snr leaves log_snr_range ({low:.3g}, {high:.3g})"
+        bool(((log_snr >= low - slack) & (log_snr <= high + slack)).all()),
+        f"log_snr leaves log_snr_range ({low:.3g}, {high:.3g})",
     )
     error = (process.time_at(log_snr).double() - t.double()).abs().max()
-    require(float(error) <= 1e-3 * max(1.0, float(t.abs().max())), f"time_at(log_snr(t)) is off by {float(error):.3g}")
+    require(
+        float(error) <= 1e-3 * max(1.0, float(t.abs().max())),
+        f"time_at(log_snr(t)) is off by {float(error):.3g}",
+    )
 
 
 def process_diffuses(model: DiffusionModel) -> None:
@@ -93,7 +112,9 @@ def process_diffuses(model: DiffusionModel) -> None:
     noise = torch.randn(z_0.shape, generator=generator(2))
     if condition.y is not None:
         finite("condition.y", condition.y, tuple(z_0.shape))
-    expected = c.signal * z_0 + c.noise * noise + (0 if condition.y is None else c.shift * condition.y)
+    expected = (
+        c.signal * z_0 + c.noise * noise + (0 if condition.y is None else c.shift * condition.y)
+    )
     require(torch.allclose(z_t, expected, atol=1e-4), "diffuse does not add up to its coefficients")
 
 
@@ -107,14 +128,21 @@ def predictions_agree(model: DiffusionModel) -> None:
         b = model.predict(z_t, t, model.condition(_lq(model).flip(0)))
     for name, value in (("predict(...).clean", a.clean), ("predict(...).noise", a.noise)):
         finite(name, value, tuple(z_t.shape))
-    again = c.signal * a.clean + c.noise * a.noise + (0 if condition.y is None else c.shift * condition.y)
+    again = (
+        c.signal * a.clean
+        + c.noise * a.noise
+        + (0 if condition.y is None else c.shift * condition.y)
+    )
     require(
         torch.allclose(again, z_t, atol=1e-3),
         f"signal clean + shift y + noise eps misses z_t by {float((again - z_t).abs().max()):.3g}",
     )
     if condition.y is None:  # with a y, the two conditions would have to share it
         left, right = (a.noise - b.noise).square(), c.ratio.square() * (a.clean - b.clean).square()
-        require(torch.allclose(left, right, rtol=1e-2, atol=1e-3), "the differences of two predictions break the SNR identity")
+        require(
+            torch.allclose(left, right, rtol=1e-2, atol=1e-3),
+            "the differences of two predictions break the SNR identity",
+        )
 
 
 def score_passes_gradient(model: DiffusionModel) -> None:
@@ -138,7 +166,10 @@ def generates(model: DiffusionModel) -> None:
 
 def student_has_a_codec(model: DiffusionModel) -> None:
     """has a Codec: a student's latents depend on the image alone."""
-    require(isinstance(model.codec, Codec) and model.codec.space == model.space, "codec is no Codec of the model's space")
+    require(
+        isinstance(model.codec, Codec) and model.codec.space == model.space,
+        "codec is no Codec of the model's space",
+    )
 
 
 def student_learns(model: DiffusionModel) -> None:
@@ -151,8 +182,13 @@ def student_learns(model: DiffusionModel) -> None:
     gradients = torch.autograd.grad(latent.square().mean(), weights, allow_unused=True)
     model.requires_grad_(False)
     reached = [g for g in gradients if g is not None]
-    require(all(bool(torch.isfinite(g).all()) for g in reached), "a gradient of the network's weights is NaN or infinite")
-    require(any(bool(g.abs().sum() > 0) for g in reached), "no gradient reaches the network's weights")
+    require(
+        all(bool(torch.isfinite(g).all()) for g in reached),
+        "a gradient of the network's weights is NaN or infinite",
+    )
+    require(
+        any(bool(g.abs().sum() > 0) for g in reached), "no gradient reaches the network's weights"
+    )
 
 
 def restores(model: Any) -> None:
@@ -176,13 +212,24 @@ def stays_as_it_is(model: Any) -> None:
     before = {name: value.double().sum() for name, value in model.state_dict().items()}
     with torch.no_grad():
         cast(OutputTeacher, model).restore(_lq(model), generator())
-    changed = [name for name, value in model.state_dict().items() if not torch.equal(value.double().sum(), before[name])]
+    changed = [
+        name
+        for name, value in model.state_dict().items()
+        if not torch.equal(value.double().sum(), before[name])
+    ]
     require(not changed, f"restore changes {', '.join(changed[:3])}")
 
 
 def promises(spec: Spec) -> list[Callable[[Any], None]]:
     """What a student, or a teacher with its capabilities, promises."""
-    model = [is_a_model, codec_keeps_sizes, process_is_positive, process_times_invert, process_diffuses, predictions_agree]
+    model = [
+        is_a_model,
+        codec_keeps_sizes,
+        process_is_positive,
+        process_times_invert,
+        process_diffuses,
+        predictions_agree,
+    ]
     if not isinstance(spec, TeacherSpec):
         return [*model, student_has_a_codec, generates, restores, student_learns]
     score = [*model, score_passes_gradient] if "score" in spec.capabilities else []

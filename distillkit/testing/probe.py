@@ -24,8 +24,12 @@ def require(kept: bool, otherwise: str) -> None:
 def images(n: int, height: int, width: int, seed: int = 0) -> Tensor:
     """``n`` different smooth images with some grain, (n, 3, height, width) in [-1, 1]."""
     draws = generator(seed)
-    smooth = F.interpolate(torch.rand(n, 3, 5, 6, generator=draws), (height, width), mode="bicubic", align_corners=True)
-    return ((smooth + 0.05 * torch.randn(n, 3, height, width, generator=draws)) * 2 - 1).clamp(-1, 1)
+    smooth = F.interpolate(
+        torch.rand(n, 3, 5, 6, generator=draws), (height, width), mode="bicubic", align_corners=True
+    )
+    return ((smooth + 0.05 * torch.randn(n, 3, height, width, generator=draws)) * 2 - 1).clamp(
+        -1, 1
+    )
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -36,7 +40,10 @@ def generator(seed: int = 0) -> torch.Generator:
 def finite(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     """Require a tensor of that shape without NaN and infinity."""
     require(isinstance(value, Tensor), f"{name} is a {type(value).__name__}, not a tensor")
-    require(tuple(value.shape) == tuple(shape), f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}")
+    require(
+        tuple(value.shape) == tuple(shape),
+        f"{name} has shape {tuple(value.shape)}, expected {tuple(shape)}",
+    )
     require(bool(torch.isfinite(value).all()), f"{name} holds NaN or infinity")
 
 
@@ -53,13 +60,19 @@ def repeatable(name: str, call: Callable[[], Tensor]) -> None:
     with _global_seed(2):
         second = call()
     same = first.shape == second.shape and torch.allclose(first.float(), second.float(), atol=1e-5)
-    require(same, f"{name} differs between two calls with the same input and generator: it draws from somewhere else")
+    require(
+        same,
+        f"{name} differs between two calls with the same input and generator: it draws from somewhere else",
+    )
 
 
 def positive_integer(thing: Any, attribute: str) -> None:
     """Require ``thing.attribute`` to be 1, 2, ..."""
     value = getattr(thing, attribute, None)
-    require(isinstance(value, int) and value >= 1, f"{attribute} is {value!r}, expected a positive integer")
+    require(
+        isinstance(value, int) and value >= 1,
+        f"{attribute} is {value!r}, expected a positive integer",
+    )
 
 
 @contextmanager

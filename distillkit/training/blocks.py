@@ -40,7 +40,12 @@ def recast(models: Iterable[nn.Module]) -> Iterator[None]:
 
     Autocast casts the weights of a layer at each pass, and the gradient needs the copy. Gradients are what they would be without.
     """
-    layers = [m for model in models for m in model.modules() if type(m) in (nn.Linear, nn.Conv2d) and not m.weight.requires_grad]
+    layers = [
+        m
+        for model in models
+        for m in model.modules()
+        if type(m) in (nn.Linear, nn.Conv2d) and not m.weight.requires_grad
+    ]
     with _replaced(dict.fromkeys(layers), lambda layer: partial(_recast, layer, layer.forward)):
         yield
 
@@ -53,9 +58,14 @@ def compiled(models: Iterable[nn.Module], backend: str = "inductor") -> Iterator
     adapters are not. Enter it before :func:`recomputed` where both are wanted.
     """
     limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(limit, 64)  # one for each shape that the blocks of a class come in
+    torch._dynamo.config.recompile_limit = max(
+        limit, 64
+    )  # one for each shape that the blocks of a class come in
     try:
-        with _replaced(blocks_of(models), lambda block: partial(_of_fixed_shape, torch.compile(block.forward, backend=backend))):
+        with _replaced(
+            blocks_of(models),
+            lambda block: partial(_of_fixed_shape, torch.compile(block.forward, backend=backend)),
+        ):
             yield
     finally:
         torch._dynamo.config.recompile_limit = limit
@@ -98,13 +108,17 @@ def _innermost(module: nn.Module) -> Iterator[nn.Module]:
 
 def _repeats(module: nn.Module) -> bool:
     """Whether ``module`` is a list of blocks."""
-    return isinstance(module, nn.ModuleList | nn.Sequential) and any(_has_parts(part) for part in module)
+    return isinstance(module, nn.ModuleList | nn.Sequential) and any(
+        _has_parts(part) for part in module
+    )
 
 
 def _has_parts(module: nn.Module) -> bool:
     """Whether ``module`` is more than a layer, or a wrapping of one; what an adapter adds to a layer is no part."""
     parts = [child for name, child in module.named_children() if name != "parametrizations"]
-    return not isinstance(module, BaseTunerLayer) and (len(parts) > 1 or any(_has_parts(part) for part in parts))
+    return not isinstance(module, BaseTunerLayer) and (
+        len(parts) > 1 or any(_has_parts(part) for part in parts)
+    )
 
 
 def _of_fixed_shape(compiled: Forward, *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +156,9 @@ def _recast(layer: Any, forward: Forward, x: Tensor) -> Tensor:
         return forward(x)
     weight, dtype = layer.weight, torch.get_autocast_dtype(kind)
     copy = weight.to(dtype)
-    address = copy.untyped_storage().data_ptr()  # what is packed lives as long as its hooks: they may not hold the copy
+    address = (
+        copy.untyped_storage().data_ptr()
+    )  # what is packed lives as long as its hooks: they may not hold the copy
 
     def pack(saved: Tensor) -> Tensor | _View:
         mine = saved.untyped_storage().data_ptr() == address
@@ -152,7 +168,11 @@ def _recast(layer: Any, forward: Forward, x: Tensor) -> Tensor:
         return weight.to(dtype).as_strided(*packed) if isinstance(packed, _View) else packed
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        return F.linear(x, copy, layer.bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, copy, layer.bias)
+        return (
+            F.linear(x, copy, layer.bias)
+            if isinstance(layer, nn.Linear)
+            else layer._conv_forward(x, copy, layer.bias)
+        )
 
 
 class _View(NamedTuple):

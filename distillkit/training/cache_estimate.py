@@ -52,7 +52,9 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
 
     def note(kind: str, steps: int, values: int, extra: int = 0) -> None:
         if entries := made(steps) + extra:
-            found.append(Forecast(kind, entries, entries * (OVERHEAD + values), made(steps) < parts * steps))
+            found.append(
+                Forecast(kind, entries, entries * (OVERHEAD + values), made(steps) < parts * steps)
+            )
 
     own = _input_latents(cast, None, crop)
     for size in own:
@@ -60,7 +62,9 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
     for role, teacher in cast.teachers.items():
         if getattr(recipe.stage1.weights, role) == 0:
             continue
-        if getattr(recipe.stage1, f"{role}_term") == "output" or not isinstance(teacher, DiffusionModel):
+        if getattr(recipe.stage1, f"{role}_term") == "output" or not isinstance(
+            teacher, DiffusionModel
+        ):
             if recipe.stage1.output_targets == "crop":
                 note("restored", recipe.stage1.steps, batch * 3 * piece**2 * WIDTH)
             else:
@@ -147,7 +151,9 @@ def _input_latents(cast: Cast, role: Role | None, side: int) -> list[int]:
     model = cast.student if role is None else cast.teachers[role]
     assert isinstance(model, DiffusionModel)
     with remembering(memory):
-        condition = model.condition(torch.zeros(1, 3, side // model.scale, side // model.scale, device=cast.device))
+        condition = model.condition(
+            torch.zeros(1, 3, side // model.scale, side // model.scale, device=cast.device)
+        )
     if role is None:
         model.generate(condition, torch.Generator())  # only then is what it starts from asked for
     return list(sizes.values())

@@ -80,18 +80,36 @@ class Checkpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir()
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / "trained.safetensors")
-            save_file({k: v.detach().cpu().contiguous() for k, v in average.items()}, temporary / "average.safetensors")
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+                temporary / "trained.safetensors",
+            )
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in average.items()},
+                temporary / "average.safetensors",
+            )
             torch.save(optimizer, temporary / "optimizer.pt")
             files = {f.name: sha256_of(f) for f in sorted(temporary.iterdir())}
-            manifest = {"format": FORMAT, "stage": stage, "step": step, "final": final, "files": files}
-            (temporary / "manifest.json").write_text(json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2))
+            manifest = {
+                "format": FORMAT,
+                "stage": stage,
+                "step": step,
+                "final": final,
+                "files": files,
+            }
+            (temporary / "manifest.json").write_text(
+                json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2)
+            )
             for f in [*temporary.iterdir(), temporary]:
                 _sync(f)
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
             _sync(self.folder)
-        except (OSError, RuntimeError, SafetensorError) as e:  # RuntimeError: torch's writer on a full disk
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as e:  # RuntimeError: torch's writer on a full disk
             reason = why(e, self.folder)
             shutil.rmtree(temporary, ignore_errors=True)
             what = f"cannot be written: {reason}; earlier checkpoints are intact: free space, then --resume"
@@ -152,11 +170,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     manifest = _read_manifest(path)
     try:
-        changed = [name for name, digest in manifest["files"].items() if sha256_of(path / name) != digest]
+        changed = [
+            name for name, digest in manifest["files"].items() if sha256_of(path / name) != digest
+        ]
     except OSError as e:
         raise CheckpointError(f"{path} - damaged checkpoint: {e}") from e
     if changed:
-        raise CheckpointError(f"{path} - damaged checkpoint: {', '.join(changed)} changed since it was written")
+        raise CheckpointError(
+            f"{path} - damaged checkpoint: {', '.join(changed)} changed since it was written"
+        )
     return Checkpoint(path, manifest["stage"], manifest["step"], manifest["final"])
 
 
@@ -167,10 +189,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{path} - damaged checkpoint: manifest.json: {e}") from e
     if stated != _digest(manifest) and not (stated is None and format == 1):
-        raise CheckpointError(f"{path} - damaged checkpoint: manifest.json changed since it was written")
+        raise CheckpointError(
+            f"{path} - damaged checkpoint: manifest.json changed since it was written"
+        )
     if format != FORMAT:
         what = f"checkpoint format {format}, this version reads {FORMAT}"
-        raise DistillkitError(f"{path} - {what}; go on with the version of distillkit that wrote it, or start anew by --out")
+        raise DistillkitError(
+            f"{path} - {what}; go on with the version of distillkit that wrote it, or start anew by --out"
+        )
     return manifest
 
 

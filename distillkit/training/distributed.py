@@ -16,7 +16,13 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.recipe.schema import Training
 
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+SIZES = (
+    "WORLD_SIZE",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "SLURM_STEP_NUM_TASKS",
+)
 """Where launchers say how many processes they start."""
 
 INSTEAD = "torchrun --nproc_per_node N -m distillkit run RECIPE"
@@ -41,7 +47,9 @@ def start(options: Training, out: Path) -> Accelerator:
     """
     for name, reason in WRAPPERS.items():
         if os.environ.get(name, "").lower() in ("true", "1"):
-            raise DistillkitError(f"{name}={os.environ[name]} - {reason}; start the processes with: {INSTEAD}")
+            raise DistillkitError(
+                f"{name}={os.environ[name]} - {reason}; start the processes with: {INSTEAD}"
+            )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else Accelerate does not join processes without a GPU
         mixed_precision=options.precision,
@@ -51,7 +59,10 @@ def start(options: Training, out: Path) -> Accelerator:
     _check_size(accelerator.num_processes)
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", options.precision):
-        warnings.warn(f"accelerate's mixed_precision {asked} is not used: training.precision is {options.precision}", stacklevel=2)
+        warnings.warn(
+            f"accelerate's mixed_precision {asked} is not used: training.precision is {options.precision}",
+            stacklevel=2,
+        )
     return accelerator
 
 
@@ -62,7 +73,11 @@ def _check_size(found: int) -> None:
                 f"{name}={os.environ[name]} asks for {os.environ[name]} processes, but this is one of {found}: each would make the "
                 f"whole run by itself; start them with: {INSTEAD} (or unset {name})"
             )
-    if found == 1 and "WORLD_SIZE" not in os.environ and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+    if (
+        found == 1
+        and "WORLD_SIZE" not in os.environ
+        and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
+    ):
         raise DistillkitError(
             "accelerate launch was asked for several processes but started one: it does so without GPUs, whatever --num_processes "
             f"says; start them with: {INSTEAD}, or accelerate launch --multi_gpu --num_processes N -m distillkit run RECIPE (which "
@@ -93,8 +108,12 @@ def together(accelerator: Accelerator) -> Iterator[None]:
         for tracker in accelerator.trackers:
             with suppress(OSError):  # on a full disk
                 tracker.finish()  # no more: to take leave of a process that is gone can take forever
-        if accelerator.num_processes > 1 and (isinstance(e, torch.distributed.DistError) or "gloo" in str(e)):
-            raise DistillkitError("another process of this run has ended; its own message says why") from e
+        if accelerator.num_processes > 1 and (
+            isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
+        ):
+            raise DistillkitError(
+                "another process of this run has ended; its own message says why"
+            ) from e
         if "torch.Tensor and DTensor" in str(e):
             raise PluginError(
                 "a model uses the weights of one of its blocks elsewhere than in that block's forward, where they are not "

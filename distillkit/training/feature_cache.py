@@ -60,7 +60,10 @@ class Cache:
             value = compute()
         kept = value.contiguous().cpu()
         seconds = time.perf_counter() - started
-        self.store.write(key, sealed(save({"value": kept}), {"key": key, "kind": kind, "seconds": f"{seconds:.6f}"}))
+        self.store.write(
+            key,
+            sealed(save({"value": kept}), {"key": key, "kind": kind, "seconds": f"{seconds:.6f}"}),
+        )
         self.saved -= time.perf_counter() - began - seconds
         return value
 
@@ -88,7 +91,9 @@ class Cache:
 
     def _circumstances(self) -> tuple[str, str, str]:
         kind = self._device.type
-        precision = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "full"
+        precision = (
+            str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "full"
+        )
         return torch.__version__, kind, precision
 
 
@@ -107,9 +112,14 @@ def identity(component: Component, thing: object) -> str:
     """Of what a recipe's table names and what its plugin built: its name and version, options, weight files and weights."""
     owner = component.full_name.partition("/")[0]
     versions = [p.distribution for p in load_plugins() if p.name == owner]
-    files = [file.sha256 or (sha256_of(path) if (path := file.find()) else "") for file in component.spec.weights(component.config)]
+    files = [
+        file.sha256 or (sha256_of(path) if (path := file.find()) else "")
+        for file in component.spec.weights(component.config)
+    ]
     weights = identity_of_weights(thing) if isinstance(thing, nn.Module) else ""
-    return digest(component.full_name, *versions, component.config.model_dump_json(), *files, weights)
+    return digest(
+        component.full_name, *versions, component.config.model_dump_json(), *files, weights
+    )
 
 
 def identity_of_weights(module: nn.Module) -> str:
@@ -131,7 +141,9 @@ def identity_of_batch(batch: Batch) -> str:
 
 def identity_of_image(image: np.ndarray, caption: str | None) -> str:
     """Of the pixels of an image and of what is said about it."""
-    found = hashlib.sha256(f"{image.dtype} {image.shape} ".encode() + np.ascontiguousarray(image).tobytes())
+    found = hashlib.sha256(
+        f"{image.dtype} {image.shape} ".encode() + np.ascontiguousarray(image).tobytes()
+    )
     return digest(found.hexdigest(), json.dumps(caption))
 
 

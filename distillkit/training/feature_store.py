@@ -38,7 +38,11 @@ class Entry:
         """As its header says, which is not checked; ``"damaged"`` where it says nothing."""
         try:
             with self.path.open("rb") as file:
-                return str(json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]["kind"])
+                return str(
+                    json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"][
+                        "kind"
+                    ]
+                )
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             return "damaged"
 
@@ -119,7 +123,10 @@ class Store:
             self.full = True
             with suppress(OSError):
                 temporary.unlink()
-            warnings.warn(f"{self.folder} - the cache cannot be written ({e.strerror or e}); going on without", stacklevel=2)
+            warnings.warn(
+                f"{self.folder} - the cache cannot be written ({e.strerror or e}); going on without",
+                stacklevel=2,
+            )
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, in no order."""
@@ -132,7 +139,11 @@ class Store:
 
     def remove(self, *entries: Entry) -> None:
         """Delete ``entries``, and what a killed process left half written; the size is counted anew at the next write."""
-        for path in [*(entry.path for entry in entries), *self.folder.glob("??/*.part"), self.folder / ".bytes"]:
+        for path in [
+            *(entry.path for entry in entries),
+            *self.folder.glob("??/*.part"),
+            self.folder / ".bytes",
+        ]:
             path.unlink(missing_ok=True)
 
     def _make_room(self, wanted: int) -> int:
@@ -166,7 +177,11 @@ def opened(raw: bytes, key: str) -> Metadata | None:
         header, data = _parts(raw)
         metadata = header["__metadata__"]
         whole = metadata.pop("sha256") == _digest(header, data)
-        return metadata if whole and metadata["key"] == key and metadata["format"] == str(FORMAT) else None
+        return (
+            metadata
+            if whole and metadata["key"] == key and metadata["format"] == str(FORMAT)
+            else None
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -48,7 +48,11 @@ class Stage:
         """Linear warm-up, constant, linear decay over the last ``decay_fraction``: a function of the step alone."""
         warmup = min((step + 1) / options.warmup_steps, 1.0) if options.warmup_steps else 1.0
         decaying = options.decay_fraction * self.steps
-        return self.learning_rate * warmup * (min((self.steps - step) / decaying, 1.0) if decaying else 1.0)
+        return (
+            self.learning_rate
+            * warmup
+            * (min((self.steps - step) / decaying, 1.0) if decaying else 1.0)
+        )
 
 
 class MovingAverage:
@@ -63,7 +67,9 @@ class MovingAverage:
         """Take in the tensors after ``step``. Early steps count more: the decay rises as (1 + step) / (10 + step)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, value in self._tensors.items():
-            self.values[name].copy_(value) if decay == 0 else self.values[name].lerp_(value, 1 - decay)
+            self.values[name].copy_(value) if decay == 0 else self.values[name].lerp_(
+                value, 1 - decay
+            )
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -122,7 +128,9 @@ class Trainer:
             done = resume.step - stage.offset
             load_tensors(tensors, resume.tensors(), resume.path)
             load_tensors(average.values, resume.average(), resume.path)
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": resume.optimizer()["state"]})  # settings: the recipe's
+            optimizer.load_state_dict(
+                optimizer.state_dict() | {"state": resume.optimizer()["state"]}
+            )  # settings: the recipe's
         if isinstance(stage.module, Stage2Step):
             stage.module.average = average.swapped_in if options.ema else nullcontext
         module = self.accelerator.prepare(stage.module)
@@ -143,7 +151,9 @@ class Trainer:
                     for parameters in optimizer.param_groups:
                         parameters["lr"] = stage.lr_at(step, options)
                     terms = self._backward(module, stage, group, step)
-                    norm = self.accelerator.clip_grad_norm_(list(tensors.values()), options.max_grad_norm)
+                    norm = self.accelerator.clip_grad_norm_(
+                        list(tensors.values()), options.max_grad_norm
+                    )
                     verdict = self._verdict(terms["loss"] + norm, bool(caught))
                     if self.fused:
                         optimizer.found_inf = verdict[0]  # type: ignore[attr-defined]  # the optimiser's own name for it
@@ -156,12 +166,22 @@ class Trainer:
                     pending.append(_Made(step, verdict, group, terms))
                     due = step + 1 == stage.steps or (step + 1) % options.checkpoint_every == 0
                     stop = self._settle(stage, pending, 1 if self.fused and not due else 0)
-                    self._after(stage, step + 1, meter, average, optimizer, batches, (caught or ["a signal"])[0] if stop else None)
+                    self._after(
+                        stage,
+                        step + 1,
+                        meter,
+                        average,
+                        optimizer,
+                        batches,
+                        (caught or ["a signal"])[0] if stop else None,
+                    )
         finally:
             self.log.end()
         load_tensors(tensors, average.values, "moving average")
 
-    def _backward(self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int) -> Terms:
+    def _backward(
+        self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int
+    ) -> Terms:
         """Forward and backward over the batches of one optimiser step; their mean terms, detached, and the sum as ``loss``."""
         total: Terms = {}
         for part, batch in zip(self.parts, group, strict=True):
@@ -196,7 +216,9 @@ class Trainer:
 
     def _write_down(self, stage: Stage, made: _Made) -> None:
         ids = [i for batch in made.group for i in batch.ids]
-        self.log.nonfinite(stage.offset + made.step + 1, ids, {k: float(v) for k, v in made.terms.items()})
+        self.log.nonfinite(
+            stage.offset + made.step + 1, ids, {k: float(v) for k, v in made.terms.items()}
+        )
         if self._failures >= self.options.max_nonfinite:
             raise DistillkitError(
                 f"{stage.name} step {made.step + 1} - {self._failures} non-finite losses in a row; the batches and terms are in "
@@ -216,8 +238,16 @@ class Trainer:
         """What is due after ``made`` steps of the stage: a log line, a sample grid, a checkpoint, the end."""
         options, over, at = self.options, made == stage.steps, stage.offset + made
         if made % options.log_every == 0 or over:
-            self.log.write(at, meter.read(stage.lr_at(made - 1, options), batches.wait_seconds) | stage.module.cast.cache.news())
-        if self._sample is not None and options.sample_every and (made % options.sample_every == 0 or over):
+            self.log.write(
+                at,
+                meter.read(stage.lr_at(made - 1, options), batches.wait_seconds)
+                | stage.module.cast.cache.news(),
+            )
+        if (
+            self._sample is not None
+            and options.sample_every
+            and (made % options.sample_every == 0 or over)
+        ):
             with average.swapped_in():
                 self._sample(stage.name, at)
         if made % options.checkpoint_every == 0 or over or stopped_by:
@@ -270,7 +300,11 @@ class _Meter:
         sums = {name: float(value) for name, value in self._sums.items()}
         finite = sums.pop("")
         values = {name: value / finite for name, value in sums.items()} if finite else {}
-        values |= {"lr": lr, "seconds": elapsed / self._steps, "loader_wait": (waited - self._waited) / max(elapsed, 1e-9)}
+        values |= {
+            "lr": lr,
+            "seconds": elapsed / self._steps,
+            "loader_wait": (waited - self._waited) / max(elapsed, 1e-9),
+        }
         self._waited = waited
         self._start_anew()
         return values

@@ -93,21 +93,36 @@ class Cast:
         """
         gt = batch.gt.to(self.device)
         key = identity_of_batch(batch) if self.cache.store else ""
-        told = list(zip(batch.wholes or (), batch.captions or [None] * len(batch.ids), strict=False))
+        told = list(
+            zip(batch.wholes or (), batch.captions or [None] * len(batch.ids), strict=False)
+        )
         if batch.lq is not None:
-            return Inputs(batch.lq.to(self.device), gt, key, [self._whole(*of_one, None) for of_one in told])
+            return Inputs(
+                batch.lq.to(self.device), gt, key, [self._whole(*of_one, None) for of_one in told]
+            )
         if self.degradation is None:
-            raise RecipeError("degradation - the recipe names none, and a training source has no low-quality images of its own")
+            raise RecipeError(
+                "degradation - the recipe names none, and a training source has no low-quality images of its own"
+            )
         if self.cache.store:
             key = digest(key, self.identities["degradation"], identity_of_draws(generator))
         if not told:
             return Inputs(self._degraded(gt, generator), gt, key)
         wholes = [self._whole(*of_one, generator) for of_one in told]
-        return Inputs(torch.cat([w.window.of(w.lq) for w in wholes]), gt, digest(key, *(w.key for w in wholes)), wholes)
+        return Inputs(
+            torch.cat([w.window.of(w.lq) for w in wholes]),
+            gt,
+            digest(key, *(w.key for w in wholes)),
+            wholes,
+        )
 
-    def _whole(self, whole: Whole, caption: str | None, draws: torch.Generator | None) -> WholeInput:
+    def _whole(
+        self, whole: Whole, caption: str | None, draws: torch.Generator | None
+    ) -> WholeInput:
         """A low-quality image, or with ``draws`` a clean one to be degraded."""
-        key = digest(identity_of_image(whole.image, caption), identity_of_draws(draws) if draws else "")
+        key = digest(
+            identity_of_image(whole.image, caption), identity_of_draws(draws) if draws else ""
+        )
         image = to_float(whole.image)[None].to(self.device)
         lq = self._degraded(image, draws) if draws else image
         return WholeInput(lq, whole.window, caption, key, ("degradation",) if draws else ())
@@ -118,14 +133,21 @@ class Cast:
             return self.degradation(gt, generator)
 
     def known(
-        self, kind: str, key: str, by: Sequence[str], compute: Callable[[], Tensor], draws: torch.Generator | None = None
+        self,
+        kind: str,
+        key: str,
+        by: Sequence[str],
+        compute: Callable[[], Tensor],
+        draws: torch.Generator | None = None,
     ) -> Tensor:
         """``compute()`` without gradient, or its former result for the same inputs, draws and members ``by`` of the cast."""
         if self.cache.store is None:
             return self.cache.tensor(kind, (), compute)
         whose = [self.identities[member] for member in by]
         with remembering(nothing_kept):  # what is kept as a whole is not kept in parts
-            return self.cache.tensor(kind, [key, *whose, identity_of_draws(draws) if draws else ""], compute)
+            return self.cache.tensor(
+                kind, [key, *whose, identity_of_draws(draws) if draws else ""], compute
+            )
 
     @contextmanager
     def remembering(self, member: str, key: str) -> Iterator[None]:
@@ -139,9 +161,13 @@ class Cast:
 
     def restored(self, role: Role, lq: Tensor, key: str, generator: torch.Generator) -> Tensor:
         """A teacher's image, (B, 3, H, W), without gradient."""
-        return self.known("restored", key, [role], lambda: self.teachers[role].restore(lq, generator), generator)
+        return self.known(
+            "restored", key, [role], lambda: self.teachers[role].restore(lq, generator), generator
+        )
 
-    def restored_wholes(self, role: Role, wholes: Sequence[WholeInput], draws: Callable[[str], torch.Generator]) -> Tensor:
+    def restored_wholes(
+        self, role: Role, wholes: Sequence[WholeInput], draws: Callable[[str], torch.Generator]
+    ) -> Tensor:
         """A teacher's images of whole inputs, made one by one and cut to the batch's crops: (B, 3, H, W), without gradient.
 
         ``draws`` are given for a whole input's key: the same image has the same result wherever it is cut.
@@ -156,7 +182,9 @@ class Cast:
                 with captioned([whole.caption]):
                     return restore_padded(restore, whole.lq, teacher.scale, teacher.multiple)
 
-            return self.known("restored image", whole.key, [*whole.by, role], compute, draws(whole.key))
+            return self.known(
+                "restored image", whole.key, [*whole.by, role], compute, draws(whole.key)
+            )
 
         return torch.cat([whole.window.of(restored(whole), teacher.scale) for whole in wholes])
 
@@ -172,7 +200,9 @@ class Cast:
         return self.known("endpoint", inputs.key, ["fidelity", "student"], compute, generator)
 
 
-def build_cast(resolved: ResolvedRecipe, device: torch.device, mesh: DeviceMesh | None = None) -> Cast:
+def build_cast(
+    resolved: ResolvedRecipe, device: torch.device, mesh: DeviceMesh | None = None
+) -> Cast:
     """Build student, teachers and degradation, each by its plugin, and check that their sizes fit together.
 
     Args:
@@ -185,24 +215,37 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device, mesh: DeviceMesh 
     home = torch.device("cpu") if mesh else device  # whole ones may be too large for the device
     student = _model(resolved, "student", home)
     if not isinstance(student, DiffusionModel):
-        raise PluginError(f"{resolved.components['student'].full_name} - builds a {type(student).__name__}, not a DiffusionModel")
+        raise PluginError(
+            f"{resolved.components['student'].full_name} - builds a {type(student).__name__}, not a DiffusionModel"
+        )
     teachers: dict[Role, Any] = {}
     for role in ROLES:
         if f"teachers.{role}" in resolved.components:
             teacher = _model(resolved, f"teachers.{role}", home)
             if isinstance(teacher, nn.Module):
-                share_storage(teacher, *(m for m in (student, *teachers.values()) if isinstance(m, nn.Module)))
+                share_storage(
+                    teacher, *(m for m in (student, *teachers.values()) if isinstance(m, nn.Module))
+                )
             teachers[role] = teacher
     if mesh is not None:
         shard([m for m in (student, *teachers.values()) if isinstance(m, nn.Module)], mesh, device)
-    degradation = build(resolved, "degradation", device) if "degradation" in resolved.components else None
+    degradation = (
+        build(resolved, "degradation", device) if "degradation" in resolved.components else None
+    )
     scales = {"student": student.scale} | {f"teachers.{r}": t.scale for r, t in teachers.items()}
     scales |= {"degradation": degradation.scale} if degradation is not None else {}
     if len(set(scales.values())) > 1:
-        raise RecipeError("scales differ: " + ", ".join(f"{k} {v}x" for k, v in scales.items()) + "; they must agree")
+        raise RecipeError(
+            "scales differ: "
+            + ", ".join(f"{k} {v}x" for k, v in scales.items())
+            + "; they must agree"
+        )
     models = {"student": student} | {f"teachers.{r}": t for r, t in teachers.items()}
     _check_crop(resolved, models, student.scale)
-    _check_captions(resolved, [k for k, m in models.items() if isinstance(m, DiffusionModel) and m.takes_captions])
+    _check_captions(
+        resolved,
+        [k for k, m in models.items() if isinstance(m, DiffusionModel) and m.takes_captions],
+    )
     anchors = {
         role: build_distance(resolved, f"stage1.{role}_anchor", device)
         for role in ROLES
@@ -210,8 +253,20 @@ def build_cast(resolved: ResolvedRecipe, device: torch.device, mesh: DeviceMesh 
     }
     cache = open_cache(resolved.recipe.training, device)
     members = models if degradation is None else models | {"degradation": degradation}
-    made = {k: identity(resolved.components[k], thing) for k, thing in members.items()} if cache.store else {}
-    return Cast(student, teachers, degradation, device, cache, {k.removeprefix("teachers."): v for k, v in made.items()}, anchors)
+    made = (
+        {k: identity(resolved.components[k], thing) for k, thing in members.items()}
+        if cache.store
+        else {}
+    )
+    return Cast(
+        student,
+        teachers,
+        degradation,
+        device,
+        cache,
+        {k.removeprefix("teachers."): v for k, v in made.items()},
+        anchors,
+    )
 
 
 def encodes_by_network(model: DiffusionModel) -> bool:
@@ -228,21 +283,33 @@ def _model(resolved: ResolvedRecipe, key: str, device: torch.device) -> Any:
     return model
 
 
-def _check_crop(resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int) -> None:
+def _check_crop(
+    resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int
+) -> None:
     """Training crops are not padded: their sides must be multiples of what every model takes."""
     crop, units = resolved.recipe.data.crop, {k: scale * m.multiple for k, m in models.items()}
     unfit = [f"{k} takes multiples of {unit}" for k, unit in units.items() if crop % unit]
     if unfit:
         fit = math.lcm(*units.values())
         where = f"{resolved.origin('data.crop')}  data.crop"
-        raise RecipeError(f"{where} - clean crops of {crop} pixels: {', '.join(unfit)}; all take {fit} and its multiples")
+        raise RecipeError(
+            f"{where} - clean crops of {crop} pixels: {', '.join(unfit)}; all take {fit} and its multiples"
+        )
 
 
 def _check_captions(resolved: ResolvedRecipe, takers: list[str]) -> None:
     """A caption column and a model that takes captions need each other."""
-    captioned = [f"data.train.{i}.caption_column" for i, s in enumerate(resolved.recipe.data.train) if s.caption_column]
+    captioned = [
+        f"data.train.{i}.caption_column"
+        for i, s in enumerate(resolved.recipe.data.train)
+        if s.caption_column
+    ]
     if captioned and not takers:
         where = f"{resolved.origin(captioned[0])}  {captioned[0]}"
-        raise RecipeError(f"{where} - no model of this recipe takes captions; turn them on in the options of one that can")
+        raise RecipeError(
+            f"{where} - no model of this recipe takes captions; turn them on in the options of one that can"
+        )
     if takers and not captioned:
-        raise RecipeError(f"{', '.join(takers)} - takes captions, and no source of data.train names a caption_column")
+        raise RecipeError(
+            f"{', '.join(takers)} - takes captions, and no source of data.train names a caption_column"
+        )

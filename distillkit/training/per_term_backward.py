@@ -11,7 +11,9 @@ from torch import Tensor
 Terms = dict[str, Tensor]
 
 
-def settled(make: Callable[..., Terms], inputs: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Terms:
+def settled(
+    make: Callable[..., Terms], inputs: Sequence[Tensor | None], parameters: Sequence[Tensor]
+) -> Terms:
     """``make(*inputs)``, the terms of a sum whose gradient with respect to inputs and parameters has been taken already.
 
     A backward pass through the result hands these gradients on; nothing else is kept for it. What ``make`` returns must depend on
@@ -21,7 +23,9 @@ def settled(make: Callable[..., Terms], inputs: Sequence[Tensor | None], paramet
     terms = make(*own)
     if not terms:
         return {}
-    into = [(leaf, x) for leaf, x in zip(own, inputs, strict=True) if leaf is not None] + [(p, p) for p in parameters]
+    into = [(leaf, x) for leaf, x in zip(own, inputs, strict=True) if leaf is not None] + [
+        (p, p) for p in parameters
+    ]
     loss = torch.stack(list(terms.values())).sum()
     with torch.autocast(loss.device.type, enabled=False):
         gradients = torch.autograd.grad(loss, [leaf for leaf, _ in into], allow_unused=True)
@@ -32,7 +36,9 @@ def settled(make: Callable[..., Terms], inputs: Sequence[Tensor | None], paramet
 
 class _Settled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *inputs: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *inputs: Tensor
+    ) -> Tensor:
         ctx.gradients = gradients
         return value.clone()
 

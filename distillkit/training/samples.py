@@ -33,7 +33,9 @@ def sampler(
     def sample(stage: str, step: int) -> None:
         rows = [_row(student, item, device) for item in items]
         width = max(row.shape[-1] for row in rows)
-        grid = torch.cat([F.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows], dim=-2)
+        grid = torch.cat(
+            [F.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows], dim=-2
+        )
         if not writes:
             return
         folder.mkdir(exist_ok=True)
@@ -48,9 +50,15 @@ def _row(student: Student, item: Item, device: torch.device) -> Tensor:
     for tradeoff in (0.0, 0.5, 1.0) if student.variant else (0.0,):
         draws = keyed_generator("sample", name)
 
-        def restore(x: Tensor, tradeoff: float = tradeoff, draws: torch.Generator = draws) -> Tensor:
+        def restore(
+            x: Tensor, tradeoff: float = tradeoff, draws: torch.Generator = draws
+        ) -> Tensor:
             return student.restore(x, tradeoff, draws)
 
         with captioned([caption]):
-            images.append(restore_padded(restore, lq.to(device), student.model.scale, student.model.multiple).cpu())
+            images.append(
+                restore_padded(
+                    restore, lq.to(device), student.model.scale, student.model.multiple
+                ).cpu()
+            )
     return torch.cat([*images, gt], dim=-1)

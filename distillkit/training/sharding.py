@@ -47,7 +47,10 @@ def kept_bytes(models: Iterable[nn.Module]) -> tuple[int, int]:
     with torch.no_grad():
         for tensor in (t for m in models for t in (*m.parameters(), *m.buffers())):
             part = own_part(tensor)
-            kept[_address(part)], whole[_address(part)] = part.nbytes, tensor.numel() * tensor.itemsize
+            kept[_address(part)], whole[_address(part)] = (
+                part.nbytes,
+                tensor.numel() * tensor.itemsize,
+            )
     return sum(kept.values()), sum(whole.values())
 
 
@@ -63,14 +66,20 @@ class _Blocks(nn.Module):
 
 
 def _sharded(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    blocks = [b for b in blocks_of([model]) if type(b).forward is not nn.Module.forward and not isinstance(b, FSDPModule)]
+    blocks = [
+        b
+        for b in blocks_of([model])
+        if type(b).forward is not nn.Module.forward and not isinstance(b, FSDPModule)
+    ]
     try:
         for block in blocks:
             whole = {p for p in block.parameters() if p.requires_grad or p.dim() == 0}
             fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
         return fully_shard(_Blocks(blocks), mesh=mesh)  # type: ignore[return-value]
     except (ValueError, NotImplementedError, AssertionError) as e:
-        raise PluginError(f'{type(model).__name__} cannot be sharded ({e}); set training.sharding = "none"') from e
+        raise PluginError(
+            f'{type(model).__name__} cannot be sharded ({e}); set training.sharding = "none"'
+        ) from e
 
 
 def _address(tensor: Tensor) -> int:

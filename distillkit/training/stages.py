@@ -27,7 +27,9 @@ def taught(resolved: ResolvedRecipe, cast: Cast) -> dict[str, str]:
             text = f"score distillation{space}; {options.weighting} weighting, {options.gradient} gradient"
         else:
             compared = {"image": "images", "denoised": "clean predictions"}[options.output_loss]
-            of = {"crop": "crops", "image": "whole images, cut to the crops"}[options.output_targets]
+            of = {"crop": "crops", "image": "whole images, cut to the crops"}[
+                options.output_targets
+            ]
             anchor = resolved.components.get(f"stage1.{role}_anchor")
             text = f"output distillation, {compared} against its results for {of}; "
             text += f"anchored by {anchor.full_name}" if anchor else "no anchor"
@@ -39,8 +41,12 @@ def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tupl
     """Dual-teacher distillation, and the adapter on the student that it trains; merge the adapter before the second stage."""
     options = recipe.stage1
     adapter = stage1_adapter(cast.student, options.adapter, recipe.seed)
-    step = Stage1Step(cast, adapter, options, perceptual, recipe.seed, term_by_term=recipe.training.term_by_term)
-    return Stage("stage1", step, options.steps, options.learning_rate, models=cast.models, adapter=adapter), adapter
+    step = Stage1Step(
+        cast, adapter, options, perceptual, recipe.seed, term_by_term=recipe.training.term_by_term
+    )
+    return Stage(
+        "stage1", step, options.steps, options.learning_rate, models=cast.models, adapter=adapter
+    ), adapter
 
 
 def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Variant]:
@@ -48,8 +54,14 @@ def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tup
     options, weights = recipe.stage2, recipe.stage1.weights.model_dump()
     shift = recipe.stage1.perceptual_shift
     if cast.cache.store:
-        cast.identities["stage1"] = digest(cast.identities["student"], identity_of_weights(cast.student))
-    variant = make_variant(cast.student, options, recipe.seed, weights=weights, perceptual=perceptual, shift=shift)
+        cast.identities["stage1"] = digest(
+            cast.identities["student"], identity_of_weights(cast.student)
+        )
+    variant = make_variant(
+        cast.student, options, recipe.seed, weights=weights, perceptual=perceptual, shift=shift
+    )
     step = Stage2Step(cast, variant, recipe.seed)
     models, offset = variant.models, recipe.stage1.steps
-    return Stage("stage2", step, options.steps, options.learning_rate, offset, models, variant.adapter), variant
+    return Stage(
+        "stage2", step, options.steps, options.learning_rate, offset, models, variant.adapter
+    ), variant

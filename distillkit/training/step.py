@@ -34,10 +34,16 @@ from distillkit.training.per_term_backward import Terms, settled
 class Step(nn.Module):
     """``forward(batch, step) -> Terms``. Its parameters are ``tensors``, what the stage trains by name, and no others."""
 
-    def __init__(self, cast: Cast, seed: int, stage: str, tensors: Mapping[str, nn.Parameter]) -> None:
+    def __init__(
+        self, cast: Cast, seed: int, stage: str, tensors: Mapping[str, nn.Parameter]
+    ) -> None:
         super().__init__()
         self._trained, self._tensors = nn.ParameterList(tensors.values()), dict(tensors)
-        self._cast, self._seed, self._stage = [cast], seed, stage  # in a list: models are no submodules and are never prepared
+        self._cast, self._seed, self._stage = (
+            [cast],
+            seed,
+            stage,
+        )  # in a list: models are no submodules and are never prepared
         self.part = 0
         """Which of its step's batches the next one is, counted over all processes."""
 
@@ -97,9 +103,13 @@ class Stage1Step(Step):
         piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
         taught: Terms = {}  # first, so that what the decoder keeps is not held beside it
         for role in self._asked(decoded=False):
-            taught |= self._settle(partial(self._teach_score, role, draws=self.generator(step, role)), whole, None)
+            taught |= self._settle(
+                partial(self._teach_score, role, draws=self.generator(step, role)), whole, None
+            )
         image = self.student.codec.decode(piece.latent)
-        terms = self._settle(partial(self._reconstruct, draws=self.generator(step, "shift")), piece, image)
+        terms = self._settle(
+            partial(self._reconstruct, draws=self.generator(step, "shift")), piece, image
+        )
         for role in self._asked(decoded=True):
             if self._asks_for_output(role):
                 teach = partial(self._teach_output, role, step=step, data_step=batch.step)
@@ -110,33 +120,59 @@ class Stage1Step(Step):
 
     def _asked(self, decoded: bool) -> list[Role]:
         """The teachers that need the decoded image, or those that do not."""
-        return [r for r in self.cast.teachers if getattr(self._options.weights, r) and self._needs_image(r) == decoded]
+        return [
+            r
+            for r in self.cast.teachers
+            if getattr(self._options.weights, r) and self._needs_image(r) == decoded
+        ]
 
     def _needs_image(self, role: Role) -> bool:
         teacher = self.cast.teachers[role]
-        return self._asks_for_output(role) or not isinstance(teacher, DiffusionModel) or teacher.space != self.student.space
+        return (
+            self._asks_for_output(role)
+            or not isinstance(teacher, DiffusionModel)
+            or teacher.space != self.student.space
+        )
 
     def _asks_for_output(self, role: Role) -> bool:
-        return getattr(self._options, f"{role}_term") == "output" or not isinstance(self.cast.teachers[role], DiffusionModel)
+        return getattr(self._options, f"{role}_term") == "output" or not isinstance(
+            self.cast.teachers[role], DiffusionModel
+        )
 
-    def _settle(self, make: Callable[[Piece, Tensor | None], Terms], piece: Piece, image: Tensor | None) -> Terms:
+    def _settle(
+        self, make: Callable[[Piece, Tensor | None], Terms], piece: Piece, image: Tensor | None
+    ) -> Terms:
         """The terms that ``make`` makes of what the student made; term by term, their gradient is taken at once."""
         if not self._term_by_term:
             return make(piece, image)
         trained = list(self.tensors().values())
-        return settled(lambda latent, x_0: make(replace(piece, latent=latent), x_0), [piece.latent, image], trained)
+        return settled(
+            lambda latent, x_0: make(replace(piece, latent=latent), x_0),
+            [piece.latent, image],
+            trained,
+        )
 
     def _reconstruct(self, piece: Piece, image: Tensor, draws: torch.Generator) -> Terms:
         weights, shift = self._options.weights, self._options.perceptual_shift
         perceptual = self._perceptual if weights.perceptual > 0 else None
         found = reconstruction(image, piece.gt, perceptual, shift=shift, generator=draws)
-        return {name: getattr(weights, name) * term for name, term in found.items() if getattr(weights, name) > 0}
+        return {
+            name: getattr(weights, name) * term
+            for name, term in found.items()
+            if getattr(weights, name) > 0
+        }
 
-    def _teach_score(self, role: Role, piece: Piece, image: Tensor | None, draws: torch.Generator) -> Terms:
+    def _teach_score(
+        self, role: Role, piece: Piece, image: Tensor | None, draws: torch.Generator
+    ) -> Terms:
         weights, options, teacher = self._options.weights, self._options, self.cast.teachers[role]
         assert isinstance(teacher, DiffusionModel)
         sample = StudentSample(piece.condition, piece.latent, image)
-        known = partial(self.cast.known, "gt latent", piece.key, [role]) if encodes_by_network(teacher) else computed
+        known = (
+            partial(self.cast.known, "gt latent", piece.key, [role])
+            if encodes_by_network(teacher)
+            else computed
+        )
         with self.cast.remembering(role, piece.key):
             imitate, anchor = score_distillation(
                 teacher,
@@ -150,9 +186,14 @@ class Stage1Step(Step):
                 known=known,
             )
         weight = getattr(weights, role)
-        return {f"{role}/imitate": weight * weights.imitate * imitate, f"{role}/anchor": weight * weights.gamma(role) * anchor}
+        return {
+            f"{role}/imitate": weight * weights.imitate * imitate,
+            f"{role}/anchor": weight * weights.gamma(role) * anchor,
+        }
 
-    def _teach_output(self, role: Role, piece: Piece, image: Tensor, step: int, data_step: int) -> Terms:
+    def _teach_output(
+        self, role: Role, piece: Piece, image: Tensor, step: int, data_step: int
+    ) -> Terms:
         weights, options = self._options.weights, self._options
         restored = self._restored(role, piece, data_step)
         if options.output_loss == "image":
@@ -160,7 +201,9 @@ class Stage1Step(Step):
         else:
             sample = StudentSample(piece.condition, piece.latent, image)
             draws = self.generator(step, f"{role}_times")
-            loss = denoised_output_distillation(self.student, sample, restored, draws, gradient=options.gradient)
+            loss = denoised_output_distillation(
+                self.student, sample, restored, draws, gradient=options.gradient
+            )
         terms = {f"{role}/output": getattr(weights, role) * weights.imitate * loss}
         if role in self.cast.anchors:
             anchor = self.cast.anchors[role](image, piece.gt).mean()
@@ -181,21 +224,41 @@ class Stage1Step(Step):
         side = self._options.decode_crop
         if side is None or side >= min(whole.gt.shape[-2:]):
             return whole
-        scale, factor = whole.gt.shape[-1] // whole.lq.shape[-1], whole.gt.shape[-1] // whole.latent.shape[-1]
-        unit = math.lcm(factor, *(scale * m.multiple for m in (self.student, *self.cast.teachers.values())))
+        scale, factor = (
+            whole.gt.shape[-1] // whole.lq.shape[-1],
+            whole.gt.shape[-1] // whole.latent.shape[-1],
+        )
+        unit = math.lcm(
+            factor, *(scale * m.multiple for m in (self.student, *self.cast.teachers.values()))
+        )
         if side % unit:
-            raise RecipeError(f"stage1.decode_crop - {side} pixels: these models take {unit} and its multiples")
+            raise RecipeError(
+                f"stage1.decode_crop - {side} pixels: these models take {unit} and its multiples"
+            )
         places = ((length - side) // unit + 1 for length in whole.gt.shape[-2:])
         top, left = (unit * int(torch.randint(n, (), generator=generator)) for n in places)
 
         def cut(x: Tensor, ratio: int) -> Tensor:
-            return x[..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio]
+            return x[
+                ..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio
+            ]
 
-        lq, key = cut(whole.lq, scale), digest(whole.key, f"{side} {top} {left}") if whole.key else ""
+        lq, key = (
+            cut(whole.lq, scale),
+            digest(whole.key, f"{side} {top} {left}") if whole.key else "",
+        )
         with self.cast.remembering("student", key):
             condition = self.student.condition(lq)
         latent = cut(whole.latent, factor)
-        return Piece(lq, cut(whole.gt, 1), key, whole.wholes, condition, latent, lambda images: cut(images, 1))
+        return Piece(
+            lq,
+            cut(whole.gt, 1),
+            key,
+            whole.wholes,
+            condition,
+            latent,
+            lambda images: cut(images, 1),
+        )
 
 
 class Stage2Step(Step):

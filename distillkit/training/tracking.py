@@ -62,14 +62,20 @@ class RunLog:
         append(self._path, json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         self._accelerator.log({f"{self._stage}/{k}": v for k, v in values.items()}, step=step)
         self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(values))
-        shown = {k: f"{v:.4f}" for k, v in values.items() if k not in ("lr", "seconds", "loader_wait", "cache_saved")}
+        shown = {
+            k: f"{v:.4f}"
+            for k, v in values.items()
+            if k not in ("lr", "seconds", "loader_wait", "cache_saved")
+        }
         if self._bar is not None:
             self._bar.set_postfix(shown)
         else:
             pace = (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
             eta = (self._total - self._done) / max(pace, 1e-9)
             terms = "  ".join(f"{k} {v}" for k, v in shown.items())
-            self.say(f"{self._stage} {self._done}/{self._total}  {terms}  {pace:.1f} steps/s  ETA {_clock(eta)}")
+            self.say(
+                f"{self._stage} {self._done}/{self._total}  {terms}  {pace:.1f} steps/s  ETA {_clock(eta)}"
+            )
         if "loss" in values:
             self._notice_divergence(values["loss"])
 
@@ -92,12 +98,23 @@ class RunLog:
     def nonfinite(self, step: int, ids: Sequence[str], terms: Mapping[str, float]) -> None:
         """Write down a step whose loss or gradient was not finite, one line a process. All processes call it, one writes."""
         rank = self._accelerator.process_index
-        lines = gather_object([{"step": step, "rank": rank, "ids": list(ids), "terms": {k: str(v) for k, v in terms.items()}}])
+        lines = gather_object(
+            [
+                {
+                    "step": step,
+                    "rank": rank,
+                    "ids": list(ids),
+                    "terms": {k: str(v) for k, v in terms.items()},
+                }
+            ]
+        )
         if not self._accelerator.is_main_process:
             return
         append(self.nonfinite_path, "".join(json.dumps(line) + "\n" for line in lines))
         drawn = ", ".join(i for line in lines for i in line["ids"])
-        self.say(f"step {step}: the loss is not finite, the step is skipped ({drawn}); see {self.nonfinite_path}")
+        self.say(
+            f"step {step}: the loss is not finite, the step is skipped ({drawn}); see {self.nonfinite_path}"
+        )
 
     def say(self, text: str) -> None:
         """A line to the person at the terminal, on standard error."""

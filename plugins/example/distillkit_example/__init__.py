@@ -15,8 +15,12 @@ if TYPE_CHECKING:  # heavy imports wait until somebody uses the plugin
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")  # a misspelt key in a recipe is refused
 
-    scale: int = Field(4, ge=1, description="size of the clean image divided by that of the degraded one")
-    strength: float = Field(0.3, ge=0, description="how much is sharpened; standard deviation of the strongest grain")
+    scale: int = Field(
+        4, ge=1, description="size of the clean image divided by that of the degraded one"
+    )
+    strength: float = Field(
+        0.3, ge=0, description="how much is sharpened; standard deviation of the strongest grain"
+    )
 
 
 class Sharpen:
@@ -46,16 +50,32 @@ class Grain:
 
         small = torch.nn.functional.avg_pool2d(gt, self.scale)
         amount = self.strength * torch.rand(len(gt), 1, 1, 1, generator=generator)
-        grain = amount * torch.randn(small.shape, generator=generator)  # drawn on the CPU: the same on every device
-        return ((small + grain.to(gt.device)).clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1  # 8 bits, as a file holds
+        grain = amount * torch.randn(
+            small.shape, generator=generator
+        )  # drawn on the CPU: the same on every device
+        return (
+            (small + grain.to(gt.device)).clamp(-1, 1) * 127.5 + 127.5
+        ).round() / 127.5 - 1  # 8 bits, as a file holds
 
 
 @hookimpl
 def distillkit_teachers() -> list[TeacherSpec]:
     about = "bicubic enlargement and an unsharp mask"
-    return [TeacherSpec(name="sharpen", summary=about, config=Options, build=Sharpen, capabilities=frozenset({"output"}))]
+    return [
+        TeacherSpec(
+            name="sharpen",
+            summary=about,
+            config=Options,
+            build=Sharpen,
+            capabilities=frozenset({"output"}),
+        )
+    ]
 
 
 @hookimpl
 def distillkit_degradations() -> list[DegradationSpec]:
-    return [DegradationSpec(name="grain", summary="area averaging and grain", config=Options, build=Grain)]
+    return [
+        DegradationSpec(
+            name="grain", summary="area averaging and grain", config=Options, build=Grain
+        )
+    ]

@@ -91,7 +91,11 @@ def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
 def prior_teacher(options: PriorOptions) -> PriorTeacher:
     """Reti-Diff's diffusion over priors as a score teacher."""
     restorer = retidiff_teacher(options)
-    sizes = {k: v for k, v in TINY_RETIDIFF.items() if k.startswith("n_")} if options.size == "tiny" else {}
+    sizes = (
+        {k: v for k, v in TINY_RETIDIFF.items() if k.startswith("n_")}
+        if options.size == "tiny"
+        else {}
+    )
     with _seeded(options):
         extractors, bright = StageOneExtractors(**sizes), Decomposition()
     if files := options.files():

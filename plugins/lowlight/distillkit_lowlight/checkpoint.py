@@ -24,7 +24,13 @@ def read_tensors(path: Path, *within: str) -> dict[str, Tensor]:
     for key in within:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if (
+        not isinstance(state, Mapping)
+        or not state
+        or not all(isinstance(v, Tensor) for v in state.values())
+    ):
         place = " / ".join(within) or "its top level"
-        raise WeightsError(f"{path} - no dictionary of tensors at {place}; is it the network's file and not the optimiser's?")
+        raise WeightsError(
+            f"{path} - no dictionary of tensors at {place}; is it the network's file and not the optimiser's?"
+        )
     return {str(name).removeprefix("module."): value for name, value in state.items()}

@@ -100,7 +100,9 @@ def load(published: Published, root: Path, split: Split, *, check: bool = True) 
 def _parquet_files(root: Path, split: Split) -> list[Path]:
     """Those that are called as the split, or lie in a folder that is: ``data/train-00000-of-00001.parquet``."""
     name = re.compile(rf"({'|'.join(SPLITS[split])})(?![a-z])")
-    return sorted(f for f in root.rglob("*.parquet") if name.match(f.name) or name.fullmatch(f.parent.name))
+    return sorted(
+        f for f in root.rglob("*.parquet") if name.match(f.name) or name.fullmatch(f.parent.name)
+    )
 
 
 def _from_parquet(files: list[Path]) -> Dataset:
@@ -116,7 +118,9 @@ def _from_parquet(files: list[Path]) -> Dataset:
         found = [column for column in rows.column_names if column.lower() in names]
         if len(found) != 1:
             wanted, there = " or ".join(sorted(names)), ", ".join(rows.column_names)
-            raise DistillkitError(f"{files[0]} - its columns are {there}: exactly one must be called {wanted}")
+            raise DistillkitError(
+                f"{files[0]} - its columns are {there}: exactly one must be called {wanted}"
+            )
         columns[found[0]] = own
     rows = rows.select_columns(list(columns)).rename_columns(columns)
     return rows.cast_column("gt", Image(decode=False)).cast_column("lq", Image(decode=False))
@@ -136,10 +140,15 @@ def _from_folders(published: Published, root: Path, split: Split) -> tuple[Path,
 def _folders(published: Published, root: Path, split: Split) -> tuple[Path, Path]:
     for parent in published.parents:
         for split_folder in _subfolders(_descend(root, parent), published.folders[split]):
-            low, bright = next(_subfolders(split_folder, LOW), None), next(_subfolders(split_folder, BRIGHT), None)
+            low, bright = (
+                next(_subfolders(split_folder, LOW), None),
+                next(_subfolders(split_folder, BRIGHT), None),
+            )
             if low and bright:
                 return low, bright
-    layouts = " or ".join(f"{parent}/{folder}" for parent in published.parents for folder in published.folders[split])
+    layouts = " or ".join(
+        f"{parent}/{folder}" for parent in published.parents for folder in published.folders[split]
+    )
     raise DistillkitError(
         f"{root} - the {split} split of {published.name} is not there: looked for a folder {layouts.replace('./', '')} "
         f"with subfolders {'/'.join(sorted(LOW))} and {'/'.join(sorted(BRIGHT))}, and for parquet files named {split}-*"
@@ -178,7 +187,9 @@ def _by_key(folder: Path) -> dict[str, Path]:
             continue
         key = _key(path)
         if key in found:
-            raise DistillkitError(f"{path} - has the same name as {found[key].name}; pairs cannot be told apart")
+            raise DistillkitError(
+                f"{path} - has the same name as {found[key].name}; pairs cannot be told apart"
+            )
         found[key] = path
     return found
 
@@ -188,14 +199,20 @@ def _key(path: Path) -> str:
     return re.sub(r"^(low|normal|high)(?=\d)", "", path.stem.lower())
 
 
-def _check_pair(lq: dict[str, Any], gt: dict[str, Any], row: str, published: Published | None) -> None:
+def _check_pair(
+    lq: dict[str, Any], gt: dict[str, Any], row: str, published: Published | None
+) -> None:
     """Names, where both have one, and sizes. ``row``: what an image without a name is called."""
     names = [image["path"] or f"{row} {column}" for image, column in ((lq, "lq"), (gt, "gt"))]
     if lq["path"] and gt["path"] and _key(Path(lq["path"])) != _key(Path(gt["path"])):
-        raise DistillkitError(f"{row} - {names[0]} is paired with {names[1]}, which is another image by its name")
+        raise DistillkitError(
+            f"{row} - {names[0]} is paired with {names[1]}, which is another image by its name"
+        )
     sizes = _size(lq, names[0]), _size(gt, names[1])
     if sizes[0] != sizes[1]:
-        raise DistillkitError(f"{names[0]} - {_text(sizes[0])}, but its partner {Path(names[1]).name} is {_text(sizes[1])}")
+        raise DistillkitError(
+            f"{names[0]} - {_text(sizes[0])}, but its partner {Path(names[1]).name} is {_text(sizes[1])}"
+        )
     if published and sizes[0] != published.size:
         raise DistillkitError(
             f"{names[0]} - {_text(sizes[0])}, but {published.name} is {_text(published.size)}; "
@@ -207,7 +224,9 @@ def _size(content: dict[str, Any], name: str) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content["bytes"]) if content["bytes"] else content["path"]) as image:
+        with Image.open(
+            io.BytesIO(content["bytes"]) if content["bytes"] else content["path"]
+        ) as image:
             return image.height, image.width
     except OSError as e:
         raise DistillkitError(f"{name} - not a readable image: {e}") from e

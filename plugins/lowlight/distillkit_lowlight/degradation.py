@@ -41,9 +41,16 @@ class Dark:
         """Photographs (B, 3, H, W) in [-1, 1] -> dark ones in [-1, 1], rounded to 8 bits. ``generator`` lives on the CPU."""
 
         def draw(bounds: Range, *shape: int) -> Tensor:
-            return (bounds[0] + (bounds[1] - bounds[0]) * torch.rand(len(gt), *shape, generator=generator)).to(gt)
+            return (
+                bounds[0]
+                + (bounds[1] - bounds[0]) * torch.rand(len(gt), *shape, generator=generator)
+            ).to(gt)
 
-        gamma, exposure, cast = draw(self.gamma, 1, 1, 1), draw(self.exposure, 1, 1, 1), draw(self.cast, 3, 1, 1)
+        gamma, exposure, cast = (
+            draw(self.gamma, 1, 1, 1),
+            draw(self.exposure, 1, 1, 1),
+            draw(self.cast, 3, 1, 1),
+        )
         shot, read, quality = draw(self.shot, 1, 1, 1), draw(self.read, 1, 1, 1), draw(self.jpeg)
         signal = exposure * cast * ((gt + 1) / 2).clamp(0, 1) ** gamma
         noise = torch.randn(gt.shape, generator=generator).to(gt)

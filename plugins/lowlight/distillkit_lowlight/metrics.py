@@ -67,7 +67,9 @@ def ssim_uniform(restored: Tensor, gt: Tensor) -> Tensor:
         ValueError: a side is shorter than 7 pixels.
     """
     if min(restored.shape[2:]) < 7:
-        raise ValueError(f"this SSIM needs sides of at least 7 pixels, got {tuple(restored.shape[2:])}")
+        raise ValueError(
+            f"this SSIM needs sides of at least 7 pixels, got {tuple(restored.shape[2:])}"
+        )
     x, y = to_levels(restored).double(), to_levels(gt).double()
     c1, c2, unbiased = (0.01 * 255) ** 2, (0.03 * 255) ** 2, 49 / 48
 
@@ -75,7 +77,9 @@ def ssim_uniform(restored: Tensor, gt: Tensor) -> Tensor:
         return F.avg_pool2d(v, 7, stride=1)
 
     mx, my = mean(x), mean(y)
-    vx, vy, vxy = (unbiased * (mean(a * b) - mean(a) * mean(b)) for a, b in ((x, x), (y, y), (x, y)))
+    vx, vy, vxy = (
+        unbiased * (mean(a * b) - mean(a) * mean(b)) for a, b in ((x, x), (y, y), (x, y))
+    )
     ssim = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return ssim.mean((1, 2, 3)).float()
 
@@ -102,7 +106,9 @@ def after_gt_mean(metric: Metric, name: str, *, bgr: bool = False) -> Measure:
 def psnr_gtmean() -> Measure:
     """GSAD's PSNR."""
     protocol = _GT_MEAN + "RGB, peak 255, no border crop, capped at 100 dB"
-    return Measure("psnr-gtmean", protocol, lambda restored, gt: psnr_rgb(gt_mean(restored, gt), gt))
+    return Measure(
+        "psnr-gtmean", protocol, lambda restored, gt: psnr_rgb(gt_mean(restored, gt), gt)
+    )
 
 
 def ssim_uniform_raw() -> Measure:
@@ -112,4 +118,8 @@ def ssim_uniform_raw() -> Measure:
 
 def ssim_uniform_gtmean() -> Measure:
     """GSAD's SSIM."""
-    return Measure("ssim-uniform-gtmean", _GT_MEAN + _UNIFORM, lambda restored, gt: ssim_uniform(gt_mean(restored, gt), gt))
+    return Measure(
+        "ssim-uniform-gtmean",
+        _GT_MEAN + _UNIFORM,
+        lambda restored, gt: ssim_uniform(gt_mean(restored, gt), gt),
+    )

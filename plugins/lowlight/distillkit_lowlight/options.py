@@ -25,7 +25,9 @@ class Network(Options):
     source: ClassVar[str]
     """Where the authors publish its files."""
 
-    size: Literal["full", "tiny"] = Field("full", description='"tiny": toy sizes with random weights, to try a recipe on a CPU')
+    size: Literal["full", "tiny"] = Field(
+        "full", description='"tiny": toy sizes with random weights, to try a recipe on a CPU'
+    )
     seed: int = Field(0, ge=0, description="of a tiny network's random weights")
 
     @property
@@ -37,7 +39,10 @@ class Network(Options):
         """The weight file of each option that names one; none for a toy."""
         if self.size == "tiny":
             return {}
-        return {option: getattr(self, option) or FOLDER / file for option, file in self.published.items()}
+        return {
+            option: getattr(self, option) or FOLDER / file
+            for option, file in self.published.items()
+        }
 
     @model_validator(mode="after")
     def _a_toy_reads_no_file(self) -> Self:
@@ -55,14 +60,22 @@ class GSADOptions(Network):
 
     source = "the Google Drive folder that the README of github.com/jinnh/GSAD links to"
 
-    weights: Path | None = Field(None, description="its file; default: the one published for data_set, ./weights/lolv2_syn_gen.pth")
+    weights: Path | None = Field(
+        None,
+        description="its file; default: the one published for data_set, ./weights/lolv2_syn_gen.pth",
+    )
     data_set: Literal["lol-v1", "lol-v2-real", "lol-v2-syn"] = Field(
         "lol-v2-syn", description="whose published sampling schedule is used: 20, 10 and 10 steps"
     )
 
     @property
     def published(self) -> dict[str, str]:
-        return {"weights": {"lol-v1": "lolv1", "lol-v2-real": "lolv2_real", "lol-v2-syn": "lolv2_syn"}[self.data_set] + "_gen.pth"}
+        return {
+            "weights": {"lol-v1": "lolv1", "lol-v2-real": "lolv2_real", "lol-v2-syn": "lolv2_syn"}[
+                self.data_set
+            ]
+            + "_gen.pth"
+        }
 
 
 class GSADStudentOptions(GSADOptions):
@@ -82,7 +95,8 @@ class RetiDiffOptions(Network):
 
     weights: Path | None = Field(None, description="its file; default: ./weights/llie_syn.pth")
     decomposition: Path | None = Field(
-        None, description="decomposition network of dark images; default: ./weights/retinex_decomnet.pth"
+        None,
+        description="decomposition network of dark images; default: ./weights/retinex_decomnet.pth",
     )
 
     @property
@@ -95,14 +109,19 @@ class PriorOptions(RetiDiffOptions):
 
     source = f"{RetiDiffOptions.source}. Weights of stage 1 are not published: train them with the authors' program"
 
-    stage_one: Path | None = Field(None, description="weights of stage 1; default: ./weights/retidiff_s1.pth")
+    stage_one: Path | None = Field(
+        None, description="weights of stage 1; default: ./weights/retidiff_s1.pth"
+    )
     decomposition_high: Path | None = Field(
         None, description="decomposition network of bright images; default: ./weights/init_high.pth"
     )
 
     @property
     def published(self) -> dict[str, str]:
-        return super().published | {"stage_one": "retidiff_s1.pth", "decomposition_high": "init_high.pth"}
+        return super().published | {
+            "stage_one": "retidiff_s1.pth",
+            "decomposition_high": "init_high.pth",
+        }
 
 
 class RetinexOptions(Network):
@@ -110,7 +129,9 @@ class RetinexOptions(Network):
 
     source = f"the repository {_RETIDIFF_FILES}"
 
-    decomposition: Path | None = Field(None, description="decomposition network of bright images; default: ./weights/init_high.pth")
+    decomposition: Path | None = Field(
+        None, description="decomposition network of bright images; default: ./weights/init_high.pth"
+    )
 
     @property
     def published(self) -> dict[str, str]:
@@ -131,7 +152,9 @@ class NoOptions(Options):
 class LOLOptions(Options):
     """A LOL data set on disk."""
 
-    root: Path = Field(description="the data set's folder, or the one it lies in; or a folder of parquet files")
+    root: Path = Field(
+        description="the data set's folder, or the one it lies in; or a folder of parquet files"
+    )
     split: Literal["train", "test"] = "train"
     check: bool = Field(True, description="require the published number of pairs and image size")
 

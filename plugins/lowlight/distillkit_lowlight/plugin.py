@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from distillkit import DatasetSpec, DegradationSpec, MetricSpec, StudentSpec, TeacherSpec, WeightFile, hookimpl
+from distillkit import (
+    DatasetSpec,
+    DegradationSpec,
+    MetricSpec,
+    StudentSpec,
+    TeacherSpec,
+    WeightFile,
+    hookimpl,
+)
 from distillkit_lowlight.options import (
     DarkOptions,
     GSADOptions,
@@ -29,7 +37,10 @@ UNLICENSED = "NONE"
 
 
 def _weights(options: Network) -> tuple[WeightFile, ...]:
-    return tuple(WeightFile(path=path, license=UNLICENSED, source=options.source) for path in options.files().values())
+    return tuple(
+        WeightFile(path=path, license=UNLICENSED, source=options.source)
+        for path in options.files().values()
+    )
 
 
 def _built_by(name: str) -> Callable[[Any], Any]:
@@ -120,14 +131,24 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
         def build(options: LOLOptions) -> Dataset:
             from distillkit_lowlight import datasets as lol
 
-            return lol.load(getattr(lol, constant), options.root, options.split, check=options.check)
+            return lol.load(
+                getattr(lol, constant), options.root, options.split, check=options.check
+            )
 
         return DatasetSpec(name=name, summary=summary, config=LOLOptions, build=build)
 
     return (
         spec("lol-v1", "LOL_V1", "LOL v1: 485 + 15 pairs of 400 x 600, real cameras"),
-        spec("lol-v2-real", "LOL_V2_REAL", "LOL v2-real: 689 + 100 pairs of 400 x 600, real cameras; contains LOL v1"),
-        spec("lol-v2-syn", "LOL_V2_SYN", "LOL v2-syn: 900 + 100 pairs of 384 x 384, darkened photographs"),
+        spec(
+            "lol-v2-real",
+            "LOL_V2_REAL",
+            "LOL v2-real: 689 + 100 pairs of 400 x 600, real cameras; contains LOL v1",
+        ),
+        spec(
+            "lol-v2-syn",
+            "LOL_V2_SYN",
+            "LOL v2-syn: 900 + 100 pairs of 384 x 384, darkened photographs",
+        ),
     )
 
 
@@ -153,7 +174,14 @@ def _after_gt_mean(base: str, *, bgr: bool = False) -> MetricSpec:
     name = f"{base}-gtmean" + ("-bgr" if bgr else "")
     summary = f"{base} after GT-mean" + (", channels in the order of GSAD's code" if bgr else "")
     config = LpipsOptions if base.startswith("lpips") else NoOptions
-    return MetricSpec(name=name, summary=summary, config=config, build=build, license="Apache-2.0", weights=weights)
+    return MetricSpec(
+        name=name,
+        summary=summary,
+        config=config,
+        build=build,
+        license="Apache-2.0",
+        weights=weights,
+    )
 
 
 @hookimpl
@@ -166,13 +194,26 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
 
             return getattr(metrics, function)()
 
-        return MetricSpec(name=name, summary=summary, config=NoOptions, build=build, license="Apache-2.0")
+        return MetricSpec(
+            name=name, summary=summary, config=NoOptions, build=build, license="Apache-2.0"
+        )
 
     return (
         spec("psnr-gtmean", "psnr_gtmean", "PSNR in RGB after GT-mean, dB"),
-        spec("ssim-uniform", "ssim_uniform_raw", "SSIM with a uniform 7x7 window (scikit-image's default)"),
-        spec("ssim-uniform-gtmean", "ssim_uniform_gtmean", "SSIM with a uniform 7x7 window after GT-mean"),
-        *(_after_gt_mean(base) for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")),
+        spec(
+            "ssim-uniform",
+            "ssim_uniform_raw",
+            "SSIM with a uniform 7x7 window (scikit-image's default)",
+        ),
+        spec(
+            "ssim-uniform-gtmean",
+            "ssim_uniform_gtmean",
+            "SSIM with a uniform 7x7 window after GT-mean",
+        ),
+        *(
+            _after_gt_mean(base)
+            for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")
+        ),
         _after_gt_mean("lpips-alex", bgr=True),
         MetricSpec(
             name="retinex",

@@ -25,7 +25,11 @@ def betas(kind: Kind, levels: int, start: float = 1e-4, end: float = 2e-2) -> Te
     if kind == "jsd":
         return 1 / torch.linspace(levels, 1, levels, dtype=torch.float64)
     if kind == "cosine":
-        angle = (torch.arange(levels + 1, dtype=torch.float64) / levels + 8e-3) / (1 + 8e-3) * (math.pi / 2)
+        angle = (
+            (torch.arange(levels + 1, dtype=torch.float64) / levels + 8e-3)
+            / (1 + 8e-3)
+            * (math.pi / 2)
+        )
         signal = angle.cos() ** 2
         return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
     constant = torch.full((levels,), end, dtype=torch.float64)

@@ -48,7 +48,9 @@ class Golden:
         """Another case of the same folder."""
         path = self.path.with_name(file).with_suffix(".json")
         if not path.with_suffix(".safetensors").is_file():
-            pytest.skip(f"{path.stem} is not in {FOLDER}; set DISTILLKIT_GOLDEN to a folder that has it")
+            pytest.skip(
+                f"{path.stem} is not in {FOLDER}; set DISTILLKIT_GOLDEN to a folder that has it"
+            )
         return Golden(path)
 
     def unet(self):
@@ -75,7 +77,10 @@ class Golden:
         """A decomposition network: its weights stored under ``prefix``, or by recipe as the network named ``decomnet``."""
         network = Decomposition()
         if "recipe_seed" in self.info:
-            recipe_weights(((f"decomnet.{k}", p) for k, p in network.named_parameters()), self.info["recipe_seed"])
+            recipe_weights(
+                ((f"decomnet.{k}", p) for k, p in network.named_parameters()),
+                self.info["recipe_seed"],
+            )
         else:
             network.load_state_dict(self.part(prefix))
         return network.requires_grad_(False)
@@ -83,12 +88,21 @@ class Golden:
 
 def schedule(options):
     """A :class:`Schedule` of the json's options."""
-    return Schedule(options["n_timestep"], options.get("linear_start", 1e-4), options.get("linear_end", 2e-2), options["schedule"])
+    return Schedule(
+        options["n_timestep"],
+        options.get("linear_start", 1e-4),
+        options.get("linear_end", 2e-2),
+        options["schedule"],
+    )
 
 
 def recipe_array(name, shape, seed):
     """Standard normal numbers that depend on a name and a seed alone, float64."""
-    return torch.from_numpy(np.random.RandomState((zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF).standard_normal(tuple(shape)))
+    return torch.from_numpy(
+        np.random.RandomState((zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF).standard_normal(
+            tuple(shape)
+        )
+    )
 
 
 @torch.no_grad()
@@ -108,7 +122,9 @@ def recipe_weights(parameters, seed):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "golden(pattern): run once for every golden case of this name pattern")
+    config.addinivalue_line(
+        "markers", "golden(pattern): run once for every golden case of this name pattern"
+    )
 
 
 def pytest_generate_tests(metafunc):
@@ -117,7 +133,11 @@ def pytest_generate_tests(metafunc):
         return
     (pattern,) = marker.args
     cases = [pytest.param(Golden(p), id=p.stem) for p in sorted(FOLDER.glob(f"{pattern}.json"))]
-    missing = pytest.param(None, id="none", marks=pytest.mark.skip(f"no case {pattern} in {FOLDER}; set DISTILLKIT_GOLDEN"))
+    missing = pytest.param(
+        None,
+        id="none",
+        marks=pytest.mark.skip(f"no case {pattern} in {FOLDER}; set DISTILLKIT_GOLDEN"),
+    )
     metafunc.parametrize("case", cases or [missing])
 
 

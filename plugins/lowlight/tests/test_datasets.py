@@ -31,16 +31,35 @@ LAYOUTS = [
     (V1, "train", "LOLv1/Train/input", "LOLv1/Train/target", NUMBERED, NUMBERED),
     (
         *(V2_REAL, "train", "Real_captured/Train/Low", "Real_captured/Train/Normal"),
-        *(["low00001.png", "low00002.png", "low00690.png"], ["normal00001.png", "normal00002.png", "normal00690.png"]),
+        *(
+            ["low00001.png", "low00002.png", "low00690.png"],
+            ["normal00001.png", "normal00002.png", "normal00690.png"],
+        ),
     ),
-    (V2_REAL, "test", "LOLv2/Real_captured/Test/Low", "LOLv2/Real_captured/Test/Normal", NUMBERED, NUMBERED),
-    (V2_SYN, "test", "Synthetic/Test/Low", "Synthetic/Test/Normal", ["r1t.png", "r2t.png", "r3t.png"], None),
+    (
+        V2_REAL,
+        "test",
+        "LOLv2/Real_captured/Test/Low",
+        "LOLv2/Real_captured/Test/Normal",
+        NUMBERED,
+        NUMBERED,
+    ),
+    (
+        V2_SYN,
+        "test",
+        "Synthetic/Test/Low",
+        "Synthetic/Test/Normal",
+        ["r1t.png", "r2t.png", "r3t.png"],
+        None,
+    ),
     (V2_SYN, "test", "LOLv2/Synthetic/Test/low", "LOLv2/Synthetic/Test/high", NUMBERED, NUMBERED),
 ]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("published", "split", "low", "bright", "dark_names", "bright_names"), LAYOUTS)
+@pytest.mark.parametrize(
+    ("published", "split", "low", "bright", "dark_names", "bright_names"), LAYOUTS
+)
 def test_published_layouts(tmp_path, published, split, low, bright, dark_names, bright_names):
     write(tmp_path / low, dark_names, value=10)
     write(tmp_path / bright, bright_names or dark_names, value=100)
@@ -119,7 +138,9 @@ def test_two_images_of_one_name(tmp_path, syn):
 
 
 def test_missing_folders_are_described(tmp_path):
-    with pytest.raises(DistillkitError, match=r"the test split of LOL v2-syn is not there.*Synthetic/test"):
+    with pytest.raises(
+        DistillkitError, match=r"the test split of LOL v2-syn is not there.*Synthetic/test"
+    ):
         load(V2_SYN, tmp_path, "test")
 
 
@@ -130,7 +151,9 @@ def test_empty_folders(tmp_path):
         load(V2_SYN, tmp_path, "train", check=False)
 
 
-def parquet(path, names, columns=("low", "high"), sizes=((8, 12), (8, 12)), split_names=("low", "normal")):
+def parquet(
+    path, names, columns=("low", "high"), sizes=((8, 12), (8, 12)), split_names=("low", "normal")
+):
     """A file of pairs with the images inside, as copies on the Hub have them."""
     rows = {}
     for column, size, prefix, value in zip(columns, sizes, split_names, (10, 100), strict=True):
@@ -141,7 +164,9 @@ def parquet(path, names, columns=("low", "high"), sizes=((8, 12), (8, 12)), spli
             rows[column].append({"bytes": file.getvalue(), "path": name and f"{prefix}{name}"})
     path.parent.mkdir(parents=True, exist_ok=True)
     image = datasets.Image()
-    datasets.Dataset.from_dict(rows, features=datasets.Features(dict.fromkeys(columns, image))).to_parquet(path)
+    datasets.Dataset.from_dict(
+        rows, features=datasets.Features(dict.fromkeys(columns, image))
+    ).to_parquet(path)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +175,9 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("names", [["001.png", "002.png", "690.png"], [None, None, None]])
-@pytest.mark.parametrize("columns", [("low", "high"), ("input", "target"), ("lq", "gt"), ("Low", "Normal")])
+@pytest.mark.parametrize(
+    "columns", [("low", "high"), ("input", "target"), ("lq", "gt"), ("Low", "Normal")]
+)
 def test_parquet_files_of_pairs(tmp_path, names, columns):
     parquet(tmp_path / "data/test-00000-of-00002.parquet", names[:2], columns)
     parquet(tmp_path / "data/test-00001-of-00002.parquet", names[2:], columns)
@@ -170,11 +197,23 @@ NAMES = ["001.png", "002.png", "003.png"]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sizes": ((8, 12), (8, 13))}, r"low001\.png - 8 x 12, but its partner normal001\.png is 8 x 13"),
+        (
+            {"sizes": ((8, 12), (8, 13))},
+            r"low001\.png - 8 x 12, but its partner normal001\.png is 8 x 13",
+        ),
         ({"sizes": ((9, 9), (9, 9))}, r"low001\.png - 9 x 9, but LOL v2-syn is 8 x 12"),
-        ({"sizes": ((9, 9), (9, 9)), "names": [None] * 3}, r"row 0 lq - 9 x 9, but LOL v2-syn is 8 x 12"),
-        ({"split_names": ("low", "normal1")}, r"row 0 - low001\.png is paired with normal1001\.png, which is another image"),
-        ({"columns": ("low", "image")}, "its columns are low, image: exactly one must be called gt or high or normal or target"),
+        (
+            {"sizes": ((9, 9), (9, 9)), "names": [None] * 3},
+            r"row 0 lq - 9 x 9, but LOL v2-syn is 8 x 12",
+        ),
+        (
+            {"split_names": ("low", "normal1")},
+            r"row 0 - low001\.png is paired with normal1001\.png, which is another image",
+        ),
+        (
+            {"columns": ("low", "image")},
+            "its columns are low, image: exactly one must be called gt or high or normal or target",
+        ),
     ],
 )
 def test_parquet_files_that_are_not_the_published_set(tmp_path, options, message):
@@ -197,5 +236,7 @@ def test_the_engine_opens_and_cuts_them(tmp_path):
     parquet(tmp_path / "data/train-00000-of-00001.parquet", NAMES)
     spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")[1]
     dataset = spec.build(spec.config(root=tmp_path, check=False))
-    batch = PairedBatches([open_source(dataset=dataset)], [1.0], crop=8, batch_size=3, scale=1, seed=0).batch("stage1", 0)
+    batch = PairedBatches(
+        [open_source(dataset=dataset)], [1.0], crop=8, batch_size=3, scale=1, seed=0
+    ).batch("stage1", 0)
     assert ((batch.gt - batch.lq) * 127.5).round().eq(90).all()

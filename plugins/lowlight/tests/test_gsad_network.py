@@ -18,7 +18,9 @@ def test_outputs_and_input_gradient(case):
     network, x, level = case.unet(), case["in.x"].requires_grad_(), case["in.noise_level"][:, 0]
     encoded = network.noise_level_mlp[0](level)
     assert_close(encoded, case["mid.positional_encoding"].flatten(1), atol=1e-6, rtol=0)
-    assert_close(network.noise_level_mlp(level), case["mid.noise_embed"].flatten(1), atol=1e-5, rtol=0)
+    assert_close(
+        network.noise_level_mlp(level), case["mid.noise_embed"].flatten(1), atol=1e-5, rtol=0
+    )
     noise, uncertainty = network.with_uncertainty(x, level)
     assert_close(noise, case["out.eps"], atol=3e-5, rtol=0)
     assert_close(uncertainty, case["out.var"], atol=3e-5, rtol=0)
@@ -81,7 +83,10 @@ def test_reads_published_files(tmp_path, tiny, prefix):
     torch.save(_published(tiny, prefix), tmp_path / "gen.pth")
     other = UNet(**TINY_UNET)
     load_unet(other, tmp_path / "gen.pth")
-    assert all(torch.equal(a, b) for a, b in zip(tiny.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(tiny.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 class _Trap:
@@ -96,7 +101,9 @@ def _write_bad(kind, path, network):
     good = path.with_suffix(".good")
     torch.save(_published(network), good)
     if kind == "random bytes":
-        path.write_bytes(bytes(torch.randint(256, (5000,), generator=torch.Generator().manual_seed(0)).tolist()))
+        path.write_bytes(
+            bytes(torch.randint(256, (5000,), generator=torch.Generator().manual_seed(0)).tolist())
+        )
     elif kind == "truncated":
         path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     elif kind == "code":
@@ -118,7 +125,17 @@ def _write_bad(kind, path, network):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     "kind",
-    ["random bytes", "truncated", "code", "plain pickle", "optimiser", "a tensor", "other architecture", "other width", "missing"],
+    [
+        "random bytes",
+        "truncated",
+        "code",
+        "plain pickle",
+        "optimiser",
+        "a tensor",
+        "other architecture",
+        "other width",
+        "missing",
+    ],
 )
 def test_refuses_other_files(tmp_path, tiny, kind):
     path = tmp_path / "gen.pth"

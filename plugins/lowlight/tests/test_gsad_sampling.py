@@ -26,8 +26,12 @@ def test_schedules(case, make_schedule):
             continue
         found = tables(beta)
         for table in TABLES:
-            assert_close(found[table], case[f"{name}.{table}"], atol=1e-7, rtol=1e-6, msg=f"{name}.{table}")
-        assert_close(level_edges(beta), case[f"{name}.sqrt_alphas_cumprod_prev_f64"], atol=1e-12, rtol=1e-9)
+            assert_close(
+                found[table], case[f"{name}.{table}"], atol=1e-7, rtol=1e-6, msg=f"{name}.{table}"
+            )
+        assert_close(
+            level_edges(beta), case[f"{name}.sqrt_alphas_cumprod_prev_f64"], atol=1e-12, rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,11 @@ def test_published_schedules():
 
 @pytest.mark.golden("gsad_diffusion_small*")
 def test_training_quantities(case, make_schedule):
-    network, level, noise = case.other(case.info["uses_weights_of"]).unet(), case["train.level"][:, 0], case["in.noise"]
+    network, level, noise = (
+        case.other(case.info["uses_weights_of"]).unet(),
+        case["train.level"][:, 0],
+        case["in.noise"],
+    )
     schedule = make_schedule(case.info["train_schedule"])
     process = LevelProcess(level_edges(schedule.betas))
     z_t = process.diffuse(case["in.gt"], level, noise)
@@ -68,7 +76,9 @@ def test_training_quantities(case, make_schedule):
     assert torch.equal(predicted.noise, eps)
     clean = clean_from_noise(process, z_t, level, case["train.eps"], None)
     assert_close(clean, case["train.predict_start"], atol=5e-5, rtol=0)
-    mean, log_variance = schedule.posterior(case.info["predict_t_minus1_t"], z_t, clean.clamp(-1, 1))
+    mean, log_variance = schedule.posterior(
+        case.info["predict_t_minus1_t"], z_t, clean.clamp(-1, 1)
+    )
     earlier = mean + np.exp(0.5 * log_variance) * case["train.predict_t_minus1_z"]
     assert_close(earlier, case["train.predict_t_minus1"], atol=5e-5, rtol=0)
 
@@ -130,7 +140,9 @@ def test_levels_are_drawn_between_neighbours(process, generator):
     edges = process.edges
     assert drawn.dtype == torch.float32
     assert float(edges[-1].float()) <= drawn.min() and drawn.max() <= CLEANEST
-    share = [((drawn < hi) & (drawn >= lo)).float().mean() for hi, lo in pairwise(edges[::50].tolist())]
+    share = [
+        ((drawn < hi) & (drawn >= lo)).float().mean() for hi, lo in pairwise(edges[::50].tolist())
+    ]
     assert_close(torch.stack(share), torch.full((10,), 0.1), atol=0.01, rtol=0)
     inside = drawn[(drawn > edges[251]) & (drawn < edges[250])].double()
     position = (edges[250] - inside) / (edges[250] - edges[251])
@@ -177,5 +189,7 @@ def test_any_size_is_padded_to_a_multiple_and_back(height, width, multiple):
     assert padded.shape[-2] % multiple == 0 and padded.shape[-1] % multiple == 0
     assert max(padded.shape[-2] - height, padded.shape[-1] - width) < multiple
     assert torch.equal(crop(padded, by), image)
-    expected = np.pad(image[0, 0].numpy(), ((by.top, by.bottom), (by.left, by.right)), mode="symmetric")
+    expected = np.pad(
+        image[0, 0].numpy(), ((by.top, by.bottom), (by.left, by.right)), mode="symmetric"
+    )
     assert torch.equal(padded[0, 0], torch.from_numpy(expected))

@@ -100,7 +100,11 @@ def test_last_step_student_stops_at_every_step_of_its_sampler(images, monkeypatc
     condition = model.condition(images(1, 16, 16))
     counted = []
     forward = model.network.forward
-    monkeypatch.setattr(model.network, "forward", lambda x, t: counted.append(torch.is_grad_enabled()) or forward(x, t))
+    monkeypatch.setattr(
+        model.network,
+        "forward",
+        lambda x, t: counted.append(torch.is_grad_enabled()) or forward(x, t),
+    )
     lengths = set()
     for _ in range(40):
         counted.clear()
@@ -117,7 +121,10 @@ def test_last_step_student_stops_at_every_step_of_its_sampler(images, monkeypatc
 def test_restoring_with_the_student_equals_the_teacher_at_first(images):
     teacher = gsad_teacher(GSADOptions(size="tiny"))
     with torch.no_grad():
-        a, b = (m.restore(images(1, 20, 28), torch.Generator().manual_seed(1)) for m in (teacher, student()))
+        a, b = (
+            m.restore(images(1, 20, 28), torch.Generator().manual_seed(1))
+            for m in (teacher, student())
+        )
     assert torch.equal(a, b) and a.shape == (1, 3, 20, 28) and a.abs().max() <= 1
 
 
@@ -142,14 +149,28 @@ def test_seeds_decide_the_weights_and_leave_the_global_generator_alone():
 def test_forward_pads_what_it_is_given(images, generator):
     """The noise of an odd-sized image is that of the padded one, cropped."""
     model = student()
-    lq, z_t, t = images(1, 22, 17), torch.randn(1, 3, 22, 17, generator=generator), torch.tensor([0.5])
+    lq, z_t, t = (
+        images(1, 22, 17),
+        torch.randn(1, 3, 22, 17, generator=generator),
+        torch.tensor([0.5]),
+    )
     assert model(z_t, t, model.condition(lq)).shape == z_t.shape
     square = images(1, 16, 16)
     direct = model.network(torch.cat([square, z_t[..., :16, :16]], 1), t)
     assert torch.equal(model(z_t[..., :16, :16], t, model.condition(square)), direct)
 
 
-ADAPTED = ["downs.0", "noise_level_mlp.1", "noise_level_mlp.3", "noise_func.0", "block.3", "res_conv", "qkv", "out", "conv"]
+ADAPTED = [
+    "downs.0",
+    "noise_level_mlp.1",
+    "noise_level_mlp.3",
+    "noise_func.0",
+    "block.3",
+    "res_conv",
+    "qkv",
+    "out",
+    "conv",
+]
 """As the README gives them: every layer that is used when restoring."""
 
 

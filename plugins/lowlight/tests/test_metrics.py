@@ -51,7 +51,9 @@ def test_the_engines_psnr_and_ssim_are_the_raw_protocol_of_the_field(case):
     out, gt = _images(case)
     raw = case.info["no_gt_mean_rounding_uint8"]
     assert psnr()(out, gt).item() == pytest.approx(raw["psnr"], abs=1e-3)
-    assert ssim()(out, gt).item() == pytest.approx(raw["ssim_basicsr_gauss11_valid_per_channel_mean"], abs=1e-5)
+    assert ssim()(out, gt).item() == pytest.approx(
+        raw["ssim_basicsr_gauss11_valid_per_channel_mean"], abs=1e-5
+    )
 
 
 def test_uniform_ssim_is_scikit_images(images):
@@ -76,14 +78,20 @@ def test_engine_metrics_after_gt_mean(name, images):
     own = load_plugins().find("metrics", "distillkit/" + name.removesuffix("-gtmean"))[1]
     metric, base = spec.build(spec.config()), own.build(own.config())
     gt, out = images(2, 64, 64) * 0.4, images(2, 64, 64, seed=1) * 0.4 - 0.3
-    assert (metric.name, metric.perceptual, metric.higher_is_better) == (name, base.perceptual, base.higher_is_better)
+    assert (metric.name, metric.perceptual, metric.higher_is_better) == (
+        name,
+        base.perceptual,
+        base.higher_is_better,
+    )
     assert_close(metric(out, gt), base(gt_mean(out, gt), gt))
     assert not torch.equal(metric(out, gt), base(out, gt))
     assert metric.protocol.startswith("GT-mean") and metric.protocol.endswith(base.protocol)
 
 
 def test_gsads_order_of_channels(images):
-    red = FullReference("red", "RGB, the first channel", lambda a, b: a[:, 0].mean((1, 2)), False, False, True)
+    red = FullReference(
+        "red", "RGB, the first channel", lambda a, b: a[:, 0].mean((1, 2)), False, False, True
+    )
     out, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
     found = after_gt_mean(red, "red-gtmean-bgr", bgr=True)
     assert_close(found(out, gt), gt_mean(out, gt)[:, 2].mean((1, 2)))
@@ -93,7 +101,9 @@ def test_gsads_order_of_channels(images):
 def test_lpips_after_gt_mean_asks_for_the_trunk_of_lpips(tmp_path):
     for name in ("lpips-alex-gtmean", "lpips-vgg-gtmean", "lpips-alex-gtmean-bgr"):
         spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
-        assert [f.path for f in spec.weights(spec.config(trunk=tmp_path / "trunk.pth"))] == [tmp_path / "trunk.pth"]
+        assert [f.path for f in spec.weights(spec.config(trunk=tmp_path / "trunk.pth"))] == [
+            tmp_path / "trunk.pth"
+        ]
         with pytest.raises(WeightsError, match="trunk"):
             spec.build(spec.config(trunk=tmp_path / "trunk.pth"))
 
@@ -103,6 +113,9 @@ def test_metrics(make, images):
     metric, gt = make(), images(3, 16, 16)
     assert isinstance(metric, Metric)
     assert ("gtmean" in metric.name) == ("GT-mean" in metric.protocol)
-    near, far = (metric((gt + s * torch.sign(images(3, 16, 16, seed=9))).clamp(-1, 1), gt) for s in (0.02, 0.2))
+    near, far = (
+        metric((gt + s * torch.sign(images(3, 16, 16, seed=9))).clamp(-1, 1), gt)
+        for s in (0.02, 0.2)
+    )
     assert near.shape == (3,) and (near > far).all()
     assert_close(metric(gt[1:2], gt[2:3]), metric(gt[[0, 1]], gt[[0, 2]])[1:])

@@ -15,7 +15,13 @@ from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
 
 TINY = {"size": "tiny"}
 test_contract = contract_tests(
-    "lowlight", {"lowlight/gsad": TINY, "lowlight/retidiff": TINY, "lowlight/retidiff-priors": TINY, "lowlight/retinex": TINY}
+    "lowlight",
+    {
+        "lowlight/gsad": TINY,
+        "lowlight/retidiff": TINY,
+        "lowlight/retidiff-priors": TINY,
+        "lowlight/retinex": TINY,
+    },
 )  # the data sets are skipped: their folders have no default
 
 
@@ -38,17 +44,27 @@ def test_is_whole(plugins):
         "degradations": {"dark"},
         "datasets": {"lol-v1", "lol-v2-real", "lol-v2-syn"},
         "metrics": {"psnr-gtmean", "ssim-uniform", "ssim-uniform-gtmean", "retinex"}
-        | {f"{base}-gtmean" for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")}
+        | {
+            f"{base}-gtmean"
+            for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")
+        }
         | {"lpips-alex-gtmean-bgr"},
     }
 
 
 def test_importing_it_brings_in_no_torch():
     code = "import sys, distillkit_lowlight.plugin as p; p.distillkit_teachers(); print({'torch', 'datasets'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "set()"
+    )
 
 
-@pytest.mark.parametrize(("kind", "name"), [("teachers", "gsad"), ("teachers", "retidiff"), ("students", "gsad")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("teachers", "gsad"), ("teachers", "retidiff"), ("students", "gsad")]
+)
 def test_tiny_models_restore(plugins, images, generator, kind, name):
     model = build(plugins, kind, name, size="tiny")
     with torch.no_grad():
@@ -63,7 +79,10 @@ def test_capabilities_are_what_is_built(plugins):
         assert isinstance(model, DiffusionModel) == ("score" in spec.capabilities), name
 
 
-@pytest.mark.parametrize(("generate", "kind", "passes"), [("last-step", LastStepStudent, 20), ("one-step", OneStepStudent, 1)])
+@pytest.mark.parametrize(
+    ("generate", "kind", "passes"),
+    [("last-step", LastStepStudent, 20), ("one-step", OneStepStudent, 1)],
+)
 def test_kind_of_student(plugins, generate, kind, passes):
     model = build(plugins, "students", "gsad", size="tiny", generate=generate, data_set="lol-v1")
     assert type(model) is kind and model.passes == passes
@@ -78,7 +97,12 @@ def test_kind_of_student(plugins, generate, kind, passes):
         ("degradations", "dark", {"exposure": (0.5, 1.5)}, "less than or equal to 1"),
         ("degradations", "dark", {"jpeg": (0, 90)}, "greater than or equal to 1"),
         ("datasets", "lol-v1", {"root": ".", "splits": "train"}, "Extra inputs"),
-        ("metrics", "retinex", {"size": "tiny", "decomposition": "a.pth"}, "reads no decomposition"),
+        (
+            "metrics",
+            "retinex",
+            {"size": "tiny", "decomposition": "a.pth"},
+            "reads no decomposition",
+        ),
     ],
 )
 def test_options_that_cannot_be(plugins, kind, name, options, what):
@@ -88,7 +112,9 @@ def test_options_that_cannot_be(plugins, kind, name, options, what):
 
 def test_weight_files_are_declared(plugins):
     spec = plugins.find("teachers", "lowlight/retidiff")[1]
-    files = spec.weights(spec.config(weights="here/llie_syn.pth", decomposition="here/retinex_decomnet.pth"))
+    files = spec.weights(
+        spec.config(weights="here/llie_syn.pth", decomposition="here/retinex_decomnet.pth")
+    )
     assert [f.name for f in files] == ["here/llie_syn.pth", "here/retinex_decomnet.pth"]
     assert all(f.find() is None and f.license == "NONE" for f in files)
     assert spec.weights(spec.config(size="tiny")) == ()
@@ -99,7 +125,12 @@ def test_weight_files_are_declared(plugins):
     [
         ("students", "gsad", {}, ["weights/lolv2_syn_gen.pth"]),
         ("teachers", "gsad", {"data_set": "lol-v1"}, ["weights/lolv1_gen.pth"]),
-        ("teachers", "retidiff", {"weights": "mine.pth"}, ["mine.pth", "weights/retinex_decomnet.pth"]),
+        (
+            "teachers",
+            "retidiff",
+            {"weights": "mine.pth"},
+            ["mine.pth", "weights/retinex_decomnet.pth"],
+        ),
         ("metrics", "retinex", {}, ["weights/init_high.pth"]),
     ],
 )

@@ -24,15 +24,23 @@ def test_restores_end_to_end(case):
     condition = network.conditions(lq, maps)
     assert_close(condition.rex, case["mid.cond_rex"], **CLOSE)
     assert_close(condition.img, case["mid.cond_img"], **CLOSE)
-    for name, denoiser, x in (("rex", network.rex_denoise, start.rex), ("img", network.img_denoise, start.img)):
+    for name, denoiser, x in (
+        ("rex", network.rex_denoise, start.rex),
+        ("img", network.img_denoise, start.img),
+    ):
         told = getattr(condition, name)
         chain = network.diffusion.descend(denoiser, x, told)
         assert_close(torch.stack(chain), case[f"mid.chain_{name}"], **CLOSE)
         steps = reversed(range(network.diffusion.timesteps))
-        clean = [denoiser(z, torch.full((len(z),), t), told) for z, t in zip([x, *chain], steps, strict=False)]
+        clean = [
+            denoiser(z, torch.full((len(z),), t), told)
+            for z, t in zip([x, *chain], steps, strict=False)
+        ]
         assert_close(torch.stack(clean), case[f"mid.x0_{name}"], **CLOSE)
     assert_close(network(lq, maps, start), case["out.sr"], **CLOSE)
-    assert_close(network(lq[1:], maps[1:], Priors(start.rex[1:], start.img[1:])), case["out.sr"][1:], **CLOSE)
+    assert_close(
+        network(lq[1:], maps[1:], Priors(start.rex[1:], start.img[1:])), case["out.sr"][1:], **CLOSE
+    )
     _, of_input, of_output = network.G.with_training_heads(lq, *network.priors(lq, maps, start))
     assert_close(of_input, case["out.G_decom_img"], **CLOSE)
     assert_close(of_output, case["out.G_decom_mat"], **CLOSE)
@@ -52,12 +60,16 @@ def test_training_chain_starts_from_the_noised_prior(case):
     network = case.retidiff()
     for name, denoiser in (("rex", network.rex_denoise), ("img", network.img_denoise)):
         clean = case[f"train.s1_{name}"]
-        noised = network.diffusion.diffuse(clean, network.diffusion.timesteps - 1, case[f"train.noise_{name}"])
+        noised = network.diffusion.diffuse(
+            clean, network.diffusion.timesteps - 1, case[f"train.noise_{name}"]
+        )
         assert_close(noised, case[f"train.x_noisy_{name}"], **CLOSE)
         chain = network.diffusion.descend(denoiser, noised, case[f"mid.cond_{name}"])
         assert_close(torch.stack(chain), case[f"train.pred_{name}"], **CLOSE)
     last = case["train.pred_rex"][-1]
-    assert_close(F.l1_loss(last, case["train.s1_rex"]), case["train.abs_rex"][0], rtol=1e-5, atol=1e-6)
+    assert_close(
+        F.l1_loss(last, case["train.s1_rex"]), case["train.abs_rex"][0], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.golden("retidiff_s2_small*")
@@ -73,7 +85,10 @@ def test_full_size(case):
     lq, start = case["in.lq"], Priors(case["in.x_T_rex"], case["in.x_T_img"])
     maps = decomposition(lq)
     assert_close(maps, case["mid.retinex"], **CLOSE)
-    for found, name in ((network.conditions(lq, maps), "cond"), (network.priors(lq, maps, start), "prior")):
+    for found, name in (
+        (network.conditions(lq, maps), "cond"),
+        (network.priors(lq, maps, start), "prior"),
+    ):
         assert_close(found.rex, case[f"mid.{name}_rex"], **CLOSE)
         assert_close(found.img, case[f"mid.{name}_img"], **CLOSE)
     assert_close(network(lq, maps, start), case["out.sr"], atol=3e-4, rtol=0)
@@ -88,7 +103,10 @@ def _stage_one(case):
 
 @pytest.mark.golden("retidiff_s1_small*")
 def test_stage_one_priors(case):
-    lq_maps, gt_maps = case.decomposition("decom_low.")(case["in.lq"]), case.decomposition("decom_high.")(case["in.gt"])
+    lq_maps, gt_maps = (
+        case.decomposition("decom_low.")(case["in.lq"]),
+        case.decomposition("decom_high.")(case["in.gt"]),
+    )
     assert_close(lq_maps, case["mid.retinex_lq"], **CLOSE)
     assert_close(gt_maps, case["mid.retinex_gt"], **CLOSE)
     priors = _stage_one(case)(case["in.lq"], lq_maps, case["in.gt"], gt_maps)
@@ -99,7 +117,11 @@ def test_stage_one_priors(case):
 @pytest.mark.golden("retidiff_s1_small*")
 def test_stage_one_restores_with_the_transformer_of_stage_two(case):
     transformer = case.other(case.info["G_weights"].split(" of ")[1]).retidiff().G
-    assert_close(transformer(case["in.lq"], case["out.prior_rex"], case["out.prior_img"]), case["out.sr"], **CLOSE)
+    assert_close(
+        transformer(case["in.lq"], case["out.prior_rex"], case["out.prior_img"]),
+        case["out.sr"],
+        **CLOSE,
+    )
 
 
 @pytest.mark.golden("retidiff_denoiser*")
@@ -116,7 +138,11 @@ def test_vector_diffusion(case):
     for t in range(info["timesteps"]):
         assert_close(denoiser(x, torch.full((len(x),), t), told), case[f"step{t}.x0_pred"], **CLOSE)
         assert_close(diffusion.step(denoiser, x, t, told), case[f"step{t}.mean"], **CLOSE)
-        assert_close(diffusion.diffuse(case["in.x0"], t, case["in.noise"]), case[f"step{t}.q_sample"], **CLOSE)
+        assert_close(
+            diffusion.diffuse(case["in.x0"], t, case["in.noise"]),
+            case[f"step{t}.q_sample"],
+            **CLOSE,
+        )
     assert_close(torch.stack(diffusion.descend(denoiser, x, told)), case["chain"], **CLOSE)
 
 
@@ -129,21 +155,37 @@ def test_published_decomposition(case):
 
 @pytest.mark.golden("retidiff_keys_full*")
 def test_published_key_map(case):
-    keys, config, totals = case.info["keys_S2"], case.info["config"], case.info["totals_unique_parameters"]
+    keys, config, totals = (
+        case.info["keys_S2"],
+        case.info["config"],
+        case.info["totals_unique_parameters"],
+    )
     with torch.device("meta"):
-        trained, tested, extractors = RetiDiff(**config, training_head=True), RetiDiff(**config), StageOneExtractors()
+        trained, tested, extractors = (
+            RetiDiff(**config, training_head=True),
+            RetiDiff(**config),
+            StageOneExtractors(),
+        )
     aliases = {k: canonical(k) for k in keys if canonical(k) != k}
     assert aliases == case.info["aliases_S2"]
     wrapped = ("img_diffusion.", "rex_diffusion.")
-    unique = {k: shape for k, shape in keys.items() if k not in aliases and not k.startswith(wrapped)}
+    unique = {
+        k: shape for k, shape in keys.items() if k not in aliases and not k.startswith(wrapped)
+    }
     assert {k: list(p.shape) for k, p in trained.named_parameters()} == unique
     assert all(list(trained.get_parameter(aliases[k]).shape) == keys[k] for k in aliases)
     buffers = [k for k in keys if k not in aliases and k.startswith(wrapped)]
     assert sorted(buffers) == sorted(f"{w}{table}" for w in wrapped for table in TABLES)
-    assert sorted(set(unique) - dict(tested.named_parameters()).keys()) == sorted(case.info["s2_minus_interface"])
-    assert {k: list(v.shape) for k, v in extractors.state_dict().items()} == case.info["keys_S1_encoders"]
+    assert sorted(set(unique) - dict(tested.named_parameters()).keys()) == sorted(
+        case.info["s2_minus_interface"]
+    )
+    assert {k: list(v.shape) for k, v in extractors.state_dict().items()} == case.info[
+        "keys_S1_encoders"
+    ]
 
     counts = [sum(p.numel() for p in m.parameters()) for m in (trained, tested)]
     assert counts == [totals["S2"], totals["S2_Interface"]]
-    assert [len(keys), len(keys) - len(case.info["s2_minus_interface"])] == [case.info["n_keys"][k] for k in ("S2", "S2_Interface")]
+    assert [len(keys), len(keys) - len(case.info["s2_minus_interface"])] == [
+        case.info["n_keys"][k] for k in ("S2", "S2_Interface")
+    ]
     assert len(aliases) == 124 and counts[1] == 26_107_831

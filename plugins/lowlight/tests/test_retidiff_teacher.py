@@ -6,8 +6,19 @@ from torch.testing import assert_close
 
 from distillkit import Metric, OutputTeacher, WeightsError
 from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
-from distillkit_lowlight.build import TINY_RETIDIFF, gsad_student, prior_teacher, retidiff_teacher, retinex_distance
-from distillkit_lowlight.options import GSADStudentOptions, PriorOptions, RetiDiffOptions, RetinexOptions
+from distillkit_lowlight.build import (
+    TINY_RETIDIFF,
+    gsad_student,
+    prior_teacher,
+    retidiff_teacher,
+    retinex_distance,
+)
+from distillkit_lowlight.options import (
+    GSADStudentOptions,
+    PriorOptions,
+    RetiDiffOptions,
+    RetinexOptions,
+)
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
 from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
@@ -20,9 +31,13 @@ def published(network):
     for name in ("img", "rex"):
         for own, wrapped in (("denoise", "model"), ("condition", "condition")):
             prefix = f"{name}_{own}."
-            copies = {k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)}
+            copies = {
+                k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)
+            }
             state |= {f"{name}_diffusion.{wrapped}.{k}": v for k, v in copies.items()}
-        state |= {f"{name}_diffusion.{k}": v for k, v in tables(betas("quad", 4, 0.1, 0.99)).items()}
+        state |= {
+            f"{name}_diffusion.{k}": v for k, v in tables(betas("quad", 4, 0.1, 0.99)).items()
+        }
     return state
 
 
@@ -50,7 +65,10 @@ def test_reads_the_averaged_weights(tmp_path, trained, prefix):
 
 
 def test_training_head_may_be_absent_from_the_file(tmp_path, trained):
-    path = save(tmp_path / "llie.pth", {k: v for k, v in published(trained).items() if not k.startswith("G.decom.")})
+    path = save(
+        tmp_path / "llie.pth",
+        {k: v for k, v in published(trained).items() if not k.startswith("G.decom.")},
+    )
     network = RetiDiff(**TINY_RETIDIFF)
     load_retidiff(network, path)
     assert same(network, trained)
@@ -60,7 +78,11 @@ def test_training_head_may_be_absent_from_the_file(tmp_path, trained):
 
 @pytest.mark.parametrize(
     "name",
-    ["rex_condition.E_I.2.body.0.weight", "img_diffusion.model.resmlp.0.bias", "rex_diffusion.condition.E_I.2.body.2.bias"],
+    [
+        "rex_condition.E_I.2.body.0.weight",
+        "img_diffusion.model.resmlp.0.bias",
+        "rex_diffusion.condition.E_I.2.body.2.bias",
+    ],
 )
 def test_refuses_aliases_that_differ(tmp_path, trained, name):
     state = published(trained)
@@ -78,7 +100,10 @@ def test_refuses_another_architecture(tmp_path, trained):
 @pytest.mark.parametrize("content", [b"", b"not weights", bytes(range(256)) * 20])
 def test_refuses_what_is_no_weight_file(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
-    for load, network in ((load_retidiff, RetiDiff(**TINY_RETIDIFF)), (load_decomposition, Decomposition())):
+    for load, network in (
+        (load_retidiff, RetiDiff(**TINY_RETIDIFF)),
+        (load_decomposition, Decomposition()),
+    ):
         with pytest.raises(WeightsError, match=r"x\.pth"):
             load(network, tmp_path / "x.pth")
 
@@ -86,7 +111,11 @@ def test_refuses_what_is_no_weight_file(tmp_path, content):
 def test_reads_decomposition_networks(tmp_path):
     network, plain, nested = Decomposition(), Decomposition(), Decomposition()
     torch.save(network.state_dict(), tmp_path / "retinex_decomnet.pth")
-    checkpoint = {"epoch": 3, "state_dict": {"model_R": network.state_dict()}, "optimizer": {"lr": 1e-4}}
+    checkpoint = {
+        "epoch": 3,
+        "state_dict": {"model_R": network.state_dict()},
+        "optimizer": {"lr": 1e-4},
+    }
     torch.save(checkpoint, tmp_path / "init_low.pth")
     load_decomposition(plain, tmp_path / "retinex_decomnet.pth")
     load_decomposition(nested, tmp_path / "init_low.pth")
@@ -118,7 +147,9 @@ def test_restores_any_size(teacher, images, size, generator):
 
 
 def test_starts_are_drawn_from_the_generator(teacher, images):
-    a, b, c = (teacher.restore(images(1, 16, 16), torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    a, b, c = (
+        teacher.restore(images(1, 16, 16), torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
@@ -140,11 +171,15 @@ def priors():
 
 def test_prior_score_terms(priors, images):
     """The engine's score terms: the anchor in prior space, the imitation through the transformer's image."""
-    student = gsad_student(GSADStudentOptions(size="tiny", generate="one-step")).requires_grad_(False)
+    student = gsad_student(GSADStudentOptions(size="tiny", generate="one-step")).requires_grad_(
+        False
+    )
     lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
     image = images(2, 16, 16, seed=2).requires_grad_()
     sample = StudentSample(student.condition(lq), image, image)
-    terms = score_distillation(priors, student, sample, lq, gt, torch.Generator().manual_seed(5), weighting="literal")
+    terms = score_distillation(
+        priors, student, sample, lq, gt, torch.Generator().manual_seed(5), weighting="literal"
+    )
 
     draws = torch.Generator().manual_seed(5)
     t, t_student, kept = draw_times(priors.process, student.process, 2, draws, torch.device("cpu"))
@@ -157,14 +192,21 @@ def test_prior_score_terms(priors, images):
     z_s, z = priors.encode(image, condition), priors.encode(gt, condition)
     assert z.shape == (2, 2 * priors.network.prior, 1, 1)
     noise = torch.randn(z.shape, generator=draws)
-    of_student, of_truth = (priors.predict(priors.process.diffuse(v, t, noise), t, condition) for v in (z_s, z))
+    of_student, of_truth = (
+        priors.predict(priors.process.diffuse(v, t, noise), t, condition) for v in (z_s, z)
+    )
     assert_close(terms.anchor, mean(of_student.noise - of_truth.noise), rtol=1e-4, atol=1e-6)
 
     own_noise = torch.randn(image.shape, generator=draws)
     z_t = student.process.diffuse(image, t_student, own_noise)
     own = student.predict(z_t, t_student, sample.condition).clean
     ratio = student.process.coefficients(t_student).ratio
-    assert_close(terms.imitate, mean(ratio * (own - priors.decode(of_student.clean, condition))), rtol=1e-4, atol=1e-6)
+    assert_close(
+        terms.imitate,
+        mean(ratio * (own - priors.decode(of_student.clean, condition))),
+        rtol=1e-4,
+        atol=1e-6,
+    )
     for term in terms:
         (gradient,) = torch.autograd.grad(term, image, retain_graph=True)
         assert gradient.abs().sum() > 0

@@ -20,7 +20,9 @@ class BlockDct(PixelUnshuffle):
         super().__init__(factor, scale)
         self.space = f"dct{factor}x{scale:g}"
         sample, frequency = torch.arange(factor), torch.arange(factor)[:, None]
-        dct = torch.cos((2 * sample + 1) * frequency * math.pi / (2 * factor)) * math.sqrt(2 / factor)
+        dct = torch.cos((2 * sample + 1) * frequency * math.pi / (2 * factor)) * math.sqrt(
+            2 / factor
+        )
         dct[0] /= math.sqrt(2)
         self._rotation = torch.kron(dct, dct)
 

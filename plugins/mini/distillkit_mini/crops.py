@@ -29,7 +29,9 @@ def find_photos(places: Iterable[Path]) -> list[Path]:
         inside = sorted(place.rglob("*")) if place.is_dir() else [place]
         found += [p for p in inside if p.suffix.lower() in SUFFIXES]
     if not found:
-        raise DistillkitError(f"no photographs ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, places))}")
+        raise DistillkitError(
+            f"no photographs ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, places))}"
+        )
     return found
 
 
@@ -49,7 +51,9 @@ class Crops:
             pixel, unless a crop does not fit then.
     """
 
-    def __init__(self, paths: Iterable[Path], size: int, candidates: int = 2, large: int = 480) -> None:
+    def __init__(
+        self, paths: Iterable[Path], size: int, candidates: int = 2, large: int = 480
+    ) -> None:
         self.size, self.candidates, self.large = size, candidates, large
         self.versions = [v for v in (list(self._versions(read_photo(p))) for p in paths) if v]
         if not self.versions:

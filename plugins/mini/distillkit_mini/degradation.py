@@ -24,7 +24,9 @@ class Camera:
 
     scale = SCALE
 
-    def __init__(self, blur: Range = (0.3, 2.0), noise: Range = (0.0, 8.0), quality: Range = (50.0, 95.0)) -> None:
+    def __init__(
+        self, blur: Range = (0.3, 2.0), noise: Range = (0.0, 8.0), quality: Range = (50.0, 95.0)
+    ) -> None:
         self.blur, self.noise, self.quality = blur, noise, quality
 
     @torch.no_grad()
@@ -36,12 +38,19 @@ class Camera:
         """
         batch, _, height, width = gt.shape
         if height % SCALE or width % SCALE:
-            raise DistillkitError(f"the camera degradation takes sides that are multiples of {SCALE}, not {height}x{width}")
+            raise DistillkitError(
+                f"the camera degradation takes sides that are multiples of {SCALE}, not {height}x{width}"
+            )
         draws = torch.rand(4, batch, generator=generator)
         white = torch.randn(batch, 3, height // SCALE, width // SCALE, generator=generator).to(gt)
         blur, level, quality, area = (
             d.to(gt)
-            for d in (_between(draws[0], self.blur), _between(draws[1], self.noise), _between(draws[2], self.quality), draws[3])
+            for d in (
+                _between(draws[0], self.blur),
+                _between(draws[1], self.noise),
+                _between(draws[2], self.quality),
+                draws[3],
+            )
         )
         image = filter2d((gt + 1) / 2, gaussian_kernel(blur, self.blur[1]))
         image = torch.where(_column(area < 0.5), F.avg_pool2d(image, SCALE), _shrink_cubic(image))

@@ -32,7 +32,9 @@ def evaluation_pairs(task: str = "sr4x") -> tuple[Tensor, Tensor]:
     crops = []
     for package, name in PHOTOS["test"]:
         photo = read_photo(photo_path(package, name)).float() / 127.5 - 1
-        tops, lefts = (torch.linspace(0, side - CROP, ROWS).long().tolist() for side in photo.shape[1:])
+        tops, lefts = (
+            torch.linspace(0, side - CROP, ROWS).long().tolist() for side in photo.shape[1:]
+        )
         crops += [photo[:, top : top + CROP, left : left + CROP] for top in tops for left in lefts]
     gt = torch.stack(crops)
     return COURSES[task].degradation()(gt, torch.Generator().manual_seed(SEED)), gt
@@ -40,9 +42,15 @@ def evaluation_pairs(task: str = "sr4x") -> tuple[Tensor, Tensor]:
 
 def restorations(lq: Tensor, faithful: MiniModel, realistic: MiniModel) -> dict[str, Tensor]:
     """By name: the task's guess, the teachers, and ``linear:alpha``, which is ``alpha faithful + (1 - alpha) realistic``."""
-    f, r = (model.restore(lq, torch.Generator().manual_seed(SEED)) for model in (faithful, realistic))
+    f, r = (
+        model.restore(lq, torch.Generator().manual_seed(SEED)) for model in (faithful, realistic)
+    )
     combinations = {f"linear:{alpha:g}": alpha * f + (1 - alpha) * r for alpha in ALPHAS}
-    return {faithful.task.guess_name: faithful.task.guess(lq), "faithful": f, "realistic": r} | combinations
+    return {
+        faithful.task.guess_name: faithful.task.guess(lq),
+        "faithful": f,
+        "realistic": r,
+    } | combinations
 
 
 def eight_bits(image: Tensor) -> Tensor:
@@ -56,7 +64,9 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 PSNR: dict[str, Callable[[], Distance]] = {"PSNR": lambda: psnr}
-AFTER_GT_MEAN: dict[str, Callable[[], Distance]] = {"PSNR, GT-mean": partial(plugin_thing, "metrics", "lowlight/psnr-gtmean")}
+AFTER_GT_MEAN: dict[str, Callable[[], Distance]] = {
+    "PSNR, GT-mean": partial(plugin_thing, "metrics", "lowlight/psnr-gtmean")
+}
 PERCEPTUAL: dict[str, Callable[[], Distance]] = {
     "ST-LPIPS-Alex": lambda: PerceptualDistance("alex"),
     "ST-LPIPS-VGG": lambda: PerceptualDistance("vgg"),
@@ -67,15 +77,22 @@ METRICS = {"sr4x": PSNR | PERCEPTUAL, "lle": PSNR | AFTER_GT_MEAN | PERCEPTUAL}
 
 @torch.no_grad()
 def measure(
-    faithful: MiniModel, realistic: MiniModel, task: str = "sr4x", metrics: Iterable[str] | None = None
+    faithful: MiniModel,
+    realistic: MiniModel,
+    task: str = "sr4x",
+    metrics: Iterable[str] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
     """Method -> metric -> one value a crop, (45,). ``metrics``: some of the task's; default: all."""
     lq, gt = evaluation_pairs(task)
-    images = {method: eight_bits(image) for method, image in restorations(lq, faithful, realistic).items()}
+    images = {
+        method: eight_bits(image) for method, image in restorations(lq, faithful, realistic).items()
+    }
     distances = {metric: METRICS[task][metric]() for metric in metrics or METRICS[task]}
     return {
         method: {
-            metric: torch.cat([distance(a, b) for a, b in zip(image.split(BATCH), gt.split(BATCH), strict=True)])
+            metric: torch.cat(
+                [distance(a, b) for a, b in zip(image.split(BATCH), gt.split(BATCH), strict=True)]
+            )
             for metric, distance in distances.items()
         }
         for method, image in images.items()
@@ -103,9 +120,18 @@ def teacher(name: str, **options: object) -> MiniModel:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m distillkit_mini.evaluate", description=__doc__)
-    parser.add_argument("--task", choices=sorted(COURSES), default="sr4x", help="what the models undo (default: %(default)s)")
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="folder of the weights of both teachers")
-    parser.add_argument("--steps", type=int, help="steps of the faithful teacher (default: as the plugin offers it)")
+    parser.add_argument(
+        "--task",
+        choices=sorted(COURSES),
+        default="sr4x",
+        help="what the models undo (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, default=SHIPPED, help="folder of the weights of both teachers"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="steps of the faithful teacher (default: as the plugin offers it)"
+    )
     args = parser.parse_args()
     faithful, realistic = COURSES[args.task].names
     steps = {} if args.steps is None else {"steps": args.steps}

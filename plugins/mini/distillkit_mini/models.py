@@ -68,7 +68,9 @@ LOW_LIGHT = Task(1, brighten, "brightened")
 
 def load_network(network: nn.Module, path: Path) -> None:
     """Fill ``network`` from a safetensors file, stored in half or full precision."""
-    load_exactly(network, {name: value.float() for name, value in read_state_dict(path).items()}, path)
+    load_exactly(
+        network, {name: value.float() for name, value in read_state_dict(path).items()}, path
+    )
 
 
 class MiniModel(DiffusionModel):
@@ -100,7 +102,9 @@ class Faithful(MiniModel):
     predicts = "clean"
     process: ContinuousResidualShifting
 
-    def __init__(self, steps: int = 4, temperature: float = 0.25, task: Task = SUPER_RESOLUTION) -> None:
+    def __init__(
+        self, steps: int = 4, temperature: float = 0.25, task: Task = SUPER_RESOLUTION
+    ) -> None:
         super().__init__(task)
         self.temperature = temperature
         self.process = ContinuousResidualShifting(kappa=0.2)
@@ -161,4 +165,6 @@ class Realistic(MiniModel):
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         assert condition.y is not None
-        return self.predict(condition.y, condition.y.new_full((len(condition.y),), self.start), condition).clean
+        return self.predict(
+            condition.y, condition.y.new_full((len(condition.y),), self.start), condition
+        ).clean

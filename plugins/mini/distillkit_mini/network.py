@@ -45,10 +45,17 @@ class UNet(nn.Module):
     There is no normalisation: the output at a place depends on its surroundings only, so that a tile gives what the image gives.
     """
 
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: tuple[int, int, int] = (2, 4, 2)) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, width: int, blocks: tuple[int, int, int] = (2, 4, 2)
+    ) -> None:
         super().__init__()
         time_width = 2 * width
-        self.time = nn.Sequential(nn.Linear(TIME_FEATURES, time_width), nn.SiLU(), nn.Linear(time_width, time_width), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(TIME_FEATURES, time_width),
+            nn.SiLU(),
+            nn.Linear(time_width, time_width),
+            nn.SiLU(),
+        )
         self.enter = nn.Conv2d(inputs, width, 3, padding=1)
         self.down = nn.ModuleList(Block(width, time_width) for _ in range(blocks[0]))
         self.shrink = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)

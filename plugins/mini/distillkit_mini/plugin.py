@@ -24,23 +24,39 @@ class Options(BaseModel):
 
 
 class FaithfulOptions(Options):
-    steps: Annotated[int, Field(ge=1, le=100)] = Field(4, description="network passes of one restoration")
-    temperature: Annotated[float, Field(ge=0, le=1)] = Field(0.25, description="starting noise, as a share of the process's own")
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        4, description="network passes of one restoration"
+    )
+    temperature: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="starting noise, as a share of the process's own"
+    )
     weights: Path = Field(SHIPPED / "faithful.safetensors", description="weights of the network")
 
 
 class FaithfulLowLightOptions(FaithfulOptions):
-    steps: Annotated[int, Field(ge=1, le=100)] = Field(1, description="network passes of one restoration")
-    temperature: Annotated[float, Field(ge=0, le=1)] = Field(0, description="starting noise, as a share of the process's own")
-    weights: Path = Field(SHIPPED / "faithful-lle.safetensors", description="weights of the network")
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="network passes of one restoration"
+    )
+    temperature: Annotated[float, Field(ge=0, le=1)] = Field(
+        0, description="starting noise, as a share of the process's own"
+    )
+    weights: Path = Field(
+        SHIPPED / "faithful-lle.safetensors", description="weights of the network"
+    )
 
 
 class RealisticOptions(Options):
-    weights: Path = Field(SHIPPED / "realistic.safetensors", description="weights of the network; a student starts from them")
+    weights: Path = Field(
+        SHIPPED / "realistic.safetensors",
+        description="weights of the network; a student starts from them",
+    )
 
 
 class RealisticLowLightOptions(RealisticOptions):
-    weights: Path = Field(SHIPPED / "realistic-lle.safetensors", description="weights of the network; a student starts from them")
+    weights: Path = Field(
+        SHIPPED / "realistic-lle.safetensors",
+        description="weights of the network; a student starts from them",
+    )
 
 
 def _upwards(ends: tuple[float, float]) -> tuple[float, float]:
@@ -55,11 +71,15 @@ Quality = Annotated[float, Field(ge=1, le=100)]
 
 
 class CameraOptions(Options):
-    blur: Annotated[tuple[Blur, Blur], AfterValidator(_upwards)] = Field((0.3, 2.0), description="standard deviation, clean pixels")
+    blur: Annotated[tuple[Blur, Blur], AfterValidator(_upwards)] = Field(
+        (0.3, 2.0), description="standard deviation, clean pixels"
+    )
     noise: Annotated[tuple[Noise, Noise], AfterValidator(_upwards)] = Field(
         (0, 8), description="standard deviation, of 255 grey levels"
     )
-    quality: Annotated[tuple[Quality, Quality], AfterValidator(_upwards)] = Field((50, 95), description="JPEG quality")
+    quality: Annotated[tuple[Quality, Quality], AfterValidator(_upwards)] = Field(
+        (50, 95), description="JPEG quality"
+    )
 
 
 class PhotosOptions(Options):

@@ -37,7 +37,15 @@ from torch import Tensor, nn
 from distillkit import Condition, Degradation, DistillkitError, PerceptualDistance, load_plugins
 from distillkit_mini.crops import Crops, find_photos
 from distillkit_mini.degradation import Camera
-from distillkit_mini.models import LOW_LIGHT, SUPER_RESOLUTION, Faithful, MiniModel, Realistic, Task, load_network
+from distillkit_mini.models import (
+    LOW_LIGHT,
+    SUPER_RESOLUTION,
+    Faithful,
+    MiniModel,
+    Realistic,
+    Task,
+    load_network,
+)
 
 BATCH = 8
 FEWER = 4
@@ -156,13 +164,17 @@ def train_faithful(pairs: Pairs, course: Course, share: float = 1.0) -> Faithful
         error = model(z_t, t, condition) - z_0
         terms = {"clean": error.square().mean()}
         if course.detail:
-            terms["detail"] = course.detail * (error - error.mean((2, 3), keepdim=True)).square().mean()
+            terms["detail"] = (
+                course.detail * (error - error.mean((2, 3), keepdim=True)).square().mean()
+            )
         return terms
 
     return _train(course.names[0], model, loss, early + late, course.faithful_rate, decay=0.999)
 
 
-def train_realistic(pairs: Pairs, course: Course, *, faithful: Path, share: float = 1.0) -> Realistic:
+def train_realistic(
+    pairs: Pairs, course: Course, *, faithful: Path, share: float = 1.0
+) -> Realistic:
     """The realistic model after ``share`` of its full schedule, from the weights in the file ``faithful``."""
     model = Realistic(course.task)
     load_network(model.network, faithful)
@@ -182,14 +194,23 @@ def train_realistic(pairs: Pairs, course: Course, *, faithful: Path, share: floa
         judge.requires_grad_(True)
         terms = {
             "l2": F.mse_loss(attempt.restored, attempt.z_0),
-            "cells": F.mse_loss(F.avg_pool2d(attempt.restored, CELLS), F.avg_pool2d(attempt.z_0, CELLS)),
+            "cells": F.mse_loss(
+                F.avg_pool2d(attempt.restored, CELLS), F.avg_pool2d(attempt.z_0, CELLS)
+            ),
             "perceptual": distance(fake[:FEWER], real[:FEWER]).mean(),
             "adversarial": adversarial,
             "denoising": attempt.denoising,
         }
         return {name: course.weights[name] * term for name, term in terms.items()}
 
-    return _train(course.names[1], model, loss, round(share * course.realistic_steps), learning_rate=4e-4, decay=0.998)
+    return _train(
+        course.names[1],
+        model,
+        loss,
+        round(share * course.realistic_steps),
+        learning_rate=4e-4,
+        decay=0.998,
+    )
 
 
 class Attempt(NamedTuple):
@@ -238,7 +259,9 @@ class Discriminator(nn.Module):
         return self.layers(image)
 
 
-def _shifted(a: Tensor, b: Tensor, generator: torch.Generator, less: int = 12) -> tuple[Tensor, Tensor]:
+def _shifted(
+    a: Tensor, b: Tensor, generator: torch.Generator, less: int = 12
+) -> tuple[Tensor, Tensor]:
     """The same randomly placed square of two batches of images, ``less`` pixels smaller than they are."""
     top, left = torch.randint(less + 1, (2,), generator=generator).tolist()
     window = a.shape[-1] - less
@@ -246,7 +269,14 @@ def _shifted(a: Tensor, b: Tensor, generator: torch.Generator, less: int = 12) -
     return a[place], b[place]
 
 
-def _train(name: str, model: M, loss: Callable[[int], dict[str, Tensor]], steps: int, learning_rate: float, decay: float) -> M:
+def _train(
+    name: str,
+    model: M,
+    loss: Callable[[int], dict[str, Tensor]],
+    steps: int,
+    learning_rate: float,
+    decay: float,
+) -> M:
     """``steps`` steps of AdamW with a warm-up and a cosine; the model ends with the moving average of its weights."""
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=0.01)
     warm = min(100, steps)
@@ -269,21 +299,39 @@ def _train(name: str, model: M, loss: Callable[[int], dict[str, Tensor]], steps:
         seen = {k: seen.get(k, 0.0) + float(v.detach()) for k, v in terms.items()}
         if (step + 1) % REPORT_EVERY == 0:
             shown = " ".join(f"{k} {v / REPORT_EVERY:.5f}" for k, v in seen.items())
-            print(f"{name} {step + 1}/{steps} {shown} ({time.monotonic() - started:.0f} s)", flush=True)
+            print(
+                f"{name} {step + 1}/{steps} {shown} ({time.monotonic() - started:.0f} s)",
+                flush=True,
+            )
             seen = {}
     model.network.load_state_dict(average.state_dict())
     return model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m distillkit_mini.train", description="Train the mini teachers on one CPU core.")
-    parser.add_argument("--photos", type=Path, nargs="+", required=True, help="photographs, or folders of them")
-    parser.add_argument(
-        "--out", type=Path, default=Path("mini-weights"), help="folder for the weights and the card (default: %(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="python -m distillkit_mini.train",
+        description="Train the mini teachers on one CPU core.",
     )
-    parser.add_argument("--task", choices=sorted(COURSES), default="sr4x", help="what the models undo (default: %(default)s)")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", required=True, help="photographs, or folders of them"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("mini-weights"),
+        help="folder for the weights and the card (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--task",
+        choices=sorted(COURSES),
+        default="sr4x",
+        help="what the models undo (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=1.0, help="share of the full schedule, for a trial run")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the full schedule, for a trial run"
+    )
     parser.add_argument("--only", choices=["faithful", "realistic"], help="train one of the two")
     args = parser.parse_args()
     try:
@@ -293,12 +341,20 @@ def main() -> None:
 
 
 def run(
-    photos: list[Path], out: Path, seed: int, share: float = 1.0, only: str | None = None, course: Course = COURSES["sr4x"]
+    photos: list[Path],
+    out: Path,
+    seed: int,
+    share: float = 1.0,
+    only: str | None = None,
+    course: Course = COURSES["sr4x"],
 ) -> None:
     """Train, and write ``NAME.safetensors`` and ``NAME.json`` (how it was made) for each model of the course into ``out``."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    crops, degradation = Crops(find_photos(photos), course.crop, large=course.large), course.degradation()
+    crops, degradation = (
+        Crops(find_photos(photos), course.crop, large=course.large),
+        course.degradation(),
+    )
     faithful, realistic = (out / f"{name}.safetensors" for name in course.names)
     programs: dict[str, tuple[Path, Callable[..., MiniModel]]] = {
         "faithful": (faithful, train_faithful),
@@ -317,7 +373,10 @@ def run(
             "photographs": len(crops),
             "seconds": round(time.monotonic() - started),
         }
-        made |= {"torch": str(torch.__version__), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        made |= {
+            "torch": str(torch.__version__),
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
         path.with_suffix(".json").write_text(json.dumps(made, indent=2) + "\n")
 
 

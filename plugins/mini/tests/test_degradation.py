@@ -52,7 +52,9 @@ def test_noise_has_the_stated_spread() -> None:
     grey = torch.zeros(64, 3, 64, 64)
     for low, high in ((4, 4), (0, 8)):
         noise = 127.5 * Camera(noise=(low, high), quality=(100, 100))(grey, seeded())
-        luma = noise[:, 0] * 0.299 + noise[:, 1] * 0.587 + noise[:, 2] * 0.114  # JPEG at 100 keeps luma and halves chroma
+        luma = (
+            noise[:, 0] * 0.299 + noise[:, 1] * 0.587 + noise[:, 2] * 0.114
+        )  # JPEG at 100 keeps luma and halves chroma
         sigma = luma.std(dim=(1, 2)) / (0.299**2 + 0.587**2 + 0.114**2) ** 0.5
         expected = torch.linspace(low, high, 64)
         assert (sigma.sort().values - expected).abs().max() < 1.2
@@ -66,7 +68,10 @@ def test_blur_removes_detail_and_jpeg_quality_matters() -> None:
     assert blurred < 0.7 * sharp
     reference = Camera(blur=(0.3, 0.3), **clean)(stripes, seeded())
     errors = [
-        (Camera(blur=(0.3, 0.3), noise=(0, 0), quality=(q, q))(stripes, seeded()) - reference).square().mean() for q in (95, 70, 30)
+        (Camera(blur=(0.3, 0.3), noise=(0, 0), quality=(q, q))(stripes, seeded()) - reference)
+        .square()
+        .mean()
+        for q in (95, 70, 30)
     ]
     assert errors[0] < errors[1] < errors[2]
 
@@ -99,6 +104,8 @@ def test_options_are_checked() -> None:
             spec.config(**wrong)
 
 
-def test_the_border_of_an_image_that_does_not_fill_its_jpeg_blocks_is_as_good_as_its_middle() -> None:
+def test_the_border_of_an_image_that_does_not_fill_its_jpeg_blocks_is_as_good_as_its_middle() -> (
+    None
+):
     lq = Camera(noise=(0, 0), quality=(50, 50))(torch.full((1, 3, 72, 72), 0.6), seeded())
     assert (lq - 0.6).abs().max() < 0.02

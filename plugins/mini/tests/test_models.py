@@ -15,7 +15,12 @@ from distillkit import DiffusionModel, StudentSpec, WeightsError
 from distillkit.testing import contract_tests
 from distillkit_mini.evaluate import METRICS, evaluation_pairs, measure
 from distillkit_mini.models import EXPOSURE, GAMMA, FaithfulDct, Realistic, brighten
-from distillkit_mini.plugin import SHIPPED, RealisticOptions, distillkit_students, distillkit_teachers
+from distillkit_mini.plugin import (
+    SHIPPED,
+    RealisticOptions,
+    distillkit_students,
+    distillkit_teachers,
+)
 from distillkit_mini.train import COURSES, DARK
 
 TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
@@ -57,7 +62,9 @@ def own_pairs(model: DiffusionModel, pairs: tuple[Tensor, Tensor]) -> tuple[Tens
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (1, 2)])
-def test_any_size_is_restored_at_four_times_the_latents_size(model: DiffusionModel, size: tuple[int, int]) -> None:
+def test_any_size_is_restored_at_four_times_the_latents_size(
+    model: DiffusionModel, size: tuple[int, int]
+) -> None:
     lq = torch.rand(2, 3, *(model.multiple * side for side in size), generator=seeded()) * 2 - 1
     condition = model.condition(lq)
     assert condition.y is not None and condition.y.shape == (2, 48, *size)
@@ -69,10 +76,14 @@ def test_any_size_is_restored_at_four_times_the_latents_size(model: DiffusionMod
 
 
 @torch.no_grad()
-def test_a_generator_decides_everything(model: DiffusionModel, own_pairs: tuple[Tensor, Tensor]) -> None:
+def test_a_generator_decides_everything(
+    model: DiffusionModel, own_pairs: tuple[Tensor, Tensor]
+) -> None:
     lq = own_pairs[0][:2]
     assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(1)))
-    assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(2))) == (model.passes == 1)
+    assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(2))) == (
+        model.passes == 1
+    )
 
 
 @torch.no_grad()
@@ -82,7 +93,9 @@ def test_tiles_agree_with_the_whole_away_from_their_borders(name: str) -> None:
     side = model.multiple
     lq = torch.rand(1, 3, 96 * side, 96 * side, generator=seeded()) * 2 - 1
     whole, tile = model.restore(lq), model.restore(lq[..., : 80 * side, : 80 * side])
-    torch.testing.assert_close(tile[..., : 4 * 40, : 4 * 40], whole[..., : 4 * 40, : 4 * 40], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        tile[..., : 4 * 40, : 4 * 40], whole[..., : 4 * 40, : 4 * 40], atol=1e-5, rtol=0
+    )
 
 
 def test_brightening_undoes_the_middle_of_what_darkens() -> None:
@@ -110,7 +123,9 @@ def test_passes_is_the_number_of_network_passes() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("ratio", [0.2, 1.0, 5.0])
-def test_denoises_at_every_noise_level(model: DiffusionModel, own_pairs: tuple[Tensor, Tensor], ratio: float) -> None:
+def test_denoises_at_every_noise_level(
+    model: DiffusionModel, own_pairs: tuple[Tensor, Tensor], ratio: float
+) -> None:
     """At equal SNR, ``clean`` is nearer to the truth than the best linear guess from ``z_t`` without the network."""
     lq, gt = own_pairs
     z_0, condition = model.codec.encode(gt), model.condition(lq)
@@ -135,7 +150,10 @@ def test_the_dct_teacher_is_the_faithful_one_in_another_space(pairs: tuple[Tenso
     rotated = dct.condition(lq)
     torch.testing.assert_close(rotated.y, dct.codec.rotate(condition.y))
     assert (rotated.y - condition.y).abs().max() > 0.1
-    ours, theirs = dct.predict(dct.codec.rotate(z_t), t, rotated), faithful.predict(z_t, t, condition)
+    ours, theirs = (
+        dct.predict(dct.codec.rotate(z_t), t, rotated),
+        faithful.predict(z_t, t, condition),
+    )
     torch.testing.assert_close(dct.codec.unrotate(ours.clean), theirs.clean, atol=1e-4, rtol=0)
     torch.testing.assert_close(dct.codec.unrotate(ours.noise), theirs.noise, atol=1e-3, rtol=0)
 
@@ -144,11 +162,15 @@ def test_the_rotation_is_orthonormal_and_separates_frequencies() -> None:
     codec = FaithfulDct().codec
     image = torch.rand(1, 3, 8, 12, generator=seeded()) * 2 - 1
     torch.testing.assert_close(codec.decode(codec.encode(image)), image)
-    assert codec.encode(image).square().sum() == pytest.approx(4 * image.square().sum().item(), rel=1e-5)
+    assert codec.encode(image).square().sum() == pytest.approx(
+        4 * image.square().sum().item(), rel=1e-5
+    )
     flat = codec.encode(torch.full((1, 3, 4, 4), 0.5)).view(3, 16)
     torch.testing.assert_close(flat[:, 0], torch.full((3,), 2 * 0.5 * 4))
     assert flat[:, 1:].abs().max() < 1e-6
-    wave = torch.cos(torch.pi * (2 * torch.arange(4.0) + 1) * 2 / 8).expand(1, 3, 4, 4)  # horizontal frequency 2
+    wave = torch.cos(torch.pi * (2 * torch.arange(4.0) + 1) * 2 / 8).expand(
+        1, 3, 4, 4
+    )  # horizontal frequency 2
     assert codec.encode(wave).view(3, 16).abs().argmax(1).tolist() == [2, 2, 2]
 
 
@@ -159,7 +181,9 @@ def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(
     teacher, student = build(spec.name.replace("student", "realistic")), spec.build(spec.config())
     assert isinstance(student, Realistic)
     assert (student.codec.space, student.scale) == (teacher.codec.space, teacher.scale)
-    assert not {p.data_ptr() for p in teacher.parameters()} & {p.data_ptr() for p in student.parameters()}
+    assert not {p.data_ptr() for p in teacher.parameters()} & {
+        p.data_ptr() for p in student.parameters()
+    }
     latent = student.generate(student.condition(pairs[0]))
     assert torch.equal(latent, teacher.generate(teacher.condition(pairs[0])))
     latent.sum().backward()
@@ -172,7 +196,10 @@ def test_weights_are_shipped_and_refused_by_another_network(tmp_path: Path) -> N
     assert all(file.find() for file in files)
     assert sum({file.path: file.path.stat().st_size for file in files}.values()) < 8e6
     network = load_file(RealisticOptions().weights)
-    save_file({name.replace("middle", "centre"): value for name, value in network.items()}, tmp_path / "other.safetensors")
+    save_file(
+        {name.replace("middle", "centre"): value for name, value in network.items()},
+        tmp_path / "other.safetensors",
+    )
     with pytest.raises(WeightsError, match="another architecture"):
         build("faithful", weights=tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="no such weight file"):
@@ -191,9 +218,15 @@ def test_the_teachers_are_what_their_names_say(task: str) -> None:
         pytest.importorskip("distillkit_lowlight", reason=LOW_LIGHT)
     metrics = [name for name in METRICS[task] if name != "ST-LPIPS-VGG"]
     measured = measure(*map(build, COURSES[task].names), task, metrics)
-    mean = {method: {metric: v.mean().item() for metric, v in values.items()} for method, values in measured.items()}
+    mean = {
+        method: {metric: v.mean().item() for metric, v in values.items()}
+        for method, values in measured.items()
+    }
     guess = COURSES[task].task.guess_name
     for name in metrics[:-1]:
-        assert mean["faithful"][name] > mean["realistic"][name] and mean["faithful"][name] > mean[guess][name]
+        assert (
+            mean["faithful"][name] > mean["realistic"][name]
+            and mean["faithful"][name] > mean[guess][name]
+        )
     distance = metrics[-1]
     assert mean["realistic"][distance] < mean["faithful"][distance] < mean[guess][distance]

@@ -24,7 +24,10 @@ def test_every_photograph_can_be_read(split: str, least: int) -> None:
 
 def test_the_splits_share_no_scene() -> None:
     def scenes(split: str) -> set[str]:
-        return {name.removesuffix("_left").removesuffix("_right") for name in build_photos(split)["name"]}
+        return {
+            name.removesuffix("_left").removesuffix("_right")
+            for name in build_photos(split)["name"]
+        }
 
     assert not scenes("train") & scenes("test")
     assert len(scenes("train")) == len(PHOTOS["train"])

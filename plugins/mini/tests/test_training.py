@@ -47,9 +47,14 @@ def test_photos_are_found_or_the_place_is_named(photos: list[Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize("task", sorted(train.COURSES))
-def test_both_teachers_train_and_a_seed_decides_their_weights(photos: list[Path], tmp_path: Path, task: str) -> None:
+def test_both_teachers_train_and_a_seed_decides_their_weights(
+    photos: list[Path], tmp_path: Path, task: str
+) -> None:
     if task == "lle":
-        pytest.importorskip("distillkit_lowlight", reason="the degradation of the low-light models is distillkit-lowlight's")
+        pytest.importorskip(
+            "distillkit_lowlight",
+            reason="the degradation of the low-light models is distillkit-lowlight's",
+        )
     course = replace(train.COURSES[task], faithful_steps=(1, 2), realistic_steps=2)
     threads = torch.get_num_threads()
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -63,5 +68,9 @@ def test_both_teachers_train_and_a_seed_decides_their_weights(photos: list[Path]
 
 
 def test_the_low_light_quickstart_darkens_as_its_teachers_training_did() -> None:
-    recipe = tomllib.loads((Path(__file__).parents[3] / "recipes" / "quickstart_lle.toml").read_text())
-    assert recipe["degradation"] == {"use": "lowlight/dark"} | {name: list(bounds) for name, bounds in train.DARK.items()}
+    recipe = tomllib.loads(
+        (Path(__file__).parents[3] / "recipes" / "quickstart_lle.toml").read_text()
+    )
+    assert recipe["degradation"] == {"use": "lowlight/dark"} | {
+        name: list(bounds) for name, bounds in train.DARK.items()
+    }

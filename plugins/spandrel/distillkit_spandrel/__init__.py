@@ -41,7 +41,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weights: Path | LocalFile | HubFile = Field(description="the checkpoint; its architecture is read from its tensors")
+    weights: Path | LocalFile | HubFile = Field(
+        description="the checkpoint; its architecture is read from its tensors"
+    )
     license: str = Field(
         "unknown",
         pattern=r'^[^"|\\\r\n]+$',
@@ -51,7 +53,9 @@ class Options(BaseModel):
 
     def file(self) -> WeightFile:
         """The checkpoint as the engine's descriptor."""
-        given = {"path": self.weights} if isinstance(self.weights, Path) else self.weights.model_dump()
+        given = (
+            {"path": self.weights} if isinstance(self.weights, Path) else self.weights.model_dump()
+        )
         return WeightFile(**given, license=self.license)
 
 

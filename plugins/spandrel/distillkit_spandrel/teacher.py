@@ -35,10 +35,17 @@ class Checkpoint(nn.Module):
         """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]; a network that draws does so by ``generator``."""
         images = (lq.float() * 0.5 + 0.5).reshape(-1, self.found.input_channels, *lq.shape[-2:])
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng([lq.device] if lq.is_cuda else []), torch.autocast(lq.device.type, enabled=False):
+        with (
+            torch.random.fork_rng([lq.device] if lq.is_cuda else []),
+            torch.autocast(lq.device.type, enabled=False),
+        ):
             torch.manual_seed(seed)
-            restored = [self.found(image) for image in images.split(1)]  # spandrel promises to take one at a time
-        joined = torch.cat(restored) * 2 - 1  # outside of spandrel's inference mode, or else no loss could keep it for its backward
+            restored = [
+                self.found(image) for image in images.split(1)
+            ]  # spandrel promises to take one at a time
+        joined = (
+            torch.cat(restored) * 2 - 1
+        )  # outside of spandrel's inference mode, or else no loss could keep it for its backward
         return joined.reshape(len(lq), 3, *joined.shape[-2:])
 
 
@@ -55,9 +62,13 @@ def load(path: Path, scale: int | None = None) -> Checkpoint:
     found = _recognised(path)
     what = f"{path} - {found.architecture.name} for {found.purpose}"
     if not isinstance(found, ImageModelDescriptor) or found.purpose not in ("SR", "Restoration"):
-        raise WeightsError(f"{what}: only restorers of whole single images can teach (no faces, no masks)")
+        raise WeightsError(
+            f"{what}: only restorers of whole single images can teach (no faces, no masks)"
+        )
     if (channels := (found.input_channels, found.output_channels)) not in ((1, 1), (3, 3)):
-        raise WeightsError(f"{what}: takes {channels[0]} channels and gives {channels[1]}; only 3 and 3, or 1 and 1, can be used")
+        raise WeightsError(
+            f"{what}: takes {channels[0]} channels and gives {channels[1]}; only 3 and 3, or 1 and 1, can be used"
+        )
     if scale not in (None, found.scale):
         raise WeightsError(f"{what}: its scale is {found.scale}, not {scale} as the recipe has it")
     return Checkpoint(found.float().eval())
@@ -65,18 +76,24 @@ def load(path: Path, scale: int | None = None) -> Checkpoint:
 
 def _recognised(path: Path) -> ModelDescriptor:
     """What spandrel makes of the tensors in a file; its own reader of files, which also opens TorchScript, is left out."""
-    if find_spec("spandrel_extra_arches"):  # architectures under licences of their own, for those who installed them
+    if find_spec(
+        "spandrel_extra_arches"
+    ):  # architectures under licences of their own, for those who installed them
         import spandrel_extra_arches
 
         spandrel_extra_arches.install(ignore_duplicates=True)
     state = read_state_dict(path)
     if not isinstance(state, dict):
-        raise WeightsError(f"{path} - holds a {type(state).__name__}, not the named tensors of a network")
+        raise WeightsError(
+            f"{path} - holds a {type(state).__name__}, not the named tensors of a network"
+        )
     try:
         return ModelLoader().load_from_state_dict(state)
     except UnsupportedModelError as e:
         known = f"spandrel {spandrel.__version__} knows no architecture of such tensors"
-        raise WeightsError(f"{path} - {known}; spandrel_extra_arches, if installed, adds some") from e
+        raise WeightsError(
+            f"{path} - {known}; spandrel_extra_arches, if installed, adds some"
+        ) from e
     except Exception as e:  # an architecture is recognised by a few names; what is wrong with the rest shows in any way
         why = f"{type(e).__name__}: {shorten(str(e), 200)}"
         raise WeightsError(f"{path} - not a checkpoint that spandrel can load: {why}") from e

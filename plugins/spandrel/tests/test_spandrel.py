@@ -25,13 +25,21 @@ from distillkit.testing import contract_tests
 SHUFFLE = {"upsampler": "pixelshuffle"}
 NETWORKS = {
     "ESRGAN": lambda: ESRGAN.ESRGAN(num_filters=4, num_blocks=1, scale=4),
-    "ESRGAN x2, pixels unshuffled": lambda: ESRGAN.ESRGAN(in_nc=12, num_filters=4, num_blocks=1, scale=4, shuffle_factor=2),
+    "ESRGAN x2, pixels unshuffled": lambda: ESRGAN.ESRGAN(
+        in_nc=12, num_filters=4, num_blocks=1, scale=4, shuffle_factor=2
+    ),
     "SPAN": lambda: SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=4),
-    "SwinIR": lambda: SwinIR.SwinIR(img_size=16, window_size=4, embed_dim=8, depths=[2], num_heads=[2], upscale=2, **SHUFFLE),
-    "NAFNet": lambda: NAFNet.NAFNet(width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]),
+    "SwinIR": lambda: SwinIR.SwinIR(
+        img_size=16, window_size=4, embed_dim=8, depths=[2], num_heads=[2], upscale=2, **SHUFFLE
+    ),
+    "NAFNet": lambda: NAFNet.NAFNet(
+        width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]
+    ),
     "Uformer": lambda: Uformer.Uformer(img_size=128, embed_dim=4, win_size=8),
     "DRUNet, grey": lambda: DRUNet.DRUNet(in_nc=2, out_nc=1, nc=[8, 8, 8, 8], nb=2),
-    "Compact, grey": lambda: Compact.Compact(num_in_ch=1, num_out_ch=1, num_feat=4, num_conv=1, upscale=2),
+    "Compact, grey": lambda: Compact.Compact(
+        num_in_ch=1, num_out_ch=1, num_feat=4, num_conv=1, upscale=2
+    ),
 }
 """One for each thing that a network may ask for: sides in multiples, a minimum, a square, one channel, one image at a time."""
 
@@ -41,7 +49,9 @@ test_contract = contract_tests("spandrel", OPTIONS)
 
 @pytest.fixture(scope="module", autouse=True)
 def contract_weights(tmp_path_factory):
-    OPTIONS["spandrel/checkpoint"] = {"weights": written(tmp_path_factory.mktemp("weights"), "ESRGAN x2, pixels unshuffled")}
+    OPTIONS["spandrel/checkpoint"] = {
+        "weights": written(tmp_path_factory.mktemp("weights"), "ESRGAN x2, pixels unshuffled")
+    }
 
 
 def state_of(name):
@@ -68,7 +78,10 @@ def test_restores_as_spandrel_does_image_by_image_and_channel_by_channel(tmp_pat
     found = teacher(written(tmp_path, name))
     reference, lq = MAIN_REGISTRY.load(state_of(name)), images(2, 3, 13, 19)
     groups = 3 // reference.input_channels
-    expected = [torch.cat([reference(one * 0.5 + 0.5) for one in image.chunk(groups, 1)], 1) for image in lq.split(1)]
+    expected = [
+        torch.cat([reference(one * 0.5 + 0.5) for one in image.chunk(groups, 1)], 1)
+        for image in lq.split(1)
+    ]
     restored = found.restore(lq)
     torch.testing.assert_close(restored, torch.cat(expected) * 2 - 1, atol=2e-6, rtol=0)
     assert restored.shape == (2, 3, 13 * found.scale, 19 * found.scale) and restored.std() > 0
@@ -77,16 +90,27 @@ def test_restores_as_spandrel_does_image_by_image_and_channel_by_channel(tmp_pat
 
 @pytest.mark.parametrize("form", ["safetensors", "params_ema", "module.", "half"])
 def test_every_layout_gives_the_same_float32_network(tmp_path, form):
-    state, path = state_of("ESRGAN"), tmp_path / ("x.safetensors" if form == "safetensors" else "x.pth")
+    state, path = (
+        state_of("ESRGAN"),
+        tmp_path / ("x.safetensors" if form == "safetensors" else "x.pth"),
+    )
     if form == "safetensors":
         save_file(state, path)
     else:
-        layouts = {"params_ema": {"params": {}, "params_ema": state}, "module.": {f"module.{k}": v for k, v in state.items()}}
+        layouts = {
+            "params_ema": {"params": {}, "params_ema": state},
+            "module.": {f"module.{k}": v for k, v in state.items()},
+        }
         torch.save(layouts.get(form) or {k: v.half() for k, v in state.items()}, path)
     found, lq = teacher(path), images(1, 3, 8, 8)
     expected = teacher(written(tmp_path)).restore(lq)
-    torch.testing.assert_close(found.restore(lq), expected, atol=1e-3 if form == "half" else 0, rtol=0)
-    assert all(p.dtype == torch.float32 and not p.requires_grad for p in found.parameters()) and not found.training
+    torch.testing.assert_close(
+        found.restore(lq), expected, atol=1e-3 if form == "half" else 0, rtol=0
+    )
+    assert (
+        all(p.dtype == torch.float32 and not p.requires_grad for p in found.parameters())
+        and not found.training
+    )
 
 
 def test_its_image_is_a_constant_of_a_loss(tmp_path):
@@ -105,13 +129,26 @@ def test_mixed_precision_leaves_it_alone(tmp_path):
 
 def test_a_network_that_draws_follows_the_generator(tmp_path):
     styles = {"style_network": {"dim_in": 8, "dim_out": 32, "depth": 2}, "num_conv_kernels": 2}
-    depths = {"down_dim_mults": (1, 2, 2), "up_dim_mults": (1, 1, 1, 2, 2), "attn_depths": (2, 2, 2, 1, 1), "mid_attn_depth": 1}
-    network = AuraSR.AuraSR(dim=8, image_size=None, input_image_size=None, self_attn_dim_head=8, **styles, **depths)
+    depths = {
+        "down_dim_mults": (1, 2, 2),
+        "up_dim_mults": (1, 1, 1, 2, 2),
+        "attn_depths": (2, 2, 2, 1, 1),
+        "mid_attn_depth": 1,
+    }
+    network = AuraSR.AuraSR(
+        dim=8, image_size=None, input_image_size=None, self_attn_dim_head=8, **styles, **depths
+    )
     torch.save(network.state_dict(), tmp_path / "x.pth")
     found, lq = teacher(tmp_path / "x.pth"), images(1, 3, 16, 16)
     before = torch.get_rng_state()
-    one, again, other = (found.restore(lq, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(one, again) and not torch.equal(one, other) and torch.equal(torch.get_rng_state(), before)
+    one, again, other = (
+        found.restore(lq, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert (
+        torch.equal(one, again)
+        and not torch.equal(one, other)
+        and torch.equal(torch.get_rng_state(), before)
+    )
 
 
 class Evil:
@@ -135,7 +172,9 @@ def hostile(kind, folder):
         "numbers": dict.fromkeys(state, 1.0),
         "lacking": {k: v for k, v in state.items() if k != last},
         "misshapen": state | {last: torch.zeros(3, 5, 3, 3)},
-        "four channels": ESRGAN.ESRGAN(in_nc=4, out_nc=4, num_filters=4, num_blocks=1, scale=4).state_dict(),
+        "four channels": ESRGAN.ESRGAN(
+            in_nc=4, out_nc=4, num_filters=4, num_blocks=1, scale=4
+        ).state_dict(),
     }
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-500])
@@ -166,15 +205,31 @@ def test_what_is_no_restorer_is_refused_by_file_and_reason(tmp_path, kind, why):
     path = hostile(kind, tmp_path)
     with pytest.raises(WeightsError, match=why) as told:
         teacher(path)
-    assert str(path) in str(told.value) and "\n" not in str(told.value) and not (tmp_path / "ran").exists()
+    assert (
+        str(path) in str(told.value)
+        and "\n" not in str(told.value)
+        and not (tmp_path / "ran").exists()
+    )
 
 
 @pytest.mark.parametrize("purpose", ["FaceSR", "Inpainting"])
 def test_faces_and_masks_are_refused(tmp_path, monkeypatch, purpose):
     known = MAIN_REGISTRY.load(state_of("ESRGAN"))
-    about = {"tags": [], "supports_half": False, "supports_bfloat16": False, "input_channels": 3, "output_channels": 3}
-    kind, scale = (ImageModelDescriptor, {"scale": 4}) if purpose == "FaceSR" else (MaskedImageModelDescriptor, {})
-    other = kind(known.model, known.model.state_dict(), known.architecture, purpose, **about, **scale)
+    about = {
+        "tags": [],
+        "supports_half": False,
+        "supports_bfloat16": False,
+        "input_channels": 3,
+        "output_channels": 3,
+    }
+    kind, scale = (
+        (ImageModelDescriptor, {"scale": 4})
+        if purpose == "FaceSR"
+        else (MaskedImageModelDescriptor, {})
+    )
+    other = kind(
+        known.model, known.model.state_dict(), known.architecture, purpose, **about, **scale
+    )
     monkeypatch.setattr(ModelLoader, "load_from_state_dict", lambda *_: other)
     with pytest.raises(WeightsError, match=f"ESRGAN for {purpose}: only restorers"):
         teacher(written(tmp_path))
@@ -202,7 +257,10 @@ def test_a_file_that_is_not_here_is_named_with_its_licence(tmp_path, monkeypatch
 
 def test_more_architectures_are_known_where_they_are_installed(tmp_path, monkeypatch):
     extra, known = ModuleType("spandrel_extra_arches"), []
-    extra.__spec__, extra.install = MAIN_REGISTRY.__class__, lambda *, ignore_duplicates: known.append(ignore_duplicates)
+    extra.__spec__, extra.install = (
+        MAIN_REGISTRY.__class__,
+        lambda *, ignore_duplicates: known.append(ignore_duplicates),
+    )
     monkeypatch.setitem(sys.modules, "spandrel_extra_arches", extra)
     teacher(written(tmp_path))
     assert known == [True]
@@ -213,7 +271,9 @@ def photos(tmp_path):
     for i in range(2):
         pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
         (tmp_path / "photos").mkdir(exist_ok=True)
-        Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC).save(tmp_path / "photos" / f"{i}.png")
+        Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC).save(
+            tmp_path / "photos" / f"{i}.png"
+        )
     return tmp_path / "photos"
 
 
@@ -238,14 +298,21 @@ def test_a_run_distils_its_images_and_the_student_tells_its_licence(tmp_path, ph
     run_recipe(load_recipe(tmp_path / "recipe.toml"), tmp_path / "run")
     logged = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
     assert logged["fidelity/output"] > 0
-    assert json.loads((tmp_path / "run/student/distillkit.json").read_text())["licenses"]["teachers.fidelity"] == "BSD-3-Clause"
+    assert (
+        json.loads((tmp_path / "run/student/distillkit.json").read_text())["licenses"][
+            "teachers.fidelity"
+        ]
+        == "BSD-3-Clause"
+    )
     rows = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
     assert {"fidelity", "student"} <= {row["method"] for row in rows}
 
 
 def test_the_recipe_of_the_readme_is_valid(tmp_path):
     here = Path(__file__)
-    (text,) = re.findall(r"```toml\n(.*?)```", here.parents[1].joinpath("README.md").read_text(), re.DOTALL)
+    (text,) = re.findall(
+        r"```toml\n(.*?)```", here.parents[1].joinpath("README.md").read_text(), re.DOTALL
+    )
     (tmp_path / "recipe.toml").write_text(text.replace("recipes/", f"{here.parents[3]}/recipes/"))
     named = load_recipe(tmp_path / "recipe.toml").components["teachers.realness"]
     (file,) = named.spec.weights(named.config)
@@ -256,7 +323,16 @@ def test_restores_files_on_the_command_line(tmp_path, photos, monkeypatch):
     from distillkit.cli.main import main as cli
 
     settings = ["--set", f'weights="{written(tmp_path)}"', "--set", "scale=4"]
-    command = ["distillkit", "restore", str(photos), "-o", str(tmp_path / "out"), "--model", "spandrel/checkpoint", *settings]
+    command = [
+        "distillkit",
+        "restore",
+        str(photos),
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        "spandrel/checkpoint",
+        *settings,
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
         cli.main()

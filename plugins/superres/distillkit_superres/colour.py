@@ -45,5 +45,10 @@ def _coarse(image: Tensor, levels: int) -> Tensor:
     row = image.new_tensor([1.0, 2.0, 1.0]) / 4
     kernel = (row[:, None] * row).expand(channels, 1, 3, 3)
     for dilation in (2**i for i in range(levels)):
-        image = F.conv2d(F.pad(image, [dilation] * 4, mode="replicate"), kernel, dilation=dilation, groups=channels)
+        image = F.conv2d(
+            F.pad(image, [dilation] * 4, mode="replicate"),
+            kernel,
+            dilation=dilation,
+            groups=channels,
+        )
     return image

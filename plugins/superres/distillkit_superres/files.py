@@ -52,6 +52,12 @@ def weight_file(location: Location | None, published: str, license: str, size: i
     if isinstance(location, HubFile):
         return WeightFile(**location.model_dump(), license=license, size=size)
     name = published.rpartition("/")[2]
-    path, sha256 = (location.path, location.sha256) if isinstance(location, LocalFile) else (location or FOLDER / name, None)
+    path, sha256 = (
+        (location.path, location.sha256)
+        if isinstance(location, LocalFile)
+        else (location or FOLDER / name, None)
+    )
     url = published if path.name == name else None
-    return WeightFile(path=path, url=url, sha256=sha256, license=license, size=size, source=published)
+    return WeightFile(
+        path=path, url=url, sha256=sha256, license=license, size=size, source=published
+    )

@@ -45,11 +45,19 @@ class Golden:
         """The Swin UNet, without the case's weights."""
         from distillkit_superres.resshift.unet import UNetModelSwin
 
-        fixed = {"conv_resample": True, "dims": 2, "use_fp16": False, "use_scale_shift_norm": True, "resblock_updown": False}
+        fixed = {
+            "conv_resample": True,
+            "dims": 2,
+            "use_fp16": False,
+            "use_scale_shift_norm": True,
+            "resblock_updown": False,
+        }
         kwargs = without(self.info["kwargs"], **fixed, cond_lq=True)
         kwargs.pop("dropout", None)
         kwargs["num_res_blocks"] = per_level(kwargs["num_res_blocks"], kwargs["channel_mult"])
-        if "lq_size" not in kwargs:  # SinSR counts the three channels of the low-quality image as input channels
+        if (
+            "lq_size" not in kwargs
+        ):  # SinSR counts the three channels of the low-quality image as input channels
             kwargs |= {"lq_size": kwargs["image_size"], "in_channels": kwargs["in_channels"] - 3}
         kwargs["lq_channels"] = 3 + kwargs.pop("cond_mask", False)
         return UNetModelSwin(**kwargs)
@@ -80,14 +88,24 @@ class Golden:
         d = without(d, **fixed, scale_factor=1.0, normalize_input=True, latent_flag=True)
         assert d["timestep_respacing"] in (None, d["steps"])
         start = SINSR_MAX_START if self.path.stem.startswith("sinsr_") else 1.0
-        table = sqrt_eta(d["steps"], d["min_noise_level"], d["kappa"], d["etas_end"], d["schedule_kwargs"]["power"], start)
+        table = sqrt_eta(
+            d["steps"],
+            d["min_noise_level"],
+            d["kappa"],
+            d["etas_end"],
+            d["schedule_kwargs"]["power"],
+            start,
+        )
         return ResidualShifting(table, d["kappa"])
 
     def resshift(self, step):
         """The whole model, with the weights of the cases that the json names; ``step`` makes its reverse step."""
         from distillkit_superres.resshift.model import ResShift
 
-        unet, vq = (Golden((self.path.parent / self.info[k]).with_suffix(".json")) for k in ("unet_from", "vq_from"))
+        unet, vq = (
+            Golden((self.path.parent / self.info[k]).with_suffix(".json"))
+            for k in ("unet_from", "vq_from")
+        )
         process = self.process()
         return ResShift(
             unet.load_into(unet.unet()),
@@ -116,13 +134,21 @@ def recipe_weights(module, seed):
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            n = np.random.RandomState((zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF).standard_normal(tuple(parameter.shape))
-            n = n / np.sqrt(np.prod(parameter.shape[1:])) if parameter.ndim >= 2 else 0.1 * n + name.endswith("weight")
+            n = np.random.RandomState(
+                (zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF
+            ).standard_normal(tuple(parameter.shape))
+            n = (
+                n / np.sqrt(np.prod(parameter.shape[1:]))
+                if parameter.ndim >= 2
+                else 0.1 * n + name.endswith("weight")
+            )
             parameter.copy_(torch.from_numpy(n))
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "golden(pattern): run once for every golden case of this name pattern")
+    config.addinivalue_line(
+        "markers", "golden(pattern): run once for every golden case of this name pattern"
+    )
 
 
 def pytest_generate_tests(metafunc):
@@ -131,5 +157,9 @@ def pytest_generate_tests(metafunc):
         return
     (pattern,) = marker.args
     cases = [pytest.param(Golden(p), id=p.stem) for p in sorted(FOLDER.glob(f"{pattern}.json"))]
-    missing = pytest.param(None, id="none", marks=pytest.mark.skip(f"no case {pattern} in {FOLDER}; set DISTILLKIT_GOLDEN"))
+    missing = pytest.param(
+        None,
+        id="none",
+        marks=pytest.mark.skip(f"no case {pattern} in {FOLDER}; set DISTILLKIT_GOLDEN"),
+    )
     metafunc.parametrize("case", cases or [missing])

@@ -34,26 +34,39 @@ DIFFUSION = {
     "timestep_respacing": None, "scale_factor": 1.0,
     "normalize_input": True, "latent_flag": True,
 }  # fmt: skip
-NETWORKS = {"unet_from": "resshift_unet_small_recipe_a.safetensors", "vq_from": "vqf4_small_recipe.safetensors"}
+NETWORKS = {
+    "unet_from": "resshift_unet_small_recipe_a.safetensors",
+    "vq_from": "vqf4_small_recipe.safetensors",
+}
 
 
 def declare(name, **info):
     path = SHIPPED / f"{name}.json"
-    path.write_text(json.dumps({"source": "this implementation, see README.md", **info}, indent=1) + "\n")
+    path.write_text(
+        json.dumps({"source": "this implementation, see README.md", **info}, indent=1) + "\n"
+    )
     return Golden(path)
 
 
 def record(case, **tensors):
-    save_file({k: v.contiguous() for k, v in tensors.items()}, case.path.with_suffix(".safetensors"))
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, case.path.with_suffix(".safetensors")
+    )
 
 
 def unet_case(name, seed, kwargs, sizes, times):
-    case = declare(name, kwargs=kwargs, recipe_seed=seed, cases=[{"index": i} for i in range(len(sizes))])
+    case = declare(
+        name, kwargs=kwargs, recipe_seed=seed, cases=[{"index": i} for i in range(len(sizes))]
+    )
     save_file({}, case.path.with_suffix(".safetensors"))
     network, tensors = case.load_into(case.unet()), {}
     factor = kwargs["lq_size"] // kwargs["image_size"]
     for i, ((h, w), t) in enumerate(zip(sizes, times, strict=True)):
-        one = {"x": torch.randn(len(t), 3, h, w), "t": torch.tensor(t), "lq": torch.randn(len(t), 3, factor * h, factor * w)}
+        one = {
+            "x": torch.randn(len(t), 3, h, w),
+            "t": torch.tensor(t),
+            "lq": torch.randn(len(t), 3, factor * h, factor * w),
+        }
         tensors |= {f"case{i}.{k}": v for k, v in (one | {"out": network(**one)}).items()}
     record(case, **tensors)
 
@@ -63,7 +76,12 @@ def vq_case():
     save_file({}, case.path.with_suffix(".safetensors"))
     network, x = case.load_into(case.autoencoder()), torch.randn(2, 3, 32, 48)
     z = network.encode(x)
-    distance = torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), network.quantize.embedding.weight).square().sort(1).values
+    distance = (
+        torch.cdist(z.permute(0, 2, 3, 1).flatten(0, 2), network.quantize.embedding.weight)
+        .square()
+        .sort(1)
+        .values
+    )
     print("smallest gap between two codes", (distance[:, 1] - distance[:, 0]).min())
     outputs = {"zq": network.quantize(z), "indices": network.quantize.nearest(z).flatten()}
     outputs |= {"dec": network.decode(z), "dec_noquant": network.decode(z, force_not_quantize=True)}
@@ -74,7 +92,9 @@ def loop_case():
     case = declare("resshift_loop_s4_recipe", diffusion=DIFFUSION, **NETWORKS)
     model, y = case.resshift(ancestral), torch.rand(1, 3, 16, 16) * 2 - 1
     condition, noise = model.condition(y), torch.randn(5, 1, 3, 16, 16)
-    samples, clean = (torch.stack(v) for v in zip(*model.chain(condition, iter(noise)), strict=True))
+    samples, clean = (
+        torch.stack(v) for v in zip(*model.chain(condition, iter(noise)), strict=True)
+    )
     noquant = model.codec.network.decode(samples[-1], force_not_quantize=True)
     decoded = model.codec.decode(samples[-1])
     chain = {"y": y, "z_y": condition.y, "noise": noise, "samples": samples, "pred_xstart": clean}
@@ -82,11 +102,19 @@ def loop_case():
 
 
 def sinsr_case():
-    case = declare("sinsr_recipe", diffusion=DIFFUSION | {"steps": 15, "min_noise_level": 0.04}, **NETWORKS)
-    model, y, noise = case.resshift(deterministic), torch.rand(1, 3, 16, 16) * 2 - 1, torch.randn(1, 3, 16, 16)
+    case = declare(
+        "sinsr_recipe", diffusion=DIFFUSION | {"steps": 15, "min_noise_level": 0.04}, **NETWORKS
+    )
+    model, y, noise = (
+        case.resshift(deterministic),
+        torch.rand(1, 3, 16, 16) * 2 - 1,
+        torch.randn(1, 3, 16, 16),
+    )
     condition, gt = model.condition(y), torch.rand(1, 3, 64, 64) * 2 - 1
     x_t = model.prior(condition, noise)
-    samples, clean = (torch.stack(v) for v in zip(*model.chain(condition, iter([noise] * 16)), strict=True))
+    samples, clean = (
+        torch.stack(v) for v in zip(*model.chain(condition, iter([noise] * 16)), strict=True)
+    )
     latent = SinSR(model).one_step(condition, noise)
     last, first, z = torch.tensor([14]), torch.tensor([0]), model.codec.encode(gt)
     mse = (latent - samples[-1]).square().mean()
@@ -94,8 +122,19 @@ def sinsr_case():
     start = model.network(model.scale_input(z, last), first, y)
     mse_gt = (model(start, last, condition) - z).square().mean()
     losses = {"mse": mse, "mse_xT": mse_xt, "mse_gt": mse_gt, "loss": mse + mse_xt + mse_gt}
-    tables = {"ddim.kmj": torch.stack(model.reverse[:3], 1).float(), "sqrt_etas": model.process.table[1].sqrt().float()}
-    chain = {"y": y, "noise": noise, "gt": gt, "z_y": condition.y, "x_T": x_t, "ddim.samples": samples, "ddim.pred_xstart": clean}
+    tables = {
+        "ddim.kmj": torch.stack(model.reverse[:3], 1).float(),
+        "sqrt_etas": model.process.table[1].sqrt().float(),
+    }
+    chain = {
+        "y": y,
+        "noise": noise,
+        "gt": gt,
+        "z_y": condition.y,
+        "x_T": x_t,
+        "ddim.samples": samples,
+        "ddim.pred_xstart": clean,
+    }
     one = {"one_step.latent": latent, "one_step.image": model.codec.decode(latent)}
     record(case, **tables, **chain, **one, **{f"distill.{k}": v[None] for k, v in losses.items()})
 
@@ -103,7 +142,13 @@ def sinsr_case():
 if __name__ == "__main__":
     torch.manual_seed(20)
     with torch.no_grad():
-        unet_case("resshift_unet_small_recipe_a", 1, UNET, [(16, 16), (16, 32), (32, 16)], [[0, 14], [7], [3]])
+        unet_case(
+            "resshift_unet_small_recipe_a",
+            1,
+            UNET,
+            [(16, 16), (16, 32), (32, 16)],
+            [[0, 14], [7], [3]],
+        )
         unet_case("resshift_unet_small_recipe_b", 2, OTHER_UNET, [(16, 16)], [[2]])
         vq_case()
         loop_case()

@@ -19,7 +19,9 @@ def test_reproduces_published_outputs(case):
         assert network.quantize.nearest(z).flatten().equal(indices)
         torch.testing.assert_close(network.quantize(z), zq, atol=2e-5, rtol=0)
         torch.testing.assert_close(network.decode(z), dec, atol=2e-5, rtol=0)
-        torch.testing.assert_close(network.decode(z, force_not_quantize=True), dec_noquant, atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            network.decode(z, force_not_quantize=True), dec_noquant, atol=2e-5, rtol=0
+        )
 
 
 @pytest.mark.golden("vqf4_keys_full")
@@ -70,7 +72,9 @@ def test_encoding_builds_no_score_matrix_either_way():
     with _LargestTensor() as seen:
         network.encode(image).sum().backward()
     feature_map = 32 * 258 * 258
-    assert feature_map // 2 < seen.largest <= feature_map  # a score matrix would have (64 * 64)^2 elements, 8 times as many
+    assert (
+        feature_map // 2 < seen.largest <= feature_map
+    )  # a score matrix would have (64 * 64)^2 elements, 8 times as many
 
 
 def test_the_code_search_holds_few_distances_at_once():

@@ -11,9 +11,13 @@ def test_reproduces_published_outputs(case):
     names = sorted({k.split(".")[0] for k in case.tensors})
     assert names
     for name in names:
-        content, style, by_adain, by_wavelet = (case.tensors[f"{name}.{k}"] for k in ("content", "style", "adain", "wavelet"))
+        content, style, by_adain, by_wavelet = (
+            case.tensors[f"{name}.{k}"] for k in ("content", "style", "adain", "wavelet")
+        )
         torch.testing.assert_close(adain(content, style), by_adain, atol=1e-5, rtol=0)
-        torch.testing.assert_close(wavelet(content, style, case.info["levels"]), by_wavelet, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            wavelet(content, style, case.info["levels"]), by_wavelet, atol=1e-5, rtol=0
+        )
 
 
 @pytest.fixture
@@ -26,7 +30,9 @@ def test_adain_takes_over_mean_and_spread_of_each_channel(images):
     image, reference = images
     fixed = adain(image, reference[..., :20])  # sizes may differ
     torch.testing.assert_close(fixed.mean((2, 3)), reference[..., :20].mean((2, 3)))
-    torch.testing.assert_close(fixed.std((2, 3)), reference[..., :20].std((2, 3)), rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        fixed.std((2, 3)), reference[..., :20].std((2, 3)), rtol=1e-2, atol=0
+    )
 
 
 @pytest.mark.parametrize("fix", [adain, wavelet])
@@ -40,4 +46,6 @@ def test_wavelet_keeps_detail_and_replaces_colour(images):
     torch.testing.assert_close(wavelet(shifted, image), image, atol=1e-6, rtol=0)
     flat = torch.full_like(image, 0.25)
     detail = wavelet(image, flat) - flat
-    torch.testing.assert_close(wavelet(image, image + 1) - detail, wavelet(flat, image + 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        wavelet(image, image + 1) - detail, wavelet(flat, image + 1), atol=1e-5, rtol=0
+    )

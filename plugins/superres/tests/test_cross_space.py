@@ -30,7 +30,9 @@ def adapter(cast):
 @pytest.fixture
 def images():
     g = torch.Generator().manual_seed(0)
-    return torch.rand(2, 3, 16, 16, generator=g) * 2 - 1, torch.rand(2, 3, 64, 64, generator=g) * 2 - 1
+    return torch.rand(2, 3, 16, 16, generator=g) * 2 - 1, torch.rand(
+        2, 3, 64, 64, generator=g
+    ) * 2 - 1
 
 
 def sample_of(student, lq):
@@ -44,11 +46,21 @@ def fidelity_terms(cast, images, monkeypatch, times, **options):
     lq, gt = images
     teacher, student = cast.teachers["fidelity"], cast.student
     monkeypatch.setattr(teacher.process, "sample_time", lambda n, generator: torch.tensor(times))
-    return score_distillation(teacher, student, sample_of(student, lq), lq, gt, torch.Generator().manual_seed(1), **options)
+    return score_distillation(
+        teacher,
+        student,
+        sample_of(student, lq),
+        lq,
+        gt,
+        torch.Generator().manual_seed(1),
+        **options,
+    )
 
 
 def gradients(adapter, loss):
-    return torch.autograd.grad(loss, list(adapter.tensors().values()), allow_unused=True, retain_graph=True)
+    return torch.autograd.grad(
+        loss, list(adapter.tensors().values()), allow_unused=True, retain_graph=True
+    )
 
 
 def size(found):
@@ -58,7 +70,9 @@ def size(found):
 def test_the_spaces_differ_in_name_and_in_shape(cast, images):
     student, fidelity, realness = cast.student, cast.teachers["fidelity"], cast.teachers["realness"]
     assert student.codec.space == realness.codec.space != fidelity.codec.space
-    assert student.codec.encode(images[1]).shape == (2, 4, 8, 8) and fidelity.codec.encode(images[1]).shape == (2, 3, 16, 16)
+    assert student.codec.encode(images[1]).shape == (2, 4, 8, 8) and fidelity.codec.encode(
+        images[1]
+    ).shape == (2, 3, 16, 16)
 
 
 def test_the_bridge_goes_through_pixels_both_ways(cast, images, monkeypatch):
@@ -72,7 +86,9 @@ def test_the_bridge_goes_through_pixels_both_ways(cast, images, monkeypatch):
         note(role, model.codec.network, "encode")
         note(role, model.codec.network, "decode")
     fidelity_terms(cast, images, monkeypatch, [5, 9])
-    assert calls.count("fidelity decode") == calls.count("student encode") == 1  # the teacher's clean latent, to the student
+    assert (
+        calls.count("fidelity decode") == calls.count("student encode") == 1
+    )  # the teacher's clean latent, to the student
     assert calls.count("fidelity encode") == 3  # y, the ground truth, the student's image
 
 
@@ -85,7 +101,9 @@ def test_both_terms_reach_the_students_adapter(cast, adapter, images, monkeypatc
     assert all(p.grad is None for model in cast.teachers.values() for p in model.parameters())
 
 
-def test_times_that_the_student_was_never_trained_at_are_dropped(cast, adapter, images, monkeypatch):
+def test_times_that_the_student_was_never_trained_at_are_dropped(
+    cast, adapter, images, monkeypatch
+):
     fidelity, student = cast.teachers["fidelity"].process, cast.student.process
     last = fidelity.levels - 1
     times, _, kept = draw_times(fidelity, student, 4000, torch.Generator().manual_seed(0), CPU)
@@ -110,23 +128,37 @@ def test_crops_must_suit_every_teacher(crop, accepted):
     if accepted:
         assert build_cast(resolved, CPU)
     else:
-        with pytest.raises(RecipeError, match=r"data\.crop - .* 96 pixels: teachers\.fidelity takes multiples of 64; all take 64"):
+        with pytest.raises(
+            RecipeError,
+            match=r"data\.crop - .* 96 pixels: teachers\.fidelity takes multiples of 64; all take 64",
+        ):
             build_cast(resolved, CPU)
 
 
 @pytest.mark.parametrize("gradient", ["full", "score"])
 def test_the_teacher_of_the_other_space_may_see_a_crop(cast, adapter, monkeypatch, gradient):
     """With ``decode_crop`` all that the VQ autoencoder encodes and decodes is a crop; the realness teacher sees everything."""
-    options = load_recipe(RECIPE, ["stage1.decode_crop=64", f'stage1.gradient="{gradient}"', "stage1.weights.perceptual=0"])
+    options = load_recipe(
+        RECIPE,
+        ["stage1.decode_crop=64", f'stage1.gradient="{gradient}"', "stage1.weights.perceptual=0"],
+    )
     seen = {"encode": set(), "decode": set(), "realness": set()}
     network, realness = cast.teachers["fidelity"].codec.network, cast.teachers["realness"]
     for way in ("encode", "decode"):
         original = getattr(network, way)
-        monkeypatch.setattr(network, way, lambda x, way=way, of=original: seen[way].add(tuple(x.shape[2:])) or of(x))
+        monkeypatch.setattr(
+            network, way, lambda x, way=way, of=original: seen[way].add(tuple(x.shape[2:])) or of(x)
+        )
     predict = realness.predict
-    monkeypatch.setattr(realness, "predict", lambda z, t, c: seen["realness"].add(tuple(z.shape[2:])) or predict(z, t, c))
+    monkeypatch.setattr(
+        realness,
+        "predict",
+        lambda z, t, c: seen["realness"].add(tuple(z.shape[2:])) or predict(z, t, c),
+    )
     gt = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    terms = Stage1Step(cast, adapter, options.recipe.stage1, None, seed=0)(Batch(gt, None, ["a"]), 0)
+    terms = Stage1Step(cast, adapter, options.recipe.stage1, None, seed=0)(
+        Batch(gt, None, ["a"]), 0
+    )
     assert seen == {"encode": {(64, 64)}, "decode": {(16, 16)}, "realness": {(16, 16)}}
     for name in ("fidelity/imitate", "fidelity/anchor"):
         assert terms[name] > 0 and size(gradients(adapter, terms[name])) > 0

@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from distillkit import Degradation, DistillkitError, filter2d, jpeg
 from distillkit_superres.degradation.draws import Draws, Gaussian, Noise, Round, Sinc, draw
-from distillkit_superres.degradation.kernels import SHAPES, fitted, gaussian_kernel, padded, sinc_kernel
+from distillkit_superres.degradation.kernels import (
+    SHAPES,
+    fitted,
+    gaussian_kernel,
+    padded,
+    sinc_kernel,
+)
 from distillkit_superres.degradation.operations import add_noise, resize, sharpened
 from distillkit_superres.degradation.pipeline import degrade
 from distillkit_superres.degradation.settings import PRESETS, BicubicConfig, RealESRGANConfig
@@ -42,20 +48,29 @@ def photo_like(batch=2, height=96, width=80):
 def test_kernels(case):
     for i, k in enumerate(case.info["kernels"]):
         close(
-            gaussian_kernel(k["kind"], k["size"], k["sig_x"], k["sig_y"], k["theta"], k["beta"]).float(),
+            gaussian_kernel(
+                k["kind"], k["size"], k["sig_x"], k["sig_y"], k["theta"], k["beta"]
+            ).float(),
             case.tensors[f"kernel{i}"],
             1e-6,
         )
     for i, k in enumerate(case.info["sinc"]):
         kernel = sinc_kernel(k["size"], k["cutoff"])
-        close((padded(kernel, k["pad_to"]) if k["pad_to"] else kernel).float(), case.tensors[f"sinc{i}"], 1e-6)
+        close(
+            (padded(kernel, k["pad_to"]) if k["pad_to"] else kernel).float(),
+            case.tensors[f"sinc{i}"],
+            1e-6,
+        )
 
 
 @pytest.mark.golden("realesrgan_degradation*")
 def test_image_operations(case):
     t = case.tensors
     for i in range(len(case.info["images"])):
-        image, expected = t[f"img{i}"], {k.split(".")[1]: v for k, v in t.items() if k.startswith(f"img{i}.")}
+        image, expected = (
+            t[f"img{i}"],
+            {k.split(".")[1]: v for k, v in t.items() if k.startswith(f"img{i}.")},
+        )
         close(sharpened(image), expected["usm"], 1e-5)
         close(sharpened(image, radius=21, weight=0.7, threshold=5), expected["usm_r21"], 1e-5)
         for mode in ("area", "bilinear", "bicubic"):
@@ -80,7 +95,9 @@ def test_noise_has_the_strength_and_colour_it_says():
         assert added.std().item() * 255 == pytest.approx(20, rel=0.02)
         assert added.mean().abs() * 255 < 0.3
         assert added[:, 0].equal(added[:, 1]) == grey
-    ramp = torch.linspace(0, 1, 256).repeat(200, 1).expand(1, 3, 200, 256)  # 256 levels, so that Poisson counts go to 256
+    ramp = (
+        torch.linspace(0, 1, 256).repeat(200, 1).expand(1, 3, 200, 256)
+    )  # 256 levels, so that Poisson counts go to 256
     for grey in (False, True):
         added = (add_noise(ramp, Noise("poisson", 0.5, grey), seeded()) - ramp)[..., 64:192]
         expected = 0.5 * (ramp[..., 64:192] / 256).sqrt()
@@ -104,7 +121,9 @@ def share(values):
 
 def assert_share(values, probability):
     values = [bool(v) for v in values]
-    assert abs(share(values) - probability) <= 4 * math.sqrt(probability * (1 - probability) / len(values))
+    assert abs(share(values) - probability) <= 4 * math.sqrt(
+        probability * (1 - probability) / len(values)
+    )
 
 
 def assert_uniform(values, low, high):
@@ -120,7 +139,10 @@ def assert_uniform(values, low, high):
 
 
 def assert_round(stage, rounds):
-    resized = {"up": [r for r in rounds if r.factor > 1], "down": [r for r in rounds if r.factor < 1]}
+    resized = {
+        "up": [r for r in rounds if r.factor > 1],
+        "down": [r for r in rounds if r.factor < 1],
+    }
     assert_share((r.factor > 1 for r in rounds), stage.resize_prob[0])
     assert_share((r.factor < 1 for r in rounds), stage.resize_prob[1])
     assert_uniform((r.factor for r in resized["up"]), 1, stage.resize_range[1])
@@ -129,8 +151,12 @@ def assert_round(stage, rounds):
         assert_share((r.mode == mode for r in rounds), 1 / 3)
     assert_share((r.noise.kind == "gaussian" for r in rounds), stage.gaussian_prob)
     assert_share((r.noise.grey for r in rounds), stage.grey_prob)
-    assert_uniform((r.noise.strength for r in rounds if r.noise.kind == "gaussian"), *stage.gaussian_sigma)
-    assert_uniform((r.noise.strength for r in rounds if r.noise.kind == "poisson"), *stage.poisson_scale)
+    assert_uniform(
+        (r.noise.strength for r in rounds if r.noise.kind == "gaussian"), *stage.gaussian_sigma
+    )
+    assert_uniform(
+        (r.noise.strength for r in rounds if r.noise.kind == "poisson"), *stage.poisson_scale
+    )
 
 
 def assert_blurs(stage, blurs):
@@ -141,10 +167,16 @@ def assert_blurs(stage, blurs):
         assert_share((b.size == size for b in blurs), 1 / len(sizes))
     assert_share((isinstance(b, Sinc) for b in blurs), stage.sinc_prob)
     sincs = [b for b in blurs if isinstance(b, Sinc)]
-    for lowest, chosen in ((math.pi / 3, [b for b in sincs if b.size < 13]), (math.pi / 5, [b for b in sincs if b.size >= 13])):
+    for lowest, chosen in (
+        (math.pi / 3, [b for b in sincs if b.size < 13]),
+        (math.pi / 5, [b for b in sincs if b.size >= 13]),
+    ):
         if chosen:
             assert all(lowest <= b.cutoff <= math.pi for b in chosen)
-            mean, standard_error = share(b.cutoff for b in chosen), (math.pi - lowest) / math.sqrt(12 * len(chosen))
+            mean, standard_error = (
+                share(b.cutoff for b in chosen),
+                (math.pi - lowest) / math.sqrt(12 * len(chosen)),
+            )
             assert abs(mean - (lowest + math.pi) / 2) <= 4 * standard_error
     gaussians = [b for b in blurs if isinstance(b, Gaussian)]
     for shape, probability in zip(SHAPES, stage.kernel_mix, strict=True):
@@ -152,7 +184,10 @@ def assert_blurs(stage, blurs):
     assert_uniform((b.sigma_x for b in gaussians), *stage.sigma)
     assert_uniform((b.sigma_y for b in gaussians), *stage.sigma)
     assert_uniform((b.theta for b in gaussians), -math.pi, math.pi)
-    for kind, (low, high) in (("generalized", stage.beta_generalised), ("plateau", stage.beta_plateau)):
+    for kind, (low, high) in (
+        ("generalized", stage.beta_generalised),
+        ("plateau", stage.beta_plateau),
+    ):
         betas = [b.beta for b in gaussians if b.shape.startswith(kind)]
         assert_share((b <= 1 for b in betas), 0.5)
         assert_uniform((b for b in betas if b > 1), 1, high)
@@ -180,23 +215,37 @@ def test_presets_differ_where_the_published_configurations_do():
     osediff, resshift, pisasr = (RealESRGANConfig(preset=p) for p in PRESETS)
     assert osediff == RealESRGANConfig()
     assert (osediff.first.resize_range, osediff.second.resize_range) == ((0.15, 1.5), (0.3, 1.2))
-    assert (osediff.second.sigma, osediff.second.resize_prob, osediff.second.blur_prob) == ((0.2, 1.5), (0.3, 0.4, 0.3), 0.8)
+    assert (osediff.second.sigma, osediff.second.resize_prob, osediff.second.blur_prob) == (
+        (0.2, 1.5),
+        (0.3, 0.4, 0.3),
+        0.8,
+    )
     assert (osediff.second.gaussian_sigma, osediff.second.poisson_scale) == ((1, 25), (0.05, 2.5))
     sizes = {"kernel_sizes": (7, 21)}
     assert resshift.first.model_copy(update=sizes) == osediff.first
     assert resshift.second.model_copy(update=sizes) == osediff.second
-    assert (resshift.first.kernel_sizes, resshift.second.kernel_sizes, resshift.final_sinc_sizes) == ((3, 19), (3, 13), (3, 13))
+    assert (
+        resshift.first.kernel_sizes,
+        resshift.second.kernel_sizes,
+        resshift.final_sinc_sizes,
+    ) == ((3, 19), (3, 13), (3, 13))
     assert (osediff.second_prob, resshift.second_prob, pisasr.second_prob) == (1, 0.5, 1)
     assert (pisasr.first.resize_range, pisasr.second.resize_range) == ((0.3, 1.5), (0.6, 1.2))
     assert (pisasr.first.gaussian_sigma, pisasr.second.gaussian_sigma) == ((1, 15), (1, 12))
     assert (pisasr.first.poisson_scale, pisasr.second.poisson_scale) == ((0.05, 2), (0.05, 1))
-    assert (pisasr.first.jpeg_quality, pisasr.second.jpeg_quality, pisasr.second.blur_prob) == ((60, 95), (60, 100), 0.5)
+    assert (pisasr.first.jpeg_quality, pisasr.second.jpeg_quality, pisasr.second.blur_prob) == (
+        (60, 95),
+        (60, 100),
+        0.5,
+    )
     assert not any(c.sharpen for c in (osediff, resshift, pisasr))
 
 
 def test_options_are_laid_over_the_preset():
     config = RealESRGANConfig.model_validate({"preset": "pisasr", "second": {"blur_prob": 0.9}})
-    assert config.second == RealESRGANConfig(preset="pisasr").second.model_copy(update={"blur_prob": 0.9})
+    assert config.second == RealESRGANConfig(preset="pisasr").second.model_copy(
+        update={"blur_prob": 0.9}
+    )
     assert RealESRGANConfig.model_validate(config.model_dump()) == config
 
 
@@ -242,7 +291,9 @@ def test_is_a_function_of_image_and_generator(preset):
     gt = photo_like(batch=3)
     assert degradation(gt, seeded(3)).equal(degradation(gt, seeded(3)))
     assert not degradation(gt, seeded(3)).equal(degradation(gt, seeded(4)))
-    assert degradation(gt[:2], seeded(3)).equal(degradation(gt, seeded(3))[:2])  # whatever else is in the batch
+    assert degradation(gt[:2], seeded(3)).equal(
+        degradation(gt, seeded(3))[:2]
+    )  # whatever else is in the batch
     same = degradation(gt[:1].expand(2, -1, -1, -1), seeded(3))
     assert not same[0].equal(same[1])
     before = torch.random.get_rng_state()
@@ -266,7 +317,9 @@ def test_steps_come_in_the_published_order():
     reduced = filter2d(F.interpolate(x, size, mode="bicubic"), sinc).clamp(0, 1)
     close(degrade(image, draws, size, seeded()), jpeg(reduced, torch.tensor(70.0)), 1e-5)
 
-    compressed_first = filter2d(F.interpolate(jpeg(x, torch.tensor(70.0)), size, mode="bicubic"), sinc)
+    compressed_first = filter2d(
+        F.interpolate(jpeg(x, torch.tensor(70.0)), size, mode="bicubic"), sinc
+    )
     close(degrade(image, replace(draws, jpeg_last=False), size, seeded()), compressed_first, 1e-5)
     one_round = degrade(image, replace(draws, second=None, final_sinc=None), size, seeded())
     assert one_round.shape == (1, 3, 24, 20) and (one_round - reduced).abs().max() > 0.01
@@ -276,7 +329,11 @@ def test_degrades_more_than_bicubic_and_pisasr_less_than_the_others():
     gt = photo_like(batch=24)
     bicubic = SPECS["bicubic"].build(BicubicConfig())(gt, seeded())
     loss = {
-        p: (SPECS["realesrgan"].build(RealESRGANConfig(preset=p))(gt, seeded()) - bicubic).square().mean().item() for p in PRESETS
+        p: (SPECS["realesrgan"].build(RealESRGANConfig(preset=p))(gt, seeded()) - bicubic)
+        .square()
+        .mean()
+        .item()
+        for p in PRESETS
     }
     assert 0 < loss["pisasr"] < min(loss["osediff"], loss["resshift"])
 
@@ -285,7 +342,9 @@ def test_sharpening_is_done_before_anything_else():
     gt = photo_like()
     sharp = sharpened(gt * 0.5 + 0.5) * 2 - 1
     assert not sharp.equal(gt)
-    plain, sharpening = (SPECS["realesrgan"].build(RealESRGANConfig(sharpen=s)) for s in (False, True))
+    plain, sharpening = (
+        SPECS["realesrgan"].build(RealESRGANConfig(sharpen=s)) for s in (False, True)
+    )
     close(sharpening(gt, seeded()), plain(sharp, seeded()), 1.1 * 2 / 255)
 
 

@@ -18,7 +18,11 @@ def drawn(config, count=400):
 
 
 def problems(config, draws):
-    return {name: value.problem() for name, value in statistics.parameters(config, draws).items() if value.problem()}
+    return {
+        name: value.problem()
+        for name, value in statistics.parameters(config, draws).items()
+        if value.problem()
+    }
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -48,13 +52,28 @@ def test_the_program_prints_a_table_and_draws_a_sheet(tmp_path, monkeypatch, cap
     rng = np.random.default_rng(0)
     for i in range(14):
         noise = rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((72, 64), Image.Resampling.BICUBIC).save(tmp_path / f"{i}.png")
+        Image.fromarray(noise).resize((72, 64), Image.Resampling.BICUBIC).save(
+            tmp_path / f"{i}.png"
+        )
     Image.fromarray(noise).save(tmp_path / "small.png")
-    monkeypatch.setattr("sys.argv", ["degradation.py", str(tmp_path), "--crop", "64", "--sheet", str(tmp_path / "out" / "s.png")])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "degradation.py",
+            str(tmp_path),
+            "--crop",
+            "64",
+            "--sheet",
+            str(tmp_path / "out" / "s.png"),
+        ],
+    )
     (tmp_path / "out").mkdir()
     statistics.main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "14 photographs, 64 x 64" and lines[2] == "| parameter | osediff | resshift | pisasr |"
+    assert (
+        lines[0] == "14 photographs, 64 x 64"
+        and lines[2] == "| parameter | osediff | resshift | pisasr |"
+    )
     assert len(lines) == 44 and all(line.count("|") == 5 for line in lines[2:])
     with Image.open(tmp_path / "out" / "s.png") as image:
         assert image.size == (12 * 16 * 2, 4 * 16 * 2)

@@ -21,9 +21,16 @@ from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
 from distillkit_superres.osediff.settings import OSEDiffConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # two adapters, as intended
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Already found a `peft_config`"
+)  # two adapters, as intended
 RECIPE = Path(__file__).parents[3] / "recipes/tiny/ctsr_sr4x.toml"
-ADAPTERS = ["stage1.adapter.rank=2", "stage1.adapter.alpha=5", "stage2.adapter.rank=3", "stage2.adapter.alpha=1.2"]
+ADAPTERS = [
+    "stage1.adapter.rank=2",
+    "stage1.adapter.alpha=5",
+    "stage2.adapter.rank=3",
+    "stage2.adapter.alpha=1.2",
+]
 TOLERANCE = 2e-5
 """Of images in [-1, 1]: float32 sums in another order."""
 
@@ -33,12 +40,19 @@ def exported(tmp_path_factory):
     """An export of a tiny student whose stages changed the network visibly, and said what was compared."""
     folder = tmp_path_factory.mktemp("run")
     resolved = load_recipe(RECIPE, ADAPTERS)
-    model, recipe, g = build(resolved, "student", "cpu"), resolved.recipe, torch.Generator().manual_seed(0)
+    model, recipe, g = (
+        build(resolved, "student", "cpu"),
+        resolved.recipe,
+        torch.Generator().manual_seed(0),
+    )
     adapter = stage1_adapter(model, recipe.stage1.adapter, recipe.seed)
     changes = {"stage1": {name: t.detach() for name, t in adapter.tensors().items()}}
     adapter.merge()
     changes["stage2"] = make_variant(model, recipe.stage2, recipe.seed).tensors()
-    changes = {stage: {n: 0.05 * torch.randn(t.shape, generator=g) for n, t in part.items()} for stage, part in changes.items()}
+    changes = {
+        stage: {n: 0.05 * torch.randn(t.shape, generator=g) for n, t in part.items()}
+        for stage, part in changes.items()
+    }
     save_student(folder / "student", resolved, changes)
     return folder / "out", export(folder, folder / "out")
 
@@ -71,14 +85,23 @@ def test_every_way_to_load_it_was_compared(exported):
 
 @pytest.mark.parametrize("tradeoff", [0.0, 0.37, 1.0])
 @pytest.mark.parametrize("by_pipeline", [True, False])
-def test_plain_diffusers_sets_the_trade_off_as_the_weight_of_the_second_adapter(exported, base, image, tradeoff, by_pipeline):
+def test_plain_diffusers_sets_the_trade_off_as_the_weight_of_the_second_adapter(
+    exported, base, image, tradeoff, by_pipeline
+):
     unet, folder = base.network, exported[0]
-    pipe = StableDiffusionPipeline(None, None, None, unet, DDPMScheduler(), None, None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        None, None, None, unet, DDPMScheduler(), None, None, requires_safety_checker=False
+    )
     for stage in ("stage1", "stage2"):
         if by_pipeline:
             pipe.load_lora_weights(str(folder / "adapters" / stage), adapter_name=stage)
         else:
-            unet.load_lora_adapter(str(folder / "adapters" / stage), prefix="unet", adapter_name=stage, use_safetensors=True)
+            unet.load_lora_adapter(
+                str(folder / "adapters" / stage),
+                prefix="unet",
+                adapter_name=stage,
+                use_safetensors=True,
+            )
     (pipe if by_pipeline else unet).set_adapters(["stage1", "stage2"], [1.0, tradeoff])
     assert_same_image(base, image, folder, tradeoff)
 
@@ -89,8 +112,13 @@ def test_plain_peft_reads_the_same_files(exported, base, image, tradeoff):
     for stage in ("stage1", "stage2"):
         with safe_open(folder / stage / "pytorch_lora_weights.safetensors", "pt") as file:
             config = json.loads(file.metadata()["lora_adapter_metadata"])
-        tensors = {k.removeprefix("unet."): v for k, v in load_file(folder / stage / "pytorch_lora_weights.safetensors").items()}
-        inject_adapter_in_model(LoraConfig(**{k.removeprefix("unet."): v for k, v in config.items()}), unet, stage)
+        tensors = {
+            k.removeprefix("unet."): v
+            for k, v in load_file(folder / stage / "pytorch_lora_weights.safetensors").items()
+        }
+        inject_adapter_in_model(
+            LoraConfig(**{k.removeprefix("unet."): v for k, v in config.items()}), unet, stage
+        )
         assert not set_peft_model_state_dict(unet, tensors, stage).unexpected_keys
     for layer in (m for m in unet.modules() if isinstance(m, LoraLayer)):
         layer.set_adapter(["stage1", "stage2"])

@@ -53,14 +53,18 @@ def test_every_weight_of_the_realness_teacher_is_the_students():
     shared = storages(cast.teachers["fidelity"]) & storages(cast.student)
     weights = list(cast.teachers["fidelity"].parameters())
     both = sum(p.nbytes for p in weights if p.untyped_storage().data_ptr() in shared)
-    assert both < 0.02 * sum(p.nbytes for p in weights), "no more than the zeros and ones of biases and norms"
+    assert both < 0.02 * sum(p.nbytes for p in weights), (
+        "no more than the zeros and ones of biases and norms"
+    )
 
 
 def test_teacher_of_another_unet_still_shares_the_autoencoder():
     cast = build_cast(load_recipe(RECIPE, ['teachers.realness.use="superres/sd21-base"']), CPU)
     teacher = cast.teachers["realness"]
     assert storages(teacher.codec) <= storages(cast.student)
-    assert storages(teacher.network) - storages(cast.student), "OSEDiff's adapters changed the student's network"
+    assert storages(teacher.network) - storages(cast.student), (
+        "OSEDiff's adapters changed the student's network"
+    )
 
 
 @pytest.mark.parametrize("gradient", ["full", "score"])
@@ -72,7 +76,9 @@ def test_saving_memory_keeps_terms_and_gradient(gradient):
     for checkpointing, term_by_term in itertools.product((False, True), repeat=2):
         cast = build_cast(resolved, CPU)
         adapter = stage1_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
-        step = Stage1Step(cast, adapter, resolved.recipe.stage1, None, seed=0, term_by_term=term_by_term)
+        step = Stage1Step(
+            cast, adapter, resolved.recipe.stage1, None, seed=0, term_by_term=term_by_term
+        )
         with recomputed(cast.models if checkpointing else [], adapter):
             with (kept := Kept()):
                 terms = step(Batch(gt, None, ["a"]), 0)
@@ -84,15 +90,24 @@ def test_saving_memory_keeps_terms_and_gradient(gradient):
     assert scale > 0
     for again, other, less in others:
         assert again == terms and less < most
-        assert all(torch.allclose(a, b, atol=1e-6 * scale) for a, b in zip(plain, other, strict=True))
+        assert all(
+            torch.allclose(a, b, atol=1e-6 * scale) for a, b in zip(plain, other, strict=True)
+        )
     assert found[3][2] < min(found[1][2], found[2][2])
 
 
 def test_what_models_encode_of_an_input_is_kept(tmp_path):
     """Student and faithful teacher encode an input once; terms are the same bit for bit; the size is foretold."""
-    cached = ["training.cache_gib=1", f"training.cache_dir='{tmp_path}'", "data.cycle=1", "stage2.steps=0"]
+    cached = [
+        "training.cache_gib=1",
+        f"training.cache_dir='{tmp_path}'",
+        "data.cycle=1",
+        "stage2.steps=0",
+    ]
     resolved = load_recipe(RECIPE, ["stage1.steps=2", "stage1.weights.perceptual=0", *cached])
-    batch = Batch(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1, None, ["a"])
+    batch = Batch(
+        torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1, None, ["a"]
+    )
     plain, kept = build_cast(load_recipe(RECIPE), CPU), build_cast(resolved, CPU)
     found = []
     for cast in (plain, kept, kept):

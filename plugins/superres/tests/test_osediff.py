@@ -17,7 +17,12 @@ from distillkit_superres.osediff.build import build_osediff, build_sd21_base
 from distillkit_superres.osediff.model import enlarged
 from distillkit_superres.osediff.settings import OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
 from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
-from distillkit_superres.osediff.text import PromptEncoder, PromptOfEach, find_tagger, read_tokenizer
+from distillkit_superres.osediff.text import (
+    PromptEncoder,
+    PromptOfEach,
+    find_tagger,
+    read_tokenizer,
+)
 from distillkit_superres.osediff.tiling import denoise_tiled
 
 
@@ -54,7 +59,9 @@ def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
 def test_input_is_encoded_once_and_only_for_a_restoration(model, lq, monkeypatch):
     calls = []
     forward = model.lq_encoder.forward
-    monkeypatch.setattr(model.lq_encoder, "forward", lambda image: calls.append(image.shape) or forward(image))
+    monkeypatch.setattr(
+        model.lq_encoder, "forward", lambda image: calls.append(image.shape) or forward(image)
+    )
     condition = model.condition(lq)
     model.predict(torch.randn(2, 4, 9, 8), torch.tensor([3, 700]), condition)
     assert calls == []
@@ -74,7 +81,9 @@ def test_inputs_and_truth_have_encoders_of_their_own(model, base, lq):
 def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
     condition = model.condition(lq)
     z = condition.extra["latent"]()
-    torch.testing.assert_close(model.generate(condition), model.predict(z, torch.full((2,), 999), condition).clean)
+    torch.testing.assert_close(
+        model.generate(condition), model.predict(z, torch.full((2,), 999), condition).clean
+    )
 
 
 def test_large_latents_are_denoised_in_tiles(lq):
@@ -83,7 +92,9 @@ def test_large_latents_are_denoised_in_tiles(lq):
     model.tile, model.tile_overlap = 8, 4
     assert (model.generate(condition) - whole).abs().max() > 0
     flat = torch.arange(2 * 4 * 9 * 8.0).view(2, 4, 9, 8)
-    torch.testing.assert_close(denoise_tiled(lambda z: 3 * z, flat, 4, 2), 3 * flat)  # weights of overlapping tiles sum to 1
+    torch.testing.assert_close(
+        denoise_tiled(lambda z: 3 * z, flat, 4, 2), 3 * flat
+    )  # weights of overlapping tiles sum to 1
 
 
 def test_seed_makes_the_toy_weights_and_leaves_the_global_generator_alone():
@@ -100,8 +111,12 @@ def test_seed_makes_the_toy_weights_and_leaves_the_global_generator_alone():
 
 def test_enlarging_is_bicubic_as_pil_does_it():
     image = np.random.default_rng(0).integers(80, 176, (12, 10, 3), dtype=np.uint8)
-    by_pil = np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC)).astype(np.float32)
-    ours = enlarged(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, 4)[0].permute(1, 2, 0)
+    by_pil = np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC)).astype(
+        np.float32
+    )
+    ours = enlarged(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, 4)[0].permute(
+        1, 2, 0
+    )
     assert (
         np.abs((ours.numpy() + 1) * 127.5 - by_pil).max() <= 1
     )  # PIL rounds (and clips, which does not come up here) between its two passes
@@ -109,19 +124,29 @@ def test_enlarging_is_bicubic_as_pil_does_it():
 
 def test_guidance_leads_away_from_the_negative_prompt(base, lq):
     guided = build_sd21_base(SD21BaseConfig(size="tiny", guidance=7.5)).eval().requires_grad_(False)
-    z, t = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([20, 979])
+    z, t = (
+        torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([20, 979]),
+    )
     condition = guided.condition(lq)
     plain = base(z, t, condition)
-    torch.testing.assert_close(guided(z, t, condition), plain, atol=1e-5, rtol=0)  # both prompts are empty
+    torch.testing.assert_close(
+        guided(z, t, condition), plain, atol=1e-5, rtol=0
+    )  # both prompts are empty
     other = torch.randn(guided.negative.shape, generator=torch.Generator().manual_seed(2))
     guided.negative = other
     negative = base.network(z, t, other.expand(2, -1, -1)).sample
     expected = negative + 7.5 * (plain - negative)
-    torch.testing.assert_close(guided(z, t, condition), expected, atol=1e-4, rtol=0)  # rounding, 15 times as large
+    torch.testing.assert_close(
+        guided(z, t, condition), expected, atol=1e-4, rtol=0
+    )  # rounding, 15 times as large
 
 
 def test_base_model_is_a_score_only(base, lq):
-    assert {t.name: t.capabilities for t in TEACHERS} == {"osediff": {"score", "output"}, "sd21-base": {"score"}}
+    assert {t.name: t.capabilities for t in TEACHERS} == {
+        "osediff": {"score", "output"},
+        "sd21-base": {"score"},
+    }
     prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(lq))
     assert prediction.clean.shape == prediction.noise.shape == (2, 4, 9, 8)
     with pytest.raises(DistillkitError, match="restores nothing"):
@@ -132,7 +157,9 @@ def test_base_model_is_a_score_only(base, lq):
 def test_teacher_gives_its_restoration_the_colours_of_the_input(fix, lq):
     colours = lambda image: image.mean((2, 3))  # noqa: E731
     plain, fixed = (
-        build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=f)).requires_grad_(False).restore(lq * 0.2)
+        build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=f))
+        .requires_grad_(False)
+        .restore(lq * 0.2)
         for f in ("none", fix)
     )
     wanted = colours(enlarged(lq * 0.2, 4))
@@ -145,7 +172,9 @@ def test_a_students_restorer_offers_the_teachers_colour_fix(fix):
     image = torch.stack([x, y, x * y])
     teacher = build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=fix)).requires_grad_(False)
     wanted = teacher.restore(image[None] * 2 - 1)[0] * 0.5 + 0.5
-    restorer = Restorer(Student(build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False), None), colour=fix)
+    restorer = Restorer(
+        Student(build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False), None), colour=fix
+    )
     assert (restorer(image) - wanted).abs().max() < 2 / 255
 
 
@@ -164,7 +193,9 @@ def test_descriptors_build_what_they_say(lq):
 def toy_tokenizer(folder, encoder):
     config = encoder.network.config
     letters = ["!", *"dogcat,", "do"]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(letters + [c + "</w>" for c in letters]))}
+    vocabulary = {
+        token: i for i, token in enumerate(dict.fromkeys(letters + [c + "</w>" for c in letters]))
+    }
     vocabulary |= {"<|startoftext|>": config.bos_token_id, "<|endoftext|>": config.eos_token_id}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\nd o\n")
@@ -210,7 +241,9 @@ def test_tags_make_a_prompt_of_each_image(encoder, tmp_path, lq):
     prompt = PromptOfEach(encoder, tagger=tagger)
     torch.testing.assert_close(prompt(lq), encoder(["cat", "dog"]))
     assert seen[0] is lq
-    torch.testing.assert_close(PromptOfEach(encoder, "a", tagger)(lq), encoder(["cat, a", "dog, a"]))
+    torch.testing.assert_close(
+        PromptOfEach(encoder, "a", tagger)(lq), encoder(["cat, a", "dog, a"])
+    )
 
 
 def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
@@ -221,7 +254,9 @@ def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
         torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["cat, a", "a"]))
         tagged = PromptOfEach(encoder, "a", lambda image: ["do", "do"], captions=True)
         torch.testing.assert_close(tagged(lq), encoder(["cat, a", "do, a"]))
-        torch.testing.assert_close(PromptOfEach(encoder, "a", lambda image: ["do", "do"])(lq), encoder(["do, a", "do, a"]))
+        torch.testing.assert_close(
+            PromptOfEach(encoder, "a", lambda image: ["do", "do"])(lq), encoder(["do, a", "do, a"])
+        )
     torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["a", "a"]))
     with captioned(["cat", ""]):
         torch.testing.assert_close(PromptOfEach(encoder, captions=True)(lq), encoder(["cat", ""]))
@@ -229,7 +264,11 @@ def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
 
 def test_taggers_are_found_by_entry_point(monkeypatch):
     offered = [SimpleNamespace(name="ram", load=lambda: lambda: "the tagger")]
-    monkeypatch.setattr(text, "entry_points", lambda group: offered if group == "distillkit_superres.taggers" else [])
+    monkeypatch.setattr(
+        text,
+        "entry_points",
+        lambda group: offered if group == "distillkit_superres.taggers" else [],
+    )
     assert find_tagger("ram") == "the tagger"
     with pytest.raises(DistillkitError, match=r"tagger 'dape' .*offered: ram"):
         find_tagger("dape")

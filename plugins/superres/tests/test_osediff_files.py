@@ -61,7 +61,10 @@ def write_base(folder, networks, *, old=False):
 
 def write_osediff(path, networks, **changes):
     c = random_osediff(networks, seed=4)
-    lists = {f"{k}_modules": [] for k in ("vae_lora_encoder", "unet_lora_encoder", "unet_lora_decoder", "unet_lora_others")}
+    lists = {
+        f"{k}_modules": []
+        for k in ("vae_lora_encoder", "unet_lora_encoder", "unet_lora_decoder", "unet_lora_others")
+    }
     content = {"rank_unet": 4, "rank_vae": 4, "state_dict_unet": c.unet, "state_dict_vae": c.vae}
     torch.save(lists | content | changes, path)
     return path
@@ -69,19 +72,28 @@ def write_osediff(path, networks, **changes):
 
 @pytest.fixture
 def config(tmp_path, networks):
-    return OSEDiffConfig(folder=write_base(tmp_path / "sd", networks), checkpoint=write_osediff(tmp_path / "osediff.pkl", networks))
+    return OSEDiffConfig(
+        folder=write_base(tmp_path / "sd", networks),
+        checkpoint=write_osediff(tmp_path / "osediff.pkl", networks),
+    )
 
 
 def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
     old = write_base(tmp_path / "old", networks, old=True)
-    assert any("mid_block.attentions.0.proj_attn" in k for k in read_tensors(old / "vae/diffusion_pytorch_model.bin"))
+    assert any(
+        "mid_block.attentions.0.proj_attn" in k
+        for k in read_tensors(old / "vae/diffusion_pytorch_model.bin")
+    )
     a, b = build_osediff(config), build_osediff(config.model_copy(update={"folder": old}))
     assert all(v.equal(b.state_dict()[k]) for k, v in a.state_dict().items())
     lq = torch.zeros(1, 3, 16, 16)
     torch.testing.assert_close(a.restore(lq), b.restore(lq))
     base = build_sd21_base(SD21BaseConfig(folder=old))
     assert all(v.equal(base.network.state_dict()[k]) for k, v in networks.unet.state_dict().items())
-    assert all(v.equal(base.codec.network.vae.state_dict()[k]) for k, v in networks.vae.state_dict().items())
+    assert all(
+        v.equal(base.codec.network.vae.state_dict()[k])
+        for k, v in networks.vae.state_dict().items()
+    )
 
 
 def test_every_tensor_has_memory_and_merging_leaves_the_files_alone(config):
@@ -94,10 +106,18 @@ def test_every_tensor_has_memory_and_merging_leaves_the_files_alone(config):
 
 def test_adapters_are_merged_at_alpha_over_rank(config, networks):
     model, checkpoint = build_osediff(config), read_osediff(config.checkpoint)
-    linear, conv = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.resnets.0.conv1"
-    adapters = {k: checkpoint.unet[f"{k}.default_others.weight"] for k in (f"{m}.lora_{f}" for m in (linear, conv) for f in "AB")}
+    linear, conv = (
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+        "mid_block.resnets.0.conv1",
+    )
+    adapters = {
+        k: checkpoint.unet[f"{k}.default_others.weight"]
+        for k in (f"{m}.lora_{f}" for m in (linear, conv) for f in "AB")
+    }
     base, merged = networks.unet.state_dict(), model.network.state_dict()
-    expected = base[f"{linear}.weight"] + 2 * adapters[f"{linear}.lora_B"] @ adapters[f"{linear}.lora_A"]
+    expected = (
+        base[f"{linear}.weight"] + 2 * adapters[f"{linear}.lora_B"] @ adapters[f"{linear}.lora_A"]
+    )
     torch.testing.assert_close(merged[f"{linear}.weight"], expected)
     x = torch.randn(1, 32, 5, 5)
     torch.testing.assert_close(
@@ -110,7 +130,9 @@ def test_adapters_are_merged_at_alpha_over_rank(config, networks):
     assert merged["conv_in.bias"].equal(checkpoint.unet["conv_in.base_layer.bias"])
     assert merged["time_embedding.linear_1.weight"].equal(base["time_embedding.linear_1.weight"])
     half = build_osediff(config.model_copy(update={"lora_alpha": 4.0})).network.state_dict()
-    torch.testing.assert_close(half[f"{linear}.weight"] * 2, base[f"{linear}.weight"] + merged[f"{linear}.weight"])
+    torch.testing.assert_close(
+        half[f"{linear}.weight"] * 2, base[f"{linear}.weight"] + merged[f"{linear}.weight"]
+    )
 
 
 def test_half_precision_files_are_read_in_full(config, networks, tmp_path):
@@ -133,17 +155,30 @@ def test_files_are_known_before_anything_is_read(tmp_path):
 def test_the_published_adapters_are_the_default_and_can_be_fetched(tmp_path):
     default, named, other, hub = (
         OSEDiffConfig(checkpoint=location).adapters()
-        for location in (None, tmp_path / "osediff.pkl", tmp_path / "mine.pkl", {"repo": "owner/name", "filename": "x.pkl"})
+        for location in (
+            None,
+            tmp_path / "osediff.pkl",
+            tmp_path / "mine.pkl",
+            {"repo": "owner/name", "filename": "x.pkl"},
+        )
     )
     assert default.path.as_posix() == "weights/osediff.pkl"
-    assert default.url == named.url and default.url.endswith("/OSEDiff/raw/main/preset/models/osediff.pkl")
+    assert default.url == named.url and default.url.endswith(
+        "/OSEDiff/raw/main/preset/models/osediff.pkl"
+    )
     assert [f.fetchable for f in (default, named, other, hub)] == [True, True, False, True]
 
 
 def test_missing_files_are_named(config, tmp_path):
-    with pytest.raises(WeightsError, match=r"mine\.pkl - no such weight file; get it from .*cswry/OSEDiff.*Apache-2\.0"):
+    with pytest.raises(
+        WeightsError,
+        match=r"mine\.pkl - no such weight file; get it from .*cswry/OSEDiff.*Apache-2\.0",
+    ):
         build_osediff(config.model_copy(update={"checkpoint": tmp_path / "mine.pkl"}))
-    with pytest.raises(WeightsError, match=r"unet.*no such weight file; get it from a repository stable-diffusion-2-1-base"):
+    with pytest.raises(
+        WeightsError,
+        match=r"unet.*no such weight file; get it from a repository stable-diffusion-2-1-base",
+    ):
         build_osediff(config.model_copy(update={"folder": tmp_path}))
 
 
@@ -163,7 +198,9 @@ def bad_checkpoints(networks, tmp_path):
     save = lambda content, name: torch.save(content, tmp_path / name)  # noqa: E731
     (tmp_path / "random.pkl").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "truncated.pkl").write_bytes(good[: len(good) // 2])
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"state_dict_unet": Evil(tmp_path / "it-ran")}, protocol=2))
+    (tmp_path / "evil.pkl").write_bytes(
+        pickle.dumps({"state_dict_unet": Evil(tmp_path / "it-ran")}, protocol=2)
+    )
     save(networks.unet.state_dict(), "plain.pkl")
     save([1, 2], "list.pkl")
     write_osediff(tmp_path / "other.pkl", other)

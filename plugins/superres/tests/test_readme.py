@@ -24,7 +24,9 @@ def test_the_pairs_are_those_of_the_two_folders(tmp_path, monkeypatch):
         folder = tmp_path / "data" / "RealSRVal_crop128" / part
         folder.mkdir(parents=True)
         for i in range(3):
-            Image.fromarray(np.full((side, side, 3), 50 * i, np.uint8)).save(folder / f"Canon_00{i}.png")
+            Image.fromarray(np.full((side, side, 3), 50 * i, np.uint8)).save(
+                folder / f"Canon_00{i}.png"
+            )
     monkeypatch.chdir(tmp_path)
     exec(program("RealSRVal_crop128"), {})
     source = open_source(imagefolder="data/RealSRVal_crop128", lq_column="lq")

@@ -27,8 +27,12 @@ def test_schedule_reproduces_published_tables(case):
     torch.testing.assert_close(posterior.clean.float(), g["sched.posterior_mean_coef2"], **EXACT)
     torch.testing.assert_close(posterior.current.float(), g["sched.posterior_mean_coef1"], **EXACT)
     torch.testing.assert_close((posterior.noise**2).float(), g["sched.posterior_variance"], **EXACT)
-    log_variance = 2 * posterior.noise.log()  # upstream puts the second entry for the first, which is -inf and never used
-    torch.testing.assert_close(log_variance[1:].float(), g["sched.posterior_log_variance_clipped"][1:], **EXACT)
+    log_variance = (
+        2 * posterior.noise.log()
+    )  # upstream puts the second entry for the first, which is -inf and never used
+    torch.testing.assert_close(
+        log_variance[1:].float(), g["sched.posterior_log_variance_clipped"][1:], **EXACT
+    )
     assert g["sched.timestep_map"].equal(torch.arange(forward.levels))
 
 
@@ -37,8 +41,12 @@ def test_forward_process_and_conversions_reproduce_published_numbers(case):
     forward, g, t = case.process(), case.tensors, case.tensors["t"]
     z_t, y = g["q_sample"], g["y"]
     torch.testing.assert_close(forward.diffuse(g["x0"], t, g["noise"], y), z_t, **EXACT)
-    torch.testing.assert_close(noise_from_clean(forward, z_t, t, g["x0"], y), g["eps_from_xstart"], **EXACT)
-    torch.testing.assert_close(clean_from_noise(forward, z_t, t, g["noise"], y), g["xstart_from_eps"], **EXACT)
+    torch.testing.assert_close(
+        noise_from_clean(forward, z_t, t, g["x0"], y), g["eps_from_xstart"], **EXACT
+    )
+    torch.testing.assert_close(
+        clean_from_noise(forward, z_t, t, g["noise"], y), g["xstart_from_eps"], **EXACT
+    )
 
 
 class _Stub(torch.nn.Module):
@@ -83,10 +91,14 @@ def test_chain_reproduces_published_samples(case):
     torch.testing.assert_close(condition.y, g["z_y"], **close)
     states = list(model.chain(condition, iter(g["noise"])))
     torch.testing.assert_close(torch.stack([z for z, _ in states]), g["samples"], **close)
-    torch.testing.assert_close(torch.stack([clean for _, clean in states]), g["pred_xstart"], **close)
+    torch.testing.assert_close(
+        torch.stack([clean for _, clean in states]), g["pred_xstart"], **close
+    )
     noquant = model.codec.network.decode(states[-1][0], force_not_quantize=True)
     torch.testing.assert_close(noquant, g["decoded_noquant"], **close)
-    decoded = model.codec.decode(g["samples"][-1])  # of the stored latent: a last digit can flip a code
+    decoded = model.codec.decode(
+        g["samples"][-1]
+    )  # of the stored latent: a last digit can flip a code
     torch.testing.assert_close(decoded, g["decoded"], **close)
     torch.testing.assert_close(decoded.clamp(-1, 1), g["final"], **close)
 
@@ -179,7 +191,10 @@ def test_mixed_precision_follows_float32(tiny):
     lq, t = torch.rand(1, 3, 16, 16) * 2 - 1, torch.tensor([2])
     condition = tiny.condition(lq)
     z_t = tiny.process.diffuse(condition.y, t, torch.randn_like(condition.y), condition.y)
-    expected, codes = tiny.predict(z_t, t, condition).clean, tiny.codec.network.quantize.nearest(z_t)
+    expected, codes = (
+        tiny.predict(z_t, t, condition).clean,
+        tiny.codec.network.quantize.nearest(z_t),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         clean = tiny.predict(z_t, t, tiny.condition(lq)).clean
         assert tiny.codec.network.quantize.nearest(z_t).equal(codes)

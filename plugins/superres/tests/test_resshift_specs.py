@@ -50,18 +50,32 @@ def test_the_published_files_are_named_with_their_licence(spec, config, name):
     assert network.license == spec.license
     assert network.size > autoencoder.size > 200e6
     assert network.url.endswith(f"/{name}")
-    assert autoencoder.url == "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/autoencoder_vq_f4.pth"
+    assert (
+        autoencoder.url
+        == "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/autoencoder_vq_f4.pth"
+    )
 
 
 def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
     hub = {"repo": "owner/name", "filename": "x.pth", "sha256": "0" * 64}
-    network, autoencoder = RESSHIFT.weights(ResShiftConfig(weights=str(tmp_path / "x.pth"), autoencoder=hub))
+    network, autoencoder = RESSHIFT.weights(
+        ResShiftConfig(weights=str(tmp_path / "x.pth"), autoencoder=hub)
+    )
     assert network.path == tmp_path / "x.pth" and not network.fetchable
-    assert (autoencoder.repo, autoencoder.filename, autoencoder.sha256) == ("owner/name", "x.pth", "0" * 64)
+    assert (autoencoder.repo, autoencoder.filename, autoencoder.sha256) == (
+        "owner/name",
+        "x.pth",
+        "0" * 64,
+    )
     assert HubFile(**hub).revision == "main"
     (tmp_path / "x.pth").write_bytes(b"not it")
-    with pytest.raises(WeightsError, match=r"x\.pth - its sha256 is .*, not 0{64} as the recipe or its plugin has it"):
-        RESSHIFT.build(ResShiftConfig(weights={"path": str(tmp_path / "x.pth"), "sha256": "0" * 64}))
+    with pytest.raises(
+        WeightsError,
+        match=r"x\.pth - its sha256 is .*, not 0{64} as the recipe or its plugin has it",
+    ):
+        RESSHIFT.build(
+            ResShiftConfig(weights={"path": str(tmp_path / "x.pth"), "sha256": "0" * 64})
+        )
     with pytest.raises(ValidationError, match="sha256"):
         ResShiftConfig(weights={"path": "x.pth", "sha256": "abc"})
     with pytest.raises(ValidationError, match="filname"):
@@ -70,7 +84,10 @@ def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
 
 
 def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
-    with pytest.raises(WeightsError, match=r"nowhere\.pth - no such weight file; get it from .*SinSR/.*/v1\.0/SinSR_v1\.pth"):
+    with pytest.raises(
+        WeightsError,
+        match=r"nowhere\.pth - no such weight file; get it from .*SinSR/.*/v1\.0/SinSR_v1\.pth",
+    ):
         SINSR.build(SinSRConfig(weights=tmp_path / "nowhere.pth"))
 
 
@@ -80,7 +97,14 @@ def networks():
     return UNetModelSwin(**TINY_UNET), VQModel(**TINY_AUTOENCODER)
 
 
-PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module._orig_mod.module."]
+PREFIXES = [
+    "",
+    "module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "module.module._orig_mod.module.",
+]
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -52,12 +52,22 @@ def test_only_the_last_row_of_windows_is_masked_and_by_token_columns():
         ({}, 16),
         ({"image_size": 8, "attention_resolutions": (8, 4)}, 8),
         ({"image_size": 16, "channel_mult": (1,), "num_res_blocks": (1,)}, 8),
-        ({"image_size": 32, "channel_mult": (1, 1, 1), "num_res_blocks": (1, 1, 1), "window_size": 4}, 16),
+        (
+            {
+                "image_size": 32,
+                "channel_mult": (1, 1, 1),
+                "num_res_blocks": (1, 1, 1),
+                "window_size": 4,
+            },
+            16,
+        ),
         ({"image_size": 64, "lq_size": 64, "attention_resolutions": ()}, 16),
     ],
 )
 def test_sides_are_multiples_of_the_windows(change, multiple):
-    network = UNetModelSwin(**(TINY_UNET | {"lq_size": (TINY_UNET | change)["image_size"]} | change))
+    network = UNetModelSwin(
+        **(TINY_UNET | {"lq_size": (TINY_UNET | change)["image_size"]} | change)
+    )
     assert network.multiple == multiple
     x = torch.randn(1, 3, multiple, 2 * multiple)
     assert network(x, torch.tensor([1]), x).shape == x.shape
@@ -69,7 +79,11 @@ def test_sides_are_multiples_of_the_windows(change, multiple):
 
 def test_a_larger_low_quality_image_is_brought_down_by_strided_convolutions():
     network = UNetModelSwin(**TINY_UNET | {"lq_size": 64, "lq_channels": 4})
-    assert {k: tuple(v.shape[:2]) for k, v in network.feature_extractor.named_parameters() if k.endswith("weight")} == {
+    assert {
+        k: tuple(v.shape[:2])
+        for k, v in network.feature_extractor.named_parameters()
+        if k.endswith("weight")
+    } == {
         "0.weight": (16, 4),
         "2.op.weight": (32, 16),
         "3.weight": (32, 32),
@@ -82,7 +96,9 @@ def test_a_larger_low_quality_image_is_brought_down_by_strided_convolutions():
 def test_images_of_a_batch_do_not_mix():
     network = UNetModelSwin(**TINY_UNET)
     x, lq, t = torch.randn(3, 3, 32, 16), torch.randn(3, 3, 32, 16), torch.tensor([0, 3, 14])
-    torch.testing.assert_close(network(x, t, lq)[1:2], network(x[1:2], t[1:2], lq[1:2]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        network(x, t, lq)[1:2], network(x[1:2], t[1:2], lq[1:2]), atol=1e-5, rtol=0
+    )
 
 
 def test_bfloat16_follows_float32():

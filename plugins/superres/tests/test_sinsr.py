@@ -19,20 +19,32 @@ def test_one_step_reproduces_published_numbers(case):
     condition = model.condition(g["y"])
     torch.testing.assert_close(condition.y, g["z_y"], **CLOSE)
     torch.testing.assert_close(model.prior(condition, g["noise"]), g["x_T"], **CLOSE)
-    torch.testing.assert_close(SinSR(model).one_step(condition, g["noise"]), g["one_step.latent"], **CLOSE)
-    torch.testing.assert_close(model.codec.decode(g["one_step.latent"]), g["one_step.image"], **CLOSE)
+    torch.testing.assert_close(
+        SinSR(model).one_step(condition, g["noise"]), g["one_step.latent"], **CLOSE
+    )
+    torch.testing.assert_close(
+        model.codec.decode(g["one_step.latent"]), g["one_step.image"], **CLOSE
+    )
 
 
 @pytest.mark.golden("sinsr_[!k]*")
 @torch.no_grad()
 def test_deterministic_chain_reproduces_published_numbers(case):
     model, g = case.resshift(deterministic), case.tensors
-    torch.testing.assert_close(torch.stack(model.reverse[:3], 1).float(), g["ddim.kmj"], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(model.process.table[1].sqrt().float(), g["sqrt_etas"], rtol=1e-6, atol=1e-6)
-    noises = iter([g["noise"], *torch.randn(model.passes, *g["noise"].shape)])  # all but the first have no effect
+    torch.testing.assert_close(
+        torch.stack(model.reverse[:3], 1).float(), g["ddim.kmj"], rtol=1e-6, atol=1e-6
+    )
+    torch.testing.assert_close(
+        model.process.table[1].sqrt().float(), g["sqrt_etas"], rtol=1e-6, atol=1e-6
+    )
+    noises = iter(
+        [g["noise"], *torch.randn(model.passes, *g["noise"].shape)]
+    )  # all but the first have no effect
     states = list(model.chain(model.condition(g["y"]), noises))
     torch.testing.assert_close(torch.stack([z for z, _ in states]), g["ddim.samples"], **CLOSE)
-    torch.testing.assert_close(torch.stack([clean for _, clean in states]), g["ddim.pred_xstart"], **CLOSE)
+    torch.testing.assert_close(
+        torch.stack([clean for _, clean in states]), g["ddim.pred_xstart"], **CLOSE
+    )
 
 
 @pytest.mark.golden("sinsr_[!k]*")
@@ -83,4 +95,6 @@ def test_restoring_is_repeatable_by_its_generator(tiny):
 def test_its_schedule_starts_no_higher_than_its_bound():
     assert sqrt_eta(4, 0.2, 2.0)[0] == 0.1
     assert sqrt_eta(4, 0.2, 2.0, max_start=SINSR_MAX_START)[0] == SINSR_MAX_START
-    torch.testing.assert_close(sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START), sqrt_eta(15, 0.04, 2.0))
+    torch.testing.assert_close(
+        sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START), sqrt_eta(15, 0.04, 2.0)
+    )

@@ -74,7 +74,11 @@ class LastStepStudent(GSAD):
     """
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        stop = int(torch.randint(self.schedule.steps, (), generator=generator)) if torch.is_grad_enabled() else 0
+        stop = (
+            int(torch.randint(self.schedule.steps, (), generator=generator))
+            if torch.is_grad_enabled()
+            else 0
+        )
         return self._sample(condition, generator, stop)
 
 

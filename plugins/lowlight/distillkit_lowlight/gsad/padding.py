@@ -25,7 +25,12 @@ def border(height: int, width: int, multiple: int) -> Border:
     """The published border where there is one, and what is then missing to the next multiple, half of it on either side."""
     top, bottom, left, right = PUBLISHED.get((height, width), Border(0, 0, 0, 0))
     rows, columns = -(height + top + bottom) % multiple, -(width + left + right) % multiple
-    return Border(top + rows // 2, bottom + rows - rows // 2, left + columns // 2, right + columns - columns // 2)
+    return Border(
+        top + rows // 2,
+        bottom + rows - rows // 2,
+        left + columns // 2,
+        right + columns - columns // 2,
+    )
 
 
 def pad(image: Tensor, by: Border) -> Tensor:

@@ -38,5 +38,7 @@ class LevelProcess(ForwardProcess):
         return torch.lerp(self.edges[t - 1], self.edges[t], share).clamp(max=CLEANEST).float()
 
     def log_snr_range(self) -> tuple[float, float]:
-        low, high = self.log_snr(torch.stack([self.edges[-1], torch.tensor(CLEANEST, dtype=torch.float64)]))
+        low, high = self.log_snr(
+            torch.stack([self.edges[-1], torch.tensor(CLEANEST, dtype=torch.float64)])
+        )
         return float(low), float(high)

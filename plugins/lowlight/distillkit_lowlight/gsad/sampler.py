@@ -37,7 +37,10 @@ class Schedule:
 
     def clean(self, i: int, x: Tensor, noise: Tensor) -> Tensor:
         """``x_0 = x_i / sqrt(abar_i) - sqrt(1 / abar_i - 1) eps``, not clamped."""
-        return self._at("sqrt_recip_alphas_cumprod", i) * x - self._at("sqrt_recipm1_alphas_cumprod", i) * noise
+        return (
+            self._at("sqrt_recip_alphas_cumprod", i) * x
+            - self._at("sqrt_recipm1_alphas_cumprod", i) * noise
+        )
 
     def posterior(self, i: int, x: Tensor, clean: Tensor) -> tuple[Tensor, float]:
         """Mean and log-variance of ``q(x_{i-1} | x_i, x_0)`` (Ho et al. 2020, eq. 6 and 7); the variance of step 0 is clipped."""
@@ -58,7 +61,11 @@ EVALUATION = {
 
 
 def descend(
-    predict_noise: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, x: Tensor, draws: Iterator[Tensor], stop: int = 0
+    predict_noise: Callable[[Tensor, Tensor], Tensor],
+    schedule: Schedule,
+    x: Tensor,
+    draws: Iterator[Tensor],
+    stop: int = 0,
 ) -> Tensor:
     """Walk from pure noise ``x_{T-1}`` down to ``x_stop``, which has not been denoised at step ``stop`` yet.
 
@@ -74,6 +81,8 @@ def descend(
     return x
 
 
-def last_clean(predict_noise: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, x: Tensor, stop: int = 0) -> Tensor:
+def last_clean(
+    predict_noise: Callable[[Tensor, Tensor], Tensor], schedule: Schedule, x: Tensor, stop: int = 0
+) -> Tensor:
     """The clean image that ``x_stop`` is taken for, not clamped. At step 0 its clamped value is the sample."""
     return schedule.clean(stop, x, predict_noise(x, schedule.level(stop, x.shape[0]).to(x.device)))

@@ -46,7 +46,10 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, groups: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.block = nn.Sequential(
-            nn.GroupNorm(groups, inputs), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(inputs, outputs, 3, padding=1)
+            nn.GroupNorm(groups, inputs),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(inputs, outputs, 3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +62,9 @@ class ResBlock(nn.Module):
     ``mlp`` is never called. The published files hold its weights, so it exists.
     """
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float
+    ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs)).requires_grad_(False)
         self.noise_func = Shift(embedding, outputs)
@@ -89,7 +94,15 @@ class SelfAttention(nn.Module):
 class Stage(nn.Module):
     """A residual block, followed by attention where asked for."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float, attention: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        groups: int,
+        dropout: float,
+        attention: bool,
+    ) -> None:
         super().__init__()
         self.res_block = ResBlock(inputs, outputs, embedding, groups, dropout)
         self.attn = SelfAttention(outputs, groups) if attention else nn.Identity()
@@ -151,7 +164,9 @@ class UNet(nn.Module):
         super().__init__()
         self.multiple = 2 ** (len(channel_mults) - 1)
         c = inner_channel
-        self.noise_level_mlp = nn.Sequential(LevelEncoding(c), nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, c))
+        self.noise_level_mlp = nn.Sequential(
+            LevelEncoding(c), nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, c)
+        )
 
         def stage(inputs: int, outputs: int, attention: bool) -> Stage:
             return Stage(inputs, outputs, inner_channel, norm_groups, dropout, attention)
@@ -195,7 +210,11 @@ class UNet(nn.Module):
         for layer in self.mid:
             x = layer(x, embedding)
         for layer in self.ups:
-            x = layer(x) if isinstance(layer, Upsample) else layer(torch.cat([x, skips.pop()], dim=1), embedding)
+            x = (
+                layer(x)
+                if isinstance(layer, Upsample)
+                else layer(torch.cat([x, skips.pop()], dim=1), embedding)
+            )
         return x
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:

@@ -20,4 +20,6 @@ def load_unet(network: UNet, path: Path) -> None:
         WeightsError: missing, damaged, unsafe, or of another architecture.
     """
     state = {name: value for name, value in read_tensors(path).items() if name not in TABLES}
-    load_exactly(network, {name.removeprefix("denoise_fn."): value for name, value in state.items()}, path)
+    load_exactly(
+        network, {name.removeprefix("denoise_fn."): value for name, value in state.items()}, path
+    )

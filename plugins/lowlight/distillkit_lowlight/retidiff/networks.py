@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from distillkit_lowlight.retidiff.priors import ImageExtractor, RetinexExtractor, VectorDenoiser, VectorDiffusion
+from distillkit_lowlight.retidiff.priors import (
+    ImageExtractor,
+    RetinexExtractor,
+    VectorDenoiser,
+    VectorDiffusion,
+)
 from distillkit_lowlight.retidiff.transformer import Transformer
 
 

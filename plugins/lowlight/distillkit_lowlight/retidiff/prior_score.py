@@ -23,7 +23,11 @@ class PriorTeacher(DiffusionModel):
     multiple = 8
 
     def __init__(
-        self, network: RetiDiff, extractors: StageOneExtractors, decomposition_low: Decomposition, decomposition_high: Decomposition
+        self,
+        network: RetiDiff,
+        extractors: StageOneExtractors,
+        decomposition_low: Decomposition,
+        decomposition_high: Decomposition,
     ) -> None:
         super().__init__()
         self.network: RetiDiff = network
@@ -39,7 +43,9 @@ class PriorTeacher(DiffusionModel):
         """``extra``: ``lq`` in [0, 1], its ``maps``, and the vectors ``priors`` that the chains are conditioned on."""
         unit = (lq + 1) / 2
         maps = self.decomposition_low(unit)
-        return Condition(extra={"lq": unit, "maps": maps, "priors": self.network.conditions(unit, maps)})
+        return Condition(
+            extra={"lq": unit, "maps": maps, "priors": self.network.conditions(unit, maps)}
+        )
 
     def encode(self, image: Tensor, condition: Condition) -> Tensor:
         """Clean images (B, 3, H, W) in [-1, 1], sides multiples of 8 -> latents, with gradient."""
@@ -55,12 +61,22 @@ class PriorTeacher(DiffusionModel):
         """The clean latent of ``z_t`` at integer times ``t`` (B,)."""
         rex, img = _priors(z_t)
         told: Priors = condition.extra["priors"]
-        return _latent(Priors(self.network.rex_denoise(rex, t, told.rex), self.network.img_denoise(img, t, told.img)))
+        return _latent(
+            Priors(
+                self.network.rex_denoise(rex, t, told.rex),
+                self.network.img_denoise(img, t, told.img),
+            )
+        )
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         """The latent that the chains arrive at."""
         lq = condition.extra["lq"]
-        start = Priors(*(torch.randn(len(lq), self.network.prior, generator=generator).to(lq) for _ in range(2)))
+        start = Priors(
+            *(
+                torch.randn(len(lq), self.network.prior, generator=generator).to(lq)
+                for _ in range(2)
+            )
+        )
         return _latent(self.network.priors(lq, condition.extra["maps"], start))
 
 

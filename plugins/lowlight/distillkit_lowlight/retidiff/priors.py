@@ -19,7 +19,9 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(channels, channels, 3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,7 +42,9 @@ def _pooling(inputs: int, width: int, outputs: int, blocks: list[ResBlock]) -> n
 
 
 def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(0.1), nn.Linear(width, width), nn.LeakyReLU(0.1))
+    return nn.Sequential(
+        nn.Linear(width, width), nn.LeakyReLU(0.1), nn.Linear(width, width), nn.LeakyReLU(0.1)
+    )
 
 
 class ImageExtractor(nn.Module):
@@ -52,7 +56,9 @@ class ImageExtractor(nn.Module):
 
     def __init__(self, n_feats: int, n_encoder_res: int, images: int = 1) -> None:
         super().__init__()
-        self.E = _pooling(48 * images, n_feats, 4 * n_feats, [ResBlock(n_feats) for _ in range(n_encoder_res)])
+        self.E = _pooling(
+            48 * images, n_feats, 4 * n_feats, [ResBlock(n_feats) for _ in range(n_encoder_res)]
+        )
         self.mlp = _mlp(4 * n_feats)
 
     def forward(self, *images: Tensor) -> Tensor:
@@ -78,7 +84,9 @@ class RetinexExtractor(nn.Module):
         """One tensor of maps [R | L] (B, 4, H, W) per image, sides multiples of 4 -> (B, 4 n_feats)."""
         reflectance = torch.cat([F.pixel_unshuffle(m[:, :3], 4) for m in maps], dim=1)
         illumination = torch.cat([F.pixel_unshuffle(m[:, 3:], 4) for m in maps], dim=1)
-        return torch.cat([self.mlp_R(self.E_R(reflectance)), self.mlp_I(self.E_I(illumination))], dim=1)
+        return torch.cat(
+            [self.mlp_R(self.E_R(reflectance)), self.mlp_I(self.E_I(illumination))], dim=1
+        )
 
 
 class Layer(nn.Module):
@@ -113,13 +121,18 @@ class VectorDiffusion:
     last clean prediction, and the only randomness is the start.
     """
 
-    def __init__(self, timesteps: int = 4, linear_start: float = 0.1, linear_end: float = 0.99) -> None:
+    def __init__(
+        self, timesteps: int = 4, linear_start: float = 0.1, linear_end: float = 0.99
+    ) -> None:
         self.timesteps = timesteps
         self.tables = tables(betas("quad", timesteps, linear_start, linear_end))
 
     def diffuse(self, clean: Tensor, t: int, noise: Tensor) -> Tensor:
         """``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps``; (B, width) each."""
-        return self._at("sqrt_alphas_cumprod", t) * clean + self._at("sqrt_one_minus_alphas_cumprod", t) * noise
+        return (
+            self._at("sqrt_alphas_cumprod", t) * clean
+            + self._at("sqrt_one_minus_alphas_cumprod", t) * noise
+        )
 
     def step(self, denoiser: VectorDenoiser, x: Tensor, t: int, condition: Tensor) -> Tensor:
         """``x_{t-1}`` of ``x_t``, (B, width)."""

@@ -31,7 +31,12 @@ class RetiDiffTeacher(nn.Module):
         Sides are filled to multiples of 8 at the right and bottom by reflection, before the decomposition. The starts of the two
         chains are drawn as vectors of the whole batch, first for the maps' prior, then for the image's.
         """
-        start = Priors(*(torch.randn(len(lq), self.network.prior, generator=generator).to(lq) for _ in range(2)))
+        start = Priors(
+            *(
+                torch.randn(len(lq), self.network.prior, generator=generator).to(lq)
+                for _ in range(2)
+            )
+        )
         return self.restore_unit((lq + 1) / 2, start).clamp(0, 1) * 2 - 1
 
     def restore_unit(self, lq: Tensor, start: Priors) -> Tensor:

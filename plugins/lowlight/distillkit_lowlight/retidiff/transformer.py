@@ -20,8 +20,12 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         centred = x - x.mean(1, keepdim=True)
-        scale = (centred.square().mean(1, keepdim=True) + self.body.eps).rsqrt() * self.body.weight[:, None, None]
-        return x * scale if self.body.bias is None else centred * scale + self.body.bias[:, None, None]
+        scale = (centred.square().mean(1, keepdim=True) + self.body.eps).rsqrt() * self.body.weight[
+            :, None, None
+        ]
+        return (
+            x * scale if self.body.bias is None else centred * scale + self.body.bias[:, None, None]
+        )
 
 
 def modulate(x: Tensor, kernel: nn.Module, prior: Tensor) -> Tensor:
@@ -65,7 +69,9 @@ class RetinexAttention(nn.Module):
         reflectance, illumination = x.split(self.split, dim=1)
         of_reflectance, of_illumination = prior.split(self.prior_split, dim=1)
         q = self.q_dwconv(self.q_R(modulate(reflectance, self.kernel_R, of_reflectance)))
-        k, v = self.kv_dwconv(self.kv_I(modulate(illumination, self.kernel_I, of_illumination))).chunk(2, dim=1)
+        k, v = self.kv_dwconv(
+            self.kv_I(modulate(illumination, self.kernel_I, of_illumination))
+        ).chunk(2, dim=1)
         return self.project_out(channel_attention(q, k, v, self.temperature).reshape(x.shape))
 
 
@@ -104,7 +110,9 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each normalised before and added to its input."""
 
-    def __init__(self, attention: nn.Module, feed_forward: nn.Module, dim: int, norm_bias: bool) -> None:
+    def __init__(
+        self, attention: nn.Module, feed_forward: nn.Module, dim: int, norm_bias: bool
+    ) -> None:
         super().__init__()
         self.norm1 = ChannelNorm(dim, norm_bias)
         self.attn = attention
@@ -122,7 +130,10 @@ class Resample(nn.Module):
     def __init__(self, channels: int, up: bool) -> None:
         super().__init__()
         shuffle = nn.PixelShuffle(2) if up else nn.PixelUnshuffle(2)
-        self.body = nn.Sequential(nn.Conv2d(channels, channels * 2 if up else channels // 2, 3, padding=1, bias=False), shuffle)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels * 2 if up else channels // 2, 3, padding=1, bias=False),
+            shuffle,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -164,7 +175,9 @@ class Transformer(nn.Module):
         super().__init__()
         norm_bias = LayerNorm_type == "WithBias"
 
-        def level(width: int, n_heads: int, n: int, attention: type[RetinexAttention] | type[Attention]) -> nn.ModuleList:
+        def level(
+            width: int, n_heads: int, n: int, attention: type[RetinexAttention] | type[Attention]
+        ) -> nn.ModuleList:
             def block() -> Block:
                 feed_forward = FeedForward(width, ffn_expansion_factor, bias, prior)
                 return Block(attention(width, n_heads, bias, prior), feed_forward, width, norm_bias)
@@ -197,13 +210,17 @@ class Transformer(nn.Module):
         """lq: (B, 3, H, W) in [0, 1]; priors: (B, prior)."""
         return self._run(lq, prior_rex, prior_img)[0]
 
-    def with_training_heads(self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def with_training_heads(
+        self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The restored image; ``R * L`` of the first level's features, trained towards ``lq``; the maps [R | L] of the last
         upsampled features, trained towards those of the ground truth. Needs ``training_head``."""
         restored, first, last = self._run(lq, prior_rex, prior_img)
         return restored, recompose(self.decom(first)), self.decom(last)
 
-    def _run(self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(
+        self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         def through(level: nn.ModuleList, x: Tensor, prior: Tensor = prior_rex) -> Tensor:
             for block in level:
                 x = block(x, prior)
@@ -213,8 +230,12 @@ class Transformer(nn.Module):
         two = through(self.encoder_level2, self.down1_2(one))
         three = through(self.encoder_level3, self.down2_3(two))
         x = through(self.latent, self.down3_4(three))
-        x = through(self.decoder_level3, self.reduce_chan_level3(torch.cat([self.up4_3(x), three], dim=1)))
-        x = through(self.decoder_level2, self.reduce_chan_level2(torch.cat([self.up3_2(x), two], dim=1)))
+        x = through(
+            self.decoder_level3, self.reduce_chan_level3(torch.cat([self.up4_3(x), three], dim=1))
+        )
+        x = through(
+            self.decoder_level2, self.reduce_chan_level2(torch.cat([self.up3_2(x), two], dim=1))
+        )
         up = self.up2_1(x)
         x = through(self.decoder_level1, torch.cat([up, one], dim=1))
         x = through(self.img_refinement, x, prior_img)

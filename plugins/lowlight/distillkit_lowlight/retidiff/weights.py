@@ -24,7 +24,9 @@ def canonical(name: str) -> str:
     The diffusion wrappers hold the denoisers and the extractors a second time, and the branches of a retinex extractor share their
     residual blocks: ``rex_diffusion.condition.E_I.2.body.0.bias`` is ``rex_condition.E_R.2.body.0.bias``.
     """
-    name = _DIFFUSION.sub(lambda m: f"{m[1]}_{'denoise' if m[2] == 'model' else 'condition'}.", name)
+    name = _DIFFUSION.sub(
+        lambda m: f"{m[1]}_{'denoise' if m[2] == 'model' else 'condition'}.", name
+    )
     return _SHARED.sub(r"\1.E_R.\2", name)
 
 
@@ -41,7 +43,9 @@ def unique_tensors(state: dict[str, Tensor], source: object) -> dict[str, Tensor
             continue
         held = unique.setdefault(canonical(name), value)
         if held.shape != value.shape or not torch.equal(held, value):
-            raise WeightsError(f"{source} - {name} and {canonical(name)} name one tensor but differ; the file is damaged")
+            raise WeightsError(
+                f"{source} - {name} and {canonical(name)} name one tensor but differ; the file is damaged"
+            )
     return unique
 
 

@@ -30,7 +30,9 @@ class Gaussian:
     beta: float
 
     def kernel(self) -> Tensor:
-        return gaussian_kernel(self.shape, self.size, self.sigma_x, self.sigma_y, self.theta, self.beta)
+        return gaussian_kernel(
+            self.shape, self.size, self.sigma_x, self.sigma_y, self.theta, self.beta
+        )
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,9 @@ def _round(stage: Stage, g: Generator) -> Round:
     direction = _pick(g, ("up", "down", "keep"), stage.resize_prob)
     low, high = stage.resize_range
     factor = {"up": _uniform(g, 1, high), "down": _uniform(g, low, 1), "keep": 1.0}[direction]
-    kind: Literal["gaussian", "poisson"] = "gaussian" if _chance(g, stage.gaussian_prob) else "poisson"
+    kind: Literal["gaussian", "poisson"] = (
+        "gaussian" if _chance(g, stage.gaussian_prob) else "poisson"
+    )
     strength = _uniform(g, *(stage.gaussian_sigma if kind == "gaussian" else stage.poisson_scale))
     return Round(blur, factor, _pick(g, MODES), Noise(kind, strength, _chance(g, stage.grey_prob)))
 

@@ -11,11 +11,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Shape = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
+Shape = Literal[
+    "iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"
+]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
-def gaussian_kernel(shape: Shape, size: int, sigma_x: float, sigma_y: float, theta: float, beta: float) -> Tensor:
+def gaussian_kernel(
+    shape: Shape, size: int, sigma_x: float, sigma_y: float, theta: float, beta: float
+) -> Tensor:
     """A Gaussian-like blur kernel, (size, size), float64.
 
     With ``q = x^T Sigma^-1 x`` and ``Sigma = R(theta) diag(sigma_x^2, sigma_y^2) R(theta)^T``, x to the right and y down, in

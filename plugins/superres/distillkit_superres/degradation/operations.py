@@ -32,15 +32,25 @@ def add_noise(image: Tensor, noise: Noise, generator: Generator) -> Tensor:
     """
     if noise.kind == "gaussian":
         channels = 1 if noise.grey else image.shape[1]
-        normal = torch.randn((1, channels, *image.shape[2:]), generator=generator, device=image.device)
+        normal = torch.randn(
+            (1, channels, *image.shape[2:]), generator=generator, device=image.device
+        )
         return (image + noise.strength / 255 * normal).clamp(0, 1)
-    base = (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True) if noise.grey else image
+    base = (
+        (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        if noise.grey
+        else image
+    )
     base = (base * 255).round().clamp(0, 255) / 255
     levels = 2 ** math.ceil(math.log2(base.unique().numel()))
-    return (image + noise.strength * (torch.poisson(base * levels, generator=generator) / levels - base)).clamp(0, 1)
+    return (
+        image + noise.strength * (torch.poisson(base * levels, generator=generator) / levels - base)
+    ).clamp(0, 1)
 
 
-def sharpened(image: Tensor, radius: int = 50, weight: float = 0.5, threshold: float = 10) -> Tensor:
+def sharpened(
+    image: Tensor, radius: int = 50, weight: float = 0.5, threshold: float = 10
+) -> Tensor:
     """Unsharp masking that spares flat regions, as Real-ESRGAN sharpens its training images.
 
     ``r = u - G u``; where ``255 |r|`` exceeds ``threshold`` the image becomes ``clip(u + weight r)``, blended by the blurred mask.

@@ -41,7 +41,14 @@ class RealESRGAN:
         images = _to_unit(gt)
         if self.config.sharpen:
             images = sharpened(images)
-        return _from_unit(torch.cat([self._one(image, size, *pair) for image, pair in zip(images.split(1), seeds, strict=True)]))
+        return _from_unit(
+            torch.cat(
+                [
+                    self._one(image, size, *pair)
+                    for image, pair in zip(images.split(1), seeds, strict=True)
+                ]
+            )
+        )
 
     def _one(self, image: Tensor, size: tuple[int, int], seed: int, noise_seed: int) -> Tensor:
         draws = draw(self.config, Generator().manual_seed(seed))
@@ -65,7 +72,9 @@ def degrade(image: Tensor, draws: Draws, size: tuple[int, int], generator: Gener
     return jpeg(image.clamp(0, 1), quality) if draws.jpeg_last else image
 
 
-def _blur_resize_noise(image: Tensor, draws: Round, to: tuple[int, int] | float, generator: Generator) -> Tensor:
+def _blur_resize_noise(
+    image: Tensor, draws: Round, to: tuple[int, int] | float, generator: Generator
+) -> Tensor:
     return add_noise(resize(_blurred(image, draws.blur), to, draws.mode), draws.noise, generator)
 
 
@@ -86,7 +95,9 @@ class Bicubic:
             DistillkitError: H or W is not a multiple of ``scale``.
         """
         size = reduced_size(gt, self.scale)
-        return _from_unit(F.interpolate(_to_unit(gt), size, mode="bicubic", antialias=True, align_corners=False))
+        return _from_unit(
+            F.interpolate(_to_unit(gt), size, mode="bicubic", antialias=True, align_corners=False)
+        )
 
 
 def reduced_size(gt: Tensor, scale: int) -> tuple[int, int]:

@@ -28,7 +28,9 @@ def _around_one(value: tuple[float, float]) -> tuple[float, float]:
 
 def _odd(value: tuple[int, int]) -> tuple[int, int]:
     if value[0] % 2 == 0 or value[1] % 2 == 0 or not 3 <= value[0] <= value[1]:
-        raise ValueError(f"kernel sizes are two odd numbers, the smaller first and at least 3, not {list(value)}")
+        raise ValueError(
+            f"kernel sizes are two odd numbers, the smaller first and at least 3, not {list(value)}"
+        )
     return value
 
 
@@ -56,22 +58,33 @@ class Stage(Table):
 
     blur_prob: Probability = 1.0
     kernel_sizes: OddRange = Field(
-        (7, 21), description="smallest and largest kernel side, pixels; every odd size is equally likely"
+        (7, 21),
+        description="smallest and largest kernel side, pixels; every odd size is equally likely",
     )
-    kernel_mix: Annotated[tuple[float, float, float, float, float, float], AfterValidator(_shares)] = Field(
-        (0.45, 0.25, 0.12, 0.03, 0.12, 0.03), description="iso, aniso, generalised iso and aniso, plateau iso and aniso Gaussians"
+    kernel_mix: Annotated[
+        tuple[float, float, float, float, float, float], AfterValidator(_shares)
+    ] = Field(
+        (0.45, 0.25, 0.12, 0.03, 0.12, 0.03),
+        description="iso, aniso, generalised iso and aniso, plateau iso and aniso Gaussians",
     )
     sinc_prob: Probability = Field(0.1, description="chance of a sinc kernel in place of the mix")
     sigma: Range = Field((0.2, 3.0), description="standard deviations of the Gaussians, pixels")
     beta_generalised: RangeAroundOne = Field(
-        (0.5, 4.0), description="exponent of the generalised Gaussians: uniform in [low, 1] or in [1, high]"
+        (0.5, 4.0),
+        description="exponent of the generalised Gaussians: uniform in [low, 1] or in [1, high]",
     )
-    beta_plateau: RangeAroundOne = Field((1.0, 2.0), description="exponent of the plateau kernels, drawn likewise")
+    beta_plateau: RangeAroundOne = Field(
+        (1.0, 2.0), description="exponent of the plateau kernels, drawn likewise"
+    )
     resize_prob: Annotated[tuple[float, float, float], AfterValidator(_shares)] = Field(
         (0.2, 0.7, 0.1), description="up, down, keep"
     )
-    resize_range: RangeAroundOne = Field((0.15, 1.5), description="down is uniform in [low, 1], up in [1, high]")
-    gaussian_prob: Probability = Field(0.5, description="chance of Gaussian noise; Poisson noise otherwise")
+    resize_range: RangeAroundOne = Field(
+        (0.15, 1.5), description="down is uniform in [low, 1], up in [1, high]"
+    )
+    gaussian_prob: Probability = Field(
+        0.5, description="chance of Gaussian noise; Poisson noise otherwise"
+    )
     gaussian_sigma: Range = Field((1.0, 30.0), description="standard deviation, in units of 1/255")
     poisson_scale: Range = Field((0.05, 3.0), description="factor on the Poisson noise")
     grey_prob: Probability = Field(0.4, description="chance that all channels get the same noise")
@@ -122,13 +135,21 @@ class RealESRGANConfig(Table):
     """
 
     preset: Literal["osediff", "resshift", "pisasr"] = "osediff"
-    scale: int = Field(4, ge=1, description="size of the clean image divided by the size of the degraded one")
+    scale: int = Field(
+        4, ge=1, description="size of the clean image divided by the size of the degraded one"
+    )
     first: Stage = Stage.model_validate({})
     second: Stage = Stage.model_validate(_SECOND)
-    second_prob: Probability = Field(1.0, description="chance that the second blur, resize and noise happen; its JPEG always does")
+    second_prob: Probability = Field(
+        1.0,
+        description="chance that the second blur, resize and noise happen; its JPEG always does",
+    )
     final_sinc_prob: Probability = 0.8
     final_sinc_sizes: OddRange = (7, 21)
-    sharpen: bool = Field(False, description="sharpen the clean image (USM) before degrading it; off in all three configurations")
+    sharpen: bool = Field(
+        False,
+        description="sharpen the clean image (USM) before degrading it; off in all three configurations",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -150,4 +171,6 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 class BicubicConfig(Table):
     """Options of ``superres/bicubic``."""
 
-    scale: int = Field(4, ge=1, description="size of the clean image divided by the size of the degraded one")
+    scale: int = Field(
+        4, ge=1, description="size of the clean image divided by the size of the degraded one"
+    )

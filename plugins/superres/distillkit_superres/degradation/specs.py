@@ -32,6 +32,10 @@ DEGRADATIONS = [
         license="Apache-2.0",
     ),
     DegradationSpec(
-        name="bicubic", summary="antialiased bicubic reduction only", config=BicubicConfig, build=_bicubic, license="Apache-2.0"
+        name="bicubic",
+        summary="antialiased bicubic reduction only",
+        config=BicubicConfig,
+        build=_bicubic,
+        license="Apache-2.0",
     ),
 ]

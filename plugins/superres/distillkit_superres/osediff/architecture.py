@@ -41,7 +41,8 @@ ARCHITECTURES: dict[Size, Architecture] = {
             "cross_attention_dim": 1024,
             "attention_head_dim": [5, 10, 20, 20],  # diffusers takes these as numbers of heads
         },
-        vae=_COMMON_VAE | {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 768},
+        vae=_COMMON_VAE
+        | {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "sample_size": 768},
         text={
             "vocab_size": 49408,
             "hidden_size": 1024,
@@ -65,7 +66,13 @@ ARCHITECTURES: dict[Size, Architecture] = {
             "cross_attention_dim": 16,
             "attention_head_dim": [2, 4],
         },
-        vae=_COMMON_VAE | {"block_out_channels": [8, 8, 16, 16], "layers_per_block": 1, "norm_num_groups": 4, "sample_size": 64},
+        vae=_COMMON_VAE
+        | {
+            "block_out_channels": [8, 8, 16, 16],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "sample_size": 64,
+        },
         text={
             "vocab_size": 64,
             "hidden_size": 16,
@@ -101,7 +108,9 @@ def make_text(config: dict[str, Any]) -> nn.Module:
     return CLIPTextModel(CLIPTextConfig(**config, bos_token_id=last - 1, eos_token_id=last))
 
 
-def without_memory(make: Callable[[dict[str, Any]], nn.Module], config: dict[str, Any]) -> nn.Module:
+def without_memory(
+    make: Callable[[dict[str, Any]], nn.Module], config: dict[str, Any]
+) -> nn.Module:
     """``make(config)`` with parameters on the meta device, for :func:`distillkit.load_exactly` to put tensors in."""
     with init_empty_weights():
         return make(config)
@@ -111,4 +120,6 @@ def random_networks(architecture: Architecture, seed: int) -> Networks:
     """The networks with seeded random weights; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Networks(make_unet(architecture.unet), make_vae(architecture.vae), make_text(architecture.text))
+        return Networks(
+            make_unet(architecture.unet), make_vae(architecture.vae), make_text(architecture.text)
+        )

@@ -15,7 +15,13 @@ from distillkit_superres.osediff.architecture import (
     random_networks,
     without_memory,
 )
-from distillkit_superres.osediff.checkpoints import OSEDiffCheckpoint, load_text, load_unet, load_vae, read_osediff
+from distillkit_superres.osediff.checkpoints import (
+    OSEDiffCheckpoint,
+    load_text,
+    load_unet,
+    load_vae,
+    read_osediff,
+)
 from distillkit_superres.osediff.lora import Shapes, merge, unet_layout, vae_layout
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean, StableDiffusion
 from distillkit_superres.osediff.settings import (
@@ -24,7 +30,14 @@ from distillkit_superres.osediff.settings import (
     OSEDiffTeacherConfig,
     SD21BaseConfig,
 )
-from distillkit_superres.osediff.text import FixedPrompt, Prompt, PromptEncoder, PromptOfEach, find_tagger, read_tokenizer
+from distillkit_superres.osediff.text import (
+    FixedPrompt,
+    Prompt,
+    PromptEncoder,
+    PromptOfEach,
+    find_tagger,
+    read_tokenizer,
+)
 
 
 def build_sd21_base(config: SD21BaseConfig) -> StableDiffusion:
@@ -37,7 +50,12 @@ def build_sd21_base(config: SD21BaseConfig) -> StableDiffusion:
     encoder = _prompt_encoder(config, networks)
     negative = None if config.guidance == 1 else encoder([config.negative_prompt])
     return StableDiffusion(
-        networks.unet, networks.vae, _prompt(config, encoder), _space(config), negative=negative, guidance=config.guidance
+        networks.unet,
+        networks.vae,
+        _prompt(config, encoder),
+        _space(config),
+        negative=negative,
+        guidance=config.guidance,
     )
 
 
@@ -46,21 +64,44 @@ def build_osediff(config: OSEDiffConfig) -> OSEDiff:
     networks = _base(config)
     file = config.adapters()
     checkpoint = read_osediff(file.fetch()) if file else random_osediff(networks, config.seed)
-    lq_encoder = apply_osediff(networks, checkpoint, config.lora_alpha, file.name if file else "random weights")
+    lq_encoder = apply_osediff(
+        networks, checkpoint, config.lora_alpha, file.name if file else "random weights"
+    )
     prompt = _prompt(config, _prompt_encoder(config, networks))
     wanted = config.colour_fix if isinstance(config, OSEDiffTeacherConfig) else "none"
-    return OSEDiff(networks.unet, networks.vae, lq_encoder, prompt, _space(config), colour_fix=None if wanted == "none" else wanted)
+    return OSEDiff(
+        networks.unet,
+        networks.vae,
+        lq_encoder,
+        prompt,
+        _space(config),
+        colour_fix=None if wanted == "none" else wanted,
+    )
 
 
-def apply_osediff(networks: Networks, checkpoint: OSEDiffCheckpoint, alpha: float, source: object) -> PosteriorMean:
+def apply_osediff(
+    networks: Networks, checkpoint: OSEDiffCheckpoint, alpha: float, source: object
+) -> PosteriorMean:
     """Merge the UNet's adapters in place; the tuned encoder is returned and the autoencoder stays as it is.
 
     Raises:
         WeightsError: the checkpoint is of another base model; ``source`` is named.
     """
-    merge(networks.unet, checkpoint.unet, unet_layout(networks.unet.state_dict(), checkpoint.rank_unet), alpha, source)
+    merge(
+        networks.unet,
+        checkpoint.unet,
+        unet_layout(networks.unet.state_dict(), checkpoint.rank_unet),
+        alpha,
+        source,
+    )
     lq_encoder = copy.deepcopy(PosteriorMean(networks.vae))
-    merge(lq_encoder, checkpoint.vae, vae_layout(lq_encoder.state_dict(), checkpoint.rank_vae), alpha, source)
+    merge(
+        lq_encoder,
+        checkpoint.vae,
+        vae_layout(lq_encoder.state_dict(), checkpoint.rank_vae),
+        alpha,
+        source,
+    )
     return lq_encoder
 
 

@@ -79,11 +79,15 @@ def read_osediff(path: Path) -> OSEDiffCheckpoint:
         raise WeightsError(f"{path} - not an OSEDiff checkpoint: it has no {', '.join(missing)}")
     unet, vae, rank_unet, rank_vae = (content[k] for k in wanted)
     if not all(isinstance(r, int) and r > 0 for r in (rank_unet, rank_vae)):
-        raise WeightsError(f"{path} - not an OSEDiff checkpoint: its ranks are {rank_unet!r} and {rank_vae!r}")
+        raise WeightsError(
+            f"{path} - not an OSEDiff checkpoint: its ranks are {rank_unet!r} and {rank_vae!r}"
+        )
     return OSEDiffCheckpoint(_tensors(unet, path), _tensors(vae, path), rank_unet, rank_vae)
 
 
 def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    if not isinstance(content, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise WeightsError(f"{path} - not a dictionary of tensors")
     return {k: v.float() if v.is_floating_point() else v for k, v in content.items()}

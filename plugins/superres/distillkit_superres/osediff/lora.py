@@ -38,7 +38,10 @@ Shapes = dict[str, tuple[int, ...]]
 def unet_layout(base: Mapping[str, Tensor], rank: int) -> Shapes:
     """Keys and shapes of ``state_dict_unet`` in an OSEDiff checkpoint over the UNet with state dict ``base``."""
     layers = [m for m in _modules(base) if _UNET_LAYER.search(m)]
-    layout = {f"conv_in.base_layer.{part}": tuple(base[f"conv_in.{part}"].shape) for part in ("weight", "bias")}
+    layout = {
+        f"conv_in.base_layer.{part}": tuple(base[f"conv_in.{part}"].shape)
+        for part in ("weight", "bias")
+    }
     for layer in layers:
         layout |= _pair(layer, _UNET_ADAPTERS[layer.split(".")[0]], base[f"{layer}.weight"], rank)
     return layout
@@ -53,7 +56,9 @@ def vae_layout(base: Mapping[str, Tensor], rank: int) -> Shapes:
 
 
 @torch.no_grad()
-def merge(network: nn.Module, lora: Mapping[str, Tensor], layout: Shapes, alpha: float, source: object) -> None:
+def merge(
+    network: nn.Module, lora: Mapping[str, Tensor], layout: Shapes, alpha: float, source: object
+) -> None:
     """Fold adapters into ``network``, ``W + (alpha / rank) B A``, in place; retrained layers replace its own first.
 
     Args:
@@ -69,7 +74,9 @@ def merge(network: nn.Module, lora: Mapping[str, Tensor], layout: Shapes, alpha:
     for key, a in lora.items():
         if ".lora_A." in key:
             b = lora[key.replace(".lora_A.", ".lora_B.")]
-            network.get_parameter(key.split(".lora_A.")[0] + ".weight").add_(_product(b, a), alpha=alpha / len(a))
+            network.get_parameter(key.split(".lora_A.")[0] + ".weight").add_(
+                _product(b, a), alpha=alpha / len(a)
+            )
 
 
 def _product(b: Tensor, a: Tensor) -> Tensor:
@@ -78,7 +85,11 @@ def _product(b: Tensor, a: Tensor) -> Tensor:
 
 
 def _modules(base: Mapping[str, Tensor]) -> list[str]:
-    return [k.removesuffix(".weight") for k, v in base.items() if k.endswith(".weight") and v.ndim in (2, 4)]
+    return [
+        k.removesuffix(".weight")
+        for k, v in base.items()
+        if k.endswith(".weight") and v.ndim in (2, 4)
+    ]
 
 
 def _pair(layer: str, adapter: str, weight: Tensor, rank: int) -> Shapes:
@@ -88,10 +99,14 @@ def _pair(layer: str, adapter: str, weight: Tensor, rank: int) -> Shapes:
 
 
 def _check(lora: Mapping[str, Tensor], layout: Shapes, source: object) -> None:
-    problems = [f"missing {k}" for k in layout.keys() - lora.keys()] + [f"unexpected {k}" for k in lora.keys() - layout.keys()]
+    problems = [f"missing {k}" for k in layout.keys() - lora.keys()] + [
+        f"unexpected {k}" for k in lora.keys() - layout.keys()
+    ]
     for key in layout.keys() & lora.keys():
         if tuple(lora[key].shape) != layout[key]:
             problems.append(f"{key} is {tuple(lora[key].shape)}, expected {layout[key]}")
     if problems:
-        shown = "; ".join(sorted(problems)[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
+        shown = "; ".join(sorted(problems)[:5]) + (
+            f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        )
         raise WeightsError(f"{source} - adapters of another network than the base's: {shown}")

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit import Autoencoder, Condition, DiffusionModel, DistillkitError, VariancePreserving, current_memory
+from distillkit import (
+    Autoencoder,
+    Condition,
+    DiffusionModel,
+    DistillkitError,
+    VariancePreserving,
+    current_memory,
+)
 from distillkit_superres.colour import FIXES, ColourFix
 from distillkit_superres.osediff.architecture import LATENT_SCALE
 from distillkit_superres.osediff.text import Prompt, PromptOfEach
@@ -18,7 +25,9 @@ from distillkit_superres.osediff.tiling import denoise_tiled
 def enlarged(lq: Tensor, scale: int) -> Tensor:
     """(B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]: PIL's bicubic (a = -0.5), without rounding to 8 bits."""
     size = (lq.shape[2] * scale, lq.shape[3] * scale)
-    return F.interpolate(lq, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
+    return F.interpolate(lq, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(
+        -1, 1
+    )
 
 
 class PosteriorMean(nn.Module):
@@ -26,7 +35,10 @@ class PosteriorMean(nn.Module):
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.quant_conv = vae.get_submodule("encoder"), vae.get_submodule("quant_conv")
+        self.encoder, self.quant_conv = (
+            vae.get_submodule("encoder"),
+            vae.get_submodule("quant_conv"),
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return self.quant_conv(self.encoder(image)).chunk(2, dim=1)[0]
@@ -89,11 +101,15 @@ class StableDiffusion(DiffusionModel):
         if self.negative is None:
             return self.network(z_t, t, prompt).sample
         prompts = torch.cat([self.negative.expand_as(prompt), prompt])
-        negative, positive = self.network(torch.cat([z_t, z_t]), torch.cat([t, t]), prompts).sample.chunk(2)
+        negative, positive = self.network(
+            torch.cat([z_t, z_t]), torch.cat([t, t]), prompts
+        ).sample.chunk(2)
         return negative + self.guidance * (positive - negative)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        raise DistillkitError("superres/sd21-base answers for a score only and restores nothing; superres/osediff does")
+        raise DistillkitError(
+            "superres/sd21-base answers for a score only and restores nothing; superres/osediff does"
+        )
 
 
 class OSEDiff(StableDiffusion):
@@ -142,7 +158,9 @@ class OSEDiff(StableDiffusion):
         z = condition.extra["latent"]()
         assert self.process.levels is not None
         t = torch.full((len(z),), self.process.levels - 1, device=z.device)
-        noise = denoise_tiled(lambda part: self(part, t, condition), z, self.tile, self.tile_overlap)
+        noise = denoise_tiled(
+            lambda part: self(part, t, condition), z, self.tile, self.tile_overlap
+        )
         c = self.process.coefficients(t)
         return (z - c.noise * noise) / c.signal
 

@@ -36,21 +36,36 @@ class BaseModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: Literal["full", "tiny"] = Field("full", description="tiny: toy networks with random weights; no file is read")
+    size: Literal["full", "tiny"] = Field(
+        "full", description="tiny: toy networks with random weights; no file is read"
+    )
     seed: int = Field(0, description="of the random weights, for size tiny")
     folder: Path | None = Field(
-        None, description="Stable Diffusion 2.1-base in diffusers' layout (unet/, vae/, text_encoder/, tokenizer/)"
+        None,
+        description="Stable Diffusion 2.1-base in diffusers' layout (unet/, vae/, text_encoder/, tokenizer/)",
     )
-    repo: str = Field("Manojb/stable-diffusion-2-1-base", description="Hub repository in the same layout, where no folder is given")
+    repo: str = Field(
+        "Manojb/stable-diffusion-2-1-base",
+        description="Hub repository in the same layout, where no folder is given",
+    )
     revision: str = Field("main", description="branch, tag or commit of the Hub repository")
-    prompt: str = Field("", description="text for every image; it follows an image's own text, where there is one")
-    captions: bool = Field(False, description="take an image's caption, where its source has one, as its own text")
-    tagger: str | None = Field(None, description="name of an installed tagger: writes the text of an image without a caption")
+    prompt: str = Field(
+        "", description="text for every image; it follows an image's own text, where there is one"
+    )
+    captions: bool = Field(
+        False, description="take an image's caption, where its source has one, as its own text"
+    )
+    tagger: str | None = Field(
+        None,
+        description="name of an installed tagger: writes the text of an image without a caption",
+    )
 
     @model_validator(mode="after")
     def _tiny_reads_nothing(self) -> Self:
         if self.size == "tiny" and self.texts:
-            raise ValueError('size = "tiny" has no tokenizer: prompts must be empty, captions off and no tagger named')
+            raise ValueError(
+                'size = "tiny" has no tokenizer: prompts must be empty, captions off and no tagger named'
+            )
         return self
 
     @property
@@ -62,7 +77,13 @@ class BaseModelConfig(BaseModel):
         """Where one file of the base model is."""
         names = _FILES[part]
         if self.folder is None:
-            return WeightFile(repo=self.repo, filename=names[0], revision=self.revision, size=_SIZES[part], license="openrail++")
+            return WeightFile(
+                repo=self.repo,
+                filename=names[0],
+                revision=self.revision,
+                size=_SIZES[part],
+                license="openrail++",
+            )
         paths = [self.folder / name for name in names]
         path = next((p for p in paths if p.is_file()), paths[0])
         return WeightFile(path=path, size=_SIZES[part], license="openrail++", source=BASE)
@@ -72,13 +93,19 @@ class BaseModelConfig(BaseModel):
         if self.size == "tiny":
             return ()
         parts: tuple[Part, ...] = ("unet", "vae", "text_encoder")
-        return tuple(self.file(part) for part in (*parts, *(("vocabulary", "merges") if self.texts else ())))
+        return tuple(
+            self.file(part) for part in (*parts, *(("vocabulary", "merges") if self.texts else ()))
+        )
 
 
 class SD21BaseConfig(BaseModelConfig):
     """Options of ``superres/sd21-base``."""
 
-    guidance: float = Field(1.0, ge=0, description="classifier-free guidance: eps_neg + guidance (eps_pos - eps_neg); 1: none")
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        description="classifier-free guidance: eps_neg + guidance (eps_pos - eps_neg); 1: none",
+    )
     negative_prompt: str = Field("", description="what guidance leads away from")
 
     @model_validator(mode="after")
@@ -102,15 +129,22 @@ class OSEDiffConfig(BaseModelConfig):
     """Options of ``superres/osediff`` as a student."""
 
     checkpoint: Location | None = Field(
-        None, description="OSEDiff's adapters, a path or a file on the Hub; default: the published ./weights/osediff.pkl"
+        None,
+        description="OSEDiff's adapters, a path or a file on the Hub; default: the published ./weights/osediff.pkl",
     )
     lora_alpha: float = Field(
-        8.0, gt=0, description="of the checkpoint's adapters, which are scaled by lora_alpha / rank; the file does not say"
+        8.0,
+        gt=0,
+        description="of the checkpoint's adapters, which are scaled by lora_alpha / rank; the file does not say",
     )
 
     def adapters(self) -> WeightFile | None:
         """The checkpoint's file; none at size tiny."""
-        return None if self.size == "tiny" else weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
+        return (
+            None
+            if self.size == "tiny"
+            else weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
+        )
 
     def files(self) -> tuple[WeightFile, ...]:
         adapters = self.adapters()
@@ -120,4 +154,6 @@ class OSEDiffConfig(BaseModelConfig):
 class OSEDiffTeacherConfig(OSEDiffConfig):
     """Options of ``superres/osediff`` as a teacher."""
 
-    colour_fix: Literal["adain", "wavelet", "none"] = Field("adain", description="how restored images get their input's colours")
+    colour_fix: Literal["adain", "wavelet", "none"] = Field(
+        "adain", description="how restored images get their input's colours"
+    )

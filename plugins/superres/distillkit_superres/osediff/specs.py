@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distillkit import StudentSpec, TeacherSpec, WeightFile
-from distillkit_superres.osediff.settings import BaseModelConfig, OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
+from distillkit_superres.osediff.settings import (
+    BaseModelConfig,
+    OSEDiffConfig,
+    OSEDiffTeacherConfig,
+    SD21BaseConfig,
+)
 
 if TYPE_CHECKING:
     from distillkit_superres.osediff.model import OSEDiff, StableDiffusion

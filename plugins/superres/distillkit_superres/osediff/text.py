@@ -47,14 +47,20 @@ class PromptEncoder(nn.Module):
         config: Any = self.network.config
         if not any(texts):
             return torch.tensor(
-                [[config.bos_token_id, config.eos_token_id] + [0] * (config.max_position_embeddings - 2)] * len(texts)
+                [
+                    [config.bos_token_id, config.eos_token_id]
+                    + [0] * (config.max_position_embeddings - 2)
+                ]
+                * len(texts)
             )
         if self.tokenizer is None:
             raise DistillkitError(
                 f"the prompt {next(t for t in texts if t)!r} needs a tokenizer, and this model was built without one"
             )
         length = config.max_position_embeddings
-        return self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        return self.tokenizer(
+            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).input_ids
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -86,15 +92,27 @@ class PromptOfEach(nn.Module):
         tagger: asked if an image of the batch has no caption. captions: whether captions are looked at.
     """
 
-    def __init__(self, encoder: PromptEncoder, prompt: str = "", tagger: Tagger | None = None, captions: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        prompt: str = "",
+        tagger: Tagger | None = None,
+        captions: bool = False,
+    ) -> None:
         super().__init__()
         self.encoder, self.prompt, self.tagger, self.captions = encoder, prompt, tagger, captions
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> (B, length, width)."""
         captions = current_captions(image) if self.captions else [None] * len(image)
-        tags = self.tagger(image) if self.tagger is not None and None in captions else [""] * len(image)
-        own = [tag if caption is None else caption for caption, tag in zip(captions, tags, strict=True)]
+        tags = (
+            self.tagger(image)
+            if self.tagger is not None and None in captions
+            else [""] * len(image)
+        )
+        own = [
+            tag if caption is None else caption for caption, tag in zip(captions, tags, strict=True)
+        ]
         return self.encoder([", ".join(filter(None, [text, self.prompt])) for text in own])
 
 
@@ -110,5 +128,7 @@ def find_tagger(name: str) -> Tagger:
     known = {e.name: e for e in entry_points(group=TAGGERS)}
     if name not in known:
         offered = ", ".join(sorted(known)) or "none"
-        raise DistillkitError(f"tagger {name!r} - no installed package offers it (entry-point group {TAGGERS}; offered: {offered})")
+        raise DistillkitError(
+            f"tagger {name!r} - no installed package offers it (entry-point group {TAGGERS}; offered: {offered})"
+        )
     return known[name].load()()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def denoise_tiled(denoise: Callable[[Tensor], Tensor], latent: Tensor, tile: int = 96, overlap: int = 32) -> Tensor:
+def denoise_tiled(
+    denoise: Callable[[Tensor], Tensor], latent: Tensor, tile: int = 96, overlap: int = 32
+) -> Tensor:
     """``denoise(latent)``; beyond ``tile^2`` positions in overlapping tiles, their predictions averaged with Gaussian weights.
 
     Args:
@@ -38,7 +40,9 @@ def tile_weight(tile: int) -> Tensor:
     position = torch.arange(tile, dtype=torch.float64)
 
     def profile(middle: float) -> Tensor:
-        return torch.exp(-(((position - middle) / tile) ** 2) / (2 * 0.01)) / math.sqrt(2 * math.pi * 0.01)
+        return torch.exp(-(((position - middle) / tile) ** 2) / (2 * 0.01)) / math.sqrt(
+            2 * math.pi * 0.01
+        )
 
     return profile(tile / 2)[:, None] * profile((tile - 1) / 2)
 

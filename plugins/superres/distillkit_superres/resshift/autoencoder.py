@@ -51,26 +51,41 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
         # fused kernels want one head and adjacent channels: (B, 1, h w, C), contiguous
-        q, k, v = (layer(h).flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(h).flatten(2).transpose(1, 2).unsqueeze(1).contiguous()
+            for layer in (self.q, self.k, self.v)
+        )
         out = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2).reshape(x.shape)
         return x + self.proj_out(out)
 
 
 def _middle(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        _Named(block_1=ResnetBlock(channels, channels), attn_1=Attention(channels), block_2=ResnetBlock(channels, channels))
+        _Named(
+            block_1=ResnetBlock(channels, channels),
+            attn_1=Attention(channels),
+            block_2=ResnetBlock(channels, channels),
+        )
     )
 
 
 def _blocks(channels: int, out_channels: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(ResnetBlock(channels if i == 0 else out_channels, out_channels) for i in range(depth)))
+    return nn.Sequential(
+        *(ResnetBlock(channels if i == 0 else out_channels, out_channels) for i in range(depth))
+    )
 
 
 def _head(channels: int, out_channels: int) -> _Named:
-    return _Named(norm_out=_norm(channels), silu=nn.SiLU(), conv_out=nn.Conv2d(channels, out_channels, 3, padding=1))
+    return _Named(
+        norm_out=_norm(channels),
+        silu=nn.SiLU(),
+        conv_out=nn.Conv2d(channels, out_channels, 3, padding=1),
+    )
 
 
-def _encoder(in_channels: int, z_channels: int, widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
+def _encoder(
+    in_channels: int, z_channels: int, widths: Sequence[int], depths: Sequence[int]
+) -> nn.Sequential:
     levels = []
     for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
         level = _Named(block=_blocks(widths[max(i - 1, 0)], width, depth))
@@ -78,19 +93,31 @@ def _encoder(in_channels: int, z_channels: int, widths: Sequence[int], depths: S
             conv = nn.Conv2d(width, width, 3, stride=2)
             level["downsample"] = nn.Sequential(_Named(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=conv))
         levels.append(nn.Sequential(level))
-    start = _Named(conv_in=nn.Conv2d(in_channels, widths[0], 3, padding=1), down=nn.Sequential(*levels), mid=_middle(widths[-1]))
+    start = _Named(
+        conv_in=nn.Conv2d(in_channels, widths[0], 3, padding=1),
+        down=nn.Sequential(*levels),
+        mid=_middle(widths[-1]),
+    )
     return nn.Sequential(start | _head(widths[-1], z_channels))
 
 
-def _decoder(z_channels: int, out_channels: int, widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
+def _decoder(
+    z_channels: int, out_channels: int, widths: Sequence[int], depths: Sequence[int]
+) -> nn.Sequential:
     levels = _Named()
     for i in reversed(range(len(widths))):
         level = _Named(block=_blocks(widths[min(i + 1, len(widths) - 1)], widths[i], depths[i] + 1))
         if i > 0:
             conv = nn.Conv2d(widths[i], widths[i], 3, padding=1)
-            level["upsample"] = nn.Sequential(_Named(nearest=nn.Upsample(scale_factor=2), conv=conv))
+            level["upsample"] = nn.Sequential(
+                _Named(nearest=nn.Upsample(scale_factor=2), conv=conv)
+            )
         levels[str(i)] = nn.Sequential(level)
-    start = _Named(conv_in=nn.Conv2d(z_channels, widths[-1], 3, padding=1), mid=_middle(widths[-1]), up=nn.Sequential(levels))
+    start = _Named(
+        conv_in=nn.Conv2d(z_channels, widths[-1], 3, padding=1),
+        mid=_middle(widths[-1]),
+        up=nn.Sequential(levels),
+    )
     return nn.Sequential(start | _head(widths[0], out_channels))
 
 
@@ -159,4 +186,6 @@ class VQModel(nn.Module):
 
         ``force_not_quantize`` decodes the latent itself instead of its nearest codes.
         """
-        return self.decoder(self.post_quant_conv(latent if force_not_quantize else self.quantize(latent)))
+        return self.decoder(
+            self.post_quant_conv(latent if force_not_quantize else self.quantize(latent))
+        )

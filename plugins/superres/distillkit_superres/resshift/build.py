@@ -10,7 +10,12 @@ from distillkit import ResidualShifting
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.model import ResShift
-from distillkit_superres.resshift.schedule import SINSR_MAX_START, ancestral, deterministic, sqrt_eta
+from distillkit_superres.resshift.schedule import (
+    SINSR_MAX_START,
+    ancestral,
+    deterministic,
+    sqrt_eta,
+)
 from distillkit_superres.resshift.sinsr import SinSR
 from distillkit_superres.resshift.unet import UNetModelSwin
 
@@ -35,7 +40,12 @@ TINY_UNET = FULL_UNET | {
     "swin_embed_dim": 32, "mlp_ratio": 2, "lq_size": 16,
 }  # fmt: skip
 """Latent sides in multiples of 16: two levels, the last of 8, one window."""
-TINY_AUTOENCODER = FULL_AUTOENCODER | {"n_embed": 256, "channels": 32, "channel_mult": (1, 1, 1), "num_res_blocks": (1, 1, 1)}
+TINY_AUTOENCODER = FULL_AUTOENCODER | {
+    "n_embed": 256,
+    "channels": 32,
+    "channel_mult": (1, 1, 1),
+    "num_res_blocks": (1, 1, 1),
+}
 
 
 def process(steps: int, min_noise_level: float, max_start: float = 1.0) -> ResidualShifting:
@@ -67,4 +77,8 @@ def build_resshift(config: ResShiftConfig) -> ResShift:
 
 def build_sinsr(config: SinSRConfig) -> SinSR:
     """The output teacher ``superres/sinsr``, frozen."""
-    return SinSR(ResShift(*_networks(config), process(*SCHEDULES["v1"], SINSR_MAX_START))).eval().requires_grad_(False)
+    return (
+        SinSR(ResShift(*_networks(config), process(*SCHEDULES["v1"], SINSR_MAX_START)))
+        .eval()
+        .requires_grad_(False)
+    )

@@ -21,8 +21,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     state: object = read_state_dict(path)
     if isinstance(state, dict) and "state_dict" in state:
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise WeightsError(f"{path} - holds no state dict: expected tensors by name, bare or under the key 'state_dict'")
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise WeightsError(
+            f"{path} - holds no state dict: expected tensors by name, bare or under the key 'state_dict'"
+        )
     return {_WRAPPERS.sub("", key): value for key, value in state.items()}
 
 

@@ -43,7 +43,12 @@ class ResShift(DiffusionModel):
         reverse: ReverseStep | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.codec, self.process, self.scale = network, Autoencoder(autoencoder, space), process, scale
+        self.network, self.codec, self.process, self.scale = (
+            network,
+            Autoencoder(autoencoder, space),
+            process,
+            scale,
+        )
         self.reverse = reverse or ancestral(process)
         assert process.levels is not None
         self.passes = process.levels
@@ -51,7 +56,9 @@ class ResShift(DiffusionModel):
 
     def condition(self, lq: Tensor) -> Condition:
         upsampled = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return Condition(y=current_memory()("latent", lambda: self.codec.encode(upsampled)), extra={"lq": lq})
+        return Condition(
+            y=current_memory()("latent", lambda: self.codec.encode(upsampled)), extra={"lq": lq}
+        )
 
     def scale_input(self, z: Tensor, t: Tensor) -> Tensor:
         """``z / sqrt(kappa^2 eta_t + 1)``: unit spread, if that of a clean latent is 1."""
@@ -66,7 +73,9 @@ class ResShift(DiffusionModel):
         last = torch.tensor([self.passes - 1], device=noise.device)
         return condition.y + self.process.coefficients(last).noise * noise
 
-    def chain(self, condition: Condition, noises: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def chain(
+        self, condition: Condition, noises: Iterator[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The reverse chain, noisiest time first: after each step, ``z_{t-1}`` and the network's clean latent.
 
         ``noises``: the noise of the prior, then that of each step, each of the shape of ``condition.y``.

@@ -14,7 +14,12 @@ SINSR_MAX_START = 0.001**0.5
 
 
 def sqrt_eta(
-    steps: int, min_noise_level: float, kappa: float, etas_end: float = 0.99, power: float = 0.3, max_start: float = 1.0
+    steps: int,
+    min_noise_level: float,
+    kappa: float,
+    etas_end: float = 0.99,
+    power: float = 0.3,
+    max_start: float = 1.0,
 ) -> Tensor:
     """The table of ``sqrt(eta_t)``, (steps,): geometric from its start to ``etas_end``, warped in time by ``power``.
 
@@ -22,7 +27,10 @@ def sqrt_eta(
     ``u_t = (t / (steps - 1))^power (steps - 1)``. ``etas_end`` is ``s_T``, the square root of the last eta.
     """
     start = min(min_noise_level / kappa, min_noise_level, max_start)
-    return start * (etas_end / start) ** (torch.arange(steps, dtype=torch.float64) / (steps - 1)) ** power
+    return (
+        start
+        * (etas_end / start) ** (torch.arange(steps, dtype=torch.float64) / (steps - 1)) ** power
+    )
 
 
 class ReverseStep(NamedTuple):
@@ -33,7 +41,9 @@ class ReverseStep(NamedTuple):
     shift: Tensor
     noise: Tensor
 
-    def __call__(self, t: Tensor, clean: Tensor, current: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+    def __call__(
+        self, t: Tensor, clean: Tensor, current: Tensor, y: Tensor, noise: Tensor
+    ) -> Tensor:
         """``z_{t-1}`` of ``z_0``, ``z_t``, ``y`` and ``eps``, each (B, C, h, w), at ``t`` (B,)."""
         a, b, c, d = (table.to(t.device)[t].float().view(-1, 1, 1, 1) for table in self)
         return a * clean + b * current + c * y + d * noise
@@ -53,7 +63,12 @@ def ancestral(process: ResidualShifting) -> ReverseStep:
     """
     eta, before = _etas(process)
     alpha = eta - before
-    return ReverseStep(alpha / eta, before / eta, torch.zeros_like(eta), process.kappa * (before / eta * alpha).sqrt())
+    return ReverseStep(
+        alpha / eta,
+        before / eta,
+        torch.zeros_like(eta),
+        process.kappa * (before / eta * alpha).sqrt(),
+    )
 
 
 def deterministic(process: ResidualShifting) -> ReverseStep:

@@ -29,9 +29,15 @@ class _Config(BaseModel):
     """Published file of each version."""
 
     version: str
-    weights: Location | None = Field(None, description="the network's checkpoint; default: the published file in ./weights")
-    autoencoder: Location | None = Field(None, description="the VQ f4 autoencoder; default: ./weights/autoencoder_vq_f4.pth")
-    size: Literal["full", "tiny"] = Field("full", description="tiny: toy networks with random weights, for tests")
+    weights: Location | None = Field(
+        None, description="the network's checkpoint; default: the published file in ./weights"
+    )
+    autoencoder: Location | None = Field(
+        None, description="the VQ f4 autoencoder; default: ./weights/autoencoder_vq_f4.pth"
+    )
+    size: Literal["full", "tiny"] = Field(
+        "full", description="tiny: toy networks with random weights, for tests"
+    )
     seed: int = Field(0, description="of the weights of size tiny")
 
     def required(self) -> tuple[WeightFile, ...]:
@@ -42,8 +48,15 @@ class _Config(BaseModel):
         if self.size == "tiny":
             return ()
         return (
-            weight_file(self.weights, f"{self.release}/{self.files[self.version]}", self.license, 477_700_000),
-            weight_file(self.autoencoder, f"{RESSHIFT_RELEASE}/autoencoder_vq_f4.pth", S_LAB, 221_300_000),
+            weight_file(
+                self.weights,
+                f"{self.release}/{self.files[self.version]}",
+                self.license,
+                477_700_000,
+            ),
+            weight_file(
+                self.autoencoder, f"{RESSHIFT_RELEASE}/autoencoder_vq_f4.pth", S_LAB, 221_300_000
+            ),
         )
 
 
@@ -58,9 +71,12 @@ class ResShiftConfig(_Config):
         "v3": "resshift_realsrx4_s4_v3.pth",
     }
 
-    version: Literal["v1", "v2", "v3"] = Field("v3", description="published model: v1 and v2 take 15 steps, v3 takes 4")
+    version: Literal["v1", "v2", "v3"] = Field(
+        "v3", description="published model: v1 and v2 take 15 steps, v3 takes 4"
+    )
     sampler: Literal["ancestral", "deterministic"] = Field(
-        "ancestral", description="reverse step of its output: with fresh noise as published, or without"
+        "ancestral",
+        description="reverse step of its output: with fresh noise as published, or without",
     )
 
 
@@ -71,7 +87,9 @@ class SinSRConfig(_Config):
     release = SINSR_RELEASE
     files = {"v1": "SinSR_v1.pth", "v2": "SinSR_v2.pth"}
 
-    version: Literal["v1", "v2"] = Field("v1", description="published model: v1 is the more faithful, v2 was stopped earlier")
+    version: Literal["v1", "v2"] = Field(
+        "v1", description="published model: v1 is the more faithful, v2 was stopped earlier"
+    )
 
 
 def _weights(config: _Config) -> tuple[WeightFile, ...]:

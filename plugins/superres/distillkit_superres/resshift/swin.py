@@ -16,10 +16,14 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(32, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        return F.group_norm(
+            x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps
+        ).to(x.dtype)
 
 
-def shifted_window_mask(rows: int, columns: int, window: int, shift: int, device: torch.device | None = None) -> Tensor:
+def shifted_window_mask(
+    rows: int, columns: int, window: int, shift: int, device: torch.device | None = None
+) -> Tensor:
     """What is added to the attention logits of a shifted block, (rows * columns, window^2, window^2).
 
     In the last row of windows, tokens of a window's last ``shift`` columns do not see those of its other columns (-100); all other
@@ -28,14 +32,22 @@ def shifted_window_mask(rows: int, columns: int, window: int, shift: int, device
     """
     wrapped = torch.arange(window**2, device=device) % window >= window - shift
     mask = torch.zeros(rows * columns, window**2, window**2, device=device)
-    mask[(rows - 1) * columns :] = -100.0 * (wrapped[:, None] ^ wrapped)  # not !=, which torch.compile's inductor fails at
+    mask[(rows - 1) * columns :] = -100.0 * (
+        wrapped[:, None] ^ wrapped
+    )  # not !=, which torch.compile's inductor fails at
     return mask
 
 
 def _relative_position_index(window: int) -> Tensor:
     """Row of the bias table for each pair of tokens of a window, (window^2, window^2)."""
     y, x = torch.arange(window**2) // window, torch.arange(window**2) % window
-    return (y[:, None] - y[None, :] + window - 1) * (2 * window - 1) + x[:, None] - x[None, :] + window - 1
+    return (
+        (y[:, None] - y[None, :] + window - 1) * (2 * window - 1)
+        + x[:, None]
+        - x[None, :]
+        + window
+        - 1
+    )
 
 
 class WindowAttention(nn.Module):
@@ -55,8 +67,17 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """``x``: (B, windows, tokens, C). ``mask``: (windows, tokens, tokens), added to the logits, or None."""
         b, windows, tokens, _ = x.shape
-        q, k, v = self.qkv(x).view(b, windows, tokens, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).expand(windows, -1, -1, -1)
+        q, k, v = (
+            self.qkv(x)
+            .view(b, windows, tokens, 3, self.heads, -1)
+            .permute(3, 0, 1, 4, 2, 5)
+            .flatten(2, 3)
+        )
+        bias = (
+            self.relative_position_bias_table[self.relative_position_index]
+            .permute(2, 0, 1)
+            .expand(windows, -1, -1, -1)
+        )
         if mask is not None:
             bias = bias + mask[:, None]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1).to(q.dtype))
@@ -72,7 +93,15 @@ class SwinBlock(nn.Module):
         shifted: whether the windows are displaced by half a window.
     """
 
-    def __init__(self, channels: int, resolution: int, window: int, heads: int, mlp_ratio: float, shifted: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        resolution: int,
+        window: int,
+        heads: int,
+        mlp_ratio: float,
+        shifted: bool,
+    ) -> None:
         super().__init__()
         self.window = min(window, resolution)
         self.shift = window // 2 if shifted and resolution > window else 0
@@ -80,8 +109,16 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(channels, self.window, heads)
         self.norm2 = GroupNorm(channels)
         hidden = int(channels * mlp_ratio)
-        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Conv2d(channels, hidden, 1), act=nn.GELU(), fc2=nn.Conv2d(hidden, channels, 1)))
-        if self.shift:  # part of the published state dicts; forward makes the mask for the size at hand
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Conv2d(channels, hidden, 1),
+                act=nn.GELU(),
+                fc2=nn.Conv2d(hidden, channels, 1),
+            )
+        )
+        if (
+            self.shift
+        ):  # part of the published state dicts; forward makes the mask for the size at hand
             n = resolution // self.window
             self.register_buffer("attn_mask", shifted_window_mask(n, n, self.window, self.shift))
 
@@ -98,7 +135,11 @@ class SwinBlock(nn.Module):
             mask = shifted_window_mask(rows, columns, self.window, self.shift, x.device)
         x = x.view(b, c, rows, self.window, columns, self.window).permute(0, 2, 4, 3, 5, 1)
         x = self.attn(x.reshape(b, rows * columns, self.window**2, c), mask)
-        x = x.view(b, rows, columns, self.window, self.window, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
+        x = (
+            x.view(b, rows, columns, self.window, self.window, c)
+            .permute(0, 5, 1, 3, 2, 4)
+            .reshape(b, c, h, w)
+        )
         return x.roll((self.shift, self.shift), (2, 3)) if self.shift else x
 
 
@@ -106,13 +147,25 @@ class SwinLayer(nn.Module):
     """1x1 convolution to ``embed`` channels, ``depth`` blocks of which every second is shifted, and back. No residual around it."""
 
     def __init__(
-        self, channels: int, embed: int, resolution: int, depth: int, window: int, head_channels: int, mlp_ratio: float
+        self,
+        channels: int,
+        embed: int,
+        resolution: int,
+        depth: int,
+        window: int,
+        head_channels: int,
+        mlp_ratio: float,
     ) -> None:
         super().__init__()
         self.window = min(window, resolution)
         self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(channels, embed, 1)))
         self.blocks = nn.Sequential(
-            *(SwinBlock(embed, resolution, window, embed // head_channels, mlp_ratio, shifted=i % 2 == 1) for i in range(depth))
+            *(
+                SwinBlock(
+                    embed, resolution, window, embed // head_channels, mlp_ratio, shifted=i % 2 == 1
+                )
+                for i in range(depth)
+            )
         )
         self.patch_unembed = nn.Sequential(OrderedDict(proj=nn.Conv2d(embed, channels, 1)))
 

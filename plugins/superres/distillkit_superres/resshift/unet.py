@@ -18,7 +18,9 @@ from distillkit_superres.resshift.swin import GroupNorm, SwinLayer
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """``[cos(t w_i), sin(t w_i)]`` with ``w_i = 10000^(-i / half)``: times (B,) -> (B, width)."""
     half = width // 2
-    angles = t.float()[:, None] * torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * torch.exp(
+        -math.log(10000) / half * torch.arange(half, device=t.device)
+    )
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -27,13 +29,17 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, out_channels: int, embed: int) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embed, 2 * out_channels))
         last = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
         self.out_layers = nn.Sequential(GroupNorm(out_channels), nn.SiLU(), nn.Identity(), last)
-        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = (
+            nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.emb_layers(embedding)[..., None, None].chunk(2, dim=1)
@@ -49,7 +55,11 @@ def _downsample(channels: int, out_channels: int) -> nn.Module:
 
 
 def _upsample(channels: int) -> nn.Module:
-    return nn.Sequential(OrderedDict(nearest=nn.Upsample(scale_factor=2), conv=nn.Conv2d(channels, channels, 3, padding=1)))
+    return nn.Sequential(
+        OrderedDict(
+            nearest=nn.Upsample(scale_factor=2), conv=nn.Conv2d(channels, channels, 3, padding=1)
+        )
+    )
 
 
 def _feature_extractor(channels: int, stages: int) -> tuple[nn.Module, int]:
@@ -57,7 +67,11 @@ def _feature_extractor(channels: int, stages: int) -> tuple[nn.Module, int]:
     layers: list[nn.Module] = []
     for i in range(stages):
         width = 16 * 2**i
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), _downsample(width, 2 * width)]
+        layers += [
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.SiLU(),
+            _downsample(width, 2 * width),
+        ]
         channels = 2 * width
     return nn.Sequential(*layers), channels
 
@@ -102,11 +116,23 @@ class UNetModelSwin(nn.Module):
         super().__init__()
         self.model_channels = model_channels
         embed = 4 * model_channels
-        self.time_embed = nn.Sequential(nn.Linear(model_channels, embed), nn.SiLU(), nn.Linear(embed, embed))
-        self.feature_extractor, lq_features = _feature_extractor(lq_channels, int(math.log2(lq_size / image_size)))
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, embed), nn.SiLU(), nn.Linear(embed, embed)
+        )
+        self.feature_extractor, lq_features = _feature_extractor(
+            lq_channels, int(math.log2(lq_size / image_size))
+        )
 
         def swin(channels: int, resolution: int) -> SwinLayer:
-            return SwinLayer(channels, swin_embed_dim, resolution, swin_depth, window_size, num_head_channels, mlp_ratio)
+            return SwinLayer(
+                channels,
+                swin_embed_dim,
+                resolution,
+                swin_depth,
+                window_size,
+                num_head_channels,
+                mlp_ratio,
+            )
 
         channels, resolution = model_channels * channel_mult[0], image_size
         blocks = [nn.Sequential(nn.Conv2d(in_channels + lq_features, channels, 3, padding=1))]
@@ -126,11 +152,15 @@ class UNetModelSwin(nn.Module):
         self.input_blocks = nn.ModuleList(blocks)
 
         self.middle_block = nn.Sequential(
-            ResBlock(channels, channels, embed), swin(channels, resolution), ResBlock(channels, channels, embed)
+            ResBlock(channels, channels, embed),
+            swin(channels, resolution),
+            ResBlock(channels, channels, embed),
         )
 
         blocks = []
-        for level, (mult, depth) in reversed(list(enumerate(zip(channel_mult, num_res_blocks, strict=True)))):
+        for level, (mult, depth) in reversed(
+            list(enumerate(zip(channel_mult, num_res_blocks, strict=True)))
+        ):
             for i in range(depth + 1):
                 layers = [ResBlock(channels + skips.pop(), model_channels * mult, embed)]
                 channels = model_channels * mult
@@ -141,9 +171,13 @@ class UNetModelSwin(nn.Module):
                     resolution *= 2
                 blocks.append(nn.Sequential(*layers))
         self.output_blocks = nn.ModuleList(blocks)
-        self.out = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.out = nn.Sequential(
+            GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
 
-        self.multiple = _side_multiple(image_size, len(channel_mult), window_size, attention_resolutions)
+        self.multiple = _side_multiple(
+            image_size, len(channel_mult), window_size, attention_resolutions
+        )
         """Sides of a latent must be multiples of this."""
 
     def forward(self, x: Tensor, t: Tensor, lq: Tensor) -> Tensor:
@@ -153,7 +187,9 @@ class UNetModelSwin(nn.Module):
             ValueError: ``h`` or ``w`` is not a multiple of :attr:`multiple`.
         """
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
-            raise ValueError(f"latent is {x.shape[2]}x{x.shape[3]}; both sides must be multiples of {self.multiple}")
+            raise ValueError(
+                f"latent is {x.shape[2]}x{x.shape[3]}; both sides must be multiples of {self.multiple}"
+            )
         embedding = self.time_embed(timestep_embedding(t, self.model_channels).to(x.dtype))
         h = torch.cat([x, self.feature_extractor(lq.to(x.dtype))], dim=1)
         skips = []
@@ -166,7 +202,9 @@ class UNetModelSwin(nn.Module):
         return self.out(h)
 
 
-def _side_multiple(image_size: int, levels: int, window: int, attention_resolutions: Sequence[int]) -> int:
+def _side_multiple(
+    image_size: int, levels: int, window: int, attention_resolutions: Sequence[int]
+) -> int:
     """The smallest latent side that halves at every level and fills whole windows where there are Swin layers."""
     sides = [2 ** (levels - 1)]
     for level in range(levels):
