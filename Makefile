@@ -14,7 +14,7 @@ setup: .venv/.ready
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
 	touch $@
 
-# Distils the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.
+# Distills the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.
 quickstart: setup
 	$(BIN)/distillkit run recipes/quickstart_sr4x.toml --resume
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import DiffusionModel
-from distillkit.diffusion.prediction import Prediction, noise_from_clean
-from distillkit.diffusion.process import matched_time
+from distillkit.diffusion.prediction import Prediction, epsilon_from_sample
+from distillkit.diffusion.process import match_timesteps
 from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.build import build, build_distance
 from distillkit.recipe.load import ResolvedRecipe
@@ -33,17 +33,17 @@ class Baseline:
     """Both stages of a recipe, plainly.
 
     Raises:
-        ValueError: a recipe whose stage-2 variant is not ``gate``, or with losses that are not the paper's.
+        ValueError: a recipe whose stage-2 variant is not ``adapter_scaling``, or with losses that are not the paper's.
     """
 
     def __init__(self, resolved: ResolvedRecipe, device: torch.device | str = "cpu") -> None:
         self.recipe, self.device = resolved.recipe, torch.device(device)
-        if self.recipe.stage2.steps and self.recipe.stage2.variant != "gate":
+        if self.recipe.stage2.steps and self.recipe.stage2.variant != "adapter_scaling":
             raise ValueError(
                 f"the baseline's stage 2 is the gate, not {self.recipe.stage2.variant}"
             )
         others = {"output_loss": "image", "output_targets": "crop"} | dict.fromkeys(
-            ("decode_crop", "fidelity_anchor", "realness_anchor")
+            ("decode_crop_size", "fidelity_anchor", "realness_anchor")
         )
         if foreign := [
             key for key, plain in others.items() if getattr(self.recipe.stage1, key) != plain
@@ -117,61 +117,64 @@ class Baseline:
     ) -> tuple[Tensor, Tensor]:
         student, options = self.student, self.recipe.stage1
         same = teacher.space == student.space
-        levels, own_levels = teacher.process.levels, student.process.levels
+        levels, own_levels = (
+            teacher.process.num_train_timesteps,
+            student.process.num_train_timesteps,
+        )
         if levels is not None and (own_levels is None or levels <= own_levels):
-            t = teacher.process.sample_time(len(lq), draws).to(lq.device)
-            t_own, known = matched_time(teacher.process, t, student.process)
+            t = teacher.process.sample_timesteps(len(lq), draws).to(lq.device)
+            t_own, known = match_timesteps(teacher.process, t, student.process)
         else:
-            t_own = student.process.sample_time(len(lq), draws).to(lq.device)
-            t, known = matched_time(student.process, t_own, teacher.process)
+            t_own = student.process.sample_timesteps(len(lq), draws).to(lq.device)
+            t, known = match_timesteps(student.process, t_own, teacher.process)
 
         y = teacher.condition(lq)
         z = teacher.encode(gt, y)
         eps = torch.randn(z.shape, generator=draws).to(z)
         mine = z_s if same else teacher.encode(x_0, y)
-        with torch.set_grad_enabled(options.gradient == "full"):
-            of_student = teacher.predict(teacher.process.diffuse(mine, t, eps, y.y), t, y)
-        of_truth = teacher.predict(teacher.process.diffuse(z, t, eps, y.y), t, y)
+        with torch.set_grad_enabled(options.teacher_gradient == "full"):
+            of_student = teacher.predict(teacher.process.add_noise(mine, eps, t, y.y), t, y)
+        of_truth = teacher.predict(teacher.process.add_noise(z, eps, t, y.y), t, y)
 
         target = (
-            of_student.clean
+            of_student.sample
             if same
-            else student.codec.encode(teacher.decode(of_student.clean, y)).detach()
+            else student.codec.encode(teacher.decode(of_student.sample, y)).detach()
         )
         eps_own = eps if same else torch.randn(z_s.shape, generator=draws).to(z)
-        z_in = z_s if options.gradient == "full" else z_s.detach()
-        z_t = student.process.diffuse(z_in, t_own, eps_own, condition.y)
+        z_in = z_s if options.teacher_gradient == "full" else z_s.detach()
+        z_t = student.process.add_noise(z_in, eps_own, t_own, condition.y)
         own = student.predict(z_t, t_own, condition)
         wanted = Prediction(
-            target, noise_from_clean(student.process, z_t, t_own, target, condition.y)
+            target, epsilon_from_sample(student.process, z_t, t_own, target, condition.y)
         )
 
         imitate = self._difference(own, wanted, student.process.coefficients(t_own).ratio)
         anchor = self._difference(of_student, of_truth, teacher.process.coefficients(t).ratio)
         if (
-            options.gradient == "score"
+            options.teacher_gradient == "sds"
         ):  # the teacher's Jacobian is 1; z_s falls along clean_S - clean_T, which is eps_T - eps_S
-            towards = 1 if options.weighting == "clean" else -1
+            toward = 1 if options.score_weighting == "sample" else -1
             imitate, anchor = (
-                imitate + towards * (z_s - z_s.detach()),
+                imitate + toward * (z_s - z_s.detach()),
                 anchor + (mine - mine.detach()),
             )
         return _mean_square(imitate, known), _mean_square(anchor, known)
 
     def _difference(self, a: Prediction, b: Prediction, ratio: Tensor) -> Tensor:
-        weighting = self.recipe.stage1.weighting
-        if weighting == "clean":
-            return a.clean - b.clean
-        return (a.noise - b.noise) / (ratio.clamp(min=1) if weighting == "clipped" else 1)
+        weighting = self.recipe.stage1.score_weighting
+        if weighting == "sample":
+            return a.sample - b.sample
+        return (a.epsilon - b.epsilon) / (ratio.clamp(min=1) if weighting == "clipped" else 1)
 
     def gate(self, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
         """One step's terms of stage 2; z_0 and z_1 are made anew at every step."""
         options, weights = self.recipe.stage2, self.recipe.stage1.weights
         draws = self._draws("stage2", step, "variant")
         t = float(torch.rand((), generator=draws))
-        if options.endpoint_every and (step + 1) % options.endpoint_every == 0:
+        if options.faithful_every and (step + 1) % options.faithful_every == 0:
             t = 1.0
-        if options.target == "mix":
+        if options.target == "teacher":
             z_0 = self.start.generate(
                 self.start.condition(lq), self._draws("stage2", data_step, "student")
             )
@@ -180,10 +183,10 @@ class Baseline:
             z_t = self.student.generate(
                 self.student.condition(lq), self._draws("stage2", data_step, "student")
             )
-            if options.target == "mix":
-                return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
+            if options.target == "teacher":
+                return {"teacher": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
             return self._reconstruction(
-                self.student.codec.decode(z_t), gt, weights.l2 * options.geo_ratio**t, draws
+                self.student.codec.decode(z_t), gt, weights.l2 * options.l2_weight_ratio**t, draws
             )
 
     def _endpoint(self, lq: Tensor, draws: torch.Generator) -> Tensor:
@@ -220,7 +223,10 @@ class Baseline:
         options = self.recipe.training
         rate = getattr(self.recipe, stage).learning_rate
         optimizer = torch.optim.AdamW(
-            tensors.values(), lr=rate, betas=options.betas, weight_decay=options.weight_decay
+            tensors.values(),
+            lr=rate,
+            betas=options.adam_betas,
+            weight_decay=options.adam_weight_decay,
         )
         for step, batch in enumerate(batches.iterate(stage, 0, steps)):
             torch.manual_seed(

@@ -34,12 +34,12 @@ from distillkit_superres.resshift.unet import UNetModelSwin
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ctsr_sr4x.toml"
 META = torch.device("meta")
-SCORE = 'stage1.gradient="score"; stage1.weighting="clean"'
+SCORE = 'stage1.teacher_gradient="sds"; stage1.score_weighting="sample"'
 ROWS = ["", "cached", "training.checkpointing=true", f"cached; {SCORE}"]
 DECODED = [
-    "stage1.decode_crop=256",
-    "cached; stage1.decode_crop=256",
-    f"cached; stage1.decode_crop=256; {SCORE}",
+    "stage1.decode_crop_size=256",
+    "cached; stage1.decode_crop_size=256",
+    f"cached; stage1.decode_crop_size=256; {SCORE}",
 ]
 
 

@@ -137,7 +137,7 @@ def _of_round(stage: Stage, rounds: Sequence[Round]) -> dict[str, Drawn | Share]
         "noise is Gaussian": Share(
             [r.noise.kind == "gaussian" for r in rounds], stage.gaussian_prob
         ),
-        "noise is grey": Share([r.noise.grey for r in rounds], stage.grey_prob),
+        "noise is gray": Share([r.noise.gray for r in rounds], stage.gray_prob),
         "Gaussian sigma x 255": Drawn(strengths["gaussian"], [stage.gaussian_sigma]),
         "Poisson scale": Drawn(strengths["poisson"], [stage.poisson_scale]),
     }

@@ -30,10 +30,10 @@ from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.runs.run import open_batches
 
 PLAIN = [
-    "training.decay_fraction=0.0",
-    "training.warmup_steps=0",
-    "training.ema=0.0",
-    "training.accumulate=1",
+    "training.lr_decay_fraction=0.0",
+    "training.lr_warmup_steps=0",
+    "training.ema_decay=0.0",
+    "training.gradient_accumulation_steps=1",
     "data.eval=[]",
 ]
 

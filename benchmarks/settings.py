@@ -43,21 +43,24 @@ def rows(crop: int, cache: str) -> list[Row]:
         (f"training.cache_dir='{cache}'", "training.cache_gib=2"),
         (f"data.cycle={CYCLE}",),
     )
-    bf16 = ('training.precision="bf16"',)
-    mix, score = ('stage2.target="mix"',), ('stage1.gradient="score"', 'stage1.weighting="clean"')
+    bf16 = ('training.mixed_precision="bf16"',)
+    mix, score = (
+        ('stage2.target="teacher"',),
+        ('stage1.teacher_gradient="sds"', 'stage1.score_weighting="sample"'),
+    )
     return [
         Row("training.checkpointing", ("training.checkpointing=true",)),
-        Row("training.term_by_term", ("training.term_by_term=true",)),
-        Row("both", ("training.checkpointing=true", "training.term_by_term=true")),
-        Row('stage1.gradient = "score", weighting = "clean"', score, estimates=True),
+        Row("training.per_term_backward", ("training.per_term_backward=true",)),
+        Row("both", ("training.checkpointing=true", "training.per_term_backward=true")),
+        Row('stage1.teacher_gradient = "sds", score_weighting = "sample"', score, estimates=True),
         Row(
-            f"stage1.decode_crop = {crop // 2} of {crop}",
-            (f"stage1.decode_crop={crop // 2}",),
+            f"stage1.decode_crop_size = {crop // 2} of {crop}",
+            (f"stage1.decode_crop_size={crop // 2}",),
             estimates=True,
         ),
-        Row("cache_gib, data.cycle: latents, both ends of `mix`", kept, (*cycle, *mix)),
+        Row("cache_gib, data.cycle: latents, both ends of `teacher`", kept, (*cycle, *mix)),
         Row("cache_gib, data.cycle: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)),
-        Row('training.precision = "bf16"', bf16),
+        Row('training.mixed_precision = "bf16"', bf16),
         Row('... and checkpointing = "weights"', ('training.checkpointing="weights"',), bf16),
         Row("training.channels_last", ("training.channels_last=true",)),
         Row("training.compile", ("training.compile=true",)),

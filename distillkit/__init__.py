@@ -1,4 +1,4 @@
-"""distillkit: distil a faithful and a realistic teacher into one student with a knob between them.
+"""distillkit: distill a faithful and a realistic teacher into one student with a knob between them.
 
 Everything a plugin needs is a name of this package: ``from distillkit import TeacherSpec, hookimpl``. Names are imported on first
 use, so importing the package is cheap and brings in no torch.

@@ -99,11 +99,11 @@ weights = {{ perceptual = 0.0 }}
 steps = 4
 learning_rate = 1e-2
 [training]
-checkpoint_every = 2
-log_every = 2
-sample_every = 5
-ema = 0.9
-trackers = []
+checkpointing_steps = 2
+logging_steps = 2
+validation_steps = 5
+ema_decay = 0.9
+log_with = []
 [evaluation]
 tradeoffs = [0.0, 0.5, 1.0]
 metrics = ["psnr", "ssim"]

@@ -17,7 +17,7 @@ from toy_models import ToyModel
 from distillkit import Restorer
 from distillkit.adapters.adapters import add_adapter
 from distillkit.inference.student import Student
-from distillkit.objectives.controllability import Gate
+from distillkit.objectives.controllability import AdapterScaling
 
 API = "/gradio_api"
 
@@ -102,7 +102,7 @@ class Watched(Restorer):
 
 def knobbed():
     model = ToyModel()
-    variant = Gate(model, add_adapter(model.network, "lora", rank=2), "geo")
+    variant = AdapterScaling(model, add_adapter(model.network, "lora", rank=2), "reconstruction")
     for tensor in variant.tensors().values():
         tensor.data.fill_(0.3)
     model.requires_grad_(False).eval()

@@ -36,9 +36,9 @@ def _encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _valid() -> dict[str, bytes]:
-    photo, grey = _photo(), _photo().convert("L")
+    photo, gray = _photo(), _photo().convert("L")
     opacity = photo.copy()
-    opacity.putalpha(grey)
+    opacity.putalpha(gray)
     files = {
         f"ok-wrong-extension-{kind}.jpg": _encoded(photo, kind)
         for kind in ("PNG", "WEBP", "BMP", "TIFF")
@@ -57,7 +57,7 @@ def _valid() -> dict[str, bytes]:
     }
     return files | {
         "ok-animation.gif": _encoded(
-            photo, "GIF", save_all=True, append_images=[grey, photo], duration=40
+            photo, "GIF", save_all=True, append_images=[gray, photo], duration=40
         ),
         "ok-cmyk.jpg": _encoded(photo.convert("CMYK"), "JPEG"),
         "ok-16-bit.png": _encoded(

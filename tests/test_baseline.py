@@ -10,9 +10,9 @@ from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import open_batches, run_recipe
 
 PLAIN = [
-    "training.ema=0.0",
-    "training.log_every=1",
-    "training.sample_every=0",
+    "training.ema_decay=0.0",
+    "training.logging_steps=1",
+    "training.validation_steps=0",
     "data.eval=[]",
     "stage1.perceptual_shift=3",
 ]
@@ -39,20 +39,20 @@ def losses_of_both(recipe, out, *sets):
 
 
 @pytest.mark.parametrize("space", ["pixels", "unshuffle"])
-@pytest.mark.parametrize("gradient", ["full", "score"])
+@pytest.mark.parametrize("gradient", ["full", "sds"])
 @pytest.mark.parametrize(
     "sets",
     [
-        ["stage2.target='geo'", *PERCEPTUAL],
-        ["stage2.target='mix'", "stage1.weighting='literal'"],
-        ["stage1.weighting='clean'", "data.cycle=2"],
-        ["training.term_by_term=true", "training.checkpointing=true", *PERCEPTUAL],
+        ["stage2.target='reconstruction'", *PERCEPTUAL],
+        ["stage2.target='teacher'", "stage1.score_weighting='literal'"],
+        ["stage1.score_weighting='sample'", "data.cycle=2"],
+        ["training.per_term_backward=true", "training.checkpointing=true", *PERCEPTUAL],
     ],
-    ids=["geo", "mix", "clean", "saving memory"],
+    ids=["reconstruction", "teacher", "clean", "saving memory"],
 )
 def test_the_engine_has_the_losses_of_the_plain_algorithm(recipe, tmp_path, sets, gradient, space):
     """Ten steps of training on both sides: equal gradients too, or the later losses would part."""
-    sets = [*sets, f"stage1.gradient='{gradient}'", f"teachers.fidelity.space='{space}'"]
+    sets = [*sets, f"stage1.teacher_gradient='{gradient}'", f"teachers.fidelity.space='{space}'"]
     engine, plain = losses_of_both(recipe, tmp_path / "out", *sets)
     assert len(engine) == len(plain) == 10
     for line, terms in zip(engine, plain, strict=True):
@@ -64,7 +64,7 @@ def test_an_output_teacher_too(recipe, tmp_path):
     sets = [
         "teachers.fidelity={use='toy/restorer'}",
         "stage1.fidelity_term='output'",
-        "stage2.target='mix'",
+        "stage2.target='teacher'",
     ]
     engine, plain = losses_of_both(recipe, tmp_path / "out", *sets)
     for line, terms in zip(engine, plain, strict=True):
@@ -80,5 +80,5 @@ def test_networks_of_the_baseline_are_separate(recipe):
     )
     with pytest.raises(ValueError, match="gate, not oftsr"):
         Baseline(load_recipe(recipe, ["stage2.variant='oftsr'"]))
-    with pytest.raises(ValueError, match="not stage1.decode_crop"):
-        Baseline(load_recipe(recipe, ["stage1.decode_crop=8"]))
+    with pytest.raises(ValueError, match="not stage1.decode_crop_size"):
+        Baseline(load_recipe(recipe, ["stage1.decode_crop_size=8"]))

@@ -43,7 +43,7 @@ def measured(recipe, *sets):
 
 
 def test_passes_and_flops_are_those_of_the_algorithm(recipe):
-    found = measured(recipe, "stage2.target='mix'", "teachers.fidelity.space='unshuffle'")
+    found = measured(recipe, "stage2.target='teacher'", "teachers.fidelity.space='unshuffle'")
     first, second = (found["stages"][stage] for stage in ("stage1", "stage2"))
     assert {k: first["passes"][k] for k in ("student", "fidelity", "realness")} == {
         "student": 3,
@@ -55,7 +55,10 @@ def test_passes_and_flops_are_those_of_the_algorithm(recipe):
         "fidelity": 1,
     }
     twice = measured(
-        recipe, "stage2.target='mix'", "teachers.fidelity.space='unshuffle'", "data.batch_size=4"
+        recipe,
+        "stage2.target='teacher'",
+        "teachers.fidelity.space='unshuffle'",
+        "data.batch_size=4",
     )
     for stage in ("stage1", "stage2"):
         assert twice["stages"][stage]["flops"] == 2 * found["stages"][stage]["flops"] > 0
@@ -97,7 +100,7 @@ def test_an_instant_counts_for_the_innermost_part_and_backward_is_not_divided(mo
             pass
         with clock.inside("backward"), clock.inside("student"):
             clock.count("student", 4)
-    clock.between("optimiser")
+    clock.between("optimizer")
     assert clock.passes == {}
     assert {k: v for k, v in clock.seconds.items() if v} == {
         "data": 2,

@@ -9,7 +9,13 @@ from toy_models import ToyModel, unshuffled
 
 from distillkit.adapters.adapters import add_adapter
 from distillkit.adapters.sharing import share_storage
-from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr
+from distillkit.objectives.controllability import (
+    AdapterScaling,
+    CtsrAlg2,
+    CtsrEq8,
+    Oftsr,
+    Stage2Batch,
+)
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
 from distillkit.training.blocks import blocks_of, compiled, recast, recomputed
 
@@ -42,7 +48,7 @@ def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
         condition = student.condition(lq)
         latent = student.generate(condition)
         sample = StudentSample(condition, latent, student.codec.decode(latent))
-        gradient = "full" if through else "score"
+        gradient = "full" if through else "sds"
         terms = score_distillation(
             teacher, student, sample, lq, gt, torch.Generator().manual_seed(2), gradient=gradient
         )
@@ -71,14 +77,14 @@ def test_student_gradient_is_the_same_with_and_without_everything(kind, through,
 def variants(model):
     adapter = add_adapter(model.network, "lora", rank=2)
     return {
-        "mix": lambda: Gate(model, randomised(adapter), "mix"),
-        "geo": lambda: Gate(model, randomised(adapter), "geo"),
+        "teacher": lambda: AdapterScaling(model, randomised(adapter), "teacher"),
+        "reconstruction": lambda: AdapterScaling(model, randomised(adapter), "reconstruction"),
         "eq8": lambda: CtsrEq8(model, randomised(adapter)),
         "alg2": lambda: CtsrAlg2(model, randomised(adapter)),
     }
 
 
-@pytest.mark.parametrize("name", ["mix", "geo", "eq8", "alg2", "oftsr"])
+@pytest.mark.parametrize("name", ["teacher", "reconstruction", "eq8", "alg2", "oftsr"])
 def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
     """Stage 2 changes the adapter's scale between the passes and before the backward pass."""
     found = []
@@ -91,7 +97,7 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
             torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1,
         )
         times = torch.Generator().manual_seed(5)
-        lesson = Lesson(lq, gt, lambda gt=gt: gt, times, torch.Generator, 0, torch.no_grad)
+        lesson = Stage2Batch(lq, gt, lambda gt=gt: gt, times, torch.Generator, 0, torch.no_grad)
         with recomputed(variant.models if checkpointing else [], variant.adapter):
             sum(variant.terms(lesson).values()).backward()
         assert variant.adapter is None or variant.adapter.scale == 1.0
@@ -122,7 +128,7 @@ def test_activations_are_not_kept():
         model = ToyModel(seed=3).requires_grad_(False)
         adapter = randomised(add_adapter(model.network, "lora", rank=2))
         sizes = []
-        save = lambda x: sizes.append(x.nbytes) or x  # noqa: E731
+        save = lambda x: sizes.append(x.nbytes) or x
         with (
             recomputed([model] if checkpointing else [], adapter),
             torch.autograd.graph.saved_tensors_hooks(save, lambda x: x),
@@ -222,7 +228,7 @@ def test_afterwards_the_modules_are_as_they_were():
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_compiled_blocks_have_a_graph_for_each_size_and_one_for_all_scales(kind):
-    """Code for any size is slower, and the compiler of torch 2.13 fails at some; a graph for each trade-off would never end."""
+    """Code for any size is slower, and the compiler of torch 2.13 fails at some; a graph for each tradeoff would never end."""
     model = ToyModel(seed=3).requires_grad_(False)
     adapter = randomised(add_adapter(model.network, kind, rank=2))
     torch._dynamo.reset()

@@ -234,10 +234,10 @@ OUTPUT = ["stage1.realness_term='output'", "teachers.realness.space='unshuffle'"
 @pytest.mark.parametrize(
     ("sets", "kinds"),
     [
-        (["stage2.target='mix'"], {"endpoint", "start"}),
-        (["stage2.target='mix'", *OUTPUT], {"endpoint", "start", "restored"}),
+        (["stage2.target='teacher'"], {"endpoint", "start"}),
+        (["stage2.target='teacher'", *OUTPUT], {"endpoint", "start", "restored"}),
         (
-            ["stage2.target='mix'", *OUTPUT, "stage1.output_targets='image'"],
+            ["stage2.target='teacher'", *OUTPUT, "stage1.output_targets='image'"],
             {"endpoint", "start", "restored image"},
         ),
         (["stage2.variant='oftsr'"], {"endpoint", "start"}),
@@ -249,7 +249,7 @@ def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(
 ) -> None:
     folder = tmp_path / "cache"
     cached = ["training.cache_gib=1", f"training.cache_dir='{folder}'"]
-    everywhere = [*sets, "data.cycle=2", "data.eval=[]", "training.log_every=1"]
+    everywhere = [*sets, "data.cycle=2", "data.eval=[]", "training.logging_steps=1"]
     lines, weights = {}, {}
     for name, more in (("none", []), ("cold", cached), ("warm", cached)):
         run_recipe(load_recipe(recipe, [*everywhere, *more]), tmp_path / name)
@@ -283,7 +283,7 @@ def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(
 
 def test_a_changed_teacher_finds_nothing_of_the_former_one(recipe: Path, tmp_path: Path) -> None:
     sets = [
-        "stage2.target='mix'",
+        "stage2.target='teacher'",
         "data.eval=[]",
         "training.cache_gib=1",
         f"training.cache_dir='{tmp_path / 'cache'}'",

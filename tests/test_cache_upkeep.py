@@ -27,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     "sets",
     [
-        ["stage2.target='mix'", "stage2.guard_images=3"],
+        ["stage2.target='teacher'", "stage2.faithful_check_images=3"],
         ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"],
     ],
 )
@@ -60,7 +60,7 @@ def test_the_size_foretold_is_the_size_it_takes(
 
 def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
     def said(*sets: str) -> str:
-        resolved = load_recipe(recipe, ["stage2.target='mix'", "training.cache_gib=1", *sets])
+        resolved = load_recipe(recipe, ["stage2.target='teacher'", "training.cache_gib=1", *sets])
         cast = build_cast(resolved, CPU)
         return describe(resolved.recipe, cast, open_batches(resolved, cast, 1))
 
@@ -68,7 +68,7 @@ def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
         "data.cycle=2"
     )
     assert re.search(r"only about \d+% of it will be kept", said("training.cache_gib=1e-5"))
-    assert "it has nothing to keep" in said("stage2.target='geo'", "data.cycle=2")
+    assert "it has nothing to keep" in said("stage2.target='reconstruction'", "data.cycle=2")
 
 
 def test_ls_verify_and_prune(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_run_gives_each_model_the_captions_of_its_batch(
         "\n".join(f'{{"file_name": "test{i}.png", "text": "held out"}}' for i in range(3))
     )
     held_out = f'data.eval=[{{imagefolder="{photos / "test"}", caption_column="text"}}]'
-    for target in ("geo", "mix"):
+    for target in ("reconstruction", "teacher"):
         run_recipe(
             load_recipe(recipe, [*WITH, column, held_out, f'stage2.target="{target}"']),
             tmp_path / target,
@@ -126,7 +126,10 @@ def test_a_run_gives_each_model_the_captions_of_its_batch(
     assert {len(captions) for captions in seen if captions[0] == "held out"} == {1}
 
     seen.clear()
-    restorer, image = Restorer(load_student(tmp_path / "geo"), tile=8), torch.rand(3, 12, 8)
+    restorer, image = (
+        Restorer(load_student(tmp_path / "reconstruction"), tile=8),
+        torch.rand(3, 12, 8),
+    )
     plain = restorer(image)
     assert seen == [[None]] * 2  # two tiles
     with captioned(["a long caption of this image"]):

@@ -64,7 +64,7 @@ def test_resume_of_a_finished_run_changes_nothing(distillkit, recipe, run):
         ("teachers.fidelity={use='toy/restorer'}", "score  output"),
         ("data.train=[{imagefolder='nowhere'}]", "no such folder"),
         ("data.train=[]", "data.train - "),
-        ("stage2={target='mix', steps=2}\nteachers={}", "teachers.fidelity is missing"),
+        ("stage2={target='teacher', steps=2}\nteachers={}", "teachers.fidelity is missing"),
         ("stage1.learning_rate=inf", "stage1.learning_rate - "),
     ],
 )

@@ -48,7 +48,11 @@ class Toy(DiffusionModel):
     def __init__(self, shifting: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.scale, self.multiple, self.predicts = 2, 2, "clean" if shifting else "velocity"
+        self.scale, self.size_multiple, self.prediction_type = (
+            2,
+            2,
+            "sample" if shifting else "v_prediction",
+        )
         self.codec = PixelUnshuffle(2)
         self.process = (
             ResidualShifting(torch.linspace(0.1, 0.95, 6), kappa=1.5)
@@ -176,7 +180,7 @@ class CutScore(Toy):
 class Inconsistent(Toy):
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Any:
         good = super().predict(z_t, t, condition)
-        return good._replace(noise=good.noise * 1.5)
+        return good._replace(epsilon=good.epsilon * 1.5)
 
 
 class Picky(Toy):
@@ -187,8 +191,8 @@ class Picky(Toy):
 
 
 def backwards(model: Toy) -> Toy:
-    time_at = model.process.time_at
-    model.process.time_at = lambda log_snr: time_at(-log_snr)  # type: ignore[method-assign]
+    timestep_at = model.process.timestep_at
+    model.process.timestep_at = lambda log_snr: timestep_at(-log_snr)  # type: ignore[method-assign]
     return model
 
 
@@ -211,7 +215,7 @@ def lossy(model: Toy) -> Toy:
         ("teachers", CutScore, "passes gradient", "predict cuts the gradient"),
         ("teachers", Inconsistent, "predicts a clean latent", "misses z_t"),
         ("teachers", Picky, "restores images", "ValueError: sides must be multiples of 8"),
-        ("teachers", lambda: backwards(Toy()), "has a process whose time_at", "is off by"),
+        ("teachers", lambda: backwards(Toy()), "has a process whose timestep_at", "is off by"),
         ("teachers", lambda: lossy(Toy()), "encodes images", "cuts the gradient"),
     ],
 )

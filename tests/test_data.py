@@ -301,7 +301,7 @@ def test_files_of_every_kind_come_through(tmp_path: Path) -> None:
         tmp_path / "deep.png"
     )
     Image.fromarray(pixels(1)).convert("P").save(tmp_path / "palette.png", transparency=3)
-    Image.fromarray(pixels(2)).convert("LA").save(tmp_path / "grey_alpha.png")
+    Image.fromarray(pixels(2)).convert("LA").save(tmp_path / "gray_alpha.png")
     made = batches(open_source(imagefolder=tmp_path), crop=48, batch_size=4).batch("s", 0)
     assert len(set(made.ids)) == 4
     assert made.gt.abs().max() <= 1
@@ -316,7 +316,7 @@ def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, wo
 
     expected = [fresh().batch("stage1", step, 1) for step in range(9)]
     state = torch.get_rng_state()
-    whole = list(fresh(workers=workers, cache_mb=0).iterate("stage1", 0, 9, [1]))
+    whole = list(fresh(workers=workers, image_cache_mb=0).iterate("stage1", 0, 9, [1]))
     assert torch.equal(torch.get_rng_state(), state)
     resumed = list(fresh(workers=workers).iterate("stage1", 4, 9, [1]))
     assert all(map(same, whole, expected))
@@ -462,10 +462,10 @@ def test_images_are_decoded_once_within_the_memory_bound(
     one = 48 * 56 * 3 / 1e6
     for size, expected in ((7 * one, 7), (0, 21)):
         reads.clear()
-        list(batches(photos, cache_mb=size + 1e-6).iterate("s", 0, 7))
+        list(batches(photos, image_cache_mb=size + 1e-6).iterate("s", 0, 7))
         assert sum(reads.values()) == expected
     reads.clear()
-    made = batches(photos, cache_mb=3 * one + 1e-6)
+    made = batches(photos, image_cache_mb=3 * one + 1e-6)
     list(made.iterate("s", 0, 7))
     assert 7 < sum(reads.values()) < 21
     assert len(pickle.loads(pickle.dumps(made)).cache._kept) == 0

@@ -17,8 +17,8 @@ from distillkit import (
     VariancePreserving,
 )
 from distillkit.diffusion.bridge import Bridge
-from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean, to_prediction
-from distillkit.diffusion.process import matched_time
+from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon, to_prediction
+from distillkit.diffusion.process import match_timesteps
 
 PROCESSES = {
     "ddpm": VariancePreserving.scaled_linear(0.00085, 0.012, 1000),
@@ -31,7 +31,7 @@ each_process = pytest.mark.parametrize("name", PROCESSES)
 
 
 def draw(name, n=16, seed=0):
-    return PROCESSES[name].sample_time(n, torch.Generator().manual_seed(seed))
+    return PROCESSES[name].sample_timesteps(n, torch.Generator().manual_seed(seed))
 
 
 @each_process
@@ -45,8 +45,8 @@ def test_coefficients_have_the_declared_shape_and_signs(name):
 def test_noisier_times_have_lower_snr(name):
     process = PROCESSES[name]
     t = (
-        torch.arange(process.levels)
-        if process.levels
+        torch.arange(process.num_train_timesteps)
+        if process.num_train_timesteps
         else torch.linspace(process.t_min, process.t_max, 50)
     )
     assert (process.log_snr(t).diff() < 0).all()
@@ -69,30 +69,34 @@ def test_each_process_is_the_one_it_says():
 @each_process
 def test_time_at_inverts_log_snr(name):
     process, t = PROCESSES[name], draw(name)
-    again = process.time_at(process.log_snr(t))
-    assert torch.equal(again, t) if process.levels else torch.allclose(again, t, atol=1e-4)
+    again = process.timestep_at(process.log_snr(t))
+    assert (
+        torch.equal(again, t)
+        if process.num_train_timesteps
+        else torch.allclose(again, t, atol=1e-4)
+    )
 
 
 @each_process
-@pytest.mark.parametrize("predicts", ["noise", "clean", "velocity"])
-def test_a_perfect_network_is_read_back_exactly(name, predicts):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_a_perfect_network_is_read_back_exactly(name, prediction_type):
     process, t = PROCESSES[name], draw(name, 8)
-    if predicts == "velocity" and "shift" in name:
+    if prediction_type == "v_prediction" and "shift" in name:
         with pytest.raises(TypeError, match="defines no velocity"):
             process.velocity_coefficients(t)
         return
     g = torch.Generator().manual_seed(1)
     z_0, noise, y = torch.randn(3, 8, 2, 4, 4, generator=g)
-    z_t = process.diffuse(z_0, t, noise, y)
-    if predicts == "velocity":
+    z_t = process.add_noise(z_0, noise, t, y)
+    if prediction_type == "v_prediction":
         d = process.velocity_coefficients(t)
         output = d.signal * z_0 + d.shift * y + d.noise * noise
     else:
-        output = {"noise": noise, "clean": z_0}[predicts]
-    prediction = to_prediction(output, predicts, process, z_t, t, y)
+        output = {"epsilon": noise, "sample": z_0}[prediction_type]
+    prediction = to_prediction(output, prediction_type, process, z_t, t, y)
     ratio = process.coefficients(t).ratio
-    assert ((prediction.clean - z_0) * ratio.clamp(max=1)).abs().max() < 2e-4
-    assert ((prediction.noise - noise) / ratio.clamp(min=1)).abs().max() < 2e-4
+    assert ((prediction.sample - z_0) * ratio.clamp(max=1)).abs().max() < 2e-4
+    assert ((prediction.epsilon - noise) / ratio.clamp(min=1)).abs().max() < 2e-4
 
 
 @pytest.mark.parametrize("name", ["cosine", "flow"])
@@ -100,7 +104,7 @@ def test_velocity_is_the_time_derivative_up_to_the_clock(name):
     process, t, h = PROCESSES[name], torch.tensor([0.4]), 1e-3
     z_0, noise = torch.randn(2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     d = process.velocity_coefficients(t)
-    slope = (process.diffuse(z_0, t + h, noise) - process.diffuse(z_0, t - h, noise)) / (2 * h)
+    slope = (process.add_noise(z_0, noise, t + h) - process.add_noise(z_0, noise, t - h)) / (2 * h)
     clock = math.pi / 2 if name == "cosine" else 1.0
     assert torch.allclose(clock * (d.signal * z_0 + d.noise * noise), slope, atol=2e-3)
 
@@ -110,14 +114,14 @@ def test_velocity_is_the_time_derivative_up_to_the_clock(name):
 def test_noise_difference_is_snr_times_clean_difference(name, seed):
     """|eps_a - eps_b|^2 = SNR |x0_a - x0_b|^2 at the same z_t."""
     process, g = PROCESSES[name], torch.Generator().manual_seed(seed)
-    t = process.sample_time(4, g)
+    t = process.sample_timesteps(4, g)
     z_t, a, b, y = torch.randn(4, 4, 2, 3, 3, generator=g)
-    eps = [noise_from_clean(process, z_t, t, x, y) for x in (a, b)]
+    eps = [epsilon_from_sample(process, z_t, t, x, y) for x in (a, b)]
     snr = process.log_snr(t).exp()
     left = (eps[0] - eps[1]).square().sum(dim=(1, 2, 3))
     assert torch.allclose(left, snr * (a - b).square().sum(dim=(1, 2, 3)), rtol=1e-3)
     assert torch.allclose(
-        clean_from_noise(process, z_t, t, eps[0], y),
+        sample_from_epsilon(process, z_t, t, eps[0], y),
         a,
         atol=1e-2 * float(1 / snr.min().sqrt()) + 1e-4,
     )
@@ -127,13 +131,13 @@ def test_noise_difference_is_snr_times_clean_difference(name, seed):
 @pytest.mark.parametrize("target", PROCESSES)
 def test_matched_times_have_equal_snr(source, target):
     a, b, t = PROCESSES[source], PROCESSES[target], draw(source, 64)
-    matched, kept = matched_time(a, t, b)
+    matched, kept = match_timesteps(a, t, b)
     assert kept.any()
     gap = (a.log_snr(t) - b.log_snr(matched)).abs()[kept]
-    if b.levels is None:
+    if b.num_train_timesteps is None:
         assert (gap < 1e-3).all()
     else:
-        steps = b.log_snr(torch.arange(b.levels)).diff().abs()
+        steps = b.log_snr(torch.arange(b.num_train_timesteps)).diff().abs()
         assert (gap <= steps.max()).all()
 
 
@@ -142,7 +146,7 @@ def test_draws_outside_the_other_process_are_marked_not_clamped():
     ratio, levels = 0.3, 15
     sqrt_eta = 0.02 * (0.99 / 0.02) ** ((torch.arange(levels) / (levels - 1)) ** ratio)
     shifting = ResidualShifting(sqrt_eta, kappa=2.0)
-    matched, kept = matched_time(shifting, torch.arange(levels), PROCESSES["ddpm"])
+    matched, kept = match_timesteps(shifting, torch.arange(levels), PROCESSES["ddpm"])
     assert kept.tolist() == [True] * 14 + [False]
     assert matched.tolist()[:14] == [
         1,

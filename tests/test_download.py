@@ -135,6 +135,6 @@ def test_a_weight_file_without_url_names_its_source(tmp_path):
     file = WeightFile(path=tmp_path / "w.bin", source="a shelf", license="MIT")
     assert not file.fetchable and WeightFile(repo="owner/name", filename="w.bin").fetchable
     with pytest.raises(
-        WeightsError, match=r"no such weight file; get it from a shelf \(licence MIT\)"
+        WeightsError, match=r"no such weight file; get it from a shelf \(license MIT\)"
     ):
         file.fetch()

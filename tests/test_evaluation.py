@@ -51,14 +51,14 @@ def items(photos: int = 3, crops: int = 2, size: int = 12):
             yield Item(f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt)
 
 
-def blend(name: str, tradeoff: float | None, weight: float, passes: int = 1) -> Method:
+def blend(name: str, tradeoff: float | None, weight: float, nfe: int = 1) -> Method:
     """Nearest enlargement, plus noise that the weight takes away."""
 
     def restore(item, lq, generator):
         big = torch.nn.functional.interpolate(lq, scale_factor=2)
         return big + (1 - weight) * 0.3 * torch.randn(big.shape, generator=generator)
 
-    return Method(name, tradeoff, passes, restore)
+    return Method(name, tradeoff, nfe, restore)
 
 
 KEYS = (
@@ -79,14 +79,14 @@ KEYS = (
         "difference",
         "difference_low",
         "difference_high",
-        "passes",
+        "nfe",
         "seconds",
         "parameters",
         "trainable",
     ),
 )
 METHODS = (
-    blend("fidelity", None, 1.0, passes=4),
+    blend("fidelity", None, 1.0, nfe=4),
     blend("realness", None, 0.0),
     bicubic_method(2),
     *(blend("student", t, t) for t in (0.0, 0.5, 1.0)),
@@ -118,9 +118,7 @@ def results(evaluated) -> Results:
 def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
     rows = results.rows()
     assert {tuple(row) for row in rows} == {KEYS}
-    seen = {
-        (row["method"], row["tradeoff"]): row["passes"] for row in rows if row["metric"] == "psnr"
-    }
+    seen = {(row["method"], row["tradeoff"]): row["nfe"] for row in rows if row["metric"] == "psnr"}
     assert seen == {
         ("fidelity", None): 4,
         ("realness", None): 1,
@@ -373,7 +371,7 @@ def test_the_pictures_are_pictures(tmp_path, evaluated):
         26 + 2 * 192 + 6,
         8 * 192 + 7 * 6,
         3,
-    )  # input, bicubic, 2 teachers, student at 3 trade-offs, truth
+    )  # input, bicubic, 2 teachers, student at 3 tradeoffs, truth
     first = evaluated[1].photos["photo0.png"]
     left = 7 * (192 + 6)
     assert (strip[26, left] == first["gt"][:, 0, 0].numpy()).all()
@@ -413,11 +411,9 @@ def test_costs_are_measured_and_a_combination_costs_what_its_parts_do(tmp_path, 
     seconds = {e.label: e.seconds for e in results.entries}
     assert all(s > 0 for s in seconds.values())
     assert seconds["linear:0.5"] == pytest.approx(seconds["fidelity"] + seconds["realness"])
-    assert (
-        results.entry("linear:0.5").passes == 5 and results.entry("linear:0.5").parameters is None
-    )
+    assert results.entry("linear:0.5").nfe == 5 and results.entry("linear:0.5").parameters is None
     assert results.entry("bicubic").parameters == 0
-    assert cost_columns(results) == ["passes", "seconds per image", "parameters"]
+    assert cost_columns(results) == ["nfe", "seconds per image", "parameters"]
     write_evaluation(*evaluated, tmp_path, [])
     table = (tmp_path / "table.md").read_text()
     assert (
@@ -436,7 +432,7 @@ def test_costs_that_nobody_knows_have_no_column():
     assert found.entries[0].seconds is None and cost_columns(found) == [] and cost_note(found) == ""
     known = replace(
         found,
-        entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, passes=1),),
+        entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, nfe=1),),
     )
     assert costs(known, known.entries[0]) == ["1", "865.9 M", "8.5 k"]
 

@@ -61,8 +61,8 @@ def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
         tmp_path / "out/pipeline.py"
     ).read_text()
     again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True).to("cpu")
-    several = again([image, image], [0.0, 1.0], colour="wavelet").images
-    assert torch.equal(several[1][0], pipeline(image, 1.0, colour="wavelet").images[0])
+    several = again([image, image], [0.0, 1.0], color="wavelet").images
+    assert torch.equal(several[1][0], pipeline(image, 1.0, color="wavelet").images[0])
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(DistillkitError, match="gone"):
         pipeline.save_pretrained(tmp_path / "third")
@@ -106,9 +106,9 @@ def test_merged_weights_are_the_knob_at_one_place(run, tmp_path, image):
     )
     assert (
         torch.equal(merged(image), merged(image, 0.3))
-        and "at trade-off 0.3" in (tmp_path / "merged/README.md").read_text()
+        and "at tradeoff 0.3" in (tmp_path / "merged/README.md").read_text()
     )
-    with pytest.raises(DistillkitError, match="no knob: its one trade-off is 0.3"):
+    with pytest.raises(DistillkitError, match="no knob: its one tradeoff is 0.3"):
         merged(image, 0.5)
     assert torch.equal(
         DistilledRestorationPipeline.from_pretrained(tmp_path / "merged")(image).images[0],
@@ -188,7 +188,7 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
         name in card
         for name in ("toy/student", "toy/faithful", "toy/realistic", "toy/halve", "toy/photos")
     )
-    assert "license: other" in card and "all rights reserved" in card  # the toys name no licence
+    assert "license: other" in card and "all rights reserved" in card  # the toys name no license
     for file in (tmp_path / "out").rglob("*"):
         if file.suffix in (".md", ".toml", ".json"):
             assert str(tmp_path) not in file.read_text(), file
@@ -203,7 +203,7 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
         (["GPL-3.0", "openrail++"], ["GPL-3.0"]),
         (["CC-BY-NC-4.0", "LicenseRef-Own"], ["CC-BY-NC-4.0", "LicenseRef-Own"]),
         (["LicenseRef-Own", "NONE"], ["NONE"]),
-        (["MIT", "My licence"], ["My licence"]),
+        (["MIT", "My license"], ["My license"]),
     ],
 )
 def test_the_strictest_licence_is_found(licenses, strictest):

@@ -107,7 +107,7 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
                 "toy/faithful",
                 "--set",
                 f"seed={seed}",
-                "--colour",
+                "--color",
                 "adain",
             )[0]
             == 0
@@ -130,7 +130,7 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
         ),
         (["a.png", "-o", "out", *MODEL, "--set", "seed"], "a string needs quotes"),
         (["a.png", "-o", "out", *MODEL, "--set", "sed=1"], 'did you mean "seed"'),
-        (["a.png", "-o", "out", *MODEL, "--colour", "sepia"], "no such colour fix"),
+        (["a.png", "-o", "out", *MODEL, "--color", "sepia"], "no such color fix"),
         (["a.png", "-o", "out", *MODEL, "--device", "abacus"], "device abacus cannot be used"),
         (["a.png", "-o", "out", "--model", "toy/faithfull"], 'did you mean "toy/faithful"'),
         (["missing.png", "-o", "out", *MODEL], "missing.png - no such file or folder"),

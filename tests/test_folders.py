@@ -116,7 +116,7 @@ def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
     results = Results.from_json((folders / "out" / "per_image.json").read_text())
     assert [e.tradeoff for e in results.sweep()] == [0, 1] and len(results.items) == 3
     assert "the knob spans at least" in told
-    assert all(e.seconds is None and e.passes is None for e in results.entries)
+    assert all(e.seconds is None and e.nfe is None for e in results.entries)
 
 
 def test_options_of_a_metric_and_weights_that_are_absent(compare, folders):
@@ -225,7 +225,7 @@ def test_a_runs_evaluation_gains_methods(recipe, photos, tmp_path, monkeypatch, 
         "copies",
         "bicubic",
     )
-    assert results.entry("linear:0.5").passes is None and results.entry("copies").seconds is None
+    assert results.entry("linear:0.5").nfe is None and results.entry("copies").seconds is None
     student = results.sweep()[0]
     assert student.parameters and student.trainable and student.seconds > 0
     stored = [sum(np.prod(t.shape) for t in load(run, f"stage{n}").values()) for n in (1, 2)]

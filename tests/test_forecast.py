@@ -71,20 +71,20 @@ def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
         for settings in checkup.cures(load_recipe(recipe).recipe)
     ]
     assert names == [
-        ["data.batch_size", "training.accumulate"],
-        ["training.term_by_term"],
+        ["data.batch_size", "training.gradient_accumulation_steps"],
+        ["training.per_term_backward"],
         ["training.checkpointing"],
-        ["training.precision"],
-        ["stage1.gradient", "stage1.weighting"],
+        ["training.mixed_precision"],
+        ["stage1.teacher_gradient", "stage1.score_weighting"],
     ]
     sets = [
         "data.batch_size=1",
-        "training.term_by_term=true",
+        "training.per_term_backward=true",
         "training.checkpointing=true",
-        "stage1.gradient='score'",
+        "stage1.teacher_gradient='sds'",
     ]
-    assert checkup.cures(load_recipe(recipe, sets).recipe) == [['training.precision="bf16"']]
-    sets = [*sets, "training.precision='bf16'", "training.checkpointing=false"]
+    assert checkup.cures(load_recipe(recipe, sets).recipe) == [['training.mixed_precision="bf16"']]
+    sets = [*sets, "training.mixed_precision='bf16'", "training.checkpointing=false"]
     again = [['training.checkpointing="weights"'], ["training.checkpointing=true"]]
     assert checkup.cures(load_recipe(recipe, sets).recipe) == again
     assert checkup.cures(load_recipe(recipe, [*sets, "training.compile=true"]).recipe) == again[1:]
@@ -117,7 +117,7 @@ def test_a_recipe_that_fits(doctor):
     assert code == 0 and "predicted from dry steps at crop 4, 6, 8" in said
     for word in (
         "weights: student",
-        "gradients, optimiser, average",
+        "gradients, optimizer, average",
         "activations",
         "of 64.0",
         "6 steps:",
@@ -148,11 +148,13 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
         "seed=1",
         "data.crop=8",
         "data.batch_size=1",
-        "training.accumulate=2",
-        "training.term_by_term=true",
+        "training.gradient_accumulation_steps=2",
+        "training.per_term_backward=true",
     ]
     assert (
-        len(asked) == 2 and "--set training.term_by_term=true" in said and "precision" not in said
+        len(asked) == 2
+        and "--set training.per_term_backward=true" in said
+        and "precision" not in said
     )
 
 

@@ -64,22 +64,22 @@ SAFE = {
     "name": '"other"',
     "data.eval": "[]",
     "data.workers": "1",
-    "data.cache_mb": "1",
+    "data.image_cache_mb": "1",
     "data.max_bad_fraction": "0.5",
-    "stage2.guard_images": "2",
-    "training.checkpoint_every": "3",
-    "training.keep_checkpoints": "5",
-    "training.sample_every": "0",
-    "training.log_every": "1",
-    "training.trackers": "['tensorboard']",
+    "stage2.faithful_check_images": "2",
+    "training.checkpointing_steps": "3",
+    "training.checkpoints_total_limit": "5",
+    "training.validation_steps": "0",
+    "training.logging_steps": "1",
+    "training.log_with": "['tensorboard']",
     "training.cache_gib": "0.1",
     "training.cache_dir": "'cache'",
-    "training.max_nonfinite": "9",
+    "training.max_nonfinite_steps": "9",
     "evaluation": "{tradeoffs=[0.0]}",
 }
 ROUNDING = {
     f"training.{key}"
-    for key in ("checkpointing", "term_by_term", "sharding", "channels_last", "compile")
+    for key in ("checkpointing", "per_term_backward", "sharding", "channels_last", "compile")
 }
 
 
@@ -96,12 +96,12 @@ def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(
     told = capfd.readouterr().err
     assert (
         "goes on with another recipe; its steps are the same:" in told
-        and "training.log_every: 2 -> 1" in told
+        and "training.logging_steps: 2 -> 1" in told
     )
     assert same(weights_of(out), whole(recipe, tmp_path))
     (once,) = json.loads((out / "manifest.json").read_text())["history"]
     assert (
-        once["changes"]["training.log_every"] == [2, 1]
+        once["changes"]["training.logging_steps"] == [2, 1]
         and once["changes"]["name"] == ["toy", "other"]
         and once["time"]
     )
@@ -135,8 +135,8 @@ def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(
         *FAST,
         "stage1.learning_rate=0.5",
         "seed=4",
-        "training.log_every=1",
-        "training.weight_decay=30.0",
+        "training.logging_steps=1",
+        "training.adam_weight_decay=30.0",
     ]
     with pytest.raises(DistillkitError) as refused:
         run_recipe(load_recipe(recipe, sets), out, resume=True)
@@ -146,7 +146,7 @@ def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(
     )
     assert (
         "  stage1.learning_rate: 0.01 -> 0.5  (steps of stage 1 depend on it)" in told
-        and "log_every: " not in told
+        and "logging_steps: " not in told
     )
     assert "  seed: 0 -> 4  (every draw depends on it)" in told and content(out) == before
 
@@ -168,7 +168,7 @@ def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(
         manifest["forked_from"] == {"run": str(out), "stage": "stage1", "step": 3}
         and manifest["status"] == "finished"
     )
-    assert manifest["history"][-1]["changes"]["training.weight_decay"] == [0.01, 30.0]
+    assert manifest["history"][-1]["changes"]["training.adam_weight_decay"] == [0.01, 30.0]
     logged = [
         json.loads(line)["step"] for line in (forked / "metrics.jsonl").read_text().splitlines()
     ]
@@ -183,7 +183,7 @@ def test_a_fork_goes_on_exactly_and_obeys_its_own_recipe(recipe, tmp_path, cut):
     out = cut(3)
     same_recipe, decayed = tmp_path / "same", tmp_path / "decayed"
     run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out)
-    run_recipe(load_recipe(recipe, [*FAST, "training.weight_decay=30.0"]), decayed, fork=out)
+    run_recipe(load_recipe(recipe, [*FAST, "training.adam_weight_decay=30.0"]), decayed, fork=out)
     expected = whole(recipe, tmp_path)
     assert same(weights_of(same_recipe), expected) and not same(weights_of(decayed), expected)
     with pytest.raises(DistillkitError, match="same - is not empty"):
@@ -280,7 +280,7 @@ def test_verdicts(recipe, change, at, verdict):
 def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no_detail(recipe):
     at = Standing("stage1", 3, False)
     old, new = (
-        load_recipe(recipe, ["training.decay_fraction=0.5", s]).document.values
+        load_recipe(recipe, ["training.lr_decay_fraction=0.5", s]).document.values
         for s in ("seed=0", "stage1.steps=8")
     )
     assert [c.verdict for c in compare(old, new, at)] == ["fork"]
@@ -289,19 +289,24 @@ def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no
 @pytest.mark.parametrize(
     ("processes", "change", "at", "verdicts"),
     [
-        ((2, 1), "training.accumulate=2", Standing("stage1", 3, False), ["safe", "safe"]),
-        ((2, 4), "training.accumulate=1", Standing("stage1", 3, False), ["fork"]),
-        ((3, 2), "training.accumulate=1", Standing("stage2", 3, False), ["fork"]),
-        ((1, 1), "training.accumulate=2", Standing("stage1", 3, False), ["fork"]),
         (
             (2, 1),
-            "training.accumulate=1",
+            "training.gradient_accumulation_steps=2",
+            Standing("stage1", 3, False),
+            ["safe", "safe"],
+        ),
+        ((2, 4), "training.gradient_accumulation_steps=1", Standing("stage1", 3, False), ["fork"]),
+        ((3, 2), "training.gradient_accumulation_steps=1", Standing("stage2", 3, False), ["fork"]),
+        ((1, 1), "training.gradient_accumulation_steps=2", Standing("stage1", 3, False), ["fork"]),
+        (
+            (2, 1),
+            "training.gradient_accumulation_steps=1",
             Standing("stage1", 3, True),
             ["fork"],
         ),  # stage 2 is to come
         (
             (2, 1),
-            "training.accumulate=1",
+            "training.gradient_accumulation_steps=1",
             Standing("stage2", 4, True),
             ["safe"],
         ),  # only judged again

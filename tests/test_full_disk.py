@@ -22,8 +22,8 @@ from distillkit.training.feature_store import Store
 PAGE = 4096
 SMALL = [
     "evaluation={tradeoffs=[0.0], metrics=['psnr'], max_images=1}",
-    "training.sample_every=3",
-    "training.log_every=1",
+    "training.validation_steps=3",
+    "training.logging_steps=1",
 ]
 
 
@@ -71,7 +71,7 @@ def filled_at(monkeypatch, disk, where, call):
     (disk / "ballast").unlink()
 
 
-def distil(monkeypatch, capfd, *arguments):
+def distill(monkeypatch, capfd, *arguments):
     """``distillkit run ...`` -> exit code, standard error."""
     monkeypatch.setattr(sys, "argv", ["distillkit", "run", *map(str, arguments)])
     try:
@@ -110,7 +110,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
     out = disk / "run"
     arguments = [recipe, *(x for text in SMALL for x in ("--set", text)), "--out", out]
     with filled_at(monkeypatch, disk, *VICTIMS[victim]):
-        code, told = distil(monkeypatch, capfd, *arguments)
+        code, told = distill(monkeypatch, capfd, *arguments)
     assert (
         code == 2 and f"error: {out / victim} - cannot be written: No space left on device" in told
     ), told
@@ -119,7 +119,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
         json.loads((out / "manifest.json").read_text())["status"] == "running"
     )  # "failed" found no space
     assert all(json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
-    code, told = distil(monkeypatch, capfd, *arguments, "--resume")
+    code, told = distill(monkeypatch, capfd, *arguments, "--resume")
     assert code == 0, told
     if not UNINTERRUPTED:
         run_recipe(load_recipe(recipe, SMALL), tmp_path / "whole")
@@ -137,10 +137,10 @@ def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatc
     sets = [
         *SMALL,
         "stage1.steps=20",
-        "training={trackers=['tensorboard'], log_every=1, sample_every=0}",
+        "training={log_with=['tensorboard'], logging_steps=1, validation_steps=0}",
     ]
     with filled_at(monkeypatch, disk, "accelerate.Accelerator.log", 1):
-        code, told = distil(
+        code, told = distill(
             monkeypatch,
             capfd,
             recipe,
@@ -156,7 +156,7 @@ def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatc
 
 @pytest.mark.parametrize("pages", range(5))
 def test_a_checkpoint_that_finds_no_space_leaves_the_earlier_one(disk, pages):
-    """Wherever in it space ends: at one of its tensors' files, the optimiser's or the manifest."""
+    """Wherever in it space ends: at one of its tensors' files, the optimizer's or the manifest."""
     checkpoints = Checkpoints(disk, keep=1)
     save(checkpoints, 1)
     fill(disk, leave=pages * PAGE)

@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 class Spread:
     """Enlarges, and adds to every pixel what a look at the whole image tells it: its mean, its place, and draws."""
 
-    scale, passes, multiple = 2, 1, 8
+    scale, nfe, size_multiple = 2, 1, 8
 
     def __init__(self):
         self.seen = []
@@ -54,7 +54,7 @@ class Spread:
 class Repeat(Spread):
     """Gives the clean image of a pair of blocks, if it is asked about the right pixels."""
 
-    multiple = 1
+    size_multiple = 1
 
     def restore(self, lq, generator=None):
         self.seen.append((tuple(lq.shape), current_captions(lq)))
@@ -245,8 +245,8 @@ def test_whole_images_of_unpaired_sources_are_degraded_and_inputs_cut_out_of_the
     assert len(teacher.seen) == 12
 
 
-@pytest.mark.parametrize("decode_crop", [None, 4, 8])
-def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop):
+@pytest.mark.parametrize("decode_crop_size", [None, 4, 8])
+def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop_size):
     """The teacher gives the clean image, so that its term is the ground truth's."""
     teacher, made = Repeat(), batches(crop=16)
     cast = cast_of(teacher)
@@ -256,7 +256,7 @@ def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop):
         weights=weights,
         realness_term="output",
         output_targets="image",
-        decode_crop=decode_crop,
+        decode_crop_size=decode_crop_size,
         perceptual_shift=0,
     )
     step = Stage1Step(cast, adapter, options, None, seed=0)

@@ -32,7 +32,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def raw_png(width: int, height: int, depth: int, colour_type: int, rows: bytes) -> bytes:
+def raw_png(width: int, height: int, depth: int, color_type: int, rows: bytes) -> bytes:
     """A PNG with exactly this header, whatever the rows."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
@@ -43,7 +43,7 @@ def raw_png(width: int, height: int, depth: int, colour_type: int, rows: bytes) 
             + struct.pack(">I", zlib.crc32(kind + content))
         )
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -60,7 +60,7 @@ def test_rgb_from_path_bytes_and_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_and_bilevel_fill_the_range(mode: str) -> None:
+def test_gray_and_bilevel_fill_the_range(mode: str) -> None:
     image = read_image(encoded(Image.linear_gradient("L").convert(mode)))
     assert image.shape == (3, 256, 256)
     assert (image.min(), image.max()) == (-1, 1)
@@ -68,7 +68,7 @@ def test_grey_and_bilevel_fill_the_range(mode: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
-def test_16_bit_grey_is_scaled_not_clipped(form: str) -> None:
+def test_16_bit_gray_is_scaled_not_clipped(form: str) -> None:
     ramp = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
     image = read_image(encoded(Image.fromarray(ramp), form))
     torch.testing.assert_close(
@@ -96,16 +96,16 @@ def test_alpha_is_laid_on_white_or_returned(mode: str) -> None:
     image = RGB.convert(mode)
     opacity = np.arange(240, dtype=np.uint8).reshape(12, 20)
     image.putalpha(Image.fromarray(opacity))
-    colours = np.asarray(image.convert("RGB"))
+    colors = np.asarray(image.convert("RGB"))
     a = opacity[..., None] / 255
-    np.testing.assert_allclose(decode(encoded(image)), a * colours + (1 - a) * 255, atol=0.51)
+    np.testing.assert_allclose(decode(encoded(image)), a * colors + (1 - a) * 255, atol=0.51)
     straight, alpha = read_image_alpha(encoded(image))
-    assert np.array_equal(to_uint8(straight).permute(1, 2, 0), colours)
+    assert np.array_equal(to_uint8(straight).permute(1, 2, 0), colors)
     torch.testing.assert_close(alpha, torch.from_numpy(opacity)[None] / 255)
     assert read_image_alpha(RGB)[1] is None
 
 
-def test_a_transparent_colour_of_an_rgb_png_is_laid_on_white() -> None:
+def test_a_transparent_color_of_an_rgb_png_is_laid_on_white() -> None:
     image = Image.new("RGB", (2, 1), (1, 2, 3))
     image.putpixel((1, 0), (9, 9, 9))
     assert decode(encoded(image, transparency=(1, 2, 3))).tolist() == [[[255, 255, 255], [9, 9, 9]]]
@@ -122,7 +122,7 @@ def test_exif_orientation_is_applied() -> None:
     assert pixels[28, 8, 2] > 200
 
 
-def test_cmyk_jpeg_shows_its_colours() -> None:
+def test_cmyk_jpeg_shows_its_colors() -> None:
     pixels = decode(
         encoded(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=95)
     )
@@ -130,7 +130,7 @@ def test_cmyk_jpeg_shows_its_colours() -> None:
 
 
 def test_gif_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))[
         3, 3
     ].tolist() == [255, 0, 0]

@@ -20,8 +20,8 @@ SETS = [
     "stage1.steps=8",
     "stage2.steps=32",
     "data.eval=[]",
-    f"training.checkpoint_every={EVERY}",
-    "training.log_every=1",
+    f"training.checkpointing_steps={EVERY}",
+    "training.logging_steps=1",
 ]
 
 WATCHED = """
@@ -64,7 +64,7 @@ count.lines = save.calls = 0
 Trainer._backward, Trainer.train, checkpoint.torch.save = backward, train, save
 """
 """A life that ends before the ``line``-th line that the engine executes while it trains, or when the ``half``-th file of an
-optimiser is half written. It writes down which steps it begins, and how many lines it has executed before each."""
+optimizer is half written. It writes down which steps it begins, and how many lines it has executed before each."""
 
 
 def weights_of(out):

@@ -112,7 +112,7 @@ def test_dists_weights_that_are_absent_or_of_another_network(files, tmp_path):
 
 
 class Means(nn.Module):
-    """Colour means as features."""
+    """Color means as features."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
@@ -166,7 +166,7 @@ def items(n: int = 3):
 
 def test_a_metric_of_the_whole_set_has_one_number_and_no_standard_error():
     found = evaluate(
-        [bicubic_method(2)], items(), [psnr(), Fid(Means(), "colour means")], dataset="toy"
+        [bicubic_method(2)], items(), [psnr(), Fid(Means(), "color means")], dataset="toy"
     )
     assert found.values["bicubic", "fid"].shape == ()
     value = found.summary("bicubic", "fid")

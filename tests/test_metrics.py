@@ -92,7 +92,7 @@ def test_psnr_is_that_of_the_saved_files(pair):
     )
 
 
-def test_psnr_y_of_grey_images_scales_the_difference_to_the_luma_range():
+def test_psnr_y_of_gray_images_scales_the_difference_to_the_luma_range():
     gt = from_uint8(torch.full((1, 3, 8, 8), 100, dtype=torch.uint8))
     restored = from_uint8(torch.full((1, 3, 8, 8), 110, dtype=torch.uint8))
     expected = 20 * math.log10(255 / (10 * 219 / 255))
@@ -161,7 +161,7 @@ def test_building_lpips_leaves_the_global_random_state_alone(tmp_path):
 
 def test_unknown_options_are_refused():
     with pytest.raises(ValidationError):
-        SPECS["psnr"].config(colour="RGB")
+        SPECS["psnr"].config(color="RGB")
 
 
 def test_describing_the_metrics_imports_no_torch():

@@ -80,9 +80,9 @@ def test_a_skewed_distribution_has_two_scales():
 
 
 def test_halving_is_antialiased_bicubic():
-    grey = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (1, 1, 40, 52)))
-    expected = F.interpolate(grey, scale_factor=0.5, mode="bicubic", antialias=True)
-    torch.testing.assert_close(niqe._halved(grey)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+    gray = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (1, 1, 40, 52)))
+    expected = F.interpolate(gray, scale_factor=0.5, mode="bicubic", antialias=True)
+    torch.testing.assert_close(niqe._halved(gray)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
 def test_what_does_not_fill_a_block_is_left_out():

@@ -13,10 +13,17 @@ from distillkit import (
     VariancePreserving,
 )
 from distillkit.adapters.adapters import add_adapter
-from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Lesson, Oftsr, knob_time
+from distillkit.objectives.controllability import (
+    AdapterScaling,
+    CtsrAlg2,
+    CtsrEq8,
+    Oftsr,
+    Stage2Batch,
+    knob_time,
+)
 from distillkit.objectives.dual_teacher import (
     StudentSample,
-    draw_times,
+    draw_timesteps,
     output_distillation,
     score_distillation,
 )
@@ -39,7 +46,7 @@ def make_sample(student, lq):
     return StudentSample(condition, latent, student.codec.decode(latent))
 
 
-def distil(teacher, student, batch, seed=0, **options):
+def distill(teacher, student, batch, seed=0, **options):
     lq, gt = batch
     sample = make_sample(student, lq)
     return sample, score_distillation(teacher, student, sample, lq, gt, gen(seed), **options)
@@ -72,7 +79,7 @@ def plain_eq_2(teacher, student, batch, weighting):
     """Eq. 2 written out for two models of one space and one process: the definition, not the engine's code."""
     lq, gt = batch
     sample, g = make_sample(student, lq), gen()
-    t = student.process.sample_time(len(lq), g)
+    t = student.process.sample_timesteps(len(lq), g)
     noise = torch.randn(gt.shape, generator=g)
     c, condition = student.process.coefficients(t), teacher.condition(lq)
     z_t_s, z_t = c.signal * sample.latent + c.noise * noise, c.signal * gt + c.noise * noise
@@ -81,20 +88,20 @@ def plain_eq_2(teacher, student, batch, weighting):
         teacher.predict(z_t, t, condition),
         student.predict(z_t_s, t, sample.condition),
     )
-    if weighting == "clean":
-        return (t_s.clean - s_s.clean).square().mean(), (
-            t_s.clean - t_gt.clean.detach()
+    if weighting == "sample":
+        return (t_s.sample - s_s.sample).square().mean(), (
+            t_s.sample - t_gt.sample.detach()
         ).square().mean()
     weight = 1 if weighting == "literal" else 1 / torch.maximum(c.signal / c.noise, torch.ones(()))
-    return (weight * (t_s.noise - s_s.noise)).square().mean(), (
-        weight * (t_s.noise - t_gt.noise.detach())
+    return (weight * (t_s.epsilon - s_s.epsilon)).square().mean(), (
+        weight * (t_s.epsilon - t_gt.epsilon.detach())
     ).square().mean()
 
 
-@pytest.mark.parametrize("weighting", ["literal", "clipped", "clean"])
+@pytest.mark.parametrize("weighting", ["literal", "clipped", "sample"])
 def test_within_one_space_the_terms_are_eq_2_and_so_are_their_gradients(batch, weighting):
     teacher, student = ToyModel(seed=1).requires_grad_(False), ToyModel(seed=2)
-    _, terms = distil(teacher, student, batch, weighting=weighting)
+    _, terms = distill(teacher, student, batch, weighting=weighting)
     expected = plain_eq_2(teacher, student, batch, weighting)
     parameters = list(student.network.parameters())
     for ours, theirs in zip(terms, expected, strict=True):
@@ -105,7 +112,7 @@ def test_within_one_space_the_terms_are_eq_2_and_so_are_their_gradients(batch, w
 
 def test_a_student_that_is_its_teacher_has_nothing_to_imitate(batch):
     student = ToyModel(seed=1)
-    _, terms = distil(copy.deepcopy(student).requires_grad_(False), student, batch)
+    _, terms = distill(copy.deepcopy(student).requires_grad_(False), student, batch)
     assert terms.imitate.item() < 1e-10 < terms.anchor.item()
 
 
@@ -119,16 +126,16 @@ def test_a_perfect_student_has_no_anchor(batch):
     assert float(terms.anchor) == 0 < float(terms.imitate)
 
 
-@pytest.mark.parametrize("gradient", ["full", "score"])
+@pytest.mark.parametrize("gradient", ["full", "sds"])
 @pytest.mark.parametrize(
     "make_teacher",
-    [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "clean", **k)],
+    [ToyModel, unshuffled, lambda **k: ToyModel(ContinuousResidualShifting(0.2), "sample", **k)],
 )
 def test_gradient_reaches_the_student_and_never_the_teacher(batch, gradient, make_teacher):
     teacher, student = make_teacher(seed=1), ToyModel(seed=2)
     teacher.requires_grad_(False)
     before = copy.deepcopy(teacher.state_dict())
-    sample, terms = distil(teacher, student, batch, gradient=gradient)
+    sample, terms = distill(teacher, student, batch, gradient=gradient)
     for term in terms:
         for g in torch.autograd.grad(
             term, [sample.latent, student.network.last.weight], retain_graph=True
@@ -140,16 +147,16 @@ def test_gradient_reaches_the_student_and_never_the_teacher(batch, gradient, mak
 
 def test_score_mode_has_the_values_of_full_mode_and_pushes_along_the_difference(batch):
     teacher, student = ToyModel(seed=1).requires_grad_(False), ToyModel(seed=2)
-    _, full = distil(teacher, student, batch, gradient="full", weighting="literal")
-    sample, score = distil(teacher, student, batch, gradient="score", weighting="literal")
+    _, full = distill(teacher, student, batch, gradient="full", weighting="literal")
+    sample, score = distill(teacher, student, batch, gradient="sds", weighting="literal")
     assert all(torch.allclose(a, b) for a, b in zip(full, score, strict=True))
     (push,) = torch.autograd.grad(score.anchor, sample.latent, retain_graph=True)
     lq, gt = batch
     g = gen()
-    t = student.process.sample_time(len(lq), g)
+    t = student.process.sample_timesteps(len(lq), g)
     noise, c = torch.randn(gt.shape, generator=g), student.process.coefficients(t)
     a, b = (
-        teacher.predict(c.signal * z + c.noise * noise, t, teacher.condition(lq)).noise
+        teacher.predict(c.signal * z + c.noise * noise, t, teacher.condition(lq)).epsilon
         for z in (sample.latent, gt)
     )
     assert torch.allclose(push, 2 * (a - b) / a.numel(), atol=1e-6)
@@ -172,7 +179,7 @@ def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
     rotated.codec.scale, rotated.inner = 1.0, direct
     student, values = ToyModel(seed=2), []
     for teacher in (direct, rotated):
-        draws = [distil(teacher, student, batch, seed=s)[1] for s in range(300)]
+        draws = [distill(teacher, student, batch, seed=s)[1] for s in range(300)]
         values.append(torch.tensor([[d.imitate.item(), d.anchor.item()] for d in draws]))
     gap = (values[1] - values[0]).mean(0)
     error = (values[0].var(0) / 300 + values[1].var(0) / 300).sqrt()
@@ -187,10 +194,10 @@ def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
         ResidualShifting(torch.tensor([0.1, 0.5, 0.99]), kappa=2.0),
         VariancePreserving.scaled_linear(0.00085, 0.012, 1000),
     )
-    teacher_t, student_t, kept = draw_times(coarse, fine, 64, gen(), torch.device("cpu"))
+    teacher_t, student_t, kept = draw_timesteps(coarse, fine, 64, gen(), torch.device("cpu"))
     assert set(teacher_t.tolist()) == {0, 1, 2} and len(set(student_t.tolist())) == 3
     assert torch.equal(kept, teacher_t != 2)
-    student_t, teacher_t, kept_again = draw_times(fine, coarse, 64, gen(), torch.device("cpu"))
+    student_t, teacher_t, kept_again = draw_timesteps(fine, coarse, 64, gen(), torch.device("cpu"))
     assert set(teacher_t.tolist()) == {0, 1, 2} and torch.equal(kept_again, teacher_t != 2)
 
 
@@ -206,7 +213,7 @@ def test_output_distillation_is_a_mean_square(batch):
 
 def lesson(batch, z_1=None, step=0, seed=0):
     lq, gt = batch
-    return Lesson(
+    return Stage2Batch(
         lq=lq,
         gt=gt,
         endpoint=lambda: z_1,
@@ -218,10 +225,10 @@ def lesson(batch, z_1=None, step=0, seed=0):
 
 
 def variants():
-    def gate(target):
+    def adapter_scaling(target):
         def build():
             student = ToyModel(seed=2)
-            return Gate(student, add_adapter(student.network, "lora", rank=4), target)
+            return AdapterScaling(student, add_adapter(student.network, "lora", rank=4), target)
 
         return build
 
@@ -233,8 +240,8 @@ def variants():
         return build
 
     return {
-        "gate-mix": gate("mix"),
-        "gate-geo": gate("geo"),
+        "adapter_scaling-teacher": adapter_scaling("teacher"),
+        "adapter_scaling-reconstruction": adapter_scaling("reconstruction"),
         "ctsr_eq8": literal(CtsrEq8),
         "ctsr_alg2": literal(CtsrAlg2),
         "oftsr": lambda: Oftsr(ToyModel(seed=2).requires_grad_(False)),
@@ -280,7 +287,7 @@ def test_only_the_declared_tensors_get_gradient(batch, name):
 
 @pytest.mark.parametrize("name", ["gate-mix", "gate-geo", "oftsr"])
 def test_variants_with_an_endpoint_learn_to_reach_it(batch, name):
-    """Training moves tradeoff 1 towards the faithful target, and the way there is monotone."""
+    """Training moves tradeoff 1 toward the faithful target, and the way there is monotone."""
     variant = variants()[name]()
     if name == "gate-geo":
         variant._weights = {"l2": 1.0}
@@ -304,18 +311,18 @@ def test_gate_mix_is_its_definition(batch):
         condition = student.condition(batch[0])
         target = (1 - t) * student.generate(condition) + t * batch[1]
         expected = (variant.generate(condition, t) - target).square().mean()
-        assert torch.allclose(variant.terms(lesson(batch, batch[1], step))["mix"], expected)
+        assert torch.allclose(variant.terms(lesson(batch, batch[1], step))["teacher"], expected)
 
 
 def test_gate_geo_weights_l2_geometrically(batch):
     student = ToyModel(seed=2)
-    variant = Gate(
+    variant = AdapterScaling(
         student,
         add_adapter(student.network, "lora"),
-        "geo",
+        "reconstruction",
         weights={"l2": 10.0},
         ratio=40.0,
-        endpoint_every=1,
+        faithful_every=1,
     )
     error = (student.generate(student.condition(batch[0])) - batch[1]).square().mean()
     assert torch.allclose(variant.terms(lesson(batch))["l2"], 400 * error, rtol=1e-5)
@@ -337,7 +344,7 @@ def test_eq_8_and_algorithm_2_as_printed(batch):
             t, u = torch.minimum(t, u), torch.maximum(t, u)
 
         def eps(model, z, when, condition=condition):
-            return model.predict(z, knob_time(model.process, when), condition).noise
+            return model.predict(z, knob_time(model.process, when), condition).epsilon
 
         a, b = t.reshape(-1, 1, 1, 1), u.reshape(-1, 1, 1, 1)
         z_t = z_0 + a * eps(frozen, z_0, t)

@@ -1,4 +1,4 @@
-"""ONNX graphs give the student's images in onnxruntime, at sizes and trade-offs not traced; what differs never appears."""
+"""ONNX graphs give the student's images in onnxruntime, at sizes and tradeoffs not traced; what differs never appears."""
 
 import logging
 
@@ -61,7 +61,7 @@ def test_the_trade_off_is_an_input_of_the_graph(recipe, tmp_path, image, monkeyp
         assert torch.allclose(made, one, atol=1e-5)
     assert (
         about["scale"] == "2"
-        and about["multiple"] == "1"
+        and about["size_multiple"] == "1"
         and "student: unknown" in about["licenses"]
     )
     with pytest.raises(DistillkitError, match=r"graph.onnx - exists; name a new file"):
@@ -94,7 +94,7 @@ def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monke
     run, generate = make_run(recipe, tmp_path), ToyModel.generate
     noisy = lambda self, condition, generator=None: (
         generate(self, condition) + 0.1 * torch.randn_like(condition.y)
-    )  # noqa: E731
+    )
     monkeypatch.setattr(ToyModel, "generate", noisy)
     with pytest.raises(DistillkitError, match="on an input of 17x23 pixels the graph differs by"):
         export_onnx(run, tmp_path / "graph.onnx", tradeoff=0.5)

@@ -22,7 +22,7 @@ CASES = load_file(Path(__file__).parent / "golden" / "ops.safetensors")
 
 @pytest.fixture
 def photo() -> Tensor:
-    """(2, 3, 61, 75), smooth with texture and pale colours, in [0, 1]."""
+    """(2, 3, 61, 75), smooth with texture and pale colors, in [0, 1]."""
     y, x = torch.meshgrid(torch.arange(61.0), torch.arange(75.0), indexing="ij")
     waves = torch.stack(
         [
@@ -113,8 +113,8 @@ def test_jpeg_damage_falls_with_quality(photo: Tensor) -> None:
         for q in (1.0, 10.0, 30.0, 49.9, 50.1, 80.0, 95.0)
     ]
     assert damage == sorted(damage, reverse=True)
-    grey = photo.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(jpeg(grey, torch.tensor(100.0)), grey, atol=0.2 / 255, rtol=0)
+    gray = photo.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(jpeg(gray, torch.tensor(100.0)), gray, atol=0.2 / 255, rtol=0)
 
 
 def test_jpeg_takes_each_image_at_its_own_quality_and_overwrites_nothing(photo: Tensor) -> None:

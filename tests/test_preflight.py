@@ -113,8 +113,8 @@ def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
     here = f"--set  data.train.{{}} - no such {{}}: {recipe.parent.cwd()}/{{}}".format
     assert str(refused.value).splitlines() == [
         "not on this machine, and needed:",
-        f"  {tmp_path}/a.pth  18 MB, licence MIT",
-        f"  {tmp_path}/b.pth  size unknown, licence CC-BY-4.0; to be put there by hand, from a shelf",
+        f"  {tmp_path}/a.pth  18 MB, license MIT",
+        f"  {tmp_path}/b.pth  size unknown, license CC-BY-4.0; to be put there by hand, from a shelf",
         "  --set  data.train.0.hub - dataset owner/Photos of the Hub",
         "  " + here("1.imagefolder", "folder", "gone"),
         "  " + here("2.parquet", "file", "gone/*.parquet"),
@@ -155,7 +155,7 @@ def test_a_dataset_is_fetched_after_its_size_is_told(recipe, hub, monkeypatch, p
     said = []
     assert fetch_all(load_recipe(recipe, ['data.train=[{hub="owner/Photos"}]']), said.append)
     assert said == [
-        "downloading the dataset owner/Photos: 2.5 GB, licence cc0-1.0",
+        "downloading the dataset owner/Photos: 2.5 GB, license cc0-1.0",
         "here: 1 images of owner/Photos",
     ]
 

@@ -66,12 +66,12 @@ def assert_close(a, b):
 
 
 @pytest.mark.parametrize(
-    "sets", [[], ["--set", "training.term_by_term=true"]], ids=["", "term by term"]
+    "sets", [[], ["--set", "training.per_term_backward=true"]], ids=["", "term by term"]
 )
 def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(
     nursery, recipe, tmp_path, sets
 ):
-    run_recipe(load_recipe(recipe, ["training.accumulate=2"]), tmp_path / "one")
+    run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), tmp_path / "one")
     out = tmp_path / "two"
     two = nursery("run", recipe, "--out", out, *sets, processes=2, first=WATCH.format(out=str(out)))
     assert two["codes"] == [0, 0], two["said"]
@@ -102,13 +102,16 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(nursery, recipe, tmp
     ), cut
     shutil.copytree(out, tmp_path / "alone")
     assert nursery("run", recipe, "--out", out, "--resume", processes=2)["codes"] == [0, 0]
-    run_recipe(load_recipe(recipe, ["training.accumulate=2"]), tmp_path / "whole")
+    run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), tmp_path / "whole")
     assert_close(weights_of(out), weights_of(tmp_path / "whole"))
 
-    alone, with_two = tmp_path / "alone", load_recipe(recipe, ["training.accumulate=2"])
+    alone, with_two = (
+        tmp_path / "alone",
+        load_recipe(recipe, ["training.gradient_accumulation_steps=2"]),
+    )
     with pytest.raises(
         DistillkitError,
-        match=r"(?s)its steps .*processes: 2 -> 1 .*accumulate = 2 it would be the same.*--fork",
+        match=r"(?s)its steps .*processes: 2 -> 1 .*gradient_accumulation_steps = 2 it would be the same.*--fork",
     ):
         run_recipe(load_recipe(recipe), alone, resume=True)
     run_recipe(with_two, alone, resume=True)
@@ -116,7 +119,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(nursery, recipe, tmp
     manifest = json.loads((alone / "manifest.json").read_text())
     assert manifest["history"][-1]["changes"] == {
         "processes": [2, 1],
-        "training.accumulate": [1, 2],
+        "training.gradient_accumulation_steps": [1, 2],
     }
 
 

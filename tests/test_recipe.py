@@ -266,7 +266,7 @@ def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -
         """
         naem = "x"
         stage1.steps = "many"
-        stage1.weighting = "cliped"
+        stage1.score_weighting = "cliped"
         stage1.weights = { l2 = -1, percetual = 2 }
         evaluation.metrics = ["psnrr", { use = "ssim", window = 7 }]
         [student]
@@ -282,14 +282,14 @@ def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -
         hub = "x"
         parquet = "y"
         [training]
-        betas = [0.5]
-        trackers = "wandb"
+        adam_betas = [0.5]
+        log_with = "wandb"
         """,
     )
     assert errors(path) == [
         'r.toml:3  naem - unknown key; did you mean "name"?',
         'r.toml:4  stage1.steps - expected an integer, got a string "many"',
-        'r.toml:5  stage1.weighting - expected "literal", "clipped" or "clean", got a string "cliped"; did you mean "clipped"?',
+        'r.toml:5  stage1.score_weighting - expected "literal", "clipped" or "sample", got a string "cliped"; did you mean "clipped"?',
         "r.toml:6  stage1.weights.l2 - must be at least 0, got an integer -1",
         'r.toml:6  stage1.weights.percetual - unknown key; did you mean "perceptual"?',
         'r.toml:7  evaluation.metrics.0.use - no plugin offers "psnrr" among its metrics; did you mean "psnr"?; '
@@ -302,8 +302,8 @@ def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -
         'or: expected "auto", got a string "atuo"; did you mean "auto"?',
         'r.toml:16  data.train.0.wieght - unknown key; did you mean "weight"?',
         "r.toml:17  data.train.1 - give exactly one of use, hub, imagefolder and parquet, not hub and parquet",
-        "r.toml:21  training.betas.1 - missing",
-        'r.toml:22  training.trackers - expected a list, got a string "wandb"',
+        "r.toml:21  training.adam_betas.1 - missing",
+        'r.toml:22  training.log_with - expected a list, got a string "wandb"',
     ]
 
 

@@ -70,7 +70,7 @@ def test_the_full_recipe_keeps_to_the_paper():
         512,
         1,
     )
-    assert stage1.learning_rate == stage2.learning_rate == 5e-5 and recipe.training.betas == (
+    assert stage1.learning_rate == stage2.learning_rate == 5e-5 and recipe.training.adam_betas == (
         0.9,
         0.999,
     )
@@ -145,7 +145,7 @@ def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
         "perceptual",
         "l2",
     } <= history[0].keys()
-    assert "realness/anchor" not in history[0] and "mix" in history[-1]
+    assert "realness/anchor" not in history[0] and "teacher" in history[-1]
     assert Restorer.from_pretrained(tmp_path).scale == 1
     assert {"psnr", "psnr-gtmean", "ssim-uniform"} < {row["metric"] for row in rows}
 
@@ -163,7 +163,7 @@ def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
         "perceptual",
         "l2",
     } <= history[0].keys()
-    assert "mix" in history[-1]
+    assert "teacher" in history[-1]
     assert Restorer.from_pretrained(tmp_path).scale == scale
     assert psnrs == {row["metric"] for row in rows if row["metric"].startswith("psnr")}
     assert {"stlpips-alex", "stlpips-vgg"} <= {row["metric"] for row in rows}
@@ -175,9 +175,9 @@ SHORT = [
         "stage2.steps=6",
         'stage1.adapter={kind="lora"}',
         "data.crop=32",
-        "stage2.guard_images=1",
+        "stage2.faithful_check_images=1",
     ),
-    *("training.log_every=2", "training.sample_every=8", "training.checkpoint_every=6"),
+    *("training.logging_steps=2", "training.validation_steps=8", "training.checkpointing_steps=6"),
     *(
         "evaluation.max_images=2",
         "evaluation.crop=64",

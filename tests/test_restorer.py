@@ -1,4 +1,4 @@
-"""The restorer: every kind of image, tiles without seams, bounded memory, shared passes, colours."""
+"""The restorer: every kind of image, tiles without seams, bounded memory, shared passes, colors."""
 
 import io
 import json
@@ -15,11 +15,11 @@ from toy_models import ToyModel
 from distillkit import DistillkitError, Restorer
 from distillkit.adapters.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
-from distillkit.inference.color import LEVELS, coarse, fix_colours
-from distillkit.inference.image_types import quantised, to_unit
+from distillkit.inference.color import LEVELS, coarse, fix_colors
+from distillkit.inference.image_types import quantized, to_unit
 from distillkit.inference.interpolation import plan_nodes
 from distillkit.inference.student import Student
-from distillkit.objectives.controllability import CtsrEq8, Gate, Oftsr
+from distillkit.objectives.controllability import AdapterScaling, CtsrEq8, Oftsr
 
 RNG = np.random.default_rng(0)
 
@@ -41,12 +41,16 @@ class Counting(ToyModel):
         )
 
 
-def student_of(model, variant=Gate):
+def student_of(model, variant=AdapterScaling):
     if variant is Oftsr:
         made = Oftsr(model)
     else:
         adapter = add_adapter(model.network, "lora", rank=2)
-        made = Gate(model, adapter, "geo") if variant is Gate else variant(model, adapter)
+        made = (
+            AdapterScaling(model, adapter, "reconstruction")
+            if variant is AdapterScaling
+            else variant(model, adapter)
+        )
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in made.tensors().values():
@@ -94,7 +98,7 @@ def test_pil_images_keep_their_mode(restorer, mode, out):
     assert restored.mode == out and restored.size == (26, 18)
 
 
-def test_opacity_is_enlarged_and_leaves_the_colours_alone(restorer):
+def test_opacity_is_enlarged_and_leaves_the_colors_alone(restorer):
     array = np.concatenate(
         [textured(12, 10), np.tile(np.linspace(0, 255, 10, dtype=np.uint8), (12, 1))[..., None]],
         axis=2,
@@ -177,7 +181,7 @@ def test_a_tradeoff_is_a_finite_number(restorer, tradeoff):
         restorer(textured(4, 4), tradeoff)
 
 
-@pytest.mark.parametrize(("variant", "passes"), [(Gate, 3), (CtsrEq8, 1), (Oftsr, 1)])
+@pytest.mark.parametrize(("variant", "nfe"), [(AdapterScaling, 3), (CtsrEq8, 1), (Oftsr, 1)])
 def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
     """The condition is made once, and so is z_0 of the variants that take two passes."""
     model = Counting()
@@ -191,7 +195,7 @@ def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
     assert not np.array_equal(together[0], together[2])
 
 
-@pytest.mark.parametrize(("variant", "passes"), [(Gate, 3), (Oftsr, 1)])
+@pytest.mark.parametrize(("variant", "nfe"), [(AdapterScaling, 3), (Oftsr, 1)])
 def test_nodes_spare_passes_and_are_exact_themselves(variant, passes):
     model = Counting()
     student, image, tradeoffs = (
@@ -393,23 +397,23 @@ def test_a_device_or_a_repository_that_is_not_there_is_said(toys, monkeypatch):
         Restorer.from_pretrained("me/student")
 
 
-def test_colour_fixes_by_their_definition():
+def test_color_fixes_by_their_definition():
     lq, restored = textured(40, 30), textured(80, 60) // 2 + 100
     by_adain, by_wavelet = restored.copy(), restored.copy()
-    fix_colours(by_adain, lq, "adain")
+    fix_colors(by_adain, lq, "adain")
     assert np.allclose(by_adain.mean((0, 1)), lq.mean((0, 1)), atol=2) and np.allclose(
         by_adain.std((0, 1)), lq.std((0, 1)), atol=2
     )
-    fix_colours(by_wavelet, lq, "wavelet")
+    fix_colors(by_wavelet, lq, "wavelet")
     enlarged = torch.nn.functional.interpolate(to_unit(lq), scale_factor=2, mode="bicubic").clamp(
         -1, 1
     )
     image = to_unit(restored)
     assert np.array_equal(
-        by_wavelet, quantised(image - coarse(image) + coarse(enlarged), np.dtype(np.uint8))
+        by_wavelet, quantized(image - coarse(image) + coarse(enlarged), np.dtype(np.uint8))
     )
     untouched = restored.copy()
-    fix_colours(untouched, lq, "none")
+    fix_colors(untouched, lq, "none")
     assert np.array_equal(untouched, restored)
 
 
@@ -418,17 +422,17 @@ def test_colour_fixes_by_their_definition():
 def test_bands_do_not_show(monkeypatch, how, scale):
     lq, restored = textured(150, 20), textured(150 * scale, 20 * scale) // 2 + 100
     in_one = restored.copy()
-    fix_colours(in_one, lq, how)
+    fix_colors(in_one, lq, how)
     monkeypatch.setattr("distillkit.inference.color.BAND", 10)
-    fix_colours(restored, lq, how)
+    fix_colors(restored, lq, how)
     assert np.abs(restored.astype(int) - in_one).max() <= 1 and (restored != in_one).mean() < 1e-3
 
 
 @pytest.mark.parametrize("how", ["adain", "wavelet"])
-def test_colours_are_fixed_on_the_whole_image_also_when_it_is_tiled(how):
+def test_colors_are_fixed_on_the_whole_image_also_when_it_is_tiled(how):
     student, image = student_of(ToyModel()), textured(90, 70)
     whole, tiled = (
-        Restorer(student, tile=t, overlap=8, colour=how)(image).astype(int) for t in (500, 32)
+        Restorer(student, tile=t, overlap=8, color=how)(image).astype(int) for t in (500, 32)
     )
     assert np.abs(whole - tiled).mean() < 0.2
     plain = Restorer(student, tile=500)(image)
@@ -439,7 +443,7 @@ def test_colours_are_fixed_on_the_whole_image_also_when_it_is_tiled(how):
 
 
 @pytest.mark.parametrize("how", ["adain", "wavelet"])
-def test_colour_fixes_reproduce_published_outputs(how):
+def test_color_fixes_reproduce_published_outputs(how):
     from safetensors.torch import load_file
 
     folder = os.environ.get("DISTILLKIT_GOLDEN")
@@ -458,5 +462,5 @@ def test_colour_fixes_reproduce_published_outputs(how):
             for content, style, wanted in (
                 [x.permute(1, 2, 0).contiguous().numpy() for x in images] for images in batches
             ):
-                fix_colours(content, style, how)
+                fix_colors(content, style, how)
                 np.testing.assert_allclose(content, wanted.clip(0, 1), atol=1e-5, rtol=0)

@@ -53,7 +53,7 @@ def test_a_run_leaves_the_promised_folder(finished):
         "evaluation/strip.png",
     } <= names
     rows = json.loads((finished / "evaluation/metrics.json").read_text())
-    promised = {"method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "passes"}
+    promised = {"method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "nfe"}
     assert all(promised <= r.keys() for r in rows)
     methods = {(r["method"], r["tradeoff"]) for r in rows}
     assert {
@@ -145,8 +145,8 @@ def test_an_existing_run_is_never_overwritten_and_another_recipe_never_resumed(f
 @pytest.mark.parametrize(
     "stage2",
     [
-        "variant='gate'",
-        "target='mix'",
+        "variant='adapter_scaling'",
+        "target='teacher'",
         "variant='ctsr_eq8'",
         "variant='ctsr_alg2'",
         "variant='oftsr'",
@@ -166,7 +166,7 @@ def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(
     knobless = load_student_without_stage_2(out, tmp_path)
     assert torch.equal(student.restore(lq, 0.0), knobless.restore(lq))
     assert not torch.equal(student.restore(lq, 1.0), student.restore(lq, 0.0))
-    assert student.passes == (1 if "gate" in stage2 or "mix" in stage2 else 2)
+    assert student.nfe == (1 if "adapter_scaling" in stage2 or "teacher" in stage2 else 2)
 
 
 def load_student_without_stage_2(out, tmp_path):
@@ -192,7 +192,7 @@ def test_an_output_teacher_takes_part_by_output_distillation(recipe, tmp_path):
     sets = [
         "teachers.fidelity={use='toy/restorer'}",
         "stage1.fidelity_term='output'",
-        "stage2.target='mix'",
+        "stage2.target='teacher'",
     ]
     run_recipe(load_recipe(recipe, sets), tmp_path / "out")
     first = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
@@ -216,19 +216,19 @@ def test_training_without_teachers(recipe, tmp_path):
 
 def test_a_faithful_endpoint_that_is_not_is_said_before_stage_2(recipe, tmp_path, capfd):
     run_recipe(
-        load_recipe(recipe, ["stage2.target='mix'", "stage1.steps=60", "stage2.steps=1"]),
+        load_recipe(recipe, ["stage2.target='teacher'", "stage1.steps=60", "stage2.steps=1"]),
         tmp_path / "out",
     )
     assert "is no more faithful than the stage-1 student" in capfd.readouterr().err
     guard = json.loads((tmp_path / "out/manifest.json").read_text())["guard"]
-    assert guard["endpoint_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
+    assert guard["faithful_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
     recipe, tmp_path, monkeypatch, fused
 ):
-    """``fused`` is what happens on a GPU: the optimiser skips the step, and that it did is read one step later."""
+    """``fused`` is what happens on a GPU: the optimizer skips the step, and that it did is read one step later."""
     from distillkit.objectives import reconstruction
 
     monkeypatch.setattr(
@@ -244,7 +244,7 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
 
     monkeypatch.setattr("distillkit.training.step.reconstruction", sometimes_nan)
     with pytest.raises(DistillkitError, match="2 non-finite losses in a row"):
-        run_recipe(load_recipe(recipe, ["training.max_nonfinite=2"]), tmp_path / "out")
+        run_recipe(load_recipe(recipe, ["training.max_nonfinite_steps=2"]), tmp_path / "out")
     lines = [
         json.loads(line) for line in (tmp_path / "out/nonfinite.jsonl").read_text().splitlines()
     ]
@@ -263,7 +263,7 @@ def test_a_line_without_a_finite_step_has_no_loss(recipe, tmp_path, monkeypatch)
 
     monkeypatch.setattr("distillkit.training.step.reconstruction", nan)
     run_recipe(
-        load_recipe(recipe, ["training.log_every=1", "stage1.steps=1", "stage2.steps=0"]),
+        load_recipe(recipe, ["training.logging_steps=1", "stage1.steps=1", "stage2.steps=0"]),
         tmp_path / "out",
     )
     line = json.loads((tmp_path / "out/metrics.jsonl").read_text())
@@ -342,7 +342,7 @@ def test_learning_rate_is_a_function_of_the_step(toys):
     from distillkit.recipe.schema import Training
 
     stage = Stage("s", None, steps=100, learning_rate=1.0)
-    options = Training(warmup_steps=10, decay_fraction=0.25)
+    options = Training(lr_warmup_steps=10, lr_decay_fraction=0.25)
     assert [round(stage.lr_at(s, options), 3) for s in (0, 4, 9, 50, 75, 85, 99)] == [
         0.1,
         0.5,
@@ -373,7 +373,7 @@ def another_precision():
 
 
 def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path, another_precision):
-    sets = ["training.precision='bf16'", "training.term_by_term=true", "data.eval=[]"]
+    sets = ["training.mixed_precision='bf16'", "training.per_term_backward=true", "data.eval=[]"]
     run_recipe(load_recipe(recipe, sets), tmp_path / "kept")
     run_recipe(load_recipe(recipe, [*sets, "training.checkpointing='weights'"]), tmp_path / "again")
     kept, again = weights_of(tmp_path / "kept"), weights_of(tmp_path / "again")
@@ -383,9 +383,9 @@ def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path,
 @pytest.mark.parametrize(
     ("others", "why"),
     [
-        ([], r'"weights" is for training\.precision = "bf16"'),
+        ([], r'"weights" is for training\.mixed_precision = "bf16"'),
         (
-            ["training.precision='bf16'", "training.compile=true"],
+            ["training.mixed_precision='bf16'", "training.compile=true"],
             r"not for training\.compile = true",
         ),
     ],
@@ -396,7 +396,12 @@ def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
 
 
 def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd):
-    sets = ["training.log_every=1", "data.eval=[]", "stage2.steps=0", "training.max_grad_norm=1e9"]
+    sets = [
+        "training.logging_steps=1",
+        "data.eval=[]",
+        "stage2.steps=0",
+        "training.max_grad_norm=1e9",
+    ]
     run_recipe(load_recipe(recipe, [*sets, "stage1.learning_rate=0.5"]), tmp_path / "wild")
     said = capfd.readouterr().err
     assert (
@@ -409,7 +414,12 @@ def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd
 
 def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe, tmp_path):
     """At a learning rate of nothing, what depends on the data alone repeats, and what depends on drawn times does not."""
-    still = ["stage1.learning_rate=1e-12", "stage2.steps=0", "data.cycle=2", "training.log_every=1"]
+    still = [
+        "stage1.learning_rate=1e-12",
+        "stage2.steps=0",
+        "data.cycle=2",
+        "training.logging_steps=1",
+    ]
     run_recipe(load_recipe(recipe, still), tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
     for term, kinds in (("l2", 2), ("realness/imitate", 6)):
@@ -444,7 +454,7 @@ def test_a_metric_anchors_an_output_teacher(recipe, tmp_path):
     sets += [
         "stage1.realness_anchor='stlpips-alex'",
         "data.crop=32",
-        "stage1.decode_crop=24",
+        "stage1.decode_crop_size=24",
         "data.eval=[]",
     ]
     run_recipe(load_recipe(recipe, sets), tmp_path / "out")

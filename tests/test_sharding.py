@@ -48,10 +48,12 @@ def images(folder):
 
 def test_two_processes_of_half_the_weights_make_the_run_of_one(nursery, recipe, tmp_path):
     """Through a cut in stage 2, a resume, both merges, samples and the evaluation."""
-    run_recipe(load_recipe(recipe, [*DEEP, "training.accumulate=2"]), tmp_path / "one")
+    run_recipe(
+        load_recipe(recipe, [*DEEP, "training.gradient_accumulation_steps=2"]), tmp_path / "one"
+    )
     sets = [
         x
-        for s in (*DEEP, SHARDED, "training.checkpointing=true", "training.term_by_term=true")
+        for s in (*DEEP, SHARDED, "training.checkpointing=true", "training.per_term_backward=true")
         for x in ("--set", s)
     ]
     two = tmp_path / "two"
@@ -176,7 +178,7 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
     [
         ('stage1.adapter.kind="full"', "stage1.adapter.kind", 'take "lora"'),
         ('stage2.adapter.kind="full"', "stage2.adapter.kind", 'take "lora"'),
-        ('stage2.variant="oftsr"', "stage2.variant", 'take "gate"'),
+        ('stage2.variant="oftsr"', "stage2.variant", 'take "adapter_scaling"'),
         (
             'stage1.fidelity_term="output";stage1.output_targets="image"',
             "stage1.output_targets",
@@ -185,7 +187,7 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
         ("training.cache_gib=1", "training.cache_gib", "set it to 0"),
         ("training.channels_last=true", "training.channels_last", "set it to false"),
         (
-            'training.precision="bf16";training.checkpointing="weights"',
+            'training.mixed_precision="bf16";training.checkpointing="weights"',
             "training.checkpointing",
             "set it to false or true",
         ),

@@ -28,7 +28,7 @@ BATCH = Batch(
 class Restorer:
     """Remembers what it was asked for."""
 
-    scale, passes, multiple = 2, 1, 1
+    scale, nfe, size_multiple = 2, 1, 1
 
     def restore(self, lq, generator=None):
         self.seen = lq
@@ -92,13 +92,13 @@ def test_the_decoded_crop_is_a_window_of_the_whole_output():
     """With an adapter at zero and the whole image as crop nothing changes; a smaller one is a part of the same error map."""
     step = step_of(weights={"l2": 1})
     whole = step(BATCH, 0)["l2"]
-    assert torch.equal(step_of(weights={"l2": 1}, decode_crop=32)(BATCH, 0)["l2"], whole)
+    assert torch.equal(step_of(weights={"l2": 1}, decode_crop_size=32)(BATCH, 0)["l2"], whole)
     student, lq = step.student, BATCH.lq
     error = (student.codec.decode(student.generate(student.condition(lq))) - BATCH.gt).square()
     windows = torch.stack(
         [error[..., y : y + 8, x : x + 8].mean() for y in range(0, 25, 2) for x in range(0, 25, 2)]
     )
-    cropped = step_of(weights={"l2": 1}, decode_crop=8)
+    cropped = step_of(weights={"l2": 1}, decode_crop_size=8)
     found = torch.stack([cropped(replace(BATCH, step=i), i)["l2"] for i in range(8)])
     distance, place = (found[:, None] - windows).abs().min(dim=1)
     assert distance.max() < 1e-6 and len(set(place.tolist())) > 1
@@ -109,24 +109,25 @@ def test_teachers_of_another_space_see_the_decoded_crop_only(make):
     teacher, seen = make(seed=2), []
     real = teacher.condition
     teacher.condition = lambda lq: seen.append(tuple(lq.shape[2:])) or real(lq)
-    terms = step_of({"fidelity": teacher}, decode_crop=8)(BATCH, 0)
+    terms = step_of({"fidelity": teacher}, decode_crop_size=8)(BATCH, 0)
     assert seen == [(4, 4) if make is unshuffled else (16, 16)]
     assert all(torch.isfinite(t) for t in terms.values())
 
 
 def test_output_teachers_restore_the_decoded_crop_only():
     restorer = Restorer()
-    step_of({"fidelity": restorer}, fidelity_term="output", decode_crop=8)(BATCH, 0)
+    step_of({"fidelity": restorer}, fidelity_term="output", decode_crop_size=8)(BATCH, 0)
     assert restorer.seen.shape[2:] == (4, 4)
 
 
 def test_a_crop_that_somebody_cannot_take_is_refused():
     restorer = Restorer()
-    restorer.multiple = 4
+    restorer.size_multiple = 4
     with pytest.raises(
-        RecipeError, match="stage1.decode_crop - 12 pixels: these models take 8 and its multiples"
+        RecipeError,
+        match="stage1.decode_crop_size - 12 pixels: these models take 8 and its multiples",
     ):
-        step_of({"fidelity": restorer}, fidelity_term="output", decode_crop=12)(BATCH, 0)
+        step_of({"fidelity": restorer}, fidelity_term="output", decode_crop_size=12)(BATCH, 0)
 
 
 def test_denoised_output_distillation_is_clipped_snr_times_the_clean_error():
@@ -136,12 +137,12 @@ def test_denoised_output_distillation_is_clipped_snr_times_the_clean_error():
     sample = StudentSample(condition, latent, None)
     loss = denoised_output_distillation(student, sample, restored, torch.Generator().manual_seed(3))
     draws = torch.Generator().manual_seed(3)
-    t = student.process.sample_time(2, draws)
+    t = student.process.sample_timesteps(2, draws)
     noise = torch.randn(latent.shape, generator=draws)
-    z_t = student.process.diffuse(latent, t, noise, condition.y)
+    z_t = student.process.add_noise(latent, noise, t, condition.y)
     snr = student.process.coefficients(t).ratio ** 2
     expected = (
-        snr.clamp(max=1) * (student.predict(z_t, t, condition).clean - restored).square()
+        snr.clamp(max=1) * (student.predict(z_t, t, condition).sample - restored).square()
     ).mean()
     assert torch.allclose(loss, expected, rtol=1e-5)
 

@@ -109,7 +109,7 @@ def test_a_cell_that_fails_is_named_and_the_others_run(sweep, started, tmp_path)
         (["stage1.weights.fidelity"], "expected KEY=VALUE,VALUE"),
         (["seed=1,1"], "the same folder"),
         (["seed=1", "seed=2"], "each key once"),
-        (["training.precision='no','bf16'"], "a process has one precision"),
+        (["training.mixed_precision='no','bf16'"], "a process has one precision"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(sweep, started, tmp_path, grid, says):

@@ -1,4 +1,4 @@
-"""Videos through ``distillkit restore``: frames, times, sound, colours, and what becomes of damaged and interrupted ones."""
+"""Videos through ``distillkit restore``: frames, times, sound, colors, and what becomes of damaged and interrupted ones."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def sound_of(path):
 
 
 class Doubling:
-    """Stands in for a restorer: every pixel four times, or darker for another trade-off."""
+    """Stands in for a restorer: every pixel four times, or darker for another tradeoff."""
 
     def __init__(self, scale=2, at=None, does=None):
         self.scale, self.calls, self.at, self.does = scale, 0, at, does
@@ -178,7 +178,7 @@ def test_the_noise_of_a_model_that_draws_stands_still(tmp_path):
 
 
 @pytest.mark.parametrize(("matrix", "expected"), [(1, 1), (None, 5)])
-def test_colours_are_kept_and_named_also_when_small_becomes_large(tmp_path, matrix, expected):
+def test_colors_are_kept_and_named_also_when_small_becomes_large(tmp_path, matrix, expected):
     flat = np.full((24, 32, 3), (220, 40, 60), np.uint8)
     source = make(tmp_path / "a.mp4", 2, matrix=matrix, picture=flat)
     restore_video(Doubling(40), source, [tmp_path / "b.mp4"], [None])

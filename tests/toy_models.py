@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle, current_captions
 from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.model import Condition, DiffusionModel
-from distillkit.diffusion.prediction import Predicts
+from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 
 
@@ -50,17 +50,17 @@ class ToyModel(DiffusionModel):
     def __init__(
         self,
         process: ForwardProcess | None = None,
-        predicts: Predicts = "velocity",
+        prediction_type: PredictionType = "v_prediction",
         codec: Codec | None = None,
         scale: int = 2,
         seed: int = 0,
         blocks: int = 0,
     ) -> None:
         super().__init__()
-        self.codec, self.process, self.predicts, self.scale = (
+        self.codec, self.process, self.prediction_type, self.scale = (
             codec or Identity(),
             process or CosineVariancePreserving(),
-            predicts,
+            prediction_type,
             scale,
         )
         channels = self.codec.encode(torch.zeros(1, 3, 8, 8)).shape[1]
@@ -78,9 +78,9 @@ class ToyModel(DiffusionModel):
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         t = torch.full((len(condition.y),), 0.5)
-        if self.process.levels is not None:
-            t = torch.full((len(condition.y),), self.process.levels // 2)
-        return self.predict(condition.y, t, condition).clean
+        if self.process.num_train_timesteps is not None:
+            t = torch.full((len(condition.y),), self.process.num_train_timesteps // 2)
+        return self.predict(condition.y, t, condition).sample
 
 
 def unshuffled(**kwargs: object) -> ToyModel:

@@ -42,7 +42,7 @@ def model(options: Options):
 class Restorer:
     """Output only."""
 
-    scale, passes, multiple = 2, 1, 1
+    scale, nfe, size_multiple = 2, 1, 1
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.nn.functional.interpolate(lq, scale_factor=2, mode="bilinear")

@@ -59,7 +59,7 @@ class Adapter(ABC):
         return self.at(scale)
 
 
-class LowRank(Adapter):
+class LoRAAdapter(Adapter):
     """LoRA on Linear and Conv2d layers: ``W + scale (alpha / rank) B A``, B starting at zero."""
 
     def __init__(
@@ -157,7 +157,7 @@ class LowRank(Adapter):
 
 
 class _Difference(nn.Module):
-    def __init__(self, original: Tensor, owner: FullRank) -> None:
+    def __init__(self, original: Tensor, owner: FullAdapter) -> None:
         super().__init__()
         self.delta = nn.Parameter(torch.zeros_like(original))
         self._owner = [owner]  # in a list, so that it is no submodule
@@ -166,7 +166,7 @@ class _Difference(nn.Module):
         return original + self._owner[0].scale * self.delta
 
 
-class FullRank(Adapter):
+class FullAdapter(Adapter):
     """A free change of every weight of the network."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -229,9 +229,9 @@ def add_adapter(
     """
     network.requires_grad_(False)
     return (
-        FullRank(network)
+        FullAdapter(network)
         if kind == "full"
-        else LowRank(network, rank, alpha or rank, targets, seed)
+        else LoRAAdapter(network, rank, alpha or rank, targets, seed)
     )
 
 

@@ -94,7 +94,7 @@ def _told(found: Forecast, recipe: Recipe, budget: float) -> Iterator[str]:
         ("Python, libraries, the rest", max(rest, 0)),
     ]:
         yield _row(name, size)
-    yield _row("gradients, optimiser, average", found.states)
+    yield _row("gradients, optimizer, average", found.states)
     yield _row("activations", found.activations)
     yield (
         _row("together", found.peak)
@@ -112,7 +112,7 @@ def _row(name: str, size: float) -> str:
 def _disk(found: Sequence[Forecast], recipe: Recipe) -> float:
     """Bytes: the checkpoints kept, the last one of each stage and the one being written; the trained tensors; the cache's limit."""
     largest, trained = max(part.states for part in found), sum(part.states // 4 for part in found)
-    checkpoints = (recipe.training.keep_checkpoints + len(found) + 1) * largest
+    checkpoints = (recipe.training.checkpoints_total_limit + len(found) + 1) * largest
     return checkpoints + trained + recipe.training.cache_gib * GIB
 
 
@@ -130,14 +130,25 @@ def _compare(
 def cures(recipe: Recipe) -> list[list[str]]:
     """Settings that save memory and that the recipe does not have yet, cheapest first: they cost time, precision, the objective."""
     training, batch = recipe.training, recipe.data.batch_size
-    copies = training.precision == "bf16" and training.sharding == "none" and not training.compile
+    copies = (
+        training.mixed_precision == "bf16" and training.sharding == "none" and not training.compile
+    )
     known = [
-        (batch > 1, ["data.batch_size=1", f"training.accumulate={batch * training.accumulate}"]),
-        (not training.term_by_term, ["training.term_by_term=true"]),
+        (
+            batch > 1,
+            [
+                "data.batch_size=1",
+                f"training.gradient_accumulation_steps={batch * training.gradient_accumulation_steps}",
+            ],
+        ),
+        (not training.per_term_backward, ["training.per_term_backward=true"]),
         (copies and training.checkpointing is False, ['training.checkpointing="weights"']),
         (training.checkpointing is not True, ["training.checkpointing=true"]),
-        (training.precision == "no", ['training.precision="bf16"']),
-        (recipe.stage1.gradient == "full", ['stage1.gradient="score"', 'stage1.weighting="clean"']),
+        (training.mixed_precision == "no", ['training.mixed_precision="bf16"']),
+        (
+            recipe.stage1.teacher_gradient == "full",
+            ['stage1.teacher_gradient="sds"', 'stage1.score_weighting="sample"'],
+        ),
     ]
     return [settings for missing, settings in known if missing]
 

@@ -14,7 +14,7 @@ FRACTIONS = 0.25, 0.375, 0.5
 LONG_MS = 20_000
 """A first step that took longer is not repeated: what it warms up is little of it."""
 BENT = 0.05
-"""How far below the line through its neighbours, relative to its value, a measurement may lie for growth to count as linear."""
+"""How far below the line through its neighbors, relative to its value, a measurement may lie for growth to count as linear."""
 
 
 def smaller_crops(crop: int, unit: int, decoded: int | None = None) -> list[int]:
@@ -67,7 +67,7 @@ class Forecast:
     before: int
     """Held before the first step: weights, and on a CPU Python and its libraries."""
     states: int
-    """Gradients, the optimiser's two moments and the moving average of the trained tensors."""
+    """Gradients, the optimizer's two moments and the moving average of the trained tensors."""
     activations: float
     """What a step takes beside these, at its peak."""
     seconds: float
@@ -102,7 +102,7 @@ def forecast(subject: Subject) -> list[Forecast]:
         DistillkitError: a loss is not finite. RuntimeError: memory ran out even so.
     """
     crop = subject.recipe.data.crop
-    crops = smaller_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop)
+    crops = smaller_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop_size)
     forecasts = []
     for stage in subject.stages():
         found = {c: _dry_step(subject, stage, c) for c in crops}

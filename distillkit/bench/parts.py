@@ -17,7 +17,7 @@ from distillkit.diffusion.model import DiffusionModel
 from distillkit.training.loop import Stage
 from distillkit.training.models import Cast
 
-Part = Literal["data", "student", "teachers", "codecs", "loss", "backward", "optimiser"]
+Part = Literal["data", "student", "teachers", "codecs", "loss", "backward", "optimizer"]
 PARTS: tuple[Part, ...] = get_args(Part)
 """Parts of a step: waiting for a batch and degrading it; the student's denoiser; the teachers'; encoding and decoding, whoever
 asks; what is left of the forward pass; the backward pass with whatever it recomputes; all that follows it."""
@@ -85,7 +85,7 @@ def watched(stage: Stage, accelerator: Accelerator, clock: PartClock) -> Iterato
             wrap(codec, "encode", "codecs", "encoder")
             wrap(codec, "decode", "codecs", "decoder")
         undo.callback(register_module_forward_pre_hook(_counter(clock, cast)).remove)
-        undo.callback(module.register_forward_hook(lambda *_: clock.between("optimiser")).remove)
+        undo.callback(module.register_forward_hook(lambda *_: clock.between("optimizer")).remove)
         yield
 
 

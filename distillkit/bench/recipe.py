@@ -43,7 +43,7 @@ def bench(
     """
     subject = Subject(resolved)
     data, device = subject.recipe.data, subject.device
-    dtype = DTYPES[subject.recipe.training.precision]
+    dtype = DTYPES[subject.recipe.training.mixed_precision]
     ceilings = {"flops": matrix_ceiling(device, dtype), "copy": copy_bandwidth(device)}
     stages = {
         s.name: asdict(subject.measure(s, data.crop, warmup=warmup, steps=steps, look=look))

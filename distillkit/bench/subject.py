@@ -30,7 +30,7 @@ class Subject:
         self.resolved = _with_data(resolved, eval=[])
         self.recipe = self.resolved.recipe
         check_presence(self.resolved)
-        self.accelerator = start(self.recipe.training.model_copy(update={"trackers": []}), Path())
+        self.accelerator = start(self.recipe.training.model_copy(update={"log_with": []}), Path())
         self.device = self.accelerator.device
         self.cast = build_cast(self.resolved, self.device)
         wanted = self.recipe.stage1.weights.perceptual > 0
@@ -44,7 +44,7 @@ class Subject:
         """Training crops must be multiples of it."""
         return lcm(
             *(
-                self.cast.student.scale * m.multiple
+                self.cast.student.scale * m.size_multiple
                 for m in (self.cast.student, *self.cast.teachers.values())
             )
         )

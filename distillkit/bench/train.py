@@ -159,7 +159,7 @@ def measure(
         DistillkitError: the losses are not finite.
     """
     options = recipe.training.model_copy(
-        update={"log_every": 1, "checkpoint_every": NEVER, "sample_every": 0}
+        update={"logging_steps": 1, "checkpointing_steps": NEVER, "validation_steps": 0}
     )
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         watch = _Watch(
@@ -169,4 +169,4 @@ def measure(
             options, recipe.seed, accelerator, Checkpoints(Path(folder) / "checkpoints", 1), watch
         )
         trainer.train(replace(stage, steps=watch.steps, offset=0), batches)
-    return watch.measured(recipe.data.batch_size * recipe.training.accumulate)
+    return watch.measured(recipe.data.batch_size * recipe.training.gradient_accumulation_steps)

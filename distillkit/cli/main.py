@@ -17,7 +17,7 @@ from distillkit.cli.plugins import plugins_app
 from distillkit.errors import DistillkitError, Interrupted
 
 app = typer.Typer(
-    help="Distil a faithful and a realistic restoration teacher into one student with a knob between them.",
+    help="Distill a faithful and a realistic restoration teacher into one student with a knob between them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -82,7 +82,7 @@ def run(
         typer.Option("--dry-run", help="one step of each stage, a checkpoint, an image evaluated"),
     ] = False,
 ) -> None:
-    """Distil a student: both stages, export, evaluation and a report, all in one folder."""
+    """Distill a student: both stages, export, evaluation and a report, all in one folder."""
     if fork is not None and (out is None or dry_run):
         raise DistillkitError(
             "--fork makes a new folder: give it by --out, and leave out --dry-run"
@@ -137,8 +137,8 @@ def restore(
         int | None,
         typer.Option(min=16, help="side of tiles, input pixels; default: 768 pixels of the result"),
     ] = None,
-    colour: Annotated[
-        str, typer.Option(help="none, adain or wavelet: give results the colours of their inputs")
+    color: Annotated[
+        str, typer.Option(help="none, adain or wavelet: give results the colors of their inputs")
     ] = "none",
     seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
     device: Device = None,
@@ -160,7 +160,7 @@ def restore(
 
     from distillkit.inference.restorer import Restorer
 
-    how: dict[str, Any] = {"tile": tile, "colour": colour, "nodes": nodes, "progress": True}
+    how: dict[str, Any] = {"tile": tile, "color": color, "nodes": nodes, "progress": True}
     restorer = (
         Restorer.of_model(model, settings, device, **how)
         if model
@@ -198,7 +198,7 @@ def export(
 ) -> None:
     """Write a student for others to use: for distillkit, diffusers and peft, with a model card; then load and compare it.
 
-    An ONNX graph has the trade-off as an input, unless --tradeoff fixes it.
+    An ONNX graph has the tradeoff as an input, unless --tradeoff fixes it.
     """
     if (output is None) == (onnx is None):
         raise DistillkitError("give either -o, for a folder, or --onnx, for a graph")
@@ -213,7 +213,7 @@ def export(
     assert output is not None
     if merge != (tradeoff is not None):
         raise DistillkitError(
-            "--merge and --tradeoff need each other: plain weights have one trade-off"
+            "--merge and --tradeoff need each other: plain weights have one tradeoff"
         )
     from distillkit.export.folder import export as write
 
@@ -263,7 +263,7 @@ def demo(
     megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
     device: Device = None,
 ) -> None:
-    """Show a student as a web page on this machine: upload a photo, move the trade-off, compare. Needs distillkit[demo]."""
+    """Show a student as a web page on this machine: upload a photo, move the tradeoff, compare. Needs distillkit[demo]."""
     from distillkit.demo.page import serve, wait
     from distillkit.inference.restorer import Restorer
     from distillkit.inference.student import find_student, read_about, student_folder
@@ -288,7 +288,7 @@ def evaluate(
         typer.Option(
             "--method",
             metavar="NAME=DIR",
-            help="a method's images; NAME@0.5 for one trade-off; may be repeated",
+            help="a method's images; NAME@0.5 for one tradeoff; may be repeated",
         ),
     ] = None,
     gt: Annotated[Path | None, typer.Option(help="without RUN: folder of the ground truth")] = None,

@@ -12,7 +12,7 @@ from distillkit.data.sources import BadImageError, Example
 from distillkit.files.images import to_float
 
 
-class Window(NamedTuple):
+class CropBox(NamedTuple):
     """Where a crop lies in its image, in low-quality pixels, and how it was turned after it was cut."""
 
     top: int
@@ -38,7 +38,7 @@ class Whole(NamedTuple):
 
     image: np.ndarray
     """(H, W, 3): the low-quality image of a paired source, else the clean one, trimmed to a multiple of the scale."""
-    window: Window
+    window: CropBox
 
 
 def fit(example: Example, crop: int, scale: int) -> Example:
@@ -61,7 +61,7 @@ def fit(example: Example, crop: int, scale: int) -> Example:
     return example
 
 
-def cut(example: Example, window: Window, unit: int) -> tuple[Tensor, Tensor | None]:
+def cut(example: Example, window: CropBox, unit: int) -> tuple[Tensor, Tensor | None]:
     """The clean crop (3, H, W) and its low-quality partner (3, H / unit, W / unit), in [-1, 1].
 
     ``window`` counts low-quality pixels, ``unit`` clean ones wide.
@@ -73,15 +73,15 @@ def cut(example: Example, window: Window, unit: int) -> tuple[Tensor, Tensor | N
 
 
 def central_grid(height: int, width: int, side: int) -> list[tuple[int, int]]:
-    """Corners (top, left) of the squares of an even grid that do not overlap, those nearest to the centre of the image first."""
+    """Corners (top, left) of the squares of an even grid that do not overlap, those nearest to the center of the image first."""
     tops, lefts = (
         [int((i + 0.5) * n / (n // side) - side / 2) for i in range(n // side)]
         for n in (height, width)
     )
-    centre = (height - side) / 2, (width - side) / 2
+    center = (height - side) / 2, (width - side) / 2
     corners = [(top, left) for top in tops for left in lefts]
     return sorted(
-        corners, key=lambda corner: (corner[0] - centre[0]) ** 2 + (corner[1] - centre[1]) ** 2
+        corners, key=lambda corner: (corner[0] - center[0]) ** 2 + (corner[1] - center[1]) ** 2
     )
 
 

@@ -26,7 +26,7 @@ _CHROMINANCE = [
     [47, 66, 99, 99, 99, 99, 99, 99],
     *([[99] * 8] * 4),
 ]
-# RGB -> YCbCr and back, JFIF (ITU-R BT.601, full range); chroma is centred on 0 here.
+# RGB -> YCbCr and back, JFIF (ITU-R BT.601, full range); chroma is centered on 0 here.
 _TO_YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 _TO_RGB = [[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772, 0.0]]
 
@@ -62,7 +62,7 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """What JPEG makes of images: 4:2:0 chroma, 8x8 DCT, quantisation at ``quality``, and back. Carries no gradient.
+    """What JPEG makes of images: 4:2:0 chroma, 8x8 DCT, quantization at ``quality``, and back. Carries no gradient.
 
     ``image``: (B, 3, H, W) in [0, 1]. ``quality``: (B,) or a scalar, in [1, 100]. -> (B, 3, H, W) in [0, 1], not rounded to 8 bits.
 

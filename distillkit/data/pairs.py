@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distillkit.data.cache import ImageCache
-from distillkit.data.crops import Whole, Window, central_grid, cut, fit
+from distillkit.data.crops import CropBox, Whole, central_grid, cut, fit
 from distillkit.data.degradation import Degradation
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
@@ -87,7 +87,7 @@ class PairedBatches:
         cycle: step s has the batch of step s mod ``cycle``; 0: every step has one of its own.
         max_bad_fraction: share of a source's images that may be unusable (unreadable, or smaller than the crop).
         workers: processes that prepare batches ahead; with 0 one thread does.
-        cache_mb: decoded images kept in memory by this process, shared out among its workers.
+        image_cache_mb: decoded images kept in memory by this process, shared out among its workers.
         parts: batches of one step, over all processes.
 
     Raises:
@@ -108,7 +108,7 @@ class PairedBatches:
         cycle: int = 0,
         max_bad_fraction: float = 0.05,
         workers: int = 0,
-        cache_mb: float = 512,
+        image_cache_mb: float = 512,
         parts: int = 1,
     ) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
@@ -127,7 +127,7 @@ class PairedBatches:
         )
         self.whole, self.cycle = whole, cycle
         self.max_bad_fraction, self.workers, self.parts = max_bad_fraction, workers, parts
-        self.cache = ImageCache(int(cache_mb * 1e6))
+        self.cache = ImageCache(int(image_cache_mb * 1e6))
         self.wait_seconds = 0.0
         """Time that consumers of :meth:`iterate` have waited for batches."""
         self._bad: list[dict[str, str]] = [{} for _ in sources]
@@ -239,7 +239,7 @@ class PairedBatches:
         )
         turn = int(torch.randint(8, (), generator=generator)) if self.flip else 0
         image = example.gt[: height * unit, : width * unit] if example.lq is None else example.lq
-        return Whole(image, Window(top, left, side, side, turn)), unit
+        return Whole(image, CropBox(top, left, side, side, turn)), unit
 
     def _accept(self, made: _Made) -> Batch:
         for which, error in made.bad:
@@ -364,13 +364,13 @@ def evaluation_items(
 
 def _windows(
     photo: str, example: Example, crop: int | None, count: int, scale: int
-) -> list[tuple[str, Window]]:
+) -> list[tuple[str, CropBox]]:
     """The crops of one image, by name."""
     height, width = (length // scale for length in example.gt.shape[:2])
     if crop is None:
-        return [(photo, Window(0, 0, height, width))]
+        return [(photo, CropBox(0, 0, height, width))]
     side = crop // scale
     return [
-        (f"{photo}#{k}", Window(*corner, side, side))
+        (f"{photo}#{k}", CropBox(*corner, side, side))
         for k, corner in enumerate(central_grid(height, width, side)[:count])
     ]

@@ -146,7 +146,7 @@ def is_cached(hub: str) -> bool:
 
 
 def hub_facts(hub: str, revision: str | None = None) -> tuple[int, str]:
-    """Bytes of a dataset's repository on the Hub, and its licence.
+    """Bytes of a dataset's repository on the Hub, and its license.
 
     Raises:
         DataError: the Hub cannot be reached, or has no such dataset.

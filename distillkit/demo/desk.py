@@ -112,12 +112,12 @@ class Desk:
     def _write_view(self, picture: Image.Image, size: tuple[int, int], place: Path) -> Path:
         """``picture`` for a browser, at ``size`` or as large as is shown: 8 bits, JPEG, or PNG where there is opacity."""
         pixels = decode_apart(picture)
-        colours = (
-            pixels.colours
-            if pixels.colours.dtype == np.uint8
-            else (pixels.colours // 257).astype(np.uint8)
+        colors = (
+            pixels.colors
+            if pixels.colors.dtype == np.uint8
+            else (pixels.colors // 257).astype(np.uint8)
         )
-        view = Image.fromarray(colours)
+        view = Image.fromarray(colors)
         if pixels.alpha is not None:
             view.putalpha(Image.fromarray(pixels.alpha))
         shrink = min(1, VIEW / max(size))

@@ -1,4 +1,4 @@
-"""The demo's page: a photo, the trade-off, and a slider between before and after."""
+"""The demo's page: a photo, the tradeoff, and a slider between before and after."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _page(desk: Desk, title: str, max_upload: int) -> gr.Blocks:
                     1,
                     0.5,
                     step=0.05,
-                    label="Trade-off",
+                    label="Tradeoff",
                     info=ends,
                     visible=knob,
                     elem_id="tradeoff",

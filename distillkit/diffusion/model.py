@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from distillkit.diffusion.codec import Codec
-from distillkit.diffusion.prediction import Prediction, Predicts, to_prediction
+from distillkit.diffusion.prediction import Prediction, PredictionType, to_prediction
 from distillkit.diffusion.process import ForwardProcess
 
 
@@ -37,9 +37,9 @@ class OutputTeacher(Protocol):
 
     scale: int
     """Output size divided by input size."""
-    passes: int
+    nfe: int
     """Network passes of one :meth:`restore`."""
-    multiple: int
+    size_multiple: int
     """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -56,14 +56,14 @@ class DiffusionModel(nn.Module):
     codec: Codec
     """Not needed by a teacher that overrides ``space``, :meth:`encode` and :meth:`decode`."""
     process: ForwardProcess
-    predicts: Predicts
+    prediction_type: PredictionType
     network: nn.Module
     """The denoiser: the part that adapters are put on and that stage 1 and 2 train."""
     scale: int = 1
     """Output size divided by input size."""
-    passes: int = 1
+    nfe: int = 1
     """Network passes of one :meth:`generate`."""
-    multiple: int = 1
+    size_multiple: int = 1
     """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
     takes_captions: bool = False
     """Whether :meth:`condition` asks for :func:`~distillkit.diffusion.captions.current_captions`."""
@@ -102,7 +102,7 @@ class DiffusionModel(nn.Module):
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """The denoiser's clean latent and noise for ``z_t`` (B, C, h, w) at ``t`` (B,)."""
         return to_prediction(
-            self(z_t, t, condition), self.predicts, self.process, z_t, t, condition.y
+            self(z_t, t, condition), self.prediction_type, self.process, z_t, t, condition.y
         )
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a denoiser predicts, turned into a clean latent and its noise: the one place where parameterisations are converted."""
+"""What a denoiser prediction_type, turned into a clean latent and its noise: the one place where parameterizations are converted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distillkit.diffusion.process import ForwardProcess
 
-Predicts = Literal["noise", "clean", "velocity"]
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
 
 
 class Prediction(NamedTuple):
@@ -18,7 +18,7 @@ class Prediction(NamedTuple):
     noise: Tensor
 
 
-def noise_from_clean(
+def epsilon_from_sample(
     process: ForwardProcess, z_t: Tensor, t: Tensor, clean: Tensor, y: Tensor | None
 ) -> Tensor:
     """``eps = (z_t - signal z_0 - shift y) / noise``."""
@@ -27,7 +27,7 @@ def noise_from_clean(
     return (rest if y is None else rest - c.shift * y) / c.noise
 
 
-def clean_from_noise(
+def sample_from_epsilon(
     process: ForwardProcess, z_t: Tensor, t: Tensor, noise: Tensor, y: Tensor | None
 ) -> Tensor:
     """``z_0 = (z_t - shift y - noise eps) / signal``."""
@@ -36,7 +36,7 @@ def clean_from_noise(
     return (rest if y is None else rest - c.shift * y) / c.signal
 
 
-def _clean_from_velocity(
+def _sample_from_v(
     process: ForwardProcess, z_t: Tensor, t: Tensor, velocity: Tensor, y: Tensor | None
 ) -> Tensor:
     """Solve ``z_t = a z_0 + b y + s eps`` and ``v = a' z_0 + b' y + s' eps`` for ``z_0``."""
@@ -48,7 +48,7 @@ def _clean_from_velocity(
 
 def to_prediction(
     output: Tensor,
-    predicts: Predicts,
+    prediction_type: PredictionType,
     process: ForwardProcess,
     z_t: Tensor,
     t: Tensor,
@@ -58,11 +58,11 @@ def to_prediction(
 
     Args:
         output, z_t: (B, C, h, w). t: (B,). y: the latent that ``shift(t)`` multiplies, or None.
-        predicts: what ``output`` is: ``"noise"`` eps, ``"clean"`` z_0, or ``"velocity"`` dz_t/dt of the process.
+        prediction_type: what ``output`` is: ``"noise"`` eps, ``"clean"`` z_0, or ``"velocity"`` dz_t/dt of the process.
 
     At the same ``z_t`` two predictions obey ``|eps_a - eps_b|^2 = SNR |z0_a - z0_b|^2``.
     """
-    if predicts == "noise":
-        return Prediction(clean_from_noise(process, z_t, t, output, y), output)
-    clean = output if predicts == "clean" else _clean_from_velocity(process, z_t, t, output, y)
-    return Prediction(clean, noise_from_clean(process, z_t, t, clean, y))
+    if prediction_type == "epsilon":
+        return Prediction(sample_from_epsilon(process, z_t, t, output, y), output)
+    clean = output if prediction_type == "sample" else _sample_from_v(process, z_t, t, output, y)
+    return Prediction(clean, epsilon_from_sample(process, z_t, t, clean, y))

@@ -39,7 +39,7 @@ class Coefficients(NamedTuple):
 class ForwardProcess(ABC):
     """How a model noises a clean latent. Times are tensors of shape (B,): floats, or integer indices of a grid."""
 
-    levels: int | None = None
+    num_train_timesteps: int | None = None
     """Number of discrete times, or None for continuous time."""
 
     @abstractmethod
@@ -47,11 +47,11 @@ class ForwardProcess(ABC):
         """Signal, shift and noise factors at ``t`` (B,), each (B, 1, 1, 1) in float32."""
 
     @abstractmethod
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def timestep_at(self, log_snr: Tensor) -> Tensor:
         """The inverse of :meth:`log_snr`, (B,) -> (B,); the nearest time on a discrete grid."""
 
     @abstractmethod
-    def sample_time(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """``n`` times as the model saw them in training, (n,), on the CPU."""
 
     @abstractmethod
@@ -68,7 +68,7 @@ class ForwardProcess(ABC):
         """``2 ln(signal / noise)`` at ``t``: (B,) -> (B,)."""
         return 2 * self.coefficients(t).ratio.flatten().log()
 
-    def diffuse(self, z_0: Tensor, t: Tensor, noise: Tensor, y: Tensor | None = None) -> Tensor:
+    def add_noise(self, z_0: Tensor, noise: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """``z_t = signal z_0 + shift y + noise eps``. ``z_0``, ``noise``, ``y``: (B, C, h, w); ``t``: (B,)."""
         c = self.coefficients(t)
         z_t = c.signal * z_0 + c.noise * noise
@@ -80,28 +80,28 @@ def _per_sample(value: Tensor) -> Tensor:
 
 
 class TabulatedProcess(ForwardProcess):
-    """A process known at ``levels`` integer times, noisiest last.
+    """A process known at ``num_train_timesteps`` integer times, noisiest last.
 
     Args:
-        signal, shift, noise: tables of shape (levels,), kept in float64.
+        signal, shift, noise: tables of shape (num_train_timesteps,), kept in float64.
     """
 
     def __init__(self, signal: Tensor, shift: Tensor, noise: Tensor) -> None:
         self.table = torch.stack([signal.double(), shift.double(), noise.double()])
-        self.levels = signal.numel()
+        self.num_train_timesteps = signal.numel()
         self._log_snr = 2 * (self.table[0] / self.table[2]).log()
 
     def coefficients(self, t: Tensor) -> Coefficients:
         signal, shift, noise = self.table.to(t.device)[:, t.long()]
         return Coefficients(_per_sample(signal), _per_sample(shift), _per_sample(noise))
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def timestep_at(self, log_snr: Tensor) -> Tensor:
         distance = (log_snr.double()[:, None] - self._log_snr.to(log_snr.device)[None, :]).abs()
         return distance.argmin(dim=1)
 
-    def sample_time(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        assert self.levels is not None
-        return torch.randint(self.levels, (n,), generator=generator)
+    def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        assert self.num_train_timesteps is not None
+        return torch.randint(self.num_train_timesteps, (n,), generator=generator)
 
     def log_snr_range(self) -> tuple[float, float]:
         return float(self._log_snr.min()), float(self._log_snr.max())
@@ -115,9 +115,14 @@ class VariancePreserving(TabulatedProcess):
         super().__init__(a.sqrt(), torch.zeros_like(a), (1 - a).sqrt())
 
     @classmethod
-    def scaled_linear(cls, beta_start: float, beta_end: float, levels: int) -> VariancePreserving:
+    def scaled_linear(
+        cls, beta_start: float, beta_end: float, num_train_timesteps: int
+    ) -> VariancePreserving:
         """Betas linear in their square roots, computed in float32 as latent diffusion models do."""
-        betas = torch.linspace(beta_start**0.5, beta_end**0.5, levels, dtype=torch.float32) ** 2
+        betas = (
+            torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float32)
+            ** 2
+        )
         return cls((1 - betas).cumprod(0))
 
     def velocity_coefficients(self, t: Tensor) -> Coefficients:
@@ -130,7 +135,7 @@ class ResidualShifting(TabulatedProcess):
     """``z_t = (1 - eta_t) z_0 + eta_t y + kappa sqrt(eta_t) eps`` on a grid (Yue et al. 2023, eq. 2).
 
     Args:
-        sqrt_eta: increasing square roots of eta, (levels,).
+        sqrt_eta: increasing square roots of eta, (num_train_timesteps,).
         kappa: noise strength.
     """
 
@@ -146,7 +151,7 @@ class ContinuousProcess(ForwardProcess):
     def __init__(self, t_min: float, t_max: float) -> None:
         self.t_min, self.t_max = t_min, t_max
 
-    def sample_time(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return self.t_min + (self.t_max - self.t_min) * torch.rand(n, generator=generator)
 
     def log_snr_range(self) -> tuple[float, float]:
@@ -168,7 +173,7 @@ class CosineVariancePreserving(ContinuousProcess):
         c = self.coefficients(t)
         return Coefficients(-c.noise, c.shift, c.signal)
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def timestep_at(self, log_snr: Tensor) -> Tensor:
         return torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
 
 
@@ -183,7 +188,7 @@ class ContinuousResidualShifting(ContinuousProcess):
         u = _per_sample(t)
         return Coefficients(1 - u**2, u**2, self.kappa * u)
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def timestep_at(self, log_snr: Tensor) -> Tensor:
         """The positive root of ``u^2 + kappa r u - 1 = 0`` with ``r = signal / noise``."""
         kr = self.kappa * torch.exp(log_snr / 2)
         return 2 / (kr + (kr**2 + 4).sqrt())
@@ -203,11 +208,11 @@ class RectifiedFlow(ContinuousProcess):
         one = torch.ones_like(_per_sample(t))
         return Coefficients(-one, torch.zeros_like(one), one)
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def timestep_at(self, log_snr: Tensor) -> Tensor:
         return torch.sigmoid(-log_snr / 2)
 
 
-def matched_time(
+def match_timesteps(
     source: ForwardProcess, t: Tensor, target: ForwardProcess
 ) -> tuple[Tensor, Tensor]:
     """The times of ``target`` at which it is as noisy as ``source`` at ``t``.
@@ -217,7 +222,11 @@ def matched_time(
         dropped. On a discrete target the nearest time is returned and up to half a grid step beyond its range is allowed.
     """
     wanted = source.log_snr(t)
-    matched = target.time_at(wanted)
+    matched = target.timestep_at(wanted)
     low, high = target.log_snr_range()
-    slack = 1e-4 if target.levels is None else 0.5 * (high - low) / target.levels
+    slack = (
+        1e-4
+        if target.num_train_timesteps is None
+        else 0.5 * (high - low) / target.num_train_timesteps
+    )
     return matched, (wanted >= low - slack) & (wanted <= high + slack)

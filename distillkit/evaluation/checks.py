@@ -10,7 +10,7 @@ from distillkit.evaluation.results import Difference, Results
 
 
 @dataclass(frozen=True)
-class Claim:
+class Check:
     """A statement, the figure that decides it, and whether it holds."""
 
     statement: str
@@ -60,12 +60,12 @@ def claims(
     slack_perceptual: float = 0.001,
     span: float = 0.5,
     gap: float = 0.3,
-) -> list[Claim]:
-    """Check the knob and the front of a student's trade-off sweep.
+) -> list[Check]:
+    """Check the knob and the front of a student's tradeoff sweep.
 
     From tradeoff 0 to 1 neither any PSNR nor the perceptual distances trained against fall at any step (beyond the slack); their
     ends differ by more than the paired standard error; the first PSNR spans ``span`` dB; and at equal perceptual distance, at every
-    trade-off where they can be compared, the student is ``gap`` dB above the linear combination of the teachers. The last is
+    tradeoff where they can be compared, the student is ``gap`` dB above the linear combination of the teachers. The last is
     checked in every perceptual metric.
 
     Args:
@@ -75,10 +75,10 @@ def claims(
         return []
     perceptual = results.perceptual
     out = [_monotone(results, name, 1, slack_fidelity, "dB") for name in results.psnrs]
-    towards = {m.name: -1 if m.higher_is_better else 1 for m in perceptual if m.name in trained}
-    out += [_monotone(results, name, sign, slack_perceptual, "") for name, sign in towards.items()]
+    toward = {m.name: -1 if m.higher_is_better else 1 for m in perceptual if m.name in trained}
+    out += [_monotone(results, name, sign, slack_perceptual, "") for name, sign in toward.items()]
     out += [_ends(results, name, 1, "dB") for name in results.psnrs]
-    out += [_ends(results, name, sign, "") for name, sign in towards.items()]
+    out += [_ends(results, name, sign, "") for name, sign in toward.items()]
     out.append(_span(results, results.fidelity, span))
     if results.teachers is not None:
         out += [_front(results, m.name, gap, m.name in trained) for m in perceptual]
@@ -104,10 +104,10 @@ def _signed(difference: Difference, sign: int) -> Difference:
     return Difference(sign * difference.mean, difference.sem, interval)
 
 
-def _monotone(results: Results, metric: str, sign: int, slack: float, unit: str) -> Claim:
+def _monotone(results: Results, metric: str, sign: int, slack: float, unit: str) -> Check:
     where, step = min(_steps(results, metric, sign), key=lambda s: s[1].mean)
     direction = "falls" if sign > 0 else "rises"
-    return Claim(
+    return Check(
         statement=f"{metric} never {direction} as tradeoff goes from 0 to 1 (slack {slack:g}); its smallest step",
         value=step.mean,
         sem=step.sem,
@@ -123,9 +123,9 @@ def _end_to_end(results: Results, metric: str, sign: int) -> Difference:
     return _signed(results.paired(sweep[-1].label, sweep[0].label, metric), sign)
 
 
-def _ends(results: Results, metric: str, sign: int, unit: str) -> Claim:
+def _ends(results: Results, metric: str, sign: int, unit: str) -> Check:
     ends = _end_to_end(results, metric, sign)
-    return Claim(
+    return Check(
         statement=f"the ends of the knob differ in {metric} by more than the paired standard error",
         value=ends.mean,
         sem=ends.sem,
@@ -136,13 +136,13 @@ def _ends(results: Results, metric: str, sign: int, unit: str) -> Claim:
     )
 
 
-def _span(results: Results, metric: str, span: float) -> Claim:
+def _span(results: Results, metric: str, span: float) -> Check:
     ends = _end_to_end(results, metric, 1)
     statement = f"the knob spans at least {span:g} dB of {metric}"
-    return Claim(statement, ends.mean, ends.sem, ends.mean >= span, span, "dB")
+    return Check(statement, ends.mean, ends.sem, ends.mean >= span, span, "dB")
 
 
-def _front(results: Results, metric: str, gap: float, trained: bool) -> Claim:
+def _front(results: Results, metric: str, gap: float, trained: bool) -> Check:
     role = "trained against" if trained else "held out"
     statement = f"at equal {metric} ({role}) the student is at least {gap:g} dB above the linear combination, at its worst tradeoff"
     gaps = results.at_equal(metric)
@@ -150,8 +150,8 @@ def _front(results: Results, metric: str, gap: float, trained: bool) -> Claim:
     outside = [f"{g.tradeoff:g}" for g in gaps if g.difference is None]
     beyond = f"no combination has the student's distance at {', '.join(outside)}" if outside else ""
     if not found:
-        return Claim(statement, None, None, False, gap, "dB", beyond)
+        return Check(statement, None, None, False, gap, "dB", beyond)
     worst = min((d for _, d in found), key=lambda d: d.mean)
     listed = "by tradeoff " + ", ".join(f"{t:g}: {d.mean:+.2f}" for t, d in found)
     detail = f"{listed}; {beyond}" if beyond else listed
-    return Claim(statement, worst.mean, worst.sem, worst.mean >= gap, gap, "dB", detail)
+    return Check(statement, worst.mean, worst.sem, worst.mean >= gap, gap, "dB", detail)

@@ -26,10 +26,10 @@ class Gallery:
         if photo_of(item) in self.photos or len(self.photos) >= self.limit:
             return
         shown = {label: image for label, image in images.items() if not label.startswith("linear:")}
-        self.photos[photo_of(item)] = centre(shown, self.side)
+        self.photos[photo_of(item)] = center(shown, self.side)
 
 
-def centre(images: Images, side: int) -> Images:
+def center(images: Images, side: int) -> Images:
     """The same central region of every image, at most ``side`` ground-truth pixels square, on whole pixels of ``lq``."""
     smallest = images.get("lq", images["gt"]).shape[-2:]
     scale = max(1, images["gt"].shape[-1] // smallest[1])
@@ -55,7 +55,7 @@ def caption(label: str, teachers: tuple[str, str] | None) -> str:
 
 
 def in_order(labels: list[str], teachers: tuple[str, str] | None) -> list[str]:
-    """Input, baselines, teachers, methods with a knob by trade-off (the student last), ground truth."""
+    """Input, baselines, teachers, methods with a knob by tradeoff (the student last), ground truth."""
     rest = [label for label in labels if label not in ("lq", "gt") and "@" not in label]
     rest.sort(key=lambda label: (label in (teachers or ()), label))
     knobs = [label.rpartition("@") for label in labels if "@" in label]

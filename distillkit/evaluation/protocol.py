@@ -2,7 +2,7 @@
 
 An output is clamped and rounded to 8 bits before anything is measured, as a saved file would be. Random draws depend on the seed,
 the item and the method's name alone: neither the order of items nor the presence of another method changes them, and a student has
-the same draws at every trade-off. Crops of one photo are not independent, so all standard errors are clustered by photo.
+the same draws at every tradeoff. Crops of one photo are not independent, so all standard errors are clustered by photo.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PIXELS_PER_PASS = 2**18
 
 @dataclass(frozen=True)
 class Method(Entry):
-    """Something that restores images, at one trade-off."""
+    """Something that restores images, at one tradeoff."""
 
     restore: Callable[[str, Tensor, torch.Generator], Tensor]
     """``(item, lq (1, 3, h, w) in [-1, 1], CPU generator) -> image (1, 3, H, W)`` of the size of the ground truth, on the CPU."""
@@ -90,7 +90,7 @@ def evaluate(
     Args:
         methods: with distinct labels.
         items: crops of one photo are named ``photo#crop``. Methods restore an item with its caption in force.
-        metrics: with distinct names. PSNR is added where none of them is one, for a trade-off is not seen without it.
+        metrics: with distinct names. PSNR is added where none of them is one, for a tradeoff is not seen without it.
         combine: labels of the faithful and the realistic teacher, whose linear combinations are added as ``linear:<alpha>``.
         alphas: weights of the faithful teacher's image in those.
         reference: label of the entry that all others are compared with, in pairs.
@@ -121,7 +121,7 @@ def evaluate(
     if reference is not None and reference not in known:
         there = f"{', '.join(known)}{did_you_mean(reference, known)}"
         raise DistillkitError(f"reference {reference} - no such method; there are {there}")
-    seconds: dict[str, list[float]] = {m.label: [] for m in methods if m.passes is not None}
+    seconds: dict[str, list[float]] = {m.label: [] for m in methods if m.nfe is not None}
     per_image = [m for m in metrics if not isinstance(m, SetMetric)]
     of_sets = {m.name: FeatureSets(m) for m in metrics if isinstance(m, SetMetric)}
     columns: dict[tuple[str, str], list[float]] = {
@@ -238,7 +238,7 @@ def _with_costs(
     }
     parts = [timed[label] for label in combine or ()]
     costs: dict[str, Any] = {}
-    for name in ("passes", "parameters", "seconds"):
+    for name in ("nfe", "parameters", "seconds"):
         each = [getattr(part, name) for part in parts]
         costs[name] = None if None in each else sum(each)
     return [replace(e, **costs) if e.is_combination else e for e in timed.values()]

@@ -43,13 +43,13 @@ def why_absent(reason: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the results: a method at one trade-off."""
+    """One line of the results: a method at one tradeoff."""
 
     name: str
     """``student``, a teacher's role, ``bicubic``, or ``linear:<alpha>``."""
     tradeoff: float | None
     """0 = most realistic, 1 = most faithful; None where the method has no knob."""
-    passes: int | None
+    nfe: int | None
     """Network passes per image; None where only the images are known."""
     parameters: int | None = field(default=None, kw_only=True)
     """Of all networks that restoring takes, where they are known."""
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """The key of this entry: ``student@0.2``, or the name where there is no trade-off."""
+        """The key of this entry: ``student@0.2``, or the name where there is no tradeoff."""
         return self.name if self.tradeoff is None else f"{self.name}@{self.tradeoff:g}"
 
 
@@ -96,7 +96,7 @@ class Gap:
 
     tradeoff: float
     distance: float
-    """The student's mean perceptual distance at this trade-off, at which the two are compared."""
+    """The student's mean perceptual distance at this tradeoff, at which the two are compared."""
     difference: Difference | None
     """dB; None where the other curve does not reach that distance."""
 
@@ -178,7 +178,7 @@ class Results:
 
     @property
     def psnrs(self) -> list[str]:
-        """Every PSNR that was measured: of colours or brightness alone, with or without a correction before it."""
+        """Every PSNR that was measured: of colors or brightness alone, with or without a correction before it."""
         return [m.name for m in self.metrics if m.name.startswith("psnr")]
 
     @property
@@ -200,9 +200,9 @@ class Results:
         return self._mean(self.values[a, metric] - self.values[b, metric])
 
     def at_equal(self, metric: str, baseline: str = LINEAR, psnr: str | None = None) -> list[Gap]:
-        """PSNR gap to a baseline's curve at each of the student's trade-offs, at the student's mean perceptual distance.
+        """PSNR gap to a baseline's curve at each of the student's tradeoffs, at the student's mean perceptual distance.
 
-        The curve is interpolated linearly between its two neighbouring points to the student's mean distance, per image; the
+        The curve is interpolated linearly between its two neighboring points to the student's mean distance, per image; the
         standard error is that of ``dP - slope dD`` (P: the PSNR, D: ``metric``, both student minus baseline, slope: dP/dD
         of the curve there), which allows for the distance being a sample mean too. Where the curve passes that distance more than
         once, its best PSNR counts. A chord lies below a concave curve: a baseline of few points flatters the student.
@@ -230,7 +230,7 @@ class Results:
         for e in self.entries:
             head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
             tail = {
-                "passes": e.passes,
+                "nfe": e.nfe,
                 "seconds": e.seconds,
                 "parameters": e.parameters,
                 "trainable": e.trainable,

@@ -21,7 +21,7 @@ LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file that ``load_lora_adapter`` and ``load_lora_weights`` of diffusers look for."""
 
 AtTradeoff = Callable[[float], Student]
-"""The student at a trade-off, made of the files."""
+"""The student at a tradeoff, made of the files."""
 
 
 def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[str, AtTradeoff]:
@@ -29,7 +29,7 @@ def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[s
 
     Each is written as peft saves it (``adapter_config.json``, ``adapter_model.safetensors``), and for a network that is one of
     diffusers' also as diffusers saves it (``pytorch_lora_weights.safetensors``, rank and alpha in its metadata). The weights at
-    trade-off t are ``W_base + (alpha_1 / r_1) B_1 A_1 + t (alpha_2 / r_2) B_2 A_2``: both adapters on, the second at weight t.
+    tradeoff t are ``W_base + (alpha_1 / r_1) B_1 A_1 + t (alpha_2 / r_2) B_2 A_2``: both adapters on, the second at weight t.
 
     Returns:
         by the name of the library, the student that the files make of the base model without distillkit's adapters; none where the
@@ -71,7 +71,7 @@ def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[s
             )
     written = [(out / stage).is_dir() for stage in STAGES]
     complete = written[0] and (
-        about["stage2"] is None or (written[1] and about["stage2"]["variant"] == "gate")
+        about["stage2"] is None or (written[1] and about["stage2"]["variant"] == "adapter_scaling")
     )
     if not complete:
         return {}
@@ -89,7 +89,7 @@ def _prefix(network: object) -> str | None:
 
 
 def _by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
-    """Stage 1 merged, stage 2 merged at the trade-off."""
+    """Stage 1 merged, stage 2 merged at the tradeoff."""
     model = base_model(about)
     for stage, scale in zip(STAGES, (1.0, tradeoff), strict=True):
         if (adapters / stage).is_dir():
@@ -100,7 +100,7 @@ def _by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Stude
 
 
 def _by_diffusers(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
-    """Both stages on, the second at the weight of the trade-off."""
+    """Both stages on, the second at the weight of the tradeoff."""
     model = base_model(about)
     network: Any = model.network
     stages = [stage for stage in STAGES if (adapters / stage).is_dir()]

@@ -26,10 +26,10 @@ from distillkit.inference.student import (
     read_about,
     student_folder,
 )
-from distillkit.objectives.controllability import Gate
+from distillkit.objectives.controllability import AdapterScaling
 
 TOLERANCE = 1 / 510
-"""Largest difference from the original that a loaded export may have, in [0, 1]: half a grey level."""
+"""Largest difference from the original that a loaded export may have, in [0, 1]: half a gray level."""
 SIDE = 64
 """Of the generated image that exports are compared on, pixels."""
 
@@ -42,7 +42,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
     LoRA), ``README.md`` (the model card).
 
     Args:
-        run: a run's folder or an exported one. merge_at: write plain weights at this trade-off instead of adapters and a knob.
+        run: a run's folder or an exported one. merge_at: write plain weights at this tradeoff instead of adapters and a knob.
 
     Returns:
         what was compared, and how large the largest difference was.
@@ -123,15 +123,15 @@ def _refuse_merging(student: Student) -> None:
         raise DistillkitError(
             "this student has no knob: its export holds plain adapters already; leave --merge out"
         )
-    if not isinstance(student.variant, Gate):
+    if not isinstance(student.variant, AdapterScaling):
         name = type(student.variant).__name__
         raise DistillkitError(
-            f'only the knob of variant "gate" is a scale of weights; {name} takes two passes and cannot be merged'
+            f'only the knob of variant "adapter_scaling" is a scale of weights; {name} takes two passes and cannot be merged'
         )
 
 
 def _write_merged(student: Student, tradeoff: float, folder: Path) -> None:
-    assert isinstance(student.variant, Gate)
+    assert isinstance(student.variant, AdapterScaling)
     student.variant.adapter.set_scale(tradeoff)
     student.variant.adapter.merge()
     weights = student.variant.student.network.state_dict()
@@ -142,7 +142,7 @@ def _write_merged(student: Student, tradeoff: float, folder: Path) -> None:
 
 
 Load = Callable[[], Callable[[Tensor, float], Tensor]]
-"""Loads the export in one of the ways there are, and gives ``(image, trade-off) -> restored``."""
+"""Loads the export in one of the ways there are, and gives ``(image, tradeoff) -> restored``."""
 
 
 def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Load]:
@@ -170,7 +170,7 @@ def _restored_at(at: AtTradeoff) -> Load:
 
 
 def _image() -> Tensor:
-    """Colours, edges and noise, (3, SIDE, SIDE) in [0, 1]."""
+    """Colors, edges and noise, (3, SIDE, SIDE) in [0, 1]."""
     y, x = torch.meshgrid(torch.linspace(0, 1, SIDE), torch.linspace(0, 1, SIDE), indexing="ij")
     image = torch.stack([x, y, ((8 * x).floor() + (8 * y).floor()) % 2])
     return (
@@ -190,7 +190,7 @@ def _compared(
         raise DistillkitError(
             f"not exported: loaded as {name}, the student gives images that differ by {off:.2g} of white"
         )
-    return f"{name}: largest difference from the original {off:.1g} of white, at trade-off {', '.join(f'{t:g}' for t in tradeoffs)}"
+    return f"{name}: largest difference from the original {off:.1g} of white, at tradeoff {', '.join(f'{t:g}' for t in tradeoffs)}"
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, from whom, under which licences, and what it measures."""
+"""The model card of an exported student: what it is, from whom, under which licenses, and what it measures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ON_THE_HUB = {
     "GPL-3.0",
     "openrail++",
 }
-"""Licences that the Hub knows by (the lower case of) their name."""
+"""Licenses that the Hub knows by (the lower case of) their name."""
 _STRICTNESS = (
     (
         "permissive",
@@ -65,7 +65,7 @@ def model_card(
 
 
 def strictest_licenses(licenses: Iterable[str]) -> tuple[list[str], str]:
-    """Those of the strictest class, and what that class is. A licence that is not recognised counts as the strictest.
+    """Those of the strictest class, and what that class is. A license that is not recognized counts as the strictest.
 
     Of ``"A AND B"`` the stricter counts. This is a sorting by name, no legal advice.
     """
@@ -91,7 +91,7 @@ def _class_of(license: str) -> int:
 def _summary(about: Mapping[str, Any]) -> str:
     text = f"An image restoration student (`{about['student']['use']}`), distilled by distillkit {distillkit.__version__}"
     if about.get("merged") is not None:
-        return f"{text} and merged into plain weights at trade-off {about['merged']:g} (0 most realistic ... 1 most faithful)."
+        return f"{text} and merged into plain weights at tradeoff {about['merged']:g} (0 most realistic ... 1 most faithful)."
     if about["stage2"] is None:
         return f"{text}. It was trained without stage 2 and has no knob."
     return f"{text}. Its knob `tradeoff` runs from 0 (most realistic) to 1 (most faithful); variant `{about['stage2']['variant']}`."
@@ -128,7 +128,7 @@ restored = DiffusionPipeline.from_pretrained("this/folder", trust_remote_code=Tr
 def _licenses(
     about: Mapping[str, Any], recipe: Mapping[str, Any], strictest: Sequence[str], what: str
 ) -> str:
-    lines = ["## Licences", "", "| part | model | licence |", "| --- | --- | --- |"]
+    lines = ["## Licenses", "", "| part | model | license |", "| --- | --- | --- |"]
     for part, license in about["licenses"].items():
         table = (
             recipe["student"]
@@ -168,7 +168,7 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> str:
         return "## Evaluation\n\nThis student was not evaluated."
     metrics = list(dict.fromkeys(r["metric"] for r in shown))
     lines = [
-        f"| method | trade-off | {' | '.join(metrics)} |",
+        f"| method | tradeoff | {' | '.join(metrics)} |",
         f"| --- | --- |{' --- |' * len(metrics)}",
     ]
     for method, tradeoff in dict.fromkeys((r["method"], r["tradeoff"]) for r in shown):

@@ -22,11 +22,11 @@ from distillkit.inference.student import (
     read_about,
     student_folder,
 )
-from distillkit.objectives.controllability import Gate
+from distillkit.objectives.controllability import AdapterScaling
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TRACED = (17, 23)
-"""Sides of the input that is traced, in units of the model's ``multiple``: primes, so that nothing divides them by chance."""
+"""Sides of the input that is traced, in units of the model's ``size_multiple``: primes, so that nothing divides them by chance."""
 COMPARED = (TRACED, (16, 24), (33, 12))
 """Sides, in the same unit, of the inputs that the file is compared on."""
 TRADEOFFS = (0.0, 0.3, 1.0)
@@ -35,8 +35,8 @@ TRADEOFFS = (0.0, 0.3, 1.0)
 def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) -> str:
     """Write the student of ``run`` as the graph ``out``, which appears only when it gave the student's images.
 
-    Inputs: ``image``, float32 (1, 3, h, w) in [0, 1], h and w multiples of the model's ``multiple`` (in the file's metadata, with
-    ``scale``), and for a student with the knob ``gate`` that is not fixed ``tradeoff``, a float32 scalar, clamped to [0, 1].
+    Inputs: ``image``, float32 (1, 3, h, w) in [0, 1], h and w multiples of the model's ``size_multiple`` (in the file's metadata, with
+    ``scale``), and for a student with the knob ``adapter_scaling`` that is not fixed ``tradeoff``, a float32 scalar, clamped to [0, 1].
     Output: ``restored``, (1, 3, scale h, scale w) in [0, 1]. Weights of more than 2 GB are in ``<out>.data`` beside it.
 
     Args:
@@ -63,14 +63,14 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        program = _traced(graph, student.model.multiple)
+        program = _traced(graph, student.model.size_multiple)
         licenses = "; ".join(f"{part}: {license}" for part, license in about["licenses"].items())
-        scale, multiple = str(student.model.scale), str(student.model.multiple)
+        scale, multiple = str(student.model.scale), str(student.model.size_multiple)
         program.model.metadata_props.update(
-            scale=scale, multiple=multiple, recipe=about["recipe"], licenses=licenses
+            scale=scale, size_multiple=multiple, recipe=about["recipe"], licenses=licenses
         )
         program.save(temporary / out.name)
-        said = _compared(temporary / out.name, graph, tradeoffs, student.model.multiple)
+        said = _compared(temporary / out.name, graph, tradeoffs, student.model.size_multiple)
         for file in reversed(files):
             if (temporary / file.name).exists():
                 (temporary / file.name).rename(file)
@@ -80,7 +80,7 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
 
 
 class _Fixed(nn.Module):
-    """(1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w) in [0, 1], at one trade-off."""
+    """(1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w) in [0, 1], at one tradeoff."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -91,9 +91,9 @@ class _Fixed(nn.Module):
 
 
 class _Knob(nn.Module):
-    """The same with the trade-off as an input, which scales the adapter."""
+    """The same with the tradeoff as an input, which scales the adapter."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: AdapterScaling) -> None:
         super().__init__()
         self.model, self.adapter = gate.student, gate.adapter
 
@@ -103,12 +103,12 @@ class _Knob(nn.Module):
 
 
 def _graph(student: Student, tradeoff: float | None) -> tuple[nn.Module, Sequence[float | None]]:
-    """What to trace, and the trade-offs to compare; None where the graph has no such input."""
+    """What to trace, and the tradeoffs to compare; None where the graph has no such input."""
     student.check([tradeoff])
     variant = student.variant
     if variant is None:
         return _Fixed(student.model).eval(), [None]
-    if not isinstance(variant, Gate):
+    if not isinstance(variant, AdapterScaling):
         raise DistillkitError(
             f"{type(variant).__name__} takes two passes; a graph is made of students that take one"
         )
@@ -175,5 +175,5 @@ def _compared(
                     "a student that draws noise, or decides by the size of its input, has no graph"
                 )
             off = max(off, here)
-    at = "" if tradeoffs[0] is None else f", at trade-off {', '.join(f'{t:g}' for t in tradeoffs)}"
+    at = "" if tradeoffs[0] is None else f", at tradeoff {', '.join(f'{t:g}' for t in tradeoffs)}"
     return f"onnxruntime: largest difference from the original {off:.1g} of white, on inputs of {len(COMPARED)} sizes{at}"

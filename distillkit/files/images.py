@@ -26,12 +26,12 @@ ImageSource = str | Path | bytes | Image.Image
 class Pixels(NamedTuple):
     """An image as stored, upright."""
 
-    colours: np.ndarray
-    """(H, W, 3), uint8 or (for 16-bit grey) uint16."""
+    colors: np.ndarray
+    """(H, W, 3), uint8 or (for 16-bit gray) uint16."""
     alpha: np.ndarray | None
     """Opacity (H, W) uint8, where there is transparency."""
-    grey: bool
-    """Whether the file holds one channel of grey; ``colours`` repeats it."""
+    gray: bool
+    """Whether the file holds one channel of gray; ``colors`` repeats it."""
 
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -52,9 +52,9 @@ _WITHOUT_ALPHA = (".jpg", ".jpeg", ".bmp")
 def read_image(source: ImageSource, name: str | None = None) -> Tensor:
     """An image as a viewer shows it, (3, H, W) float32 in [-1, 1].
 
-    The content decides the format, not the suffix; of an animation the first frame is read. EXIF orientation is applied. Grey and
+    The content decides the format, not the suffix; of an animation the first frame is read. EXIF orientation is applied. Gray and
     palette images become RGB, transparency is laid on white, CMYK is converted without a profile; ICC profiles are ignored.
-    16-bit grey keeps its precision (65535 -> 1); 16-bit RGB is read at 8 bits.
+    16-bit gray keeps its precision (65535 -> 1); 16-bit RGB is read at 8 bits.
 
     Args:
         source: path, bytes or PIL image. name: what errors call it; default: its path.
@@ -67,20 +67,20 @@ def read_image(source: ImageSource, name: str | None = None) -> Tensor:
 
 
 def read_image_alpha(source: ImageSource, name: str | None = None) -> tuple[Tensor, Tensor | None]:
-    """As :func:`read_image`, but with transparency apart: colours (3, H, W), and opacity (1, H, W) in [0, 1] or None."""
-    colours, alpha, _ = decode_apart(source, name)
-    return to_float(colours), None if alpha is None else torch.from_numpy(alpha / np.float32(255))[
+    """As :func:`read_image`, but with transparency apart: colors (3, H, W), and opacity (1, H, W) in [0, 1] or None."""
+    colors, alpha, _ = decode_apart(source, name)
+    return to_float(colors), None if alpha is None else torch.from_numpy(alpha / np.float32(255))[
         None
     ]
 
 
 def decode(source: ImageSource, name: str | None = None) -> np.ndarray:
-    """What :func:`read_image` reads, as stored: (H, W, 3), uint8 or (for 16-bit grey) uint16."""
-    colours, alpha, _ = decode_apart(source, name)
+    """What :func:`read_image` reads, as stored: (H, W, 3), uint8 or (for 16-bit gray) uint16."""
+    colors, alpha, _ = decode_apart(source, name)
     if alpha is None:
-        return colours
+        return colors
     opacity = alpha[..., None].astype(np.uint16)
-    return ((colours * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    return ((colors * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
 
 
 def to_float(array: np.ndarray) -> Tensor:
@@ -198,8 +198,8 @@ def _pixels(image: Image.Image) -> Pixels:
         return Pixels(
             np.repeat(np.asarray(upright).astype(np.uint16)[..., None], 3, axis=2), None, True
         )
-    grey = upright.mode in ("1", "L", "LA", "La")
+    gray = upright.mode in ("1", "L", "LA", "La")
     if upright.has_transparency_data:
         channels = np.asarray(upright.convert("RGBA"))
-        return Pixels(channels[..., :3], channels[..., 3], grey)
-    return Pixels(np.asarray(upright.convert("RGB")), None, grey)
+        return Pixels(channels[..., :3], channels[..., 3], gray)
+    return Pixels(np.asarray(upright.convert("RGB")), None, gray)

@@ -71,7 +71,7 @@ class WeightFile:
 
     def _from_url(self, path: Path) -> Path:
         if self.url is None:
-            advice = f"; get it from {self.source} (licence {self.license})" if self.source else ""
+            advice = f"; get it from {self.source} (license {self.license})" if self.source else ""
             raise WeightsError(f"{path} - no such weight file{advice}")
         return download(self.url, path, self.sha256)
 

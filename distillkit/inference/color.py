@@ -1,4 +1,4 @@
-"""Giving a restored image the colours of its input, which generative models shift. For models that are to change colours, use none.
+"""Giving a restored image the colors of its input, which generative models shift. For models that are to change colors, use none.
 
 Both fixes see the whole image, never a tile of it, and work in bands of rows, so that memory stays bounded. Arrays are
 (height, width, channels), uint8, uint16 or float in [0, 1]; the formulas are those of StableSR (Wang et al. 2024), for values in
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit.inference.image_types import quantised, to_unit
+from distillkit.inference.image_types import quantized, to_unit
 
-ColourFix = Literal["none", "adain", "wavelet"]
+ColorFix = Literal["none", "adain", "wavelet"]
 LEVELS = 5
 EPS = 1e-5
 """Added to variances in [0, 1]."""
@@ -25,8 +25,8 @@ BAND = 512
 """Rows of the input, divided by the scale, that are worked on at a time."""
 
 
-def fix_colours(restored: np.ndarray, lq: np.ndarray, how: ColourFix) -> None:
-    """Change ``restored`` (scale h, scale w, C) in place to have the colours of ``lq`` (h, w, C).
+def fix_colors(restored: np.ndarray, lq: np.ndarray, how: ColorFix) -> None:
+    """Change ``restored`` (scale h, scale w, C) in place to have the colors of ``lq`` (h, w, C).
 
     ``"adain"``: the mean and standard deviation of every channel become those of the input. ``"wavelet"``: all but the fine detail
     (five levels) becomes that of the input, enlarged bicubically.
@@ -55,7 +55,7 @@ def _adain(restored: np.ndarray, lq: np.ndarray) -> None:
     (mean, std), (wanted_mean, wanted_std) = _statistics(restored), _statistics(lq)
     for top, bottom in _bands(len(restored), BAND):
         band = (to_unit(restored[top:bottom]) - mean) / std * wanted_std + wanted_mean
-        restored[top:bottom] = quantised(band, restored.dtype)
+        restored[top:bottom] = quantized(band, restored.dtype)
 
 
 def _wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
@@ -71,7 +71,7 @@ def _wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
         image = to_unit(rows)
         fixed = image - coarse(image) + coarse(_enlarged_rows(lq, first, last, scale).to(image))
         inside = fixed[..., (top - first) * scale : (bottom - first) * scale, :]
-        restored[top * scale : bottom * scale] = quantised(inside, restored.dtype)
+        restored[top * scale : bottom * scale] = quantized(inside, restored.dtype)
 
 
 def _enlarged_rows(lq: np.ndarray, first: int, last: int, scale: int) -> Tensor:

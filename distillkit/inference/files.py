@@ -35,7 +35,7 @@ Tradeoffs = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Job:
-    """One image or video, and where its results go: one a trade-off."""
+    """One image or video, and where its results go: one a tradeoff."""
 
     source: Path
     targets: tuple[Path, ...]
@@ -48,7 +48,7 @@ def plan(
 
     One file goes to ``output`` itself where that has the suffix of its kind. All else goes into the folder ``output``, images as
     PNG and videos, which are not looked for in folders, as MP4. Folders are mirrored below it, and so are those that a pattern
-    (``"photos/**/*.jpg"``) goes through. Results of several trade-offs are told apart by ``_t0.5`` behind the name.
+    (``"photos/**/*.jpg"``) goes through. Results of several tradeoffs are told apart by ``_t0.5`` behind the name.
 
     Args:
         overwrite: replace existing results.

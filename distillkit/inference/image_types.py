@@ -26,7 +26,7 @@ _VALUES = "C being 1, 3 or 4, of uint8, uint16 or float in [0, 1]"
 def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
     """An image as an array (h, w, C), uint8, uint16 or float32 in [0, 1], and the way back.
 
-    C is 1 (grey), 2 (grey, opacity), 3 (RGB) or 4 (RGB, opacity).
+    C is 1 (gray), 2 (gray, opacity), 3 (RGB) or 4 (RGB, opacity).
 
     Args:
         image: a PIL image, a file or its content (these come back as PIL images); an array (h, w), (h, w, 1), (h, w, 3) or
@@ -41,8 +41,8 @@ def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
         return _from_numpy(image)
     if isinstance(image, str | Path | bytes | Image.Image):
         pixels = decode_apart(image)
-        colours = pixels.colours[..., :1] if pixels.grey else pixels.colours
-        parts = [colours] if pixels.alpha is None else [colours, pixels.alpha[..., None]]
+        colors = pixels.colors[..., :1] if pixels.gray else pixels.colors
+        parts = [colors] if pixels.alpha is None else [colors, pixels.alpha[..., None]]
         return np.concatenate(parts, axis=2), _to_pil
     raise DataError(
         f"expected a PIL image, an array, a tensor or a file, got a {type(image).__name__}"
@@ -57,7 +57,7 @@ def to_unit(array: np.ndarray) -> Tensor:
     ]
 
 
-def quantised(image: Tensor, dtype: np.dtype) -> np.ndarray:
+def quantized(image: Tensor, dtype: np.dtype) -> np.ndarray:
     """The inverse of :func:`to_unit`, clamped, and rounded to nearest where ``dtype`` is an integer."""
     values = image[0].clamp(-1, 1).add_(1).div_(2)
     if dtype.kind == "u":

@@ -1,4 +1,4 @@
-"""Many trade-offs at the price of a few: restored at nodes, and in between a polynomial of the trade-off, pixel by pixel.
+"""Many tradeoffs at the price of a few: restored at nodes, and in between a polynomial of the tradeoff, pixel by pixel.
 
 With nodes ``t_i`` equally spaced from 0 to 1 and ``x_i`` the images there, Lagrange's interpolation:
 
@@ -21,9 +21,9 @@ FEWEST, MOST = 2, 5
 def plan_nodes(
     tradeoffs: Sequence[float | None], nodes: int | None
 ) -> tuple[list[float | None], list[list[float]]]:
-    """The trade-offs to restore at, and for each of ``tradeoffs`` the weights of the images there.
+    """The tradeoffs to restore at, and for each of ``tradeoffs`` the weights of the images there.
 
-    Without ``nodes``, or where no more trade-offs than nodes are wanted, these are ``tradeoffs`` themselves.
+    Without ``nodes``, or where no more tradeoffs than nodes are wanted, these are ``tradeoffs`` themselves.
     """
     if nodes is None or len(tradeoffs) <= nodes:
         return list(tradeoffs), [

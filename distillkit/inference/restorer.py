@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.inference.color import ColourFix, fix_colours
-from distillkit.inference.image_types import as_array, enlarged_opacity, luma, quantised, to_unit
+from distillkit.inference.color import ColorFix, fix_colors
+from distillkit.inference.image_types import as_array, enlarged_opacity, luma, quantized, to_unit
 from distillkit.inference.interpolation import FEWEST, MOST, mixed, plan_nodes
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restore_padded, restored_bands
@@ -40,9 +40,9 @@ class Restorer:
 
     Args:
         student: what to restore with. device: where.
-        tile: side in input pixels; default 768 pixels of the result. overlap: of neighbouring tiles; default an eighth of the tile.
-        colour: ``"none"``, or the fix that gives a result the colours of its input: ``"adain"``, ``"wavelet"``.
-        nodes: where more trade-offs than this (2 to 5) are asked for at once, restore at so many and interpolate
+        tile: side in input pixels; default 768 pixels of the result. overlap: of neighboring tiles; default an eighth of the tile.
+        color: ``"none"``, or the fix that gives a result the colors of its input: ``"adain"``, ``"wavelet"``.
+        nodes: where more tradeoffs than this (2 to 5) are asked for at once, restore at so many and interpolate
             (:mod:`~distillkit.inference.interpolation`); by default every one is exact.
         progress: show on a terminal how many rows of an image in tiles are done.
     """
@@ -54,26 +54,26 @@ class Restorer:
         *,
         tile: int | None = None,
         overlap: int | None = None,
-        colour: ColourFix = "none",
+        color: ColorFix = "none",
         nodes: int | None = None,
         progress: bool = False,
     ) -> None:
         self.progress = progress
-        self.student, self.device, self.colour, self.nodes = (
+        self.student, self.device, self.color, self.nodes = (
             student,
             torch.device(device),
-            colour,
+            color,
             nodes,
         )
-        self.tile = tile or max(TILE // self.scale, student.model.multiple)
+        self.tile = tile or max(TILE // self.scale, student.model.size_multiple)
         self.overlap = self.tile // 8 if overlap is None else overlap
         if self.tile < 1 or not 0 <= self.overlap < self.tile:
             raise DistillkitError(
                 f"the overlap {self.overlap} must be at least 0 and below the tile's side {self.tile}"
             )
-        if colour not in get_args(ColourFix):
+        if color not in get_args(ColorFix):
             raise DistillkitError(
-                f"no such colour fix: {colour!r}; known are {', '.join(get_args(ColourFix))}"
+                f"no such color fix: {color!r}; known are {', '.join(get_args(ColorFix))}"
             )
         if nodes is not None and not FEWEST <= nodes <= MOST:
             raise DistillkitError(f"nodes are {FEWEST} to {MOST}, not {nodes}")
@@ -85,7 +85,7 @@ class Restorer:
         """Load the student of a run folder, of an exported folder, or of a Hub repository ``owner/name``.
 
         Args:
-            device: default a GPU where there is one. options: ``tile``, ``overlap``, ``colour`` and ``nodes`` as of the class.
+            device: default a GPU where there is one. options: ``tile``, ``overlap``, ``color`` and ``nodes`` as of the class.
 
         Raises:
             DistillkitError: no student there, or one that cannot be loaded; the text says why.
@@ -104,7 +104,7 @@ class Restorer:
         """A registered teacher or student as it comes, ``"mini/faithful"``: a baseline without a knob.
 
         Args:
-            settings: the model's own options. options: ``tile``, ``overlap`` and ``colour`` as of the class.
+            settings: the model's own options. options: ``tile``, ``overlap`` and ``color`` as of the class.
 
         Raises:
             DistillkitError: no such model, wrong settings, or weights that are not on this machine.
@@ -122,27 +122,27 @@ class Restorer:
     ) -> Any:
         """Restore an image, or several.
 
-        Grey images give grey ones (the luma of the result), 16-bit ones 16 bits; opacity is kept, enlarged bicubically; EXIF
+        Gray images give gray ones (the luma of the result), 16-bit ones 16 bits; opacity is kept, enlarged bicubically; EXIF
         orientation is applied.
 
         Args:
             image: as of :func:`~distillkit.inference.image_types.as_array`; or a list of such images, or a tensor (B, C, h, w).
             tradeoff: 0 is most realistic (default), 1 most faithful; values outside are clamped. The results of a list of
-                trade-offs share what the model encodes of the input and, for variants of two passes, the first; a pass and a
+                tradeoffs share what the model encodes of the input and, for variants of two passes, the first; a pass and a
                 decoding each remain, or of each node.
             seed: of a student that draws noise: equal for all images of a batch.
 
         Returns:
             the restored image, ``scale`` times as large, of the kind given; a list for a list, a tensor for a tensor; for a list of
-            trade-offs a list of these.
+            tradeoffs a list of these.
 
         Raises:
-            DataError: not an image, one of a wrong kind, or with values that are not finite. DistillkitError: a trade-off that the
+            DataError: not an image, one of a wrong kind, or with values that are not finite. DistillkitError: a tradeoff that the
             student does not offer, a result that is not finite, too little memory.
         """
         tradeoffs = list(tradeoff) if isinstance(tradeoff, Sequence) else [tradeoff]
         if any(t is not None and not math.isfinite(t) for t in tradeoffs):
-            raise DistillkitError(f"a trade-off is a number from 0 to 1, not {tradeoff}")
+            raise DistillkitError(f"a tradeoff is a number from 0 to 1, not {tradeoff}")
         batch = isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.dim() == 4)
         results = [
             self._kept_in_kind(one, tradeoffs, seed) for one in (image if batch else [image])
@@ -158,9 +158,9 @@ class Restorer:
 
     def _kept_in_kind(self, image: Any, tradeoffs: Sequence[float | None], seed: int) -> list[Any]:
         array, back = as_array(image)
-        colours = array.shape[2] - (array.shape[2] + 1) % 2
-        restored = self._in_memory(array[..., :colours], tradeoffs, seed)
-        opacity = enlarged_opacity(array[..., colours:], self.scale)
+        colors = array.shape[2] - (array.shape[2] + 1) % 2
+        restored = self._in_memory(array[..., :colors], tradeoffs, seed)
+        opacity = enlarged_opacity(array[..., colors:], self.scale)
         return [
             back(np.concatenate([one, opacity], axis=2) if opacity.size else one)
             for one in _taken(restored)
@@ -187,7 +187,7 @@ class Restorer:
                     raise
             tried, smallest = (
                 min(self.tile, math.isqrt(self._padded_area(lq))),
-                max(SMALLEST_TILE, self.student.model.multiple),
+                max(SMALLEST_TILE, self.student.model.size_multiple),
             )
             if tried <= smallest:
                 what = f"{width} x {height} pixels, in tiles of at most {self.tile} x {self.tile}"
@@ -209,7 +209,7 @@ class Restorer:
         tradeoffs: Sequence[float | None],
         seed: int,
     ) -> None:
-        """``lq`` (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1], into ``results`` (scale h, scale w, C), one a trade-off."""
+        """``lq`` (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1], into ``results`` (scale h, scale w, C), one a tradeoff."""
         height, width, channels = lq.shape
         model = self.student.model
         self.student.check(tradeoffs)
@@ -223,7 +223,7 @@ class Restorer:
                 lambda x: self._on_device(x, restored_at, generator),
                 piece,
                 model.scale,
-                model.multiple,
+                model.size_multiple,
             )
 
         whole = self._padded_area(lq) <= self.tile**2
@@ -242,15 +242,15 @@ class Restorer:
                     raise DistillkitError("the model gave values that are not finite")
                 rows = luma(band) if channels == 1 else band
                 for result, of_nodes in zip(results, weights, strict=True):
-                    result[top : top + rows.shape[2]] = quantised(mixed(rows, of_nodes), lq.dtype)
+                    result[top : top + rows.shape[2]] = quantized(mixed(rows, of_nodes), lq.dtype)
                 bar.update(band.shape[2] // self.scale)
         for result in results:
-            fix_colours(result, lq, self.colour)
+            fix_colors(result, lq, self.color)
 
     def _padded_area(self, lq: np.ndarray) -> int:
         """Input pixels that the model sees of ``lq`` in one piece."""
-        multiple = self.student.model.multiple
-        return math.prod(-(-side // multiple) * multiple for side in lq.shape[:2])
+        size_multiple = self.student.model.size_multiple
+        return math.prod(-(-side // size_multiple) * size_multiple for side in lq.shape[:2])
 
     def _on_device(
         self, lq: Tensor, tradeoffs: Sequence[float | None], generator: torch.Generator

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.adapters.adapters import Adapter, FullRank, add_adapter
+from distillkit.adapters.adapters import Adapter, FullAdapter, add_adapter
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.files.atomic import written
 from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
-from distillkit.objectives.controllability import CtsrAlg2, CtsrEq8, Gate, Oftsr, Variant
+from distillkit.objectives.controllability import AdapterScaling, CtsrAlg2, CtsrEq8, Oftsr, Variant
 from distillkit.objectives.reconstruction import Distance
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.load import ResolvedRecipe
@@ -29,7 +29,7 @@ from distillkit.recipe.schema import Stage2
 
 FORMAT = 1
 MERGED = "network.safetensors"
-"""The file of a student merged at one trade-off: all weights of its network."""
+"""The file of a student merged at one tradeoff: all weights of its network."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Student:
     model: DiffusionModel | OutputTeacher
     variant: Variant | None
     fixed: float = 0.0
-    """Without a knob: the one trade-off there is, that at which a student was merged."""
+    """Without a knob: the one tradeoff there is, that at which a student was merged."""
 
     @property
     def passes(self) -> int:
         """Network passes of one restoration."""
-        return self.model.passes + (self.variant.extra_passes if self.variant else 0)
+        return self.model.nfe + (self.variant.extra_nfe if self.variant else 0)
 
     def restore(
         self, lq: Tensor, tradeoff: float | None = None, generator: torch.Generator | None = None
@@ -56,16 +56,16 @@ class Student:
         return self.restore_each(lq, [tradeoff], generator)[0]
 
     def check(self, tradeoffs: Sequence[float | None]) -> None:
-        """Refuse trade-offs that something without a knob does not have.
+        """Refuse tradeoffs that something without a knob does not have.
 
         Raises:
             DistillkitError: saying which it has.
         """
         if self.variant is None and any(t not in (None, self.fixed) for t in tradeoffs):
-            raise DistillkitError(f"this model has no knob: its one trade-off is {self.fixed:g}")
+            raise DistillkitError(f"this model has no knob: its one tradeoff is {self.fixed:g}")
 
     def ready(self, tradeoffs: Sequence[float | None]) -> AbstractContextManager[None]:
-        """A ``with`` block for several restorations at these trade-offs alone: a single one is then made ready once for all."""
+        """A ``with`` block for several restorations at these tradeoffs alone: a single one is then made ready once for all."""
         if self.variant is None or len(tradeoffs) != 1:
             return nullcontext()
         return self.variant.ready(tradeoffs[0] or 0.0)
@@ -77,12 +77,12 @@ class Student:
         tradeoffs: Sequence[float | None],
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """:meth:`restore` at several trade-offs with the same draws.
+        """:meth:`restore` at several tradeoffs with the same draws.
 
         They share the condition, and for variants of two passes the first one. Each needs a pass and a decoding of its own.
 
         Raises:
-            DistillkitError: a trade-off other than 0 (None) of a student without a knob.
+            DistillkitError: a tradeoff other than 0 (None) of a student without a knob.
         """
         self.check(tradeoffs)
         if self.variant is None:
@@ -92,7 +92,7 @@ class Student:
         state = generator.get_state() if generator else None
         shared = (
             variant.generate(condition, 0.0, generator)
-            if variant.extra_passes and len(tradeoffs) > 1
+            if variant.extra_nfe and len(tradeoffs) > 1
             else None
         )
         for tradeoff in tradeoffs:
@@ -129,14 +129,14 @@ def make_variant(
     if options.variant == "oftsr":
         return Oftsr(model)
     adapter = stage1_adapter(model, options.adapter, seed + 1)
-    if options.variant == "gate":
-        return Gate(
+    if options.variant == "adapter_scaling":
+        return AdapterScaling(
             model,
             adapter,
             options.target,
             weights=weights,
-            ratio=options.geo_ratio,
-            endpoint_every=options.endpoint_every,
+            ratio=options.l2_weight_ratio,
+            faithful_every=options.faithful_every,
             perceptual=perceptual,
             shift=shift,
         )
@@ -238,9 +238,9 @@ def interpolated(
     """
     model, other = (load_student(path, device, stage1_only=True).model for path in (first, second))
     assert isinstance(model, DiffusionModel) and isinstance(other, DiffusionModel)
-    adapter = FullRank(model.network)
+    adapter = FullAdapter(model.network)
     adapter.aim_at(other.network)
-    return Student(model, Gate(model, adapter, "geo"))
+    return Student(model, AdapterScaling(model, adapter, "reconstruction"))
 
 
 def base_model(about: Mapping[str, Any]) -> DiffusionModel:

@@ -69,7 +69,7 @@ def restored_bands(
 
 
 def restore_padded(restore: Restore, lq: Tensor, scale: int, multiple: int) -> Tensor:
-    """``restore`` with the sides padded to multiples of ``multiple``, the result cropped back."""
+    """``restore`` with the sides padded to multiples of ``size_multiple``, the result cropped back."""
     height, width = lq.shape[-2:]
     down, right = -height % multiple, -width % multiple
     if down or right:
@@ -91,7 +91,7 @@ def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
 
 
 def _weights(start: int, end: int, length: int, scale: int, overlap: int) -> Tensor:
-    """Weights of the restored pixels of a span: 1, but less towards an edge that is not the image's own."""
+    """Weights of the restored pixels of a span: 1, but less toward an edge that is not the image's own."""
     x = torch.arange((end - start) * scale, dtype=torch.float32)
     from_start = x + 1 if start > 0 else torch.inf
     from_end = len(x) - x if end < length else torch.full_like(x, torch.inf)

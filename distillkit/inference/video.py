@@ -42,9 +42,9 @@ def restore_video(
     *,
     seed: int = 0,
 ) -> None:
-    """One video a trade-off: the frames restored in 8 bits and upright, times as in the source, sound as it is.
+    """One video a tradeoff: the frames restored in 8 bits and upright, times as in the source, sound as it is.
 
-    Every frame has the same draws, so that their pattern stands still. Colours keep the source's matrix, primaries and transfer.
+    Every frame has the same draws, so that their pattern stands still. Colors keep the source's matrix, primaries and transfer.
     Subtitles and data are left out. Memory does not grow with length; a target appears when it is complete.
 
     Raises:
@@ -80,7 +80,7 @@ def restore_video(
 
 
 def _first_frame(source: Path) -> av.VideoFrame:
-    """A frame to learn size, turn and colours from, before anything is written."""
+    """A frame to learn size, turn and colors from, before anything is written."""
     with _opened(source) as clip, _named(source, "cannot be read as a video"):
         for frame in clip.decode(video=0):
             return frame

@@ -29,7 +29,7 @@ class Metric(Protocol):
 
     name: str
     protocol: str
-    """Everything needed to compare a number with another: colour space, rounding, border, network."""
+    """Everything needed to compare a number with another: color space, rounding, border, network."""
     higher_is_better: bool
     differentiable: bool
     """Gradient flows to ``restored``, so it can serve as a loss."""
@@ -110,7 +110,7 @@ def luma(image: Tensor) -> Tensor:
 
 
 def psnr() -> Metric:
-    """PSNR over the three colour channels."""
+    """PSNR over the three color channels."""
     return _distortion(
         "psnr", "RGB, 8-bit rounded, peak 255, no border crop, capped at 100 dB", _psnr_rgb
     )
@@ -126,7 +126,7 @@ def psnr_y() -> Metric:
 
 
 def ssim() -> Metric:
-    """SSIM of Wang et al. 2004, mean of the three colour channels."""
+    """SSIM of Wang et al. 2004, mean of the three color channels."""
     return _distortion(
         "ssim",
         "RGB channel mean, 8-bit rounded, Gaussian 11x11 sigma 1.5, valid region, K .01/.03, float64",

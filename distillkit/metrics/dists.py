@@ -2,7 +2,7 @@
 
 ``1 - sum_c (alpha_c l_c + beta_c s_c)`` over the channels of the image itself and of five stages of VGG16, whose max pooling is
 replaced by L2 pooling. ``l`` compares the means of two feature maps (texture), ``s`` their covariance (structure); the weights are
-normalised to sum to one.
+normalized to sum to one.
 """
 
 from __future__ import annotations

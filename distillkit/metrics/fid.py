@@ -54,7 +54,7 @@ class Fid:
     def distance(self, restored: Tensor, gt: Tensor) -> float:
         """The distance of two sets of features, (N, D) and (M, D).
 
-        With ``S = A A'`` of the centred features A, the root's trace is the sum of the singular values of ``A_1' A_2``.
+        With ``S = A A'`` of the centered features A, the root's trace is the sum of the singular values of ``A_1' A_2``.
 
         Raises:
             DataError: a set of one image, which has no covariance.

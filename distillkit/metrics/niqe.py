@@ -61,15 +61,15 @@ def block_features(image: Tensor) -> NDArray[np.float64]:
         raise DataError(
             f"NIQE needs an image of at least two blocks of {BLOCK}x{BLOCK} pixels, not {width}x{height}"
         )
-    grey = _grey(image)[..., : rows * BLOCK, : columns * BLOCK]
+    gray = _gray(image)[..., : rows * BLOCK, : columns * BLOCK]
     scales = [
-        _described(_normalised(grey), BLOCK),
-        _described(_normalised(_halved(grey)), BLOCK // 2),
+        _described(_normalised(gray), BLOCK),
+        _described(_normalised(_halved(gray)), BLOCK // 2),
     ]
     return torch.cat(scales, dim=1).cpu().numpy()
 
 
-def _grey(image: Tensor) -> Tensor:
+def _gray(image: Tensor) -> Tensor:
     """Y of YIQ, (1, 1, H, W) float64 in [0, 255], rounded."""
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=image.device).view(
         1, 3, 1, 1
@@ -77,9 +77,9 @@ def _grey(image: Tensor) -> Tensor:
     return (to_uint8(image).double() * weights).sum(1, keepdim=True).round()
 
 
-def _normalised(grey: Tensor) -> Tensor:
-    """Mean-subtracted, contrast-normalised: ``(I - mu) / (sigma + 1)``, local moments under a 7x7 Gaussian of sigma 7/6."""
-    x = torch.arange(-3, 4, dtype=grey.dtype, device=grey.device)
+def _normalised(gray: Tensor) -> Tensor:
+    """Mean-subtracted, contrast-normalized: ``(I - mu) / (sigma + 1)``, local moments under a 7x7 Gaussian of sigma 7/6."""
+    x = torch.arange(-3, 4, dtype=gray.dtype, device=gray.device)
     line = torch.exp(-(x**2) / (2 * (7 / 6) ** 2))
     line = line / line.sum()
 
@@ -87,34 +87,34 @@ def _normalised(grey: Tensor) -> Tensor:
         padded = F.pad(v, (3, 3, 3, 3), mode="replicate")
         return F.conv2d(F.conv2d(padded, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
 
-    mean = blur(grey)
-    return (grey - mean) / ((blur(grey.square()) - mean.square()).abs().sqrt() + 1)
+    mean = blur(gray)
+    return (gray - mean) / ((blur(gray.square()) - mean.square()).abs().sqrt() + 1)
 
 
-def _halved(grey: Tensor) -> Tensor:
+def _halved(gray: Tensor) -> Tensor:
     """Half the size by antialiased bicubic interpolation (a = -0.5, eight taps), borders mirrored with their edge."""
-    distance = torch.arange(-3.5, 4, dtype=grey.dtype, device=grey.device).abs() / 2
+    distance = torch.arange(-3.5, 4, dtype=gray.dtype, device=gray.device).abs() / 2
     inner = 1.5 * distance**3 - 2.5 * distance**2 + 1
     outer = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
     line = torch.where(distance <= 1, inner, outer)
     line = line / line.sum()
     for dim, kernel in ((2, line.view(1, 1, -1, 1)), (3, line.view(1, 1, 1, -1))):
         before, after = (
-            grey.narrow(dim, 0, 3).flip(dim),
-            grey.narrow(dim, grey.shape[dim] - 3, 3).flip(dim),
+            gray.narrow(dim, 0, 3).flip(dim),
+            gray.narrow(dim, gray.shape[dim] - 3, 3).flip(dim),
         )
         stride = (2, 1) if dim == 2 else (1, 2)
-        grey = F.conv2d(torch.cat([before, grey, after], dim), kernel, stride=stride)
-    return grey
+        gray = F.conv2d(torch.cat([before, gray, after], dim), kernel, stride=stride)
+    return gray
 
 
-def _described(normalised: Tensor, side: int) -> Tensor:
+def _described(normalized: Tensor, side: int) -> Tensor:
     """(1, 1, H, W) -> (blocks, 18), blocks of ``side`` row by row.
 
     Shape and mean scale of the generalised Gaussian of a block's values; shape, mean, left and right scale of that of the products
-    of neighbours, which wrap around within the block.
+    of neighbors, which wrap around within the block.
     """
-    blocks = normalised[0, 0].unfold(0, side, side).unfold(1, side, side).flatten(0, 1)
+    blocks = normalized[0, 0].unfold(0, side, side).unfold(1, side, side).flatten(0, 1)
     shape, left, right = _asymmetric_gaussian(blocks)
     found = [shape, (left + right) / 2]
     for shift in SHIFTS:

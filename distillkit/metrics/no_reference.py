@@ -1,4 +1,4 @@
-"""MUSIQ, MANIQA and CLIPIQA through ``pyiqa``, an optional package; its licence (PolyForm Noncommercial) forbids commercial use."""
+"""MUSIQ, MANIQA and CLIPIQA through ``pyiqa``, an optional package; its license (PolyForm Noncommercial) forbids commercial use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blind(name: str, model: str) -> Metric:
         import pyiqa
     except ImportError as e:
         raise WeightsError(
-            f"pyiqa is not installed: pip install 'distillkit[iqa]' (licence {LICENSE}: no commercial use)"
+            f"pyiqa is not installed: pip install 'distillkit[iqa]' (license {LICENSE}: no commercial use)"
         ) from e
     try:
         network = pyiqa.create_metric(model, device=torch.device("cpu"))

@@ -12,7 +12,7 @@ ctsr_eq8      an adapter, on                           D(z_0 + t eps_S(z_0, t)) 
 ctsr_alg2     an adapter, on                           D(z_0 + t eps_S(z_0, t))                    2
 ============  =======================================  ==========================================  ======
 
-(passes of the network, for a student that generates in one.) ``gate`` is ours and the default. ``ctsr_eq8`` and ``ctsr_alg2`` are
+(passes of the network, for a student that generates in one.) ``adapter_scaling`` is ours and the default. ``ctsr_eq8`` and ``ctsr_alg2`` are
 the paper's two statements, taken literally; neither mentions a faithful endpoint, and neither gives a usable knob on the mini
 models (``docs/results.md``). The paper does not state their inference rule: this one starts at the stage-1 result, as its Table 7
 does.
@@ -39,7 +39,7 @@ from distillkit.objectives.reconstruction import Distance, reconstruction
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Stage2Batch:
     """What a variant may learn from at one step."""
 
     lq: Tensor
@@ -47,7 +47,7 @@ class Lesson:
     endpoint: Callable[[], Tensor]
     """z_1, (B, C, h, w), computed when asked for, without gradient."""
     generator: torch.Generator
-    """On the CPU: for times and trade-offs, new ones at each step."""
+    """On the CPU: for times and tradeoffs, new ones at each step."""
     draws: Callable[[], torch.Generator]
     """For the noise that a student starts from: the same at each call, and whenever a batch comes again."""
     step: int
@@ -62,7 +62,7 @@ class Variant(ABC):
     """One way to train and to use the knob."""
 
     student: DiffusionModel
-    extra_passes: int
+    extra_nfe: int
     """Network passes of :meth:`generate` beyond those of the stage-1 student."""
     needs_endpoint: bool
 
@@ -79,7 +79,7 @@ class Variant(ABC):
         """What stage 2 trains, by name."""
 
     @abstractmethod
-    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+    def terms(self, lesson: Stage2Batch) -> dict[str, Tensor]:
         """Weighted loss terms, to be summed."""
 
     @abstractmethod
@@ -96,59 +96,59 @@ class Variant(ABC):
         """
 
     def ready(self, tradeoff: float) -> AbstractContextManager[None]:
-        """A ``with`` block for :meth:`generate` at this one trade-off, without gradient: it is then as fast as it can be."""
+        """A ``with`` block for :meth:`generate` at this one tradeoff, without gradient: it is then as fast as it can be."""
         return nullcontext()
 
     @torch.no_grad()
-    def start(self, lesson: Lesson, condition: Condition) -> Tensor:
+    def start(self, lesson: Stage2Batch, condition: Condition) -> Tensor:
         """z_0 of a lesson, without gradient."""
         return lesson.known(lambda: self.generate(condition, 0.0, lesson.draws()))
 
 
-class Gate(Variant):
-    """The trade-off is the scale of the stage-2 adapter: ``theta_t = theta_0 + t (theta - theta_0)``, one pass at every t.
+class AdapterScaling(Variant):
+    """The tradeoff is the scale of the stage-2 adapter: ``theta_t = theta_0 + t (theta - theta_0)``, one pass at every t.
 
-    Target ``"mix"``: ``L = |S_theta_t(x_LR) - ((1 - t) z_0 + t z_1)|^2``.
-    Target ``"geo"``: eq. 1 with its L2 weight growing geometrically, ``lambda_l2(t) = lambda_l2 ratio^t``; no teacher is asked.
+    Target ``"teacher"``: ``L = |S_theta_t(x_LR) - ((1 - t) z_0 + t z_1)|^2``.
+    Target ``"reconstruction"``: eq. 1 with its L2 weight growing geometrically, ``lambda_l2(t) = lambda_l2 ratio^t``; no teacher is asked.
 
-    One t, uniform on [0, 1], serves a whole batch; every ``endpoint_every`` steps t is 1. Only theta has gradient; the diffusion
+    One t, uniform on [0, 1], serves a whole batch; every ``faithful_every`` steps t is 1. Only theta has gradient; the diffusion
     time that the network sees stays the student's own. A fixed t merges into plain weights.
     """
 
-    extra_passes = 0
+    extra_nfe = 0
 
     def __init__(
         self,
         student: DiffusionModel,
         adapter: Adapter,
-        target: Literal["geo", "mix"],
+        target: Literal["reconstruction", "teacher"],
         *,
         weights: Mapping[str, float] | None = None,
         ratio: float = 40.0,
-        endpoint_every: int = 3,
+        faithful_every: int = 3,
         perceptual: Distance | None = None,
         shift: int = 0,
     ) -> None:
         self.student, self.target = student, target
         self.adapter: Adapter = adapter
-        self.needs_endpoint = target == "mix"
+        self.needs_endpoint = target == "teacher"
         self._weights, self._ratio, self._endpoint_every = (
             dict(weights or {"l2": 1.0}),
             ratio,
-            endpoint_every,
+            faithful_every,
         )
         self._perceptual, self._shift = perceptual, shift
 
     def tensors(self) -> dict[str, nn.Parameter]:
         return self.adapter.tensors()
 
-    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+    def terms(self, lesson: Stage2Batch) -> dict[str, Tensor]:
         t = self._draw_tradeoff(lesson)
         condition = self.student.condition(lesson.lq)
-        if self.target == "mix":
+        if self.target == "teacher":
             z_0, z_1 = self.start(lesson, condition), lesson.endpoint()
             z_t = self.generate(condition, t, lesson.draws())
-            return {"mix": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
+            return {"teacher": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
         x_t = self.student.codec.decode(self.generate(condition, t, lesson.draws()))
         terms = reconstruction(
             x_t, lesson.gt, self._perceptual, shift=self._shift, generator=lesson.generator
@@ -173,7 +173,7 @@ class Gate(Variant):
     def ready(self, tradeoff: float) -> AbstractContextManager[None]:
         return self.adapter.folded(_clamp(tradeoff))
 
-    def _draw_tradeoff(self, lesson: Lesson) -> float:
+    def _draw_tradeoff(self, lesson: Stage2Batch) -> float:
         drawn = float(torch.rand((), generator=lesson.generator))
         at_the_end = self._endpoint_every > 0 and (lesson.step + 1) % self._endpoint_every == 0
         return 1.0 if at_the_end else drawn
@@ -182,7 +182,7 @@ class Gate(Variant):
 class _Literal(Variant):
     """What eq. 8 and algorithm 2 share: T_S is the adapter switched off, S the adapter switched on."""
 
-    extra_passes = 1
+    extra_nfe = 1
     needs_endpoint = False
 
     def __init__(self, student: DiffusionModel, adapter: Adapter) -> None:
@@ -212,9 +212,9 @@ class _Literal(Variant):
         with self.adapter.at(scale):
             return self.student.predict(
                 z, knob_time(self.student.process, t).to(z.device), condition
-            ).noise
+            ).epsilon
 
-    def _draw(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor, Condition]:
+    def _draw(self, lesson: Stage2Batch) -> tuple[Tensor, Tensor, Tensor, Condition]:
         """z_0 and two independent uniform times, (B,)."""
         condition = self.student.condition(lesson.lq)
         z_0 = self.start(lesson, condition)
@@ -228,7 +228,7 @@ class CtsrEq8(_Literal):
     t and t' are independent and uniform on (0, 1). T_S is frozen and gives no gradient; S alone is trained.
     """
 
-    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+    def terms(self, lesson: Stage2Batch) -> dict[str, Tensor]:
         z_0, t, u, condition = self._draw(lesson)
         a, b = _column(t, z_0), _column(u, z_0)
         with torch.no_grad():
@@ -245,7 +245,7 @@ class CtsrAlg2(_Literal):
     It differs from eq. 5-8 in where T_S is asked and in the step to z_t'. T_S gives no gradient.
     """
 
-    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+    def terms(self, lesson: Stage2Batch) -> dict[str, Tensor]:
         z_0, t, u, condition = self._draw(lesson)
         t, u = torch.minimum(t, u), torch.maximum(t, u)
         a, b = _column(t, z_0), _column(u, z_0)
@@ -269,13 +269,13 @@ class Oftsr(Variant):
     moving average, without gradient. Two passes: z_0, then f. Needs a student that names its ``head``.
     """
 
-    extra_passes = 1
+    extra_nfe = 1
     needs_endpoint = True
 
     def __init__(self, student: DiffusionModel) -> None:
         if student.head is None:
             raise PluginError(
-                f'{type(student).__name__} names no head, which stage2.variant = "oftsr" starts from zero; use "gate"'
+                f'{type(student).__name__} names no head, which stage2.variant = "oftsr" starts from zero; use "adapter_scaling"'
             )
         self.student = student
         self._jump = _with_own_network(student)
@@ -290,7 +290,7 @@ class Oftsr(Variant):
     def tensors(self) -> dict[str, nn.Parameter]:
         return dict(self._jump.network.named_parameters())
 
-    def terms(self, lesson: Lesson) -> dict[str, Tensor]:
+    def terms(self, lesson: Stage2Batch) -> dict[str, Tensor]:
         condition = self.student.condition(lesson.lq)
         z_0, z_1 = self.start(lesson, condition), lesson.endpoint()
         with torch.no_grad():
@@ -324,10 +324,10 @@ class Oftsr(Variant):
 
 def knob_time(process: ForwardProcess, t: Tensor) -> Tensor:
     """A tradeoff t (B,) in [0, 1] as a time of ``process``: 0 is its cleanest time, 1 its noisiest."""
-    if process.levels is not None:
-        return (t * (process.levels - 1)).round().long()
+    if process.num_train_timesteps is not None:
+        return (t * (process.num_train_timesteps - 1)).round().long()
     low, high = process.log_snr_range()
-    ends = process.time_at(torch.tensor([high, low]))
+    ends = process.timestep_at(torch.tensor([high, low]))
     return ends[0] + t * (ends[1] - ends[0])
 
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from distillkit.diffusion.bridge import Bridge
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.prediction import Prediction
-from distillkit.diffusion.process import ForwardProcess, matched_time
+from distillkit.diffusion.process import ForwardProcess, match_timesteps
 from distillkit.objectives.known import Known, computed
 
-Weighting = Literal["literal", "clipped", "clean"]
-Gradient = Literal["full", "score"]
+Weighting = Literal["literal", "clipped", "sample"]
+Gradient = Literal["full", "sds"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def score_distillation(
     In different latent spaces the teacher sees the student's re-encoded image, and its clean prediction comes back, without
     gradient, to be compared in the student's space. Samples whose time the other process was never trained at are left out.
     """
-    t_teacher, t_student, kept = draw_times(
+    t_teacher, t_student, kept = draw_timesteps(
         teacher.process, student.process, len(lq), generator, lq.device
     )
     with torch.no_grad():
@@ -86,7 +86,7 @@ def score_distillation(
     z_s = bridge.to_teacher(sample.latent, sample.image)
 
     z_t_s, z_t = (
-        teacher.process.diffuse(latent, t_teacher, noise, condition.y) for latent in (z_s, z)
+        teacher.process.add_noise(latent, noise, t_teacher, condition.y) for latent in (z_s, z)
     )
     if gradient == "full":
         of_student = teacher.predict(z_t_s, t_teacher, condition)
@@ -98,21 +98,22 @@ def score_distillation(
                 torch.cat([z_t_s, z_t]), torch.cat([t_teacher, t_teacher]), condition.twice()
             )
         of_student, of_truth = (
-            Prediction(*half) for half in zip(both.clean.chunk(2), both.noise.chunk(2), strict=True)
+            Prediction(*half)
+            for half in zip(both.sample.chunk(2), both.epsilon.chunk(2), strict=True)
         )
     with torch.no_grad():
-        clean_target = bridge.to_student(of_student.clean)
+        clean_target = bridge.to_student(of_student.sample)
     if bridge.identity:
-        clean_target = of_student.clean
+        clean_target = of_student.sample
     own_noise = (
         noise if bridge.identity else torch.randn(sample.latent.shape, generator=generator).to(z)
     )
 
     anchor_gap = _gap(of_student, of_truth, teacher.process, t_teacher, weighting)
     z_in = sample.latent if gradient == "full" else sample.latent.detach()
-    z_t_student = student.process.diffuse(z_in, t_student, own_noise, sample.condition.y)
+    z_t_student = student.process.add_noise(z_in, own_noise, t_student, sample.condition.y)
     own = student.predict(z_t_student, t_student, sample.condition)
-    imitate_gap = _as_noise(own.clean - clean_target, student.process, t_student, weighting)
+    imitate_gap = _as_noise(own.sample - clean_target, student.process, t_student, weighting)
 
     if gradient == "full":
         return TeacherTerms(_mean_square(imitate_gap, kept), _mean_square(anchor_gap, kept))
@@ -139,8 +140,8 @@ def denoised_output_distillation(
 ) -> Tensor:
     """``min(SNR_t, 1) |clean_S(z_t^s) - E_S(restore_T(x_LQ))|^2``, a mean: the teacher's result as a clean prediction at every t.
 
-    What the first term of eq. 2 or 3 becomes for a teacher that does not look at ``z_t`` (with ``weighting = "clipped"``). The
-    second would be plain MSE to the ground truth, the teacher cancelling: it has none.
+    What the first term of eq. 2 or 3 becomes for a teacher that does not look at ``z_t`` (with ``score_weighting = "clipped"``). The
+    second would be plain MSE to the ground truth, the teacher canceling: it has none.
 
     Args:
         restored: the teacher's image for the same input, (B, 3, H, W) in [-1, 1]. generator: a CPU generator for times and noise.
@@ -148,21 +149,21 @@ def denoised_output_distillation(
     """
     with torch.no_grad():
         target = student.codec.encode(restored)
-    t = student.process.sample_time(len(restored), generator).to(restored.device)
+    t = student.process.sample_timesteps(len(restored), generator).to(restored.device)
     noise = torch.randn(sample.latent.shape, generator=generator).to(sample.latent)
     z_in = sample.latent if gradient == "full" else sample.latent.detach()
     own = student.predict(
-        student.process.diffuse(z_in, t, noise, sample.condition.y), t, sample.condition
+        student.process.add_noise(z_in, noise, t, sample.condition.y), t, sample.condition
     )
     gap, kept = (
-        _as_noise(own.clean - target, student.process, t, "clipped"),
+        _as_noise(own.sample - target, student.process, t, "clipped"),
         torch.ones_like(t, dtype=torch.bool),
     )
     loss = _mean_square(gap, kept)
     return loss if gradient == "full" else loss + _push(gap, sample.latent, kept)
 
 
-def draw_times(
+def draw_timesteps(
     teacher: ForwardProcess,
     student: ForwardProcess,
     n: int,
@@ -170,21 +171,22 @@ def draw_times(
     device: torch.device,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``n`` pairs of times of equal SNR, drawn on the coarser grid, and a mask of the pairs that both processes know."""
-    coarser_is_teacher = teacher.levels is not None and (
-        student.levels is None or teacher.levels <= student.levels
+    coarser_is_teacher = teacher.num_train_timesteps is not None and (
+        student.num_train_timesteps is None
+        or teacher.num_train_timesteps <= student.num_train_timesteps
     )
     source, target = (teacher, student) if coarser_is_teacher else (student, teacher)
-    drawn = source.sample_time(n, generator).to(device)
-    matched, kept = matched_time(source, drawn, target)
+    drawn = source.sample_timesteps(n, generator).to(device)
+    matched, kept = match_timesteps(source, drawn, target)
     return (drawn, matched, kept) if coarser_is_teacher else (matched, drawn, kept)
 
 
 def _gap(
     a: Prediction, b: Prediction, process: ForwardProcess, t: Tensor, weighting: Weighting
 ) -> Tensor:
-    if weighting == "clean":
-        return a.clean - b.clean
-    gap = a.noise - b.noise
+    if weighting == "sample":
+        return a.sample - b.sample
+    gap = a.epsilon - b.epsilon
     return gap if weighting == "literal" else gap / process.coefficients(t).ratio.clamp(min=1)
 
 
@@ -195,7 +197,7 @@ def _as_noise(
     ratio = process.coefficients(t).ratio
     return (
         clean_gap
-        * {"literal": ratio, "clipped": ratio.clamp(max=1), "clean": torch.ones_like(ratio)}[
+        * {"literal": ratio, "clipped": ratio.clamp(max=1), "sample": torch.ones_like(ratio)}[
             weighting
         ]
     )

@@ -33,7 +33,7 @@ class Spec:
     build: Callable[[Any], Any]
     """``config -> object``. Import torch and networks in here, not at module level."""
     license: str = "unknown"
-    """SPDX identifier of the weights' licence (the code's, where there are none). Unknown: the files of ``weights`` say it."""
+    """SPDX identifier of the weights' license (the code's, where there are none). Unknown: the files of ``weights`` say it."""
     weights: Callable[[Any], tuple[WeightFile, ...]] = _no_weights
     """``config -> files`` that must be on disk before a run starts."""
 

@@ -100,7 +100,7 @@ class Data(Table):
     workers: Annotated[int, Field(ge=0)] = Field(
         default=0, description="worker processes of the loader; 0 prefetches on a thread"
     )
-    cache_mb: Annotated[int, Field(ge=0)] = Field(
+    image_cache_mb: Annotated[int, Field(ge=0)] = Field(
         default=512, description="decoded images kept in memory, MB"
     )
     max_bad_fraction: Fraction = Field(
@@ -182,10 +182,10 @@ class Stage1(Table):
         default=7,
         description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns",
     )
-    weighting: Literal["literal", "clipped", "clean"] = Field(
+    score_weighting: Literal["literal", "clipped", "sample"] = Field(
         default="clipped", description="weight of a score difference over noise levels"
     )
-    gradient: Literal["full", "score"] = Field(
+    teacher_gradient: Literal["full", "sds"] = Field(
         default="full",
         description='through the teachers ("full") or score-distillation style ("score")',
     )
@@ -212,7 +212,7 @@ class Stage1(Table):
     realness_anchor: Use | None = Field(
         default=None, description="the same for a realistic output teacher"
     )
-    decode_crop: Count | None = Field(
+    decode_crop_size: Count | None = Field(
         default=None,
         description="side of the random part of the student's output that is decoded, pixels: eq. 1 and teachers of other latent "
         "spaces see that part only; default: all of it",
@@ -236,18 +236,18 @@ class Stage2(Table):
         default=50_000, description="0 leaves stage 2 out: the student has no knob"
     )
     learning_rate: Positive = 5e-5
-    variant: Literal["gate", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "gate"
-    target: Literal["geo", "mix"] = Field(
-        default="geo", description="what a gate aims at between the ends of the knob"
+    variant: Literal["adapter_scaling", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "adapter_scaling"
+    target: Literal["reconstruction", "teacher"] = Field(
+        default="reconstruction", description="what a gate aims at between the ends of the knob"
     )
-    geo_ratio: Annotated[float, Field(gt=1)] = Field(
+    l2_weight_ratio: Annotated[float, Field(gt=1)] = Field(
         default=40.0, description="L2 weight at tradeoff 1 over that at 0, for target geo"
     )
     adapter: Adapter = Adapter(rank=16)
-    endpoint_every: Annotated[int, Field(ge=0)] = Field(
+    faithful_every: Annotated[int, Field(ge=0)] = Field(
         default=3, description="every so many steps the gate trains tradeoff 1 itself; 0: never"
     )
-    guard_images: Annotated[int, Field(ge=0)] = Field(
+    faithful_check_images: Annotated[int, Field(ge=0)] = Field(
         default=16, description="training crops on which the faithful endpoint is compared first"
     )
 
@@ -255,7 +255,7 @@ class Stage2(Table):
 class Training(Table):
     """How both stages are trained."""
 
-    precision: Literal["no", "bf16"] = Field(
+    mixed_precision: Literal["no", "bf16"] = Field(
         default="no", description="bf16: activations in bfloat16; weights stay in float32"
     )
     checkpointing: bool | Literal["weights"] = Field(
@@ -263,7 +263,7 @@ class Training(Table):
         description='make activations again in the backward pass instead of keeping them: less memory, more time. "weights": only '
         "the bfloat16 copies of frozen weights, which takes next to no time",
     )
-    term_by_term: bool = Field(
+    per_term_backward: bool = Field(
         default=False,
         description="stage 1: take the gradient of each teacher's terms before the next one is asked: less memory in the same "
         "time, but one more gradient of the trained weights for each",
@@ -280,24 +280,24 @@ class Training(Table):
         default="none",
         description="full: of several processes each keeps a part of the frozen weights, and a block is gathered while it is used",
     )
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: NonNegative = 0.01
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay_fraction: Fraction = Field(
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    adam_weight_decay: NonNegative = 0.01
+    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lr_decay_fraction: Fraction = Field(
         default=0.0,
         description="last part of each stage over which the learning rate falls linearly to 0",
     )
     max_grad_norm: Positive = 1.0
-    accumulate: Count = Field(default=1, description="batches per optimiser step")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+    gradient_accumulation_steps: Count = Field(default=1, description="batches per optimizer step")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="decay of the moving average of the trained weights; 0: none"
     )
-    checkpoint_every: Count = Field(default=500, description="steps between checkpoints")
-    keep_checkpoints: Count = Field(default=2, description="newest checkpoints kept")
-    sample_every: Annotated[int, Field(ge=0)] = Field(
+    checkpointing_steps: Count = Field(default=500, description="steps between checkpoints")
+    checkpoints_total_limit: Count = Field(default=2, description="newest checkpoints kept")
+    validation_steps: Annotated[int, Field(ge=0)] = Field(
         default=500, description="steps between sample grids; 0: none"
     )
-    log_every: Count = 10
+    logging_steps: Count = 10
     cache_gib: NonNegative = Field(
         default=0.0,
         description="disk for what frozen models make of inputs that come again (data.cycle), GiB; 0: no cache",
@@ -305,10 +305,10 @@ class Training(Table):
     cache_dir: Path | None = Field(
         default=None, description="where that is; default: $DISTILLKIT_CACHE or ~/.cache/distillkit"
     )
-    max_nonfinite: Count = Field(
+    max_nonfinite_steps: Count = Field(
         default=3, description="non-finite losses in a row at which the run stops"
     )
-    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    log_with: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 
 
 class Evaluation(Table):

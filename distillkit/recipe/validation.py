@@ -85,7 +85,9 @@ def _check_endpoint(
     document: Document, stage2: Stage2, specs: Mapping[str, tuple[str, Spec]]
 ) -> Iterator[Problem]:
     """A stage 2 that aims at the faithful endpoint needs the teacher's images."""
-    aims = stage2.variant == "oftsr" or (stage2.variant == "gate" and stage2.target == "mix")
+    aims = stage2.variant == "oftsr" or (
+        stage2.variant == "adapter_scaling" and stage2.target == "teacher"
+    )
     teacher = specs.get("teachers.fidelity")
     missing = document.get(("teachers", "fidelity")) is None
     if (
@@ -93,7 +95,7 @@ def _check_endpoint(
         and aims
         and (missing or (teacher is not None and "output" not in _offers(teacher[1])))
     ):
-        key: KeyPath = ("stage2", "target" if stage2.variant == "gate" else "variant")
+        key: KeyPath = ("stage2", "target" if stage2.variant == "adapter_scaling" else "variant")
         what = "aims at the faithful teacher's images, and "
         what += (
             "teachers.fidelity is missing"
@@ -103,7 +105,7 @@ def _check_endpoint(
         yield Problem(
             document.origin(key),
             key,
-            f'{what}; name another teacher, or take variant "gate" with target "geo"',
+            f'{what}; name another teacher, or take variant "adapter_scaling" with target "reconstruction"',
         )
 
 
@@ -116,7 +118,9 @@ def _check_sharding(
         if stage is not None and stage.steps and stage.adapter.kind == "full":
             yield _unsharded(document, (name, "adapter", "kind"), f'"full" {copies}; take "lora"')
     if stage2 is not None and stage2.steps and stage2.variant == "oftsr":
-        yield _unsharded(document, ("stage2", "variant"), f'"oftsr" {copies}; take "gate"')
+        yield _unsharded(
+            document, ("stage2", "variant"), f'"oftsr" {copies}; take "adapter_scaling"'
+        )
     if stage1 is not None and stage1.restores_images:
         what = 'images of different sizes may take a teacher different numbers of passes, and the others would wait; take "crop"'
         yield _unsharded(document, ("stage1", "output_targets"), what)
@@ -137,8 +141,8 @@ def _check_sharding(
 def _check_recasting(document: Document, training: Training) -> Iterator[Problem]:
     """Where frozen weights are not cast, or not where one can see it."""
     key: KeyPath = ("training", "checkpointing")
-    if training.precision == "no":
-        what = '"weights" is for training.precision = "bf16": float32 weights are never copied; set one of the two otherwise'
+    if training.mixed_precision == "no":
+        what = '"weights" is for training.mixed_precision = "bf16": float32 weights are never copied; set one of the two otherwise'
         yield Problem(document.origin(key), key, what)
     if training.compile:
         what = '"weights" is not for training.compile = true: what is compiled casts weights by itself; set it to false or true'

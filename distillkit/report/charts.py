@@ -39,18 +39,18 @@ def radar_png(results: Results, trained: Collection[str], *, dark: bool = False)
             (0.2, 0.2, 0.6, 0.66), projection="polar", theta_offset=math.pi / 2, theta_direction=-1
         )
         closed = np.append(angles, angles[0])
-        for entry, values, (colour, line) in zip(
+        for entry, values, (color, line) in zip(
             shown, 0.12 + 0.88 * scaled, _styles(results, shown), strict=True
         ):
             axis.plot(
                 closed,
                 np.append(values, values[0]),
                 line,
-                color=colour,
+                color=color,
                 lw=2,
                 label=caption(entry.label, results.teachers),
             )
-            axis.fill(closed, np.append(values, values[0]), color=colour, alpha=0.06)
+            axis.fill(closed, np.append(values, values[0]), color=color, alpha=0.06)
         axis.set_xticks(angles, [_head(m, trained, means[:, i]) for i, m in enumerate(metrics)])
         axis.tick_params(axis="x", pad=10)
         for name, angle in zip(
@@ -101,12 +101,12 @@ def bubbles_png(results: Results, *, dark: bool = False) -> bytes | None:
                 label = (
                     f"{caption(name, results.teachers)} ({_millions(points[0].parameters or 0)})"
                 )
-                colour = _colour(results, name)
+                color = _colour(results, name)
                 axis.scatter(
                     seconds,
                     values,
                     s=sizes,
-                    color=colour,
+                    color=color,
                     alpha=0.35,
                     edgecolors=text,
                     lw=0.8,

@@ -10,17 +10,17 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from distillkit.evaluation.gallery import Images, caption, centre, in_order
+from distillkit.evaluation.gallery import Images, caption, center, in_order
 
 TILE, GAP, HEADER = 192, 6, 26
 
 
 def strip_png(photos: Mapping[str, Images], teachers: tuple[str, str] | None) -> bytes:
-    """Photos as rows; columns are the input (enlarged without smoothing), baselines, teachers, student by trade-off, ground truth.
+    """Photos as rows; columns are the input (enlarged without smoothing), baselines, teachers, student by tradeoff, ground truth.
 
     Each tile is the central 96 x 96 ground-truth pixels (all of a smaller image), enlarged by a whole number without smoothing.
     """
-    shown = {name: centre(images, TILE // 2) for name, images in photos.items()}
+    shown = {name: center(images, TILE // 2) for name, images in photos.items()}
     labels = in_order(list(next(iter(shown.values()))), teachers)
     font = ImageFont.truetype(
         Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14

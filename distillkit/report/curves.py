@@ -1,4 +1,4 @@
-"""Figures of an evaluation, as PNG bytes, for a light or a dark page, in colours that colour-blind readers tell apart."""
+"""Figures of an evaluation, as PNG bytes, for a light or a dark page, in colors that color-blind readers tell apart."""
 
 from __future__ import annotations
 
@@ -85,18 +85,16 @@ def _tradeoff_panel(axis: Axes, results: Results, metric: Measure) -> None:
         markers |= {results.teachers[0]: ("s", FIDELITY), results.teachers[1]: ("D", REALNESS)}
     for e in results.entries:
         if e.tradeoff is None and not e.is_combination:
-            marker, colour = markers.get(e.label, ("P", GREY))
-            axis.plot(
-                *at([e]), marker, color=colour, ms=8, label=caption(e.label, results.teachers)
-            )
-    for name, colour in zip(results.baselines(), itertools.cycle((GREY, *LINES[3:]))):
+            marker, color = markers.get(e.label, ("P", GREY))
+            axis.plot(*at([e]), marker, color=color, ms=8, label=caption(e.label, results.teachers))
+    for name, color in zip(results.baselines(), itertools.cycle((GREY, *LINES[3:]))):
         points, label = results.sweep(name), name
         if name == LINEAR:
             points, label = (
                 results.combinations(),
                 f"linear combinations of {' and '.join(results.teachers or ())}",
             )
-        axis.plot(*at(points), ".--", color=colour, lw=1.4, ms=5, zorder=1, label=label)
+        axis.plot(*at(points), ".--", color=color, lw=1.4, ms=5, zorder=1, label=label)
     axis.margins(0.1)
     _leave_out(
         axis,
@@ -151,12 +149,12 @@ def _loss_panel(axis: Axes, lines: list[Mapping[str, Any]]) -> None:
         steps, values = np.array(
             [(line["step"], line[term]) for line in numbers if term in line], dtype=float
         ).T
-        colour, total = LINES[i % len(LINES)], term == "loss"
-        axis.plot(steps, values, color=colour, lw=0.8, alpha=0.3)
+        color, total = LINES[i % len(LINES)], term == "loss"
+        axis.plot(steps, values, color=color, lw=0.8, alpha=0.3)
         axis.plot(
             steps,
             _smooth(values),
-            color=colour,
+            color=color,
             lw=2.4 if total else 1.5,
             label=term,
             zorder=3 if total else 2,
@@ -181,7 +179,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def style(dark: bool) -> Iterator[str]:
-    """Matplotlib's settings for a light or a dark page; gives the colour of text."""
+    """Matplotlib's settings for a light or a dark page; gives the color of text."""
     text, back = ("#d6dae1", "#16191f") if dark else ("#22262d", "#ffffff")
     style: dict[Any, Any] = {
         "axes.spines.top": False,

@@ -32,7 +32,7 @@ def write_evaluation(
 
     Args:
         gallery: with at least one photo.
-        trained: names of the metrics that the student was trained against; all other perceptual metrics are labelled held out.
+        trained: names of the metrics that the student was trained against; all other perceptual metrics are labeled held out.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     write_file(out_dir / "per_image.json", results.to_json())
@@ -147,17 +147,17 @@ def _headlines(results: Results, trained: Collection[str]) -> list[tuple[str, st
                     f"change over the knob {change}",
                 )
             )
-    passes = f"{sweep[0].passes} of the student"
+    passes = f"{sweep[0].nfe} of the student"
     if results.teachers is not None:
         passes += ", " + ", ".join(
-            f"{results.entry(label).passes} of {caption(label, results.teachers)}"
+            f"{results.entry(label).nfe} of {caption(label, results.teachers)}"
             for label in results.teachers
         )
-    return [*out, (f"{sweep[0].passes}", "network passes per image", passes)]
+    return [*out, (f"{sweep[0].nfe}", "network passes per image", passes)]
 
 
 def _viewer(results: Results, gallery: Gallery) -> dict[str, Any]:
-    """What the page's script needs: images by photo and entry, names to show, the student's trade-offs."""
+    """What the page's script needs: images by photo and entry, names to show, the student's tradeoffs."""
     labels = in_order(list(next(iter(gallery.photos.values()))), results.teachers)
     sweep = results.sweep()
     return {

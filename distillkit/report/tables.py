@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distillkit.evaluation.checks import Claim
+from distillkit.evaluation.checks import Check
 from distillkit.evaluation.results import STUDENT, Difference, Entry, Results, why_absent
 
 MEANING = (
@@ -73,7 +73,7 @@ def cell(value: Difference, digits: int, sign: str = "") -> Cell:
 def cost_columns(results: Results) -> list[str]:
     """Heads of the columns of :func:`costs`: those that have anything to say."""
     heads = {
-        "passes": "passes",
+        "nfe": "nfe",
         "seconds": "seconds per image",
         "parameters": "parameters",
         "trainable": "trained",
@@ -88,14 +88,13 @@ def cost_columns(results: Results) -> list[str]:
 def costs(results: Results, entry: Entry) -> list[str]:
     """Network passes, median seconds, parameters and trained ones of an entry; empty where unknown."""
     shown = {
-        "passes": f"{entry.passes}",
+        "nfe": f"{entry.nfe}",
         "seconds per image": "" if entry.seconds is None else f"{entry.seconds:.3g}",
         "parameters": _count_of(entry.parameters),
         "trained": _count_of(entry.trainable),
     }
     return [
-        "" if head == "passes" and entry.passes is None else shown[head]
-        for head in cost_columns(results)
+        "" if head == "nfe" and entry.nfe is None else shown[head] for head in cost_columns(results)
     ]
 
 
@@ -144,7 +143,7 @@ def number(value: Difference, digits: int, sign: str = "") -> str:
 
 
 def ordered(results: Results) -> list[Entry]:
-    """Baselines, teachers, combinations, then methods with a knob by trade-off, the student last."""
+    """Baselines, teachers, combinations, then methods with a knob by tradeoff, the student last."""
     fixed = [e for e in results.entries if e.tradeoff is None]
     fixed.sort(key=lambda e: (e.is_combination, e.label in (results.teachers or ())))
     return [
@@ -190,7 +189,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Claim]) -> str:
+def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Check]) -> str:
     """The table, the gaps to the linear combinations, the claims and the protocols."""
     heads = [
         " ".join(filter(None, [c.metric, c.arrow, f"({c.role})" if c.role else ""]))
@@ -231,7 +230,7 @@ def to_markdown(results: Results, trained: Collection[str], checked: Sequence[Cl
 
 
 def gap_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the gap at each trade-off, by PSNR, perceptual metric and baseline; "none" where it does not exist."""
+    """Header and rows: the gap at each tradeoff, by PSNR, perceptual metric and baseline; "none" where it does not exist."""
     header = ["gap in", "at equal", "above", *(f"tradeoff {e.tradeoff:g}" for e in results.sweep())]
     rows = []
     for psnr, measure, baseline in itertools.product(

@@ -18,7 +18,7 @@ Values = Mapping[KeyPath, Any]
 
 PROCESSES: KeyPath = ("processes",)
 """Not a key of a recipe, but one of what a run is."""
-ACCUMULATE: KeyPath = ("training", "accumulate")
+ACCUMULATE: KeyPath = ("training", "gradient_accumulation_steps")
 
 RULES: dict[str, tuple[Verdict, str]] = {
     "name": ("safe", "a name"),
@@ -29,28 +29,28 @@ RULES: dict[str, tuple[Verdict, str]] = {
     "data": ("fork", "the batches depend on it"),
     "data.eval": ("safe", "held-out images, which are not trained on"),
     "data.workers": ("safe", "how batches are loaded, not which"),
-    "data.cache_mb": ("safe", "how batches are loaded, not which"),
+    "data.image_cache_mb": ("safe", "how batches are loaded, not which"),
     "data.max_bad_fraction": ("safe", "when a run gives up"),
     "stage1": ("fork", "steps of stage 1 depend on it"),
     "stage1.adapter": ("incompatible", "the checkpoint's tensors are that adapter"),
     "stage2": ("fork", "steps of stage 2 depend on it"),
     "stage2.adapter": ("incompatible", "the checkpoint's tensors are that adapter"),
     "stage2.variant": ("incompatible", "the checkpoint's tensors are of that variant"),
-    "stage2.guard_images": ("safe", "a comparison before stage 2"),
+    "stage2.faithful_check_images": ("safe", "a comparison before stage 2"),
     "training": ("fork", "every step depends on it"),
     "training.checkpointing": ("safe", "memory; the steps are the same but for rounding"),
-    "training.term_by_term": ("safe", "memory; the steps are the same but for rounding"),
+    "training.per_term_backward": ("safe", "memory; the steps are the same but for rounding"),
     "training.sharding": ("safe", "memory; the steps are the same but for rounding"),
     "training.channels_last": ("safe", "speed; the steps are the same but for rounding"),
     "training.compile": ("safe", "speed; the steps are the same but for rounding"),
-    "training.checkpoint_every": ("safe", "what is written, and when"),
-    "training.keep_checkpoints": ("safe", "what is written, and when"),
-    "training.sample_every": ("safe", "what is written, and when"),
-    "training.log_every": ("safe", "what is written, and when"),
-    "training.trackers": ("safe", "what is written, and when"),
+    "training.checkpointing_steps": ("safe", "what is written, and when"),
+    "training.checkpoints_total_limit": ("safe", "what is written, and when"),
+    "training.validation_steps": ("safe", "what is written, and when"),
+    "training.logging_steps": ("safe", "what is written, and when"),
+    "training.log_with": ("safe", "what is written, and when"),
     "training.cache_gib": ("safe", "results are the same with a cache"),
     "training.cache_dir": ("safe", "results are the same with a cache"),
-    "training.max_nonfinite": ("safe", "when a run gives up"),
+    "training.max_nonfinite_steps": ("safe", "when a run gives up"),
     "evaluation": ("safe", "how the student is judged"),
 }
 """By the key, or the table above it; the longest one counts. ``steps`` and what is of a stage to come are judged by themselves."""
@@ -111,7 +111,7 @@ def _judge(
     if at is None:
         return "safe", "no step is kept yet"
     if path in (("stage1", "steps"), ("stage2", "steps")):
-        decays = any(values.get(("training", "decay_fraction")) for values in (before, after))
+        decays = any(values.get(("training", "lr_decay_fraction")) for values in (before, after))
         return _judge_steps(str(path[0]), before.get(path, 0), after.get(path, 0), at, decays)
     if path in (PROCESSES, ACCUMULATE):
         return _judge_parts(before, after, at)
@@ -134,19 +134,19 @@ def _judge_parts(before: Values, after: Values, at: Standing) -> tuple[Verdict, 
         "fork",
         why
         if rest
-        else f"{why}; with training.accumulate = {was // after[PROCESSES]} it would be the same",
+        else f"{why}; with training.gradient_accumulation_steps = {was // after[PROCESSES]} it would be the same",
     )
 
 
 def _judge_steps(stage: str, old: int, new: int, at: Standing, decays: bool) -> tuple[Verdict, str]:
-    """More or fewer steps leave those that are the same in both as they are, unless the learning rate falls towards the last."""
+    """More or fewer steps leave those that are the same in both as they are, unless the learning rate falls toward the last."""
     made = at.made if stage == at.stage else 0
     if stage < at.stage:
         return "incompatible", "stage 1 is over, and stage 2 has begun on its end"
     if made and new <= made:
         return "incompatible", f"{made} steps of it are made"
     if decays:
-        return "fork", "with training.decay_fraction the learning rate depends on it"
+        return "fork", "with training.lr_decay_fraction the learning rate depends on it"
     if made and at.ended:
         return "fork", "the stage has ended"
     if not (old and new):

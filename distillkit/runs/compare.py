@@ -55,7 +55,7 @@ def compare_folders(
     Files belong together that have the same path in their folders, apart from the suffix.
 
     Args:
-        folders: by the method's name, or ``name@tradeoff``: a folder for each trade-off makes a curve.
+        folders: by the method's name, or ``name@tradeoff``: a folder for each tradeoff makes a curve.
         lq: inputs, shown beside the results; adds bicubic enlargement as a method where they are smaller by a whole number.
         metrics: names. settings: options by metric.
         only: a pattern of the names to take (``"Nikon_*"``), in all folders.
@@ -153,7 +153,7 @@ def _parsed(label: str) -> tuple[str, float | None]:
     found = re.fullmatch(r"([\w.+-]+)(?:@(\d*\.?\d+))?", label)
     if found is None or found[1] in ("lq", "gt") or float(found[2] or 0) > 1:
         raise DistillkitError(
-            f"--method {label}=... - not a name, or a name and a trade-off from 0 to 1 (ours, ours@0.5)"
+            f"--method {label}=... - not a name, or a name and a tradeoff from 0 to 1 (ours, ours@0.5)"
         )
     return found[1], None if found[2] is None else float(found[2])
 

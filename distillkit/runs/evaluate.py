@@ -132,11 +132,11 @@ def _student_methods(
         def restore(
             item: str, lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff
         ) -> Tensor:
-            one = lambda x: student.restore(x, tradeoff, generator)  # noqa: E731
-            return restore_padded(one, lq.to(device), model.scale, model.multiple).cpu()
+            one = lambda x: student.restore(x, tradeoff, generator)
+            return restore_padded(one, lq.to(device), model.scale, model.size_multiple).cpu()
 
         yield Method(
-            name, tradeoff, student.passes, restore, parameters=parameters(model), trainable=trained
+            name, tradeoff, student.nfe, restore, parameters=parameters(model), trainable=trained
         )
 
 
@@ -148,12 +148,10 @@ def _teacher_methods(
         def restore(
             item: str, lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher
         ) -> Tensor:
-            one = lambda x: teacher.restore(x, generator)  # noqa: E731
-            return restore_padded(one, lq.to(device), teacher.scale, teacher.multiple).cpu()
+            one = lambda x: teacher.restore(x, generator)
+            return restore_padded(one, lq.to(device), teacher.scale, teacher.size_multiple).cpu()
 
-        yield Method(
-            role, None, teacher.passes, restore, parameters=parameters(teacher), trainable=0
-        )
+        yield Method(role, None, teacher.nfe, restore, parameters=parameters(teacher), trainable=0)
 
 
 def _restores(resolved: ResolvedRecipe, key: str) -> bool:

@@ -21,7 +21,7 @@ def check_presence(resolved: ResolvedRecipe) -> None:
     A metric of the evaluation may lack its weights: it is left out.
 
     Raises:
-        DistillkitError: listing all that is missing, weight files with size and licence, and the command that fetches them.
+        DistillkitError: listing all that is missing, weight files with size and license, and the command that fetches them.
     """
     weights = [_described(f) for f in _weight_files(resolved, evaluation=False) if f.find() is None]
     data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(
@@ -59,7 +59,7 @@ def survey(resolved: ResolvedRecipe) -> Survey:
     """What of a recipe is on this machine and what is not; the network is not asked."""
     training = {file.name for file in _weight_files(resolved, evaluation=False)}
     files = _weight_files(resolved, evaluation=True)
-    here = [f"{f.name}, licence {f.license}" for f in files if f.find() is not None]
+    here = [f"{f.name}, license {f.license}" for f in files if f.find() is not None]
     lacking = [f for f in files if f.find() is None]
     data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(
         _missing_paths(resolved)
@@ -157,7 +157,7 @@ def _fetch_dataset(source: Source, say: Callable[[str], None]) -> None:
 
     assert source.hub is not None
     size, license = hub_facts(source.hub, source.revision)
-    say(f"downloading the dataset {source.hub}: {_size(size)}, licence {license}")
+    say(f"downloading the dataset {source.hub}: {_size(size)}, license {license}")
     found = open_source(
         hub=source.hub,
         revision=source.revision,
@@ -174,7 +174,7 @@ def _at(resolved: ResolvedRecipe, key: KeyPath) -> str:
 
 
 def _described(file: WeightFile) -> str:
-    text = f"{file.name}  {_size(file.size)}, licence {file.license}"
+    text = f"{file.name}  {_size(file.size)}, license {file.license}"
     return (
         text
         if file.fetchable

@@ -49,7 +49,7 @@ def run_recipe(
     fork: Path | None = None,
     planned: Recipe | None = None,
 ) -> Path | None:
-    """Distil, export, evaluate and report.
+    """Distill, export, evaluate and report.
 
     Args:
         out: the run's folder, made if need be. resume: go on from the newest checkpoint in it; a finished run is only evaluated
@@ -90,12 +90,12 @@ def reevaluate(
 def dry_run(resolved: ResolvedRecipe) -> None:
     """One step of each stage, one checkpoint and one evaluation image, in a folder that is removed afterwards."""
     recipe = resolved.recipe
-    once = {"checkpoint_every": 1, "sample_every": 1, "log_every": 1, "trackers": []}
+    once = {"checkpointing_steps": 1, "validation_steps": 1, "logging_steps": 1, "log_with": []}
     small = recipe.model_copy(
         update={
             "stage1": recipe.stage1.model_copy(update={"steps": 1}),
             "stage2": recipe.stage2.model_copy(
-                update={"steps": min(1, recipe.stage2.steps), "guard_images": 1}
+                update={"steps": min(1, recipe.stage2.steps), "faithful_check_images": 1}
             ),
             "training": recipe.training.model_copy(update=once),
             "evaluation": recipe.evaluation.model_copy(update={"max_images": 1, "gallery": 1}),
@@ -155,7 +155,7 @@ def _run(
         if main:
             write_file(out / "recipe.toml", resolved.to_toml())
             plugins.notify("distillkit_run_started", run_dir=out, recipe=recipe)
-        _distil(resolved, out, cast, batches, shown, accelerator, manifest, plugins.notify)
+        _distill(resolved, out, cast, batches, shown, accelerator, manifest, plugins.notify)
         if not main:
             return None
         with manifest.timed("evaluation"):
@@ -172,7 +172,7 @@ def _run(
         raise
 
 
-def _distil(
+def _distill(
     resolved: ResolvedRecipe,
     out: Path,
     cast: Cast,
@@ -185,7 +185,7 @@ def _distil(
     """Both stages, from wherever the run's checkpoints stand, and the export of the student."""
     recipe = resolved.recipe
     main = accelerator.is_main_process
-    checkpoints = Checkpoints(out / "checkpoints", recipe.training.keep_checkpoints, main)
+    checkpoints = Checkpoints(out / "checkpoints", recipe.training.checkpoints_total_limit, main)
     newest = agreed(checkpoints.newest() if main else None)
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
@@ -217,7 +217,7 @@ def _distil(
 
     if recipe.stage2.steps:
         stage2, variant = second_stage(recipe, cast, perceptual)
-        guard_endpoint(cast, variant, batches, recipe, log, manifest)
+        check_faithful_target(cast, variant, batches, recipe, log, manifest)
         with manifest.timed("stage2"):
             trainer(Student(cast.student, variant)).train(
                 stage2, batches, newest if newest and newest.stage1 else None
@@ -249,12 +249,12 @@ def open_batches(resolved: ResolvedRecipe, cast: Cast, processes: int) -> Paired
         cycle=data.cycle,
         max_bad_fraction=data.max_bad_fraction,
         workers=data.workers,
-        cache_mb=data.cache_mb,
-        parts=processes * resolved.recipe.training.accumulate,
+        image_cache_mb=data.image_cache_mb,
+        parts=processes * resolved.recipe.training.gradient_accumulation_steps,
     )
 
 
-def guard_endpoint(
+def check_faithful_target(
     cast: Cast,
     variant: Variant,
     batches: PairedBatches,
@@ -264,9 +264,9 @@ def guard_endpoint(
 ) -> None:
     """Say so, before stage 2, if the faithful endpoint is no more faithful than the student it starts from.
 
-    Compares mean PSNR on ``stage2.guard_images`` training crops; the figures go into the manifest.
+    Compares mean PSNR on ``stage2.faithful_check_images`` training crops; the figures go into the manifest.
     """
-    n = recipe.stage2.guard_images
+    n = recipe.stage2.faithful_check_images
     if not variant.needs_endpoint or n == 0:
         return
     errors: list[tuple[float, float]] = []
@@ -293,7 +293,7 @@ def guard_endpoint(
     student, endpoint = (
         float((10 * torch.log10(4 / torch.tensor(e))).mean()) for e in zip(*errors, strict=True)
     )
-    manifest.write(guard={"student_psnr": student, "endpoint_psnr": endpoint, "crops": len(errors)})
+    manifest.write(guard={"student_psnr": student, "faithful_psnr": endpoint, "crops": len(errors)})
     if endpoint <= student:
         log.say(
             f"warning: the faithful endpoint ({endpoint:.2f} dB) is no more faithful than the stage-1 student ({student:.2f} dB) "

@@ -66,9 +66,9 @@ def cells(recipe: Path, grids: Sequence[str], sets: Sequence[str], out: Path) ->
         raise DistillkitError(
             "--grid - two cells would have the same folder: values may not be equal, or differ in signs only"
         )
-    if len({cell.resolved.recipe.training.precision for cell in made}) > 1:
+    if len({cell.resolved.recipe.training.mixed_precision for cell in made}) > 1:
         raise DistillkitError(
-            "--grid training.precision - a process has one precision; sweep each into a folder of its own"
+            "--grid training.mixed_precision - a process has one precision; sweep each into a folder of its own"
         )
     return made
 
@@ -103,7 +103,7 @@ def sweep(sweep_cells: Sequence[Cell], out: Path, say: Callable[[str], None]) ->
 
 
 def write_summary(sweep_cells: Sequence[Cell], out: Path) -> None:
-    """``summary.md``, ``summary.csv`` and ``summary.json``: the student of every finished cell at each trade-off."""
+    """``summary.md``, ``summary.csv`` and ``summary.json``: the student of every finished cell at each tradeoff."""
     rows = list(itertools.chain.from_iterable(map(_rows, sweep_cells)))
     waiting = [cell for cell in sweep_cells if cell.status != "finished"]
     out.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     try:
         parsed = tomllib.loads(f"values = [{values}]")["values"]
     except tomllib.TOMLDecodeError as e:
-        what = 'expected KEY=VALUE,VALUE,... in TOML; strings need quotes: --grid \'stage2.target="geo","mix"\''
+        what = 'expected KEY=VALUE,VALUE,... in TOML; strings need quotes: --grid \'stage2.target="reconstruction","teacher"\''
         raise DistillkitError(f"--grid {text} - {what}") from e
     if not (key.strip() and equals and parsed):
         raise DistillkitError(f"--grid {text} - expected KEY=VALUE,VALUE,...")

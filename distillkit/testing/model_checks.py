@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.model import Condition, DiffusionModel, OutputTeacher
-from distillkit.diffusion.prediction import Predicts
+from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.plugins.descriptors import Spec, TeacherSpec
 from distillkit.testing.contract import DoesNotApply
@@ -30,8 +30,10 @@ BATCH = 2
 
 def _lq(model: Any) -> Tensor:
     """Inputs of an awkward size: sides that are odd multiples of what the model asks for."""
-    side = model.multiple * (2 * (math.ceil(32 / model.multiple) // 2) + 1)
-    return images(BATCH, side, side + 2 * model.multiple if model.multiple <= 16 else side)
+    side = model.size_multiple * (2 * (math.ceil(32 / model.size_multiple) // 2) + 1)
+    return images(
+        BATCH, side, side + 2 * model.size_multiple if model.size_multiple <= 16 else side
+    )
 
 
 def _gt(model: Any, seed: int = 1) -> Tensor:
@@ -44,9 +46,9 @@ def _noised(model: DiffusionModel, seed: int = 2) -> tuple[Tensor, Tensor, Condi
     with torch.no_grad():
         condition = model.condition(_lq(model))
         z_0 = model.encode(_gt(model), condition)
-        t = model.process.sample_time(BATCH, generator(seed))
+        t = model.process.sample_timesteps(BATCH, generator(seed))
         noise = torch.randn(z_0.shape, generator=generator(seed))
-        return model.process.diffuse(z_0, t, noise, condition.y), t, condition
+        return model.process.add_noise(z_0, noise, t, condition.y), t, condition
 
 
 def is_a_model(model: Any) -> None:
@@ -55,11 +57,11 @@ def is_a_model(model: Any) -> None:
     require(isinstance(model.space, str), "its latent space has no name")
     require(isinstance(model.process, ForwardProcess), "process is no ForwardProcess")
     require(
-        model.predicts in get_args(Predicts),
-        f"predicts is {model.predicts!r}, expected one of {get_args(Predicts)}",
+        model.prediction_type in get_args(PredictionType),
+        f"predicts is {model.prediction_type!r}, expected one of {get_args(PredictionType)}",
     )
     require(isinstance(model.network, nn.Module), "network is no torch module")
-    for attribute in ("scale", "passes", "multiple"):
+    for attribute in ("scale", "nfe", "size_multiple"):
         positive_integer(model, attribute)
 
 
@@ -81,16 +83,16 @@ def codec_keeps_sizes(model: DiffusionModel) -> None:
 
 def process_is_positive(model: DiffusionModel) -> None:
     """has a process with positive signal and noise at every time it was trained at, each (B, 1, 1, 1)."""
-    c = model.process.coefficients(model.process.sample_time(64, generator()))
+    c = model.process.coefficients(model.process.sample_timesteps(64, generator()))
     for name, value in zip(c._fields, c, strict=True):
         finite(name, value, (64, 1, 1, 1))
     require(bool((c.signal > 0).all() and (c.noise > 0).all()), "signal or noise is not positive")
 
 
 def process_times_invert(model: DiffusionModel) -> None:
-    """has a process whose time_at inverts log_snr, within log_snr_range."""
+    """has a process whose timestep_at inverts log_snr, within log_snr_range."""
     process = model.process
-    t = process.sample_time(64, generator())
+    t = process.sample_timesteps(64, generator())
     log_snr = process.log_snr(t)
     low, high = process.log_snr_range()
     slack = 1e-3 * max(1.0, high - low)
@@ -98,10 +100,10 @@ def process_times_invert(model: DiffusionModel) -> None:
         bool(((log_snr >= low - slack) & (log_snr <= high + slack)).all()),
         f"log_snr leaves log_snr_range ({low:.3g}, {high:.3g})",
     )
-    error = (process.time_at(log_snr).double() - t.double()).abs().max()
+    error = (process.timestep_at(log_snr).double() - t.double()).abs().max()
     require(
         float(error) <= 1e-3 * max(1.0, float(t.abs().max())),
-        f"time_at(log_snr(t)) is off by {float(error):.3g}",
+        f"timestep_at(log_snr(t)) is off by {float(error):.3g}",
     )
 
 
@@ -126,11 +128,11 @@ def predictions_agree(model: DiffusionModel) -> None:
         finite("the network's output", model(z_t, t, condition), tuple(z_t.shape))
         a = model.predict(z_t, t, condition)
         b = model.predict(z_t, t, model.condition(_lq(model).flip(0)))
-    for name, value in (("predict(...).clean", a.clean), ("predict(...).noise", a.noise)):
+    for name, value in (("predict(...).sample", a.sample), ("predict(...).epsilon", a.epsilon)):
         finite(name, value, tuple(z_t.shape))
     again = (
-        c.signal * a.clean
-        + c.noise * a.noise
+        c.signal * a.sample
+        + c.noise * a.epsilon
         + (0 if condition.y is None else c.shift * condition.y)
     )
     require(
@@ -138,7 +140,10 @@ def predictions_agree(model: DiffusionModel) -> None:
         f"signal clean + shift y + noise eps misses z_t by {float((again - z_t).abs().max()):.3g}",
     )
     if condition.y is None:  # with a y, the two conditions would have to share it
-        left, right = (a.noise - b.noise).square(), c.ratio.square() * (a.clean - b.clean).square()
+        left, right = (
+            (a.epsilon - b.epsilon).square(),
+            c.ratio.square() * (a.sample - b.sample).square(),
+        )
         require(
             torch.allclose(left, right, rtol=1e-2, atol=1e-3),
             "the differences of two predictions break the SNR identity",
@@ -149,7 +154,7 @@ def score_passes_gradient(model: DiffusionModel) -> None:
     """passes gradient from its prediction to z_t while its own weights are frozen."""
     model.requires_grad_(False)
     z_t, t, condition = _noised(model)
-    noise = model.predict(z_t.requires_grad_(), t, condition).noise
+    noise = model.predict(z_t.requires_grad_(), t, condition).epsilon
     require(noise.requires_grad, "predict cuts the gradient (torch.no_grad or detach inside?)")
     (gradient,) = torch.autograd.grad(noise.square().mean(), z_t)
     finite("the gradient at z_t", gradient, tuple(z_t.shape))
@@ -193,7 +198,7 @@ def student_learns(model: DiffusionModel) -> None:
 
 def restores(model: Any) -> None:
     """restores images of any size it allows to scale times that size, in [-1, 1], the same for the same generator."""
-    for attribute in ("scale", "passes", "multiple"):
+    for attribute in ("scale", "nfe", "size_multiple"):
         positive_integer(model, attribute)
     lq = _lq(model)
     before = lq.clone()

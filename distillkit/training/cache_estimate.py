@@ -44,7 +44,7 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
     are restored, some are read.
     """
     batch, crop, parts = recipe.data.batch_size, recipe.data.crop, batches.parts
-    piece = min(recipe.stage1.decode_crop or crop, crop)
+    piece = min(recipe.stage1.decode_crop_size or crop, crop)
     found: list[Forecast] = []
 
     def made(steps: int) -> int:
@@ -78,12 +78,14 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
         for size in _input_latents(cast, role, side):
             note("lq latent", recipe.stage1.steps, batch * size)
     options = recipe.stage2
-    aims = options.variant == "oftsr" or (options.variant == "gate" and options.target == "mix")
+    aims = options.variant == "oftsr" or (
+        options.variant == "adapter_scaling" and options.target == "teacher"
+    )
     for size in own if options.steps else ():
         note("lq latent", options.steps, batch * size)
-    if options.steps and (aims or options.variant != "gate"):
+    if options.steps and (aims or options.variant != "adapter_scaling"):
         latent = batch * _latent(cast, None, crop)
-        guard = -(-options.guard_images // batch) if aims else 0
+        guard = -(-options.faithful_check_images // batch) if aims else 0
         note("start", options.steps, latent, guard)
         if aims:
             note("endpoint", options.steps, latent, guard)

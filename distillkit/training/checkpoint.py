@@ -28,7 +28,7 @@ FIRST_STAGE = "stage1"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One step of one stage, as it was: trained tensors, their moving average, the optimiser."""
+    """One step of one stage, as it was: trained tensors, their moving average, the optimizer."""
 
     path: Path
     stage: str

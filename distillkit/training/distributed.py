@@ -28,7 +28,7 @@ SIZES = (
 INSTEAD = "torchrun --nproc_per_node N -m distillkit run RECIPE"
 
 WRAPPERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes over a whole model and its optimiser; it cannot train adapters on a frozen base",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes over a whole model and its optimizer; it cannot train adapters on a frozen base",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM trains its own language models only",
     "ACCELERATE_USE_FSDP": "Accelerate's FSDP would wrap the student together with everything that a step is made of; "
     'training.sharding = "full" shards its frozen weights',
@@ -52,15 +52,15 @@ def start(options: Training, out: Path) -> Accelerator:
             )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # else Accelerate does not join processes without a GPU
-        mixed_precision=options.precision,
-        log_with=list(options.trackers) or None,
+        mixed_precision=options.mixed_precision,
+        log_with=list(options.log_with) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )
     _check_size(accelerator.num_processes)
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", options.precision):
+    if asked not in ("no", options.mixed_precision):
         warnings.warn(
-            f"accelerate's mixed_precision {asked} is not used: training.precision is {options.precision}",
+            f"accelerate's mixed_precision {asked} is not used: training.mixed_precision is {options.mixed_precision}",
             stacklevel=2,
         )
     return accelerator

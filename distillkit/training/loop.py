@@ -45,9 +45,9 @@ class Stage:
     """The adapter that is trained, if it is one."""
 
     def lr_at(self, step: int, options: Training) -> float:
-        """Linear warm-up, constant, linear decay over the last ``decay_fraction``: a function of the step alone."""
-        warmup = min((step + 1) / options.warmup_steps, 1.0) if options.warmup_steps else 1.0
-        decaying = options.decay_fraction * self.steps
+        """Linear warm-up, constant, linear decay over the last ``lr_decay_fraction``: a function of the step alone."""
+        warmup = min((step + 1) / options.lr_warmup_steps, 1.0) if options.lr_warmup_steps else 1.0
+        decaying = options.lr_decay_fraction * self.steps
         return (
             self.learning_rate
             * warmup
@@ -86,7 +86,7 @@ class Trainer:
     """Trains the stages of one run.
 
     Args:
-        seed: of the recipe. sample: called with the global step every ``sample_every`` steps, the average swapped in.
+        seed: of the recipe. sample: called with the global step every ``validation_steps`` steps, the average swapped in.
     """
 
     def __init__(
@@ -101,10 +101,12 @@ class Trainer:
         self.options, self.seed, self.accelerator = options, seed, accelerator
         self.checkpoints, self.log, self._sample = checkpoints, log, sample
         world = accelerator.num_processes
-        self.parts = range(accelerator.process_index, options.accumulate * world, world)
+        self.parts = range(
+            accelerator.process_index, options.gradient_accumulation_steps * world, world
+        )
         """Which of each step's batches are this process's."""
         self.fused = accelerator.device.type == "cuda"
-        """A fused optimiser skips a non-finite step by itself; that it did is then read one step later, so that nobody waits."""
+        """A fused optimizer skips a non-finite step by itself; that it did is then read one step later, so that nobody waits."""
         self._failures = 0
 
     def train(self, stage: Stage, batches: PairedBatches, resume: Checkpoint | None = None) -> None:
@@ -112,15 +114,15 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
-            DistillkitError: ``max_nonfinite`` non-finite losses in a row.
+            DistillkitError: ``max_nonfinite_steps`` non-finite losses in a row.
         """
         options, tensors = self.options, stage.module.tensors()
-        average = MovingAverage(tensors, options.ema)
+        average = MovingAverage(tensors, options.ema_decay)
         optimizer = torch.optim.AdamW(
             list(tensors.values()),
             lr=stage.learning_rate,
-            betas=options.betas,
-            weight_decay=options.weight_decay,
+            betas=options.adam_betas,
+            weight_decay=options.adam_weight_decay,
             fused=self.fused,
         )
         done = 0
@@ -132,7 +134,7 @@ class Trainer:
                 optimizer.state_dict() | {"state": resume.optimizer()["state"]}
             )  # settings: the recipe's
         if isinstance(stage.module, Stage2Step):
-            stage.module.average = average.swapped_in if options.ema else nullcontext
+            stage.module.average = average.swapped_in if options.ema_decay else nullcontext
         module = self.accelerator.prepare(stage.module)
 
         self.log.begin(stage.name, done, stage.steps)
@@ -156,7 +158,7 @@ class Trainer:
                     )
                     verdict = self._verdict(terms["loss"] + norm, bool(caught))
                     if self.fused:
-                        optimizer.found_inf = verdict[0]  # type: ignore[attr-defined]  # the optimiser's own name for it
+                        optimizer.found_inf = verdict[0]  # type: ignore[attr-defined]  # the optimizer's own name for it
                     if self.fused or not verdict[0]:
                         optimizer.step()
                         average.update(step)
@@ -164,7 +166,7 @@ class Trainer:
                     optimizer.zero_grad()
                     self.log.advance()
                     pending.append(_Made(step, verdict, group, terms))
-                    due = step + 1 == stage.steps or (step + 1) % options.checkpoint_every == 0
+                    due = step + 1 == stage.steps or (step + 1) % options.checkpointing_steps == 0
                     stop = self._settle(stage, pending, 1 if self.fused and not due else 0)
                     self._after(
                         stage,
@@ -182,7 +184,7 @@ class Trainer:
     def _backward(
         self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int
     ) -> Terms:
-        """Forward and backward over the batches of one optimiser step; their mean terms, detached, and the sum as ``loss``."""
+        """Forward and backward over the batches of one optimizer step; their mean terms, detached, and the sum as ``loss``."""
         total: Terms = {}
         for part, batch in zip(self.parts, group, strict=True):
             stage.module.part = part
@@ -219,7 +221,7 @@ class Trainer:
         self.log.nonfinite(
             stage.offset + made.step + 1, ids, {k: float(v) for k, v in made.terms.items()}
         )
-        if self._failures >= self.options.max_nonfinite:
+        if self._failures >= self.options.max_nonfinite_steps:
             raise DistillkitError(
                 f"{stage.name} step {made.step + 1} - {self._failures} non-finite losses in a row; the batches and terms are in "
                 f"{self.log.nonfinite_path}; lower the learning rate or max_grad_norm, then --resume from the last checkpoint"
@@ -237,7 +239,7 @@ class Trainer:
     ) -> None:
         """What is due after ``made`` steps of the stage: a log line, a sample grid, a checkpoint, the end."""
         options, over, at = self.options, made == stage.steps, stage.offset + made
-        if made % options.log_every == 0 or over:
+        if made % options.logging_steps == 0 or over:
             self.log.write(
                 at,
                 meter.read(stage.lr_at(made - 1, options), batches.wait_seconds)
@@ -245,12 +247,12 @@ class Trainer:
             )
         if (
             self._sample is not None
-            and options.sample_every
-            and (made % options.sample_every == 0 or over)
+            and options.validation_steps
+            and (made % options.validation_steps == 0 or over)
         ):
             with average.swapped_in():
                 self._sample(stage.name, at)
-        if made % options.checkpoint_every == 0 or over or stopped_by:
+        if made % options.checkpointing_steps == 0 or over or stopped_by:
             if self.accelerator.is_main_process:
                 path = self.checkpoints.save(
                     stage.name,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.adapters.sharing import share_storage
-from distillkit.data.crops import Whole, Window
+from distillkit.data.crops import CropBox, Whole
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import Batch
 from distillkit.diffusion.captions import captioned
@@ -45,7 +45,7 @@ class WholeInput(NamedTuple):
 
     lq: Tensor
     """(1, 3, h, w)."""
-    window: Window
+    window: CropBox
     caption: str | None
     key: str
     """A hash of the image, of what is said about it and of the draws that degraded it."""
@@ -180,7 +180,7 @@ class Cast:
 
             def compute() -> Tensor:
                 with captioned([whole.caption]):
-                    return restore_padded(restore, whole.lq, teacher.scale, teacher.multiple)
+                    return restore_padded(restore, whole.lq, teacher.scale, teacher.size_multiple)
 
             return self.known(
                 "restored image", whole.key, [*whole.by, role], compute, draws(whole.key)
@@ -287,7 +287,7 @@ def _check_crop(
     resolved: ResolvedRecipe, models: Mapping[str, DiffusionModel | OutputTeacher], scale: int
 ) -> None:
     """Training crops are not padded: their sides must be multiples of what every model takes."""
-    crop, units = resolved.recipe.data.crop, {k: scale * m.multiple for k, m in models.items()}
+    crop, units = resolved.recipe.data.crop, {k: scale * m.size_multiple for k, m in models.items()}
     unfit = [f"{k} takes multiples of {unit}" for k, unit in units.items() if crop % unit]
     if unfit:
         fit = math.lcm(*units.values())

@@ -58,7 +58,7 @@ def _row(student: Student, item: Item, device: torch.device) -> Tensor:
         with captioned([caption]):
             images.append(
                 restore_padded(
-                    restore, lq.to(device), student.model.scale, student.model.multiple
+                    restore, lq.to(device), student.model.scale, student.model.size_multiple
                 ).cpu()
             )
     return torch.cat([*images, gt], dim=-1)

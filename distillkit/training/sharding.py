@@ -1,7 +1,7 @@
 """Frozen weights shared out over the processes of a run (FSDP): each keeps a part, and a block is whole while it is at work.
 
 Only what no stage trains is sharded: adapters, and what is outside the models' blocks, every process keeps whole. So gradients are
-averaged as they are without, and checkpoints, the moving average and the optimiser know nothing of it. What is called must be
+averaged as they are without, and checkpoints, the moving average and the optimizer know nothing of it. What is called must be
 called in all processes alike, because each of them contributes its part of the weights.
 """
 

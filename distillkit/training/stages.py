@@ -24,7 +24,7 @@ def taught(resolved: ResolvedRecipe, cast: Cast) -> dict[str, str]:
             continue
         if getattr(options, f"{role}_term") == "score" and isinstance(teacher, DiffusionModel):
             space = "" if teacher.space == cast.student.space else f", in the space {teacher.space}"
-            text = f"score distillation{space}; {options.weighting} weighting, {options.gradient} gradient"
+            text = f"score distillation{space}; {options.score_weighting} weighting, {options.teacher_gradient} gradient"
         else:
             compared = {"image": "images", "denoised": "clean predictions"}[options.output_loss]
             of = {"crop": "crops", "image": "whole images, cut to the crops"}[
@@ -42,7 +42,12 @@ def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tupl
     options = recipe.stage1
     adapter = stage1_adapter(cast.student, options.adapter, recipe.seed)
     step = Stage1Step(
-        cast, adapter, options, perceptual, recipe.seed, term_by_term=recipe.training.term_by_term
+        cast,
+        adapter,
+        options,
+        perceptual,
+        recipe.seed,
+        per_term_backward=recipe.training.per_term_backward,
     )
     return Stage(
         "stage1", step, options.steps, options.learning_rate, models=cast.models, adapter=adapter

@@ -16,7 +16,7 @@ from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.errors import RecipeError
-from distillkit.objectives.controllability import Lesson, Variant
+from distillkit.objectives.controllability import Stage2Batch, Variant
 from distillkit.objectives.dual_teacher import (
     StudentSample,
     denoised_output_distillation,
@@ -89,10 +89,10 @@ class Stage1Step(Step):
         perceptual: Distance | None,
         seed: int,
         *,
-        term_by_term: bool = False,
+        per_term_backward: bool = False,
     ) -> None:
         super().__init__(cast, seed, "stage1", adapter.tensors())
-        self._options, self._perceptual, self._term_by_term = options, perceptual, term_by_term
+        self._options, self._perceptual, self._term_by_term = options, perceptual, per_term_backward
 
     def forward(self, batch: Batch, step: int) -> Terms:
         inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
@@ -100,7 +100,7 @@ class Stage1Step(Step):
             condition = self.student.condition(inputs.lq)
         latent = self.student.generate(condition, self.generator(step, "student"))
         whole = Piece(*inputs, condition, latent, lambda images: images)
-        piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop"))
+        piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop_size"))
         taught: Terms = {}  # first, so that what the decoder keeps is not held beside it
         for role in self._asked(decoded=False):
             taught |= self._settle(
@@ -181,8 +181,8 @@ class Stage1Step(Step):
                 piece.lq,
                 piece.gt,
                 draws,
-                weighting=options.weighting,
-                gradient=options.gradient,
+                weighting=options.score_weighting,
+                gradient=options.teacher_gradient,
                 known=known,
             )
         weight = getattr(weights, role)
@@ -202,7 +202,7 @@ class Stage1Step(Step):
             sample = StudentSample(piece.condition, piece.latent, image)
             draws = self.generator(step, f"{role}_times")
             loss = denoised_output_distillation(
-                self.student, sample, restored, draws, gradient=options.gradient
+                self.student, sample, restored, draws, gradient=options.teacher_gradient
             )
         terms = {f"{role}/output": getattr(weights, role) * weights.imitate * loss}
         if role in self.cast.anchors:
@@ -221,7 +221,7 @@ class Stage1Step(Step):
         return piece.part(self.cast.restored_wholes(role, piece.wholes, draws))
 
     def _decoded_piece(self, whole: Piece, generator: torch.Generator) -> Piece:
-        side = self._options.decode_crop
+        side = self._options.decode_crop_size
         if side is None or side >= min(whole.gt.shape[-2:]):
             return whole
         scale, factor = (
@@ -229,11 +229,11 @@ class Stage1Step(Step):
             whole.gt.shape[-1] // whole.latent.shape[-1],
         )
         unit = math.lcm(
-            factor, *(scale * m.multiple for m in (self.student, *self.cast.teachers.values()))
+            factor, *(scale * m.size_multiple for m in (self.student, *self.cast.teachers.values()))
         )
         if side % unit:
             raise RecipeError(
-                f"stage1.decode_crop - {side} pixels: these models take {unit} and its multiples"
+                f"stage1.decode_crop_size - {side} pixels: these models take {unit} and its multiples"
             )
         places = ((length - side) // unit + 1 for length in whole.gt.shape[-2:])
         top, left = (unit * int(torch.randint(n, (), generator=generator)) for n in places)
@@ -275,7 +275,7 @@ class Stage2Step(Step):
         def student_draws() -> torch.Generator:
             return self.generator(batch.step, "student")
 
-        lesson = Lesson(
+        lesson = Stage2Batch(
             lq=inputs.lq,
             gt=inputs.gt,
             endpoint=lambda: self.cast.endpoint(inputs, self.generator(batch.step, "endpoint")),

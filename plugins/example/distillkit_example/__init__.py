@@ -26,7 +26,7 @@ class Options(BaseModel):
 class Sharpen:
     """An output teacher: it can restore an image, but has no score to ask for."""
 
-    passes = multiple = 1
+    nfe = size_multiple = 1
 
     def __init__(self, options: Options) -> None:
         self.scale, self.strength = options.scale, options.strength

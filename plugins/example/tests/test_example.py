@@ -14,7 +14,7 @@ def test_sharpening_raises_contrast_at_an_edge() -> None:
 
 
 def test_without_strength_there_is_no_grain() -> None:
-    grey = torch.full((1, 3, 8, 8), 1 / 255)
+    gray = torch.full((1, 3, 8, 8), 1 / 255)
     torch.testing.assert_close(
-        Grain(Options(strength=0))(grey, torch.Generator()), torch.full((1, 3, 2, 2), 1 / 255)
+        Grain(Options(strength=0))(gray, torch.Generator()), torch.full((1, 3, 2, 2), 1 / 255)
     )

@@ -31,6 +31,6 @@ def read_tensors(path: Path, *within: str) -> dict[str, Tensor]:
     ):
         place = " / ".join(within) or "its top level"
         raise WeightsError(
-            f"{path} - no dictionary of tensors at {place}; is it the network's file and not the optimiser's?"
+            f"{path} - no dictionary of tensors at {place}; is it the network's file and not the optimizer's?"
         )
     return {str(name).removeprefix("module."): value for name, value in state.items()}

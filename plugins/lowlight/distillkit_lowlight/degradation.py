@@ -14,12 +14,12 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Dark:
-    """Under-exposure, colour cast, sensor noise and JPEG, each image with draws of its own, uniform in the ranges given.
+    """Under-exposure, color cast, sensor noise and JPEG, each image with draws of its own, uniform in the ranges given.
 
     For an image x in [0, 1], with the letters of the arguments:
 
     1. ``s = exposure * cast_c * x ^ gamma``: the tone curve undone (gamma near 2.2 gives linear light, more a harder contrast), a
-       short exposure, and gains of the colour channels c that no white balance has mended;
+       short exposure, and gains of the color channels c that no white balance has mended;
     2. ``s + sqrt(shot * s + read ^ 2) n``, clipped to [0, 1]: photons are counted, so their variance grows with the signal, and
        reading the sensor adds the same everywhere (Foi et al. 2008);
     3. 8 bits, JPEG at a quality, 8 bits.

@@ -1,6 +1,6 @@
 """The protocols of low-light papers that a general toolkit lacks: GT-mean before any metric, and the uniform-window SSIM.
 
-GT-mean takes the brightness of the ground truth: the restored image is scaled so that its mean grey is the ground truth's.
+GT-mean takes the brightness of the ground truth: the restored image is scaled so that its mean gray is the ground truth's.
 Brightness error dominates PSNR in this task, so numbers with and without it (several dB apart) must never share a column.
 """
 
@@ -40,16 +40,16 @@ def to_levels(image: Tensor) -> Tensor:
 
 
 def gt_mean(restored: Tensor, gt: Tensor) -> Tensor:
-    """``restored`` with the mean grey of ``gt``, as GSAD's evaluation makes it: 8 bits, scale, clip, 8 bits by *truncation*.
+    """``restored`` with the mean gray of ``gt``, as GSAD's evaluation makes it: 8 bits, scale, clip, 8 bits by *truncation*.
 
-    ``out * mean(grey(gt)) / mean(grey(out))``, grey = .299 R + .587 G + .114 B. Images (B, 3, H, W) in [-1, 1], result likewise.
+    ``out * mean(gray(gt)) / mean(gray(out))``, gray = .299 R + .587 G + .114 B. Images (B, 3, H, W) in [-1, 1], result likewise.
     """
     out = to_levels(restored) / 255
-    ratio = _mean_grey(to_levels(gt) / 255) / _mean_grey(out).clamp(min=1e-6)
+    ratio = _mean_gray(to_levels(gt) / 255) / _mean_gray(out).clamp(min=1e-6)
     return ((out * ratio).clamp(0, 1) * 255).floor() / 127.5 - 1
 
 
-def _mean_grey(image: Tensor) -> Tensor:
+def _mean_gray(image: Tensor) -> Tensor:
     weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     return (image * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
 
@@ -85,7 +85,7 @@ def ssim_uniform(restored: Tensor, gt: Tensor) -> Tensor:
 
 
 _UNIFORM = "RGB channel mean, 8-bit rounded, uniform 7x7 window, sample covariance, valid region (scikit-image default)"
-_GT_MEAN = "GT-mean (mean grey scaled to the ground truth's, 8-bit truncated), then "
+_GT_MEAN = "GT-mean (mean gray scaled to the ground truth's, 8-bit truncated), then "
 
 
 def after_gt_mean(metric: Metric, name: str, *, bgr: bool = False) -> Measure:

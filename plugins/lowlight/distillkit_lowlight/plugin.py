@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 UNLICENSED = "NONE"
-"""SPDX: the authors publish no licence. Their weights may be used as their authors allow, and are never part of this plugin."""
+"""SPDX: the authors publish no license. Their weights may be used as their authors allow, and are never part of this plugin."""
 
 
 def _weights(options: Network) -> tuple[WeightFile, ...]:
@@ -115,7 +115,7 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
     return (
         DegradationSpec(
             name="dark",
-            summary="Under-exposure, colour cast, shot and read noise, JPEG",
+            summary="Under-exposure, color cast, shot and read noise, JPEG",
             config=DarkOptions,
             build=build,
             license="Apache-2.0",

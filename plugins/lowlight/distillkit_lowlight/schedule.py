@@ -12,10 +12,10 @@ Kind = Literal["linear", "quad", "warmup10", "warmup50", "const", "jsd", "cosine
 
 
 def betas(kind: Kind, levels: int, start: float = 1e-4, end: float = 2e-2) -> Tensor:
-    """The variances beta_t, t = 0..levels-1, in float64.
+    """The variances beta_t, t = 0..num_train_timesteps-1, in float64.
 
     ``linear`` is linear in beta, as in GSAD. ``quad`` is linear in sqrt(beta): Reti-Diff and latent diffusion call that "linear".
-    ``warmupN`` rises linearly over the first N per cent and stays at ``end``; ``jsd`` is ``1 / (levels - t)``; ``cosine`` is
+    ``warmupN`` rises linearly over the first N percent and stays at ``end``; ``jsd`` is ``1 / (levels - t)``; ``cosine`` is
     Nichol & Dhariwal's, capped at .999. ``const``, ``jsd`` and ``cosine`` do not read ``start``, the latter two not ``end`` either.
     """
     if kind == "linear":
@@ -40,7 +40,7 @@ def betas(kind: Kind, levels: int, start: float = 1e-4, end: float = 2e-2) -> Te
 
 
 def level_edges(beta: Tensor) -> Tensor:
-    """``sqrt([1, abar_0, ..., abar_{T-1}])`` in float64, (T + 1,): training draws its levels between neighbours."""
+    """``sqrt([1, abar_0, ..., abar_{T-1}])`` in float64, (T + 1,): training draws its levels between neighbors."""
     return torch.cat([beta.new_ones(1), (1 - beta).cumprod(0)]).sqrt()
 
 

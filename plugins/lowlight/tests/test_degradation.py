@@ -46,12 +46,12 @@ OFF = {
 }
 
 
-@pytest.mark.parametrize("grey", [0.25, 0.5, 1.0])
-def test_brightness_follows_the_formula(grey):
-    gt = torch.full((1, 3, 16, 16), grey * 2 - 1)
+@pytest.mark.parametrize("gray", [0.25, 0.5, 1.0])
+def test_brightness_follows_the_formula(gray):
+    gt = torch.full((1, 3, 16, 16), gray * 2 - 1)
     dark = Dark(**OFF | {"gamma": (2.0, 2.0), "exposure": (0.6, 0.6)})
     assert_close(
-        (dark(gt, seeded()) + 1) / 2, torch.full_like(gt, 0.6 * grey**2), atol=1.5 / 255, rtol=0
+        (dark(gt, seeded()) + 1) / 2, torch.full_like(gt, 0.6 * gray**2), atol=1.5 / 255, rtol=0
     )
 
 
@@ -62,9 +62,9 @@ def test_nothing_is_done_when_everything_is_off():
 
 def test_shot_noise_grows_with_light_and_read_noise_does_not():
     def spread(**options):
-        grey = torch.tensor([0.2, 0.8]).view(2, 1, 1, 1).expand(2, 3, 64, 64) * 2 - 1
+        gray = torch.tensor([0.2, 0.8]).view(2, 1, 1, 1).expand(2, 3, 64, 64) * 2 - 1
         return (
-            Dark(**OFF | options)(grey, seeded()).mean(1).std((1, 2))
+            Dark(**OFF | options)(gray, seeded()).mean(1).std((1, 2))
         )  # over channels: chroma is subsampled by JPEG
 
     dark, bright = spread(shot=(0.01, 0.01))

@@ -110,7 +110,7 @@ def _write_bad(kind, path, network):
         torch.save({"denoise_fn.x": _Trap(path.with_suffix(".ran"))}, path)
     elif kind == "plain pickle":
         path.write_bytes(pickle.dumps(_Trap(path.with_suffix(".ran"))))
-    elif kind == "optimiser":
+    elif kind == "optimizer":
         torch.save({"epoch": 3, "optimizer": {"state": {}}}, path)
     elif kind == "a tensor":
         torch.save(torch.zeros(3), path)
@@ -130,7 +130,7 @@ def _write_bad(kind, path, network):
         "truncated",
         "code",
         "plain pickle",
-        "optimiser",
+        "optimizer",
         "a tensor",
         "other architecture",
         "other width",

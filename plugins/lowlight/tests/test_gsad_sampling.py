@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from distillkit.diffusion.prediction import clean_from_noise
+from distillkit.diffusion.prediction import sample_from_epsilon
 from distillkit_lowlight.gsad.model import GSAD
 from distillkit_lowlight.gsad.padding import Border, border, crop, pad
 from distillkit_lowlight.gsad.process import CLEANEST, LevelProcess
@@ -65,7 +65,7 @@ def test_training_quantities(case, make_schedule):
     )
     schedule = make_schedule(case.info["train_schedule"])
     process = LevelProcess(level_edges(schedule.betas))
-    z_t = process.diffuse(case["in.gt"], level, noise)
+    z_t = process.add_noise(case["in.gt"], noise, level)
     assert_close(z_t, case["train.q_sample"], atol=1e-6, rtol=0)
     eps, var = network.with_uncertainty(torch.cat([case["in.lq"], z_t], 1), level)
     assert_close(eps, case["train.eps"], atol=3e-5, rtol=0)
@@ -73,8 +73,8 @@ def test_training_quantities(case, make_schedule):
     model = GSAD(network, schedule)
     model.process = process
     predicted = model.predict(z_t, level, model.condition(case["in.lq"]))
-    assert torch.equal(predicted.noise, eps)
-    clean = clean_from_noise(process, z_t, level, case["train.eps"], None)
+    assert torch.equal(predicted.epsilon, eps)
+    clean = sample_from_epsilon(process, z_t, level, case["train.eps"], None)
     assert_close(clean, case["train.predict_start"], atol=5e-5, rtol=0)
     mean, log_variance = schedule.posterior(
         case.info["predict_t_minus1_t"], z_t, clean.clamp(-1, 1)
@@ -135,8 +135,8 @@ def process():
     return LevelProcess(level_edges(TRAINING.betas))
 
 
-def test_levels_are_drawn_between_neighbours(process, generator):
-    drawn = process.sample_time(20_000, generator)
+def test_levels_are_drawn_between_neighbors(process, generator):
+    drawn = process.sample_timesteps(20_000, generator)
     edges = process.edges
     assert drawn.dtype == torch.float32
     assert float(edges[-1].float()) <= drawn.min() and drawn.max() <= CLEANEST
@@ -150,7 +150,7 @@ def test_levels_are_drawn_between_neighbours(process, generator):
 
 
 def test_seeded_levels_are_repeatable(process):
-    a, b = (process.sample_time(16, torch.Generator().manual_seed(3)) for _ in range(2))
+    a, b = (process.sample_timesteps(16, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(a, b)
 
 
@@ -158,12 +158,12 @@ def test_seeded_levels_are_repeatable(process):
 def test_level_of_an_snr(level):
     process = LevelProcess(level_edges(TRAINING.betas))
     t = torch.tensor([level])
-    assert_close(process.time_at(process.log_snr(t)), t, atol=1e-5, rtol=1e-5)
+    assert_close(process.timestep_at(process.log_snr(t)), t, atol=1e-5, rtol=1e-5)
 
 
 def test_every_drawn_level_is_in_the_declared_range(process, generator):
     low, high = process.log_snr_range()
-    snr = process.log_snr(process.sample_time(5000, generator))
+    snr = process.log_snr(process.sample_timesteps(5000, generator))
     assert torch.isfinite(snr).all() and low - 1e-4 <= snr.min() and snr.max() <= high + 1e-4
     assert torch.isfinite(process.coefficients(torch.tensor([CLEANEST])).ratio).all()
 

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from distillkit.adapters.adapters import add_adapter
-from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
+from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
 from distillkit_lowlight.build import gsad_student, gsad_teacher
 from distillkit_lowlight.gsad.model import GSAD
@@ -34,23 +34,23 @@ def test_eq_2_by_hand(case, loss_case):
     teacher, student, lq, gt, noise, level = loss_case
     x_s = case["in.x_s"].requires_grad_()
     condition = teacher.condition(lq)
-    z_t_s, z_t = (teacher.process.diffuse(z, level, noise) for z in (x_s, gt))
+    z_t_s, z_t = (teacher.process.add_noise(z, noise, level) for z in (x_s, gt))
     assert_close(z_t_s, case["mid.z_t_s"], atol=1e-6, rtol=0)
     assert_close(z_t, case["mid.z_t"], atol=1e-6, rtol=0)
     of_student, of_truth = (teacher.predict(z, level, condition) for z in (z_t_s, z_t))
     own = student.predict(z_t_s.detach(), level, condition)
-    assert_close(of_student.noise, case["mid.eps_T_zts"], atol=3e-5, rtol=0)
-    assert_close(of_truth.noise, case["mid.eps_T_zt"], atol=3e-5, rtol=0)
-    assert_close(own.noise, case["mid.eps_S_zts"], atol=3e-5, rtol=0)
+    assert_close(of_student.epsilon, case["mid.eps_T_zts"], atol=3e-5, rtol=0)
+    assert_close(of_truth.epsilon, case["mid.eps_T_zt"], atol=3e-5, rtol=0)
+    assert_close(own.epsilon, case["mid.eps_S_zts"], atol=3e-5, rtol=0)
 
-    term1 = (of_student.noise.detach() - own.noise).square().mean()
-    term2 = (of_student.noise - of_truth.noise.detach()).square().mean()
+    term1 = (of_student.epsilon.detach() - own.epsilon).square().mean()
+    term2 = (of_student.epsilon - of_truth.epsilon.detach()).square().mean()
     loss = term1 + case.info["gamma"] * term2
     assert_close(term1, case["out.term1"][0], rtol=1e-4, atol=0)
     assert_close(term2, case["out.term2"][0], rtol=1e-4, atol=0)
     assert_close(loss, case["out.loss"][0], rtol=1e-4, atol=0)
     snr = teacher.process.coefficients(level).ratio ** 2
-    via_clean = (snr * (of_student.clean - own.clean).square()).mean()
+    via_clean = (snr * (of_student.sample - own.sample).square()).mean()
     assert_close(via_clean, case["out.term1_via_x0_snr"][0], rtol=1e-3, atol=0)
 
     loss.backward()
@@ -68,13 +68,13 @@ def test_a_teacher_blind_to_z_t(case, loss_case):
     teacher, _, _, gt, _, level = loss_case
     process, r = teacher.process, case["blind.r"]
     z_t_s, z_t = case["mid.z_t_s"], case["mid.z_t"]
-    eps = noise_from_clean(process, z_t_s, level, r, None)
+    eps = epsilon_from_sample(process, z_t_s, level, r, None)
     assert_close(eps, case["blind.eps_T"], rtol=1e-5, atol=1e-5)
     snr = process.coefficients(level).ratio ** 2
-    own = clean_from_noise(process, z_t_s, level, case["mid.eps_S_zts"], None)
+    own = sample_from_epsilon(process, z_t_s, level, case["mid.eps_S_zts"], None)
     term1 = (snr.clamp(max=5) * (r - own).square()).mean()
     assert_close(term1, case["blind.term1_x0_minsnr5"][0], rtol=1e-4, atol=0)
-    term2 = (eps - noise_from_clean(process, z_t, level, r, None)).square().mean()
+    term2 = (eps - epsilon_from_sample(process, z_t, level, r, None)).square().mean()
     assert_close(term2, case["blind.term2_equals_snr_mse"][0], rtol=1e-4, atol=0)
     assert_close(term2, (snr * (case["in.x_s"] - gt).square()).mean(), rtol=1e-4, atol=0)
 
@@ -135,7 +135,7 @@ def test_one_step_student_looks_at_noise_once(images, generator, monkeypatch):
     monkeypatch.setattr(model.network, "forward", lambda x, t: levels.append(t) or forward(x, t))
     with torch.no_grad():
         model.restore(images(2, 16, 16), generator)
-    assert len(levels) == model.passes == 1
+    assert len(levels) == model.nfe == 1
     assert_close(levels[0], torch.full((2,), 0.0797), atol=1e-4, rtol=0)
 
 

@@ -80,12 +80,12 @@ def test_capabilities_are_what_is_built(plugins):
 
 
 @pytest.mark.parametrize(
-    ("generate", "kind", "passes"),
+    ("generate", "kind", "nfe"),
     [("last-step", LastStepStudent, 20), ("one-step", OneStepStudent, 1)],
 )
 def test_kind_of_student(plugins, generate, kind, passes):
     model = build(plugins, "students", "gsad", size="tiny", generate=generate, data_set="lol-v1")
-    assert type(model) is kind and model.passes == passes
+    assert type(model) is kind and model.nfe == passes
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from distillkit import Metric, OutputTeacher, WeightsError
-from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
+from distillkit.objectives.dual_teacher import StudentSample, draw_timesteps, score_distillation
 from distillkit_lowlight.build import (
     TINY_RETIDIFF,
     gsad_student,
@@ -182,7 +182,9 @@ def test_prior_score_terms(priors, images):
     )
 
     draws = torch.Generator().manual_seed(5)
-    t, t_student, kept = draw_times(priors.process, student.process, 2, draws, torch.device("cpu"))
+    t, t_student, kept = draw_timesteps(
+        priors.process, student.process, 2, draws, torch.device("cpu")
+    )
     assert kept.any()
 
     def mean(gap):
@@ -193,17 +195,17 @@ def test_prior_score_terms(priors, images):
     assert z.shape == (2, 2 * priors.network.prior, 1, 1)
     noise = torch.randn(z.shape, generator=draws)
     of_student, of_truth = (
-        priors.predict(priors.process.diffuse(v, t, noise), t, condition) for v in (z_s, z)
+        priors.predict(priors.process.add_noise(v, noise, t), t, condition) for v in (z_s, z)
     )
-    assert_close(terms.anchor, mean(of_student.noise - of_truth.noise), rtol=1e-4, atol=1e-6)
+    assert_close(terms.anchor, mean(of_student.epsilon - of_truth.epsilon), rtol=1e-4, atol=1e-6)
 
     own_noise = torch.randn(image.shape, generator=draws)
-    z_t = student.process.diffuse(image, t_student, own_noise)
-    own = student.predict(z_t, t_student, sample.condition).clean
+    z_t = student.process.add_noise(image, own_noise, t_student)
+    own = student.predict(z_t, t_student, sample.condition).sample
     ratio = student.process.coefficients(t_student).ratio
     assert_close(
         terms.imitate,
-        mean(ratio * (own - priors.decode(of_student.clean, condition))),
+        mean(ratio * (own - priors.decode(of_student.sample, condition))),
         rtol=1e-4,
         atol=1e-6,
     )

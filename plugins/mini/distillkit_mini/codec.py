@@ -11,9 +11,9 @@ from distillkit import PixelUnshuffle
 
 
 class BlockDct(PixelUnshuffle):
-    """The orthonormal two-dimensional DCT-II of every ``factor x factor`` block, each colour by itself.
+    """The orthonormal two-dimensional DCT-II of every ``factor x factor`` block, each color by itself.
 
-    It rotates the ``factor^2`` channels that :class:`PixelUnshuffle` makes of a colour: white noise stays white, distances stay.
+    It rotates the ``factor^2`` channels that :class:`PixelUnshuffle` makes of a color: white noise stays white, distances stay.
     """
 
     def __init__(self, factor: int, scale: float = 1.0) -> None:
@@ -41,5 +41,5 @@ class BlockDct(PixelUnshuffle):
         return super().decode(self.unrotate(latent))
 
     def _turn(self, latent: Tensor, rotation: Tensor) -> Tensor:
-        colours = latent.unflatten(1, (3, self.factor**2))
-        return torch.einsum("kp,bcphw->bckhw", rotation.to(latent), colours).flatten(1, 2)
+        colors = latent.unflatten(1, (3, self.factor**2))
+        return torch.einsum("kp,bcphw->bckhw", rotation.to(latent), colors).flatten(1, 2)

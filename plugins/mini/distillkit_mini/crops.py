@@ -90,5 +90,5 @@ def _below(n: int, generator: torch.Generator) -> int:
 
 
 def _detail(crop: Tensor) -> float:
-    """Mean absolute difference of neighbouring pixels."""
+    """Mean absolute difference of neighboring pixels."""
     return float(crop.diff(dim=1).abs().mean() + crop.diff(dim=2).abs().mean())

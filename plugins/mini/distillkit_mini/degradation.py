@@ -18,7 +18,7 @@ class Camera:
     """Gaussian blur, 4x down (area or antialiased cubic, at even odds), Gaussian noise, JPEG, 8 bits. Carries no gradient.
 
     Args:
-        blur: range of the blur's standard deviation, pixels of the clean image. noise: of the noise's, grey levels out of 255.
+        blur: range of the blur's standard deviation, pixels of the clean image. noise: of the noise's, gray levels out of 255.
         quality: of the JPEG quality. Each image draws its own values, uniformly.
     """
 

@@ -80,7 +80,7 @@ class MiniModel(DiffusionModel):
 
     def __init__(self, task: Task = SUPER_RESOLUTION) -> None:
         super().__init__()
-        self.task, self.scale, self.multiple = task, task.scale, PATCH // task.scale
+        self.task, self.scale, self.size_multiple = task, task.scale, PATCH // task.scale
         self.codec = PixelUnshuffle(PATCH, LATENT_GAIN)
         self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 
@@ -96,10 +96,10 @@ class Faithful(MiniModel):
     Args:
         steps: network passes of :meth:`generate`.
         temperature: size of the noise that :meth:`generate` starts with, as a share of the process's own. At 1 it draws one of the
-            plausible images, grain included; towards 0 it approaches their mean, which has the higher PSNR.
+            plausible images, grain included; toward 0 it approaches their mean, which has the higher PSNR.
     """
 
-    predicts = "clean"
+    prediction_type = "sample"
     process: ContinuousResidualShifting
 
     def __init__(
@@ -108,7 +108,7 @@ class Faithful(MiniModel):
         super().__init__(task)
         self.temperature = temperature
         self.process = ContinuousResidualShifting(kappa=0.2)
-        self.passes = steps
+        self.nfe = steps
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         assert condition.y is not None
@@ -119,15 +119,17 @@ class Faithful(MiniModel):
         """From ``y`` and noise in ``passes`` equal steps of t, each to where the prediction says that ``z_t`` lies next."""
         y = condition.y
         assert y is not None
-        times = torch.linspace(self.process.t_max, 0, self.passes + 1)[:-1].tolist()
+        times = torch.linspace(self.process.t_max, 0, self.nfe + 1)[:-1].tolist()
         noise = torch.randn(y.shape, generator=generator).to(y)
         z_t = y + self.temperature * self.process.kappa * times[0] * noise
         for now, later in zip(times, [*times[1:], None], strict=True):
             guess = self.predict(z_t, y.new_full((len(y),), now), condition)
             if later is None:
                 break
-            z_t = self.process.diffuse(guess.clean, y.new_full((len(y),), later), guess.noise, y)
-        return guess.clean
+            z_t = self.process.add_noise(
+                guess.sample, guess.epsilon, y.new_full((len(y),), later), y
+            )
+        return guess.sample
 
 
 class FaithfulDct(Faithful):
@@ -152,7 +154,7 @@ class Realistic(MiniModel):
     where it never saw noise: ``z_0 = clean(y, 1)``. The network is the faithful model's, trained on from its weights.
     """
 
-    predicts = "clean"
+    prediction_type = "sample"
     start = 1.0
 
     def __init__(self, task: Task = SUPER_RESOLUTION) -> None:
@@ -167,4 +169,4 @@ class Realistic(MiniModel):
         assert condition.y is not None
         return self.predict(
             condition.y, condition.y.new_full((len(condition.y),), self.start), condition
-        ).clean
+        ).sample

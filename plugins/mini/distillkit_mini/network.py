@@ -42,7 +42,7 @@ class UNet(nn.Module):
         inputs, outputs: channels. width: of the upper level; the lower one, at half the resolution, is twice as wide.
         blocks: residual blocks on the way down, in the middle and on the way up.
 
-    There is no normalisation: the output at a place depends on its surroundings only, so that a tile gives what the image gives.
+    There is no normalization: the output at a place depends on its surroundings only, so that a tile gives what the image gives.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class CameraOptions(Options):
         (0.3, 2.0), description="standard deviation, clean pixels"
     )
     noise: Annotated[tuple[Noise, Noise], AfterValidator(_upwards)] = Field(
-        (0, 8), description="standard deviation, of 255 grey levels"
+        (0, 8), description="standard deviation, of 255 gray levels"
     )
     quality: Annotated[tuple[Quality, Quality], AfterValidator(_upwards)] = Field(
         (50, 95), description="JPEG quality"

@@ -154,11 +154,11 @@ def train_faithful(pairs: Pairs, course: Course, share: float = 1.0) -> Faithful
         lq, gt = pairs.draw()
         z_0, condition = model.codec.encode(gt), model.condition(lq)
         assert condition.y is not None
-        t = model.process.sample_time(BATCH, pairs.generator)
+        t = model.process.sample_timesteps(BATCH, pairs.generator)
         top = BATCH if step < early else BATCH // 2
         t[:top] = model.process.t_max
         noise = torch.randn(z_0.shape, generator=pairs.generator)
-        z_t = model.process.diffuse(z_0, t, noise, condition.y)
+        z_t = model.process.add_noise(z_0, noise, t, condition.y)
         if course.top_is_guess:
             z_t = torch.cat([condition.y[:top], z_t[top:]])
         error = model(z_t, t, condition) - z_0
@@ -228,11 +228,11 @@ def restore_and_denoise(model: Realistic, pairs: Pairs) -> Attempt:
     """Restore a batch and denoise a part of it, in one pass of the network."""
     lq, gt = pairs.draw()
     z_0, condition = model.codec.encode(gt), model.condition(lq)
-    few, t = z_0[:FEWER], model.process.sample_time(FEWER, pairs.generator)
+    few, t = z_0[:FEWER], model.process.sample_timesteps(FEWER, pairs.generator)
     noise = torch.randn(few.shape, generator=pairs.generator)
     assert condition.y is not None
     y = condition.y
-    z_in = torch.cat([model.process.diffuse(few, t, noise), y])
+    z_in = torch.cat([model.process.add_noise(few, noise, t), y])
     times = torch.cat([t, torch.full((len(y),), model.start)])
     clean = model(z_in, times, Condition(y=torch.cat([y[:FEWER], y])))
     weight = model.process.coefficients(t).ratio.clamp(max=1)

@@ -49,9 +49,9 @@ def test_images_of_a_batch_draw_their_own_and_do_not_touch_each_other() -> None:
 
 
 def test_noise_has_the_stated_spread() -> None:
-    grey = torch.zeros(64, 3, 64, 64)
+    gray = torch.zeros(64, 3, 64, 64)
     for low, high in ((4, 4), (0, 8)):
-        noise = 127.5 * Camera(noise=(low, high), quality=(100, 100))(grey, seeded())
+        noise = 127.5 * Camera(noise=(low, high), quality=(100, 100))(gray, seeded())
         luma = (
             noise[:, 0] * 0.299 + noise[:, 1] * 0.587 + noise[:, 2] * 0.114
         )  # JPEG at 100 keeps luma and halves chroma

@@ -65,7 +65,9 @@ def own_pairs(model: DiffusionModel, pairs: tuple[Tensor, Tensor]) -> tuple[Tens
 def test_any_size_is_restored_at_four_times_the_latents_size(
     model: DiffusionModel, size: tuple[int, int]
 ) -> None:
-    lq = torch.rand(2, 3, *(model.multiple * side for side in size), generator=seeded()) * 2 - 1
+    lq = (
+        torch.rand(2, 3, *(model.size_multiple * side for side in size), generator=seeded()) * 2 - 1
+    )
     condition = model.condition(lq)
     assert condition.y is not None and condition.y.shape == (2, 48, *size)
     with torch.no_grad():
@@ -82,7 +84,7 @@ def test_a_generator_decides_everything(
     lq = own_pairs[0][:2]
     assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(1)))
     assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(2))) == (
-        model.passes == 1
+        model.nfe == 1
     )
 
 
@@ -90,7 +92,7 @@ def test_a_generator_decides_everything(
 @pytest.mark.parametrize("name", ["realistic", "realistic-lle"])
 def test_tiles_agree_with_the_whole_away_from_their_borders(name: str) -> None:
     model = build(name)
-    side = model.multiple
+    side = model.size_multiple
     lq = torch.rand(1, 3, 96 * side, 96 * side, generator=seeded()) * 2 - 1
     whole, tile = model.restore(lq), model.restore(lq[..., : 80 * side, : 80 * side])
     torch.testing.assert_close(
@@ -118,7 +120,7 @@ def test_passes_is_the_number_of_network_passes() -> None:
         model, calls = build(name, **options), []
         model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         model.restore(torch.zeros(1, 3, 8, 8), seeded())
-        assert len(calls) == model.passes == passes
+        assert len(calls) == model.nfe == passes
 
 
 @torch.no_grad()
@@ -129,13 +131,13 @@ def test_denoises_at_every_noise_level(
     """At equal SNR, ``clean`` is nearer to the truth than the best linear guess from ``z_t`` without the network."""
     lq, gt = own_pairs
     z_0, condition = model.codec.encode(gt), model.condition(lq)
-    t = model.process.time_at(torch.full((len(gt),), 2 * torch.tensor(ratio).log().item()))
-    z_t = model.process.diffuse(z_0, t, noise_like(z_0), condition.y)
+    t = model.process.timestep_at(torch.full((len(gt),), 2 * torch.tensor(ratio).log().item()))
+    z_t = model.process.add_noise(z_0, noise_like(z_0), t, condition.y)
     c = model.process.coefficients(t)
     shrunk = (z_t - c.shift * condition.y) * c.signal / (c.signal**2 + c.noise**2)
     guess = model.predict(z_t, t, condition)
-    assert (guess.clean - z_0).square().mean() < (shrunk - z_0).square().mean()
-    assert (guess.noise - noise_like(z_0)).square().mean() < 1
+    assert (guess.sample - z_0).square().mean() < (shrunk - z_0).square().mean()
+    assert (guess.epsilon - noise_like(z_0)).square().mean() < 1
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ def test_the_dct_teacher_is_the_faithful_one_in_another_space(pairs: tuple[Tenso
     lq, gt = pairs[0][:3], pairs[1][:3]
     z_0, condition = faithful.codec.encode(gt), faithful.condition(lq)
     t = torch.tensor([0.1, 0.5, 0.95])
-    z_t = faithful.process.diffuse(z_0, t, noise_like(z_0), condition.y)
+    z_t = faithful.process.add_noise(z_0, noise_like(z_0), t, condition.y)
 
     rotated = dct.condition(lq)
     torch.testing.assert_close(rotated.y, dct.codec.rotate(condition.y))
@@ -154,8 +156,8 @@ def test_the_dct_teacher_is_the_faithful_one_in_another_space(pairs: tuple[Tenso
         dct.predict(dct.codec.rotate(z_t), t, rotated),
         faithful.predict(z_t, t, condition),
     )
-    torch.testing.assert_close(dct.codec.unrotate(ours.clean), theirs.clean, atol=1e-4, rtol=0)
-    torch.testing.assert_close(dct.codec.unrotate(ours.noise), theirs.noise, atol=1e-3, rtol=0)
+    torch.testing.assert_close(dct.codec.unrotate(ours.sample), theirs.sample, atol=1e-4, rtol=0)
+    torch.testing.assert_close(dct.codec.unrotate(ours.epsilon), theirs.epsilon, atol=1e-3, rtol=0)
 
 
 def test_the_rotation_is_orthonormal_and_separates_frequencies() -> None:
@@ -197,7 +199,7 @@ def test_weights_are_shipped_and_refused_by_another_network(tmp_path: Path) -> N
     assert sum({file.path: file.path.stat().st_size for file in files}.values()) < 8e6
     network = load_file(RealisticOptions().weights)
     save_file(
-        {name.replace("middle", "centre"): value for name, value in network.items()},
+        {name.replace("middle", "center"): value for name, value in network.items()},
         tmp_path / "other.safetensors",
     )
     with pytest.raises(WeightsError, match="another architecture"):

@@ -1,4 +1,4 @@
-"""From a checkpoint to a teacher: read as plain tensors, recognised by spandrel, refused if it is no one-image restorer."""
+"""From a checkpoint to a teacher: read as plain tensors, recognized by spandrel, refused if it is no one-image restorer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from distillkit import WeightsError, read_state_dict
 class Checkpoint(nn.Module):
     """An output teacher: spandrel's call of a network, in float32 and without gradient.
 
-    ``multiple`` is what the network divides its sides by; a minimum or a square that it asks for as well, spandrel pads to and
+    ``size_multiple`` is what the network divides its sides by; a minimum or a square that it asks for as well, spandrel pads to and
     crops from.
 
     Args:
-        found: of 3 channels; or of 1, which restores red, green and blue as three grey images.
+        found: of 3 channels; or of 1, which restores red, green and blue as three gray images.
     """
 
-    passes = 1
+    nfe = 1
 
     def __init__(self, found: ImageModelDescriptor[nn.Module]) -> None:
         super().__init__()
         self.network, self.found = found.model, found
-        self.scale, self.multiple = found.scale, found.size_requirements.multiple_of
+        self.scale, self.size_multiple = found.scale, found.size_requirements.multiple_of
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]; a network that draws does so by ``generator``."""
@@ -56,7 +56,7 @@ def load(path: Path, scale: int | None = None) -> Checkpoint:
         scale: what it has to be; None: any.
 
     Raises:
-        WeightsError: not a plain file of tensors, of no architecture that spandrel knows, no restorer of single grey or colour
+        WeightsError: not a plain file of tensors, of no architecture that spandrel knows, no restorer of single gray or color
             images, or of another scale.
     """
     found = _recognised(path)
@@ -78,7 +78,7 @@ def _recognised(path: Path) -> ModelDescriptor:
     """What spandrel makes of the tensors in a file; its own reader of files, which also opens TorchScript, is left out."""
     if find_spec(
         "spandrel_extra_arches"
-    ):  # architectures under licences of their own, for those who installed them
+    ):  # architectures under licenses of their own, for those who installed them
         import spandrel_extra_arches
 
         spandrel_extra_arches.install(ignore_duplicates=True)
@@ -94,6 +94,6 @@ def _recognised(path: Path) -> ModelDescriptor:
         raise WeightsError(
             f"{path} - {known}; spandrel_extra_arches, if installed, adds some"
         ) from e
-    except Exception as e:  # an architecture is recognised by a few names; what is wrong with the rest shows in any way
+    except Exception as e:  # an architecture is recognized by a few names; what is wrong with the rest shows in any way
         why = f"{type(e).__name__}: {shorten(str(e), 200)}"
         raise WeightsError(f"{path} - not a checkpoint that spandrel can load: {why}") from e

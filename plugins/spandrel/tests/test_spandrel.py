@@ -36,8 +36,8 @@ NETWORKS = {
         width=8, middle_blk_num=1, enc_blk_nums=[1, 1], dec_blk_nums=[1, 1]
     ),
     "Uformer": lambda: Uformer.Uformer(img_size=128, embed_dim=4, win_size=8),
-    "DRUNet, grey": lambda: DRUNet.DRUNet(in_nc=2, out_nc=1, nc=[8, 8, 8, 8], nb=2),
-    "Compact, grey": lambda: Compact.Compact(
+    "DRUNet, gray": lambda: DRUNet.DRUNet(in_nc=2, out_nc=1, nc=[8, 8, 8, 8], nb=2),
+    "Compact, gray": lambda: Compact.Compact(
         num_in_ch=1, num_out_ch=1, num_feat=4, num_conv=1, upscale=2
     ),
 }
@@ -85,7 +85,7 @@ def test_restores_as_spandrel_does_image_by_image_and_channel_by_channel(tmp_pat
     restored = found.restore(lq)
     torch.testing.assert_close(restored, torch.cat(expected) * 2 - 1, atol=2e-6, rtol=0)
     assert restored.shape == (2, 3, 13 * found.scale, 19 * found.scale) and restored.std() > 0
-    assert found.multiple == reference.size_requirements.multiple_of and found.passes == 1
+    assert found.size_multiple == reference.size_requirements.multiple_of and found.nfe == 1
 
 
 @pytest.mark.parametrize("form", ["safetensors", "params_ema", "module.", "half"])
@@ -245,11 +245,11 @@ def test_a_stated_scale_and_hash_are_held_against_the_file(tmp_path):
         teacher({"path": path, "sha256": "0" * 64})
 
 
-def test_a_file_that_is_not_here_is_named_with_its_licence(tmp_path, monkeypatch):
+def test_a_file_that_is_not_here_is_named_with_its_license(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"owner/name/x.pth@main \(licence MIT\)"):
+    with pytest.raises(WeightsError, match=r"owner/name/x.pth@main \(license MIT\)"):
         teacher({"repo": "owner/name", "filename": "x.pth"}, license="MIT")
-    with pytest.raises(WeightsError, match=r"no.pth \(licence unknown\)"):
+    with pytest.raises(WeightsError, match=r"no.pth \(license unknown\)"):
         teacher({"path": tmp_path / "no.pth", "url": "https://example.org/no.pth"})
     with pytest.raises(DistillkitError, match="license"):
         teacher(tmp_path / "no.pth", license='a "quoted" one')
@@ -277,7 +277,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def test_a_run_distils_its_images_and_the_student_tells_its_licence(tmp_path, photos):
+def test_a_run_distils_its_images_and_the_student_tells_its_license(tmp_path, photos):
     source = f'imagefolder = "{photos}"'
     (tmp_path / "recipe.toml").write_text(
         f"""

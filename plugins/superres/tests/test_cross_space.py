@@ -8,7 +8,7 @@ import torch
 from distillkit.data.pairs import Batch
 from distillkit.errors import RecipeError
 from distillkit.inference.student import stage1_adapter
-from distillkit.objectives.dual_teacher import StudentSample, draw_times, score_distillation
+from distillkit.objectives.dual_teacher import StudentSample, draw_timesteps, score_distillation
 from distillkit.recipe.load import load_recipe
 from distillkit.training.models import build_cast
 from distillkit.training.step import Stage1Step
@@ -45,7 +45,9 @@ def fidelity_terms(cast, images, monkeypatch, times, **options):
     """Both terms, with the times of the fidelity teacher given."""
     lq, gt = images
     teacher, student = cast.teachers["fidelity"], cast.student
-    monkeypatch.setattr(teacher.process, "sample_time", lambda n, generator: torch.tensor(times))
+    monkeypatch.setattr(
+        teacher.process, "sample_timesteps", lambda n, generator: torch.tensor(times)
+    )
     return score_distillation(
         teacher,
         student,
@@ -92,7 +94,7 @@ def test_the_bridge_goes_through_pixels_both_ways(cast, images, monkeypatch):
     assert calls.count("fidelity encode") == 3  # y, the ground truth, the student's image
 
 
-@pytest.mark.parametrize("gradient", ["full", "score"])
+@pytest.mark.parametrize("gradient", ["full", "sds"])
 def test_both_terms_reach_the_students_adapter(cast, adapter, images, monkeypatch, gradient):
     terms = fidelity_terms(cast, images, monkeypatch, [5, 9], gradient=gradient)
     for term in terms:
@@ -105,8 +107,8 @@ def test_times_that_the_student_was_never_trained_at_are_dropped(
     cast, adapter, images, monkeypatch
 ):
     fidelity, student = cast.teachers["fidelity"].process, cast.student.process
-    last = fidelity.levels - 1
-    times, _, kept = draw_times(fidelity, student, 4000, torch.Generator().manual_seed(0), CPU)
+    last = fidelity.num_train_timesteps - 1
+    times, _, kept = draw_timesteps(fidelity, student, 4000, torch.Generator().manual_seed(0), CPU)
     assert set(times[~kept].tolist()) == {last} and set(times[kept].tolist()) == set(range(last))
     dropped = fidelity_terms(cast, images, monkeypatch, [last, last])
     assert all(term.item() == 0 and size(gradients(adapter, term)) == 0 for term in dropped)
@@ -135,12 +137,16 @@ def test_crops_must_suit_every_teacher(crop, accepted):
             build_cast(resolved, CPU)
 
 
-@pytest.mark.parametrize("gradient", ["full", "score"])
+@pytest.mark.parametrize("gradient", ["full", "sds"])
 def test_the_teacher_of_the_other_space_may_see_a_crop(cast, adapter, monkeypatch, gradient):
-    """With ``decode_crop`` all that the VQ autoencoder encodes and decodes is a crop; the realness teacher sees everything."""
+    """With ``decode_crop_size`` all that the VQ autoencoder encodes and decodes is a crop; the realness teacher sees everything."""
     options = load_recipe(
         RECIPE,
-        ["stage1.decode_crop=64", f'stage1.gradient="{gradient}"', "stage1.weights.perceptual=0"],
+        [
+            "stage1.decode_crop_size=64",
+            f'stage1.teacher_gradient="{gradient}"',
+            "stage1.weights.perceptual=0",
+        ],
     )
     seen = {"encode": set(), "decode": set(), "realness": set()}
     network, realness = cast.teachers["fidelity"].codec.network, cast.teachers["realness"]

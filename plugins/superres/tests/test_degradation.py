@@ -88,21 +88,21 @@ def test_a_kernel_wider_than_the_image_is_cut_to_it():
     assert fitted(kernel, 1).tolist() == [[1.0]]
 
 
-def test_noise_has_the_strength_and_colour_it_says():
+def test_noise_has_the_strength_and_color_it_says():
     image = torch.full((1, 3, 200, 200), 0.5)
-    for grey in (False, True):
-        added = add_noise(image, Noise("gaussian", 20.0, grey), seeded()) - image
+    for gray in (False, True):
+        added = add_noise(image, Noise("gaussian", 20.0, gray), seeded()) - image
         assert added.std().item() * 255 == pytest.approx(20, rel=0.02)
         assert added.mean().abs() * 255 < 0.3
-        assert added[:, 0].equal(added[:, 1]) == grey
+        assert added[:, 0].equal(added[:, 1]) == gray
     ramp = (
         torch.linspace(0, 1, 256).repeat(200, 1).expand(1, 3, 200, 256)
     )  # 256 levels, so that Poisson counts go to 256
-    for grey in (False, True):
-        added = (add_noise(ramp, Noise("poisson", 0.5, grey), seeded()) - ramp)[..., 64:192]
+    for gray in (False, True):
+        added = (add_noise(ramp, Noise("poisson", 0.5, gray), seeded()) - ramp)[..., 64:192]
         expected = 0.5 * (ramp[..., 64:192] / 256).sqrt()
         assert added.std().item() == pytest.approx(expected.square().mean().sqrt().item(), rel=0.03)
-        assert added[:, 0].equal(added[:, 1]) == grey
+        assert added[:, 0].equal(added[:, 1]) == gray
 
 
 # draws
@@ -150,7 +150,7 @@ def assert_round(stage, rounds):
     for mode in ("area", "bilinear", "bicubic"):
         assert_share((r.mode == mode for r in rounds), 1 / 3)
     assert_share((r.noise.kind == "gaussian" for r in rounds), stage.gaussian_prob)
-    assert_share((r.noise.grey for r in rounds), stage.grey_prob)
+    assert_share((r.noise.gray for r in rounds), stage.gray_prob)
     assert_uniform(
         (r.noise.strength for r in rounds if r.noise.kind == "gaussian"), *stage.gaussian_sigma
     )

@@ -38,7 +38,7 @@ def test_draws_of_a_preset_fit_it_and_no_other(preset):
     [
         ({"first": {"sigma": [0.2, 3.5]}}, "sigma 1", "values from"),
         ({"second": {"jpeg_quality": [50, 95]}}, "JPEG quality 2", "mean is .* standard errors"),
-        ({"second": {"grey_prob": 0.6}}, "noise is grey 2", "share is"),
+        ({"second": {"gray_prob": 0.6}}, "noise is gray 2", "share is"),
         ({"final_sinc_prob": 0.5}, "final sinc happens", "share is"),
     ],
 )

@@ -67,17 +67,17 @@ def test_teacher_of_another_unet_still_shares_the_autoencoder():
     )
 
 
-@pytest.mark.parametrize("gradient", ["full", "score"])
+@pytest.mark.parametrize("gradient", ["full", "sds"])
 def test_saving_memory_keeps_terms_and_gradient(gradient):
     """With checkpointing, term by term, and both: the same numbers, and less that is kept for the backward pass each time."""
-    resolved = load_recipe(RECIPE, [f'stage1.gradient="{gradient}"'])
+    resolved = load_recipe(RECIPE, [f'stage1.teacher_gradient="{gradient}"'])
     gt = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = []
-    for checkpointing, term_by_term in itertools.product((False, True), repeat=2):
+    for checkpointing, per_term_backward in itertools.product((False, True), repeat=2):
         cast = build_cast(resolved, CPU)
         adapter = stage1_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
         step = Stage1Step(
-            cast, adapter, resolved.recipe.stage1, None, seed=0, term_by_term=term_by_term
+            cast, adapter, resolved.recipe.stage1, None, seed=0, per_term_backward=per_term_backward
         )
         with recomputed(cast.models if checkpointing else [], adapter):
             with (kept := Kept()):

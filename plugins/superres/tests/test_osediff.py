@@ -82,7 +82,7 @@ def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
     condition = model.condition(lq)
     z = condition.extra["latent"]()
     torch.testing.assert_close(
-        model.generate(condition), model.predict(z, torch.full((2,), 999), condition).clean
+        model.generate(condition), model.predict(z, torch.full((2,), 999), condition).sample
     )
 
 
@@ -148,32 +148,32 @@ def test_base_model_is_a_score_only(base, lq):
         "sd21-base": {"score"},
     }
     prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(lq))
-    assert prediction.clean.shape == prediction.noise.shape == (2, 4, 9, 8)
+    assert prediction.sample.shape == prediction.epsilon.shape == (2, 4, 9, 8)
     with pytest.raises(DistillkitError, match="restores nothing"):
         base.restore(lq)
 
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
-def test_teacher_gives_its_restoration_the_colours_of_the_input(fix, lq):
-    colours = lambda image: image.mean((2, 3))  # noqa: E731
+def test_teacher_gives_its_restoration_the_colors_of_the_input(fix, lq):
+    colors = lambda image: image.mean((2, 3))
     plain, fixed = (
-        build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=f))
+        build_osediff(OSEDiffTeacherConfig(size="tiny", color_fix=f))
         .requires_grad_(False)
         .restore(lq * 0.2)
         for f in ("none", fix)
     )
-    wanted = colours(enlarged(lq * 0.2, 4))
-    assert (colours(fixed) - wanted).abs().max() < 0.3 * (colours(plain) - wanted).abs().max()
+    wanted = colors(enlarged(lq * 0.2, 4))
+    assert (colors(fixed) - wanted).abs().max() < 0.3 * (colors(plain) - wanted).abs().max()
 
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
-def test_a_students_restorer_offers_the_teachers_colour_fix(fix):
+def test_a_students_restorer_offers_the_teachers_color_fix(fix):
     y, x = torch.meshgrid(torch.linspace(0.2, 0.7, 24), torch.linspace(0.1, 0.5, 16), indexing="ij")
     image = torch.stack([x, y, x * y])
-    teacher = build_osediff(OSEDiffTeacherConfig(size="tiny", colour_fix=fix)).requires_grad_(False)
+    teacher = build_osediff(OSEDiffTeacherConfig(size="tiny", color_fix=fix)).requires_grad_(False)
     wanted = teacher.restore(image[None] * 2 - 1)[0] * 0.5 + 0.5
     restorer = Restorer(
-        Student(build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False), None), colour=fix
+        Student(build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False), None), color=fix
     )
     assert (restorer(image) - wanted).abs().max() < 2 / 255
 
@@ -183,7 +183,7 @@ def test_descriptors_build_what_they_say(lq):
         config = spec.config(size="tiny")
         assert spec.weights(config) == ()
         model = spec.build(config)
-        assert (model.scale, model.multiple, model.predicts) == (4, 2, "noise")
+        assert (model.scale, model.size_multiple, model.prediction_type) == (4, 2, "epsilon")
         assert model.network.get_submodule(model.head).out_channels == 4
 
 
@@ -282,7 +282,7 @@ def test_taggers_are_found_by_entry_point(monkeypatch):
         (OSEDiffConfig, {"size": "tiny", "captions": True}, "captions off"),
         (SD21BaseConfig, {"guidance": 7.5}, "give different texts"),
         (SD21BaseConfig, {"size": "tiny", "negative_prompt": "blur"}, "prompts must be empty"),
-        (OSEDiffConfig, {"size": "tiny", "colour_fix": "adain"}, "colour_fix"),
+        (OSEDiffConfig, {"size": "tiny", "color_fix": "adain"}, "color_fix"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(config, options, message):

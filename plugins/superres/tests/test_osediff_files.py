@@ -195,7 +195,7 @@ def bad_checkpoints(networks, tmp_path):
     other = random_networks(TINY._replace(unet=TINY.unet | {"block_out_channels": [16, 64]}), 0)
     fewer = random_osediff(networks, 4).unet
     del fewer["conv_in.base_layer.weight"]
-    save = lambda content, name: torch.save(content, tmp_path / name)  # noqa: E731
+    save = lambda content, name: torch.save(content, tmp_path / name)
     (tmp_path / "random.pkl").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "truncated.pkl").write_bytes(good[: len(good) // 2])
     (tmp_path / "evil.pkl").write_bytes(

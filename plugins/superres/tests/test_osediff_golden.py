@@ -124,10 +124,10 @@ def test_process_and_clean_latent_by_formula(case):
         "step_prev_sample" in t
     ):  # the scheduler's own step to a time before 0, which adds 1e-10 of noise
         close(x0, t["step_prev_sample"], 1e-4)
-    noisy = model.process.diffuse(z, time, eps)
+    noisy = model.process.add_noise(z, eps, time)
     close(noisy, t["addnoise.noisy"], 1e-6)
     close(
-        model.predict(noisy, time, Condition(extra={"prompt": prompt})).clean,
+        model.predict(noisy, time, Condition(extra={"prompt": prompt})).sample,
         t["eps_to_mu.x0"],
         1e-4,
     )
@@ -226,9 +226,9 @@ def test_guided_and_plain_predictions_make_the_published_vsd_loss(case):
         StableDiffusion, both, negative=torch.zeros(1, 2, 3), guidance=case.info["cfg_vsd"]
     )
     critic = with_prediction(StableDiffusion, t["eps_update"])
-    noisy = base.process.diffuse(t["latents"], t["timesteps"], t["noise"])
+    noisy = base.process.add_noise(t["latents"], t["noise"], t["timesteps"])
     close(noisy, t["noisy"], 1e-6)
-    x_fix = base.predict(noisy, t["timesteps"], prompt).clean
+    x_fix = base.predict(noisy, t["timesteps"], prompt).sample
     x_phi, eps_phi = critic.predict(noisy, t["timesteps"], prompt)
     torch.testing.assert_close(
         (eps_phi - t["noise"]).square().mean()[None], t["diff_loss"], rtol=1e-5, atol=0

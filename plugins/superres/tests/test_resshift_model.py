@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distillkit import Condition, DiffusionModel
-from distillkit.diffusion.prediction import clean_from_noise, noise_from_clean
+from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET, build_resshift, process
 from distillkit_superres.resshift.model import ResShift
@@ -33,26 +33,26 @@ def test_schedule_reproduces_published_tables(case):
     torch.testing.assert_close(
         log_variance[1:].float(), g["sched.posterior_log_variance_clipped"][1:], **EXACT
     )
-    assert g["sched.timestep_map"].equal(torch.arange(forward.levels))
+    assert g["sched.timestep_map"].equal(torch.arange(forward.num_train_timesteps))
 
 
 @pytest.mark.golden("resshift_schedule_s*")
 def test_forward_process_and_conversions_reproduce_published_numbers(case):
     forward, g, t = case.process(), case.tensors, case.tensors["t"]
     z_t, y = g["q_sample"], g["y"]
-    torch.testing.assert_close(forward.diffuse(g["x0"], t, g["noise"], y), z_t, **EXACT)
+    torch.testing.assert_close(forward.add_noise(g["x0"], g["noise"], t, y), z_t, **EXACT)
     torch.testing.assert_close(
-        noise_from_clean(forward, z_t, t, g["x0"], y), g["eps_from_xstart"], **EXACT
+        epsilon_from_sample(forward, z_t, t, g["x0"], y), g["eps_from_xstart"], **EXACT
     )
     torch.testing.assert_close(
-        clean_from_noise(forward, z_t, t, g["noise"], y), g["xstart_from_eps"], **EXACT
+        sample_from_epsilon(forward, z_t, t, g["noise"], y), g["xstart_from_eps"], **EXACT
     )
 
 
 class _Stub(torch.nn.Module):
     """A network that answers with a given latent and remembers what it was asked."""
 
-    multiple = 1
+    size_multiple = 1
 
     def __init__(self, answer):
         super().__init__()
@@ -69,7 +69,7 @@ def test_one_reverse_step_reproduces_published_numbers(case):
     model = ResShift(_Stub(g["p_sample.model_output"]), VQModel(**TINY_AUTOENCODER), case.process())
     condition = Condition(y=g["y"], extra={"lq": g["y"]})
     torch.testing.assert_close(model.prior(condition, g["noise"]), g["prior_sample"], **EXACT)
-    clean = model.predict(g["q_sample"], t, condition).clean
+    clean = model.predict(g["q_sample"], t, condition).sample
     assert clean.equal(g["p_sample.pred_xstart"])
     scaled, asked_t = model.network.asked
     torch.testing.assert_close(scaled, g["p_sample.model_input"], **EXACT)
@@ -123,7 +123,7 @@ def tiny():
 def test_tiny_goes_through_the_same_classes(tiny):
     assert isinstance(tiny, DiffusionModel)
     assert isinstance(tiny.network, UNetModelSwin)
-    assert (tiny.passes, tiny.scale, tiny.multiple, tiny.predicts) == (4, 4, 16, "clean")
+    assert (tiny.nfe, tiny.scale, tiny.size_multiple, tiny.prediction_type) == (4, 4, 16, "sample")
     assert tiny.codec.space != "vq-f4"  # other weights, other latents
     assert not any(p.requires_grad for p in tiny.parameters())
     assert tiny.network.get_submodule(tiny.head).out_channels == 3
@@ -138,10 +138,10 @@ def test_tiny_weights_depend_on_the_seed_alone(tiny):
     assert not other.get_parameter(weight).equal(tiny.get_parameter(weight))
 
 
-@pytest.mark.parametrize(("version", "passes"), [("v1", 15), ("v2", 15), ("v3", 4)])
+@pytest.mark.parametrize(("version", "nfe"), [("v1", 15), ("v2", 15), ("v3", 4)])
 def test_versions_differ_in_their_steps(version, passes):
     model = build_resshift(ResShiftConfig(size="tiny", version=version))
-    assert (model.passes, model.process.levels) == (passes, passes)
+    assert (model.nfe, model.process.num_train_timesteps) == (passes, passes)
     assert math.isclose(model.process.table[1, -1], 0.99**2)
 
 
@@ -160,7 +160,7 @@ def test_the_deterministic_sampler_draws_noise_only_for_its_start():
     start = torch.randn_like(condition.y)
     ends = []
     for _ in range(2):
-        *_, (z, _) = model.chain(condition, iter([start, *torch.randn(model.passes, *start.shape)]))
+        *_, (z, _) = model.chain(condition, iter([start, *torch.randn(model.nfe, *start.shape)]))
         ends.append(z)
     assert ends[0].equal(ends[1])
 
@@ -169,7 +169,9 @@ def test_gradient_of_a_prediction_reaches_the_image_through_the_encoder(tiny):
     image = torch.rand(1, 3, 64, 64).mul(2).sub(1).requires_grad_()
     condition = tiny.condition(torch.rand(1, 3, 16, 16) * 2 - 1)
     t = torch.tensor([2])
-    z_t = tiny.process.diffuse(tiny.codec.encode(image), t, torch.randn(1, 3, 16, 16), condition.y)
+    z_t = tiny.process.add_noise(
+        tiny.codec.encode(image), torch.randn(1, 3, 16, 16), t, condition.y
+    )
     prediction = tiny.predict(z_t, t, condition)
     for value in prediction:
         (gradient,) = torch.autograd.grad(value.square().mean(), image, retain_graph=True)
@@ -180,7 +182,7 @@ def test_a_finer_input_is_brought_to_the_latent_by_the_network():
     """x2 models: the low-quality image is twice the latent's size."""
     network = UNetModelSwin(**TINY_UNET | {"lq_size": 32})
     model = ResShift(network, VQModel(**TINY_AUTOENCODER), process(4, 0.2), scale=2)
-    assert model.multiple == 32
+    assert model.size_multiple == 32
     with torch.no_grad():
         assert model.restore(torch.rand(1, 3, 32, 64) * 2 - 1).shape == (1, 3, 64, 128)
 
@@ -190,13 +192,13 @@ def test_mixed_precision_follows_float32(tiny):
     torch.manual_seed(0)
     lq, t = torch.rand(1, 3, 16, 16) * 2 - 1, torch.tensor([2])
     condition = tiny.condition(lq)
-    z_t = tiny.process.diffuse(condition.y, t, torch.randn_like(condition.y), condition.y)
+    z_t = tiny.process.add_noise(condition.y, torch.randn_like(condition.y), t, condition.y)
     expected, codes = (
-        tiny.predict(z_t, t, condition).clean,
+        tiny.predict(z_t, t, condition).sample,
         tiny.codec.network.quantize.nearest(z_t),
     )
     with torch.autocast("cpu", torch.bfloat16):
-        clean = tiny.predict(z_t, t, tiny.condition(lq)).clean
+        clean = tiny.predict(z_t, t, tiny.condition(lq)).sample
         assert tiny.codec.network.quantize.nearest(z_t).equal(codes)
         assert tiny.restore(lq).isfinite().all()
     assert (clean - expected).abs().max() < 0.05 * expected.abs().max()

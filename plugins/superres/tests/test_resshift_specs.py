@@ -44,7 +44,7 @@ def test_describing_the_plugin_imports_no_torch():
         (SINSR, SinSRConfig(version="v2"), "SinSR_v2.pth"),
     ],
 )
-def test_the_published_files_are_named_with_their_licence(spec, config, name):
+def test_the_published_files_are_named_with_their_license(spec, config, name):
     network, autoencoder = spec.weights(config)
     assert (network.path.name, autoencoder.path.name) == (name, "autoencoder_vq_f4.pth")
     assert network.license == spec.license

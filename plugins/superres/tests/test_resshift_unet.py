@@ -27,7 +27,7 @@ def test_resshift_has_the_published_keys(case):
     with torch.device("meta"):
         network = case.unet()
     _check_keys(case, network)
-    assert (len(network.state_dict()), network.multiple) == (564, 64)
+    assert (len(network.state_dict()), network.size_multiple) == (564, 64)
 
 
 @pytest.mark.golden("sinsr_keys_full")
@@ -68,7 +68,7 @@ def test_sides_are_multiples_of_the_windows(change, multiple):
     network = UNetModelSwin(
         **(TINY_UNET | {"lq_size": (TINY_UNET | change)["image_size"]} | change)
     )
-    assert network.multiple == multiple
+    assert network.size_multiple == multiple
     x = torch.randn(1, 3, multiple, 2 * multiple)
     assert network(x, torch.tensor([1]), x).shape == x.shape
     if multiple > 8:

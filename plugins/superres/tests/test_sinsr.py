@@ -38,7 +38,7 @@ def test_deterministic_chain_reproduces_published_numbers(case):
         model.process.table[1].sqrt().float(), g["sqrt_etas"], rtol=1e-6, atol=1e-6
     )
     noises = iter(
-        [g["noise"], *torch.randn(model.passes, *g["noise"].shape)]
+        [g["noise"], *torch.randn(model.nfe, *g["noise"].shape)]
     )  # all but the first have no effect
     states = list(model.chain(model.condition(g["y"]), noises))
     torch.testing.assert_close(torch.stack([z for z, _ in states]), g["ddim.samples"], **CLOSE)
@@ -53,7 +53,7 @@ def test_the_losses_it_was_trained_with_come_out_as_published(case):
     """The network answers for the chain's end at the last time, and for the way back at time 0 with the last time's scaling."""
     model, g = case.resshift(deterministic), case.tensors
     condition = model.condition(g["y"])
-    last, first = torch.tensor([model.passes - 1]), torch.tensor([0])
+    last, first = torch.tensor([model.nfe - 1]), torch.tensor([0])
     x_t, target, gt = g["x_T"], g["ddim.samples"][-1], model.codec.encode(g["gt"])
 
     def back(clean):
@@ -77,7 +77,7 @@ def tiny():
 def test_is_an_output_teacher_only(tiny):
     assert isinstance(tiny, OutputTeacher)
     assert not isinstance(tiny, DiffusionModel)
-    assert (tiny.passes, tiny.scale, tiny.multiple) == (1, 4, 16)
+    assert (tiny.nfe, tiny.scale, tiny.size_multiple) == (1, 4, 16)
     z = torch.zeros(1, 3, 16, 16)
     with pytest.raises(DistillkitError, match=r"superres/sinsr - cannot be asked for a score"):
         tiny.predict(z, torch.tensor([7]), tiny.model.condition(z))

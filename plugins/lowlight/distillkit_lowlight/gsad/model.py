@@ -24,7 +24,7 @@ class GSAD(DiffusionModel):
         network: the U-Net. schedule: the steps of :meth:`generate`.
     """
 
-    predicts = "noise"
+    prediction_type = "epsilon"
     head = "final_conv.block.3"
 
     def __init__(self, network: UNet, schedule: Schedule) -> None:
@@ -33,8 +33,8 @@ class GSAD(DiffusionModel):
         self.codec = Identity()
         self.process = LevelProcess(level_edges(TRAINING.betas))
         self.schedule = schedule
-        self.passes = schedule.steps
-        self._multiple = network.multiple
+        self.nfe = schedule.steps
+        self._multiple = network.size_multiple
 
     def condition(self, lq: Tensor) -> Condition:
         """``extra["lq"]``: the low-light image itself."""
@@ -90,7 +90,7 @@ class OneStepStudent(GSAD):
 
     def __init__(self, network: UNet) -> None:
         super().__init__(network, TRAINING)
-        self.passes = 1
+        self.nfe = 1
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         return self._sample(condition, generator, stop=self.schedule.steps - 1)

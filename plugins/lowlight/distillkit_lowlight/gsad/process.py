@@ -28,11 +28,11 @@ class LevelProcess(ForwardProcess):
         a = t.float().reshape(-1, 1, 1, 1)
         return Coefficients(a, torch.zeros_like(a), (1 - a**2).sqrt())
 
-    def time_at(self, log_snr: Tensor) -> Tensor:
+    def timestep_at(self, log_snr: Tensor) -> Tensor:
         """``a^2 = SNR / (1 + SNR)``."""
         return torch.sigmoid(log_snr).sqrt()
 
-    def sample_time(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         t = torch.randint(1, self.edges.numel(), (n,), generator=generator)
         share = torch.rand(n, dtype=torch.float64, generator=generator)
         return torch.lerp(self.edges[t - 1], self.edges[t], share).clamp(max=CLEANEST).float()

@@ -123,7 +123,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles the sides: nearest neighbour, then a convolution."""
+    """Doubles the sides: nearest neighbor, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class UNet(nn.Module):
         in_channel, out_channel: channels of the input (low-quality image and noisy image together) and of each output.
         inner_channel: channels of the first level and of the level embedding; level i has ``channel_mults[i]`` times as many.
         norm_groups: groups of every GroupNorm.
-        channel_mults: one entry per level; sides must be multiples of ``2 ** (len(channel_mults) - 1)``, see ``multiple``.
+        channel_mults: one entry per level; sides must be multiples of ``2 ** (len(channel_mults) - 1)``, see ``size_multiple``.
         attn_res: nominal sides at which the levels have attention, counted from ``image_size`` whatever the real size is.
         res_blocks: blocks per level on the way down (one more on the way up).
         dropout: of the second block of each residual block.
@@ -162,7 +162,7 @@ class UNet(nn.Module):
         image_size: int = 128,
     ) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(channel_mults) - 1)
+        self.size_multiple = 2 ** (len(channel_mults) - 1)
         c = inner_channel
         self.noise_level_mlp = nn.Sequential(
             LevelEncoding(c), nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, c)

@@ -19,8 +19,8 @@ class PriorTeacher(DiffusionModel):
     on noised priors, only on its own chain: it is no calibrated score.
     """
 
-    predicts = "clean"
-    multiple = 8
+    prediction_type = "sample"
+    size_multiple = 8
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ class RetiDiffTeacher(nn.Module):
     """
 
     scale = 1
-    passes = 1
-    multiple = 1
+    nfe = 1
+    size_multiple = 1
 
     def __init__(self, network: RetiDiff, decomposition: Decomposition) -> None:
         super().__init__()

@@ -19,12 +19,14 @@ class ChannelNorm(nn.Module):
         self.body = nn.LayerNorm(channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(1, keepdim=True)
-        scale = (centred.square().mean(1, keepdim=True) + self.body.eps).rsqrt() * self.body.weight[
-            :, None, None
-        ]
+        centered = x - x.mean(1, keepdim=True)
+        scale = (
+            centered.square().mean(1, keepdim=True) + self.body.eps
+        ).rsqrt() * self.body.weight[:, None, None]
         return (
-            x * scale if self.body.bias is None else centred * scale + self.body.bias[:, None, None]
+            x * scale
+            if self.body.bias is None
+            else centered * scale + self.body.bias[:, None, None]
         )
 
 
@@ -108,7 +110,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalised before and added to its input."""
+    """Attention and feed-forward, each normalized before and added to its input."""
 
     def __init__(
         self, attention: nn.Module, feed_forward: nn.Module, dim: int, norm_bias: bool
@@ -213,8 +215,8 @@ class Transformer(nn.Module):
     def with_training_heads(
         self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The restored image; ``R * L`` of the first level's features, trained towards ``lq``; the maps [R | L] of the last
-        upsampled features, trained towards those of the ground truth. Needs ``training_head``."""
+        """The restored image; ``R * L`` of the first level's features, trained toward ``lq``; the maps [R | L] of the last
+        upsampled features, trained toward those of the ground truth. Needs ``training_head``."""
         restored, first, last = self._run(lq, prior_rex, prior_img)
         return restored, recompose(self.decom(first)), self.decom(last)
 

@@ -52,7 +52,7 @@ class Noise:
 
     kind: Literal["gaussian", "poisson"]
     strength: float
-    grey: bool
+    gray: bool
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _round(stage: Stage, g: Generator) -> Round:
         "gaussian" if _chance(g, stage.gaussian_prob) else "poisson"
     )
     strength = _uniform(g, *(stage.gaussian_sigma if kind == "gaussian" else stage.poisson_scale))
-    return Round(blur, factor, _pick(g, MODES), Noise(kind, strength, _chance(g, stage.grey_prob)))
+    return Round(blur, factor, _pick(g, MODES), Noise(kind, strength, _chance(g, stage.gray_prob)))
 
 
 def _blur(stage: Stage, g: Generator) -> Gaussian | Sinc:

@@ -27,18 +27,18 @@ def add_noise(image: Tensor, noise: Noise, generator: Generator) -> Tensor:
     """``image`` (1, 3, H, W) with noise, clamped to [0, 1]. ``generator`` lives on the device of ``image``.
 
     Gaussian: ``strength / 255`` times standard normal values. Poisson: ``strength (Poisson(L u) / L - u)`` with u the image at 8
-    bits and L the number of its distinct levels, rounded up to a power of two. Grey noise is one map for all channels, for Poisson
+    bits and L the number of its distinct levels, rounded up to a power of two. Gray noise is one map for all channels, for Poisson
     that of the image's luma.
     """
     if noise.kind == "gaussian":
-        channels = 1 if noise.grey else image.shape[1]
+        channels = 1 if noise.gray else image.shape[1]
         normal = torch.randn(
             (1, channels, *image.shape[2:]), generator=generator, device=image.device
         )
         return (image + noise.strength / 255 * normal).clamp(0, 1)
     base = (
         (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        if noise.grey
+        if noise.gray
         else image
     )
     base = (base * 255).round().clamp(0, 255) / 255

@@ -17,7 +17,7 @@ class RealESRGAN:
     """Blur, resize, noise and JPEG, twice, with a sinc filter at the end: ``(gt, generator) -> lq``.
 
     Every image has draws of its own, from seeds of its own: what happens to one does not depend on the others of the batch. (The
-    published ResShift configuration shares resize factors, modes, the order of the last steps and grey noise over a batch.) The
+    published ResShift configuration shares resize factors, modes, the order of the last steps and gray noise over a batch.) The
     parameters are drawn on the CPU and are the same on every device; the noise is drawn on the device of ``gt``.
     """
 

@@ -87,7 +87,7 @@ class Stage(Table):
     )
     gaussian_sigma: Range = Field((1.0, 30.0), description="standard deviation, in units of 1/255")
     poisson_scale: Range = Field((0.05, 3.0), description="factor on the Poisson noise")
-    grey_prob: Probability = Field(0.4, description="chance that all channels get the same noise")
+    gray_prob: Probability = Field(0.4, description="chance that all channels get the same noise")
     jpeg_quality: QualityRange = (30.0, 95.0)
 
 

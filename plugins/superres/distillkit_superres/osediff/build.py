@@ -68,14 +68,14 @@ def build_osediff(config: OSEDiffConfig) -> OSEDiff:
         networks, checkpoint, config.lora_alpha, file.name if file else "random weights"
     )
     prompt = _prompt(config, _prompt_encoder(config, networks))
-    wanted = config.colour_fix if isinstance(config, OSEDiffTeacherConfig) else "none"
+    wanted = config.color_fix if isinstance(config, OSEDiffTeacherConfig) else "none"
     return OSEDiff(
         networks.unet,
         networks.vae,
         lq_encoder,
         prompt,
         _space(config),
-        colour_fix=None if wanted == "none" else wanted,
+        color_fix=None if wanted == "none" else wanted,
     )
 
 

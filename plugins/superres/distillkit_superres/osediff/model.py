@@ -16,7 +16,7 @@ from distillkit import (
     VariancePreserving,
     current_memory,
 )
-from distillkit_superres.colour import FIXES, ColourFix
+from distillkit_superres.color import FIXES, ColorFix
 from distillkit_superres.osediff.architecture import LATENT_SCALE
 from distillkit_superres.osediff.text import Prompt, PromptOfEach
 from distillkit_superres.osediff.tiling import denoise_tiled
@@ -68,9 +68,9 @@ class StableDiffusion(DiffusionModel):
             (Ho & Salimans 2022), at two UNet evaluations; without ``negative`` the prompt's prediction is taken as it is.
     """
 
-    predicts = "noise"
+    prediction_type = "epsilon"
     scale = 4
-    multiple = 2
+    size_multiple = 2
     head = "conv_out"
     negative: Tensor | None
 
@@ -123,7 +123,7 @@ class OSEDiff(StableDiffusion):
     Args:
         unet: with OSEDiff's adapters merged in. vae: the base autoencoder. lq_encoder: its encoder, with its adapters merged in.
         tile, tile_overlap: of :func:`denoise_tiled`, in latent values.
-        colour_fix: what :meth:`restore` does to the output's colours, given those of the enlarged input.
+        color_fix: what :meth:`restore` does to the output's colors, given those of the enlarged input.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class OSEDiff(StableDiffusion):
         *,
         tile: int = 96,
         tile_overlap: int = 32,
-        colour_fix: ColourFix | None = None,
+        color_fix: ColorFix | None = None,
     ) -> None:
         super().__init__(unet, vae, prompt, space)
         self.lq_encoder = lq_encoder
-        self.tile, self.tile_overlap, self.colour_fix = tile, tile_overlap, colour_fix
+        self.tile, self.tile_overlap, self.color_fix = tile, tile_overlap, color_fix
 
     def condition(self, lq: Tensor) -> Condition:
         memory = current_memory()
@@ -156,8 +156,8 @@ class OSEDiff(StableDiffusion):
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         z = condition.extra["latent"]()
-        assert self.process.levels is not None
-        t = torch.full((len(z),), self.process.levels - 1, device=z.device)
+        assert self.process.num_train_timesteps is not None
+        t = torch.full((len(z),), self.process.num_train_timesteps - 1, device=z.device)
         noise = denoise_tiled(
             lambda part: self(part, t, condition), z, self.tile, self.tile_overlap
         )
@@ -166,7 +166,7 @@ class OSEDiff(StableDiffusion):
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         restored = super().restore(lq, generator)
-        if self.colour_fix is None:
+        if self.color_fix is None:
             return restored
-        fixed = FIXES[self.colour_fix](restored * 0.5 + 0.5, enlarged(lq, self.scale) * 0.5 + 0.5)
+        fixed = FIXES[self.color_fix](restored * 0.5 + 0.5, enlarged(lq, self.scale) * 0.5 + 0.5)
         return (fixed * 2 - 1).clamp(-1, 1)

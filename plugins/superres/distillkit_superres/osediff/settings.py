@@ -154,6 +154,6 @@ class OSEDiffConfig(BaseModelConfig):
 class OSEDiffTeacherConfig(OSEDiffConfig):
     """Options of ``superres/osediff`` as a teacher."""
 
-    colour_fix: Literal["adain", "wavelet", "none"] = Field(
-        "adain", description="how restored images get their input's colours"
+    color_fix: Literal["adain", "wavelet", "none"] = Field(
+        "adain", description="how restored images get their input's colors"
     )

@@ -16,7 +16,7 @@ def denoise_tiled(
 
     Args:
         denoise: a latent (B, C, h, w) -> of the same shape.
-        latent: (B, C, H, W). tile: side; at most the latent's shorter side is used. overlap: of neighbouring tiles, below ``tile``.
+        latent: (B, C, H, W). tile: side; at most the latent's shorter side is used. overlap: of neighboring tiles, below ``tile``.
     """
     height, width = latent.shape[2:]
     if height * width <= tile**2:

@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder of latent diffusion (4x smaller sides, 3 channels), with its published state-dict keys.
+"""The vector-quantized autoencoder of latent diffusion (4x smaller sides, 3 channels), with its published state-dict keys.
 
 Latents are the encoder's continuous output; decoding replaces each by its nearest code first.
 """
@@ -23,7 +23,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions beside a shortcut."""
+    """Two normalized 3x3 convolutions beside a shortcut."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class Codebook(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """The nearest codes, (B, C, h, w). The gradient passes straight through, as if nothing were replaced."""
-        quantised = self.embedding(self.nearest(z)).permute(0, 3, 1, 2)
-        return z + (quantised - z).detach()
+        quantized = self.embedding(self.nearest(z)).permute(0, 3, 1, 2)
+        return z + (quantized - z).detach()
 
 
 class VQModel(nn.Module):
-    """Vector-quantised autoencoder.
+    """Vector-quantized autoencoder.
 
     Args:
         embed_dim, n_embed: width and number of the codes.

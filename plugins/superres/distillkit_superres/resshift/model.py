@@ -27,7 +27,7 @@ class ResShift(DiffusionModel):
         reverse: factors of a reverse step; default :func:`ancestral`.
     """
 
-    predicts = "clean"
+    prediction_type = "sample"
     head = "out.2"
     network: UNetModelSwin
     process: ResidualShifting
@@ -50,9 +50,9 @@ class ResShift(DiffusionModel):
             scale,
         )
         self.reverse = reverse or ancestral(process)
-        assert process.levels is not None
-        self.passes = process.levels
-        self.multiple = network.multiple * autoencoder.factor // scale
+        assert process.num_train_timesteps is not None
+        self.nfe = process.num_train_timesteps
+        self.size_multiple = network.size_multiple * autoencoder.factor // scale
 
     def condition(self, lq: Tensor) -> Condition:
         upsampled = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
@@ -68,9 +68,9 @@ class ResShift(DiffusionModel):
         return self.network(self.scale_input(z_t, t), t, condition.extra["lq"])
 
     def prior(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Where the chain starts, ``y + kappa sqrt(eta_T) eps``: centred on ``y``, as if eta_T were 1."""
+        """Where the chain starts, ``y + kappa sqrt(eta_T) eps``: centered on ``y``, as if eta_T were 1."""
         assert condition.y is not None
-        last = torch.tensor([self.passes - 1], device=noise.device)
+        last = torch.tensor([self.nfe - 1], device=noise.device)
         return condition.y + self.process.coefficients(last).noise * noise
 
     def chain(
@@ -83,7 +83,7 @@ class ResShift(DiffusionModel):
         y = condition.y
         assert y is not None
         z = self.prior(condition, next(noises))
-        for level in reversed(range(self.passes)):
+        for level in reversed(range(self.nfe)):
             t = torch.full((y.shape[0],), level, device=y.device)
             clean = self(z, t, condition)
             z = self.reverse(t, clean, z, y, next(noises))
@@ -92,6 +92,6 @@ class ResShift(DiffusionModel):
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         y = condition.y
         assert y is not None
-        noises = (torch.randn(y.shape, generator=generator).to(y) for _ in range(self.passes + 1))
+        noises = (torch.randn(y.shape, generator=generator).to(y) for _ in range(self.nfe + 1))
         *_, (z, _) = self.chain(condition, noises)
         return z

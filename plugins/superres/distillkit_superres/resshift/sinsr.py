@@ -19,17 +19,17 @@ class SinSR(nn.Module):
             0 was trained to turn a clean latent back into the start of the chain).
     """
 
-    passes = 1
+    nfe = 1
 
     def __init__(self, model: ResShift) -> None:
         super().__init__()
         self.model = model
-        self.scale, self.multiple = model.scale, model.multiple
+        self.scale, self.size_multiple = model.scale, model.size_multiple
 
     def one_step(self, condition: Condition, noise: Tensor) -> Tensor:
         """``f(y + kappa sqrt(eta_T) eps, T)``: the clean latent (B, C, h, w)."""
         z = self.model.prior(condition, noise)
-        t = torch.full((z.shape[0],), self.model.passes - 1, device=z.device)
+        t = torch.full((z.shape[0],), self.model.nfe - 1, device=z.device)
         return self.model(z, t, condition)
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -175,7 +175,7 @@ class UNetModelSwin(nn.Module):
             GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
 
-        self.multiple = _side_multiple(
+        self.size_multiple = _side_multiple(
             image_size, len(channel_mult), window_size, attention_resolutions
         )
         """Sides of a latent must be multiples of this."""
@@ -184,11 +184,11 @@ class UNetModelSwin(nn.Module):
         """Latents ``x`` (B, C, h, w), already scaled, times ``t`` (B,), images ``lq`` (B, 3, ...) in [-1, 1] -> (B, C, h, w).
 
         Raises:
-            ValueError: ``h`` or ``w`` is not a multiple of :attr:`multiple`.
+            ValueError: ``h`` or ``w`` is not a multiple of :attr:`size_multiple`.
         """
-        if x.shape[2] % self.multiple or x.shape[3] % self.multiple:
+        if x.shape[2] % self.size_multiple or x.shape[3] % self.size_multiple:
             raise ValueError(
-                f"latent is {x.shape[2]}x{x.shape[3]}; both sides must be multiples of {self.multiple}"
+                f"latent is {x.shape[2]}x{x.shape[3]}; both sides must be multiples of {self.size_multiple}"
             )
         embedding = self.time_embed(timestep_embedding(t, self.model_channels).to(x.dtype))
         h = torch.cat([x, self.feature_extractor(lq.to(x.dtype))], dim=1)

@@ -1,9 +1,9 @@
-"""Colour fixes against numbers of the published code, and their defining properties."""
+"""Color fixes against numbers of the published code, and their defining properties."""
 
 import pytest
 import torch
 
-from distillkit_superres.colour import adain, wavelet
+from distillkit_superres.color import adain, wavelet
 
 
 @pytest.mark.golden("colorfix*")
@@ -36,11 +36,11 @@ def test_adain_takes_over_mean_and_spread_of_each_channel(images):
 
 
 @pytest.mark.parametrize("fix", [adain, wavelet])
-def test_an_image_already_in_its_colours_stays_as_it_is(fix, images):
+def test_an_image_already_in_its_colors_stays_as_it_is(fix, images):
     torch.testing.assert_close(fix(images[0], images[0]), images[0], atol=1e-6, rtol=0)
 
 
-def test_wavelet_keeps_detail_and_replaces_colour(images):
+def test_wavelet_keeps_detail_and_replaces_color(images):
     image, _ = images
     shifted = image + torch.tensor([0.2, -0.1, 0.05]).view(1, 3, 1, 1)
     torch.testing.assert_close(wavelet(shifted, image), image, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""Giving a restored image the colours of its input, which generative restorers shift. Images are (B, C, H, W) in [0, 1].
+"""Giving a restored image the colors of its input, which generative restorers shift. Images are (B, C, H, W) in [0, 1].
 
 Neither result is clamped. Both formulas are those of StableSR (Wang et al. 2024), which OSEDiff uses.
 """
@@ -11,11 +11,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-ColourFix = Literal["adain", "wavelet"]
+ColorFix = Literal["adain", "wavelet"]
 
 
 def adain(image: Tensor, reference: Tensor) -> Tensor:
-    """``image`` with the mean and standard deviation, channel by channel, of ``reference`` (adaptive instance normalisation).
+    """``image`` with the mean and standard deviation, channel by channel, of ``reference`` (adaptive instance normalization).
 
     Standard deviations are ``sqrt(unbiased variance + 1e-5)``. The two images may differ in size.
     """
@@ -25,7 +25,7 @@ def adain(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def wavelet(image: Tensor, reference: Tensor, levels: int = 5) -> Tensor:
-    """The fine detail of ``image`` on the coarse colours of ``reference``, both of one size.
+    """The fine detail of ``image`` on the coarse colors of ``reference``, both of one size.
 
     "A trous" wavelet split: level i blurs with [1, 2, 1] x [1, 2, 1] / 16 at dilation 2^i, edges repeated; what all ``levels``
     blurs leave is the coarse part, the rest is detail.
@@ -33,7 +33,7 @@ def wavelet(image: Tensor, reference: Tensor, levels: int = 5) -> Tensor:
     return image - _coarse(image, levels) + _coarse(reference, levels)
 
 
-FIXES: dict[ColourFix, Callable[[Tensor, Tensor], Tensor]] = {"adain": adain, "wavelet": wavelet}
+FIXES: dict[ColorFix, Callable[[Tensor, Tensor], Tensor]] = {"adain": adain, "wavelet": wavelet}
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
