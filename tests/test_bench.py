@@ -15,7 +15,7 @@ from distillkit.bench.parts import PARTS, PartClock
 from distillkit.bench.recipe import bench
 from distillkit.bench.report import as_comparison, as_text
 from distillkit.bench.train import CPU_ATTENTION
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.errors import DistillkitError
 from distillkit.recipe.load import load_recipe
 from distillkit.training.models import build_cast

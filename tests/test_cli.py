@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from distillkit import __version__
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from hostile_images import COUNT, hostile_files
 from PIL import Image
 from toy_models import ToyModel
 
-from distillkit import DistillkitError, Restorer, cli
+from distillkit import DistillkitError, Restorer
+from distillkit.cli import main as cli
 from distillkit.inference.student import Student
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")

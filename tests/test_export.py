@@ -10,7 +10,8 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from toy_plugin import Options
 
-from distillkit import DistillkitError, Restorer, WeightFile, cli
+from distillkit import DistillkitError, Restorer, WeightFile
+from distillkit.cli import main as cli
 from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
 from distillkit.export.folder import export, push, without_folders
 from distillkit.export.model_card import model_card, strictest_licenses

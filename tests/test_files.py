@@ -7,7 +7,7 @@ import pytest
 from hostile_images import COUNT, hostile_files
 from PIL import Image
 
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.errors import DataError, DistillkitError
 from distillkit.files.images import write_picture
 from distillkit.inference.files import plan

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.evaluation.results import Results
 
 NAMES = [f"photo{i}" for i in range(4)]

@@ -10,7 +10,7 @@ from torch import nn
 from distillkit.bench import advice as checkup
 from distillkit.bench.forecast import Forecast, fitting_crop, grown, smaller_crops
 from distillkit.bench.subject import stored
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.recipe.load import load_recipe
 from distillkit.testing.doctor import _version_problems
 

@@ -12,7 +12,8 @@ import torch
 import toy_plugin
 from safetensors.torch import load_file
 
-from distillkit import DistillkitError, cli
+from distillkit import DistillkitError
+from distillkit.cli import main as cli
 from distillkit.errors import Interrupted
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Recipe

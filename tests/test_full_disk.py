@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_checkpoint import save
 
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.errors import CheckpointError, DiskError
 from distillkit.files.atomic import append, write_file
 from distillkit.recipe.load import load_recipe

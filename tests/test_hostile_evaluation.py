@@ -7,7 +7,7 @@ import torch
 from hostile_images import COUNT, hostile_files
 from toy_plugin import Halve
 
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.data.pairs import evaluation_items
 from distillkit.data.sources import open_source
 from distillkit.recipe.load import load_recipe

@@ -285,11 +285,13 @@ def test_only_the_declared_tensors_get_gradient(batch, name):
     )
 
 
-@pytest.mark.parametrize("name", ["gate-mix", "gate-geo", "oftsr"])
+@pytest.mark.parametrize(
+    "name", ["adapter_scaling-teacher", "adapter_scaling-reconstruction", "oftsr"]
+)
 def test_variants_with_an_endpoint_learn_to_reach_it(batch, name):
     """Training moves tradeoff 1 toward the faithful target, and the way there is monotone."""
     variant = variants()[name]()
-    if name == "gate-geo":
+    if name == "adapter_scaling-reconstruction":
         variant._weights = {"l2": 1.0}
     fit(variant, batch, batch[1], 150)
     condition = variant.student.condition(batch[0])
@@ -301,8 +303,8 @@ def test_variants_with_an_endpoint_learn_to_reach_it(batch, name):
     assert all(b < a + 1e-3 for a, b in pairwise(errors)), errors
 
 
-def test_gate_mix_is_its_definition(batch):
-    variant, student = variants()["gate-mix"](), ToyModel(seed=2)
+def test_the_teacher_target_is_its_definition(batch):
+    variant, student = variants()["adapter_scaling-teacher"](), ToyModel(seed=2)
     with torch.no_grad():
         for p in variant.tensors().values():
             p.add_(0.05)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillkit import DistillkitError, Restorer, cli
+from distillkit import DistillkitError, Restorer
+from distillkit.cli import main as cli
 from distillkit.export.onnx import export_onnx
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe

@@ -102,7 +102,7 @@ def test_the_papers_own_variants_are_one_set_away(variant):
 def test_without_weights_and_data_all_of_it_is_named_before_any_work(
     name, missing, tmp_path, monkeypatch, capsys
 ):
-    from distillkit.cli.main import main as cli
+    from distillkit.cli import main as cli
 
     def refuse(*_):
         raise AssertionError("the network was asked")

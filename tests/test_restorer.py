@@ -182,7 +182,7 @@ def test_a_tradeoff_is_a_finite_number(restorer, tradeoff):
 
 
 @pytest.mark.parametrize(("variant", "nfe"), [(AdapterScaling, 3), (CtsrEq8, 1), (Oftsr, 1)])
-def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
+def test_tradeoffs_share_what_they_can_and_change_nothing(variant, nfe):
     """The condition is made once, and so is z_0 of the variants that take two passes."""
     model = Counting()
     restorer = Restorer(student_of(model, variant))
@@ -191,12 +191,12 @@ def test_tradeoffs_share_what_they_can_and_change_nothing(variant, passes):
     model.conditions = model.passes_made = 0
     together = restorer(image, tradeoffs, seed=7)
     assert all(np.array_equal(a, b) for a, b in zip(together, separately, strict=True))
-    assert (model.conditions, model.passes_made) == (1, passes)
+    assert (model.conditions, model.passes_made) == (1, nfe)
     assert not np.array_equal(together[0], together[2])
 
 
 @pytest.mark.parametrize(("variant", "nfe"), [(AdapterScaling, 3), (Oftsr, 1)])
-def test_nodes_spare_passes_and_are_exact_themselves(variant, passes):
+def test_nodes_spare_passes_and_are_exact_themselves(variant, nfe):
     model = Counting()
     student, image, tradeoffs = (
         student_of(model, variant),
@@ -207,7 +207,7 @@ def test_nodes_spare_passes_and_are_exact_themselves(variant, passes):
     model.passes_made = 0
     restorer = Restorer(student, tile=32, nodes=3)
     few = restorer(image, tradeoffs, seed=7)
-    assert model.passes_made == 2 * passes
+    assert model.passes_made == 2 * nfe
     assert all(np.array_equal(exact[i], few[i]) for i in (0, 2, 5))
     floats = [x.astype(np.float32) / 255 for x in (exact[0], exact[2], exact[5])]
     parabola = 0.48 * floats[0] + 0.64 * floats[1] - 0.12 * floats[2]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distillkit.cli.main import main as cli
+from distillkit.cli import main as cli
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.runs import run
 

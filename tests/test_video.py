@@ -10,7 +10,8 @@ import pytest
 import torch
 from toy_models import ToyModel
 
-from distillkit import Restorer, cli
+from distillkit import Restorer
+from distillkit.cli import main as cli
 from distillkit.errors import DataError
 from distillkit.inference.student import Student
 

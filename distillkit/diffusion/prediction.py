@@ -14,8 +14,8 @@ PredictionType = Literal["epsilon", "sample", "v_prediction"]
 class Prediction(NamedTuple):
     """A denoiser's opinion of ``z_t``, as both of its equivalent forms, each (B, C, h, w)."""
 
-    clean: Tensor
-    noise: Tensor
+    sample: Tensor
+    epsilon: Tensor
 
 
 def epsilon_from_sample(

@@ -42,7 +42,7 @@ class Student:
     """Without a knob: the one tradeoff there is, that at which a student was merged."""
 
     @property
-    def passes(self) -> int:
+    def nfe(self) -> int:
         """Network passes of one restoration."""
         return self.model.nfe + (self.variant.extra_nfe if self.variant else 0)
 

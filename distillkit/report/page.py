@@ -116,7 +116,7 @@ def write_report(
 
 def _environment() -> Environment:
     return Environment(
-        loader=PackageLoader("distillkit.evaluation"),
+        loader=PackageLoader("distillkit.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

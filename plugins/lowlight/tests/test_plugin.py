@@ -83,9 +83,9 @@ def test_capabilities_are_what_is_built(plugins):
     ("generate", "kind", "nfe"),
     [("last-step", LastStepStudent, 20), ("one-step", OneStepStudent, 1)],
 )
-def test_kind_of_student(plugins, generate, kind, passes):
+def test_kind_of_student(plugins, generate, kind, nfe):
     model = build(plugins, "students", "gsad", size="tiny", generate=generate, data_set="lol-v1")
-    assert type(model) is kind and model.nfe == passes
+    assert type(model) is kind and model.nfe == nfe
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_the_recipe_of_the_readme_is_valid(tmp_path):
 
 
 def test_restores_files_on_the_command_line(tmp_path, photos, monkeypatch):
-    from distillkit.cli.main import main as cli
+    from distillkit.cli import main as cli
 
     settings = ["--set", f'weights="{written(tmp_path)}"', "--set", "scale=4"]
     command = [

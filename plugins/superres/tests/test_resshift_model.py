@@ -139,9 +139,9 @@ def test_tiny_weights_depend_on_the_seed_alone(tiny):
 
 
 @pytest.mark.parametrize(("version", "nfe"), [("v1", 15), ("v2", 15), ("v3", 4)])
-def test_versions_differ_in_their_steps(version, passes):
+def test_versions_differ_in_their_steps(version, nfe):
     model = build_resshift(ResShiftConfig(size="tiny", version=version))
-    assert (model.nfe, model.process.num_train_timesteps) == (passes, passes)
+    assert (model.nfe, model.process.num_train_timesteps) == (nfe, nfe)
     assert math.isclose(model.process.table[1, -1], 0.99**2)
 
 
