@@ -56,9 +56,9 @@ def installed_toys(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def nursery(installed_toys):
-    """``nursery(*arguments, processes=1, first="")``: ``distillkit`` in processes of their own; see ``nursery.py``."""
-    command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
+def fork_server(installed_toys):
+    """``fork_server(*arguments, processes=1, first="")``: ``distillkit`` in processes of their own; see ``fork_server.py``."""
+    command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=installed_toys
     ) as process:

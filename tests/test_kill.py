@@ -84,14 +84,14 @@ def losses_of(out):
     return [(line["step"], line["loss"]) for line in lines]
 
 
-def test_killed_twenty_times_at_random_moments_equals_uninterrupted(nursery, recipe, tmp_path):
+def test_killed_twenty_times_at_random_moments_equals_uninterrupted(fork_server, recipe, tmp_path):
     def life(out, line=0, half=0):
         """Exit code and begun steps of one more ``distillkit run --resume``."""
         journal = tmp_path / "journal"
         journal.write_text("")
         sets = [x for text in SETS for x in ("--set", text)]
         first = WATCHED.format(journal=str(journal), line=line, half=half)
-        done = nursery("run", recipe, *sets, "--out", out, "--resume", first=first)
+        done = fork_server("run", recipe, *sets, "--out", out, "--resume", first=first)
         assert done["codes"][0] in (0, -signal.SIGKILL), done["said"]
         return done["codes"][0], [
             tuple(map(int, text.split())) for text in journal.read_text().splitlines()

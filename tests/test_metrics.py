@@ -165,7 +165,7 @@ def test_unknown_options_are_refused():
 
 
 def test_describing_the_metrics_imports_no_torch():
-    code = "import sys; from distillkit.evaluation import builtin; builtin.distillkit_metrics(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from distillkit.metrics import builtin; builtin.distillkit_metrics(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -69,11 +69,13 @@ def assert_close(a, b):
     "sets", [[], ["--set", "training.per_term_backward=true"]], ids=["", "term by term"]
 )
 def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(
-    nursery, recipe, tmp_path, sets
+    fork_server, recipe, tmp_path, sets
 ):
     run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), tmp_path / "one")
     out = tmp_path / "two"
-    two = nursery("run", recipe, "--out", out, *sets, processes=2, first=WATCH.format(out=str(out)))
+    two = fork_server(
+        "run", recipe, "--out", out, *sets, processes=2, first=WATCH.format(out=str(out))
+    )
     assert two["codes"] == [0, 0], two["said"]
     assert_close(weights_of(tmp_path / "one"), weights_of(out))
     one, two = (
@@ -93,15 +95,15 @@ def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(
     )  # none twice before each came once
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(nursery, recipe, tmp_path):
+def test_a_signal_to_one_process_stops_all_at_the_same_step(fork_server, recipe, tmp_path):
     out = tmp_path / "cut"
     strike = AT_CALL.format(n=3, what="os.kill(os.getpid(), signal.SIGTERM)")
-    cut = nursery("run", recipe, "--out", out, processes=2, first=strike)
+    cut = fork_server("run", recipe, "--out", out, processes=2, first=strike)
     assert cut["codes"] == [130, 130] and all(
         "stopped after stage1 step 3" in said for said in cut["said"]
     ), cut
     shutil.copytree(out, tmp_path / "alone")
-    assert nursery("run", recipe, "--out", out, "--resume", processes=2)["codes"] == [0, 0]
+    assert fork_server("run", recipe, "--out", out, "--resume", processes=2)["codes"] == [0, 0]
     run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), tmp_path / "whole")
     assert_close(weights_of(out), weights_of(tmp_path / "whole"))
 
@@ -123,11 +125,11 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(nursery, recipe, tmp
     }
 
 
-def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(nursery, recipe, tmp_path):
+def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(fork_server, recipe, tmp_path):
     spoil = AT_CALL.format(
         n=2, what="Halve.__call__ = lambda self, gt, generator: gt[..., ::2, ::2] * float('nan')"
     )
-    ended = nursery("run", recipe, "--out", tmp_path / "out", processes=2, first=spoil)
+    ended = fork_server("run", recipe, "--out", tmp_path / "out", processes=2, first=spoil)
     assert ended["codes"] == [2, 2] and all(
         "3 non-finite losses in a row" in said for said in ended["said"]
     ), ended
@@ -140,12 +142,12 @@ def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(nursery, rec
     ]
 
 
-def test_one_failing_process_ends_all_with_its_own_error(nursery, recipe, tmp_path):
+def test_one_failing_process_ends_all_with_its_own_error(fork_server, recipe, tmp_path):
     fail = AT_CALL.format(
         n=3,
         what="from distillkit import DistillkitError; raise DistillkitError('the shelf is empty')",
     )
-    ended = nursery("run", recipe, "--out", tmp_path / "out", processes=2, first=fail)
+    ended = fork_server("run", recipe, "--out", tmp_path / "out", processes=2, first=fail)
     assert ended["codes"] == [2, 2]
     assert "error (process 1): the shelf is empty" in ended["said"][1]
     assert (

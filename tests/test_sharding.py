@@ -46,7 +46,7 @@ def images(folder):
     return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted(folder.glob("*.png"))}
 
 
-def test_two_processes_of_half_the_weights_make_the_run_of_one(nursery, recipe, tmp_path):
+def test_two_processes_of_half_the_weights_make_the_run_of_one(fork_server, recipe, tmp_path):
     """Through a cut in stage 2, a resume, both merges, samples and the evaluation."""
     run_recipe(
         load_recipe(recipe, [*DEEP, "training.gradient_accumulation_steps=2"]), tmp_path / "one"
@@ -60,9 +60,9 @@ def test_two_processes_of_half_the_weights_make_the_run_of_one(nursery, recipe, 
     cut = AT_CALL.format(
         n=3 + 6 + 2, what="os.kill(os.getpid(), signal.SIGTERM)"
     )  # after three held-out images and stage 1
-    ended = nursery("run", recipe, "--out", two, *sets, processes=2, first=cut)
+    ended = fork_server("run", recipe, "--out", two, *sets, processes=2, first=cut)
     assert ended["codes"] == [130, 130] and "stopped after stage2" in ended["said"][0], ended
-    ended = nursery("run", recipe, "--out", two, *sets, "--resume", processes=2)
+    ended = fork_server("run", recipe, "--out", two, *sets, "--resume", processes=2)
     assert ended["codes"] == [0, 0], ended
 
     a, b = weights_of(tmp_path / "one"), weights_of(two)
