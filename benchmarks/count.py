@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distillkit.data.pairs import Batch
 from distillkit.recipe.build import build_distance
 from distillkit.recipe.load import load_recipe
-from distillkit.training.blocks import recomputed
+from distillkit.training.blocks import gradient_checkpointing
 from distillkit.training.feature_cache import Cache
 from distillkit.training.models import Cast, Inputs
 from distillkit.training.stages import first_stage
@@ -35,7 +35,7 @@ from distillkit_superres.resshift.unet import UNetModelSwin
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ctsr_sr4x.toml"
 META = torch.device("meta")
 SCORE = 'stage1.teacher_gradient="sds"; stage1.score_weighting="sample"'
-ROWS = ["", "cached", "training.checkpointing=true", f"cached; {SCORE}"]
+ROWS = ["", "cached", "training.gradient_checkpointing=true", f"cached; {SCORE}"]
 DECODED = [
     "stage1.decode_crop_size=256",
     "cached; stage1.decode_crop_size=256",
@@ -81,7 +81,9 @@ def count(settings: Sequence[str], crop: int) -> int:
     )
     with (
         counter,
-        recomputed(stage.models if resolved.recipe.training.checkpointing else (), adapter),
+        gradient_checkpointing(
+            stage.models if resolved.recipe.training.gradient_checkpointing else (), adapter
+        ),
     ):
         torch.stack(list(stage.module(batch, 0).values())).sum().backward()
     return counter.get_total_flops() - (cache.spared if isinstance(cache, FullCache) else 0)

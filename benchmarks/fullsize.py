@@ -5,7 +5,7 @@ values (6 GB), a few random images, and ``fullsize.toml``, which is ``recipes/ct
 the place of LPIPS-VGG: the same trunk). Then runs ``benchmarks/ratios.py`` on it; further options go there, for instance
 
     python benchmarks/fullsize.py /tmp/full --set data.crop=256 --steps 1 --warmup 1 --no-look \
-        --engine 'training.mixed_precision="bf16"; training.checkpointing="weights"; training.per_term_backward=true'
+        --engine 'training.mixed_precision="bf16"; training.recast_weights=true; training.per_term_backward=true'
 
 ``--only-write`` ends before that: ``distillkit doctor FOLDER/fullsize.toml`` and ``distillkit bench`` work on it, too. On a CPU a
 step of 256 pixels takes minutes and the baseline some 15 GB.

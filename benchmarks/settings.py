@@ -49,9 +49,9 @@ def rows(crop: int, cache: str) -> list[Row]:
         ('stage1.teacher_gradient="sds"', 'stage1.score_weighting="sample"'),
     )
     return [
-        Row("training.checkpointing", ("training.checkpointing=true",)),
+        Row("training.gradient_checkpointing", ("training.gradient_checkpointing=true",)),
         Row("training.per_term_backward", ("training.per_term_backward=true",)),
-        Row("both", ("training.checkpointing=true", "training.per_term_backward=true")),
+        Row("both", ("training.gradient_checkpointing=true", "training.per_term_backward=true")),
         Row('stage1.teacher_gradient = "sds", score_weighting = "sample"', score, estimates=True),
         Row(
             f"stage1.decode_crop_size = {crop // 2} of {crop}",
@@ -61,7 +61,7 @@ def rows(crop: int, cache: str) -> list[Row]:
         Row("cache_gib, data.cycle: latents, both ends of `teacher`", kept, (*cycle, *mix)),
         Row("cache_gib, data.cycle: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)),
         Row('training.mixed_precision = "bf16"', bf16),
-        Row('... and checkpointing = "weights"', ('training.checkpointing="weights"',), bf16),
+        Row("... and recast_weights", ("training.recast_weights=true",), bf16),
         Row("training.channels_last", ("training.channels_last=true",)),
         Row("training.compile", ("training.compile=true",)),
     ]

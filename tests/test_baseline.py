@@ -46,7 +46,7 @@ def losses_of_both(recipe, out, *sets):
         ["stage2.target='reconstruction'", *PERCEPTUAL],
         ["stage2.target='teacher'", "stage1.score_weighting='literal'"],
         ["stage1.score_weighting='sample'", "data.cycle=2"],
-        ["training.per_term_backward=true", "training.checkpointing=true", *PERCEPTUAL],
+        ["training.per_term_backward=true", "training.gradient_checkpointing=true", *PERCEPTUAL],
     ],
     ids=["reconstruction", "teacher", "clean", "saving memory"],
 )

@@ -17,7 +17,12 @@ from distillkit.objectives.controllability import (
     Stage2Batch,
 )
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
-from distillkit.training.blocks import blocks_of, compiled, recast, recomputed
+from distillkit.training.blocks import (
+    blocks_of,
+    compile_blocks,
+    gradient_checkpointing,
+    recast_weights,
+)
 
 
 def randomised(adapter):
@@ -42,7 +47,7 @@ def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
         with torch.set_grad_enabled(through):
             teacher.generate(teacher.condition(lq)).sum()
 
-    with recomputed([student, teacher] if checkpointing else [], adapter):
+    with gradient_checkpointing([student, teacher] if checkpointing else [], adapter):
         if teacher_pass == "before":
             aside()
         condition = student.condition(lq)
@@ -98,7 +103,7 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
         )
         times = torch.Generator().manual_seed(5)
         lesson = Stage2Batch(lq, gt, lambda gt=gt: gt, times, torch.Generator, 0, torch.no_grad)
-        with recomputed(variant.models if checkpointing else [], variant.adapter):
+        with gradient_checkpointing(variant.models if checkpointing else [], variant.adapter):
             sum(variant.terms(lesson).values()).backward()
         assert variant.adapter is None or variant.adapter.scale == 1.0
         found.append([p.grad for p in variant.tensors().values() if p.grad is not None])
@@ -110,13 +115,13 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
 
 
 def test_without_recalling_the_scale_the_gradient_would_be_wrong():
-    """The trap is real: forgetting the adapter in ``recomputed`` changes the gradient, or is refused."""
+    """The trap is real: forgetting the adapter in ``gradient_checkpointing`` changes the gradient, or is refused."""
     model = ToyModel(seed=3).requires_grad_(False)
     adapter = randomised(add_adapter(model.network, "lora", rank=2))
     condition = model.condition(torch.rand(1, 3, 8, 8))
     found = []
     for known in (adapter, None):
-        with recomputed([model], known), adapter.at(0.25):
+        with gradient_checkpointing([model], known), adapter.at(0.25):
             loss = model.generate(condition).square().sum()
         found.append(torch.autograd.grad(loss, list(adapter.tensors().values())))
     right, wrong = found
@@ -130,7 +135,7 @@ def test_activations_are_not_kept():
         sizes = []
         save = lambda x: sizes.append(x.nbytes) or x
         with (
-            recomputed([model] if checkpointing else [], adapter),
+            gradient_checkpointing([model] if checkpointing else [], adapter),
             torch.autograd.graph.saved_tensors_hooks(save, lambda x: x),
         ):
             model.generate(model.condition(torch.rand(1, 3, 32, 32)))
@@ -167,7 +172,7 @@ def test_copies_of_weights_are_made_again_and_nothing_else_changes(kind, monkeyp
         model = Layers().requires_grad_(False)
         trained = randomised(add_adapter(model, kind, rank=2)).tensors().values() if kind else ()
         inputs = [*trained, x.clone().requires_grad_()]
-        with recast([model] if again else []), torch.autocast("cpu", torch.bfloat16):
+        with recast_weights([model] if again else []), torch.autocast("cpu", torch.bfloat16):
             loss = model(inputs[-1]).float().square().sum()
         alive = [
             t for t in gc.get_objects() if isinstance(t, torch.Tensor) and t.dtype == torch.bfloat16
@@ -188,7 +193,7 @@ def test_copies_of_weights_are_made_again_and_nothing_else_changes(kind, monkeyp
 def test_without_autocast_or_gradient_frozen_weights_are_used_as_they_are():
     model, x = Layers().requires_grad_(False), torch.rand(1, 3, 8, 8)
     plain = model(x)
-    with recast([model]):
+    with recast_weights([model]):
         assert torch.equal(model(x.requires_grad_()), plain)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             assert model(x).dtype == torch.bfloat16
@@ -220,7 +225,7 @@ def test_a_block_is_the_smallest_part_that_is_repeated_and_no_layer(kind):
 
 def test_afterwards_the_modules_are_as_they_were():
     model = ToyModel(seed=3)
-    with pytest.raises(ZeroDivisionError), recomputed([model], None):
+    with pytest.raises(ZeroDivisionError), gradient_checkpointing([model], None):
         assert "forward" in vars(model.network)
         _ = 1 / 0
     assert "forward" not in vars(model.network)
@@ -233,7 +238,7 @@ def test_compiled_blocks_have_a_graph_for_each_size_and_one_for_all_scales(kind)
     adapter = randomised(add_adapter(model.network, kind, rank=2))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with compiled([model], backend="eager"):
+    with compile_blocks([model], backend="eager"):
         for side in (8, 16, 24):
             for scale in (1.0, 0.25, 0.5, 0.75):
                 with adapter.at(scale):
@@ -260,8 +265,8 @@ def test_compiled_blocks_give_the_same_at_every_scale(checkpointing):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with (
-        compiled([model], backend="aot_eager"),
-        recomputed([model] if checkpointing else [], adapter),
+        compile_blocks([model], backend="aot_eager"),
+        gradient_checkpointing([model] if checkpointing else [], adapter),
     ):
         found = [outcome(scale) for scale in scales]
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, (

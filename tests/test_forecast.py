@@ -73,21 +73,23 @@ def test_cures_are_those_not_yet_taken_cheapest_first(recipe):
     assert names == [
         ["data.batch_size", "training.gradient_accumulation_steps"],
         ["training.per_term_backward"],
-        ["training.checkpointing"],
+        ["training.gradient_checkpointing"],
         ["training.mixed_precision"],
         ["stage1.teacher_gradient", "stage1.score_weighting"],
     ]
     sets = [
         "data.batch_size=1",
         "training.per_term_backward=true",
-        "training.checkpointing=true",
+        "training.gradient_checkpointing=true",
         "stage1.teacher_gradient='sds'",
     ]
     assert checkup.cures(load_recipe(recipe, sets).recipe) == [['training.mixed_precision="bf16"']]
-    sets = [*sets, "training.mixed_precision='bf16'", "training.checkpointing=false"]
-    again = [['training.checkpointing="weights"'], ["training.checkpointing=true"]]
-    assert checkup.cures(load_recipe(recipe, sets).recipe) == again
-    assert checkup.cures(load_recipe(recipe, [*sets, "training.compile=true"]).recipe) == again[1:]
+    sets = [*sets, "training.mixed_precision='bf16'", "training.gradient_checkpointing=false"]
+    recast = ["training.recast_weights=true"]
+    instead = ["training.recast_weights=false", "training.gradient_checkpointing=true"]
+    assert checkup.cures(load_recipe(recipe, sets).recipe) == [recast, instead]
+    compiled = load_recipe(recipe, [*sets, "training.compile=true"]).recipe
+    assert checkup.cures(compiled) == [["training.gradient_checkpointing=true"]]
 
 
 def test_packages_too_old_or_absent_are_problems():
@@ -181,7 +183,7 @@ def test_memory_that_runs_out_in_a_dry_step_is_an_answer(doctor, monkeypatch):
     monkeypatch.setattr(checkup, "_dry_steps", out_of_memory)
     code, said = doctor()
     assert code == 1 and "TOO LITTLE   memory ran out in a dry step" in said
-    assert "try          --set training.checkpointing=true" in said
+    assert "try          --set training.gradient_checkpointing=true" in said
 
 
 def test_without_its_data_nothing_is_measured_and_it_says_what_cannot_be_told(doctor):

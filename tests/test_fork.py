@@ -80,7 +80,14 @@ SAFE = {
 }
 ROUNDING = {
     f"training.{key}"
-    for key in ("checkpointing", "per_term_backward", "sharding", "channels_last", "compile")
+    for key in (
+        "gradient_checkpointing",
+        "recast_weights",
+        "per_term_backward",
+        "sharding",
+        "channels_last",
+        "compile",
+    )
 }
 
 

@@ -354,7 +354,7 @@ def test_learning_rate_is_a_function_of_the_step(toys):
     ]
 
 
-@pytest.mark.parametrize("setting", ["checkpointing", "channels_last"])
+@pytest.mark.parametrize("setting", ["gradient_checkpointing", "channels_last"])
 def test_cheaper_passes_train_the_same_student(finished, recipe, tmp_path, setting):
     out = tmp_path / "saving"
     run_recipe(load_recipe(recipe, [f"training.{setting}=true"]), out)
@@ -375,7 +375,7 @@ def another_precision():
 def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path, another_precision):
     sets = ["training.mixed_precision='bf16'", "training.per_term_backward=true", "data.eval=[]"]
     run_recipe(load_recipe(recipe, sets), tmp_path / "kept")
-    run_recipe(load_recipe(recipe, [*sets, "training.checkpointing='weights'"]), tmp_path / "again")
+    run_recipe(load_recipe(recipe, [*sets, "training.recast_weights=true"]), tmp_path / "again")
     kept, again = weights_of(tmp_path / "kept"), weights_of(tmp_path / "again")
     assert all(torch.equal(kept[s][k], again[s][k]) for s in kept for k in kept[s])
 
@@ -383,16 +383,20 @@ def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path,
 @pytest.mark.parametrize(
     ("others", "why"),
     [
-        ([], r'"weights" is for training\.mixed_precision = "bf16"'),
+        ([], r'needs training\.mixed_precision = "bf16"'),
         (
             ["training.mixed_precision='bf16'", "training.compile=true"],
-            r"not for training\.compile = true",
+            r"does not work with training\.compile = true",
+        ),
+        (
+            ["training.mixed_precision='bf16'", "training.gradient_checkpointing=true"],
+            r"adds nothing to training\.gradient_checkpointing = true",
         ),
     ],
 )
 def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
-    with pytest.raises(DistillkitError, match=rf"training\.checkpointing - .*{why}"):
-        load_recipe(recipe, ["training.checkpointing='weights'", *others])
+    with pytest.raises(DistillkitError, match=rf"training\.recast_weights - .*{why}"):
+        load_recipe(recipe, ["training.recast_weights=true", *others])
 
 
 def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd):

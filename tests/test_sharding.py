@@ -16,7 +16,7 @@ from distillkit.adapters.adapters import add_adapter
 from distillkit.errors import PluginError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
-from distillkit.training.blocks import compiled, recomputed
+from distillkit.training.blocks import compile_blocks, gradient_checkpointing
 from distillkit.training.distributed import start, together
 from distillkit.training.sharding import kept_bytes, shard
 
@@ -53,7 +53,12 @@ def test_two_processes_of_half_the_weights_make_the_run_of_one(fork_server, reci
     )
     sets = [
         x
-        for s in (*DEEP, SHARDED, "training.checkpointing=true", "training.per_term_backward=true")
+        for s in (
+            *DEEP,
+            SHARDED,
+            "training.gradient_checkpointing=true",
+            "training.per_term_backward=true",
+        )
         for x in ("--set", s)
     ]
     two = tmp_path / "two"
@@ -115,7 +120,7 @@ def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_w
             torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
         )
         start = model.generate(condition).detach()
-        with recomputed([model] if model is student else [], adapter):
+        with gradient_checkpointing([model] if model is student else [], adapter):
             for _ in range(2):
                 (
                     model.generate(condition) + model.generate(condition).roll(1)
@@ -146,7 +151,7 @@ def test_sharded_blocks_can_be_compiled(mesh):
         return latent, *torch.autograd.grad(latent.square().sum(), list(adapter.tensors().values()))
 
     expected = outcome()
-    with compiled([student], backend="eager"):
+    with compile_blocks([student], backend="eager"):
         found = outcome()
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, found, strict=True))
 
@@ -187,9 +192,9 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
         ("training.cache_gib=1", "training.cache_gib", "set it to 0"),
         ("training.channels_last=true", "training.channels_last", "set it to false"),
         (
-            'training.mixed_precision="bf16";training.checkpointing="weights"',
-            "training.checkpointing",
-            "set it to false or true",
+            'training.mixed_precision="bf16";training.recast_weights=true',
+            "training.recast_weights",
+            "set it to false",
         ),
     ],
 )

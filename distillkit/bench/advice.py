@@ -131,8 +131,14 @@ def cures(recipe: Recipe) -> list[list[str]]:
     """Settings that save memory and that the recipe does not have yet, cheapest first: they cost time, precision, the objective."""
     training, batch = recipe.training, recipe.data.batch_size
     copies = (
-        training.mixed_precision == "bf16" and training.sharding == "none" and not training.compile
+        training.mixed_precision == "bf16"
+        and training.sharding == "none"
+        and not training.compile
+        and not training.gradient_checkpointing
     )
+    checkpointing = ["training.gradient_checkpointing=true"]
+    if copies:  # a recipe may not have both
+        checkpointing.insert(0, "training.recast_weights=false")
     known = [
         (
             batch > 1,
@@ -142,8 +148,8 @@ def cures(recipe: Recipe) -> list[list[str]]:
             ],
         ),
         (not training.per_term_backward, ["training.per_term_backward=true"]),
-        (copies and training.checkpointing is False, ['training.checkpointing="weights"']),
-        (training.checkpointing is not True, ["training.checkpointing=true"]),
+        (copies and not training.recast_weights, ["training.recast_weights=true"]),
+        (not training.gradient_checkpointing, checkpointing),
         (training.mixed_precision == "no", ['training.mixed_precision="bf16"']),
         (
             recipe.stage1.teacher_gradient == "full",

@@ -258,10 +258,15 @@ class Training(Table):
     mixed_precision: Literal["no", "bf16"] = Field(
         default="no", description="bf16: activations in bfloat16; weights stay in float32"
     )
-    checkpointing: bool | Literal["weights"] = Field(
+    gradient_checkpointing: bool = Field(
         default=False,
-        description='make activations again in the backward pass instead of keeping them: less memory, more time. "weights": only '
-        "the bfloat16 copies of frozen weights, which takes next to no time",
+        description="recompute activations in the backward pass instead of keeping them: less "
+        "memory, more time",
+    )
+    recast_weights: bool = Field(
+        default=False,
+        description="with bf16: cast frozen weights again in the backward pass instead of keeping "
+        "their bfloat16 copies: less memory in nearly the same time",
     )
     per_term_backward: bool = Field(
         default=False,

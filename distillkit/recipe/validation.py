@@ -33,7 +33,7 @@ def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator
     training = _valid(Training, document.get(("training",)))
     if training is not None and training.sharding == "full":
         yield from _check_sharding(document, training, stage1, stage2)
-    if training is not None and training.checkpointing == "weights":
+    if training is not None and training.recast_weights:
         yield from _check_recasting(document, training)
     for part in ("train", "eval"):
         sources = document.get(("data", part))
@@ -127,9 +127,9 @@ def _check_sharding(
     if training.cache_gib:
         what = "a process that finds a result makes no pass, and the others would wait for its part of the weights; set it to 0"
         yield _unsharded(document, ("training", "cache_gib"), what)
-    if training.checkpointing == "weights":
-        what = '"weights" would gather every weight once more for the backward pass; set it to false or true'
-        yield _unsharded(document, ("training", "checkpointing"), what)
+    if training.recast_weights:
+        what = "the backward pass would gather every weight once more; set it to false"
+        yield _unsharded(document, ("training", "recast_weights"), what)
     if training.channels_last:
         yield _unsharded(
             document,
@@ -139,13 +139,25 @@ def _check_sharding(
 
 
 def _check_recasting(document: Document, training: Training) -> Iterator[Problem]:
-    """Where frozen weights are not cast, or not where one can see it."""
-    key: KeyPath = ("training", "checkpointing")
+    """Refuse weight re-casting where frozen weights are not cast, or not by their layers."""
+    key: KeyPath = ("training", "recast_weights")
     if training.mixed_precision == "no":
-        what = '"weights" is for training.mixed_precision = "bf16": float32 weights are never copied; set one of the two otherwise'
+        what = (
+            'needs training.mixed_precision = "bf16", because float32 weights are never cast; '
+            "change one of the two"
+        )
         yield Problem(document.origin(key), key, what)
     if training.compile:
-        what = '"weights" is not for training.compile = true: what is compiled casts weights by itself; set it to false or true'
+        what = (
+            "does not work with training.compile = true, because compiled blocks cast their "
+            "weights themselves; set one of the two to false"
+        )
+        yield Problem(document.origin(key), key, what)
+    if training.gradient_checkpointing:
+        what = (
+            "adds nothing to training.gradient_checkpointing = true, which already recomputes "
+            "the casts; set one of the two to false"
+        )
         yield Problem(document.origin(key), key, what)
 
 

@@ -23,7 +23,7 @@ from distillkit.adapters.adapters import Adapter
 
 
 @contextmanager
-def recomputed(models: Iterable[nn.Module], adapter: Adapter | None) -> Iterator[None]:
+def gradient_checkpointing(models: Iterable[nn.Module], adapter: Adapter | None) -> Iterator[None]:
     """Gradient checkpointing: blocks keep their inputs only while this context lasts; gradients are what they would be without.
 
     Args:
@@ -35,7 +35,7 @@ def recomputed(models: Iterable[nn.Module], adapter: Adapter | None) -> Iterator
 
 
 @contextmanager
-def recast(models: Iterable[nn.Module]) -> Iterator[None]:
+def recast_weights(models: Iterable[nn.Module]) -> Iterator[None]:
     """In mixed precision, frozen weights are cast again for the backward pass: no pass keeps a copy of them for it.
 
     Autocast casts the weights of a layer at each pass, and the gradient needs the copy. Gradients are what they would be without.
@@ -51,11 +51,11 @@ def recast(models: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def compiled(models: Iterable[nn.Module], backend: str = "inductor") -> Iterator[None]:
+def compile_blocks(models: Iterable[nn.Module], backend: str = "inductor") -> Iterator[None]:
     """Regional compilation: each block is compiled by itself, and those of one class and shape share what is compiled.
 
     Shapes are fixed, a graph for each: crops come in few, and code for any shape is slower, where it can be made at all. Scales of
-    adapters are not. Enter it before :func:`recomputed` where both are wanted.
+    adapters are not. Enter it before :func:`gradient_checkpointing` where both are wanted.
     """
     limit = torch._dynamo.config.recompile_limit
     torch._dynamo.config.recompile_limit = max(

@@ -23,7 +23,7 @@ from distillkit.diffusion.captions import captioned
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.files.weights import load_tensors
 from distillkit.recipe.schema import Training
-from distillkit.training.blocks import compiled, recast, recomputed
+from distillkit.training.blocks import compile_blocks, gradient_checkpointing, recast_weights
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 from distillkit.training.step import Stage2Step, Step, Terms
 from distillkit.training.tracking import RunLog
@@ -40,7 +40,7 @@ class Stage:
     offset: int = 0
     """Global steps before this stage."""
     models: Sequence[torch.nn.Module] = ()
-    """Everything whose passes may carry gradient: what ``training.checkpointing`` is for."""
+    """Everything whose passes may carry gradient: what ``training.gradient_checkpointing`` applies to."""
     adapter: Adapter | None = None
     """The adapter that is trained, if it is one."""
 
@@ -144,9 +144,11 @@ class Trainer:
         try:
             with (
                 _signals() as caught,
-                compiled(stage.models if options.compile else ()),
-                recomputed(stage.models if options.checkpointing is True else (), stage.adapter),
-                recast(stage.models if options.checkpointing == "weights" else ()),
+                compile_blocks(stage.models if options.compile else ()),
+                gradient_checkpointing(
+                    stage.models if options.gradient_checkpointing else (), stage.adapter
+                ),
+                recast_weights(stage.models if options.recast_weights else ()),
             ):
                 for step in range(done, stage.steps):
                     group = list(islice(stream, len(self.parts)))

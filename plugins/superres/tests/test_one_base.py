@@ -12,7 +12,7 @@ from distillkit.data.pairs import Batch
 from distillkit.inference.student import stage1_adapter
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import open_batches
-from distillkit.training.blocks import recomputed
+from distillkit.training.blocks import gradient_checkpointing
 from distillkit.training.cache_estimate import forecast
 from distillkit.training.feature_store import Store
 from distillkit.training.models import build_cast
@@ -79,7 +79,7 @@ def test_saving_memory_keeps_terms_and_gradient(gradient):
         step = Stage1Step(
             cast, adapter, resolved.recipe.stage1, None, seed=0, per_term_backward=per_term_backward
         )
-        with recomputed(cast.models if checkpointing else [], adapter):
+        with gradient_checkpointing(cast.models if checkpointing else [], adapter):
             with (kept := Kept()):
                 terms = step(Batch(gt, None, ["a"]), 0)
             sum(terms.values()).backward()
