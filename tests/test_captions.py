@@ -1,12 +1,15 @@
 """Texts about images: read with them, in force wherever a model is asked about them, and nowhere else."""
 
+from dataclasses import replace
+
 import datasets
 import pytest
 import torch
 from toy_models import CaptionedToy
 
 from distillkit import Restorer, captioned, current_captions
-from distillkit.data.pairs import PairedBatches, evaluation_items
+from distillkit.data.evaluation_pairs import evaluation_pairs
+from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import open_source
 from distillkit.errors import DataError, DistillkitError, RecipeError
 from distillkit.inference.student import load_student
@@ -58,9 +61,8 @@ def test_a_column_that_is_missing_or_no_text_is_refused(photos):
 def test_captions_stay_with_their_images_in_batches_of_several_sources(described, photos, workers):
     silent = open_source(imagefolder=photos / "test", name="silent")
     sources = [open_source(imagefolder=described, caption_column="text", name="said"), silent]
-    batches = PairedBatches(
-        sources, [1.0, 1.0], crop=16, batch_size=4, scale=2, seed=0, workers=workers
-    )
+    settings = BatchSettings(crop=16, batch_size=4, scale=2, seed=0, workers=workers)
+    batches = PairedBatches(sources, [1.0, 1.0], settings)
     met = [
         pair
         for batch in batches.iterate("stage1", 0, 6)
@@ -70,21 +72,17 @@ def test_captions_stay_with_their_images_in_batches_of_several_sources(described
         number = id[-5]
         assert caption == (f"photo {number}" if "train" in id and number != "5" else None)
     assert {caption is None for _, caption in met} == {True, False}
-    assert (
-        PairedBatches([silent], [1.0], crop=16, batch_size=4, scale=2, seed=0)
-        .batch("stage1", 0)
-        .captions
-        is None
-    )
+    without_captions = PairedBatches([silent], [1.0], replace(settings, workers=0))
+    assert without_captions.batch("stage1", 0).captions is None
 
 
 def test_evaluation_pairs_carry_their_captions(described):
     source = open_source(imagefolder=described, caption_column="text")
-    items = evaluation_items(
+    pairs = evaluation_pairs(
         source, lambda gt, g: gt[..., ::2, ::2], crop=16, scale=2, seed=0, crops_per_image=2
     )
-    assert len(items) == 12 and all(
-        i.caption == (None if "5#" in i.name else f"photo {i.name[5]}") for i in items
+    assert len(pairs) == 12 and all(
+        i.caption == (None if "5#" in i.name else f"photo {i.name[5]}") for i in pairs
     )
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.data.crops import central_grid
-from distillkit.data.pairs import Batch, PairedBatches, evaluation_items
+from distillkit.data.evaluation_pairs import evaluation_pairs
+from distillkit.data.pairs import Batch, BatchSettings, PairedBatches
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import Source, open_source
@@ -59,7 +60,8 @@ def blocks(count: int, scale: int = 4) -> Source:
 
 def batches(*sources: Source, weights: list[float] | None = None, **options: Any) -> PairedBatches:
     defaults: dict[str, Any] = {"crop": 32, "batch_size": 3, "scale": 4, "seed": 5}
-    return PairedBatches(sources, weights or [1.0] * len(sources), **(defaults | options))
+    settings = BatchSettings(**(defaults | options))
+    return PairedBatches(sources, weights or [1.0] * len(sources), settings)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -264,7 +266,7 @@ def photos() -> Source:
     return in_memory([png(pixels(k)) for k in range(7)], "photos")
 
 
-def test_crops_are_parts_of_the_images(photos: Source) -> None:
+def test_crops_are_cut_from_the_images(photos: Source) -> None:
     batch = batches(photos, flip=False).batch("stage1", 0)
     assert batch.gt.shape == (3, 3, 32, 32)
     assert batch.gt.dtype == torch.float32
@@ -331,7 +333,7 @@ def test_with_a_cycle_the_first_batches_come_again(photos: Source, workers: int)
     assert all(map(same, made, expected)) and [b.step for b in made] == [1, 2, 0, 1, 2, 0, 1]
 
 
-def test_stage_part_and_seed_change_the_draws(photos: Source) -> None:
+def test_stage_micro_batch_and_seed_change_the_draws(photos: Source) -> None:
     base = batches(photos).batch("stage1", 0, 0)
     others = [
         batches(photos).batch("stage2", 0, 0),
@@ -342,12 +344,12 @@ def test_stage_part_and_seed_change_the_draws(photos: Source) -> None:
 
 
 def test_no_image_comes_twice_before_each_has_come_once(photos: Source) -> None:
-    made = batches(photos, batch_size=2, parts=2)
+    made = batches(photos, batch_size=2, micro_batches=2)
     ids = [
         name
         for step in range(7)
-        for part in range(2)
-        for name in made.batch("stage1", step, part).ids
+        for micro_batch in range(2)
+        for name in made.batch("stage1", step, micro_batch).ids
     ]
     for epoch in range(4):
         assert len(set(ids[7 * epoch : 7 * (epoch + 1)])) == 7
@@ -517,25 +519,25 @@ def test_the_grid_is_even_central_and_does_not_overlap(height: int, width: int, 
 
 def test_evaluation_crops_are_fixed_and_degraded_by_name(photos: Source) -> None:
     options: dict[str, Any] = {"crop": 16, "crops_per_image": 2, "scale": 2, "seed": 3}
-    items = evaluation_items(photos, Noisy(), **options)
-    assert [name for name, *_ in items] == [f"{photo}#{k}" for photo in range(7) for k in range(2)]
-    assert all(lq.shape == (1, 3, 8, 8) and gt.shape == (1, 3, 16, 16) for _, lq, gt, _ in items)
-    alone = evaluation_items(in_memory([png(pixels(k)) for k in range(2)]), Noisy(), **options)
+    pairs = evaluation_pairs(photos, Noisy(), **options)
+    assert [name for name, *_ in pairs] == [f"{photo}#{k}" for photo in range(7) for k in range(2)]
+    assert all(lq.shape == (1, 3, 8, 8) and gt.shape == (1, 3, 16, 16) for _, lq, gt, _ in pairs)
+    alone = evaluation_pairs(in_memory([png(pixels(k)) for k in range(2)]), Noisy(), **options)
     for (name, lq, gt, _), (expected_name, expected_lq, expected_gt, _) in zip(
-        alone, items[:4], strict=True
+        alone, pairs[:4], strict=True
     ):
         assert name == expected_name
         assert torch.equal(lq, expected_lq)
         assert torch.equal(gt, expected_gt)
-    reseeded = evaluation_items(photos, Noisy(), **(options | {"seed": 4}))
-    assert torch.equal(reseeded[0][2], items[0][2])
-    assert not torch.equal(reseeded[0][1], items[0][1])
-    few = evaluation_items(photos, Noisy(), **(options | {"crop": 40, "crops_per_image": 9}))
+    reseeded = evaluation_pairs(photos, Noisy(), **(options | {"seed": 4}))
+    assert torch.equal(reseeded[0][2], pairs[0][2])
+    assert not torch.equal(reseeded[0][1], pairs[0][1])
+    few = evaluation_pairs(photos, Noisy(), **(options | {"crop": 40, "crops_per_image": 9}))
     assert len(few) == 7
 
 
-def test_whole_images_are_trimmed_to_the_scale() -> None:
-    [(name, lq, gt, _)] = evaluation_items(
+def test_full_images_are_trimmed_to_the_scale() -> None:
+    [(name, lq, gt, _)] = evaluation_pairs(
         in_memory([png(pixels(0, 21, 33))]), Noisy(), crop=None, scale=2, seed=0
     )
     assert name == "0"
@@ -545,9 +547,9 @@ def test_whole_images_are_trimmed_to_the_scale() -> None:
 
 def test_pairs_are_evaluated_with_their_own_inputs() -> None:
     for crop in (16, None):
-        items = evaluation_items(blocks(2), None, crop=crop, scale=4, seed=0)
-        assert len(items) == 2
-        for _, lq, gt, _ in items:
+        pairs = evaluation_pairs(blocks(2), None, crop=crop, scale=4, seed=0)
+        assert len(pairs) == 2
+        for _, lq, gt, _ in pairs:
             assert torch.equal(gt, lq.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
 
@@ -556,7 +558,7 @@ def test_photos_of_one_name_are_told_apart(tmp_path: Path) -> None:
         Image.fromarray(pixels(0)).save(tmp_path / f"a.{form}")
     names = [
         name
-        for name, *_ in evaluation_items(
+        for name, *_ in evaluation_pairs(
             open_source(imagefolder=tmp_path), Noisy(), crop=16, scale=2, seed=0
         )
     ]
@@ -565,9 +567,9 @@ def test_photos_of_one_name_are_told_apart(tmp_path: Path) -> None:
 
 def test_evaluation_refuses_or_reports_bad_images(damaged: Source, photos: Source) -> None:
     with pytest.raises(DataError, match=r"2 of 10 images cannot be used(?s:.)*8_cut\.jpg"):
-        evaluation_items(damaged, Noisy(), crop=32, scale=2, seed=0)
+        evaluation_pairs(damaged, Noisy(), crop=32, scale=2, seed=0)
     reported: dict[str, str] = {}
-    items = evaluation_items(
+    pairs = evaluation_pairs(
         damaged,
         Noisy(),
         crop=32,
@@ -576,8 +578,8 @@ def test_evaluation_refuses_or_reports_bad_images(damaged: Source, photos: Sourc
         max_bad_fraction=0.2,
         on_bad=reported.__setitem__,
     )
-    assert (len(items), len(reported)) == (8, 2)
+    assert (len(pairs), len(reported)) == (8, 2)
     with pytest.raises(DataError, match="photos - has no low-quality images"):
-        evaluation_items(photos, None, crop=32, scale=2, seed=0)
+        evaluation_pairs(photos, None, crop=32, scale=2, seed=0)
     with pytest.raises(DataError, match="not a multiple of the scale"):
-        evaluation_items(photos, Noisy(), crop=33, scale=2, seed=0)
+        evaluation_pairs(photos, Noisy(), crop=33, scale=2, seed=0)

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from distillkit.data.pairs import Item
+from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, caption, in_order
 from distillkit.evaluation.protocol import (
@@ -48,7 +48,7 @@ def items(photos: int = 3, crops: int = 2, size: int = 12):
         for c in range(crops):
             g = torch.Generator().manual_seed(100 * p + c)
             gt = torch.rand(1, 3, size, size, generator=g) * 1.6 - 0.8
-            yield Item(f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt)
+            yield EvaluationPair(f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt)
 
 
 def blend(name: str, tradeoff: float | None, weight: float, nfe: int = 1) -> Method:

@@ -8,7 +8,7 @@ from hostile_images import COUNT, hostile_files
 from toy_plugin import Halve
 
 from distillkit.cli import main as cli
-from distillkit.data.pairs import evaluation_items
+from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.sources import open_source
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
@@ -26,21 +26,21 @@ def folder(tmp_path):
     return tmp_path / "hostile"
 
 
-def test_each_file_is_an_item_or_named_with_its_reason(folder):
+def test_each_file_is_a_pair_or_named_with_its_reason(folder):
     source = open_source(imagefolder=folder)
     assert len(source) == COUNT
     reasons = {}
-    items = evaluation_items(
+    pairs = evaluation_pairs(
         source, Halve(), crop=None, scale=2, seed=0, max_bad_fraction=1, on_bad=reasons.__setitem__
     )
-    assert len(items) + len(reasons) == COUNT and 100 < len(reasons) < 260
+    assert len(pairs) + len(reasons) == COUNT and 100 < len(reasons) < 260
     for name, reason in reasons.items():
         assert 5 < len(reason) < 400 and "Traceback" not in reason, name
         stem = name.rpartition("/")[2]
         assert not stem.startswith("ok-") or "smaller than" in reason, (name, reason)
-    assert not [name for name, *_ in items if name.rpartition("/")[2].startswith("bad-")]
+    assert not [name for name, *_ in pairs if name.rpartition("/")[2].startswith("bad-")]
     assert all(
-        bool(torch.isfinite(gt).all()) and bool(torch.isfinite(lq).all()) for _, lq, gt, *_ in items
+        bool(torch.isfinite(gt).all()) and bool(torch.isfinite(lq).all()) for _, lq, gt, *_ in pairs
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from toy_models import ToyModel
 
 from distillkit.adapters.adapters import add_adapter
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import open_source
 from distillkit.diffusion.captions import current_captions
@@ -98,8 +98,9 @@ def source(count=4, paired=True, captions=None):
 
 
 def batches(from_source=None, **options):
-    defaults = {"crop": 8, "batch_size": 4, "scale": 2, "seed": 5, "whole": True}
-    return PairedBatches([from_source or source()], [1.0], **defaults | options)
+    defaults = {"crop": 8, "batch_size": 4, "scale": 2, "seed": 5, "full_images": True}
+    settings = BatchSettings(**defaults | options)
+    return PairedBatches([from_source or source()], [1.0], settings)
 
 
 def cast_of(teacher, store=None, name="teacher", degradation=None):
@@ -179,17 +180,17 @@ def test_a_target_is_the_same_crop_of_what_the_teacher_makes_of_the_whole_image(
 
 def test_asking_for_whole_images_changes_no_crop_of_a_pair_and_workers_bring_them():
     plain, asked, by_workers = (
-        list(batches(**o).iterate("s", 0, 3)) for o in ({"whole": False}, {}, {"workers": 1})
+        list(batches(**o).iterate("s", 0, 3)) for o in ({"full_images": False}, {}, {"workers": 1})
     )
     for a, b, c in zip(plain, asked, by_workers, strict=True):
-        assert a.wholes is None and torch.equal(a.gt, b.gt) and torch.equal(a.lq, b.lq)
+        assert a.full_images is None and torch.equal(a.gt, b.gt) and torch.equal(a.lq, b.lq)
         assert all(
-            torch.equal(whole.window.of(to_float(whole.image)), lq)
-            for whole, lq in zip(b.wholes, b.lq, strict=True)
+            torch.equal(full_image.box.cut(to_float(full_image.pixels)), lq)
+            for full_image, lq in zip(b.full_images, b.lq, strict=True)
         )
         assert all(
-            np.array_equal(p.image, q.image) and p.window == q.window
-            for p, q in zip(b.wholes, c.wholes, strict=True)
+            np.array_equal(p.pixels, q.pixels) and p.box == q.box
+            for p, q in zip(b.full_images, c.full_images, strict=True)
         )
 
 
@@ -217,12 +218,15 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
         again = Spread()
         targets(cast_of(again, store, name), other_made.batch("stage1", 0), other_draws)
         assert len(again.seen) == calls
-    other = batch.wholes[0].image.copy()
+    other = batch.full_images[0].pixels.copy()
     other[0, 0, 0] ^= 1
     changed = Spread()
     targets(
         cast_of(changed, store),
-        replace(batch, wholes=[batch.wholes[0]._replace(image=other), batch.wholes[1]]),
+        replace(
+            batch,
+            full_images=[batch.full_images[0]._replace(pixels=other), batch.full_images[1]],
+        ),
     )
     assert len(changed.seen) == 1
 

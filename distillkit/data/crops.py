@@ -1,7 +1,8 @@
-"""Cutting crops out of decoded images and their low-quality partners."""
+"""Cut crops out of decoded images and their low-quality partners."""
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -13,78 +14,141 @@ from distillkit.files.images import to_float
 
 
 class CropBox(NamedTuple):
-    """Where a crop lies in its image, in low-quality pixels, and how it was turned after it was cut."""
+    """Place of a crop in its image, in low-quality pixels, and its turn after cutting."""
 
     top: int
     left: int
     height: int
     width: int
     turn: int = 0
-    """0 to 7, one of the turns and mirrorings of a square."""
+    """0 to 7: quarter turns (``turn % 4``), then a mirroring from 4 on."""
 
-    def of(self, image: Tensor, unit: int = 1) -> Tensor:
-        """The crop of an image (..., H, W) with ``unit`` pixels to a low-quality one."""
-        part = image[
-            ...,
-            self.top * unit : (self.top + self.height) * unit,
-            self.left * unit : (self.left + self.width) * unit,
-        ]
-        part = torch.rot90(part, self.turn % 4, (-2, -1))
-        return part.flip(-1) if self.turn >= 4 else part
+    def cut(self, image: Tensor, scale: int = 1) -> Tensor:
+        """Cut the crop out of a tensor.
+
+        Args:
+            image: (..., H, W).
+            scale: pixels of the image per low-quality pixel, along a side.
+        """
+        rows, columns = self._slices(scale)
+        crop = torch.rot90(image[..., rows, columns], self.turn % 4, (-2, -1))
+        if self.turn >= 4:
+            crop = crop.flip(-1)
+        return crop
+
+    def cut_array(self, image: np.ndarray, scale: int = 1) -> np.ndarray:
+        """Cut the crop out of an image as stored.
+
+        Args:
+            image: (H, W, 3).
+            scale: pixels of the image per low-quality pixel, along a side.
+        """
+        rows, columns = self._slices(scale)
+        crop = np.rot90(image[rows, columns], self.turn % 4)
+        if self.turn >= 4:
+            crop = crop[:, ::-1]
+        return crop
+
+    def _slices(self, scale: int) -> tuple[slice, slice]:
+        rows = slice(self.top * scale, (self.top + self.height) * scale)
+        columns = slice(self.left * scale, (self.left + self.width) * scale)
+        return rows, columns
 
 
-class Whole(NamedTuple):
-    """What a crop was cut out of."""
+class FullImage(NamedTuple):
+    """The image that a crop was cut from."""
 
-    image: np.ndarray
-    """(H, W, 3): the low-quality image of a paired source, else the clean one, trimmed to a multiple of the scale."""
-    window: CropBox
+    pixels: np.ndarray
+    """(H, W, 3). The low-quality image of a pair; else the clean image, trimmed to the scale."""
+    box: CropBox
 
 
-def fit(example: Example, crop: int, scale: int) -> Example:
-    """``example``, if a crop can be cut out of it.
+def check_size(example: Example, crop: int, scale: int) -> None:
+    """Raise an error if no crop can be cut out of an example.
+
+    Args:
+        example: the decoded image.
+        crop: side of the crop of the clean image, pixels.
+        scale: size of the clean image divided by that of the low-quality one.
 
     Raises:
-        BadImageError: it is smaller than the crop, or its partner is not its size divided by ``scale``, rounded down.
+        BadImageError: the image is smaller than the crop, or the size of its partner is not the
+            image's size divided by ``scale``, rounded down.
     """
     height, width = example.gt.shape[:2]
-    if example.lq is not None and (height // scale, width // scale) != example.lq.shape[:2]:
+    if example.lq is not None:
         low_height, low_width = example.lq.shape[:2]
-        raise BadImageError(
-            example.id,
-            f"{width}x{height} is not {scale} times its low-quality image of {low_width}x{low_height}",
-        )
+        if (height // scale, width // scale) != (low_height, low_width):
+            raise BadImageError(
+                example.id,
+                f"{width}x{height} is not {scale} times its low-quality image of "
+                f"{low_width}x{low_height}",
+            )
     if min(height, width) < crop:
-        raise BadImageError(
-            example.id, f"{width}x{height} is smaller than the crop of {crop}x{crop}"
-        )
-    return example
+        reason = f"{width}x{height} is smaller than the crop of {crop}x{crop}"
+        raise BadImageError(example.id, reason)
 
 
-def cut(example: Example, window: CropBox, unit: int) -> tuple[Tensor, Tensor | None]:
-    """The clean crop (3, H, W) and its low-quality partner (3, H / unit, W / unit), in [-1, 1].
+def cut_pair(example: Example, box: CropBox, scale: int) -> tuple[Tensor, Tensor | None]:
+    """Cut the clean crop and its low-quality partner, in [-1, 1].
 
-    ``window`` counts low-quality pixels, ``unit`` clean ones wide.
+    Args:
+        example: the decoded image.
+        box: the place of the crop.
+        scale: pixels of the clean image per pixel that ``box`` counts.
+
+    Returns:
+        (3, H, W) and (3, H / scale, W / scale); None where the source has no partner.
     """
-    top, left, height, width, turn = window
-    gt = example.gt[top * unit : (top + height) * unit, left * unit : (left + width) * unit]
-    lq = None if example.lq is None else example.lq[top : top + height, left : left + width]
-    return to_float(_turned(gt, turn)), None if lq is None else to_float(_turned(lq, turn))
+    gt = to_float(box.cut_array(example.gt, scale))
+    if example.lq is None:
+        return gt, None
+    return gt, to_float(box.cut_array(example.lq))
+
+
+def draw_box(
+    height: int, width: int, side: int, *, flip: bool, generator: torch.Generator
+) -> CropBox:
+    """Draw the place of a square crop, and with ``flip`` one of its eight turns.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        side: of the crop, in the same pixels.
+        flip: whether crops are turned and mirrored.
+        generator: a CPU generator.
+    """
+    top = int(torch.randint(height - side + 1, (), generator=generator))
+    left = int(torch.randint(width - side + 1, (), generator=generator))
+    turn = 0
+    if flip:
+        turn = int(torch.randint(8, (), generator=generator))
+    return CropBox(top, left, side, side, turn)
 
 
 def central_grid(height: int, width: int, side: int) -> list[tuple[int, int]]:
-    """Corners (top, left) of the squares of an even grid that do not overlap, those nearest to the center of the image first."""
-    tops, lefts = (
-        [int((i + 0.5) * n / (n // side) - side / 2) for i in range(n // side)]
-        for n in (height, width)
-    )
-    center = (height - side) / 2, (width - side) / 2
-    corners = [(top, left) for top in tops for left in lefts]
-    return sorted(
-        corners, key=lambda corner: (corner[0] - center[0]) ** 2 + (corner[1] - center[1]) ** 2
-    )
+    """List the corners of an even grid of squares, the most central squares first.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        side: of the squares, which do not overlap.
+
+    Returns:
+        (top, left) of each square.
+    """
+    center_top = (height - side) / 2
+    center_left = (width - side) / 2
+
+    def squared_distance(corner: tuple[int, int]) -> float:
+        top, left = corner
+        return (top - center_top) ** 2 + (left - center_left) ** 2
+
+    corners = product(_even_starts(height, side), _even_starts(width, side))
+    return sorted(corners, key=squared_distance)
 
 
-def _turned(array: np.ndarray, turn: int) -> np.ndarray:
-    turned = np.rot90(array, turn % 4)
-    return turned[:, ::-1] if turn >= 4 else turned
+def _even_starts(length: int, side: int) -> list[int]:
+    """Spread as many pieces of ``side`` as fit evenly over ``length``."""
+    count = length // side
+    return [int((i + 0.5) * length / count - side / 2) for i in range(count)]

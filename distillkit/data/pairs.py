@@ -1,14 +1,13 @@
-"""Training batches and evaluation pairs, each a pure function of its number: what came before does not matter."""
+"""Training batches, each a pure function of its number: earlier draws do not matter."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import NamedTuple
 
 import torch
@@ -16,15 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distillkit.data.cache import ImageCache
-from distillkit.data.crops import CropBox, Whole, central_grid, cut, fit
-from distillkit.data.degradation import Degradation
+from distillkit.data.crops import CropBox, FullImage, check_size, cut_pair, draw_box
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import BadImageError, Example, Source, check_share
 from distillkit.errors import DataError
-
-Place = tuple[int, int]
-"""A step, and one of its parts."""
 
 _AHEAD = 2
 """Batches prepared before they are asked for, by the thread or by each worker."""
@@ -32,230 +27,279 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of one step. All come from sources of one kind: either all have a low-quality image of their own or none has."""
+    """The crops of one micro-batch: all with a low-quality image of their own, or none."""
 
     gt: Tensor
     """(B, 3, crop, crop) in [-1, 1]."""
     lq: Tensor | None
-    """(B, 3, crop / scale, crop / scale) in [-1, 1], or None: to be made from ``gt`` by the recipe's degradation."""
+    """(B, 3, crop / scale, crop / scale) in [-1, 1]; None: the recipe's degradation makes it."""
     ids: list[str]
     step: int = 0
-    """What its draws are keyed by: the step it was made for, or with ``cycle`` the first step that has it."""
+    """The step that keys its draws; with ``cycle`` the first step that has this batch."""
     captions: Sequence[str | None] | None = None
-    """What is said of each image; None where no source of the batch says anything."""
-    wholes: Sequence[Whole] | None = None
-    """What each crop was cut out of, where that was asked for."""
-
-
-class Item(NamedTuple):
-    """A pair to evaluate on."""
-
-    name: str
-    lq: Tensor
-    """(1, 3, h, w) in [-1, 1]."""
-    gt: Tensor
-    """(1, 3, H, W) in [-1, 1]."""
-    caption: str | None = None
+    """One for each image; None where no source of the batch has captions."""
+    full_images: Sequence[FullImage] | None = None
+    """The image that each crop was cut from, if the settings ask for it."""
 
 
 @dataclass(frozen=True)
-class _Made:
+class BatchSettings:
+    """How training batches are drawn and prepared."""
+
+    crop: int
+    """Side of the crops of the clean image, pixels, a multiple of ``scale``."""
+    batch_size: int
+    """Crops in a micro-batch."""
+    scale: int
+    """Size of the clean image divided by that of the low-quality one."""
+    seed: int
+    flip: bool = True
+    """Turn crops by a random number of quarter turns, and mirror half of them."""
+    full_images: bool = False
+    """Give the full images with their crops; unpaired crops then lie on a grid of ``scale``."""
+    cycle: int = 0
+    """Step s has the batches of step s mod ``cycle``; 0: every step has its own."""
+    max_bad_fraction: float = 0.05
+    """Share of a source's images that may be unusable (unreadable, or smaller than the crop)."""
+    workers: int = 0
+    """Processes that prepare batches ahead; with 0 one thread does."""
+    image_cache_mb: float = 512
+    """Decoded images that this process keeps in memory, shared out among its workers."""
+    micro_batches: int = 1
+    """Micro-batches in a step, over all processes."""
+
+
+class _Place(NamedTuple):
+    """Which micro-batch of which step."""
+
+    step: int
+    micro_batch: int
+
+
+class _Crop(NamedTuple):
+    """One crop of a batch, and the example it was cut from."""
+
+    gt: Tensor
+    lq: Tensor | None
+    example: Example
+    full_image: FullImage | None
+
+
+class _BadImages:
+    """Unusable images, by source, with a limit on their share."""
+
+    def __init__(self, sources: Sequence[Source], max_fraction: float) -> None:
+        self._sources = sources
+        self._max_fraction = max_fraction
+        self._errors: list[dict[str, BadImageError]] = [{} for _ in sources]
+
+    def add(self, source: int, error: BadImageError) -> None:
+        """Add an image.
+
+        Raises:
+            DataError: too many images of that source cannot be used.
+        """
+        errors = self._errors[source]
+        errors[error.id] = error
+        reasons = {id: bad.reason for id, bad in errors.items()}
+        check_share(self._sources[source], reasons, self._max_fraction)
+
+    def __iter__(self) -> Iterator[tuple[int, BadImageError]]:
+        for source, errors in enumerate(self._errors):
+            for error in errors.values():
+                yield source, error
+
+
+@dataclass(frozen=True)
+class _PreparedBatch:
     batch: Batch
-    bad: list[tuple[int, BadImageError]]
-    """Every unusable image met on the way, with the number of its source."""
+    bad_images: list[tuple[int, BadImageError]]
+    """Unusable images that were drawn for it, each with the number of its source."""
 
 
 class PairedBatches:
-    """Random crops of several sources, reproducible from (seed, stage, step, part) alone.
+    """Random crops of several sources, reproducible from (seed, stage, step, micro-batch) alone.
 
-    A step takes ``parts`` batches, numbered from 0; who makes which of them, and when, does not matter.
+    A step takes ``settings.micro_batches`` batches, numbered from 0; it does not matter which
+    process prepares which of them, or when.
 
-    What is promised, within a stage:
+    Within a stage:
 
-    - The batch of a step and part is the same whatever was drawn before, in whatever process, with however many workers.
-    - Of each 1000 batches (0-999, 1000-1999, ... over all parts) paired and unpaired sources get their shares by weight, to within
-      one and at least one; so do the sources of a kind of each 1000 images of that kind.
-    - A source is run through in random orders: no image comes twice before each has come once, counted over all parts.
-    - The exception is an image that cannot be used: a random other one of its source takes its place.
+    - The batch of a step and micro-batch is the same whatever was drawn before, in whatever
+      process, with however many workers.
+    - Of each 1000 batches (0-999, 1000-1999, ... over all micro-batches) paired and unpaired
+      sources get their shares by weight, to within one and at least one; so do the sources of a
+      kind of each 1000 images of that kind.
+    - A source is run through in random orders: no image comes twice before each has come once,
+      counted over all micro-batches.
+    - The exception is an image that cannot be used: a random other one of its source replaces it.
 
     Args:
-        sources: where images come from. weights: share of the drawn images, relative to each other.
-        crop: side of the crops of the clean image, pixels, a multiple of ``scale``. batch_size: crops per batch.
-        scale: size of the clean image divided by that of the low-quality one.
-        flip: turn crops by a random multiple of 90 degrees and mirror half of them.
-        whole: batches tell what their crops were cut out of; those of unpaired sources lie on a grid of ``scale`` pixels then.
-        cycle: step s has the batch of step s mod ``cycle``; 0: every step has one of its own.
-        max_bad_fraction: share of a source's images that may be unusable (unreadable, or smaller than the crop).
-        workers: processes that prepare batches ahead; with 0 one thread does.
-        image_cache_mb: decoded images kept in memory by this process, shared out among its workers.
-        parts: batches of one step, over all processes.
+        sources: where images come from.
+        weights: share of the drawn images, relative to each other.
+        settings: how batches are drawn and prepared.
 
     Raises:
-        DataError: no sources, not a weight above 0 for each, or a crop that is no multiple of the scale.
+        DataError: no sources, not a weight above 0 for each, or a crop that is not a multiple of
+            the scale.
     """
 
     def __init__(
-        self,
-        sources: Sequence[Source],
-        weights: Sequence[float],
-        *,
-        crop: int,
-        batch_size: int,
-        scale: int,
-        seed: int,
-        flip: bool = True,
-        whole: bool = False,
-        cycle: int = 0,
-        max_bad_fraction: float = 0.05,
-        workers: int = 0,
-        image_cache_mb: float = 512,
-        parts: int = 1,
+        self, sources: Sequence[Source], weights: Sequence[float], settings: BatchSettings
     ) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
             raise DataError(
-                f"{len(sources)} sources of images with weights {list(weights)}: give at least one, each a weight above 0"
+                f"{len(sources)} sources of images with weights {list(weights)}: give at least "
+                "one, each a weight above 0"
             )
-        if crop % scale:
-            raise DataError(f"a crop of {crop} pixels is not a multiple of the scale {scale}")
-        self.sources, self.weights = list(sources), list(weights)
-        self.crop, self.batch_size, self.scale, self.seed, self.flip = (
-            crop,
-            batch_size,
-            scale,
-            seed,
-            flip,
-        )
-        self.whole, self.cycle = whole, cycle
-        self.max_bad_fraction, self.workers, self.parts = max_bad_fraction, workers, parts
-        self.cache = ImageCache(int(image_cache_mb * 1e6))
+        if settings.crop % settings.scale:
+            raise DataError(
+                f"a crop of {settings.crop} pixels is not a multiple of the scale {settings.scale}"
+            )
+        self.sources = list(sources)
+        self.weights = list(weights)
+        self.settings = settings
+        self.cache = ImageCache(int(settings.image_cache_mb * 1e6))
         self.wait_seconds = 0.0
         """Time that consumers of :meth:`iterate` have waited for batches."""
-        self._bad: list[dict[str, str]] = [{} for _ in sources]
-        groups = [
-            [k for k, source in enumerate(sources) if source.paired is paired]
-            for paired in (False, True)
-        ]
-        self._groups = [group for group in groups if group]
+        self._bad_images = self._no_bad_images()
+        # A batch is of one kind. Unpaired sources come first: their number is part of the seeds.
+        unpaired = [k for k, source in enumerate(sources) if not source.paired]
+        paired = [k for k, source in enumerate(sources) if source.paired]
+        self._groups = [group for group in (unpaired, paired) if group]
 
     @property
     def bad_images(self) -> dict[str, str]:
-        """Images that were passed over so far, and why."""
-        return {name: reason for bad in self._bad for name, reason in bad.items()}
+        """Unusable images that were drawn so far, and why they cannot be used."""
+        return {error.id: error.reason for _, error in self._bad_images}
 
-    def batch(self, stage: str, step: int, part: int = 0) -> Batch:
-        """One of the batches of one step.
+    def batch(self, stage: str, step: int, micro_batch: int = 0) -> Batch:
+        """Prepare one micro-batch of one step.
 
         Raises:
-            DataError: more than ``max_bad_fraction`` of a source's images cannot be used; the first of them are named.
+            DataError: more than ``max_bad_fraction`` of a source's images cannot be used; the
+                first of them are named.
         """
-        return self._accept(self._make(stage, (step, part)))
+        return self._accept(self._prepare(stage, _Place(step, micro_batch)))
 
     def iterate(
-        self, stage: str, first_step: int, last_step: int, parts: Sequence[int] = (0,)
+        self, stage: str, first_step: int, last_step: int, micro_batches: Sequence[int] = (0,)
     ) -> Iterator[Batch]:
-        """Batches ``parts`` of each of the steps ``first_step`` to ``last_step - 1``, prepared ahead. Raises as :meth:`batch`."""
-        places = [(step, part) for step in range(first_step, last_step) for part in parts]
-        stream = (
-            self._from_workers(stage, places) if self.workers else self._from_thread(stage, places)
-        )
+        """Yield the batches of several steps, prepared ahead.
+
+        Args:
+            stage: name of the stage.
+            first_step: the step to begin with.
+            last_step: the step to stop before.
+            micro_batches: which micro-batches of each step.
+
+        Raises:
+            DataError: as :meth:`batch`.
+        """
+        steps = range(first_step, last_step)
+        places = [_Place(step, micro_batch) for step in steps for micro_batch in micro_batches]
+        if self.settings.workers:
+            stream = self._from_workers(stage, places)
+        else:
+            stream = self._from_thread(stage, places)
         try:
             for _ in places:
                 began = time.perf_counter()
-                made = next(stream)
+                prepared = next(stream)
                 self.wait_seconds += time.perf_counter() - began
-                yield self._accept(made)
+                yield self._accept(prepared)
         finally:
             stream.close()
 
-    def _make(self, stage: str, place: Place) -> _Made:
-        """The batch and the unusable images that were met; changes nothing but the cache."""
-        step, part = place
-        step = step % self.cycle if self.cycle else step
-        kind_weights = [sum(self.weights[k] for k in group) for group in self._groups]
-        kind, earlier = interleave(kind_weights, step * self.parts + part, self.seed, stage, "kind")
-        group = self._groups[kind]
-        crops: list[tuple[Tensor, Tensor | None]] = []
-        wholes: list[Whole] = []
-        ids: list[str] = []
-        captions: list[str | None] = []
-        bad: list[tuple[int, BadImageError]] = []
-        for slot in range(self.batch_size):
-            position = earlier * self.batch_size + slot
-            choice, position = interleave(
-                [self.weights[k] for k in group], position, self.seed, stage, "source", kind
-            )
-            which = group[choice]
-            first = shuffled(len(self.sources[which]), position, self.seed, stage, "image", which)
-            example = self._usable(
-                which,
-                first,
-                keyed_generator(self.seed, stage, step, part, "replacement", slot),
-                bad,
-            )
-            whole, unit = self._window(
-                example, keyed_generator(self.seed, stage, step, part, "data", slot)
-            )
-            crops.append(cut(example, whole.window, unit))
-            wholes.append(whole)
-            ids.append(example.id)
-            captions.append(example.caption)
-        lq = [lq for _, lq in crops if lq is not None]
-        gt = torch.stack([gt for gt, _ in crops])
-        said = captions if any(self.sources[k].caption_column for k in group) else None
-        return _Made(
-            Batch(
-                gt, torch.stack(lq) if lq else None, ids, step, said, wholes if self.whole else None
-            ),
-            bad,
-        )
+    def _prepare(self, stage: str, place: _Place) -> _PreparedBatch:
+        """Draw and cut one batch; changes nothing but the cache."""
+        settings = self.settings
+        step, micro_batch = place
+        if settings.cycle:
+            step %= settings.cycle
+        kind, earlier = self._draw_kind(stage, step * settings.micro_batches + micro_batch)
+        key = (settings.seed, stage, step, micro_batch)
+        bad_images = self._no_bad_images()
+        crops: list[_Crop] = []
+        for slot in range(settings.batch_size):
+            position = earlier * settings.batch_size + slot
+            source, image = self._draw_image(stage, kind, position)
+            replacements = keyed_generator(*key, "replacement", slot)
+            example = self._read_usable(source, image, replacements, bad_images)
+            crops.append(self._cut(example, keyed_generator(*key, "data", slot)))
+        has_captions = any(self.sources[k].caption_column for k in self._groups[kind])
+        return _PreparedBatch(_collate(crops, step, has_captions), list(bad_images))
 
-    def _usable(
-        self, which: int, first: int, others: torch.Generator, bad: list[tuple[int, BadImageError]]
+    def _draw_kind(self, stage: str, position: int) -> tuple[int, int]:
+        """Draw the kind of a batch, and count the earlier batches of that kind."""
+        weights = [sum(self.weights[k] for k in group) for group in self._groups]
+        return interleave(weights, position, self.settings.seed, stage, "kind")
+
+    def _draw_image(self, stage: str, kind: int, position: int) -> tuple[int, int]:
+        """Draw the source and the index of an image, by its position among those of its kind."""
+        seed = self.settings.seed
+        group = self._groups[kind]
+        weights = [self.weights[k] for k in group]
+        choice, position = interleave(weights, position, seed, stage, "source", kind)
+        source = group[choice]
+        return source, shuffled(len(self.sources[source]), position, seed, stage, "image", source)
+
+    def _read_usable(
+        self, number: int, first: int, replacements: torch.Generator, bad_images: _BadImages
     ) -> Example:
-        """Image ``first`` of a source, or else the first usable one of its images in a random order."""
-        source = self.sources[which]
+        """Read image ``first`` of a source, or else the first usable one in a random order."""
+        source = self.sources[number]
 
         def read() -> Example:
-            return fit(source.read(index), self.crop, self.scale)
+            example = source.read(index)
+            check_size(example, self.settings.crop, self.settings.scale)
+            return example
 
-        for index in _candidates(first, len(source), others):
+        for index in _candidates(first, len(source), replacements):
             try:
-                return self.cache.get((which, index), read)
+                return self.cache.get((number, index), read)
             except BadImageError as error:
-                bad.append((which, error))
-                self._check(which, {e.id: e.reason for k, e in bad if k == which})
+                last_error = error
+                bad_images.add(number, error)
         raise DataError(
-            f"{source.name} - not one of {len(source)} images can be used; the last one: {bad[-1][1]}"
+            f"{source.name} - not one of {len(source)} images can be used; the last one: "
+            f"{last_error}"
         )
 
-    def _window(self, example: Example, generator: torch.Generator) -> tuple[Whole, int]:
-        """A random crop, and how many clean pixels its unit is wide."""
-        unit = 1 if example.lq is None and not self.whole else self.scale
-        side = self.crop // unit
-        height, width = (length // unit for length in example.gt.shape[:2])
-        top, left = (
-            int(torch.randint(length - side + 1, (), generator=generator))
-            for length in (height, width)
-        )
-        turn = int(torch.randint(8, (), generator=generator)) if self.flip else 0
-        image = example.gt[: height * unit, : width * unit] if example.lq is None else example.lq
-        return Whole(image, CropBox(top, left, side, side, turn)), unit
+    def _cut(self, example: Example, generator: torch.Generator) -> _Crop:
+        """Cut a random crop."""
+        settings = self.settings
+        # Only a crop without a low-quality partner may begin at any pixel of the clean image.
+        unit = settings.scale
+        if example.lq is None and not settings.full_images:
+            unit = 1
+        height = example.gt.shape[0] // unit
+        width = example.gt.shape[1] // unit
+        side = settings.crop // unit
+        box = draw_box(height, width, side, flip=settings.flip, generator=generator)
+        gt, lq = cut_pair(example, box, unit)
+        full_image = None
+        if settings.full_images:
+            full_image = _full_image(example, box, settings.scale)
+        return _Crop(gt, lq, example, full_image)
 
-    def _accept(self, made: _Made) -> Batch:
-        for which, error in made.bad:
-            self._bad[which][error.id] = error.reason
-            self._check(which, self._bad[which])
-        return made.batch
+    def _accept(self, prepared: _PreparedBatch) -> Batch:
+        """Count the unusable images of a prepared batch and unwrap it."""
+        for source, error in prepared.bad_images:
+            self._bad_images.add(source, error)
+        return prepared.batch
 
-    def _check(self, which: int, bad: dict[str, str]) -> None:
-        check_share(self.sources[which], bad, self.max_bad_fraction)
+    def _no_bad_images(self) -> _BadImages:
+        return _BadImages(self.sources, self.settings.max_bad_fraction)
 
-    def _from_thread(self, stage: str, places: Sequence[Place]) -> Generator[_Made, None, None]:
+    def _from_thread(
+        self, stage: str, places: Sequence[_Place]
+    ) -> Generator[_PreparedBatch, None, None]:
         pool = ThreadPoolExecutor(1, "batches")
-        pending: deque[Future[_Made]] = deque()
+        pending: deque[Future[_PreparedBatch]] = deque()
         try:
             for place in places:
-                pending.append(pool.submit(self._make, stage, place))
+                pending.append(pool.submit(self._prepare, stage, place))
                 if len(pending) > _AHEAD:
                     yield pending.popleft().result()
             while pending:
@@ -263,35 +307,40 @@ class PairedBatches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _from_workers(self, stage: str, places: Sequence[Place]) -> Generator[_Made, None, None]:
+    def _from_workers(
+        self, stage: str, places: Sequence[_Place]
+    ) -> Generator[_PreparedBatch, None, None]:
+        workers = self.settings.workers
         worker = copy.copy(self)
-        worker.cache = ImageCache(self.cache.limit // self.workers)
+        worker.cache = ImageCache(self.cache.limit // workers)
         loader = DataLoader(
-            _Steps(worker, stage),
+            _WorkerBatches(worker, stage),
             batch_size=None,
             sampler=places,
-            num_workers=self.workers,
+            num_workers=workers,
             prefetch_factor=_AHEAD,
-            generator=keyed_generator(
-                self.seed, "loader"
-            ),  # or else it would draw from torch's global one
+            # Without a generator the loader would draw from torch's global one.
+            generator=keyed_generator(self.settings.seed, "loader"),
         )
-        for made in loader:
-            if isinstance(made, DataError):
-                raise made
-            yield made
+        for answer in loader:
+            if isinstance(answer, DataError):
+                raise answer
+            yield answer
 
 
 @dataclass(frozen=True)
-class _Steps(Dataset[_Made | DataError]):
-    """What a worker answers. An error is returned: raised in a worker, its text would end up inside a traceback."""
+class _WorkerBatches(Dataset[_PreparedBatch | DataError]):
+    """Batches by place, prepared in a worker process.
+
+    Errors are returned: the loader would wrap the text of a raised one in a traceback.
+    """
 
     batches: PairedBatches
     stage: str
 
-    def __getitem__(self, place: Place) -> _Made | DataError:
+    def __getitem__(self, place: _Place) -> _PreparedBatch | DataError:
         try:
-            return self.batches._make(self.stage, place)
+            return self.batches._prepare(self.stage, place)
         except DataError as error:
             return error
 
@@ -301,76 +350,25 @@ def _candidates(first: int, count: int, generator: torch.Generator) -> Iterator[
     yield from torch.randperm(count, generator=generator).tolist()
 
 
-def evaluation_items(
-    source: Source,
-    degradation: Degradation | None,
-    *,
-    crop: int | None,
-    scale: int,
-    seed: int,
-    crops_per_image: int = 1,
-    max_bad_fraction: float = 0.0,
-    on_bad: Callable[[str, str], None] | None = None,
-) -> list[Item]:
-    """Fixed pairs to evaluate on, in the order of the source.
-
-    A paired source gives its own low-quality images; those of another are made by ``degradation``, with draws that depend on
-    ``seed`` and the name alone.
-
-    Args:
-        crop: side of the crops of the clean image, pixels, a multiple of ``scale``; None: whole images, trimmed at the right and
-            the bottom to a multiple of ``scale``.
-        crops_per_image: crops of one image do not overlap and lie on an even grid, the most central first; an image with room for
-            fewer gives fewer. They are called ``photo#0``, ``photo#1`` ..., a whole image ``photo``.
-        max_bad_fraction: share of the images that may be left out because they cannot be used. on_bad: called with the id of each
-            of them and the reason.
-
-    Raises:
-        DataError: more bad images than that, a crop that is no multiple of the scale, or no degradation where one is needed.
-    """
-    if crop is not None and crop % scale:
-        raise DataError(
-            f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
-        )
-    items: list[Item] = []
-    bad: dict[str, str] = {}
-    photos: set[str] = set()
-    for index in range(len(source)):
-        try:
-            example = fit(source.read(index), crop or scale, scale)
-        except BadImageError as error:
-            bad[error.id] = error.reason
-            continue
-        photo = str(PurePath(source.label(index)).with_suffix(""))
-        photo = f"{photo}@{index}" if photo in photos else photo
-        photos.add(photo)
-        for name, window in _windows(photo, example, crop, crops_per_image, scale):
-            gt, lq = cut(example, window, scale)
-            if lq is None:
-                if degradation is None:
-                    raise DataError(
-                        f"{source.name} - has no low-quality images of its own, and no degradation is given to make them"
-                    )
-                lq = degradation(
-                    gt[None], keyed_generator(seed, "evaluation", name, "degradation")
-                )[0]
-            items.append(Item(name, lq[None], gt[None], example.caption))
-    check_share(source, bad, max_bad_fraction)
-    if on_bad is not None:
-        for name, reason in bad.items():
-            on_bad(name, reason)
-    return items
+def _full_image(example: Example, box: CropBox, scale: int) -> FullImage:
+    if example.lq is not None:
+        return FullImage(example.lq, box)
+    height, width = example.gt.shape[:2]
+    trimmed = example.gt[: height // scale * scale, : width // scale * scale]
+    return FullImage(trimmed, box)
 
 
-def _windows(
-    photo: str, example: Example, crop: int | None, count: int, scale: int
-) -> list[tuple[str, CropBox]]:
-    """The crops of one image, by name."""
-    height, width = (length // scale for length in example.gt.shape[:2])
-    if crop is None:
-        return [(photo, CropBox(0, 0, height, width))]
-    side = crop // scale
-    return [
-        (f"{photo}#{k}", CropBox(*corner, side, side))
-        for k, corner in enumerate(central_grid(height, width, side)[:count])
-    ]
+def _collate(crops: Sequence[_Crop], step: int, has_captions: bool) -> Batch:
+    gt = [crop.gt for crop in crops]
+    lq = [crop.lq for crop in crops if crop.lq is not None]
+    ids = [crop.example.id for crop in crops]
+    captions = [crop.example.caption for crop in crops]
+    full_images = [crop.full_image for crop in crops if crop.full_image is not None]
+    return Batch(
+        gt=torch.stack(gt),
+        lq=torch.stack(lq) if lq else None,
+        ids=ids,
+        step=step,
+        captions=captions if has_captions else None,
+        full_images=full_images or None,
+    )

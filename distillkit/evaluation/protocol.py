@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit.data.pairs import Item
+from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
@@ -72,7 +72,7 @@ def available_metrics(
 
 def evaluate(
     methods: Sequence[Method],
-    items: Iterable[Item],
+    items: Iterable[EvaluationPair],
     metrics: Sequence[Metric | SetMetric],
     *,
     dataset: str,

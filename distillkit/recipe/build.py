@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from distillkit.data.degradation import Degradation
-from distillkit.data.pairs import Item, evaluation_items
+from distillkit.data.evaluation_pairs import EvaluationPair, evaluation_pairs
 from distillkit.data.sources import Source, open_source
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
 from distillkit.objectives.reconstruction import Distance
@@ -147,12 +147,14 @@ def open_sources(resolved: ResolvedRecipe, part: Literal["train", "eval"]) -> li
     return opened
 
 
-def held_out(resolved: ResolvedRecipe, degradation: Degradation | None, scale: int) -> list[Item]:
+def held_out(
+    resolved: ResolvedRecipe, degradation: Degradation | None, scale: int
+) -> list[EvaluationPair]:
     """The recipe's evaluation pairs: the same ones at every call, in every process."""
     options, sources = resolved.recipe.evaluation, open_sources(resolved, "eval")
     items = []
     for source in sources:
-        found = evaluation_items(
+        found = evaluation_pairs(
             source,
             degradation,
             crop=options.crop,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit.data.pairs import Item
+from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.checks import claims
 from distillkit.evaluation.gallery import Gallery
@@ -232,7 +232,7 @@ def _scale(inputs: Files, truth: Files) -> int | None:
     return int(ratio) if not ratios and ratio >= 1 and ratio == int(ratio) else None
 
 
-def _items(truth: Files, inputs: Files, device: torch.device) -> Iterator[Item]:
+def _items(truth: Files, inputs: Files, device: torch.device) -> Iterator[EvaluationPair]:
     for name, path in truth.items():
         gt = read_image(path)[None].to(device)
-        yield Item(name, read_image(inputs[name])[None].to(device) if inputs else gt, gt)
+        yield EvaluationPair(name, read_image(inputs[name])[None].to(device) if inputs else gt, gt)

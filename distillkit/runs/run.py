@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from distillkit.data.pairs import Item, PairedBatches
+from distillkit.data.evaluation_pairs import EvaluationPair
+from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import Interrupted
@@ -131,7 +132,7 @@ def _run(
     batches = open_batches(resolved, cast, accelerator.num_processes)
     if cast.cache.store and main:
         _say(describe(planned, cast, batches))
-    shown: list[Item] = []
+    shown: list[EvaluationPair] = []
     if main or mesh:  # sharded weights take all processes wherever the student is at work
         shown = _one_a_photo(held_out(resolved, cast.degradation, cast.student.scale))[
             : recipe.evaluation.gallery
@@ -177,7 +178,7 @@ def _distill(
     out: Path,
     cast: Cast,
     batches: PairedBatches,
-    shown: list[Item],
+    shown: list[EvaluationPair],
     accelerator: Accelerator,
     manifest: Manifest,
     notify: Callable[..., None],
@@ -237,21 +238,21 @@ def _distill(
 def open_batches(resolved: ResolvedRecipe, cast: Cast, processes: int) -> PairedBatches:
     """The training batches of a recipe, from all of its sources."""
     data = resolved.recipe.data
-    return PairedBatches(
-        open_sources(resolved, "train"),
-        [source.weight for source in data.train],
+    settings = BatchSettings(
         crop=data.crop,
         batch_size=data.batch_size,
         scale=cast.student.scale,
         seed=resolved.recipe.seed,
         flip=data.flip,
-        whole=resolved.recipe.stage1.restores_images,
+        full_images=resolved.recipe.stage1.restores_images,
         cycle=data.cycle,
         max_bad_fraction=data.max_bad_fraction,
         workers=data.workers,
         image_cache_mb=data.image_cache_mb,
-        parts=processes * resolved.recipe.training.gradient_accumulation_steps,
+        micro_batches=processes * resolved.recipe.training.gradient_accumulation_steps,
     )
+    weights = [source.weight for source in data.train]
+    return PairedBatches(open_sources(resolved, "train"), weights, settings)
 
 
 def check_faithful_target(
@@ -306,9 +307,9 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _one_a_photo(items: list[Item]) -> list[Item]:
+def _one_a_photo(items: list[EvaluationPair]) -> list[EvaluationPair]:
     """The first crop of every photo."""
-    first: dict[str, Item] = {}
+    first: dict[str, EvaluationPair] = {}
     for item in items:
         first.setdefault(item.name.partition("#")[0], item)
     return list(first.values())

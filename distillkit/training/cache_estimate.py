@@ -43,7 +43,7 @@ def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecas
     One image is encoded by every model whose latents are kept, and restored by the student, to see their size; where whole images
     are restored, some are read.
     """
-    batch, crop, parts = recipe.data.batch_size, recipe.data.crop, batches.parts
+    batch, crop, parts = recipe.data.batch_size, recipe.data.crop, batches.settings.micro_batches
     piece = min(recipe.stage1.decode_crop_size or crop, crop)
     found: list[Forecast] = []
 
@@ -114,7 +114,7 @@ def _images(batches: PairedBatches, crops: int, scale: int) -> tuple[int, int]:
     for source, weight in zip(batches.sources, batches.weights, strict=True):
         own = ceil(crops * weight / sum(batches.weights))
         own = min(own, len(source)) if source.paired else own
-        pixels = list(_pixels(source, batches.scale))
+        pixels = list(_pixels(source, batches.settings.scale))
         entries += own
         size += own * (OVERHEAD + 3 * WIDTH * scale**2 * sum(pixels) / max(len(pixels), 1))
     return entries, int(size)

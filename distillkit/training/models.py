@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.adapters.sharing import share_storage
-from distillkit.data.crops import CropBox, Whole
+from distillkit.data.crops import CropBox, FullImage
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import Batch
 from distillkit.diffusion.captions import captioned
@@ -94,7 +94,7 @@ class Cast:
         gt = batch.gt.to(self.device)
         key = identity_of_batch(batch) if self.cache.store else ""
         told = list(
-            zip(batch.wholes or (), batch.captions or [None] * len(batch.ids), strict=False)
+            zip(batch.full_images or (), batch.captions or [None] * len(batch.ids), strict=False)
         )
         if batch.lq is not None:
             return Inputs(
@@ -110,22 +110,22 @@ class Cast:
             return Inputs(self._degraded(gt, generator), gt, key)
         wholes = [self._whole(*of_one, generator) for of_one in told]
         return Inputs(
-            torch.cat([w.window.of(w.lq) for w in wholes]),
+            torch.cat([w.window.cut(w.lq) for w in wholes]),
             gt,
             digest(key, *(w.key for w in wholes)),
             wholes,
         )
 
     def _whole(
-        self, whole: Whole, caption: str | None, draws: torch.Generator | None
+        self, whole: FullImage, caption: str | None, draws: torch.Generator | None
     ) -> WholeInput:
         """A low-quality image, or with ``draws`` a clean one to be degraded."""
         key = digest(
-            identity_of_image(whole.image, caption), identity_of_draws(draws) if draws else ""
+            identity_of_image(whole.pixels, caption), identity_of_draws(draws) if draws else ""
         )
-        image = to_float(whole.image)[None].to(self.device)
+        image = to_float(whole.pixels)[None].to(self.device)
         lq = self._degraded(image, draws) if draws else image
-        return WholeInput(lq, whole.window, caption, key, ("degradation",) if draws else ())
+        return WholeInput(lq, whole.box, caption, key, ("degradation",) if draws else ())
 
     def _degraded(self, gt: Tensor, generator: torch.Generator) -> Tensor:
         assert self.degradation is not None
@@ -186,7 +186,7 @@ class Cast:
                 "restored image", whole.key, [*whole.by, role], compute, draws(whole.key)
             )
 
-        return torch.cat([whole.window.of(restored(whole), teacher.scale) for whole in wholes])
+        return torch.cat([whole.window.cut(restored(whole), teacher.scale) for whole in wholes])
 
     def endpoint(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         """The faithful teacher's result in the student's latent space, without gradient."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit.data.pairs import Item
+from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
 from distillkit.files.images import write_image
@@ -18,7 +18,12 @@ from distillkit.inference.tiling import restore_padded
 
 
 def sampler(
-    folder: Path, student: Student, items: list[Item], device: torch.device, *, writes: bool = True
+    folder: Path,
+    student: Student,
+    items: list[EvaluationPair],
+    device: torch.device,
+    *,
+    writes: bool = True,
 ) -> Callable[[str, int], None] | None:
     """A function of stage and global step that writes ``step-<step>.png`` into ``folder``; None without ``items``.
 
@@ -44,7 +49,7 @@ def sampler(
     return sample
 
 
-def _row(student: Student, item: Item, device: torch.device) -> Tensor:
+def _row(student: Student, item: EvaluationPair, device: torch.device) -> Tensor:
     name, lq, gt, caption = item
     images = [F.interpolate(lq, size=gt.shape[-2:], mode="nearest")]
     for tradeoff in (0.0, 0.5, 1.0) if student.variant else (0.0,):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from distillkit import DistillkitError, load_plugins
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import open_source
 from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 
@@ -236,7 +236,6 @@ def test_the_engine_opens_and_cuts_them(tmp_path):
     parquet(tmp_path / "data/train-00000-of-00001.parquet", NAMES)
     spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")[1]
     dataset = spec.build(spec.config(root=tmp_path, check=False))
-    batch = PairedBatches(
-        [open_source(dataset=dataset)], [1.0], crop=8, batch_size=3, scale=1, seed=0
-    ).batch("stage1", 0)
+    settings = BatchSettings(crop=8, batch_size=3, scale=1, seed=0)
+    batch = PairedBatches([open_source(dataset=dataset)], [1.0], settings).batch("stage1", 0)
     assert ((batch.gt - batch.lq) * 127.5).round().eq(90).all()

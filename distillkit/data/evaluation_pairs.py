@@ -1,0 +1,123 @@
+"""Fixed pairs to evaluate on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import NamedTuple
+
+from torch import Tensor
+
+from distillkit.data.crops import CropBox, central_grid, check_size, cut_pair
+from distillkit.data.degradation import Degradation
+from distillkit.data.seeds import keyed_generator
+from distillkit.data.sources import BadImageError, Example, Source, check_share
+from distillkit.errors import DataError
+
+
+class EvaluationPair(NamedTuple):
+    """A low-quality image and its clean one."""
+
+    name: str
+    lq: Tensor
+    """(1, 3, h, w) in [-1, 1]."""
+    gt: Tensor
+    """(1, 3, H, W) in [-1, 1]."""
+    caption: str | None = None
+
+
+def evaluation_pairs(
+    source: Source,
+    degradation: Degradation | None,
+    *,
+    crop: int | None,
+    scale: int,
+    seed: int,
+    crops_per_image: int = 1,
+    max_bad_fraction: float = 0.0,
+    on_bad: Callable[[str, str], None] | None = None,
+) -> list[EvaluationPair]:
+    """Read the pairs to evaluate on, in the order of the source.
+
+    A paired source gives its own low-quality images. For any other source ``degradation`` makes
+    them, with draws that depend on ``seed`` and the name of the pair alone.
+
+    Args:
+        source: the images.
+        degradation: for a source that is not paired.
+        crop: side of the crops of the clean image, pixels, a multiple of ``scale``; None: full
+            images, trimmed at the right and the bottom to a multiple of ``scale``.
+        scale: size of the clean image divided by that of the low-quality one.
+        seed: of the degradation's draws.
+        crops_per_image: crops of one image do not overlap and lie on an even grid, the most
+            central first; a small image gives fewer. They are called ``photo#0``, ``photo#1`` ...;
+            a full image is called ``photo``.
+        max_bad_fraction: share of the images that may be left out because they are unusable.
+        on_bad: called with the id of each unusable image and the reason.
+
+    Raises:
+        DataError: more bad images than allowed, a crop that is not a multiple of the scale, or no
+            degradation where one is needed.
+    """
+    if crop is not None and crop % scale:
+        raise DataError(
+            f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
+        )
+    pairs: list[EvaluationPair] = []
+    bad: dict[str, str] = {}
+    photos: set[str] = set()
+    for index in range(len(source)):
+        try:
+            example = source.read(index)
+            check_size(example, crop or scale, scale)
+        except BadImageError as error:
+            bad[error.id] = error.reason
+            continue
+        photo = _name_photo(source, index, photos)
+        for name, box in _name_boxes(photo, example, crop, crops_per_image, scale):
+            gt, lq = cut_pair(example, box, scale)
+            if lq is None:
+                lq = _degrade(gt, degradation, source, seed, name)
+            pairs.append(EvaluationPair(name, lq[None], gt[None], example.caption))
+    check_share(source, bad, max_bad_fraction)
+    if on_bad is not None:
+        for id, reason in bad.items():
+            on_bad(id, reason)
+    return pairs
+
+
+def _name_photo(source: Source, index: int, photos: set[str]) -> str:
+    """Name an image by its file, with its number where the name is taken; add it to ``photos``."""
+    photo = str(PurePath(source.label(index)).with_suffix(""))
+    if photo in photos:
+        photo = f"{photo}@{index}"
+    photos.add(photo)
+    return photo
+
+
+def _name_boxes(
+    photo: str, example: Example, crop: int | None, count: int, scale: int
+) -> list[tuple[str, CropBox]]:
+    """Choose the crops of one image, each with its name."""
+    height = example.gt.shape[0] // scale
+    width = example.gt.shape[1] // scale
+    if crop is None:
+        return [(photo, CropBox(0, 0, height, width))]
+    side = crop // scale
+    corners = central_grid(height, width, side)[:count]
+    return [
+        (f"{photo}#{number}", CropBox(top, left, side, side))
+        for number, (top, left) in enumerate(corners)
+    ]
+
+
+def _degrade(
+    gt: Tensor, degradation: Degradation | None, source: Source, seed: int, name: str
+) -> Tensor:
+    if degradation is None:
+        raise DataError(
+            f"{source.name} - has no low-quality images of its own, and no degradation is given to "
+            "make them"
+        )
+    generator = keyed_generator(seed, "evaluation", name, "degradation")
+    return degradation(gt[None], generator)[0]
