@@ -246,14 +246,14 @@ def test_overrides_that_cannot_be_applied(write: Write) -> None:
         "seed=0.5",
     ]
     assert errors("good.toml", *overrides) == [
-        "--set  stage2.variant - gate is no TOML value; a string needs quotes: --set 'stage2.variant=\"gate\"'",
+        "--set  stage2.variant - gate is not a TOML value; a string needs quotes: --set 'stage2.variant=\"gate\"'",
         "--set  seed - expected key.path=VALUE",
-        "--set  seed - nothing is no TOML value; a string needs quotes: --set 'seed=\"\"'",
+        "--set  seed - nothing is not a TOML value; a string needs quotes: --set 'seed=\"\"'",
         "--set  data.train.1.weight - data.train is a list of 1, its entries are counted from 0",
         '--set  name.x - name is a string "good", not a table',
         "--set  a b - 'a b' is not a dotted key",
         "--set  seed - 1",
-        "name=2 is no TOML value; a string needs quotes: --set 'seed=\"1",
+        "name=2 is not a TOML value; a string needs quotes: --set 'seed=\"1",
         "name=2\"'",
         "--set  extends - only a recipe file can extend others",
         "--set  seed - expected an integer, got a number 0.5",

@@ -1,4 +1,7 @@
-"""Reading recipe files: TOML, ``extends``, ``--set``. The result is plain values and where each was set; nothing is validated."""
+"""Reading recipe files: TOML, ``extends``, ``--set``.
+
+The result is plain values and where each was set; nothing is validated here.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from typing import Any
 
 from distillkit.errors import did_you_mean
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe, refuse
-from distillkit.recipe.positions import KeyPath, dotted, key_lines, parse_key
+from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
 
 @dataclass
 class Document:
-    """Merged values and their origins. A value without an origin of its own is a default."""
+    """Merged values and their origins; a value without an origin is a default."""
 
     name: str
     """The recipe file, as errors show it."""
@@ -27,193 +30,258 @@ class Document:
     """Overrides that could not be applied."""
 
     def get(self, path: KeyPath) -> Any:
-        """The value at ``path``, or None."""
+        """Return the value at ``path``, or None."""
         value: Any = self.values
-        part: Any
-        for part in path:
-            if not (
-                (isinstance(value, dict) and part in value)
-                or (isinstance(value, list) and part in range(len(value)))
-            ):
+        for key in path:
+            if key not in dict(children(value)):
                 return None
-            value = value[part]
+            value = value[key]
         return value
 
     def origin(self, path: KeyPath) -> Origin:
-        """What set ``path``; for a key that is not there, the table it is missing from."""
+        """Return what set ``path``; for a missing key, what set its table."""
         if path in self.origins:
             return self.origins[path]
         if self.get(path) is not None:
             return DEFAULT
-        return next(
-            (
-                self.origins[path[:n]]
-                for n in range(len(path) - 1, 0, -1)
-                if path[:n] in self.origins
-            ),
-            Origin(self.name, 1),
-        )
+        for depth in range(len(path) - 1, 0, -1):
+            if path[:depth] in self.origins:
+                return self.origins[path[:depth]]
+        return Origin(self.name, 1)
 
     def set(self, path: KeyPath, value: Any, origin: Origin) -> None:
-        """Put ``value`` at ``path``, whose parent is there."""
+        """Put ``value`` at ``path``, whose table must exist."""
         self.get(path[:-1])[path[-1]] = value
-        for old in [p for p in self.origins if p[: len(path)] == path]:
+        replaced = [old for old in self.origins if old[: len(path)] == path]
+        for old in replaced:
             del self.origins[old]
-        self.origins.update(dict.fromkeys(_paths(value, path), origin))
+        for new in _paths(value, path):
+            self.origins[new] = origin
 
     def merge(self, over: Document) -> None:
-        """Lay ``over`` on top: tables merge key by key, all else is replaced, and so is a table that names another ``use``."""
-        self._merge(over.values, over, ())
+        """Lay ``over`` on top of this document.
+
+        Tables merge key by key. Everything else is replaced, and so is a table that names
+        another ``use``: its options would mean nothing to the new component.
+        """
+        self._merge_table((), over.values, over)
         self.origins.update(over.origins)
 
-    def _merge(self, table: dict[str, Any], over: Document, path: KeyPath) -> None:
+    def _merge_table(self, path: KeyPath, table: dict[str, Any], over: Document) -> None:
         for key, value in table.items():
-            own, here = self.get((*path, key)), (*path, key)
-            both_tables = isinstance(own, dict) and isinstance(value, dict)
-            if both_tables and ("use" not in own or value.get("use", own["use"]) == own["use"]):
-                self._merge(value, over, here)
+            here = (*path, key)
+            if _can_merge(self.get(here), value):
+                self._merge_table(here, value, over)
             else:
                 self.set(here, value, over.origin(here))
 
 
-def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
-    yield path
-    entries = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, entry in entries:
-        yield from _paths(entry, (*path, key))
+@dataclass(frozen=True)
+class _Mention:
+    """A file, and where it is named: on the command line or in an ``extends`` list."""
+
+    path: Path
+    origin: Origin
+    key: KeyPath = ()
+    """The ``extends`` entry; empty on the command line."""
+    extended_by: tuple[Path, ...] = ()
+    """The files that led here, the outermost first."""
+
+
+class _Unreadable(Exception):
+    """A recipe file that cannot be read."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 def read(
     path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, Any] | None = None
 ) -> Document:
-    """A recipe file, laid over the files it extends and over ``defaults``, with ``--set`` overrides laid over it.
+    """Read a recipe file and the files it extends, then apply overrides.
+
+    Args:
+        path: the recipe file.
+        overrides: ``key.path=VALUE`` texts of ``--set``. Those that cannot be applied become
+            problems of the document.
+        defaults: the values that the files are laid over.
 
     Raises:
-        RecipeError: listing every file that is missing or no TOML, and every cycle.
+        RecipeError: listing every file that is missing or not TOML, and every cycle.
     """
     problems: list[Problem] = []
     document = Document(str(path), defaults or {})
-    document.merge(_read_file(Path(path), (), Origin(str(path)), (), problems))
+    document.merge(_read_file(_Mention(Path(path), Origin(str(path))), problems))
     refuse(problems)
     for override in overrides:
-        _apply(override, document)
+        _apply_override(override, document)
     return document
 
 
-def _read_file(
-    path: Path, above: tuple[Path, ...], origin: Origin, key: KeyPath, problems: list[Problem]
-) -> Document:
-    """Read ``path`` and what it extends. ``origin`` and ``key``: the ``extends`` entry that names it; ``above``: who extend it."""
-    document, chain = Document(str(path)), (*above, path)
+def _read_file(mention: _Mention, problems: list[Problem]) -> Document:
+    """Read a file and what it extends; add to ``problems`` what is wrong.
 
-    def stop(what: str, line: int | None = None) -> Document:
-        problems.append(
-            Problem(origin, key, what)
-            if line is None
-            else Problem(Origin(str(path), line), (), what)
-        )
-        return document
-
-    if path.resolve() in (file.resolve() for file in above):
-        return stop("the files extend each other in a circle: " + " -> ".join(map(str, chain)))
+    A file that cannot be read counts as an empty one, so that all problems are found at once.
+    """
+    path = mention.path
+    document = Document(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text)
+        _refuse_cycle(mention)
+        text = _read_text(mention)
+        values = _parse(text, path)
+        folder = path.parent.absolute()
+        origins = {key: Origin(str(path), line, folder) for key, line in key_lines(text).items()}
+        bases = _take_bases(values, origins)
+    except _Unreadable as e:
+        problems.append(e.problem)
+        return document
+    for i, name in enumerate(bases):
+        key: KeyPath = ("extends", i)
+        base = Path(os.path.normpath(path.parent / name))
+        named = _Mention(base, origins[key], key, (*mention.extended_by, path))
+        document.merge(_read_file(named, problems))
+    own_origins = {key: origin for key, origin in origins.items() if key[0] != "extends"}
+    document.merge(Document(str(path), values, own_origins))
+    return document
+
+
+def _read_text(mention: _Mention) -> str:
+    path = mention.path
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = (
-            [p.name for p in path.parent.glob("*.toml") if p not in above]
-            if path.parent.is_dir()
-            else []
-        )
-        return stop(f"no such file{': ' + str(path) if key else ''}{did_you_mean(path.name, near)}")
-    except OSError as e:
-        return stop(f"cannot be read: {e.strerror}")
+        message = _missing_file(mention)
     except UnicodeDecodeError:
-        return stop("not a text file in UTF-8", 1)
-    except tomllib.TOMLDecodeError as e:
-        at = re.search(r"line (\d+)", str(e))
-        what = re.sub(r" \(at .*\)$", "", str(e))
-        return stop(
-            f"not valid TOML: {what[0].lower()}{what[1:]}",
-            int(at[1]) if at else len(text.splitlines()),
-        )
-    lines = {
-        p: Origin(str(path), line, path.parent.absolute()) for p, line in key_lines(text).items()
-    }
-    bases = values.pop("extends", [])
-    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
-        problems.append(
-            Problem(
-                lines["extends",],
-                ("extends",),
-                f"expected a list of file names, got {describe(bases)}",
-            )
-        )
-        return document
-    for i, base in enumerate(bases):
-        file = Path(os.path.normpath(path.parent / base))
-        document.merge(_read_file(file, chain, lines["extends", i], ("extends", i), problems))
-    document.merge(
-        Document(str(path), values, {p: o for p, o in lines.items() if p[0] != "extends"})
-    )
-    return document
+        problem = Problem(Origin(str(path), 1), (), "not a text file in UTF-8")
+        raise _Unreadable(problem) from None
+    except OSError as e:
+        message = f"cannot be read: {e.strerror}"
+    raise _Unreadable(Problem(mention.origin, mention.key, message))
 
 
-def _apply(override: str, document: Document) -> None:
-    origin = Origin("--set", folder=Path.cwd())
-    left, equals, right = override.partition("=")
+def _refuse_cycle(mention: _Mention) -> None:
+    resolved = [file.resolve() for file in mention.extended_by]
+    if mention.path.resolve() in resolved:
+        chain = " -> ".join(str(file) for file in (*mention.extended_by, mention.path))
+        message = f"the files extend each other in a circle: {chain}"
+        raise _Unreadable(Problem(mention.origin, mention.key, message))
+
+
+def _missing_file(mention: _Mention) -> str:
+    """Say that a file is missing, and which one may be meant."""
+    path = mention.path
+    others = [file for file in path.parent.glob("*.toml") if file not in mention.extended_by]
+    suggestion = did_you_mean(path.name, [file.name for file in others])
+    if not mention.key:  # the line begins with the file's name already
+        return f"no such file{suggestion}"
+    return f"no such file: {path}{suggestion}"
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        parts = parse_key(left.strip())
-        if not equals:
-            raise ValueError("expected key.path=VALUE")
-        if parts[0] == "extends":
-            raise ValueError("only a recipe file can extend others")
-        value = _toml_value(right)
-        if value is None:
-            raise ValueError(
-                f"{right.strip() or 'nothing'} is no TOML value; a string needs quotes: --set '{left}=\"{right.strip()}\"'"
-            )
-        _make_room(document, parts, origin)
-        document.set(_indexed(document, parts), value, origin)
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        # "Invalid value (at line 2, column 5)", or "... (at end of document)"
+        message, _, position = str(e).partition(" (at ")
+        line = re.match(r"line (\d+)", position)
+        number = int(line[1]) if line else len(text.splitlines())
+        message = message[0].lower() + message[1:]
+        problem = Problem(Origin(str(path), number), (), f"not valid TOML: {message}")
+        raise _Unreadable(problem) from None
+
+
+def _take_bases(values: dict[str, Any], origins: dict[KeyPath, Origin]) -> list[str]:
+    """Remove the ``extends`` list from a file's values and return it."""
+    bases = values.pop("extends", [])
+    if isinstance(bases, list) and all(isinstance(name, str) for name in bases):
+        return bases
+    key: KeyPath = ("extends",)
+    message = f"expected a list of file names, got {describe(bases)}"
+    raise _Unreadable(Problem(origins[key], key, message))
+
+
+def _can_merge(old: Any, new: Any) -> bool:
+    """Tell whether both are tables, and tables of the same ``use``."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return False
+    if "use" not in old or "use" not in new:
+        return True
+    return old["use"] == new["use"]
+
+
+def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+    """Walk over ``path`` and every key path below it."""
+    yield path
+    for key, entry in children(value):
+        yield from _paths(entry, (*path, key))
+
+
+def _apply_override(override: str, document: Document) -> None:
+    """Set what ``key.path=VALUE`` says, or note why that is impossible."""
+    origin = Origin("--set", folder=Path.cwd())
+    key = override.partition("=")[0].strip()
+    try:
+        parts, value = _parse_override(override)
+        path = _make_room(document, parts, origin)
+        document.set(path, value, origin)
     except ValueError as e:
-        document.problems.append(Problem(origin, (), f"{left.strip()} - {e}"))
+        document.problems.append(Problem(origin, (), f"{key} - {e}"))
 
 
-def _toml_value(text: str) -> Any:
+def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
+    """Split ``key.path=VALUE`` into the parts of the key and the value.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    left, equals, right = override.partition("=")
+    parts = parse_key(left.strip())
+    if not equals:
+        raise ValueError("expected key.path=VALUE")
+    if parts[0] == "extends":
+        raise ValueError("only a recipe file can extend others")
+    return parts, _parse_value(left, right.strip())
+
+
+def _parse_value(key: str, text: str) -> Any:
     try:
         values = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return None
-    return values["value"] if len(values) == 1 else None
+        values = {}
+    # A text with line breaks could hold further keys.
+    if len(values) == 1:
+        return values["value"]
+    message = f"{text or 'nothing'} is not a TOML value; a string needs quotes"
+    raise ValueError(f"{message}: --set '{key}=\"{text}\"'")
 
 
-def _indexed(document: Document, parts: tuple[str, ...]) -> KeyPath:
-    """``parts`` with those that stand for list entries made numbers."""
+def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> KeyPath:
+    """Create the missing tables on the way to a key.
+
+    Returns:
+        the key's path, with numbers for the parts that stand for list entries.
+
+    Raises:
+        ValueError: a value that is not a table is in the way.
+    """
     path: KeyPath = ()
-    for part in parts:
+    for depth, part in enumerate(parts, 1):
         parent = document.get(path)
-        path = (*path, int(part) if isinstance(parent, list) and part.isdecimal() else part)
+        key = _key_in(parent, part, path)
+        path = (*path, key)
+        if depth < len(parts) and document.get(path) is None:
+            document.set(path, {}, origin)
     return path
 
 
-def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> None:
-    """Create the tables on the way to ``parts``; raise ValueError where a value that is no table is in the way."""
-    for n in range(len(parts)):
-        parent, path = (
-            document.get(_indexed(document, parts[:n])),
-            _indexed(document, parts[: n + 1]),
-        )
-        if isinstance(parent, list) and not (isinstance(path[-1], int) and path[-1] < len(parent)):
-            raise ValueError(
-                f"{dotted(path[:-1])} is a list of {len(parent)}, its entries are counted from 0"
-            )
-        if not isinstance(parent, list | dict):
-            raise ValueError(f"{dotted(path[:-1])} is {describe(parent)}, not a table")
-        if n < len(parts) - 1 and document.get(path) is None:
-            document.set(path, {}, origin)
+def _key_in(parent: Any, part: str, path: KeyPath) -> str | int:
+    """Return ``part`` as a key of the table, or as an index of the list, at ``path``."""
+    if isinstance(parent, dict):
+        return part
+    if not isinstance(parent, list):
+        raise ValueError(f"{dotted(path)} is {describe(parent)}, not a table")
+    if part.isdecimal() and int(part) < len(parent):
+        return int(part)
+    count = len(parent)
+    raise ValueError(f"{dotted(path)} is a list of {count}, its entries are counted from 0")

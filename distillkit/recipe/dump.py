@@ -1,86 +1,66 @@
-"""Writing a resolved recipe: as TOML, and line by line with what set each value."""
+"""Writing a resolved recipe: as TOML, or one line a value with what set it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import tomli_w
+
 from distillkit.recipe.document import Document
-from distillkit.recipe.positions import KeyPath, dotted, quoted
+from distillkit.recipe.positions import KeyPath, children, dotted, quoted
+
+MAX_ALIGNED = 80
+"""Values that end beyond this column do not push the origins of the others further right."""
 
 
 def to_toml(values: dict[str, Any]) -> str:
-    """Plain values (texts, numbers, dates, lists, tables) as a TOML document."""
-    return "\n".join(_table(values, ())).strip() + "\n"
+    """Write plain values (texts, numbers, dates, lists, tables) as TOML."""
+    return tomli_w.dumps(values)
 
 
 def with_origin(document: Document) -> str:
-    """``key.path = value  # origin`` for every value of a document, aligned."""
-    rows = [
-        (f"{dotted(path)} = {inline(value)}", str(document.origin(path)))
-        for path, value in leaves(document.values, ())
-    ]
-    width = min(max(len(left) for left, _ in rows), 80)
-    return "".join(f"{left:<{width}}  # {origin}\n" for left, origin in rows)
+    """List every value of a document as ``key.path = value  # origin``."""
+    rows = []
+    for path, value in leaves(document.values):
+        rows.append((f"{dotted(path)} = {inline(value)}", document.origin(path)))
+    longest = max(len(setting) for setting, _ in rows)
+    width = min(longest, MAX_ALIGNED)
+    return "".join(f"{setting:<{width}}  # {origin}\n" for setting, origin in rows)
+
+
+def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Walk over every value of a document; lists of plain values stay whole.
+
+    Args:
+        value: a document's values, or a part of them.
+        path: where ``value`` stands; the key paths found start with it.
+    """
+    if value and (isinstance(value, dict) or _is_table_array(value)):
+        for key, entry in children(value):
+            yield from leaves(entry, (*path, key))
+    else:
+        yield path, value
 
 
 def inline(value: Any) -> str:
-    """A value as it stands on the right of an equals sign."""
+    """Write a value as it stands on the right of an equals sign, in one line."""
+    # tomli_w breaks every list into lines of its own.
     match value:
         case bool():
             return str(value).lower()
         case str():
             return quoted(value)
         case list() | tuple():
-            return f"[{', '.join(map(inline, value))}]"
-        case dict():
-            return (
-                "{ "
-                + ", ".join(f"{dotted((key,))} = {inline(entry)}" for key, entry in value.items())
-                + " }"
-                if value
-                else "{}"
-            )
+            entries = ", ".join(inline(entry) for entry in value)
+            return f"[{entries}]"
+        case dict() if value:
+            pairs = (f"{dotted((key,))} = {inline(entry)}" for key, entry in value.items())
+            return "{ " + ", ".join(pairs) + " }"
         case _:
-            return value.isoformat() if hasattr(value, "isoformat") else repr(value)
-
-
-def _table(values: dict[str, Any], path: KeyPath) -> Iterator[str]:
-    """The lines of a table: its plain values first, then its tables."""
-    tables = {
-        key: value
-        for key, value in values.items()
-        if isinstance(value, dict) or _is_table_array(value)
-    }
-    yield from (
-        f"{dotted((key,))} = {inline(value)}" for key, value in values.items() if key not in tables
-    )
-    for key, value in tables.items():
-        here = (*path, key)
-        for entry in value if isinstance(value, list) else [value]:
-            lines = list(_table(entry, here))
-            if isinstance(value, list):
-                yield f"\n[[{dotted(here)}]]"
-            elif not (
-                lines and lines[0].startswith("\n")
-            ):  # a table of tables needs no header of its own
-                yield f"\n[{dotted(here)}]"
-            yield from lines
+            # Numbers, dates and the empty table read alike in Python and TOML.
+            return str(value)
 
 
 def _is_table_array(value: Any) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
-    )
-
-
-def leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
-    """Every value of a document with its key path, which starts with ``path``; lists of plain values stay whole."""
-    if isinstance(value, dict) and value:
-        for key, entry in value.items():
-            yield from leaves(entry, (*path, key))
-    elif _is_table_array(value):
-        for i, entry in enumerate(value):
-            yield from leaves(entry, (*path, i))
-    else:
-        yield path, value
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)

@@ -1,4 +1,7 @@
-"""What is wrong with a recipe, in lines a person can act on: ``file:line  key.path - what; did you mean "…"?``."""
+"""Problems of a recipe, in lines a person can act on.
+
+Each reads ``file:line  key.path - message; did you mean "..."?``.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,12 @@ class Origin:
     source: str
     line: int = 0
     folder: Path = field(default=Path(), compare=False)
-    """Relative paths are relative to it."""
+    """The folder that relative paths start from."""
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}" if self.line else self.source
+        if not self.line:
+            return self.source
+        return f"{self.source}:{self.line}"
 
 
 DEFAULT = Origin("default")
@@ -33,32 +38,44 @@ DEFAULT = Origin("default")
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong. ``details`` are further lines."""
+    """One thing that is wrong with a recipe."""
 
     origin: Origin
     key: KeyPath
-    what: str
+    message: str
     details: tuple[str, ...] = ()
+    """Further lines, shown indented."""
 
     def __str__(self) -> str:
-        where = f"{self.origin}  {dotted(self.key)} - " if self.key else f"{self.origin}  "
-        return "\n".join([where + self.what, *(f"    {line}" for line in self.details)])
+        first = f"{self.origin}  {self.message}"
+        if self.key:
+            first = f"{self.origin}  {dotted(self.key)} - {self.message}"
+        details = [f"    {line}" for line in self.details]
+        return "\n".join([first, *details])
 
 
 def refuse(problems: Iterable[Problem]) -> None:
-    """Raise one RecipeError that lists every problem by file and line; do nothing if there is none."""
-    lines = dict.fromkeys(str(p) for p in sorted(problems, key=lambda p: p.origin))
-    if lines:
-        raise RecipeError("\n".join(lines))
+    """Raise one error that lists all problems; do nothing without any.
+
+    Raises:
+        RecipeError: there is a problem. They are sorted by file and line.
+    """
+    in_order = sorted(problems, key=lambda problem: problem.origin)
+    texts = dict.fromkeys(str(problem) for problem in in_order)
+    if texts:
+        raise RecipeError("\n".join(texts))
 
 
 def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
-    """One of pydantic's errors in words.
+    """Put one of pydantic's errors in a recipe author's words.
 
     Args:
-        known: the keys that the table knows, to suggest one for a misspelt key.
+        error: an entry of ``ValidationError.errors()``.
+        known: keys of the table, to suggest one for a misspelt key.
     """
-    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    kind = error["type"]
+    context = error.get("ctx", {})
+    received = describe(error["input"])
     if kind == "extra_forbidden":
         return "unknown key" + did_you_mean(str(error["loc"][-1]), known)
     if kind == "missing":
@@ -67,21 +84,22 @@ def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
         return str(context["error"])
     if kind in ("literal_error", "enum"):
         options = context["expected"].replace("'", '"')
-        return f"expected {options}, got {describe(value)}{_suggestion(value, options)}"
-    if kind in ("too_short", "too_long"):
-        bound = (
-            f"at least {context['min_length']}"
-            if kind == "too_short"
-            else f"at most {context['max_length']}"
-        )
-        return f"expected {bound} entries, got {context['actual_length']}"
+        return f"expected {options}, got {received}{_closest_option(error['input'], options)}"
+    if kind in _LENGTHS:
+        expected = _LENGTHS[kind].format(**context)
+        return f"expected {expected} entries, got {context['actual_length']}"
     if kind in _BOUNDS:
-        return f"must be {_BOUNDS[kind].format(**context)}, got {describe(value)}"
-    for beginning, expected in _EXPECTED.items():
-        if kind.startswith(beginning):
-            return f"expected {expected}, got {describe(value)}"
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {describe(value)}"
+        return f"must be {_BOUNDS[kind].format(**context)}, got {received}"
+    for prefix, expected in _TYPES.items():
+        if kind.startswith(prefix):
+            return f"expected {expected}, got {received}"
+    return f"{_lower_first(error['msg'])}, got {received}"
 
+
+_LENGTHS = {
+    "too_short": "at least {min_length}",
+    "too_long": "at most {max_length}",
+}
 
 _BOUNDS = {
     "greater_than": "greater than {gt:g}",
@@ -93,7 +111,7 @@ _BOUNDS = {
     "string_pattern_mismatch": 'of the form "{pattern}"',
 }
 
-_EXPECTED = {
+_TYPES = {
     "int_": "an integer",
     "float_": "a number",
     "bool_": "true or false",
@@ -107,17 +125,13 @@ _EXPECTED = {
 }
 
 
-def _suggestion(value: Any, options: str) -> str:
-    return did_you_mean(value, re.findall(r'"(.*?)"', options)) if isinstance(value, str) else ""
-
-
 def describe(value: Any) -> str:
-    """A TOML value with its type, shortened."""
+    """Describe a TOML value by its type and, shortened, its content."""
     match value:
         case bool():
             return f"the boolean {str(value).lower()}"
         case str():
-            return f"a string {json.dumps(value if len(value) <= 60 else value[:57] + '...', ensure_ascii=False)}"
+            return f"a string {_shortened(value)}"
         case int():
             return f"an integer {value}"
         case float():
@@ -128,3 +142,20 @@ def describe(value: Any) -> str:
             return "a table"
         case _:
             return f"{type(value).__name__} {value}"
+
+
+def _shortened(text: str) -> str:
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _closest_option(value: Any, options: str) -> str:
+    """Suggest one of the quoted options for a misspelt one."""
+    if not isinstance(value, str):
+        return ""
+    return did_you_mean(value, re.findall(r'"(.*?)"', options))
+
+
+def _lower_first(message: str) -> str:
+    return message[0].lower() + message[1:]

@@ -9,11 +9,57 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from distillkit.recipe.positions import KeyPath
+from distillkit.recipe.positions import KeyPath, children
+
+
+def keys(annotation: Any, path: KeyPath = ()) -> list[str]:
+    """List the keys that the table at ``path`` below ``annotation`` may have."""
+    for key in path:
+        annotation = entry_type(annotation, key)
+    names: list[str] = []
+    for kind in alternatives(annotation):
+        if _is_model(kind):
+            fields = kind.model_fields.items()
+            names += [field.alias or name for name, field in fields]
+    return names
+
+
+def paths_within(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Find the strings in ``value`` that ``annotation`` takes for file paths.
+
+    Args:
+        annotation: the type of ``value``.
+        value: plain data, as a recipe file holds it.
+        path: where ``value`` stands; the key paths found start with it.
+    """
+    if isinstance(value, str):
+        if _is_file_path(annotation):
+            yield path
+        return
+    for key, entry in children(value):
+        yield from paths_within(entry_type(annotation, key), entry, (*path, key))
+
+
+def entry_type(annotation: Any, key: str | int) -> Any:
+    """Return the annotation of an entry of a table or list.
+
+    Args:
+        annotation: the type of the table or list.
+        key: the entry's key or index.
+
+    Returns:
+        a union where ``annotation`` is one; None if no member has such an entry.
+    """
+    types: list[Any] = []
+    for kind in alternatives(annotation):
+        types += _entry_types(kind, key)
+    if not types:
+        return None
+    return Union[tuple(types)]  # noqa: UP007 - made at run time
 
 
 def alternatives(annotation: Any) -> Iterator[Any]:
-    """What an annotation may stand for, with ``Annotated``, ``Optional`` and unions taken apart."""
+    """Take ``Annotated``, ``Optional`` and unions apart."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from alternatives(get_args(annotation)[0])
@@ -24,49 +70,30 @@ def alternatives(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def entry(annotation: Any, key: str | int) -> Any:
-    """The annotation of entry ``key`` of something annotated so; None if it has no such entry."""
-    found: list[Any] = []
-    for kind in alternatives(annotation):
-        arguments = get_args(kind)
-        if is_model(kind):
-            found += [
-                field.annotation
-                for name, field in kind.model_fields.items()
-                if key in (name, field.alias)
-            ]
-        elif isinstance(kind_of := get_origin(kind), type) and issubclass(kind_of, Mapping):
-            found.append(arguments[1])
-        elif arguments and isinstance(key, int):
-            found.append(
-                arguments[key]
-                if len(arguments) > key and arguments[-1] is not Ellipsis
-                else arguments[0]
-            )
-    return Union[tuple(found)] if found else None  # noqa: UP007 - made at run time
+def _entry_types(kind: Any, key: str | int) -> list[Any]:
+    """Return what one kind, no union, says of an entry."""
+    if _is_model(kind):
+        fields = kind.model_fields.items()
+        return [field.annotation for name, field in fields if key in (name, field.alias)]
+    arguments = get_args(kind)
+    origin = get_origin(kind)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return [arguments[1]]
+    if not arguments or not isinstance(key, int):
+        return []
+    # tuple[int, str] has a type for each index; list[int] and tuple[int, ...] have one for all.
+    if key < len(arguments) and arguments[-1] is not Ellipsis:
+        return [arguments[key]]
+    return [arguments[0]]
 
 
-def keys(annotation: Any, path: KeyPath = ()) -> list[str]:
-    """The keys that the table at ``path`` below ``annotation`` knows."""
-    for key in path:
-        annotation = entry(annotation, key)
-    models = [kind for kind in alternatives(annotation) if is_model(kind)]
-    return [field.alias or name for model in models for name, field in model.model_fields.items()]
-
-
-def is_model(annotation: Any) -> bool:
+def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def paths_within(annotation: Any, value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
-    """Where in ``value`` there are strings that ``annotation`` takes for file paths."""
-    kinds = list(alternatives(annotation))
-    if isinstance(value, str):
-        if (
-            any(isinstance(kind, type) and issubclass(kind, Path) for kind in kinds)
-            and str not in kinds
-        ):
-            yield at
-    elif isinstance(value, dict | list):
-        for key, below in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from paths_within(entry(annotation, key), below, (*at, key))
+def _is_file_path(annotation: Any) -> bool:
+    """Tell whether a string becomes a path; where ``str`` is allowed too, it stays text."""
+    kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
+    if str in kinds:
+        return False
+    return any(issubclass(kind, Path) for kind in kinds)

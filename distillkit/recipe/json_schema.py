@@ -1,86 +1,121 @@
-"""The JSON schema of recipes, for editors: the skeleton and the options of every installed plugin under its ``use`` names."""
+"""The JSON schema of recipes, for editors.
+
+It holds the skeleton, and the options of every installed plugin under its ``use`` names.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Kind, Plugins, load_plugins
 from distillkit.recipe.load import KINDS
+from distillkit.recipe.positions import KeyPath
 from distillkit.recipe.schema import Recipe
 
 Schema = dict[str, Any]
 
+_SOURCE_KINDS = ("use", "hub", "imagefolder", "parquet")
+"""The keys of a data source that exclude each other."""
+
 
 def json_schema(plugins: Plugins | None = None) -> Schema:
-    """A JSON schema (draft 2020-12). Which options a ``use`` table has follows from the name in it.
+    """Build a JSON schema (draft 2020-12) of recipes.
+
+    Which options a ``use`` table has follows from the name in it.
 
     Args:
         plugins: whose options to include; default: the installed plugins.
     """
     plugins = plugins or load_plugins()
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Recipe.model_json_schema(),
-    }
+    schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema |= Recipe.model_json_schema()
     definitions = schema["$defs"]
     source = definitions["Source"]
-    shared = {
-        key: value
-        for key, value in source["properties"].items()
-        if key not in ("use", "hub", "imagefolder", "parquet")
-    }
     for kind in sorted(set(KINDS.values())):
-        definitions[kind] = _any_of(
-            kind, plugins, shared if kind == "datasets" else {}, definitions
-        )
+        shared = _shared_keys(source) if kind == "datasets" else {}
+        definitions[kind] = _component(kind, plugins, shared, definitions)
     for path, kind in KINDS.items():
-        _point_at(kind, path, schema, definitions)
-    del source["properties"]["use"]
-    definitions["Source"] = {
-        "anyOf": [{**source, "additionalProperties": False}, {"$ref": "#/$defs/datasets"}]
-    }
+        _point_at(kind, path, schema)
     del definitions["Use"]
+    _separate_datasets(definitions)
     return schema
 
 
-def _any_of(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema) -> Schema:
-    """Whatever may stand where a recipe names something of ``kind``: a table with its options, or the name alone."""
+def _shared_keys(source: Schema) -> Schema:
+    """Return the keys that a plugin's dataset shares with other data sources."""
+    properties = source["properties"].items()
+    return {key: value for key, value in properties if key not in _SOURCE_KINDS}
+
+
+def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema) -> Schema:
+    """Describe what may stand for a component: a table with its options, or the name alone.
+
+    Args:
+        kind: of the component.
+        plugins: that offer components.
+        shared: keys that every table of this kind has.
+        definitions: receives the models that the options are made of.
+    """
     specs = plugins.specs(kind)
-    short = Counter(spec.name for spec in specs.values())
-    names = {
-        full: [full, spec.name] if short[spec.name] == 1 else [full] for full, spec in specs.items()
-    }
-    tables = [
-        _table(kind, full, names[full], spec, shared, definitions) for full, spec in specs.items()
-    ]
-    return {"anyOf": [*tables, {"type": "string", "examples": sorted(chain(*names.values()))}]}
+    short_names = Counter(spec.name for spec in specs.values())
+    choices: list[Schema] = []
+    all_names: list[str] = []
+    for full_name, spec in specs.items():
+        names = [full_name]
+        if short_names[spec.name] == 1:
+            names.append(spec.name)
+        options = _options(kind, full_name, spec, definitions)
+        choices.append(_table(full_name, spec.summary, names, shared, options))
+        all_names += names
+    choices.append({"type": "string", "examples": sorted(all_names)})
+    return {"anyOf": choices}
+
+
+def _options(kind: Kind, full_name: str, spec: Spec, definitions: Schema) -> Schema:
+    """Build the schema of a component's options, its models under names of their own."""
+    prefix = f"{kind}.{full_name.replace('/', '.')}"
+    options = spec.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
+    for name, model in options.pop("$defs", {}).items():
+        definitions[f"{prefix}.{name}"] = model
+    return options
 
 
 def _table(
-    kind: Kind, full_name: str, names: list[str], spec: Spec, shared: Schema, definitions: Schema
+    full_name: str, summary: str, names: Sequence[str], shared: Schema, options: Schema
 ) -> Schema:
-    """The schema of the tables that name ``spec``; ``shared`` are the keys that every table of its kind has."""
-    prefix = f"{kind}.{full_name.replace('/', '.')}"
-    options = spec.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
-    definitions |= {f"{prefix}.{name}": model for name, model in options.pop("$defs", {}).items()}
+    """Describe the table that names one component."""
+    properties = {**shared, **options.get("properties", {}), "use": {"enum": names}}
     return {
         **options,
         "title": full_name,
-        "description": spec.summary,
-        "properties": {**shared, **options.get("properties", {}), "use": {"enum": names}},
+        "description": summary,
+        "properties": properties,
         "required": ["use", *options.get("required", [])],
     }
 
 
-def _point_at(kind: Kind, path: tuple[str | int, ...], schema: Schema, definitions: Schema) -> None:
-    """Let the place at ``path`` of the recipe refer to the tables of ``kind`` instead of to any ``use`` table."""
+def _point_at(kind: Kind, path: KeyPath, schema: Schema) -> None:
+    """Let one place of the recipe refer to the components of a kind."""
+    definitions = schema["$defs"]
+    place = schema
     for part in path:
-        while "$ref" in schema:
-            schema = definitions[schema["$ref"].rpartition("/")[2]]
-        schema = schema["items"] if part == "*" else schema["properties"][part]
-    for holder in (schema, *schema.get("anyOf", [])):
-        if holder.get("$ref") == "#/$defs/Use":
-            holder["$ref"] = f"#/$defs/{kind}"
+        while "$ref" in place:
+            place = definitions[place["$ref"].removeprefix("#/$defs/")]
+        place = place["items"] if part == "*" else place["properties"][part]
+    for choice in (place, *place.get("anyOf", [])):
+        if choice.get("$ref") == "#/$defs/Use":
+            choice["$ref"] = f"#/$defs/{kind}"
+
+
+def _separate_datasets(definitions: Schema) -> None:
+    """Divide data sources into datasets of plugins and all others.
+
+    The model allows any key in a source, because a plugin's dataset has options of its own.
+    """
+    source = definitions["Source"]
+    del source["properties"]["use"]
+    source["additionalProperties"] = False
+    definitions["Source"] = {"anyOf": [source, {"$ref": "#/$defs/datasets"}]}

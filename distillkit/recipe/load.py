@@ -202,7 +202,7 @@ def _validate(
             path = (*at, *_key_path(error, values))
             what = explain(error, fields.keys(model, path[len(at) : -1]))
             if path in problems:  # the members of a union, each refusing in its own words
-                what = f"{problems[path].what}; or: {what}"
+                what = f"{problems[path].message}; or: {what}"
             problems[path] = Problem(document.origin(path), path, what)
         return None, list(problems.values())
     except Exception as e:  # a plugin's validator that fails in a way of its own

@@ -1,15 +1,17 @@
-"""Keys of TOML files, and on which lines they stand: ``tomllib`` reads the values, and knows no lines."""
+"""Keys of TOML files and the lines on which they stand; ``tomllib`` reads values only."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
+from collections.abc import Iterable
+from typing import Any
 
 KeyPath = tuple[str | int, ...]
 """Keys from the root down; a number is an index into an array."""
 
-_BARE = r"[A-Za-z0-9_-]+"
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r]+|\#[^\n]*)
       | (?P<newline>\n)
@@ -21,24 +23,39 @@ _TOKEN = re.compile(
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
-    """The line, from 1, on which each key, table and array entry of a valid TOML document first appears."""
-    return _Scanner(text).document()
+    """Find the line where each key, table and array entry first appears.
+
+    Args:
+        text: a valid TOML document.
+
+    Returns:
+        line numbers, counted from 1, by key path.
+    """
+    return _Scanner(text).scan()
+
+
+def children(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """List the entries of a table or an array, each with its key or index."""
+    if isinstance(value, dict):
+        return value.items()
+    if isinstance(value, list):
+        return enumerate(value)
+    return ()
 
 
 def dotted(path: KeyPath) -> str:
-    """A key path as TOML and ``--set`` write it: the inverse of :func:`parse_path`."""
-    return ".".join(
-        str(part) if re.fullmatch(_BARE, str(part)) else quoted(str(part)) for part in path
-    )
+    """Write a key path as TOML and ``--set`` do: the inverse of :func:`parse_path`."""
+    return ".".join(_key_text(str(part)) for part in path)
 
 
 def quoted(text: str) -> str:
-    """A TOML string."""
+    """Write a text as a TOML string."""
+    # JSON escapes what TOML does, but for this one control character.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def parse_key(text: str) -> tuple[str, ...]:
-    """The parts of a dotted TOML key such as ``data."my photos".weight``.
+    """Split a dotted TOML key such as ``data."my photos".weight``.
 
     Raises:
         ValueError: not a key.
@@ -51,66 +68,84 @@ def parse_key(text: str) -> tuple[str, ...]:
 
 
 def parse_path(text: str) -> KeyPath:
-    """A dotted key whose numbers are list indices: ``data.train.0.weight``."""
+    """Split a dotted key whose numbers are list indices: ``data.train.0.weight``."""
     return tuple(int(part) if part.isdecimal() else part for part in parse_key(text))
 
 
 class _Scanner:
+    """A walk over the tokens of a TOML document that notes where keys stand."""
+
     def __init__(self, text: str) -> None:
         self.tokens: list[tuple[str, int]] = []
+        self.position = 0
         self.lines: dict[KeyPath, int] = {}
-        self.at = 0
+        self.array_lengths: dict[KeyPath, int] = {}
+        """How many entries each array of tables has so far."""
         line = 1
         for match in _TOKEN.finditer(text):
+            token = match.group()
             if match.lastgroup != "space":
-                self.tokens.append((match.group(), line))
-            line += match.group().count("\n")
+                self.tokens.append((token, line))
+            line += token.count("\n")
 
-    def peek(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
-
-    def take(self) -> str:
-        token = self.peek()
-        self.at += 1
-        return token
-
-    def mark(self, path: KeyPath) -> None:
-        """``path``, and the tables above it if this is their first mention, stand on the line of the token just taken."""
-        line = self.tokens[self.at - 1][1]
-        for depth in range(1, len(path) + 1):
-            self.lines.setdefault(path[:depth], line)
-
-    def document(self) -> dict[KeyPath, int]:
+    def scan(self) -> dict[KeyPath, int]:
         table: KeyPath = ()
-        entries: dict[KeyPath, int] = {}
-        while self.at < len(self.tokens):
-            if self.peek() == "[":
-                table = self.header(entries)
-            elif self.peek() == "\n":
+        while self.position < len(self.tokens):
+            token = self.peek()
+            if token == "[":
+                table = self.header()
+            elif token == "\n":
                 self.take()
             else:
                 self.assignment(table)
         return self.lines
 
-    def header(self, entries: dict[KeyPath, int]) -> KeyPath:
-        """``[a.b]`` or ``[[a.b]]``; ``entries`` counts the entries of each array of tables."""
+    def peek(self) -> str:
+        """Return the next token, or an empty text at the end."""
+        if self.position >= len(self.tokens):
+            return ""
+        return self.tokens[self.position][0]
+
+    def take(self) -> str:
+        """Return the next token and step over it."""
+        token = self.peek()
+        self.position += 1
+        return token
+
+    def note(self, path: KeyPath) -> None:
+        """Note the line of the token just taken for ``path`` and its tables.
+
+        The first mention counts: a table may have got its line before.
+        """
+        _, line = self.tokens[self.position - 1]
+        for depth in range(1, len(path) + 1):
+            self.lines.setdefault(path[:depth], line)
+
+    def header(self) -> KeyPath:
+        """Read ``[a.b]`` or ``[[a.b]]``."""
         self.take()
         is_array = self.peek() == "["
         if is_array:
             self.take()
-        *above, last = self.key()
+        *parents, name = self.key()
         path: KeyPath = ()
-        for part in above:
-            path = (*path, part)
-            if path in entries:
-                path = (*path, entries[path] - 1)
-        path = (*path, last)
+        for parent in parents:
+            path = self.last_entry((*path, parent))
+        path = (*path, name)
         if is_array:
-            entries[path] = entries.get(path, 0) + 1
-            path = (*path, entries[path] - 1)
-        self.mark(path)
-        self.at += 2 if is_array else 1
+            self.array_lengths[path] = self.array_lengths.get(path, 0) + 1
+            path = self.last_entry(path)
+        self.note(path)
+        self.take()
+        if is_array:
+            self.take()
         return path
+
+    def last_entry(self, path: KeyPath) -> KeyPath:
+        """Return the newest entry of an array of tables; any other path as it is."""
+        if path not in self.array_lengths:
+            return path
+        return (*path, self.array_lengths[path] - 1)
 
     def key(self) -> tuple[str, ...]:
         parts = [_unquoted(self.take())]
@@ -121,33 +156,53 @@ class _Scanner:
 
     def assignment(self, table: KeyPath) -> None:
         path = (*table, *self.key())
-        self.mark(path)
+        self.note(path)
         self.take()
         self.value(path)
 
     def value(self, path: KeyPath) -> None:
         opening = self.peek()
-        if opening not in ("[", "{"):
+        if opening == "[":
+            self.array(path)
+        elif opening == "{":
+            self.inline_table(path)
+        else:
+            # A number or date may be several tokens: 1.5 is three.
             while self.peek() not in (",", "]", "}", "\n", ""):
                 self.take()
-            return
+
+    def array(self, path: KeyPath) -> None:
         self.take()
         index = 0
-        while self.peek() not in ("]", "}", ""):
+        while self.peek() not in ("]", ""):
             if self.peek() in (",", "\n"):
                 self.take()
-            elif opening == "{":
-                self.assignment(path)
-            else:
-                self.lines[(*path, index)] = self.tokens[self.at][1]
-                self.value((*path, index))
-                index += 1
+                continue
+            entry = (*path, index)
+            _, self.lines[entry] = self.tokens[self.position]
+            self.value(entry)
+            index += 1
         self.take()
+
+    def inline_table(self, path: KeyPath) -> None:
+        self.take()
+        while self.peek() not in ("}", ""):
+            if self.peek() in (",", "\n"):
+                self.take()
+            else:
+                self.assignment(path)
+        self.take()
+
+
+def _key_text(key: str) -> str:
+    if _BARE_KEY.fullmatch(key):
+        return key
+    return quoted(key)
 
 
 def _unquoted(token: str) -> str:
-    if token[:1] in ('"', "'"):
+    if token.startswith(('"', "'")):
         return tomllib.loads(f"key = {token}")["key"]
-    if not re.fullmatch(_BARE, token):
+    if not _BARE_KEY.fullmatch(token):
         raise ValueError(f"{token!r} is not a key")
     return token
