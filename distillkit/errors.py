@@ -31,7 +31,19 @@ class CheckpointError(DistillkitError):
 
 
 class DiskError(DistillkitError):
-    """A file that could not be written, as on a full disk."""
+    """A file that cannot be written, as on a full disk."""
+
+    def __init__(self, path: object, reason: str, advice: str = "") -> None:
+        super().__init__(path, reason, advice)
+        self.path = path
+        self.reason = reason
+        self.advice = advice
+
+    def __str__(self) -> str:
+        text = f"{self.path} - cannot be written: {self.reason}"
+        if self.advice:
+            text += f"; {self.advice}"
+        return text
 
 
 class Interrupted(Exception):

@@ -13,7 +13,7 @@ from test_checkpoint import save
 
 from distillkit.cli import main as cli
 from distillkit.errors import CheckpointError, DiskError
-from distillkit.files.atomic import append, write_file
+from distillkit.files.atomic import append_text, write_file
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
 @pytest.mark.filterwarnings("ignore:Exception in thread")
 def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatch, capfd):
     """TensorBoard's file, which has room in its last page for some steps more."""
-    monkeypatch.setattr("distillkit.training.tracking.append", lambda path, text: None)
+    monkeypatch.setattr("distillkit.training.tracking.append_text", lambda path, text: None)
     sets = [
         *SMALL,
         "stage1.steps=20",
@@ -176,16 +176,16 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_earlier_one(disk, pages):
 
 def test_lines_are_added_whole_or_not_at_all(disk):
     path, line = disk / "metrics.jsonl", "x" * 2999 + "\n"
-    append(path, line)
+    append_text(path, line)
     fill(disk)
     with pytest.raises(
         DiskError,
         match=r"metrics\.jsonl - cannot be written: No space left on device; .*free space",
     ):
-        append(path, line)
+        append_text(path, line)
     assert path.read_text() == line
     (disk / "ballast").unlink()
-    append(path, line)
+    append_text(path, line)
     assert path.read_text() == 2 * line
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit.errors import DataError
+from distillkit.errors import DataError, DiskError
 from distillkit.files.images import (
     decode,
     read_image,
@@ -213,17 +213,17 @@ def test_what_cannot_be_written_leaves_the_old_file(
         write_image(image, tmp_path / "a.jpg", torch.ones(1, 12, 20))
     with pytest.raises(DataError, match="not finite"):
         write_image(image * float("nan"), tmp_path / "a.png")
-    with pytest.raises(DataError, match="cannot be written: No such file"):
+    with pytest.raises(DiskError, match="cannot be written: No such file"):
         write_image(image, tmp_path / "missing" / "a.png")
 
     def full_disk(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     (tmp_path / "a.png").write_bytes(b"old")
-    with pytest.raises(DataError, match="cannot be written: Not a directory"):
+    with pytest.raises(DiskError, match="cannot be written: Not a directory"):
         write_image(image, tmp_path / "a.png" / "b.png")
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(DataError, match=r"a\.png - cannot be written: No space left"):
+    with pytest.raises(DiskError, match=r"a\.png - cannot be written: No space left"):
         write_image(image, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1

@@ -17,6 +17,7 @@ from torch import Tensor
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import AtTradeoff, write_adapters
 from distillkit.export.model_card import model_card
+from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import (
     MERGED,
@@ -62,11 +63,9 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         tradeoffs = [merge_at]
     image = _image()
     wanted = Restorer(student)(image, tradeoffs)
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with atomic_dir(out) as temporary:
         folder = temporary / "student"
-        folder.mkdir(parents=True)
+        folder.mkdir()
         if merge_at is None:
             for file in source.iterdir():
                 shutil.copyfile(file, folder / file.name)
@@ -82,9 +81,6 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
             model_card(about, tomllib.loads(recipe), _metrics(run))
         )
         said = [_compared(name, load, image, tradeoffs, wanted) for name, load in loaders.items()]
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return said
 
 

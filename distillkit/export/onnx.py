@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError
 from distillkit.export.folder import TOLERANCE
+from distillkit.files.atomic import explain_disk_errors, flush_to_disk
 from distillkit.inference.student import (
     Student,
     find_student,
@@ -59,23 +60,25 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
     source = student_folder(find_student(run))
     student, about = load_student(source), read_about(source)
     graph, tradeoffs = _graph(student, tradeoff)
-    temporary = out.with_name(f".{out.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        program = _traced(graph, student.model.size_multiple)
-        licenses = "; ".join(f"{part}: {license}" for part, license in about["licenses"].items())
-        scale, multiple = str(student.model.scale), str(student.model.size_multiple)
-        program.model.metadata_props.update(
-            scale=scale, size_multiple=multiple, recipe=about["recipe"], licenses=licenses
-        )
-        program.save(temporary / out.name)
-        said = _compared(temporary / out.name, graph, tradeoffs, student.model.size_multiple)
-        for file in reversed(files):
-            if (temporary / file.name).exists():
-                (temporary / file.name).rename(file)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    # The graph names its file of weights, so both are written under their final names.
+    with explain_disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            folder = Path(temporary)
+            program = _traced(graph, student.model.size_multiple)
+            licenses = "; ".join(
+                f"{part}: {license}" for part, license in about["licenses"].items()
+            )
+            scale, multiple = str(student.model.scale), str(student.model.size_multiple)
+            program.model.metadata_props.update(
+                scale=scale, size_multiple=multiple, recipe=about["recipe"], licenses=licenses
+            )
+            program.save(folder / out.name)
+            said = _compared(folder / out.name, graph, tradeoffs, student.model.size_multiple)
+            for file in reversed(files):
+                if (folder / file.name).exists():
+                    flush_to_disk(folder / file.name)
+                    (folder / file.name).rename(file)
     return said
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all, and saying what to do where that fails. Imports no torch."""
+"""Write files and folders that appear complete or not at all. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,89 +13,168 @@ from safetensors import SafetensorError
 
 from distillkit.errors import DiskError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system calls a full disk, and a full quota."""
-NOTHING = 1 << 16
-"""Free bytes below which a disk counts as full."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+"""The system's codes for a full disk and a full quota."""
+MIN_FREE_BYTES = 1 << 16
+"""A disk with less free space counts as full."""
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name in the same folder, sync, then rename: readers see the old file or the whole new one.
+@contextmanager
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Give a temporary path to write to; after the block that file is renamed to ``path``.
+
+    Readers see the old file or the complete new one. After an error nothing is left.
+
+    Args:
+        path: the file to write, or to replace.
+        sync: flush to the disk before renaming. Without it a power failure may leave an empty
+            file, which is good enough for files whose content is verified when they are read.
+
+    Yields:
+        The temporary path, in the same folder.
 
     Raises:
-        DiskError: it could not be written.
+        DiskError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with written(path):
+    # Several processes may write the same file: each has a temporary file of its own.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with explain_disk_errors(path):
         try:
-            with temporary.open("wb") as f:
-                f.write(content.encode() if isinstance(content, str) else content)
-                f.flush()
-                os.fsync(f.fileno())
+            yield temporary
+            if sync:
+                flush_to_disk(temporary)
             temporary.replace(path)
+            if sync:
+                flush_to_disk(path.parent)
         finally:
             with suppress(OSError):
                 temporary.unlink()
 
 
-def append(path: Path, text: str) -> None:
-    """Add ``text`` to the end of a file, all of it or nothing.
+@contextmanager
+def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder to fill; after the block it is renamed to ``path``.
+
+    Args:
+        path: the folder to write.
+        replace: whether a folder that is already there is replaced. An empty one always is.
+
+    Yields:
+        The temporary folder, beside ``path``.
 
     Raises:
-        DiskError: it could not be written.
+        DiskError: the folder cannot be written, or is there and not to be replaced.
     """
-    with written(path), path.open("ab", buffering=0) as f:
-        end, rest = f.seek(0, os.SEEK_END), text.encode()
+    # One process writes a folder. What a killed one left under the fixed name is removed here.
+    temporary = path.with_name(f".{path.name}.part")
+    with explain_disk_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            while rest:
-                rest = rest[f.write(rest) :]
+            temporary.mkdir(parents=True)
+            yield temporary
+            for written in temporary.rglob("*"):
+                flush_to_disk(written)
+            flush_to_disk(temporary)
+            if replace:
+                shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                path.rmdir()
+            temporary.rename(path)
+            flush_to_disk(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a small file, complete or not at all.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, all of it or nothing.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    remaining = text.encode()
+    with explain_disk_errors(path), path.open("ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
         except OSError:
-            f.truncate(end)
+            file.truncate(end)
             raise
 
 
+def flush_to_disk(path: Path) -> None:
+    """Make the system write a file, or the list of a folder's files, to the disk now."""
+    access = os.O_RDONLY
+    if os.name == "nt":
+        # Windows opens no folders, and flushes no files that were opened for reading.
+        if path.is_dir():
+            return
+        access = os.O_RDWR
+    descriptor = os.open(path, access)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Inside the block ``path`` is written.
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors while ``path`` is written into one that names it and says what to do.
 
     Raises:
-        DiskError: in place of what the system or safetensors raised, naming ``path`` and what to do.
+        DiskError: in place of an error of the system or of safetensors.
     """
     try:
         yield
-    except (OSError, SafetensorError) as e:
-        raise DiskError(told(path, e)) from e
+    except (OSError, SafetensorError) as error:
+        raise _disk_error(path, error) from error
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Inside the block much is written, by other packages too, most of it in ``folder``.
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk, whoever meets it, into an error that says what to do.
+
+    Args:
+        folder: where most of the block's files are written; named where the error names no file.
 
     Raises:
-        DiskError: in place of the system's error that a disk is full; every other error passes.
+        DiskError: in place of the system's error for a full disk; every other error passes.
     """
     try:
         yield
-    except OSError as e:
-        if e.errno not in FULL:
+    except OSError as error:
+        if error.errno not in FULL_DISK:
             raise
-        raise DiskError(told(Path(e.filename or folder), e)) from e
+        raise _disk_error(Path(error.filename or folder), error) from error
 
 
-def told(path: Path, error: Exception) -> str:
-    """An error's text: that ``path`` cannot be written, why, and on a full disk what to do."""
-    reason = why(error, path.parent)
-    full = reason in map(os.strerror, FULL)
-    return f"{path} - cannot be written: {reason}" + (
-        "; nothing is half written: free space, then go on, a run by --resume" * full
-    )
+def _disk_error(path: Path, error: Exception) -> DiskError:
+    reason = _reason(error, path.parent)
+    if reason not in map(os.strerror, FULL_DISK):
+        return DiskError(path, reason)
+    advice = "nothing is half written: free space, then repeat the command, a run with --resume"
+    return DiskError(path, reason, advice)
 
 
-def why(error: Exception, folder: Path) -> str:
-    """In a few words, why something could not be written to ``folder``: each package has words of its own for a full disk."""
+def _reason(error: Exception, folder: Path) -> str:
+    """Say in a few words why something could not be written to a folder."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
+    # Packages have words of their own for a full disk.
     with suppress(OSError):
-        if shutil.disk_usage(folder).free < NOTHING:
+        if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
             return os.strerror(errno.ENOSPC)
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from distillkit.errors import WeightsError
+from distillkit.files.atomic import flush_to_disk
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a server counts as gone."""
@@ -40,6 +41,7 @@ def download(url: str, to: Path, sha256: str | None = None) -> Path:
         found = sha256_of(part)
         if wanted is None or found.startswith(wanted):
             _record(to).write_text(f"{found}  {to.name}\n")
+            flush_to_disk(part)
             part.replace(to)
             return to
         part.unlink()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from distillkit.errors import DataError
-from distillkit.files.atomic import told
+from distillkit.files.atomic import atomic_file
 
 T = TypeVar("T")
 ImageSource = str | Path | bytes | Image.Image
@@ -129,22 +127,10 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
     if picture.mode in ("LA", "RGBA") and suffix in _WITHOUT_ALPHA:
         raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
     try:
-        with appearing(path) as partial, partial.open("wb") as file:
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             picture.save(file, **_SAVE_OPTIONS[suffix])
-    except (OSError, ValueError) as error:
-        raise DataError(told(path, error)) from error
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Where to write a file that shall have its name only when it is complete; after an error nothing is left."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    except ValueError as error:
+        raise DataError(f"{path} - cannot be written: {error}") from error
 
 
 def decode_apart(source: ImageSource, name: str | None = None) -> Pixels:

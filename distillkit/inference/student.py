@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from distillkit.adapters.adapters import Adapter, FullAdapter, add_adapter
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.files.atomic import written
+from distillkit.files.atomic import atomic_dir
 from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
 from distillkit.objectives.controllability import AdapterScaling, CtsrAlg2, CtsrEq8, Oftsr, Variant
 from distillkit.objectives.reconstruction import Distance
@@ -172,24 +171,14 @@ def save_student(
             if k == "student" or k.startswith("teachers.")
         },
     }
-    temporary = folder.with_name(f".{folder.name}")
-    try:
-        with written(folder):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            (temporary / "distillkit.json").write_text(
-                json.dumps(about, indent=2, default=str) + "\n"
+    with atomic_dir(folder, replace=True) as temporary:
+        (temporary / "distillkit.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
+        (temporary / "recipe.toml").write_text(resolved.to_toml())
+        for stage, tensors in changes.items():
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+                temporary / f"{stage}.safetensors",
             )
-            (temporary / "recipe.toml").write_text(resolved.to_toml())
-            for stage, tensors in changes.items():
-                save_file(
-                    {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-                    temporary / f"{stage}.safetensors",
-                )
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_student(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillkit.errors import DataError
-from distillkit.files.images import appearing
+from distillkit.files.atomic import atomic_file
 from distillkit.inference.files import VIDEOS, Tradeoffs
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def restore_video(
     with ExitStack() as stack:
         first = _first_frame(source)
         clip = stack.enter_context(_opened(source))
-        partials = [stack.enter_context(appearing(target)) for target in targets]
+        partials = [stack.enter_context(atomic_file(target)) for target in targets]
         writers = [
             stack.enter_context(_Writer.open(partial, target, clip, first, restorer.scale))
             for partial, target in zip(partials, targets, strict=True)

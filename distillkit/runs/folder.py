@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError
-from distillkit.files.atomic import written
+from distillkit.files.atomic import atomic_dir
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.runs.changes import Change, Standing, compare, lines
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
@@ -135,19 +135,13 @@ def _make_fork(
     history = [*_manifest_of(run).get("history", []), entry(changes, forked_from=origin)]
     manifest = {"started": history[-1]["time"], "forked_from": origin, "history": history}
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.fork")
-    try:
-        with written(out):
-            shutil.rmtree(temporary, ignore_errors=True)
-            for kept in filter(None, (checkpoint, checkpoint.stage1)):
-                shutil.copytree(kept.path, temporary / "checkpoints" / kept.path.name)
-            if (run / "metrics.jsonl").exists():
-                shutil.copyfile(run / "metrics.jsonl", temporary / "metrics.jsonl")
-            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-            (temporary / "recipe.toml").write_text(resolved.to_toml())
-            temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with atomic_dir(out) as temporary:
+        for kept in filter(None, (checkpoint, checkpoint.stage1)):
+            shutil.copytree(kept.path, temporary / "checkpoints" / kept.path.name)
+        if (run / "metrics.jsonl").exists():
+            shutil.copyfile(run / "metrics.jsonl", temporary / "metrics.jsonl")
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (temporary / "recipe.toml").write_text(resolved.to_toml())
     say(
         "\n".join(
             [

@@ -20,7 +20,7 @@ from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned
 from distillkit.errors import Interrupted
-from distillkit.files.atomic import full_disk_told, write_file
+from distillkit.files.atomic import explain_full_disk, write_file
 from distillkit.inference.student import Student, read_about, save_student, student_folder
 from distillkit.objectives.controllability import Variant
 from distillkit.plugins.manager import load_plugins
@@ -65,7 +65,7 @@ def run_recipe(
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
     accelerator = start(resolved.recipe.training, out)
-    with full_disk_told(out), together(accelerator):
+    with explain_full_disk(out), together(accelerator):
         return _run(resolved, out, accelerator, resume, fork, planned or resolved.recipe)
 
 

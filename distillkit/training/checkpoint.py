@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.errors import CheckpointError, DistillkitError
-from distillkit.files.atomic import why
+from distillkit.errors import CheckpointError, DiskError, DistillkitError
+from distillkit.files.atomic import atomic_dir
 from distillkit.files.download import sha256_of
 from distillkit.files.weights import read_state_dict
 
@@ -76,44 +74,26 @@ class Checkpoints:
     ) -> Path:
         """Write ``step-<step>`` under a temporary name, sync it to disk, then rename it; older ones beyond ``keep`` go."""
         path = self.folder / f"step-{step:08d}"
-        temporary = self.folder / f".{path.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir()
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-                temporary / "trained.safetensors",
-            )
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in average.items()},
-                temporary / "average.safetensors",
-            )
-            torch.save(optimizer, temporary / "optimizer.pt")
-            files = {f.name: sha256_of(f) for f in sorted(temporary.iterdir())}
-            manifest = {
-                "format": FORMAT,
-                "stage": stage,
-                "step": step,
-                "final": final,
-                "files": files,
-            }
-            (temporary / "manifest.json").write_text(
-                json.dumps({**manifest, "sha256": _digest(manifest)}, indent=2)
-            )
-            for f in [*temporary.iterdir(), temporary]:
-                _sync(f)
-            shutil.rmtree(path, ignore_errors=True)
-            temporary.rename(path)
-            _sync(self.folder)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as e:  # RuntimeError: torch's writer on a full disk
-            reason = why(e, self.folder)
-            shutil.rmtree(temporary, ignore_errors=True)
-            what = f"cannot be written: {reason}; earlier checkpoints are intact: free space, then --resume"
-            raise CheckpointError(f"{path} - {what}") from e
+            with atomic_dir(path, replace=True) as folder:
+                _save_tensors(tensors, folder / "trained.safetensors")
+                _save_tensors(average, folder / "average.safetensors")
+                _save_optimizer(optimizer, folder / "optimizer.pt")
+                files = {f.name: sha256_of(f) for f in sorted(folder.iterdir())}
+                manifest = {
+                    "format": FORMAT,
+                    "stage": stage,
+                    "step": step,
+                    "final": final,
+                    "files": files,
+                }
+                manifest["sha256"] = _digest(manifest)
+                (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
+        except DiskError as error:
+            raise CheckpointError(
+                f"{path} - cannot be written: {error.reason}; earlier checkpoints are intact: free "
+                "space, then --resume"
+            ) from error
         self._prune(path)
         return path
 
@@ -213,9 +193,14 @@ def _ends(path: Path, stage: str | None = None) -> bool:
     return manifest["final"] and stage in (None, manifest["stage"])
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, path)
+
+
+def _save_optimizer(state: dict[str, Any], path: Path) -> None:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        torch.save(state, path)
+    except RuntimeError as error:
+        # On a full disk torch's writer raises this.
+        raise OSError(str(error)) from error

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from distillkit.files.atomic import append, write_file
+from distillkit.files.atomic import append_text, write_file
 
 DIVERGED = 10.0
 """Times the loss that a stage began with."""
@@ -59,7 +59,7 @@ class RunLog:
         values = {k: statistics.fmean(v[k] for v in found if k in v) for k in values}
         if not self._accelerator.is_main_process:
             return
-        append(self._path, json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
+        append_text(self._path, json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
         self._accelerator.log({f"{self._stage}/{k}": v for k, v in values.items()}, step=step)
         self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(values))
         shown = {
@@ -110,7 +110,7 @@ class RunLog:
         )
         if not self._accelerator.is_main_process:
             return
-        append(self.nonfinite_path, "".join(json.dumps(line) + "\n" for line in lines))
+        append_text(self.nonfinite_path, "".join(json.dumps(line) + "\n" for line in lines))
         drawn = ", ".join(i for line in lines for i in line["ids"])
         self.say(
             f"step {step}: the loss is not finite, the step is skipped ({drawn}); see {self.nonfinite_path}"

@@ -1,0 +1,64 @@
+"""Files and folders appear complete or not at all."""
+
+import pytest
+
+from distillkit.errors import DiskError
+from distillkit.files.atomic import atomic_dir, atomic_file
+
+
+def content_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_file_keeps_its_old_content_until_the_block_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert content_of(tmp_path) == {"a.txt": "new"}
+
+
+@pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])
+def test_a_failing_block_leaves_the_old_file_and_the_old_folder(tmp_path, raised):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/a").write_text("old")
+    (tmp_path / "b").write_text("old")
+    before = content_of(tmp_path)
+    with pytest.raises(raised), atomic_dir(tmp_path / "folder", replace=True) as temporary:
+        (temporary / "a").write_text("new")
+        raise raised
+    with pytest.raises(raised), atomic_file(tmp_path / "b") as temporary:
+        temporary.write_text("new")
+        raise raised
+    assert content_of(tmp_path) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "folder"]
+
+
+def test_a_folder_is_replaced_only_if_asked_or_empty(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with atomic_dir(folder) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub/a").write_text("first")
+    with (
+        pytest.raises(DiskError, match="folder - cannot be written: Directory not empty"),
+        atomic_dir(folder) as temporary,
+    ):
+        (temporary / "b").write_text("second")
+    assert content_of(tmp_path) == {"folder/sub/a": "first"}
+    with atomic_dir(folder, replace=True) as temporary:
+        (temporary / "b").write_text("second")
+    assert content_of(tmp_path) == {"folder/b": "second"}
+
+
+def test_what_a_killed_process_left_does_not_get_into_the_folder(tmp_path):
+    (tmp_path / ".folder.part").mkdir()
+    (tmp_path / ".folder.part/stale").write_text("stale")
+    with atomic_dir(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("new")
+    assert content_of(tmp_path) == {"folder/a": "new"}
