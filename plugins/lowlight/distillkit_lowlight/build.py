@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from distillkit_lowlight.gsad.model import GSAD, LastStepStudent, OneStepStudent
 from distillkit_lowlight.gsad.sampler import EVALUATION
-from distillkit_lowlight.gsad.unet import UNet
+from distillkit_lowlight.gsad.unet import UNet, UNetConfig
 from distillkit_lowlight.gsad.weights import load_unet
 from distillkit_lowlight.options import (
     GSADOptions,
@@ -20,27 +19,28 @@ from distillkit_lowlight.options import (
     RetiDiffOptions,
     RetinexOptions,
 )
+from distillkit_lowlight.retidiff.config import RetiDiffConfig
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
 from distillkit_lowlight.retidiff.prior_score import PriorTeacher
 from distillkit_lowlight.retidiff.teacher import RetiDiffTeacher, RetinexDistance
 from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
 
-TINY_UNET: dict[str, Any] = {
-    "inner_channel": 16,
-    "norm_groups": 8,
-    "channel_mults": (1, 2, 2),
-    "attn_res": (8,),
-    "res_blocks": 1,
-    "image_size": 32,
-}
-TINY_RETIDIFF: dict[str, Any] = {
-    "n_feats": 8,
-    "n_encoder_res": 1,
-    "dim": 16,
-    "num_blocks": (1, 1, 1, 1),
-    "num_refinement_blocks": 1,
-}
+TINY_UNET = UNetConfig(
+    inner_channel=16,
+    norm_groups=8,
+    channel_mults=(1, 2, 2),
+    attn_res=(8,),
+    res_blocks=1,
+    image_size=32,
+)
+TINY_RETIDIFF = RetiDiffConfig(
+    n_feats=8,
+    n_encoder_res=1,
+    dim=16,
+    num_blocks=(1, 1, 1, 1),
+    num_refinement_blocks=1,
+)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def _seeded(options: Network) -> Iterator[None]:
 
 def _unet(options: GSADOptions) -> UNet:
     with _seeded(options):
-        network = UNet(**TINY_UNET) if options.size == "tiny" else UNet()
+        network = UNet(TINY_UNET if options.size == "tiny" else UNetConfig())
     if files := options.files():
         load_unet(network, files["weights"])
     return network
@@ -82,7 +82,7 @@ def _decomposition(options: RetiDiffOptions | RetinexOptions) -> Decomposition:
 def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
     """Reti-Diff with its decomposition network."""
     with _seeded(options):
-        network = RetiDiff(**TINY_RETIDIFF) if options.size == "tiny" else RetiDiff()
+        network = RetiDiff(TINY_RETIDIFF if options.size == "tiny" else RetiDiffConfig())
     if files := options.files():
         load_retidiff(network, files["weights"])
     return RetiDiffTeacher(network, _decomposition(options)).eval()
@@ -91,13 +91,10 @@ def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
 def prior_teacher(options: PriorOptions) -> PriorTeacher:
     """Reti-Diff's diffusion over priors as a score teacher."""
     restorer = retidiff_teacher(options)
-    sizes = (
-        {k: v for k, v in TINY_RETIDIFF.items() if k.startswith("n_")}
-        if options.size == "tiny"
-        else {}
-    )
+    config = TINY_RETIDIFF if options.size == "tiny" else RetiDiffConfig()
     with _seeded(options):
-        extractors, bright = StageOneExtractors(**sizes), Decomposition()
+        extractors = StageOneExtractors(config.n_feats, config.n_encoder_res)
+        bright = Decomposition()
     if files := options.files():
         load_stage_one(extractors, files["stage_one"])
         load_decomposition(bright, files["decomposition_high"])

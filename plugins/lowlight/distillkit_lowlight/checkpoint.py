@@ -11,26 +11,33 @@ from torch import Tensor
 from distillkit import WeightsError, read_state_dict
 
 
-def read_tensors(path: Path, *within: str) -> dict[str, Tensor]:
-    """The named tensors of a weight file, without the ``module.`` that distributed training puts in front of every name.
+def read_tensors(path: Path, *keys: str) -> dict[str, Tensor]:
+    """Read the named tensors of a weight file.
+
+    The ``module.`` that distributed training puts in front of every name is taken off.
 
     Args:
-        within: keys to descend by where the file is a container; a file that is already flat is taken as it is.
+        path: The weight file.
+        *keys: Keys to descend by where the file is a container; a flat file is taken as it is.
 
     Raises:
-        WeightsError: no such file, damaged, unsafe, or without a dictionary of tensors in that place.
+        WeightsError: There is no such file, it is damaged or unsafe, or it has no dictionary of
+            tensors at that place.
     """
     state: Any = read_state_dict(path)
-    for key in within:
+    for key in keys:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if (
-        not isinstance(state, Mapping)
-        or not state
-        or not all(isinstance(v, Tensor) for v in state.values())
-    ):
-        place = " / ".join(within) or "its top level"
+    if not _holds_tensors(state):
+        place = " / ".join(keys) or "its top level"
         raise WeightsError(
-            f"{path} - no dictionary of tensors at {place}; is it the network's file and not the optimizer's?"
+            f"{path} - no dictionary of tensors at {place}; "
+            "is it the network's file and not the optimizer's?"
         )
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _holds_tensors(state: object) -> bool:
+    if not isinstance(state, Mapping) or not state:
+        return False
+    return all(isinstance(value, Tensor) for value in state.values())

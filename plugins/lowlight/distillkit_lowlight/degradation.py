@@ -1,11 +1,11 @@
-"""A photograph as a camera would have taken it in far too little light."""
+"""Photographs as a camera would have taken them in far too little light."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from distillkit import jpeg
 
@@ -13,50 +13,66 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Dark:
-    """Under-exposure, color cast, sensor noise and JPEG, each image with draws of its own, uniform in the ranges given.
+class LowLight:
+    """Under-exposure, color cast, sensor noise and JPEG; each image has draws of its own.
 
-    For an image x in [0, 1], with the letters of the arguments:
+    Every value is drawn uniformly from its range. For an image x in [0, 1]:
 
-    1. ``s = exposure * cast_c * x ^ gamma``: the tone curve undone (gamma near 2.2 gives linear light, more a harder contrast), a
-       short exposure, and gains of the color channels c that no white balance has mended;
-    2. ``s + sqrt(shot * s + read ^ 2) n``, clipped to [0, 1]: photons are counted, so their variance grows with the signal, and
-       reading the sensor adds the same everywhere (Foi et al. 2008);
-    3. 8 bits, JPEG at a quality, 8 bits.
-
-    Args:
-        gamma: exponents. exposure: factors, at most 1. cast: factors per channel. shot, read: see above, on the scale [0, 1].
-        jpeg: qualities, 1 to 100.
+    1. ``s = exposure * cast_c * x ^ gamma`` undoes the tone curve, exposes shortly, and gives the
+       color channels c gains that no white balance has corrected.
+    2. ``s + sqrt(shot * s + read ^ 2) n``, clipped to [0, 1]: photons are counted, so their
+       variance grows with the signal, and reading the sensor adds the same everywhere (Foi et al.
+       2008).
+    3. The image is rounded to 8 bits, compressed, and rounded again.
     """
 
     gamma: Range = (2.0, 3.5)
+    """Exponents: about 2.2 gives linear light, more a harder contrast."""
     exposure: Range = (0.3, 0.9)
+    """Factors, at most 1."""
     cast: Range = (0.85, 1.15)
+    """Factors of each color channel."""
     shot: Range = (0.0, 0.002)
+    """Variance of the shot noise for each unit of signal."""
     read: Range = (0.001, 0.006)
+    """Standard deviation of the read noise, on the scale [0, 1]."""
     jpeg: Range = (75.0, 97.0)
+    """JPEG qualities, 1 to 100."""
     scale = 1
 
-    def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        """Photographs (B, 3, H, W) in [-1, 1] -> dark ones in [-1, 1], rounded to 8 bits. ``generator`` lives on the CPU."""
+    def __call__(self, gt: Tensor, generator: Generator) -> Tensor:
+        """Darken photographs.
 
-        def draw(bounds: Range, *shape: int) -> Tensor:
-            return (
-                bounds[0]
-                + (bounds[1] - bounds[0]) * torch.rand(len(gt), *shape, generator=generator)
-            ).to(gt)
+        Args:
+            gt: Photographs, shape (B, 3, H, W), in [-1, 1].
+            generator: Source of all draws, on the CPU.
 
-        gamma, exposure, cast = (
-            draw(self.gamma, 1, 1, 1),
-            draw(self.exposure, 1, 1, 1),
-            draw(self.cast, 3, 1, 1),
-        )
-        shot, read, quality = draw(self.shot, 1, 1, 1), draw(self.read, 1, 1, 1), draw(self.jpeg)
-        signal = exposure * cast * ((gt + 1) / 2).clamp(0, 1) ** gamma
+        Returns:
+            Dark photographs of the same shape, in [-1, 1], rounded to 8 bits.
+        """
+        # The order of the draws is part of what a seed means.
+        gamma = _draw(self.gamma, gt, generator)
+        exposure = _draw(self.exposure, gt, generator)
+        cast = _draw(self.cast, gt, generator, channels=3)
+        shot = _draw(self.shot, gt, generator)
+        read = _draw(self.read, gt, generator)
+        quality = _draw(self.jpeg, gt, generator).flatten()
         noise = torch.randn(gt.shape, generator=generator).to(gt)
-        seen = (signal + (shot * signal + read**2).sqrt() * noise).clamp(0, 1)
-        return _to_8_bits(jpeg(_to_8_bits(seen), quality)) * 2 - 1
+
+        light = ((gt + 1) / 2).clamp(0, 1) ** gamma
+        signal = exposure * cast * light
+        deviation = (shot * signal + read**2).sqrt()
+        sensed = (signal + deviation * noise).clamp(0, 1)
+        compressed = jpeg(_round_to_8_bits(sensed), quality)
+        return _round_to_8_bits(compressed) * 2 - 1
 
 
-def _to_8_bits(image: Tensor) -> Tensor:
+def _draw(bounds: Range, gt: Tensor, generator: Generator, channels: int = 1) -> Tensor:
+    """Draw uniformly from a range for each image, shape (B, channels, 1, 1)."""
+    low, high = bounds
+    uniform = torch.rand(len(gt), channels, 1, 1, generator=generator)
+    return (low + (high - low) * uniform).to(gt)
+
+
+def _round_to_8_bits(image: Tensor) -> Tensor:
     return (image * 255).round() / 255

@@ -108,9 +108,9 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
     """Photographs in too little light."""
 
     def build(options: DarkOptions) -> Any:
-        from distillkit_lowlight.degradation import Dark
+        from distillkit_lowlight.degradation import LowLight
 
-        return Dark(**options.model_dump())
+        return LowLight(**options.model_dump())
 
     return (
         DegradationSpec(

@@ -1,4 +1,7 @@
-"""Noise schedules of the DDPM family, and the tables a sampler needs. All in float64; tables are rounded to float32 last."""
+"""Noise schedules of the DDPM family, and the tables a sampler needs.
+
+Everything is computed in float64; tables are rounded to float32 last.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +11,114 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["linear", "quad", "warmup10", "warmup50", "const", "jsd", "cosine"]
+ScheduleKind = Literal["linear", "quad", "warmup10", "warmup50", "const", "jsd", "cosine"]
+
+COSINE_OFFSET = 8e-3
+"""The ``s`` of Nichol & Dhariwal (2021, eq. 17)."""
 
 
-def betas(kind: Kind, levels: int, start: float = 1e-4, end: float = 2e-2) -> Tensor:
-    """The variances beta_t, t = 0..num_train_timesteps-1, in float64.
+def make_betas(
+    kind: ScheduleKind,
+    num_train_timesteps: int,
+    start: float = 1e-4,
+    end: float = 2e-2,
+) -> Tensor:
+    """Compute the variances beta_t of a schedule.
 
-    ``linear`` is linear in beta, as in GSAD. ``quad`` is linear in sqrt(beta): Reti-Diff and latent diffusion call that "linear".
-    ``warmupN`` rises linearly over the first N percent and stays at ``end``; ``jsd`` is ``1 / (levels - t)``; ``cosine`` is
-    Nichol & Dhariwal's, capped at .999. ``const``, ``jsd`` and ``cosine`` do not read ``start``, the latter two not ``end`` either.
+    Args:
+        kind: ``linear`` is linear in beta, as in GSAD. ``quad`` is linear in sqrt(beta), which
+            Reti-Diff and latent diffusion call "linear". ``warmupN`` rises linearly over the
+            first N percent and stays at ``end``. ``const`` is ``end`` everywhere. ``jsd`` is
+            ``1 / (T - t)``. ``cosine`` is Nichol & Dhariwal's, capped at .999.
+        num_train_timesteps: Number of timesteps T.
+        start: First beta; unused by ``const``, ``jsd`` and ``cosine``.
+        end: Last beta; unused by ``jsd`` and ``cosine``.
+
+    Returns:
+        beta_0 to beta_{T-1}, shape (T,), float64.
     """
     if kind == "linear":
-        return torch.linspace(start, end, levels, dtype=torch.float64)
+        return torch.linspace(start, end, num_train_timesteps, dtype=torch.float64)
     if kind == "quad":
-        return torch.linspace(start**0.5, end**0.5, levels, dtype=torch.float64) ** 2
+        roots = torch.linspace(start**0.5, end**0.5, num_train_timesteps, dtype=torch.float64)
+        return roots**2
     if kind == "jsd":
-        return 1 / torch.linspace(levels, 1, levels, dtype=torch.float64)
+        return 1 / torch.linspace(num_train_timesteps, 1, num_train_timesteps, dtype=torch.float64)
     if kind == "cosine":
-        angle = (
-            (torch.arange(levels + 1, dtype=torch.float64) / levels + 8e-3)
-            / (1 + 8e-3)
-            * (math.pi / 2)
-        )
-        signal = angle.cos() ** 2
-        return (1 - signal[1:] / signal[:-1]).clamp(max=0.999)
-    constant = torch.full((levels,), end, dtype=torch.float64)
-    if kind != "const":
-        rising = int(levels * int(kind.removeprefix("warmup")) / 100)
-        constant[:rising] = torch.linspace(start, end, rising, dtype=torch.float64)
-    return constant
+        return _cosine_betas(num_train_timesteps)
+    return _warmup_betas(kind, num_train_timesteps, start, end)
 
 
-def level_edges(beta: Tensor) -> Tensor:
-    """``sqrt([1, abar_0, ..., abar_{T-1}])`` in float64, (T + 1,): training draws its levels between neighbors."""
-    return torch.cat([beta.new_ones(1), (1 - beta).cumprod(0)]).sqrt()
+def _cosine_betas(num_train_timesteps: int) -> Tensor:
+    steps = torch.arange(num_train_timesteps + 1, dtype=torch.float64)
+    time = (steps / num_train_timesteps + COSINE_OFFSET) / (1 + COSINE_OFFSET)
+    alphas_cumprod = (time * (math.pi / 2)).cos() ** 2
+    betas = 1 - alphas_cumprod[1:] / alphas_cumprod[:-1]
+    return betas.clamp(max=0.999)
 
 
-def tables(beta: Tensor) -> dict[str, Tensor]:
-    """Everything q(x_t | x_0) and q(x_{t-1} | x_t, x_0) need (Ho et al. 2020, eq. 4 and 7), under the usual names, float32 (T,)."""
-    alpha = 1 - beta
-    bar = alpha.cumprod(0)
-    previous = torch.cat([beta.new_ones(1), bar[:-1]])
-    variance = beta * (1 - previous) / (1 - bar)
+def _warmup_betas(
+    kind: ScheduleKind,
+    num_train_timesteps: int,
+    start: float,
+    end: float,
+) -> Tensor:
+    betas = torch.full((num_train_timesteps,), end, dtype=torch.float64)
+    if kind == "const":
+        return betas
+    percent = int(kind.removeprefix("warmup"))
+    rising = int(num_train_timesteps * percent / 100)
+    betas[:rising] = torch.linspace(start, end, rising, dtype=torch.float64)
+    return betas
+
+
+def make_level_edges(betas: Tensor) -> Tensor:
+    """Compute the noise levels between which training draws its own.
+
+    Args:
+        betas: Variances of the schedule, shape (T,), float64.
+
+    Returns:
+        ``sqrt([1, abar_0, ..., abar_{T-1}])``, decreasing, shape (T + 1,), float64.
+    """
+    alphas_cumprod = (1 - betas).cumprod(0)
+    return torch.cat([betas.new_ones(1), alphas_cumprod]).sqrt()
+
+
+def make_tables(betas: Tensor) -> dict[str, Tensor]:
+    """Compute the factors of q(x_t | x_0) and q(x_{t-1} | x_t, x_0).
+
+    These are eq. 4 and 7 of Ho et al. (2020), under the names that published code gives them.
+
+    Args:
+        betas: Variances of the schedule, shape (T,), float64.
+
+    Returns:
+        Twelve tables by name, each of shape (T,), float32.
+    """
+    alphas = 1 - betas
+    alphas_cumprod = alphas.cumprod(0)
+    alphas_cumprod_prev = torch.cat([betas.new_ones(1), alphas_cumprod[:-1]])
+    variance = betas * (1 - alphas_cumprod_prev) / (1 - alphas_cumprod)
+    sample_factor = betas * alphas_cumprod_prev.sqrt() / (1 - alphas_cumprod)
+    current_factor = (1 - alphas_cumprod_prev) * alphas.sqrt() / (1 - alphas_cumprod)
     exact = {
-        "betas": beta,
-        "alphas_cumprod": bar,
-        "alphas_cumprod_prev": previous,
-        "sqrt_alphas_cumprod": bar.sqrt(),
-        "sqrt_one_minus_alphas_cumprod": (1 - bar).sqrt(),
-        "log_one_minus_alphas_cumprod": (1 - bar).log(),
-        "sqrt_recip_alphas_cumprod": (1 / bar).sqrt(),
-        "sqrt_recipm1_alphas_cumprod": (1 / bar - 1).sqrt(),
+        "betas": betas,
+        "alphas_cumprod": alphas_cumprod,
+        "alphas_cumprod_prev": alphas_cumprod_prev,
+        "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - alphas_cumprod).log(),
+        "sqrt_recip_alphas_cumprod": (1 / alphas_cumprod).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / alphas_cumprod - 1).sqrt(),
         "posterior_variance": variance,
+        # The variance of the last step is 0, which has no logarithm.
         "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
-        "posterior_mean_coef1": beta * previous.sqrt() / (1 - bar),
-        "posterior_mean_coef2": (1 - previous) * alpha.sqrt() / (1 - bar),
+        "posterior_mean_coef1": sample_factor,
+        "posterior_mean_coef2": current_factor,
     }
     return {name: table.float() for name, table in exact.items()}
 
 
-TABLES = frozenset(tables(betas("linear", 2)))
-"""The names of the twelve tables."""
+TABLE_NAMES = frozenset(make_tables(make_betas("linear", 2)))
+"""Names of the twelve tables, which published files hold beside the weights."""

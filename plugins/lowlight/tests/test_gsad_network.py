@@ -1,6 +1,7 @@
 """The U-Net against numbers of the published code, and reading weight files."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,9 @@ from torch.testing import assert_close
 
 from distillkit import WeightsError
 from distillkit_lowlight.build import TINY_UNET
-from distillkit_lowlight.gsad.unet import UNet
+from distillkit_lowlight.gsad.unet import UNet, UNetConfig
 from distillkit_lowlight.gsad.weights import load_unet
-from distillkit_lowlight.schedule import TABLES, betas, tables
+from distillkit_lowlight.schedule import TABLE_NAMES, make_betas, make_tables
 
 
 @pytest.mark.golden("gsad_unet_small*")
@@ -49,9 +50,9 @@ def test_full_size(case):
 @pytest.mark.golden("gsad_keys_full*")
 def test_published_key_map(case):
     with torch.device("meta"):
-        network = UNet(**case.info["config"])
+        network = UNet(UNetConfig(**case.info["config"]))
     own = {f"denoise_fn.{k}": list(v.shape) for k, v in network.state_dict().items()}
-    buffers = {name: [500] for name in TABLES}
+    buffers = {name: [500] for name in TABLE_NAMES}
     assert own | buffers == case.info["keys"]
     assert len(case.info["keys"]) == case.info["n_keys"]
     totals = case.info["totals"]
@@ -62,26 +63,26 @@ def test_published_key_map(case):
 
 def test_published_size():
     with torch.device("meta"):
-        network = UNet()
+        network = UNet(UNetConfig())
     assert sum(p.numel() for p in network.parameters()) == 17_434_182
-    assert len(network.state_dict()) + len(TABLES) == 432
+    assert len(network.state_dict()) + len(TABLE_NAMES) == 432
 
 
 @pytest.fixture
 def tiny():
-    return UNet(**TINY_UNET)
+    return UNet(TINY_UNET)
 
 
 def _published(network, prefix=""):
     """The network as the training program saves it: under ``denoise_fn.``, beside the tables of its schedule."""
     state = {f"{prefix}denoise_fn.{k}": v.clone() for k, v in network.state_dict().items()}
-    return state | {f"{prefix}{k}": v for k, v in tables(betas("linear", 500)).items()}
+    return state | {f"{prefix}{k}": v for k, v in make_tables(make_betas("linear", 500)).items()}
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_reads_published_files(tmp_path, tiny, prefix):
     torch.save(_published(tiny, prefix), tmp_path / "gen.pth")
-    other = UNet(**TINY_UNET)
+    other = UNet(TINY_UNET)
     load_unet(other, tmp_path / "gen.pth")
     assert all(
         torch.equal(a, b)
@@ -115,9 +116,9 @@ def _write_bad(kind, path, network):
     elif kind == "a tensor":
         torch.save(torch.zeros(3), path)
     elif kind == "other architecture":
-        torch.save(_published(UNet(**TINY_UNET | {"res_blocks": 2})), path)
+        torch.save(_published(UNet(replace(TINY_UNET, res_blocks=2))), path)
     elif kind == "other width":
-        torch.save(_published(UNet(**TINY_UNET | {"inner_channel": 8})), path)
+        torch.save(_published(UNet(replace(TINY_UNET, inner_channel=8))), path)
     else:
         assert kind == "missing"
 

@@ -11,10 +11,10 @@ from torch.testing import assert_close
 
 from distillkit.diffusion.prediction import sample_from_epsilon
 from distillkit_lowlight.gsad.model import GSAD
-from distillkit_lowlight.gsad.padding import Border, border, crop, pad
-from distillkit_lowlight.gsad.process import CLEANEST, LevelProcess
-from distillkit_lowlight.gsad.sampler import EVALUATION, TRAINING, descend, last_clean
-from distillkit_lowlight.schedule import TABLES, betas, level_edges, tables
+from distillkit_lowlight.gsad.padding import Border, choose_border, crop, pad
+from distillkit_lowlight.gsad.process import CLEANEST_LEVEL, NoiseLevelProcess
+from distillkit_lowlight.gsad.sampler import EVALUATION, TRAINING, predict_sample, run_reverse_chain
+from distillkit_lowlight.schedule import TABLE_NAMES, make_betas, make_level_edges, make_tables
 
 
 @pytest.mark.golden("gsad_schedules*")
@@ -24,13 +24,16 @@ def test_schedules(case, make_schedule):
         if name in case.tensors:
             assert_close(beta, case[name], atol=1e-7, rtol=1e-6)
             continue
-        found = tables(beta)
-        for table in TABLES:
+        found = make_tables(beta)
+        for table in TABLE_NAMES:
             assert_close(
                 found[table], case[f"{name}.{table}"], atol=1e-7, rtol=1e-6, msg=f"{name}.{table}"
             )
         assert_close(
-            level_edges(beta), case[f"{name}.sqrt_alphas_cumprod_prev_f64"], atol=1e-12, rtol=1e-9
+            make_level_edges(beta),
+            case[f"{name}.sqrt_alphas_cumprod_prev_f64"],
+            atol=1e-12,
+            rtol=1e-9,
         )
 
 
@@ -46,14 +49,14 @@ def test_schedules(case, make_schedule):
     ],
 )
 def test_kinds_of_schedule(kind, expected):
-    assert_close(betas(kind, 3, 0.1, 0.3), torch.tensor(expected, dtype=torch.float64))
+    assert_close(make_betas(kind, 3, 0.1, 0.3), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_published_schedules():
     """Last levels of the fact sheet; the training range ends above v2-syn's last level."""
-    last = {name: round(s.level(s.steps - 1, 1).item(), 4) for name, s in EVALUATION.items()}
+    last = {name: round(s.noise_level(s.steps - 1, 1).item(), 4) for name, s in EVALUATION.items()}
     assert last == {"lol-v1": 0.0007, "lol-v2-real": 0.0304, "lol-v2-syn": 0.0329}
-    assert round(TRAINING.level(499, 1).item(), 4) == 0.0797
+    assert round(TRAINING.noise_level(499, 1).item(), 4) == 0.0797
 
 
 @pytest.mark.golden("gsad_diffusion_small*")
@@ -64,7 +67,7 @@ def test_training_quantities(case, make_schedule):
         case["in.noise"],
     )
     schedule = make_schedule(case.info["train_schedule"])
-    process = LevelProcess(level_edges(schedule.betas))
+    process = NoiseLevelProcess(make_level_edges(schedule.betas))
     z_t = process.add_noise(case["in.gt"], noise, level)
     assert_close(z_t, case["train.q_sample"], atol=1e-6, rtol=0)
     eps, var = network.with_uncertainty(torch.cat([case["in.lq"], z_t], 1), level)
@@ -89,11 +92,11 @@ def test_sampler_steps(case, make_schedule):
     schedule, network = make_schedule(options), case.other(case.info["uses_weights_of"]).unet()
     for i in case.info["steps"]:
         x = case[f"step{i}.x_t"]
-        level = schedule.level(i, len(x))
+        level = schedule.noise_level(i, len(x))
         assert_close(level, case[f"step{i}.noise_level"][:, 0], atol=1e-7, rtol=1e-6)
         eps = network(torch.cat([case["in.lq"], x], 1), level)
         assert_close(eps, case[f"step{i}.eps"], atol=3e-5, rtol=0)
-        clean = schedule.clean(i, x, case[f"step{i}.eps"])
+        clean = schedule.sample_from_epsilon(i, x, case[f"step{i}.eps"])
         assert_close(clean, case[f"step{i}.x0_unclipped"], atol=5e-5, rtol=1e-6)
         mean, log_variance = schedule.posterior(i, x, clean.clamp(-1, 1))
         assert_close(mean, case[f"step{i}.mean"], atol=5e-5, rtol=0)
@@ -112,8 +115,8 @@ def test_sampling_loop_returns_the_whole_batch(case, make_schedule):
         return model(x, level, condition)
 
     with torch.no_grad():
-        x = descend(predict_noise, model.schedule, case["loop.x_T"], iter(case["loop.z"]))
-        sample = last_clean(predict_noise, model.schedule, x).clamp(-1, 1)
+        x = run_reverse_chain(predict_noise, model.schedule, case["loop.x_T"], iter(case["loop.z"]))
+        sample = predict_sample(predict_noise, model.schedule, x).clamp(-1, 1)
     assert_close(sample, case["loop.final_batch"], atol=5e-5, rtol=0)
     assert_close(sample[-1], case["loop.returned"], atol=5e-5, rtol=0)
 
@@ -132,14 +135,14 @@ def test_generate_draws_like_the_loop(case, make_schedule, monkeypatch):
 
 @pytest.fixture(scope="module")
 def process():
-    return LevelProcess(level_edges(TRAINING.betas))
+    return NoiseLevelProcess(make_level_edges(TRAINING.betas))
 
 
 def test_levels_are_drawn_between_neighbors(process, generator):
     drawn = process.sample_timesteps(20_000, generator)
     edges = process.edges
     assert drawn.dtype == torch.float32
-    assert float(edges[-1].float()) <= drawn.min() and drawn.max() <= CLEANEST
+    assert float(edges[-1].float()) <= drawn.min() and drawn.max() <= CLEANEST_LEVEL
     share = [
         ((drawn < hi) & (drawn >= lo)).float().mean() for hi, lo in pairwise(edges[::50].tolist())
     ]
@@ -156,7 +159,7 @@ def test_seeded_levels_are_repeatable(process):
 
 @given(st.floats(0.08, 0.9999))
 def test_level_of_an_snr(level):
-    process = LevelProcess(level_edges(TRAINING.betas))
+    process = NoiseLevelProcess(make_level_edges(TRAINING.betas))
     t = torch.tensor([level])
     assert_close(process.timestep_at(process.log_snr(t)), t, atol=1e-5, rtol=1e-5)
 
@@ -165,7 +168,7 @@ def test_every_drawn_level_is_in_the_declared_range(process, generator):
     low, high = process.log_snr_range()
     snr = process.log_snr(process.sample_timesteps(5000, generator))
     assert torch.isfinite(snr).all() and low - 1e-4 <= snr.min() and snr.max() <= high + 1e-4
-    assert torch.isfinite(process.coefficients(torch.tensor([CLEANEST])).ratio).all()
+    assert torch.isfinite(process.coefficients(torch.tensor([CLEANEST_LEVEL])).ratio).all()
 
 
 @pytest.mark.golden("gsad_eval_protocol*")
@@ -177,13 +180,13 @@ def test_published_border(case):
 
 
 def test_borders_of_the_data_sets():
-    assert border(400, 600, 16) == Border(8, 8, 4, 4)
-    assert border(384, 384, 16) == Border(0, 0, 0, 0)
+    assert choose_border(400, 600, 16) == Border(8, 8, 4, 4)
+    assert choose_border(384, 384, 16) == Border(0, 0, 0, 0)
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([2, 8, 16]))
 def test_any_size_is_padded_to_a_multiple_and_back(height, width, multiple):
-    by = border(height, width, multiple)
+    by = choose_border(height, width, multiple)
     image = torch.arange(float(height * width)).reshape(1, 1, height, width)
     padded = pad(image, by)
     assert padded.shape[-2] % multiple == 0 and padded.shape[-1] % multiple == 0

@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from distillkit_lowlight.retidiff.config import RetiDiffConfig
 from distillkit_lowlight.retidiff.decomposition import recompose
 from distillkit_lowlight.retidiff.networks import Priors, RetiDiff, StageOneExtractors
 from distillkit_lowlight.retidiff.priors import VectorDenoiser, VectorDiffusion
 from distillkit_lowlight.retidiff.teacher import RetiDiffTeacher
-from distillkit_lowlight.retidiff.weights import canonical, unique_tensors
-from distillkit_lowlight.schedule import TABLES
+from distillkit_lowlight.retidiff.weights import canonical_name, unique_tensors
+from distillkit_lowlight.schedule import TABLE_NAMES
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -29,7 +30,7 @@ def test_restores_end_to_end(case):
         ("img", network.img_denoise, start.img),
     ):
         told = getattr(condition, name)
-        chain = network.diffusion.descend(denoiser, x, told)
+        chain = network.diffusion.run_reverse_chain(denoiser, x, told)
         assert_close(torch.stack(chain), case[f"mid.chain_{name}"], **CLOSE)
         steps = reversed(range(network.diffusion.timesteps))
         clean = [
@@ -60,11 +61,11 @@ def test_training_chain_starts_from_the_noised_prior(case):
     network = case.retidiff()
     for name, denoiser in (("rex", network.rex_denoise), ("img", network.img_denoise)):
         clean = case[f"train.s1_{name}"]
-        noised = network.diffusion.diffuse(
+        noised = network.diffusion.add_noise(
             clean, network.diffusion.timesteps - 1, case[f"train.noise_{name}"]
         )
         assert_close(noised, case[f"train.x_noisy_{name}"], **CLOSE)
-        chain = network.diffusion.descend(denoiser, noised, case[f"mid.cond_{name}"])
+        chain = network.diffusion.run_reverse_chain(denoiser, noised, case[f"mid.cond_{name}"])
         assert_close(torch.stack(chain), case[f"train.pred_{name}"], **CLOSE)
     last = case["train.pred_rex"][-1]
     assert_close(
@@ -96,8 +97,8 @@ def test_full_size(case):
 
 def _stage_one(case):
     extractors = StageOneExtractors(case.info["n_feats"], case.info["constructor"]["n_encoder_res"])
-    unique = unique_tensors(case.part("sd."), case.path)
-    extractors.load_state_dict({k: unique[canonical(k)] for k in extractors.state_dict()})
+    unique = unique_tensors(case.tensors_under("sd."), case.path)
+    extractors.load_state_dict({k: unique[canonical_name(k)] for k in extractors.state_dict()})
     return extractors
 
 
@@ -128,22 +129,24 @@ def test_stage_one_restores_with_the_transformer_of_stage_two(case):
 def test_vector_diffusion(case):
     info = case.info
     diffusion = VectorDiffusion(info["timesteps"], info["linear_start"], info["linear_end"])
-    for table in TABLES:
+    for table in TABLE_NAMES:
         assert_close(diffusion.tables[table], case[f"sched.{table}"], atol=1e-7, rtol=1e-6)
     denoiser = VectorDenoiser(4 * info["n_feats"], info["n_denoise_res"], info["timesteps"])
     assert denoiser.max_period == info["max_period"]
-    denoiser.load_state_dict(case.part("sd."))
+    denoiser.load_state_dict(case.tensors_under("sd."))
     denoiser.requires_grad_(False)
     x, told = case["in.x"], case["in.c"]
     for t in range(info["timesteps"]):
         assert_close(denoiser(x, torch.full((len(x),), t), told), case[f"step{t}.x0_pred"], **CLOSE)
         assert_close(diffusion.step(denoiser, x, t, told), case[f"step{t}.mean"], **CLOSE)
         assert_close(
-            diffusion.diffuse(case["in.x0"], t, case["in.noise"]),
+            diffusion.add_noise(case["in.x0"], t, case["in.noise"]),
             case[f"step{t}.q_sample"],
             **CLOSE,
         )
-    assert_close(torch.stack(diffusion.descend(denoiser, x, told)), case["chain"], **CLOSE)
+    assert_close(
+        torch.stack(diffusion.run_reverse_chain(denoiser, x, told)), case["chain"], **CLOSE
+    )
 
 
 @pytest.mark.golden("retidiff_decom_published*")
@@ -162,11 +165,11 @@ def test_published_key_map(case):
     )
     with torch.device("meta"):
         trained, tested, extractors = (
-            RetiDiff(**config, training_head=True),
-            RetiDiff(**config),
+            RetiDiff(RetiDiffConfig(**config, training_head=True)),
+            RetiDiff(RetiDiffConfig(**config)),
             StageOneExtractors(),
         )
-    aliases = {k: canonical(k) for k in keys if canonical(k) != k}
+    aliases = {k: canonical_name(k) for k in keys if canonical_name(k) != k}
     assert aliases == case.info["aliases_S2"]
     wrapped = ("img_diffusion.", "rex_diffusion.")
     unique = {
@@ -175,7 +178,7 @@ def test_published_key_map(case):
     assert {k: list(p.shape) for k, p in trained.named_parameters()} == unique
     assert all(list(trained.get_parameter(aliases[k]).shape) == keys[k] for k in aliases)
     buffers = [k for k in keys if k not in aliases and k.startswith(wrapped)]
-    assert sorted(buffers) == sorted(f"{w}{table}" for w in wrapped for table in TABLES)
+    assert sorted(buffers) == sorted(f"{w}{table}" for w in wrapped for table in TABLE_NAMES)
     assert sorted(set(unique) - dict(tested.named_parameters()).keys()) == sorted(
         case.info["s2_minus_interface"]
     )

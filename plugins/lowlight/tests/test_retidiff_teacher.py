@@ -1,5 +1,7 @@
 """Reti-Diff's weight files, the output teacher, the distance of retinex maps, and the score in prior space."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -22,7 +24,7 @@ from distillkit_lowlight.options import (
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
 from distillkit_lowlight.retidiff.weights import load_decomposition, load_retidiff, load_stage_one
-from distillkit_lowlight.schedule import betas, tables
+from distillkit_lowlight.schedule import make_betas, make_tables
 
 
 def published(network):
@@ -36,7 +38,8 @@ def published(network):
             }
             state |= {f"{name}_diffusion.{wrapped}.{k}": v for k, v in copies.items()}
         state |= {
-            f"{name}_diffusion.{k}": v for k, v in tables(betas("quad", 4, 0.1, 0.99)).items()
+            f"{name}_diffusion.{k}": v
+            for k, v in make_tables(make_betas("quad", 4, 0.1, 0.99)).items()
         }
     return state
 
@@ -52,13 +55,16 @@ def same(a, b):
 
 @pytest.fixture
 def trained():
-    return RetiDiff(**TINY_RETIDIFF, training_head=True)
+    return RetiDiff(replace(TINY_RETIDIFF, training_head=True))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_reads_the_averaged_weights(tmp_path, trained, prefix):
     path = save(tmp_path / "llie.pth", {prefix + k: v for k, v in published(trained).items()})
-    with_head, without = RetiDiff(**TINY_RETIDIFF, training_head=True), RetiDiff(**TINY_RETIDIFF)
+    with_head, without = (
+        RetiDiff(replace(TINY_RETIDIFF, training_head=True)),
+        RetiDiff(TINY_RETIDIFF),
+    )
     load_retidiff(with_head, path)
     load_retidiff(without, path)
     assert same(with_head, trained) and same(without, trained)
@@ -69,11 +75,11 @@ def test_training_head_may_be_absent_from_the_file(tmp_path, trained):
         tmp_path / "llie.pth",
         {k: v for k, v in published(trained).items() if not k.startswith("G.decom.")},
     )
-    network = RetiDiff(**TINY_RETIDIFF)
+    network = RetiDiff(TINY_RETIDIFF)
     load_retidiff(network, path)
     assert same(network, trained)
     with pytest.raises(WeightsError, match=r"missing G\.decom"):
-        load_retidiff(RetiDiff(**TINY_RETIDIFF, training_head=True), path)
+        load_retidiff(RetiDiff(replace(TINY_RETIDIFF, training_head=True)), path)
 
 
 @pytest.mark.parametrize(
@@ -88,20 +94,20 @@ def test_refuses_aliases_that_differ(tmp_path, trained, name):
     state = published(trained)
     state[name] = state[name] + 1e-3
     with pytest.raises(WeightsError, match="name one tensor but differ"):
-        load_retidiff(RetiDiff(**TINY_RETIDIFF), save(tmp_path / "llie.pth", state))
+        load_retidiff(RetiDiff(TINY_RETIDIFF), save(tmp_path / "llie.pth", state))
 
 
 def test_refuses_another_architecture(tmp_path, trained):
     path = save(tmp_path / "llie.pth", published(trained))
     with pytest.raises(WeightsError, match="another architecture"):
-        load_retidiff(RetiDiff(**TINY_RETIDIFF | {"n_encoder_res": 2}), path)
+        load_retidiff(RetiDiff(replace(TINY_RETIDIFF, n_encoder_res=2)), path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", bytes(range(256)) * 20])
 def test_refuses_what_is_no_weight_file(tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     for load, network in (
-        (load_retidiff, RetiDiff(**TINY_RETIDIFF)),
+        (load_retidiff, RetiDiff(TINY_RETIDIFF)),
         (load_decomposition, Decomposition()),
     ):
         with pytest.raises(WeightsError, match=r"x\.pth"):
@@ -123,14 +129,14 @@ def test_reads_decomposition_networks(tmp_path):
 
 
 def test_reads_stage_one(tmp_path, trained):
-    extractors, read = (StageOneExtractors(TINY_RETIDIFF["n_feats"], 1) for _ in range(2))
+    extractors, read = (StageOneExtractors(TINY_RETIDIFF.n_feats, 1) for _ in range(2))
     state = dict(extractors.state_dict()) | {f"G.{k}": v for k, v in trained.G.state_dict().items()}
     load_stage_one(read, save(tmp_path / "s1.pth", state))
     assert same(read, extractors)
 
 
 def test_residual_blocks_are_shared():
-    extractor = RetiDiff(**TINY_RETIDIFF).rex_condition
+    extractor = RetiDiff(TINY_RETIDIFF).rex_condition
     assert extractor.E_R[2] is extractor.E_I[2]
 
 
@@ -192,7 +198,7 @@ def test_prior_score_terms(priors, images):
 
     condition = priors.condition(lq)
     z_s, z = priors.encode(image, condition), priors.encode(gt, condition)
-    assert z.shape == (2, 2 * priors.network.prior, 1, 1)
+    assert z.shape == (2, 2 * priors.network.prior_size, 1, 1)
     noise = torch.randn(z.shape, generator=draws)
     of_student, of_truth = (
         priors.predict(priors.process.add_noise(v, noise, t), t, condition) for v in (z_s, z)

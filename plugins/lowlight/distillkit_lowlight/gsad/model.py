@@ -8,20 +8,27 @@ import torch
 from torch import Tensor
 
 from distillkit import Condition, DiffusionModel, Identity
-from distillkit_lowlight.gsad.padding import border, crop, pad
-from distillkit_lowlight.gsad.process import LevelProcess
-from distillkit_lowlight.gsad.sampler import TRAINING, Schedule, descend, last_clean
+from distillkit_lowlight.gsad.padding import choose_border, crop, pad
+from distillkit_lowlight.gsad.process import NoiseLevelProcess
+from distillkit_lowlight.gsad.sampler import (
+    TRAINING,
+    Schedule,
+    predict_sample,
+    run_reverse_chain,
+)
 from distillkit_lowlight.gsad.unet import UNet
-from distillkit_lowlight.schedule import level_edges
+from distillkit_lowlight.schedule import make_level_edges
 
 
 class GSAD(DiffusionModel):
-    """Global structure-aware diffusion (Hou et al., NeurIPS 2023): pixel space, conditioned on the low-light image alone.
+    """Global structure-aware diffusion (Hou et al., NeurIPS 2023).
 
-    Images of any size: the network's input is padded by mirroring (see :mod:`.padding`) and its output cropped.
+    It works in pixel space and is conditioned on the low-light image alone. Images may have any
+    size: the network's input is padded (see :mod:`.padding`) and its output cropped.
 
     Args:
-        network: the U-Net. schedule: the steps of :meth:`generate`.
+        network: The U-Net.
+        schedule: The steps of :meth:`generate`.
     """
 
     prediction_type = "epsilon"
@@ -31,61 +38,81 @@ class GSAD(DiffusionModel):
         super().__init__()
         self.network: UNet = network
         self.codec = Identity()
-        self.process = LevelProcess(level_edges(TRAINING.betas))
+        self.process = NoiseLevelProcess(make_level_edges(TRAINING.betas))
         self.schedule = schedule
         self.nfe = schedule.steps
-        self._multiple = network.size_multiple
+        # Kept apart from size_multiple, which is 1: this model pads by itself.
+        self._network_multiple = network.size_multiple
 
     def condition(self, lq: Tensor) -> Condition:
         """``extra["lq"]``: the low-light image itself."""
         return Condition(extra={"lq": lq})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The noise in ``z_t`` (B, 3, H, W) at levels ``t = sqrt(alpha_bar)`` (B,)."""
-        by = border(*z_t.shape[-2:], self._multiple)
-        x = pad(torch.cat([condition.extra["lq"], z_t], dim=1), by)
-        return crop(self.network(x, t.to(x.device, torch.float32)), by)
+        """Predict the noise in ``z_t``.
+
+        Args:
+            z_t: Noisy images, shape (B, 3, H, W).
+            t: Noise levels ``sqrt(alpha_bar)``, shape (B,).
+            condition: From :meth:`condition`.
+        """
+        border = choose_border(*z_t.shape[-2:], self._network_multiple)
+        x = pad(torch.cat([condition.extra["lq"], z_t], dim=1), border)
+        epsilon = self.network(x, t.to(x.device, torch.float32))
+        return crop(epsilon, border)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        """A sample of all the schedule's steps (ancestral DDPM), before its last clamp to [-1, 1]."""
-        return self._sample(condition, generator, stop=0)
+        """Take all steps of the schedule (ancestral DDPM).
 
-    def _sample(self, condition: Condition, generator: torch.Generator | None, stop: int) -> Tensor:
-        """The clean image seen at step ``stop`` by a sampler stopped there; gradient through this last pass only."""
+        The image is not clamped to [-1, 1] yet.
+        """
+        return self._sample_to(condition, generator, stop=0)
+
+    def _sample_to(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None,
+        stop: int,
+    ) -> Tensor:
+        """Predict the clean image at step ``stop`` of the sampler.
+
+        Gradient flows through this last evaluation of the network only.
+        """
         lq = condition.extra["lq"]
-        by = border(*lq.shape[-2:], self._multiple)
-        padded = self.condition(pad(lq, by))
-        draws = _normal_like(padded.extra["lq"], generator)
+        border = choose_border(*lq.shape[-2:], self._network_multiple)
+        padded_lq = pad(lq, border)
+        padded_condition = Condition(extra={"lq": padded_lq})
+        noises = _normal_like(padded_lq, generator)
 
         def predict_noise(x: Tensor, level: Tensor) -> Tensor:
-            return self(x, level, padded)
+            return self(x, level, padded_condition)
 
         with torch.no_grad():
-            x = descend(predict_noise, self.schedule, next(draws), draws, stop)
-        return crop(last_clean(predict_noise, self.schedule, x, stop), by)
+            x = run_reverse_chain(predict_noise, self.schedule, next(noises), noises, stop)
+        return crop(predict_sample(predict_noise, self.schedule, x, stop), border)
 
 
 class LastStepStudent(GSAD):
     """A student of many steps, trained through one of them.
 
-    While gradients are recorded, :meth:`generate` stops the sampler at a step drawn uniformly (one for the batch) and returns the
-    clean image seen there, with the gradient of that pass alone: over training every step of the sampler is reached at the cost of
-    one backward. Under ``torch.no_grad()`` it samples all steps.
+    While gradients are recorded, :meth:`generate` stops the sampler at a step drawn uniformly (one
+    for the batch) and returns the clean image predicted there, with the gradient of that one
+    evaluation. Over training every step of the sampler is reached, at the cost of one backward.
+    Under ``torch.no_grad()`` it takes all steps.
     """
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        stop = (
-            int(torch.randint(self.schedule.steps, (), generator=generator))
-            if torch.is_grad_enabled()
-            else 0
-        )
-        return self._sample(condition, generator, stop)
+        stop = 0
+        if torch.is_grad_enabled():
+            stop = int(torch.randint(self.schedule.steps, (), generator=generator))
+        return self._sample_to(condition, generator, stop)
 
 
 class OneStepStudent(GSAD):
-    """A student of one step: the clean image seen in pure noise at the noisiest level of GSAD's training.
+    """A student of one step: the clean image predicted from pure noise.
 
-    It starts as the blurry posterior mean and needs longer training; in exchange it restores in one pass.
+    The step is the noisiest of GSAD's training. The student starts as the blurry posterior mean and
+    needs longer training; in exchange it restores in one network evaluation.
     """
 
     def __init__(self, network: UNet) -> None:
@@ -93,9 +120,10 @@ class OneStepStudent(GSAD):
         self.nfe = 1
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        return self._sample(condition, generator, stop=self.schedule.steps - 1)
+        return self._sample_to(condition, generator, stop=self.schedule.steps - 1)
 
 
 def _normal_like(image: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Draw standard normal noise on the CPU, tensor after tensor."""
     while True:
         yield torch.randn(image.shape, generator=generator).to(image)

@@ -1,4 +1,7 @@
-"""Borders that make an image fit the network: edge pixels mirrored with the edge itself repeated (cv2's BORDER_REFLECT)."""
+"""Borders that make an image fit the network.
+
+Pixels are mirrored with the edge itself repeated (OpenCV's BORDER_REFLECT).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from torch import Tensor
 
 
 class Border(NamedTuple):
-    """Rows and columns added on each side."""
+    """The rows and columns added on each side."""
 
     top: int
     bottom: int
@@ -17,38 +20,58 @@ class Border(NamedTuple):
     right: int
 
 
-PUBLISHED = {(400, 600): Border(8, 8, 4, 4)}
-"""The photographs of LOL v1 and v2-real are padded to 416 x 608, although 400 rows would do."""
+NO_BORDER = Border(0, 0, 0, 0)
+
+PUBLISHED_BORDERS = {(400, 600): Border(top=8, bottom=8, left=4, right=4)}
+"""Borders of the published code, by height and width.
+
+The photographs of LOL v1 and v2-real are padded to 416 x 608, although 400 rows would do.
+"""
 
 
-def border(height: int, width: int, multiple: int) -> Border:
-    """The published border where there is one, and what is then missing to the next multiple, half of it on either side."""
-    top, bottom, left, right = PUBLISHED.get((height, width), Border(0, 0, 0, 0))
-    rows, columns = -(height + top + bottom) % multiple, -(width + left + right) % multiple
+def choose_border(height: int, width: int, size_multiple: int) -> Border:
+    """Choose the border that brings an image to a multiple.
+
+    A published border comes first; what is then missing is split between the two sides.
+
+    Args:
+        height: Rows of the image.
+        width: Columns of the image.
+        size_multiple: What both sides have to be multiples of.
+    """
+    border = PUBLISHED_BORDERS.get((height, width), NO_BORDER)
+    rows = -(height + border.top + border.bottom) % size_multiple
+    columns = -(width + border.left + border.right) % size_multiple
+    rows_above = rows // 2
+    columns_left = columns // 2
     return Border(
-        top + rows // 2,
-        bottom + rows - rows // 2,
-        left + columns // 2,
-        right + columns - columns // 2,
+        top=border.top + rows_above,
+        bottom=border.bottom + rows - rows_above,
+        left=border.left + columns_left,
+        right=border.right + columns - columns_left,
     )
 
 
-def pad(image: Tensor, by: Border) -> Tensor:
-    """(B, C, H, W) with ``by`` added; any amount, gradient flows."""
-    if not any(by):
+def pad(image: Tensor, border: Border) -> Tensor:
+    """Add a border of any size to images (B, C, H, W); gradient flows."""
+    if border == NO_BORDER:
         return image
-    rows = _mirrored(image.shape[-2], by.top, by.bottom).to(image.device)
-    columns = _mirrored(image.shape[-1], by.left, by.right).to(image.device)
-    return image[..., rows, :][..., columns]
-
-
-def crop(image: Tensor, by: Border) -> Tensor:
-    """The inverse of :func:`pad`."""
     height, width = image.shape[-2:]
-    return image[..., by.top : height - by.bottom, by.left : width - by.right]
+    rows = _mirrored_indices(height, border.top, border.bottom)
+    columns = _mirrored_indices(width, border.left, border.right)
+    padded = image[..., rows.to(image.device), :]
+    return padded[..., columns.to(image.device)]
 
 
-def _mirrored(n: int, before: int, after: int) -> Tensor:
-    """Indices ... 1 0 | 0 1 ... n-1 | n-1 n-2 ..."""
-    index = torch.arange(-before, n + after) % (2 * n)
-    return torch.where(index < n, index, 2 * n - 1 - index)
+def crop(image: Tensor, border: Border) -> Tensor:
+    """Cut the border off again: the inverse of :func:`pad`."""
+    height, width = image.shape[-2:]
+    rows = slice(border.top, height - border.bottom)
+    columns = slice(border.left, width - border.right)
+    return image[..., rows, columns]
+
+
+def _mirrored_indices(size: int, before: int, after: int) -> Tensor:
+    """List the indices ``... 1 0 | 0 1 ... n-1 | n-1 n-2 ...`` for n = size."""
+    index = torch.arange(-before, size + after) % (2 * size)
+    return torch.where(index < size, index, 2 * size - 1 - index)

@@ -1,4 +1,4 @@
-"""GSAD's forward process: variance preserving, with the signal level itself as time."""
+"""GSAD's forward process: variance preserving, with the noise level itself as timestep."""
 
 from __future__ import annotations
 
@@ -7,38 +7,44 @@ from torch import Tensor
 
 from distillkit import Coefficients, ForwardProcess
 
-CLEANEST = 1 - 1e-6
-"""Highest level drawn: its noise factor, .0014, is still a number to divide by."""
+CLEANEST_LEVEL = 1 - 1e-6
+"""The highest level drawn: its noise factor, .0014, is still a number to divide by."""
 
 
-class LevelProcess(ForwardProcess):
-    """``z_t = a z_0 + sqrt(1 - a^2) eps`` whose time is the level ``a = sqrt(alpha_bar)`` in (0, 1): large is clean.
+class NoiseLevelProcess(ForwardProcess):
+    """``z_t = a z_0 + sqrt(1 - a^2) eps``; the timestep is the level ``a = sqrt(alpha_bar)``.
 
-    Training draws ``t`` uniformly from 1..T and then ``a`` uniformly between the levels of ``t`` and ``t - 1`` (Chen et al. 2020,
-    WaveGrad, alg. 1), here for every sample by itself. Levels above :data:`CLEANEST` are drawn as that.
+    Levels lie in (0, 1), and large ones are clean. Training draws ``t`` uniformly from 1..T and
+    then ``a`` uniformly between the levels of ``t`` and ``t - 1`` (Chen et al. 2020, WaveGrad,
+    algorithm 1). Here every image of a batch has draws of its own.
 
     Args:
-        edges: ``sqrt([1, abar_0, ..., abar_{T-1}])`` of the training schedule, decreasing, (T + 1,).
+        edges: ``sqrt([1, abar_0, ..., abar_{T-1}])`` of the training schedule, decreasing,
+            shape (T + 1,).
     """
 
     def __init__(self, edges: Tensor) -> None:
         self.edges = edges.double()
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        a = t.float().reshape(-1, 1, 1, 1)
-        return Coefficients(a, torch.zeros_like(a), (1 - a**2).sqrt())
+        level = t.float().reshape(-1, 1, 1, 1)
+        return Coefficients(
+            signal=level,
+            shift=torch.zeros_like(level),
+            noise=(1 - level**2).sqrt(),
+        )
 
     def timestep_at(self, log_snr: Tensor) -> Tensor:
-        """``a^2 = SNR / (1 + SNR)``."""
+        """Find the level of a signal-to-noise ratio: ``a^2 = SNR / (1 + SNR)``."""
         return torch.sigmoid(log_snr).sqrt()
 
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         t = torch.randint(1, self.edges.numel(), (n,), generator=generator)
         share = torch.rand(n, dtype=torch.float64, generator=generator)
-        return torch.lerp(self.edges[t - 1], self.edges[t], share).clamp(max=CLEANEST).float()
+        levels = torch.lerp(self.edges[t - 1], self.edges[t], share)
+        return levels.clamp(max=CLEANEST_LEVEL).float()
 
     def log_snr_range(self) -> tuple[float, float]:
-        low, high = self.log_snr(
-            torch.stack([self.edges[-1], torch.tensor(CLEANEST, dtype=torch.float64)])
-        )
+        cleanest = torch.tensor(CLEANEST_LEVEL, dtype=torch.float64)
+        low, high = self.log_snr(torch.stack([self.edges[-1], cleanest]))
         return float(low), float(high)

@@ -1,43 +1,94 @@
 """The conditional U-Net of GSAD, with the layer names of its published weights.
 
-It is the U-Net of SR3 (Saharia et al. 2021), conditioned on a continuous noise level, with a second output: the per-pixel
-log-uncertainty of GSAD's training loss.
+It is the U-Net of SR3 (Saharia et al. 2021), conditioned on a continuous noise level, with a second
+output: the per-pixel log-uncertainty of GSAD's training loss.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class LevelEncoding(nn.Module):
-    """``[sin | cos](level exp(-ln(1e4) k / n))`` for k = 0..n-1, n = channels / 2; the level is not rescaled."""
+@dataclass(frozen=True)
+class UNetConfig:
+    """The sizes of a :class:`UNet`, named as in the published options file."""
+
+    in_channel: int = 6
+    """Channels of the input: low-quality image and noisy image together."""
+    out_channel: int = 3
+    """Channels of each output."""
+    inner_channel: int = 64
+    """Channels of the first resolution, and of the noise-level embedding."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm."""
+    channel_mults: Sequence[int] = (1, 1, 2, 2, 4)
+    """Channels of each resolution, as multiples of ``inner_channel``."""
+    attn_res: Sequence[int] = (16,)
+    """Nominal sides at which there is attention, counted from ``image_size`` for any input."""
+    res_blocks: int = 2
+    """Residual blocks of each resolution on the way down; one more on the way up."""
+    dropout: float = 0.0
+    """Dropout of the second block of each residual block."""
+    image_size: int = 128
+    """Nominal side of the first resolution."""
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of an input have to be multiples of."""
+        return 2 ** (len(self.channel_mults) - 1)
+
+    def resolutions(self) -> list[_Resolution]:
+        """List channels and attention of each resolution, finest first."""
+        resolutions = []
+        side = self.image_size
+        for mult in self.channel_mults:
+            width = self.inner_channel * mult
+            resolutions.append(_Resolution(width, attention=side in self.attn_res))
+            side //= 2
+        return resolutions
+
+
+@dataclass(frozen=True)
+class _Resolution:
+    width: int
+    attention: bool
+
+
+class NoiseLevelEncoding(nn.Module):
+    """``[sin | cos](level exp(-ln(1e4) k / n))`` for k = 0..n-1 and n = channels / 2.
+
+    The level is not rescaled.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
 
     def forward(self, level: Tensor) -> Tensor:
-        """Levels (B,) -> (B, channels)."""
-        n = self.channels // 2
-        k = torch.arange(n, dtype=level.dtype, device=level.device) / n
-        angle = level[:, None] * torch.exp(-math.log(1e4) * k)
+        """Encode noise levels (B,) as vectors (B, channels)."""
+        half = self.channels // 2
+        k = torch.arange(half, dtype=level.dtype, device=level.device) / half
+        frequency = torch.exp(-math.log(1e4) * k)
+        angle = level[:, None] * frequency
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
 class Shift(nn.Module):
-    """Adds a linear function of the level embedding to every pixel."""
+    """Adds a linear function of the noise-level embedding to every pixel."""
 
     def __init__(self, embedding: int, channels: int) -> None:
         super().__init__()
         self.noise_func = nn.Sequential(nn.Linear(embedding, channels))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return x + self.noise_func(embedding)[:, :, None, None]
+        shift = self.noise_func(embedding)
+        return x + shift[:, :, None, None]
 
 
 class Block(nn.Module):
@@ -49,7 +100,7 @@ class Block(nn.Module):
             nn.GroupNorm(groups, inputs),
             nn.SiLU(),
             nn.Dropout(dropout),
-            nn.Conv2d(inputs, outputs, 3, padding=1),
+            _conv3x3(inputs, outputs),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,23 +108,30 @@ class Block(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two blocks with the level embedding added between them.
-
-    ``mlp`` is never called. The published files hold its weights, so it exists.
-    """
+    """Two blocks with the noise-level embedding added between them."""
 
     def __init__(
-        self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        groups: int,
+        dropout: float,
     ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs)).requires_grad_(False)
+        # Never called. The published files hold its weights, so it exists.
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, outputs))
+        self.mlp.requires_grad_(False)
         self.noise_func = Shift(embedding, outputs)
         self.block1 = Block(inputs, outputs, groups)
         self.block2 = Block(outputs, outputs, groups, dropout)
-        self.res_conv = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.res_conv = _shortcut(inputs, outputs)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.block2(self.noise_func(self.block1(x), embedding)) + self.res_conv(x)
+        h = self.block1(x)
+        h = self.noise_func(h, embedding)
+        h = self.block2(h)
+        return h + self.res_conv(x)
 
 
 class SelfAttention(nn.Module):
@@ -86,26 +144,19 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        q, k, v = tokens.chunk(3, dim=2)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return self.out(mixed.transpose(1, 2).reshape_as(x)) + x
 
 
 class Stage(nn.Module):
-    """A residual block, followed by attention where asked for."""
+    """A residual block, followed by attention or by nothing."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        embedding: int,
-        groups: int,
-        dropout: float,
-        attention: bool,
-    ) -> None:
+    def __init__(self, res_block: ResBlock, attention: nn.Module) -> None:
         super().__init__()
-        self.res_block = ResBlock(inputs, outputs, embedding, groups, dropout)
-        self.attn = SelfAttention(outputs, groups) if attention else nn.Identity()
+        self.res_block = res_block
+        self.attn = attention
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         return self.attn(self.res_block(x, embedding))
@@ -127,80 +178,47 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = _conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 class UNet(nn.Module):
-    """The denoiser: ``cat([lq, x_t])`` and a noise level -> the noise, and on request the log-uncertainty.
+    """The denoiser: ``cat([lq, x_t])`` and a noise level to the noise in ``x_t``.
 
-    Args:
-        in_channel, out_channel: channels of the input (low-quality image and noisy image together) and of each output.
-        inner_channel: channels of the first level and of the level embedding; level i has ``channel_mults[i]`` times as many.
-        norm_groups: groups of every GroupNorm.
-        channel_mults: one entry per level; sides must be multiples of ``2 ** (len(channel_mults) - 1)``, see ``size_multiple``.
-        attn_res: nominal sides at which the levels have attention, counted from ``image_size`` whatever the real size is.
-        res_blocks: blocks per level on the way down (one more on the way up).
-        dropout: of the second block of each residual block.
-        image_size: nominal side of the first level.
-
-    ``var_conv`` makes the uncertainty and is not used for restoring. Like the dead ``mlp`` layers it asks for no gradient.
+    On request it also predicts the log-uncertainty, which restoring does not use. ``var_conv``,
+    which makes it, asks for no gradient, like the ``mlp`` layers that are never called.
     """
 
-    def __init__(
-        self,
-        in_channel: int = 6,
-        out_channel: int = 3,
-        inner_channel: int = 64,
-        norm_groups: int = 32,
-        channel_mults: Sequence[int] = (1, 1, 2, 2, 4),
-        attn_res: Sequence[int] = (16,),
-        res_blocks: int = 2,
-        dropout: float = 0.0,
-        image_size: int = 128,
-    ) -> None:
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        self.size_multiple = 2 ** (len(channel_mults) - 1)
-        c = inner_channel
-        self.noise_level_mlp = nn.Sequential(
-            LevelEncoding(c), nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, c)
+        self.size_multiple = config.size_multiple
+        self.noise_level_mlp = _embedding_mlp(config.inner_channel)
+        # The layers are made in the order of the published code: seeded weights depend on it.
+        self.downs, skips = _make_downs(config)
+        width = skips[-1]
+        self.mid = nn.ModuleList(
+            [
+                _make_stage(config, width, width, attention=True),
+                _make_stage(config, width, width, attention=False),
+            ]
         )
-
-        def stage(inputs: int, outputs: int, attention: bool) -> Stage:
-            return Stage(inputs, outputs, inner_channel, norm_groups, dropout, attention)
-
-        levels = [(c * m, image_size // 2**i in attn_res) for i, m in enumerate(channel_mults)]
-        downs: list[nn.Module] = [nn.Conv2d(in_channel, c, 3, padding=1)]
-        skips = [c]
-        for i, (width, attention) in enumerate(levels):
-            for _ in range(res_blocks):
-                downs.append(stage(c, width, attention))
-                c = width
-                skips.append(c)
-            if i < len(levels) - 1:
-                downs.append(Downsample(c))
-                skips.append(c)
-        self.downs = nn.ModuleList(downs)
-        self.mid = nn.ModuleList([stage(c, c, True), stage(c, c, False)])
-        ups: list[nn.Module] = []
-        for i, (width, attention) in reversed(list(enumerate(levels))):
-            for _ in range(res_blocks + 1):
-                ups.append(stage(c + skips.pop(), width, attention))
-                c = width
-            if i > 0:
-                ups.append(Upsample(c))
-        self.ups = nn.ModuleList(ups)
-        self.final_conv = Block(c, out_channel, norm_groups)
-        self.var_conv = nn.Sequential(
-            *(nn.Conv2d(c, c, 3, padding=1), nn.ELU()),
-            *(nn.Conv2d(c, c, 3, padding=1), nn.ELU()),
-            *(nn.Conv2d(c, out_channel, 3, padding=1), nn.ELU()),
-        ).requires_grad_(False)
+        self.ups, width = _make_ups(config, width, skips)
+        self.final_conv = Block(width, config.out_channel, config.norm_groups)
+        self.var_conv = _uncertainty_head(width, config.out_channel)
+        self.var_conv.requires_grad_(False)
 
     def features(self, x: Tensor, level: Tensor) -> Tensor:
-        """What both outputs are made of: inputs (B, in_channel, H, W), levels (B,) -> (B, C, H, W)."""
+        """Compute the features that both outputs are made of.
+
+        Args:
+            x: ``cat([lq, x_t])``, shape (B, in_channel, H, W).
+            level: Noise levels, shape (B,).
+
+        Returns:
+            Features of shape (B, C, H, W).
+        """
         embedding = self.noise_level_mlp(level)
         x = self.downs[0](x)
         skips = [x]
@@ -210,23 +228,111 @@ class UNet(nn.Module):
         for layer in self.mid:
             x = layer(x, embedding)
         for layer in self.ups:
-            x = (
-                layer(x)
-                if isinstance(layer, Upsample)
-                else layer(torch.cat([x, skips.pop()], dim=1), embedding)
-            )
+            if isinstance(layer, Upsample):
+                x = layer(x)
+            else:
+                x = layer(torch.cat([x, skips.pop()], dim=1), embedding)
         return x
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """The noise in ``x_t``.
+        """Predict the noise in ``x_t``.
 
         Args:
-            x: ``cat([lq, x_t])``, low-quality image first, (B, in_channel, H, W) in [-1, 1].
-            level: ``sqrt(alpha_bar)``, (B,), in (0, 1).
+            x: ``cat([lq, x_t])``, the low-quality image first, shape (B, in_channel, H, W), in
+                [-1, 1]; sides are multiples of :attr:`size_multiple`.
+            level: ``sqrt(alpha_bar)``, shape (B,), in (0, 1).
+
+        Returns:
+            The noise, shape (B, out_channel, H, W).
         """
         return self.final_conv(self.features(x, level))
 
     def with_uncertainty(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Both outputs, noise and log-uncertainty, each (B, out_channel, H, W)."""
+        """Predict noise and log-uncertainty, each (B, out_channel, H, W)."""
         features = self.features(x, level)
         return self.final_conv(features), self.var_conv(features)
+
+
+def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def _shortcut(inputs: int, outputs: int) -> nn.Module:
+    if inputs == outputs:
+        return nn.Identity()
+    return nn.Conv2d(inputs, outputs, 1)
+
+
+def _make_stage(config: UNetConfig, inputs: int, outputs: int, attention: bool) -> Stage:
+    res_block = ResBlock(
+        inputs,
+        outputs,
+        embedding=config.inner_channel,
+        groups=config.norm_groups,
+        dropout=config.dropout,
+    )
+    if attention:
+        return Stage(res_block, SelfAttention(outputs, config.norm_groups))
+    return Stage(res_block, nn.Identity())
+
+
+def _embedding_mlp(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        NoiseLevelEncoding(channels),
+        nn.Linear(channels, 4 * channels),
+        nn.SiLU(),
+        nn.Linear(4 * channels, channels),
+    )
+
+
+def _uncertainty_head(channels: int, out_channel: int) -> nn.Sequential:
+    return nn.Sequential(
+        _conv3x3(channels, channels),
+        nn.ELU(),
+        _conv3x3(channels, channels),
+        nn.ELU(),
+        _conv3x3(channels, out_channel),
+        nn.ELU(),
+    )
+
+
+def _make_downs(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
+    """Make the way down; also return the channels of each layer's output."""
+    channels = config.inner_channel
+    layers = nn.ModuleList([_conv3x3(config.in_channel, channels)])
+    widths = [channels]
+    resolutions = config.resolutions()
+    for resolution in resolutions:
+        for _ in range(config.res_blocks):
+            layers.append(_make_stage(config, channels, resolution.width, resolution.attention))
+            channels = resolution.width
+            widths.append(channels)
+        if resolution is not resolutions[-1]:
+            layers.append(Downsample(channels))
+            widths.append(channels)
+    return layers, widths
+
+
+def _make_ups(
+    config: UNetConfig,
+    channels: int,
+    skips: list[int],
+) -> tuple[nn.ModuleList, int]:
+    """Make the way up; also return the channels of its output.
+
+    Args:
+        config: Sizes of the network.
+        channels: Channels that come in from below.
+        skips: Channels of the skip connections, those of the coarsest last.
+    """
+    layers = nn.ModuleList()
+    skips = list(skips)
+    resolutions = config.resolutions()
+    for resolution in reversed(resolutions):
+        for _ in range(config.res_blocks + 1):
+            inputs = channels + skips.pop()
+            layers.append(_make_stage(config, inputs, resolution.width, resolution.attention))
+            channels = resolution.width
+        if resolution is not resolutions[0]:
+            layers.append(Upsample(channels))
+    return layers, channels

@@ -7,19 +7,25 @@ from pathlib import Path
 from distillkit import load_exactly
 from distillkit_lowlight.checkpoint import read_tensors
 from distillkit_lowlight.gsad.unet import UNet
-from distillkit_lowlight.schedule import TABLES
+from distillkit_lowlight.schedule import TABLE_NAMES
 
 
 def load_unet(network: UNet, path: Path) -> None:
-    """Fill ``network`` from a published ``*_gen.pth`` file, or a flat safetensors copy of it.
+    """Fill a network from a published ``*_gen.pth`` file.
 
-    Such a file holds the U-Net under ``denoise_fn.`` and twelve tables of the training schedule, which are not read: they follow
-    from the schedule.
+    Such a file holds the U-Net under ``denoise_fn.``, and the twelve tables of the training
+    schedule. The tables are not read: they follow from the schedule.
+
+    Args:
+        network: The U-Net to fill.
+        path: The published file, or a flat safetensors copy of it.
 
     Raises:
-        WeightsError: missing, damaged, unsafe, or of another architecture.
+        WeightsError: The file is missing, damaged, unsafe, or of another architecture.
     """
-    state = {name: value for name, value in read_tensors(path).items() if name not in TABLES}
-    load_exactly(
-        network, {name.removeprefix("denoise_fn."): value for name, value in state.items()}, path
-    )
+    weights = {
+        name.removeprefix("denoise_fn."): tensor
+        for name, tensor in read_tensors(path).items()
+        if name not in TABLE_NAMES
+    }
+    load_exactly(network, weights, path)

@@ -6,25 +6,43 @@ from torch import Tensor, nn
 
 
 class Decomposition(nn.Module):
-    """Four convolutions to the maps of the retinex model ``image = R * L``: reflectance R (3 channels) and illumination L (1).
+    """Four convolutions from an image to the maps of the retinex model.
+
+    The model is ``image = R * L`` with the reflectance R (3 channels) and the illumination L (1
+    channel). Both published networks, for dark and for bright images, have the default sizes.
 
     Args:
-        inputs, width: channels of the input and inside; 3 and 32 in both published networks, the one for dark images and the one
-            for bright ones.
+        inputs: Channels of the input.
+        width: Channels inside.
     """
 
     def __init__(self, inputs: int = 3, width: int = 32) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for c in (inputs, width, width):
-            layers += [nn.Conv2d(c, width, 3, padding=1), nn.LeakyReLU(0.2)]
-        self.decom = nn.Sequential(*layers, nn.Conv2d(width, 4, 3, padding=1), nn.ReLU())
+        self.decom = nn.Sequential(
+            nn.Conv2d(inputs, width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 4, 3, padding=1),
+            nn.ReLU(),
+        )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, inputs, H, W), [0, 1] -> the maps [R | L], (B, 4, H, W), not negative and without an upper bound."""
+        """Decompose images.
+
+        Args:
+            image: Shape (B, inputs, H, W), in [0, 1].
+
+        Returns:
+            The maps [R | L], shape (B, 4, H, W), not negative and without an upper bound.
+        """
         return self.decom(image)
 
 
 def recompose(maps: Tensor) -> Tensor:
-    """``R * L``: maps (B, 4, H, W) -> image (B, 3, H, W)."""
-    return maps[:, :3] * maps[:, 3:]
+    """Multiply maps [R | L] (B, 4, H, W) to images (B, 3, H, W)."""
+    reflectance = maps[:, :3]
+    illumination = maps[:, 3:]
+    return reflectance * illumination

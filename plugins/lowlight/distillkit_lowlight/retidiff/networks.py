@@ -1,11 +1,13 @@
-"""The two networks of Reti-Diff: the one that restores, and the stage-1 one whose extractors see the ground truth."""
+"""The two networks of Reti-Diff: the restoring one, and the extractors of stage 1."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
+from distillkit_lowlight.retidiff.config import RetiDiffConfig
 from distillkit_lowlight.retidiff.priors import (
     ImageExtractor,
     RetinexExtractor,
@@ -16,58 +18,97 @@ from distillkit_lowlight.retidiff.transformer import Transformer
 
 
 class Priors(NamedTuple):
-    """The two prior vectors, (B, 4 n_feats) each: of the retinex maps (reflectance, then illumination) and of the image."""
+    """The two prior vectors of an image, each (B, 4 n_feats)."""
 
     rex: Tensor
+    """Prior of the retinex maps: reflectance, then illumination."""
     img: Tensor
+    """Prior of the image."""
 
 
 class RetiDiff(nn.Module):
-    """Reti-Diff (He et al., ICLR 2025): both priors by diffusion from the low-light image, then the transformer.
+    """Reti-Diff (He et al., ICLR 2025).
 
-    Args:
-        n_feats: a prior has ``4 n_feats`` numbers. n_encoder_res: residual blocks of an extractor. n_denoise_res: layers of a
-            denoiser. timesteps, linear_start, linear_end: schedule of the priors, linear in sqrt(beta).
-        transformer: options of :class:`Transformer`.
+    Both priors are made by diffusion from the low-light image; they modulate the transformer that
+    restores it.
     """
 
-    def __init__(
-        self,
-        n_feats: int = 64,
-        n_encoder_res: int = 5,
-        n_denoise_res: int = 1,
-        timesteps: int = 4,
-        linear_start: float = 0.1,
-        linear_end: float = 0.99,
-        **transformer: Any,
-    ) -> None:
+    def __init__(self, config: RetiDiffConfig) -> None:
         super().__init__()
-        self.prior = 4 * n_feats
-        self.diffusion = VectorDiffusion(timesteps, linear_start, linear_end)
-        self.G = Transformer(self.prior, **transformer)
-        self.img_condition = ImageExtractor(n_feats, n_encoder_res)
-        self.rex_condition = RetinexExtractor(n_feats, n_encoder_res)
-        self.img_denoise = VectorDenoiser(self.prior, n_denoise_res, timesteps)
-        self.rex_denoise = VectorDenoiser(self.prior, n_denoise_res, timesteps)
+        self.prior_size = config.prior_size
+        self.diffusion = VectorDiffusion(
+            config.timesteps,
+            config.linear_start,
+            config.linear_end,
+        )
+        self.G = Transformer(config)
+        self.img_condition = ImageExtractor(config.n_feats, config.n_encoder_res)
+        self.rex_condition = RetinexExtractor(config.n_feats, config.n_encoder_res)
+        self.img_denoise = _make_denoiser(config)
+        self.rex_denoise = _make_denoiser(config)
 
     def conditions(self, lq: Tensor, maps: Tensor) -> Priors:
-        """What the chains are told: of ``lq`` (B, 3, H, W) in [0, 1] and its retinex maps (B, 4, H, W)."""
-        return Priors(self.rex_condition(maps), self.img_condition(lq))
+        """Compute the vectors that the diffusion is conditioned on.
+
+        Args:
+            lq: Low-light images, shape (B, 3, H, W), in [0, 1].
+            maps: Their retinex maps, shape (B, 4, H, W).
+        """
+        return Priors(rex=self.rex_condition(maps), img=self.img_condition(lq))
+
+    def draw_start(self, lq: Tensor, generator: Generator | None) -> Priors:
+        """Draw the standard normal vectors that the reverse chains start from.
+
+        They are drawn on the CPU for the whole batch, first those of the maps, then those of the
+        images.
+
+        Args:
+            lq: The images to draw for; the vectors get their type and device.
+            generator: Source of the draws.
+        """
+        shape = (len(lq), self.prior_size)
+        rex = torch.randn(shape, generator=generator)
+        img = torch.randn(shape, generator=generator)
+        return Priors(rex.to(lq), img.to(lq))
 
     def priors(self, lq: Tensor, maps: Tensor, start: Priors) -> Priors:
-        """The priors that the chains arrive at from standard normal vectors ``start``."""
+        """Run the reverse chains.
+
+        Args:
+            lq: Low-light images, shape (B, 3, H, W), in [0, 1].
+            maps: Their retinex maps, shape (B, 4, H, W).
+            start: Standard normal vectors.
+        """
         condition = self.conditions(lq, maps)
-        rex = self.diffusion.descend(self.rex_denoise, start.rex, condition.rex)[-1]
-        img = self.diffusion.descend(self.img_denoise, start.img, condition.img)[-1]
+        run = self.diffusion.run_reverse_chain
+        rex = run(self.rex_denoise, start.rex, condition.rex)[-1]
+        img = run(self.img_denoise, start.img, condition.img)[-1]
         return Priors(rex, img)
 
     def forward(self, lq: Tensor, maps: Tensor, start: Priors) -> Tensor:
-        """Restored images (B, 3, H, W), nominally in [0, 1]; sides must be multiples of 8."""
-        return self.G(lq, *self.priors(lq, maps, start))
+        """Restore images.
+
+        Args:
+            lq: Low-light images, shape (B, 3, H, W), in [0, 1], sides multiples of 8.
+            maps: Their retinex maps, shape (B, 4, H, W).
+            start: Standard normal vectors.
+
+        Returns:
+            Restored images, shape (B, 3, H, W), nominally in [0, 1].
+        """
+        priors = self.priors(lq, maps, start)
+        return self.G(lq, priors.rex, priors.img)
+
+
+def _make_denoiser(config: RetiDiffConfig) -> VectorDenoiser:
+    return VectorDenoiser(config.prior_size, config.n_denoise_res, config.timesteps)
 
 
 class StageOneExtractors(nn.Module):
-    """The extractors of stage 1, which see the low-light image *and* the ground truth: what the diffusion learns to predict."""
+    """The extractors of stage 1, which see the low-light image *and* the ground truth.
+
+    Their vectors are what the diffusion learns to predict.
+    """
 
     def __init__(self, n_feats: int = 64, n_encoder_res: int = 5) -> None:
         super().__init__()
@@ -75,5 +116,12 @@ class StageOneExtractors(nn.Module):
         self.E_img = ImageExtractor(n_feats, n_encoder_res, images=2)
 
     def forward(self, lq: Tensor, lq_maps: Tensor, gt: Tensor, gt_maps: Tensor) -> Priors:
-        """Images (B, 3, H, W) in [0, 1] and their retinex maps (B, 4, H, W)."""
-        return Priors(self.E_rex(lq_maps, gt_maps), self.E_img(lq, gt))
+        """Extract the priors of image pairs.
+
+        Args:
+            lq: Low-light images, shape (B, 3, H, W), in [0, 1].
+            lq_maps: Their retinex maps, shape (B, 4, H, W).
+            gt: Ground truth, shape (B, 3, H, W), in [0, 1].
+            gt_maps: Its retinex maps, shape (B, 4, H, W).
+        """
+        return Priors(rex=self.E_rex(lq_maps, gt_maps), img=self.E_img(lq, gt))

@@ -1,4 +1,7 @@
-"""Reti-Diff as a score teacher in the space of its priors. Needs the extractors of stage 1, which were not released."""
+"""Reti-Diff as a score teacher in the space of its priors.
+
+It needs the extractors of stage 1, which were not released.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,22 @@ from distillkit_lowlight.retidiff.networks import Priors, RetiDiff, StageOneExtr
 
 
 class PriorTeacher(DiffusionModel):
-    """The diffusion over both priors as one model, latents (B, 2 prior, 1, 1) = [maps' prior | image's prior].
+    """The diffusion over both priors as one model.
 
-    Encoding and decoding need the low-light image as well as the latent: in place of a ``codec`` this model has :meth:`encode` and
-    :meth:`decode`. Asked for scores, its *anchor* term compares noises of priors; its *imitate* term compares the student's clean
-    prediction with the image that the transformer makes of the predicted priors. At times other than the last it was never trained
-    on noised priors, only on its own chain: it is no calibrated score.
+    Latents are (B, 2 prior_size, 1, 1) = [maps' prior | image's prior]. Encoding and decoding need
+    the low-light image as well as the latent: in place of a ``codec`` this model has :meth:`encode`
+    and :meth:`decode`.
+
+    As a score teacher, its *anchor* term compares the noise of priors; its *imitate* term compares
+    the student's clean prediction with the image that the transformer makes of the predicted
+    priors. At timesteps other than the last it was never trained on noised priors, only on its own
+    chain: it is no calibrated score.
+
+    Args:
+        network: Reti-Diff.
+        extractors: The extractors of its stage 1.
+        decomposition_low: The decomposition network of dark images.
+        decomposition_high: The decomposition network of bright images.
     """
 
     prediction_type = "sample"
@@ -32,12 +45,13 @@ class PriorTeacher(DiffusionModel):
         super().__init__()
         self.network: RetiDiff = network
         self.extractors = extractors
-        self.decomposition_low, self.decomposition_high = decomposition_low, decomposition_high
+        self.decomposition_low = decomposition_low
+        self.decomposition_high = decomposition_high
         self.process = VariancePreserving(network.diffusion.tables["alphas_cumprod"])
 
     @property
     def space(self) -> str:
-        return f"retidiff-priors{2 * self.network.prior}"
+        return f"retidiff-priors{2 * self.network.prior_size}"
 
     def condition(self, lq: Tensor) -> Condition:
         """``extra``: ``lq`` in [0, 1], its ``maps``, and the vectors ``priors`` that the chains are conditioned on."""
@@ -48,41 +62,47 @@ class PriorTeacher(DiffusionModel):
         )
 
     def encode(self, image: Tensor, condition: Condition) -> Tensor:
-        """Clean images (B, 3, H, W) in [-1, 1], sides multiples of 8 -> latents, with gradient."""
+        """Extract the priors of clean images, with gradient.
+
+        Args:
+            image: Shape (B, 3, H, W), in [-1, 1], sides multiples of 8.
+            condition: From :meth:`condition`.
+        """
         unit = (image + 1) / 2
         maps = self.decomposition_high(unit)
-        return _latent(self.extractors(condition.extra["lq"], condition.extra["maps"], unit, maps))
+        lq = condition.extra["lq"]
+        lq_maps = condition.extra["maps"]
+        return _to_latent(self.extractors(lq, lq_maps, unit, maps))
 
     def decode(self, latent: Tensor, condition: Condition) -> Tensor:
-        """The transformer's image for these priors, (B, 3, H, W) nominally in [-1, 1]."""
-        return self.network.G(condition.extra["lq"], *_priors(latent)) * 2 - 1
+        """Restore the image with given priors.
+
+        Returns:
+            The transformer's image, shape (B, 3, H, W), nominally in [-1, 1].
+        """
+        priors = _to_priors(latent)
+        restored = self.network.G(condition.extra["lq"], priors.rex, priors.img)
+        return restored * 2 - 1
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The clean latent of ``z_t`` at integer times ``t`` (B,)."""
-        rex, img = _priors(z_t)
-        told: Priors = condition.extra["priors"]
-        return _latent(
-            Priors(
-                self.network.rex_denoise(rex, t, told.rex),
-                self.network.img_denoise(img, t, told.img),
-            )
-        )
+        """Predict the clean latent of ``z_t`` at integer timesteps ``t`` (B,)."""
+        noisy = _to_priors(z_t)
+        known: Priors = condition.extra["priors"]
+        rex = self.network.rex_denoise(noisy.rex, t, known.rex)
+        img = self.network.img_denoise(noisy.img, t, known.img)
+        return _to_latent(Priors(rex, img))
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        """The latent that the chains arrive at."""
+        """Run the reverse chains from random starts to the latent."""
         lq = condition.extra["lq"]
-        start = Priors(
-            *(
-                torch.randn(len(lq), self.network.prior, generator=generator).to(lq)
-                for _ in range(2)
-            )
-        )
-        return _latent(self.network.priors(lq, condition.extra["maps"], start))
+        start = self.network.draw_start(lq, generator)
+        return _to_latent(self.network.priors(lq, condition.extra["maps"], start))
 
 
-def _latent(priors: Priors) -> Tensor:
+def _to_latent(priors: Priors) -> Tensor:
     return torch.cat([priors.rex, priors.img], dim=1)[:, :, None, None]
 
 
-def _priors(latent: Tensor) -> Priors:
-    return Priors(*latent.flatten(1).chunk(2, dim=1))
+def _to_priors(latent: Tensor) -> Priors:
+    rex, img = latent.flatten(1).chunk(2, dim=1)
+    return Priors(rex, img)

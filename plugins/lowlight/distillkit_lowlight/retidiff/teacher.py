@@ -1,4 +1,4 @@
-"""Reti-Diff as a teacher of outputs, and its retinex maps as a measure of distance."""
+"""Reti-Diff as an output teacher, and its retinex maps as a distance."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from distillkit_lowlight.retidiff.networks import Priors, RetiDiff
 
 
 class RetiDiffTeacher(nn.Module):
-    """Restores low-light images; an :class:`distillkit.OutputTeacher`.
+    """Restores low-light images; a :class:`distillkit.OutputTeacher`.
 
-    It has no score in image space: its diffusion runs over prior vectors, whose starts are all that is random here.
-    Channel attention and the priors see the whole image, so the restored crop is not the crop of the restored image.
+    It has no score in image space: its diffusion runs over prior vectors, and only their starts are
+    random. Channel attention and the priors see the full image, so the restored crop is not the
+    crop of the restored image.
     """
 
     scale = 1
@@ -23,7 +24,8 @@ class RetiDiffTeacher(nn.Module):
 
     def __init__(self, network: RetiDiff, decomposition: Decomposition) -> None:
         super().__init__()
-        self.network, self.decomposition = network, decomposition
+        self.network = network
+        self.decomposition = decomposition
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Low-light images (B, 3, H, W) in [-1, 1] -> restored images of the same shape, clamped to [-1, 1].
@@ -33,29 +35,42 @@ class RetiDiffTeacher(nn.Module):
         """
         start = Priors(
             *(
-                torch.randn(len(lq), self.network.prior, generator=generator).to(lq)
+                torch.randn(len(lq), self.network.prior_size, generator=generator).to(lq)
                 for _ in range(2)
             )
         )
         return self.restore_unit((lq + 1) / 2, start).clamp(0, 1) * 2 - 1
 
     def restore_unit(self, lq: Tensor, start: Priors) -> Tensor:
-        """The same in [0, 1], not clamped, from given standard normal vectors."""
+        """Restore images in [0, 1], without clamping.
+
+        Args:
+            lq: Low-light images, shape (B, 3, H, W), in [0, 1].
+            start: Standard normal vectors.
+        """
         height, width = lq.shape[-2:]
-        padded = F.pad(lq, (0, -width % 8, 0, -height % 8), mode="reflect")
-        return self.network(padded, self.decomposition(padded), start)[..., :height, :width]
+        missing_rows = -height % 8
+        missing_columns = -width % 8
+        padded = F.pad(lq, (0, missing_columns, 0, missing_rows), mode="reflect")
+        maps = self.decomposition(padded)
+        restored = self.network(padded, maps, start)
+        return restored[..., :height, :width]
 
 
 class RetinexDistance:
-    """Mean squared difference of the retinex maps of two images: a differentiable :class:`distillkit.Metric`.
+    """The mean squared difference of two images' retinex maps, a differentiable metric.
 
-    With the decomposition of *bright* images it compares a student's output with the ground truth through a frozen part of
-    Reti-Diff. It takes the place of an anchor term, which a teacher without a score cannot give (its own would be plain MSE: the
-    teacher cancels); it is not eq. 3 of the paper.
+    With the decomposition of *bright* images it compares a student's output with the ground truth
+    through a frozen network of Reti-Diff. It replaces the anchor term, which a teacher without a
+    score cannot give (its own would be plain MSE, because the teacher cancels). It is not eq. 3 of
+    the paper.
     """
 
     name = "retinex"
-    protocol = "mean squared difference of reflectance and illumination maps (4 channels) of RGB in [0, 1], no border crop"
+    protocol = (
+        "mean squared difference of reflectance and illumination maps (4 channels) "
+        "of RGB in [0, 1], no border crop"
+    )
     higher_is_better = False
     differentiable = True
     perceptual = False
@@ -64,5 +79,8 @@ class RetinexDistance:
         self.decomposition = decomposition
 
     def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """Compare images (B, 3, H, W) in [-1, 1]; one value for each, shape (B,)."""
         network = self.decomposition.to(restored.device)
-        return (network((restored + 1) / 2) - network((gt + 1) / 2)).square().mean(dim=(1, 2, 3))
+        restored_maps = network((restored + 1) / 2)
+        gt_maps = network((gt + 1) / 2)
+        return (restored_maps - gt_maps).square().mean(dim=(1, 2, 3))

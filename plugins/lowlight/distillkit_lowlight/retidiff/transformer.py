@@ -1,18 +1,23 @@
-"""The restoring transformer: a U-shape of channel-attention blocks (Restormer), modulated by two prior vectors."""
+"""The restoring transformer: a U-shape of channel-attention blocks (Restormer).
+
+Every block is modulated by a prior vector.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit_lowlight.retidiff.config import RetiDiffConfig
 from distillkit_lowlight.retidiff.decomposition import Decomposition, recompose
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of every pixel; without bias the mean is left in (Restormer's "BiasFree")."""
+    """LayerNorm over the channels of every pixel.
+
+    Without bias the mean is left in, too (Restormer's "BiasFree").
+    """
 
     def __init__(self, channels: int, bias: bool) -> None:
         super().__init__()
@@ -20,23 +25,25 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         centered = x - x.mean(1, keepdim=True)
-        scale = (
-            centered.square().mean(1, keepdim=True) + self.body.eps
-        ).rsqrt() * self.body.weight[:, None, None]
-        return (
-            x * scale
-            if self.body.bias is None
-            else centered * scale + self.body.bias[:, None, None]
-        )
+        variance = centered.square().mean(1, keepdim=True)
+        scale = (variance + self.body.eps).rsqrt() * self.body.weight[:, None, None]
+        if self.body.bias is None:
+            return x * scale
+        return centered * scale + self.body.bias[:, None, None]
 
 
 def modulate(x: Tensor, kernel: nn.Module, prior: Tensor) -> Tensor:
-    """``x (1 + kernel(prior))``, a factor per channel."""
-    return x * (1 + kernel(prior))[:, :, None, None]
+    """Multiply each channel by a factor, ``1 + kernel(prior)``."""
+    factor = 1 + kernel(prior)
+    return x * factor[:, :, None, None]
 
 
-def _kernel(prior: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(prior, channels, bias=False))
+def _modulation_kernel(prior_size: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(prior_size, channels, bias=False))
+
+
+def _conv1x1(inputs: int, outputs: int, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 1, bias=bias)
 
 
 def _depthwise(channels: int, bias: bool) -> nn.Conv2d:
@@ -44,81 +51,110 @@ def _depthwise(channels: int, bias: bool) -> nn.Conv2d:
 
 
 def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
-    """Attention between the channels of a head, (B, C, H, W) each; ``temperature`` (heads, 1, 1) multiplies the cosines."""
+    """Attend between the channels of each head.
+
+    Args:
+        q: Queries, shape (B, C, H, W).
+        k: Keys, shape (B, C, H, W).
+        v: Values, shape (B, C, H, W).
+        temperature: Factors of the cosines, shape (heads, 1, 1).
+
+    Returns:
+        Shape (B, heads, C / heads, H W).
+    """
     heads = temperature.shape[0]
-    q, k, v = (m.unflatten(1, (heads, -1)).flatten(3) for m in (q, k, v))
+    q, k, v = (features.unflatten(1, (heads, -1)).flatten(3) for features in (q, k, v))
     cosines = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
-    return (cosines * temperature).softmax(-1) @ v
+    weights = (cosines * temperature).softmax(-1)
+    return weights @ v
 
 
 class RetinexAttention(nn.Module):
-    """Queries from the reflectance channels (first three quarters), keys and values from the illumination channels (the rest)."""
+    """Channel attention from reflectance features to illumination features.
 
-    def __init__(self, dim: int, heads: int, bias: bool, prior: int) -> None:
+    The first three quarters of the channels are the reflectance's and make the queries; the rest
+    are the illumination's and make keys and values. A prior is divided likewise.
+    """
+
+    def __init__(self, channels: int, heads: int, bias: bool, prior_size: int) -> None:
         super().__init__()
-        self.split = [dim * 3 // 4, dim - dim * 3 // 4]
-        self.prior_split = [prior * 3 // 4, prior - prior * 3 // 4]
+        self.split = _split_sizes(channels)
+        self.prior_split = _split_sizes(prior_size)
+        reflectance, illumination = self.split
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.kernel_R = _kernel(self.prior_split[0], self.split[0])
-        self.kernel_I = _kernel(self.prior_split[1], self.split[1])
-        self.q_R = nn.Conv2d(self.split[0], dim, 1, bias=bias)
-        self.q_dwconv = _depthwise(dim, bias)
-        self.kv_I = nn.Conv2d(self.split[1], 2 * dim, 1, bias=bias)
-        self.kv_dwconv = _depthwise(2 * dim, bias)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
+        self.kernel_R = _modulation_kernel(self.prior_split[0], reflectance)
+        self.kernel_I = _modulation_kernel(self.prior_split[1], illumination)
+        self.q_R = _conv1x1(reflectance, channels, bias)
+        self.q_dwconv = _depthwise(channels, bias)
+        self.kv_I = _conv1x1(illumination, 2 * channels, bias)
+        self.kv_dwconv = _depthwise(2 * channels, bias)
+        self.project_out = _conv1x1(channels, channels, bias)
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         reflectance, illumination = x.split(self.split, dim=1)
-        of_reflectance, of_illumination = prior.split(self.prior_split, dim=1)
-        q = self.q_dwconv(self.q_R(modulate(reflectance, self.kernel_R, of_reflectance)))
-        k, v = self.kv_dwconv(
-            self.kv_I(modulate(illumination, self.kernel_I, of_illumination))
-        ).chunk(2, dim=1)
-        return self.project_out(channel_attention(q, k, v, self.temperature).reshape(x.shape))
+        reflectance_prior, illumination_prior = prior.split(self.prior_split, dim=1)
+        reflectance = modulate(reflectance, self.kernel_R, reflectance_prior)
+        illumination = modulate(illumination, self.kernel_I, illumination_prior)
+        q = self.q_dwconv(self.q_R(reflectance))
+        k, v = self.kv_dwconv(self.kv_I(illumination)).chunk(2, dim=1)
+        attended = channel_attention(q, k, v, self.temperature)
+        return self.project_out(attended.reshape(x.shape))
+
+
+def _split_sizes(channels: int) -> list[int]:
+    reflectance = channels * 3 // 4
+    return [reflectance, channels - reflectance]
 
 
 class Attention(nn.Module):
     """Ordinary channel attention on modulated features."""
 
-    def __init__(self, dim: int, heads: int, bias: bool, prior: int) -> None:
+    def __init__(self, channels: int, heads: int, bias: bool, prior_size: int) -> None:
         super().__init__()
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.kernel = _kernel(prior, dim)
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
-        self.qkv_dwconv = _depthwise(3 * dim, bias)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=bias)
+        self.kernel = _modulation_kernel(prior_size, channels)
+        self.qkv = _conv1x1(channels, 3 * channels, bias)
+        self.qkv_dwconv = _depthwise(3 * channels, bias)
+        self.project_out = _conv1x1(channels, channels, bias)
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
-        q, k, v = self.qkv_dwconv(self.qkv(modulate(x, self.kernel, prior))).chunk(3, dim=1)
-        return self.project_out(channel_attention(q, k, v, self.temperature).reshape(x.shape))
+        modulated = modulate(x, self.kernel, prior)
+        q, k, v = self.qkv_dwconv(self.qkv(modulated)).chunk(3, dim=1)
+        attended = channel_attention(q, k, v, self.temperature)
+        return self.project_out(attended.reshape(x.shape))
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward on modulated features."""
+    """Gated feed-forward layers on modulated features."""
 
-    def __init__(self, dim: int, expansion: float, bias: bool, prior: int) -> None:
+    def __init__(self, channels: int, expansion: float, bias: bool, prior_size: int) -> None:
         super().__init__()
-        hidden = int(dim * expansion)
-        self.kernel = _kernel(prior, dim)
-        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=bias)
+        hidden = int(channels * expansion)
+        self.kernel = _modulation_kernel(prior_size, channels)
+        self.project_in = _conv1x1(channels, 2 * hidden, bias)
         self.dwconv = _depthwise(2 * hidden, bias)
-        self.project_out = nn.Conv2d(hidden, dim, 1, bias=bias)
+        self.project_out = _conv1x1(hidden, channels, bias)
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
-        gate, value = self.dwconv(self.project_in(modulate(x, self.kernel, prior))).chunk(2, dim=1)
+        modulated = modulate(x, self.kernel, prior)
+        gate, value = self.dwconv(self.project_in(modulated)).chunk(2, dim=1)
         return self.project_out(F.gelu(gate) * value)
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normalized before and added to its input."""
+    """Attention and feed-forward layers, each normalized before and added to its input."""
 
     def __init__(
-        self, attention: nn.Module, feed_forward: nn.Module, dim: int, norm_bias: bool
+        self,
+        attention: nn.Module,
+        feed_forward: nn.Module,
+        channels: int,
+        norm_bias: bool,
     ) -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(dim, norm_bias)
+        self.norm1 = ChannelNorm(channels, norm_bias)
         self.attn = attention
-        self.norm2 = ChannelNorm(dim, norm_bias)
+        self.norm2 = ChannelNorm(channels, norm_bias)
         self.ffn = feed_forward
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
@@ -126,15 +162,28 @@ class Block(nn.Module):
         return x + self.ffn(self.norm2(x), prior)
 
 
-class Resample(nn.Module):
-    """A 3x3 convolution, then pixels to channels (sides halved) or back (sides doubled); ``channels`` per level change by 2."""
+class Downsample(nn.Module):
+    """Halves the sides and doubles the channels."""
 
-    def __init__(self, channels: int, up: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        shuffle = nn.PixelShuffle(2) if up else nn.PixelUnshuffle(2)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, channels * 2 if up else channels // 2, 3, padding=1, bias=False),
-            shuffle,
+            _conv3x3(channels, channels // 2),
+            nn.PixelUnshuffle(2),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Upsample(nn.Module):
+    """Doubles the sides and halves the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv3x3(channels, channels * 2),
+            nn.PixelShuffle(2),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,101 +193,131 @@ class Resample(nn.Module):
 class PatchEmbed(nn.Module):
     """A 3x3 convolution without bias."""
 
-    def __init__(self, inputs: int, dim: int) -> None:
+    def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(inputs, dim, 3, padding=1, bias=False)
+        self.proj = _conv3x3(inputs, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
 
 
+def _conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
 class Transformer(nn.Module):
-    """Low-light image and two priors -> restored image, (B, 3, H, W) nominally in [0, 1], sides multiples of 8.
+    """Low-light image and two priors to the restored image."""
 
-    Args:
-        prior: length of a prior vector. training_head: build ``decom``, the decomposition head that only training uses.
-        others: as in the published options file; ``num_blocks`` and ``heads`` have one entry per level.
-    """
-
-    def __init__(
-        self,
-        prior: int,
-        inp_channels: int = 3,
-        out_channels: int = 3,
-        dim: int = 64,
-        num_blocks: Sequence[int] = (3, 3, 3, 3),
-        num_refinement_blocks: int = 3,
-        heads: Sequence[int] = (1, 2, 4, 8),
-        ffn_expansion_factor: float = 2.66,
-        bias: bool = False,
-        LayerNorm_type: str = "WithBias",  # noqa: N803 - the published option's name
-        training_head: bool = False,
-    ) -> None:
+    def __init__(self, config: RetiDiffConfig) -> None:
         super().__init__()
-        norm_bias = LayerNorm_type == "WithBias"
+        width1, width2, width3, width4 = (config.dim * 2**i for i in range(4))
+        blocks1, blocks2, blocks3, blocks4 = config.num_blocks
+        heads1, heads2, heads3, heads4 = config.heads
+        bias = config.bias
 
-        def level(
-            width: int, n_heads: int, n: int, attention: type[RetinexAttention] | type[Attention]
-        ) -> nn.ModuleList:
-            def block() -> Block:
-                feed_forward = FeedForward(width, ffn_expansion_factor, bias, prior)
-                return Block(attention(width, n_heads, bias, prior), feed_forward, width, norm_bias)
+        def retinex_level(number: int, width: int, heads: int) -> nn.ModuleList:
+            return _make_level(config, RetinexAttention, number, width, heads)
 
-            return nn.ModuleList(block() for _ in range(n))
-
-        d1, d2, d3, d4 = (dim * 2**i for i in range(4))
-        if training_head:
-            self.decom = Decomposition(dim, dim)
-        self.patch_embed = PatchEmbed(inp_channels, d1)
-        self.encoder_level1 = level(d1, heads[0], num_blocks[0], RetinexAttention)
-        self.down1_2 = Resample(d1, up=False)
-        self.encoder_level2 = level(d2, heads[1], num_blocks[1], RetinexAttention)
-        self.down2_3 = Resample(d2, up=False)
-        self.encoder_level3 = level(d3, heads[2], num_blocks[2], RetinexAttention)
-        self.down3_4 = Resample(d3, up=False)
-        self.latent = level(d4, heads[3], num_blocks[3], RetinexAttention)
-        self.up4_3 = Resample(d4, up=True)
-        self.reduce_chan_level3 = nn.Conv2d(d4, d3, 1, bias=bias)
-        self.decoder_level3 = level(d3, heads[2], num_blocks[2], RetinexAttention)
-        self.up3_2 = Resample(d3, up=True)
-        self.reduce_chan_level2 = nn.Conv2d(d3, d2, 1, bias=bias)
-        self.decoder_level2 = level(d2, heads[1], num_blocks[1], RetinexAttention)
-        self.up2_1 = Resample(d2, up=True)
-        self.decoder_level1 = level(d2, heads[0], num_blocks[0], RetinexAttention)
-        self.img_refinement = level(d2, heads[0], num_refinement_blocks, Attention)
-        self.img_output = nn.Conv2d(d2, out_channels, 3, padding=1, bias=bias)
+        # The layers are made in the order of the published code: seeded weights depend on it.
+        if config.training_head:
+            self.decom = Decomposition(width1, width1)
+        self.patch_embed = PatchEmbed(config.inp_channels, width1)
+        self.encoder_level1 = retinex_level(blocks1, width1, heads1)
+        self.down1_2 = Downsample(width1)
+        self.encoder_level2 = retinex_level(blocks2, width2, heads2)
+        self.down2_3 = Downsample(width2)
+        self.encoder_level3 = retinex_level(blocks3, width3, heads3)
+        self.down3_4 = Downsample(width3)
+        self.latent = retinex_level(blocks4, width4, heads4)
+        self.up4_3 = Upsample(width4)
+        self.reduce_chan_level3 = _conv1x1(width4, width3, bias)
+        self.decoder_level3 = retinex_level(blocks3, width3, heads3)
+        self.up3_2 = Upsample(width3)
+        self.reduce_chan_level2 = _conv1x1(width3, width2, bias)
+        self.decoder_level2 = retinex_level(blocks2, width2, heads2)
+        # The finest level keeps both halves of its concatenation: twice the encoder's width.
+        self.up2_1 = Upsample(width2)
+        self.decoder_level1 = retinex_level(blocks1, width2, heads1)
+        self.img_refinement = _make_level(
+            config, Attention, config.num_refinement_blocks, width2, heads1
+        )
+        self.img_output = nn.Conv2d(width2, config.out_channels, 3, padding=1, bias=bias)
 
     def forward(self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor) -> Tensor:
-        """lq: (B, 3, H, W) in [0, 1]; priors: (B, prior)."""
-        return self._run(lq, prior_rex, prior_img)[0]
+        """Restore images.
+
+        Args:
+            lq: Low-light images, shape (B, 3, H, W), in [0, 1], sides multiples of 8.
+            prior_rex: Priors of their retinex maps, shape (B, prior_size).
+            prior_img: Their priors, shape (B, prior_size).
+
+        Returns:
+            Restored images, shape (B, 3, H, W), nominally in [0, 1].
+        """
+        restored, _, _ = self._run(lq, prior_rex, prior_img)
+        return restored
 
     def with_training_heads(
-        self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor
+        self,
+        lq: Tensor,
+        prior_rex: Tensor,
+        prior_img: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The restored image; ``R * L`` of the first level's features, trained toward ``lq``; the maps [R | L] of the last
-        upsampled features, trained toward those of the ground truth. Needs ``training_head``."""
+        """Restore images and predict what training compares beside them.
+
+        Needs ``training_head`` in the config. The arguments are those of :meth:`forward`.
+
+        Returns:
+            The restored images; ``R * L`` of the first level's features, which is trained toward
+            ``lq``; and the maps [R | L] of the last upsampled features, which are trained toward
+            those of the ground truth.
+        """
         restored, first, last = self._run(lq, prior_rex, prior_img)
         return restored, recompose(self.decom(first)), self.decom(last)
 
     def _run(
-        self, lq: Tensor, prior_rex: Tensor, prior_img: Tensor
+        self,
+        lq: Tensor,
+        prior_rex: Tensor,
+        prior_img: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        def through(level: nn.ModuleList, x: Tensor, prior: Tensor = prior_rex) -> Tensor:
-            for block in level:
-                x = block(x, prior)
-            return x
+        """Restore images; also return the first level's and the last upsampled features."""
+        level1 = _apply(self.encoder_level1, self.patch_embed(lq), prior_rex)
+        level2 = _apply(self.encoder_level2, self.down1_2(level1), prior_rex)
+        level3 = _apply(self.encoder_level3, self.down2_3(level2), prior_rex)
+        x = _apply(self.latent, self.down3_4(level3), prior_rex)
+        x = self.reduce_chan_level3(torch.cat([self.up4_3(x), level3], dim=1))
+        x = _apply(self.decoder_level3, x, prior_rex)
+        x = self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], dim=1))
+        x = _apply(self.decoder_level2, x, prior_rex)
+        upsampled = self.up2_1(x)
+        x = torch.cat([upsampled, level1], dim=1)
+        x = _apply(self.decoder_level1, x, prior_rex)
+        x = _apply(self.img_refinement, x, prior_img)
+        return self.img_output(x) + lq, level1, upsampled
 
-        one = through(self.encoder_level1, self.patch_embed(lq))
-        two = through(self.encoder_level2, self.down1_2(one))
-        three = through(self.encoder_level3, self.down2_3(two))
-        x = through(self.latent, self.down3_4(three))
-        x = through(
-            self.decoder_level3, self.reduce_chan_level3(torch.cat([self.up4_3(x), three], dim=1))
+
+def _make_level(
+    config: RetiDiffConfig,
+    attention: type[RetinexAttention] | type[Attention],
+    number: int,
+    width: int,
+    heads: int,
+) -> nn.ModuleList:
+    """Make the blocks of one level."""
+    norm_bias = config.LayerNorm_type == "WithBias"
+    level = nn.ModuleList()
+    for _ in range(number):
+        # Made before the attention: seeded weights depend on the order.
+        feed_forward = FeedForward(
+            width, config.ffn_expansion_factor, config.bias, config.prior_size
         )
-        x = through(
-            self.decoder_level2, self.reduce_chan_level2(torch.cat([self.up3_2(x), two], dim=1))
-        )
-        up = self.up2_1(x)
-        x = through(self.decoder_level1, torch.cat([up, one], dim=1))
-        x = through(self.img_refinement, x, prior_img)
-        return self.img_output(x) + lq, one, up
+        attend = attention(width, heads, config.bias, config.prior_size)
+        level.append(Block(attend, feed_forward, width, norm_bias))
+    return level
+
+
+def _apply(level: nn.ModuleList, x: Tensor, prior: Tensor) -> Tensor:
+    for block in level:
+        x = block(x, prior)
+    return x

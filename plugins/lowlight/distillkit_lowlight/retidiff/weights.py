@@ -12,77 +12,111 @@ from distillkit import WeightsError, load_exactly
 from distillkit_lowlight.checkpoint import read_tensors
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
-from distillkit_lowlight.schedule import TABLES
+from distillkit_lowlight.schedule import TABLE_NAMES
 
-_DIFFUSION = re.compile(r"^(img|rex)_diffusion\.(model|condition)\.")
-_SHARED = re.compile(r"^(rex_condition|E_rex)\.E_I\.(\d+\.body\.)")
+_DIFFUSION_MODEL = re.compile(r"^(img|rex)_diffusion\.model\.")
+_DIFFUSION_CONDITION = re.compile(r"^(img|rex)_diffusion\.condition\.")
+_SHARED_BLOCK = re.compile(r"^(rex_condition|E_rex)\.E_I\.(\d+\.body\.)")
 
 
-def canonical(name: str) -> str:
-    """The one name, of those a tensor is saved under, that is used here.
+def canonical_name(name: str) -> str:
+    """Choose the one name that is used here for a tensor with several.
 
-    The diffusion wrappers hold the denoisers and the extractors a second time, and the branches of a retinex extractor share their
-    residual blocks: ``rex_diffusion.condition.E_I.2.body.0.bias`` is ``rex_condition.E_R.2.body.0.bias``.
+    The diffusion wrappers hold the denoisers and the extractors a second time, and the branches of
+    a retinex extractor share their residual blocks:
+    ``rex_diffusion.condition.E_I.2.body.0.bias`` is ``rex_condition.E_R.2.body.0.bias``.
     """
-    name = _DIFFUSION.sub(
-        lambda m: f"{m[1]}_{'denoise' if m[2] == 'model' else 'condition'}.", name
-    )
-    return _SHARED.sub(r"\1.E_R.\2", name)
+    name = _DIFFUSION_MODEL.sub(r"\1_denoise.", name)
+    name = _DIFFUSION_CONDITION.sub(r"\1_condition.", name)
+    return _SHARED_BLOCK.sub(r"\1.E_R.\2", name)
 
 
 def unique_tensors(state: dict[str, Tensor], source: object) -> dict[str, Tensor]:
-    """``state`` under canonical names, without the schedule's tables.
+    """Keep one name of each tensor, and leave out the schedule's tables.
+
+    Args:
+        state: Tensors by name.
+        source: Where they come from, for the error.
+
+    Returns:
+        The tensors by canonical name.
 
     Raises:
-        WeightsError: two names of one tensor have different values.
+        WeightsError: Two names of one tensor have different values.
     """
     unique: dict[str, Tensor] = {}
-    for name, value in state.items():
-        prefix, _, rest = name.partition(".")
-        if prefix in ("img_diffusion", "rex_diffusion") and rest in TABLES:
+    for name, tensor in state.items():
+        if _is_table(name):
             continue
-        held = unique.setdefault(canonical(name), value)
-        if held.shape != value.shape or not torch.equal(held, value):
+        canonical = canonical_name(name)
+        first = unique.setdefault(canonical, tensor)
+        if first.shape != tensor.shape or not torch.equal(first, tensor):
             raise WeightsError(
-                f"{source} - {name} and {canonical(name)} name one tensor but differ; the file is damaged"
+                f"{source} - {name} and {canonical} name one tensor but differ; the file is damaged"
             )
     return unique
 
 
-def load_retidiff(network: RetiDiff, path: Path) -> None:
-    """Fill ``network`` from a published file (``params_ema`` of its container, or a flat copy of that).
+def _is_table(name: str) -> bool:
+    prefix, _, table = name.partition(".")
+    return prefix in ("img_diffusion", "rex_diffusion") and table in TABLE_NAMES
 
-    ``G.decom.*``, the head of training, may be in the file or not; it is read where the network has it.
+
+def load_retidiff(network: RetiDiff, path: Path) -> None:
+    """Fill a network from a published file.
+
+    ``G.decom.*``, the head that training uses, may be in the file or not; it is read where the
+    network has it.
+
+    Args:
+        network: The network to fill.
+        path: A published file, whose container has the weights under ``params_ema``, or a flat copy
+            of those.
 
     Raises:
-        WeightsError: missing, damaged, unsafe, self-contradictory, or of another architecture.
+        WeightsError: The file is missing, damaged, unsafe, self-contradictory, or of another
+            architecture.
     """
-    unique = unique_tensors(read_tensors(path, "params_ema"), path)
+    weights = unique_tensors(read_tensors(path, "params_ema"), path)
     if not hasattr(network.G, "decom"):
-        unique = {name: value for name, value in unique.items() if not name.startswith("G.decom.")}
-    load_exactly(network, _with_aliases(unique, network.state_dict()), path)
+        weights = _drop(weights, "G.decom.")
+    load_exactly(network, _with_aliases(weights, network.state_dict()), path)
 
 
 def load_stage_one(extractors: StageOneExtractors, path: Path) -> None:
-    """Fill the extractors from a stage-1 file; its transformer is passed over.
+    """Fill the extractors from a file of stage 1; its transformer is not read.
 
     Raises:
-        WeightsError: as :func:`load_retidiff`.
+        WeightsError: As :func:`load_retidiff`.
     """
-    unique = unique_tensors(read_tensors(path, "params_ema"), path)
-    unique = {name: value for name, value in unique.items() if not name.startswith("G.")}
-    load_exactly(extractors, _with_aliases(unique, extractors.state_dict()), path)
+    weights = unique_tensors(read_tensors(path, "params_ema"), path)
+    weights = _drop(weights, "G.")
+    load_exactly(extractors, _with_aliases(weights, extractors.state_dict()), path)
 
 
 def load_decomposition(network: Decomposition, path: Path) -> None:
-    """Fill ``network`` from a published file: flat, or the ``state_dict`` / ``model_R`` of a training checkpoint.
+    """Fill a decomposition network from a published file.
+
+    Args:
+        network: The network to fill.
+        path: A flat file, or a training checkpoint with the weights under ``state_dict`` /
+            ``model_R``.
 
     Raises:
-        WeightsError: missing, damaged, unsafe, or of another architecture.
+        WeightsError: The file is missing, damaged, unsafe, or of another architecture.
     """
     load_exactly(network, read_tensors(path, "state_dict", "model_R"), path)
 
 
+def _drop(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
+
+
 def _with_aliases(unique: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``unique`` and, of ``wanted``'s names, those that are second names of something in it."""
-    return unique | {name: unique[canonical(name)] for name in wanted if canonical(name) in unique}
+    """Add the second names that a network's state dictionary has for shared tensors."""
+    weights = dict(unique)
+    for name in wanted:
+        canonical = canonical_name(name)
+        if canonical in unique:
+            weights[name] = unique[canonical]
+    return weights
