@@ -27,7 +27,7 @@ from distillkit.evaluation.protocol import (
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.metrics.base import FullReference, from_uint8, psnr, to_uint8
-from distillkit.report.curves import _leave_out, losses_png
+from distillkit.report.tradeoff import _leave_out, losses_png
 from distillkit.report.page import write_evaluation, write_report
 from distillkit.report.tables import cost_columns, cost_note, costs, difference_table, to_markdown
 

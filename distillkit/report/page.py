@@ -15,9 +15,9 @@ from distillkit.evaluation.gallery import Gallery, caption, in_order
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.report import tables
-from distillkit.report.charts import bubbles_png, radar_png
+from distillkit.report.bubbles import bubbles_png, radar_png
 from distillkit.report.comparison import image_png, strip_png
-from distillkit.report.curves import losses_png, tradeoff_png
+from distillkit.report.tradeoff import losses_png, tradeoff_png
 
 
 def write_evaluation(

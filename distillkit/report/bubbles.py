@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter
 
 from distillkit.evaluation.gallery import caption
 from distillkit.evaluation.results import STUDENT, Entry, Measure, Results
-from distillkit.report.curves import BLUE, FIDELITY, GREY, LINES, REALNESS, png, style
+from distillkit.report.tradeoff import BLUE, FIDELITY, GREY, LINES, REALNESS, png, style
 
 MOST = 7
 """Methods in a radar; of a knob only its ends and its middle are shown."""
