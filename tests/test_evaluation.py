@@ -27,9 +27,12 @@ from distillkit.evaluation.protocol import (
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.metrics.base import FullReference, from_uint8, psnr, to_uint8
-from distillkit.report.tradeoff import _leave_out, losses_png
-from distillkit.report.page import write_evaluation, write_report
-from distillkit.report.tables import cost_columns, cost_note, costs, difference_table, to_markdown
+from distillkit.report.files import write_evaluation
+from distillkit.report.losses import draw_losses
+from distillkit.report.markdown import evaluation_markdown
+from distillkit.report.page import write_report
+from distillkit.report.tables import cost_cells, cost_columns, cost_note, difference_table
+from distillkit.report.tradeoff import leave_out_far_point
 
 BLUR = FullReference(
     "roughness",
@@ -182,9 +185,9 @@ def test_several_seeds_give_their_mean_and_its_deviation(results):
     assert several.deviation(*key) > 0 and several.deviation("bicubic", "psnr") == 0
     assert one.deviation(*key) is None and Results.over_seeds([one]) is one
     assert any("mean of 2 seeds" in row["protocol"] for row in several.rows())
-    table = to_markdown(several, (), ())
+    table = evaluation_markdown(several, (), ())
     assert "mean of 2 seeds" in table and f"(sd {several.deviation(*key):.2f})" in table
-    assert "(sd" not in to_markdown(results, (), ())
+    assert "(sd" not in evaluation_markdown(results, (), ())
     assert Results.from_json(several.to_json()).deviation(*key) == several.deviation(*key)
 
 
@@ -293,7 +296,7 @@ HISTORY = [
 
 def report(run_dir, evaluated, **changes) -> str:
     given = {
-        "trained": ["roughness"],
+        "trained_against": ["roughness"],
         "recipe_toml": "name = 'toy'",
         "manifest": {},
         "history": HISTORY,
@@ -330,7 +333,7 @@ def test_an_evaluation_folder_holds_the_promised_files(tmp_path, evaluated):
         "metrics.csv",
         "table.md",
         "tradeoff.png",
-        "strip.png",
+        "comparison.png",
         "per_image.json",
     }
     assert {p.name for p in tmp_path.iterdir()} == files
@@ -366,16 +369,16 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
 
 def test_the_pictures_are_pictures(tmp_path, evaluated):
     write_evaluation(*evaluated, tmp_path, ["roughness"])
-    strip = np.array(Image.open(tmp_path / "strip.png"))
-    assert strip.shape == (
+    figure = np.array(Image.open(tmp_path / "comparison.png"))
+    assert figure.shape == (
         26 + 2 * 192 + 6,
         8 * 192 + 7 * 6,
         3,
     )  # input, bicubic, 2 teachers, student at 3 tradeoffs, truth
     first = evaluated[1].photos["photo0.png"]
     left = 7 * (192 + 6)
-    assert (strip[26, left] == first["gt"][:, 0, 0].numpy()).all()
-    assert (strip[26 + 191, left + 191] == first["gt"][:, -1, -1].numpy()).all()
+    assert (figure[26, left] == first["gt"][:, 0, 0].numpy()).all()
+    assert (figure[26 + 191, left + 191] == first["gt"][:, -1, -1].numpy()).all()
     plot = np.array(Image.open(tmp_path / "tradeoff.png").convert("RGB"))
     blue = np.abs(plot.astype(int) - [0x21, 0x86, 0xD0]).sum(-1) < 20
     assert blue.sum() > 500  # the student's curve is drawn
@@ -413,7 +416,7 @@ def test_costs_are_measured_and_a_combination_costs_what_its_parts_do(tmp_path, 
     assert seconds["linear:0.5"] == pytest.approx(seconds["fidelity"] + seconds["realness"])
     assert results.entry("linear:0.5").nfe == 5 and results.entry("linear:0.5").parameters is None
     assert results.entry("bicubic").parameters == 0
-    assert cost_columns(results) == ["nfe", "seconds per image", "parameters"]
+    assert cost_columns(results) == ["NFE", "seconds per image", "parameters"]
     write_evaluation(*evaluated, tmp_path, [])
     table = (tmp_path / "table.md").read_text()
     assert (
@@ -434,7 +437,7 @@ def test_costs_that_nobody_knows_have_no_column():
         found,
         entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, nfe=1),),
     )
-    assert costs(known, known.entries[0]) == ["1", "865.9 M", "8.5 k"]
+    assert cost_cells(known, known.entries[0]) == ["1", "865.9 M", "8.5 k"]
 
 
 def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
@@ -502,14 +505,14 @@ def test_a_report_without_training_or_a_knob_leaves_those_parts_out(tmp_path):
     only = evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", observe=gallery)
     html = report(tmp_path, (only, gallery), history=[])
     assert Page(html).open == []
-    for part in ("<h2>Training", "What was asked", "minus that of a baseline"):
+    for part in ("<h2>Training", "<h2>Checks", "minus that of a baseline"):
         assert part not in html
 
 
 def test_losses_that_are_missing_or_not_finite_are_left_out():
     gaps = [*HISTORY, {"stage": "stage1", "step": 95, "loss": math.nan, "l2": None, "gate": 1.0}]
-    assert losses_png(gaps) not in (None, losses_png(HISTORY))
-    assert losses_png([]) is None
+    assert draw_losses(gaps) not in (None, draw_losses(HISTORY))
+    assert draw_losses([]) is None
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
@@ -534,7 +537,7 @@ def test_a_point_far_from_the_curves_is_left_out_of_the_frame(far, framed):
     axis = Figure().subplots()
     axis.plot([1.0, 3.0, far], [1.0, 3.0, 2.0], ".")
     before = axis.get_ylim()
-    _leave_out(axis, [far], [2.0], [1.0, 3.0], [1.0, 3.0])
+    leave_out_far_point(axis, ([far], [2.0]), ([1.0, 3.0], [1.0, 3.0]))
     low, high = axis.get_xlim()
     assert low < 1 and high > 3 and (low < far < high) == (not framed)
     assert axis.get_ylim() == before

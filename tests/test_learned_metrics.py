@@ -15,7 +15,8 @@ from distillkit.metrics.base import Metric, NoReference, SetMetric, psnr
 from distillkit.metrics.dists import WIDTHS, Dists, L2Pool, dists
 from distillkit.metrics.fid import Fid, fid
 from distillkit.metrics.no_reference import blind
-from distillkit.report.tables import Cell, cells, columns, to_markdown
+from distillkit.report.markdown import evaluation_markdown
+from distillkit.report.tables import Cell, metric_cells, metric_columns
 
 SPECS = {spec.name: spec for spec in builtin.distillkit_metrics()}
 
@@ -173,7 +174,7 @@ def test_a_metric_of_the_whole_set_has_one_number_and_no_standard_error():
     assert value.mean >= 0 and value.sem is None
     (row,) = [row for row in found.rows() if row["metric"] == "fid"]
     assert row["mean"] == value.mean and row["sem"] is None and row["n"] == 3
-    assert cells(found, found.entries[0])[1] == Cell(f"{value.mean:.4f}")
+    assert metric_cells(found, found.entries[0])[1] == Cell(f"{value.mean:.4f}")
     again = Results.from_json(found.to_json())
     assert again.rows() == found.rows() and again.metrics[1].of_set
     assert found.perceptual == []
@@ -222,12 +223,12 @@ def test_without_pyiqa_the_cell_says_so(monkeypatch):
         {n: lambda n=n: SPECS[n].build(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")}
     )
     found = evaluate([bicubic_method(2)], items(), metrics, dataset="toy", absent=absent)
-    assert [c.metric for c in columns(found, [])] == ["psnr", "musiq", "niqe"]
-    assert [str(cell) for cell in cells(found, found.entries[0])[1:]] == [
+    assert [c.metric for c in metric_columns(found, [])] == ["psnr", "musiq", "niqe"]
+    assert [str(cell) for cell in metric_cells(found, found.entries[0])[1:]] == [
         "pyiqa is not installed",
         "weights absent",
     ]
-    text = to_markdown(found, [], [])
+    text = evaluation_markdown(found, [], [])
     assert (
         "pip install 'distillkit[iqa]'" in text
         and "no commercial use" in text

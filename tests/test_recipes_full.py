@@ -218,7 +218,7 @@ def run(recipe, out, *settings):
     assert {
         "checkpoints/step-00000014",
         "evaluation/tradeoff.png",
-        "evaluation/strip.png",
+        "evaluation/comparison.png",
         "student/distillkit.json",
     } <= names
     assert json.loads((out / "manifest.json").read_text())["status"] == "finished"

@@ -12,7 +12,8 @@ from distillkit import DistillkitError, Restorer
 from distillkit.errors import Interrupted
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
-from distillkit.runs.run import dry_run, reevaluate, run_recipe
+from distillkit.runs.evaluate import evaluate_run
+from distillkit.runs.run import dry_run, run_recipe
 from distillkit.training.loop import Stage, Trainer
 
 
@@ -50,7 +51,7 @@ def test_a_run_leaves_the_promised_folder(finished):
         "evaluation/metrics.csv",
         "evaluation/table.md",
         "evaluation/tradeoff.png",
-        "evaluation/strip.png",
+        "evaluation/comparison.png",
     } <= names
     rows = json.loads((finished / "evaluation/metrics.json").read_text())
     promised = {"method", "tradeoff", "dataset", "metric", "protocol", "mean", "sem", "n", "nfe"}
@@ -279,7 +280,7 @@ def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeyp
 
 def test_evaluation_can_be_repeated(finished):
     before = json.loads((finished / "evaluation/metrics.json").read_text())
-    reevaluate(
+    evaluate_run(
         load_recipe(finished / "recipe.toml", ["evaluation.tradeoffs=[0.0,0.25]"]), finished, "cpu"
     )
     after = json.loads((finished / "evaluation/metrics.json").read_text())

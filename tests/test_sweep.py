@@ -70,7 +70,7 @@ def test_a_sweep_runs_every_cell_once_and_makes_a_table(sweep, started, tmp_path
     with (tmp_path / "sweep" / "summary.csv").open() as file:
         assert [row["stage1.weights.fidelity"] for row in csv.DictReader(file)] == ["1", "2.5"]
     table = (tmp_path / "sweep" / "summary.md").read_text()
-    assert "2 of 2 cells" in table and "| 2.5 | 0.01 | 0 |" in table and "not finished" not in table
+    assert "2 of 2 runs" in table and "| 2.5 | 0.01 | 0 |" in table and "not finished" not in table
     assert sweep(*GRID, *SMALL)[0] == 0 and len(started) == 2
     code, _, _ = sweep("--grid", "stage1.weights.fidelity=1,2.5,4", *GRID[2:], *SMALL)
     assert code == 0 and started[2:] == ["stage1.weights.fidelity=4,stage1.learning_rate=0.01"]
@@ -81,20 +81,20 @@ def test_an_interrupted_sweep_goes_on(sweep, started, tmp_path):
     code, _, told = sweep(*GRID, *SMALL)
     assert code == 130 and "stopped" in told
     table = (tmp_path / "sweep" / "summary.md").read_text()
-    assert "1 of 2 cells" in table and "not finished (new): stage1.weights.fidelity=2.5" in table
+    assert "1 of 2 runs" in table and "not finished (new): stage1.weights.fidelity=2.5" in table
     (manifest,) = (tmp_path / "sweep").glob("*=1,*/manifest.json")
     manifest.write_text(
         manifest.read_text().replace('"finished"', '"running"')
     )  # as a killed process leaves it
     assert sweep(*GRID, *SMALL)[0] == 0
-    assert len(started) == 4 and "2 of 2 cells" in (tmp_path / "sweep" / "summary.md").read_text()
+    assert len(started) == 4 and "2 of 2 runs" in (tmp_path / "sweep" / "summary.md").read_text()
 
 
 def test_a_cell_that_fails_is_named_and_the_others_run(sweep, started, tmp_path):
     started.at = {1: DistillkitError("no luck")}
     code, _, told = sweep(*GRID, *SMALL)
     assert code == 1 and "failed: " in told and "no luck" in told and len(started) == 2
-    assert "1 of 2 cells" in (tmp_path / "sweep" / "summary.md").read_text()
+    assert "1 of 2 runs" in (tmp_path / "sweep" / "summary.md").read_text()
 
 
 @pytest.mark.parametrize(

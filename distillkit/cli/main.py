@@ -341,9 +341,10 @@ def evaluate(
         }
         changes = [f"evaluation.{key}={value}" for key, value in given.items() if value]
         resolved = _load(run_dir / "recipe.toml", [*(set_ or []), *changes])
-        from distillkit.runs.run import reevaluate
+        from distillkit.runs.evaluate import evaluate_run
 
-        typer.echo(f"open {reevaluate(resolved, run_dir, device, others=folders, combine=pair)}")
+        report = evaluate_run(resolved, run_dir, device, method_folders=folders, combine=pair)
+        typer.echo(f"open {report}")
         return
     if gt is None or out is None or not folders:
         raise DistillkitError(
@@ -353,23 +354,19 @@ def evaluate(
         settings_of(set_ or []),
         numbers_of("--alphas", alphas or "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"),
     )
-    from distillkit.recipe.build import pick_device
-    from distillkit.runs.compare import compare_folders
+    from distillkit.runs.compare import CompareOptions, compare_folders
 
-    report = compare_folders(
-        gt,
-        folders,
-        out,
+    options = CompareOptions(
         lq=lq,
         metrics=[name.strip() for name in metrics.split(",")],
-        settings=settings,
-        only=only,
+        metric_settings=settings,
+        pattern=only,
         combine=pair,
         alphas=weights,
-        reference=reference or next(iter(folders)),
-        device=pick_device(device),
-        say=lambda line: typer.echo(line, err=True),
+        reference=reference,
+        device=device,
     )
+    report = compare_folders(gt, folders, out, options)
     typer.echo(f"open {report}")
 
 
@@ -388,13 +385,11 @@ def sweep(
     ] = None,
 ) -> None:
     """Run a recipe at every point of a grid; called again, go on where it stopped. Writes a table of all that is finished."""
-    from distillkit.runs.sweep import cells
-    from distillkit.runs.sweep import sweep as run_all
+    from distillkit.runs.sweep import plan_sweep, run_sweep
 
     folder = out or Path("sweeps") / recipe.stem
-    failures = run_all(
-        cells(recipe, grid, set_ or [], folder), folder, lambda line: typer.echo(line, err=True)
-    )
+    runs = plan_sweep(recipe, grid, set_ or [], folder)
+    failures = run_sweep(runs, folder)
     typer.echo(f"done: {folder / 'summary.md'}")
     for failure in failures:
         typer.echo(f"failed: {failure}", err=True)

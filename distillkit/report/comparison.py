@@ -1,4 +1,4 @@
-"""The image strip: one row per photo, one column per method, pixel for pixel (CTSR, Fig. 6)."""
+"""The comparison figure: photos as rows, methods as columns, pixel for pixel (CTSR, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -12,51 +12,62 @@ from torch import Tensor
 
 from distillkit.evaluation.gallery import Images, caption, center, in_order
 
-TILE, GAP, HEADER = 192, 6, 26
+TILE = 192
+"""Side of a tile, pixels."""
+GAP = 6
+HEADER = 26
+TEXT_COLOR = "#22262d"
 
 
-def strip_png(photos: Mapping[str, Images], teachers: tuple[str, str] | None) -> bytes:
-    """Photos as rows; columns are the input (enlarged without smoothing), baselines, teachers, student by tradeoff, ground truth.
+def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | None) -> bytes:
+    """Draw the images of every method side by side, one row for each photo.
 
-    Each tile is the central 96 x 96 ground-truth pixels (all of a smaller image), enlarged by a whole number without smoothing.
+    Columns are the input, baselines, teachers, the student by tradeoff, and the ground truth. A
+    tile shows the central 96 x 96 ground-truth pixels (all of a smaller image), enlarged by a whole
+    number without smoothing, the input too.
+
+    Args:
+        photos: images of every method by photo, at least one photo.
+        teachers: labels of the faithful and the realistic teacher.
+
+    Returns:
+        A PNG file.
     """
-    shown = {name: center(images, TILE // 2) for name, images in photos.items()}
-    labels = in_order(list(next(iter(shown.values()))), teachers)
-    font = ImageFont.truetype(
-        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 14
-    )
-    canvas = Image.new(
-        "RGB", (len(labels) * (TILE + GAP) - GAP, HEADER + len(shown) * (TILE + GAP) - GAP), "white"
-    )
+    centers = [center(images, TILE // 2) for images in photos.values()]
+    labels = in_order(list(centers[0]), teachers)
+    width = len(labels) * (TILE + GAP) - GAP
+    height = HEADER + len(centers) * (TILE + GAP) - GAP
+    canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
+    font = ImageFont.truetype(_font_file(), 14)
     for column, label in enumerate(labels):
         left = column * (TILE + GAP)
-        draw.text(
-            (left + TILE / 2, HEADER / 2),
-            caption(label, teachers),
-            fill="#22262d",
-            font=font,
-            anchor="mm",
-        )
-        for row, images in enumerate(shown.values()):
-            canvas.paste(_tile(images[label]), (left, HEADER + row * (TILE + GAP)))
+        middle = (left + TILE / 2, HEADER / 2)
+        draw.text(middle, caption(label, teachers), fill=TEXT_COLOR, font=font, anchor="mm")
+        for row, images in enumerate(centers):
+            top = HEADER + row * (TILE + GAP)
+            canvas.paste(_enlarge(_to_pillow(images[label])), (left, top))
     return _encode(canvas)
 
 
-def image_png(image: Tensor) -> bytes:
-    """A uint8 image (3, H, W) as a PNG file."""
-    return _encode(to_pil(image))
+def encode_image(image: Tensor) -> bytes:
+    """Encode a uint8 image (3, H, W) as a PNG file."""
+    return _encode(_to_pillow(image))
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """A uint8 image (3, H, W) as a Pillow image."""
+def _font_file() -> Path:
+    """The font that matplotlib ships, so that captions look alike on every machine."""
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+
+def _enlarge(image: Image.Image) -> Image.Image:
+    scale = max(1, TILE // max(image.size))
+    size = (image.width * scale, image.height * scale)
+    return image.resize(size, Image.Resampling.NEAREST)
+
+
+def _to_pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(image.movedim(0, -1).contiguous().numpy())
-
-
-def _tile(image: Tensor) -> Image.Image:
-    pil = to_pil(image)
-    scale = max(1, TILE // max(pil.size))
-    return pil.resize((pil.width * scale, pil.height * scale), Image.Resampling.NEAREST)
 
 
 def _encode(image: Image.Image) -> bytes:

@@ -1,238 +1,193 @@
-"""Comparing methods by their images in folders: no model is run, and none needs to be here."""
+"""Compare methods by their images in folders: no model is run, and none needs to be here."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from distillkit.data.evaluation_pairs import EvaluationPair
-from distillkit.errors import DataError, DistillkitError
+from distillkit.errors import DistillkitError
 from distillkit.evaluation.checks import claims
-from distillkit.evaluation.gallery import Gallery
+from distillkit.evaluation.gallery import Gallery, Images
 from distillkit.evaluation.protocol import (
     ALPHAS,
-    Method,
     available_metrics,
     bicubic_method,
     evaluate,
 )
-from distillkit.files.images import decode, read_image
+from distillkit.evaluation.results import Results
+from distillkit.files.images import read_image
 from distillkit.inference.costs import device_name
-from distillkit.inference.files import SUFFIXES
+from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.manager import load_plugins
-from distillkit.recipe.build import build_metric
-from distillkit.report.page import write_evaluation, write_report
+from distillkit.recipe.build import build_metric, pick_device
+from distillkit.report.files import write_evaluation
+from distillkit.report.page import write_report
+from distillkit.runs.console import print_status
 from distillkit.runs.manifest import Manifest
+from distillkit.runs.method_folders import (
+    Files,
+    Sizes,
+    folder_methods,
+    list_images,
+    measure_images,
+    refuse_problems,
+    unpaired_images,
+)
 
-Files = Mapping[str, Path]
-"""Image files by their path in a folder, without suffix."""
-SHOWN = 5
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What to measure in a comparison of folders, and how to compare it."""
+
+    lq: Path | None = None
+    """Folder of the inputs, to show beside the results.
+
+    Where the ground truth is larger by one whole number, bicubic enlargement becomes a method too.
+    """
+    metrics: Sequence[str] = ("psnr-y", "ssim-y", "stlpips-alex")
+    """Names of registered metrics."""
+    metric_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of metrics, by the metric's name."""
+    pattern: str = "*"
+    """The names to read in all folders, such as ``"Nikon_*"``."""
+    combine: tuple[str, str] | None = None
+    """Two methods to combine linearly."""
+    alphas: Sequence[float] = ALPHAS
+    """Weights of the first of them."""
+    reference: str | None = None
+    """The method that all others are compared with in pairs; default: the first one."""
+    device: torch.device | str | None = None
+    """Where metrics are computed; default: a GPU where there is one."""
 
 
 def compare_folders(
-    gt: Path,
-    folders: Mapping[str, Path],
-    out: Path,
-    *,
-    lq: Path | None = None,
-    metrics: Sequence[str],
-    settings: Mapping[str, Mapping[str, Any]],
-    only: str = "*",
-    combine: tuple[str, str] | None = None,
-    alphas: Sequence[float] = ALPHAS,
-    reference: str | None = None,
-    device: torch.device,
-    say: Callable[[str], None],
+    gt: Path, method_folders: Mapping[str, Path], out: Path, options: CompareOptions
 ) -> Path:
-    """Measure the images in ``folders`` against those in ``gt`` and write an evaluation with its report into ``out``.
+    """Measure methods' images against the ground truth; write an evaluation and its report.
 
-    Files belong together that have the same path in their folders, apart from the suffix.
+    Images belong together that have the same path in their folders, apart from the suffix.
 
     Args:
-        folders: by the method's name, or ``name@tradeoff``: a folder for each tradeoff makes a curve.
-        lq: inputs, shown beside the results; adds bicubic enlargement as a method where they are smaller by a whole number.
-        metrics: names. settings: options by metric.
-        only: a pattern of the names to take (``"Nikon_*"``), in all folders.
-        combine, alphas, reference: as of :func:`~distillkit.evaluation.protocol.evaluate`.
+        gt: folder of the ground truth.
+        method_folders: folders by the method's name, or by ``name@tradeoff``: a folder for each
+            tradeoff makes a curve.
+        out: folder to write into.
+        options: what to measure, and how to compare it.
 
     Returns:
-        the report.
+        The report.
 
     Raises:
-        DataError: listing all images that are missing, left over, unreadable or of another size than the ground truth.
-        DistillkitError: ``out`` is a run's folder; a method or a metric that does not exist.
+        DataError: all images that are missing, left over, unreadable or of another size than the
+            ground truth.
+        DistillkitError: ``out`` is a run's folder, or a method or a metric does not exist.
     """
-    if (out / "recipe.toml").exists():
-        advice = f"choose another one by --out, or add methods to the run: distillkit eval {out} --method ..."
-        raise DistillkitError(f"{out} - is a run's folder; {advice}")
-    truth = image_files(gt, only)
-    _refuse([*_unreadable(truth)])
-    methods = folder_methods(folders, {name: _shape(path) for name, path in truth.items()}, only)
-    inputs = image_files(lq, only) if lq is not None else {}
-    if lq is not None:
-        _refuse([*_unpaired("--lq", lq, inputs, truth), *_unreadable(inputs)])
-        if (scale := _scale(inputs, truth)) and "bicubic" not in folders:
+    _check_arguments(out, options)
+    gt_files = list_images(gt, options.pattern)
+    sizes, problems = measure_images(gt_files)
+    refuse_problems(problems)
+    methods = folder_methods(method_folders, sizes, options.pattern)
+    lq_files: Files = {}
+    if options.lq is not None:
+        lq_files, scale = _find_inputs(options.lq, options.pattern, sizes)
+        if scale is not None and "bicubic" not in method_folders:
             methods.append(bicubic_method(scale))
-    if unknown := settings.keys() - set(metrics):
-        raise DistillkitError(
-            f"--set {min(unknown)}. - options of a metric that is not among --metrics {','.join(metrics)}"
-        )
-    plugins = load_plugins()
-    names = {plugins.find("metrics", name)[1].name: name for name in metrics}
-    measures, absent = available_metrics(
-        {
-            short: lambda name=name: build_metric(name, settings.get(name, {}), device)
-            for short, name in names.items()
-        }  # type: ignore[misc]
-    )
-    for name, reason in absent.items():
-        say(f"not measured: {name}: {reason}")
+    device = pick_device(options.device)
+    metrics, absent = _build_metrics(options, device)
     gallery = Gallery()
+
+    def observe(name: str, images: Images) -> None:
+        if not lq_files:
+            images = {label: image for label, image in images.items() if label != "lq"}
+        gallery(name, images)
+
     results = evaluate(
         methods,
-        _items(truth, inputs, device),
-        measures,
+        _read_items(gt_files, lq_files, device),
+        metrics,
         dataset=gt.resolve().name,
-        combine=combine,
-        alphas=alphas,
-        reference=reference,
+        combine=options.combine,
+        alphas=options.alphas,
+        reference=options.reference or methods[0].label,
         device=device_name(device),
         absent=absent,
-        observe=lambda name, images: gallery(
-            name, images if inputs else {k: v for k, v in images.items() if k != "lq"}
-        ),
+        observe=observe,
     )
+    return _write_comparison(results, gallery, out, device)
+
+
+def _check_arguments(out: Path, options: CompareOptions) -> None:
+    if (out / "recipe.toml").exists():
+        advice = f"add methods to the run: distillkit evaluate {out} --method ..."
+        raise DistillkitError(
+            f"{out} - is a run's folder; choose another one by --out, or {advice}"
+        )
+    for name in options.metric_settings:
+        if name not in options.metrics:
+            measured = ",".join(options.metrics)
+            problem = f"options of a metric that is not among --metrics {measured}"
+            raise DistillkitError(f"--set {name}. - {problem}")
+
+
+def _find_inputs(folder: Path, pattern: str, gt_sizes: Sizes) -> tuple[Files, int | None]:
+    """List the inputs of all images; return them and how much larger the ground truth is."""
+    files = list_images(folder, pattern)
+    sizes, damaged = measure_images(files)
+    refuse_problems([*unpaired_images("--lq", folder, files, gt_sizes), *damaged])
+    return files, _common_scale(sizes, gt_sizes)
+
+
+def _common_scale(lq_sizes: Sizes, gt_sizes: Sizes) -> int | None:
+    """How much larger the ground truth is, where that is one whole number for all images."""
+    ratios = set()
+    for name, (gt_height, gt_width) in gt_sizes.items():
+        height, width = lq_sizes[name]
+        ratios.add(gt_height / height)
+        ratios.add(gt_width / width)
+    ratio = ratios.pop()
+    if ratios or ratio < 1 or ratio != int(ratio):
+        return None
+    return int(ratio)
+
+
+def _build_metrics(
+    options: CompareOptions, device: torch.device
+) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+    """Build the metrics whose weights are here; print which others are not measured, and why."""
+    plugins = load_plugins()
+    builders = {}
+    for name in options.metrics:
+        _, spec = plugins.find("metrics", name)
+        settings = options.metric_settings.get(name, {})
+        builders[spec.name] = partial(build_metric, name, settings, device)
+    metrics, absent = available_metrics(builders)
+    for name, reason in absent.items():
+        print_status(f"not measured: {name}: {reason}")
+    return metrics, absent
+
+
+def _read_items(gt_files: Files, lq_files: Files, device: torch.device) -> Iterator[EvaluationPair]:
+    """Read the pairs; without inputs the ground truth stands in for them."""
+    for name, path in gt_files.items():
+        gt = read_image(path)[None].to(device)
+        lq = gt
+        if lq_files:
+            lq = read_image(lq_files[name])[None].to(device)
+        yield EvaluationPair(name, lq, gt)
+
+
+def _write_comparison(results: Results, gallery: Gallery, out: Path, device: torch.device) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(out / "manifest.json", device=str(device))
-    write_evaluation(results, gallery, out, ())
-    for claim in claims(results, ()):
-        say(str(claim))
-    report = write_report(
-        out, results, gallery, trained=(), recipe_toml="", manifest=manifest.facts, history=()
-    )
+    write_evaluation(results, gallery, out)
+    for check in claims(results, ()):
+        print_status(str(check))
+    report = write_report(out, results, gallery, manifest=manifest.facts)
     manifest.close("finished")
     return report
-
-
-def folder_methods(
-    folders: Mapping[str, Path], shapes: Mapping[str, tuple[int, int]], only: str = "*"
-) -> list[Method]:
-    """A method for each folder, whose outputs are its files.
-
-    Args:
-        folders: by ``name`` or ``name@tradeoff``. shapes: height and width of every image that there has to be, by name.
-
-    Raises:
-        DataError: listing all that is missing, left over, unreadable or of another size. DistillkitError: a name that is no name.
-    """
-    methods: list[Method] = []
-    problems: list[str] = []
-    for label, (name, tradeoff) in {label: _parsed(label) for label in folders}.items():
-        folder = folders[label]
-        files = image_files(folder, only)
-        problems += _unpaired(label, folder, files, shapes)
-        problems += _unreadable(
-            {name: path for name, path in files.items() if name in shapes}, shapes
-        )
-
-        def restore(item: str, lq: Tensor, generator: object, files: Files = files) -> Tensor:
-            return read_image(files[item])[None].to(lq.device)
-
-        methods.append(Method(name, tradeoff, None, restore))
-    _refuse(problems)
-    return methods
-
-
-def _parsed(label: str) -> tuple[str, float | None]:
-    found = re.fullmatch(r"([\w.+-]+)(?:@(\d*\.?\d+))?", label)
-    if found is None or found[1] in ("lq", "gt") or float(found[2] or 0) > 1:
-        raise DistillkitError(
-            f"--method {label}=... - not a name, or a name and a tradeoff from 0 to 1 (ours, ours@0.5)"
-        )
-    return found[1], None if found[2] is None else float(found[2])
-
-
-def image_files(folder: Path, only: str = "*") -> Files:
-    """The images in a folder and those below it whose name matches the pattern.
-
-    Raises:
-        DataError: no such folder, no image in it, or two of one name.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder} - no such folder")
-    found: dict[str, Path] = {}
-    for path in sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-    ):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if not fnmatch(name, only):
-            continue
-        if name in found:
-            raise DataError(
-                f"{found[name]} and {path} - have the same name apart from the suffix; keep one"
-            )
-        found[name] = path
-    if not found:
-        raise DataError(f"{folder} - holds no images" + ("" if only == "*" else f" called {only}"))
-    return found
-
-
-def _unpaired(
-    label: str, folder: Path, files: Files, expected: Mapping[str, object]
-) -> Iterator[str]:
-    for what, names in (
-        ("missing", expected.keys() - files.keys()),
-        ("left over", files.keys() - expected.keys()),
-    ):
-        if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            yield f"{label} ({folder}) - {what}: {', '.join(sorted(names)[:SHOWN])}{more}"
-
-
-def _unreadable(files: Files, shapes: Mapping[str, tuple[int, int]] | None = None) -> Iterator[str]:
-    """What is wrong with each image by itself: it cannot be decoded, or has another height and width than expected."""
-    for name, path in files.items():
-        try:
-            height, width = decode(path).shape[:2]
-        except DataError as e:
-            yield str(e)
-            continue
-        if shapes is not None and (height, width) != shapes[name]:
-            yield f"{path} - {width} x {height} pixels, the ground truth {shapes[name][1]} x {shapes[name][0]}"
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        shown = [
-            *problems[: 4 * SHOWN],
-            *([f"and {len(problems) - 4 * SHOWN} more"] if len(problems) > 4 * SHOWN else []),
-        ]
-        raise DataError("\n  ".join(["these folders cannot be compared:", *shown]))
-
-
-def _shape(path: Path) -> tuple[int, int]:
-    height, width = decode(path).shape[:2]
-    return height, width
-
-
-def _scale(inputs: Files, truth: Files) -> int | None:
-    """How much larger the ground truth is, if it is so by one whole number for all."""
-    ratios = {
-        large / small
-        for name in truth
-        for large, small in zip(_shape(truth[name]), _shape(inputs[name]), strict=True)
-    }
-    ratio = ratios.pop()
-    return int(ratio) if not ratios and ratio >= 1 and ratio == int(ratio) else None
-
-
-def _items(truth: Files, inputs: Files, device: torch.device) -> Iterator[EvaluationPair]:
-    for name, path in truth.items():
-        gt = read_image(path)[None].to(device)
-        yield EvaluationPair(name, read_image(inputs[name])[None].to(device) if inputs else gt, gt)

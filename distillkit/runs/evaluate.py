@@ -1,9 +1,10 @@
-"""Judging a run's student: beside its teachers, their linear combinations and plain interpolation, on held-out images."""
+"""Evaluate a run's student beside its teachers and baselines, on held-out images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,160 +12,218 @@ import torch
 from torch import Tensor
 
 from distillkit.data.degradation import Degradation
+from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.diffusion.model import OutputTeacher
 from distillkit.evaluation.checks import claims
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
-from distillkit.evaluation.results import ROLES, Results
+from distillkit.evaluation.results import ROLES, STUDENT, Results
 from distillkit.inference.costs import device_name, parameters, trained_parameters
 from distillkit.inference.student import Student, interpolated, load_student
 from distillkit.inference.tiling import restore_padded
+from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.descriptors import TeacherSpec
-from distillkit.recipe.build import build, held_out
+from distillkit.recipe.build import build, held_out, pick_device
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.report.page import write_evaluation, write_report
-from distillkit.runs.compare import folder_methods
+from distillkit.report.files import write_evaluation
+from distillkit.report.page import write_report
+from distillkit.runs.console import print_status
+from distillkit.runs.method_folders import folder_methods
 
 
 def evaluate_run(
     resolved: ResolvedRecipe,
     run_dir: Path,
-    device: torch.device | str,
+    device: torch.device | str | None = None,
     *,
-    manifest: Mapping[str, Any],
-    say: Callable[[str], None],
-    others: Mapping[str, Path] | None = None,
+    method_folders: Mapping[str, Path] | None = None,
     combine: tuple[str, str] | None = None,
 ) -> Path | None:
-    """Measure, write ``evaluation/`` and ``report.html``, and say what holds and what does not.
+    """Evaluate a run's student; write ``evaluation/`` and ``report.html``, print the checks.
 
-    The student is loaded from the run's exported folder, as a user would load it.
+    The student is loaded from the run's ``student`` folder, as a user would load it.
 
     Args:
-        others: methods to compare with, by name: folders of their images, called as the run's own evaluation images are.
+        resolved: the run's recipe.
+        run_dir: the run's folder; its ``manifest.json`` is shown in the report.
+        device: where models run; default: a GPU where there is one.
+        method_folders: more methods to compare with, as folders of their images by the method's
+            name; the images are named as the recipe's evaluation images.
         combine: two methods to combine linearly; default: the teachers, where both restore.
 
     Returns:
-        the report, or None where the recipe names no held-out images.
+        The report, or None where the recipe names no held-out images.
     """
-    recipe, options = resolved.recipe, resolved.recipe.evaluation
-    if not recipe.data.eval:
-        say("no evaluation: the recipe names no held-out images (data.eval)")
+    if not resolved.recipe.data.eval:
+        print_status("no evaluation: the recipe names no held-out images (data.eval)")
         return None
+    device = pick_device(device)
     student = load_student(run_dir / "student", device)
-    teachers = {
-        role: build(resolved, f"teachers.{role}", device)
-        for role in ROLES
-        if _restores(resolved, f"teachers.{role}")
-    }
-    degradation: Degradation | None = (
-        build(resolved, "degradation", device) if "degradation" in resolved.components else None
-    )
-    items = held_out(resolved, degradation, student.model.scale)[: options.max_images]
-    names = [k for k in resolved.components if k.startswith("evaluation.metrics.")]
-    metrics, absent = available_metrics(
-        {resolved.components[k].spec.name: lambda k=k: build(resolved, k, device) for k in names}  # type: ignore[misc]
-    )
-    gallery = Gallery(options.gallery)
-    own = trained_parameters(run_dir / "student")
+    teachers = _build_output_teachers(resolved, device)
+    if combine is None and len(teachers) == len(ROLES):
+        combine = ROLES
+    items = _held_out_items(resolved, student.model.scale, device)
+    metrics, absent = _build_metrics(resolved, device)
+    sizes = {item.name: (item.gt.shape[2], item.gt.shape[3]) for item in items}
     methods = [
-        *_student_methods("student", student, options.tradeoffs, device, own),
-        *_teacher_methods(teachers, device),
+        *_model_methods(resolved, run_dir, student, teachers, device),
+        *folder_methods(method_folders or {}, sizes),
+        bicubic_method(student.model.scale),
     ]
-    if options.interpolate is not None:
-        methods += _student_methods(
-            "interpolated",
-            interpolated(run_dir, options.interpolate, device),
-            options.tradeoffs,
-            device,
-        )
-    shapes = {item.name: (item.gt.shape[2], item.gt.shape[3]) for item in items}
-    methods += folder_methods(others or {}, shapes)
-    parts = [
-        evaluate(
-            [*methods, bicubic_method(student.model.scale)],
+    options = resolved.recipe.evaluation
+    gallery = Gallery(options.gallery)
+    results_by_seed = []
+    for seed_offset in range(options.seeds):
+        results = evaluate(
+            methods,
             items,
             metrics,
-            dataset=recipe.name,
-            seed=seed,
-            combine=combine or (ROLES if len(teachers) == 2 else None),
+            dataset=resolved.recipe.name,
+            seed=resolved.recipe.seed + seed_offset,
+            combine=combine,
             alphas=options.alphas,
             reference=options.reference,
             device=device_name(device),
             absent=absent,
-            observe=gallery if seed == recipe.seed else None,
-            progress=lambda name: None,
+            observe=gallery,
         )
-        for seed in range(recipe.seed, recipe.seed + options.seeds)
-    ]
-    results = Results.over_seeds(parts)
-    distances = (["stage1.perceptual"] if recipe.stage1.weights.perceptual > 0 else []) + [
-        f"stage1.{r}_anchor" for r in ROLES
-    ]
-    losses = {resolved.components[key].spec.name for key in distances if key in resolved.components}
-    trained = {
-        m.name for m in metrics if any(f"{m.name}-".startswith(f"{loss}-") for loss in losses)
-    }  # with their variants
-    write_evaluation(results, gallery, run_dir / "evaluation", trained)
-    for claim in claims(results, trained):
-        say(str(claim))
-    return write_report(
-        run_dir,
-        results,
-        gallery,
-        trained=trained,
-        recipe_toml=resolved.to_toml(),
-        manifest=manifest,
-        history=_history(run_dir / "metrics.jsonl"),
-    )
+        results_by_seed.append(results)
+    return _write_results(resolved, run_dir, Results.over_seeds(results_by_seed), gallery)
+
+
+def _build_output_teachers(
+    resolved: ResolvedRecipe, device: torch.device
+) -> dict[str, OutputTeacher]:
+    """Build the recipe's teachers that offer images, not only scores, by role."""
+    teachers = {}
+    for role in ROLES:
+        key = f"teachers.{role}"
+        component = resolved.components.get(key)
+        if component is None or not isinstance(component.spec, TeacherSpec):
+            continue
+        if "output" in component.spec.capabilities:
+            teachers[role] = build(resolved, key, device)
+    return teachers
+
+
+def _held_out_items(
+    resolved: ResolvedRecipe, scale: int, device: torch.device
+) -> list[EvaluationPair]:
+    degradation: Degradation | None = None
+    if "degradation" in resolved.components:
+        degradation = build(resolved, "degradation", device)
+    items = held_out(resolved, degradation, scale)
+    return items[: resolved.recipe.evaluation.max_images]
+
+
+def _build_metrics(
+    resolved: ResolvedRecipe, device: torch.device
+) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+    """Build the metrics whose weights are here; return the reasons for the others, too."""
+    builders = {}
+    for key, component in resolved.components.items():
+        if key.startswith("evaluation.metrics."):
+            builders[component.spec.name] = partial(build, resolved, key, device)
+    return available_metrics(builders)
+
+
+def _model_methods(
+    resolved: ResolvedRecipe,
+    run_dir: Path,
+    student: Student,
+    teachers: Mapping[str, OutputTeacher],
+    device: torch.device,
+) -> list[Method]:
+    """Make methods of the student, the teachers and, if asked for, interpolated weights."""
+    options = resolved.recipe.evaluation
+    trained = trained_parameters(run_dir / "student")
+    methods = _student_methods(STUDENT, student, options.tradeoffs, device, trained)
+    for role, teacher in teachers.items():
+        methods.append(_teacher_method(role, teacher, device))
+    if options.interpolate is not None:
+        interpolation = interpolated(run_dir, options.interpolate, device)
+        methods += _student_methods("interpolated", interpolation, options.tradeoffs, device)
+    return methods
 
 
 def _student_methods(
     name: str,
     student: Student,
-    tradeoffs: list[float],
-    device: torch.device | str,
+    tradeoffs: Sequence[float],
+    device: torch.device,
     trained: int | None = None,
-) -> Iterator[Method]:
+) -> list[Method]:
+    """Make a method of the student at each tradeoff, or at 0 where its tradeoff is fixed."""
+    if student.variant is None:
+        tradeoffs = [0.0]
+    return [_student_method(name, student, tradeoff, device, trained) for tradeoff in tradeoffs]
+
+
+def _student_method(
+    name: str, student: Student, tradeoff: float, device: torch.device, trained: int | None
+) -> Method:
     model = student.model
-    for tradeoff in tradeoffs if student.variant else [0.0]:
 
-        def restore(
-            item: str, lq: Tensor, generator: torch.Generator, tradeoff: float = tradeoff
-        ) -> Tensor:
-            one = lambda x: student.restore(x, tradeoff, generator)
-            return restore_padded(one, lq.to(device), model.scale, model.size_multiple).cpu()
+    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
+        def restore_lq(padded: Tensor) -> Tensor:
+            return student.restore(padded, tradeoff, generator)
 
-        yield Method(
-            name, tradeoff, student.nfe, restore, parameters=parameters(model), trainable=trained
-        )
+        image = restore_padded(restore_lq, lq.to(device), model.scale, model.size_multiple)
+        return image.cpu()
 
-
-def _teacher_methods(
-    teachers: Mapping[str, OutputTeacher], device: torch.device | str
-) -> Iterator[Method]:
-    for role, teacher in teachers.items():
-
-        def restore(
-            item: str, lq: Tensor, generator: torch.Generator, teacher: OutputTeacher = teacher
-        ) -> Tensor:
-            one = lambda x: teacher.restore(x, generator)
-            return restore_padded(one, lq.to(device), teacher.scale, teacher.size_multiple).cpu()
-
-        yield Method(role, None, teacher.nfe, restore, parameters=parameters(teacher), trainable=0)
+    total = parameters(model)
+    return Method(name, tradeoff, student.nfe, restore, parameters=total, trainable=trained)
 
 
-def _restores(resolved: ResolvedRecipe, key: str) -> bool:
-    """Whether the recipe has that teacher and it offers images, not only scores."""
-    component = resolved.components.get(key)
-    return (
-        component is not None
-        and isinstance(component.spec, TeacherSpec)
-        and "output" in component.spec.capabilities
+def _teacher_method(role: str, teacher: OutputTeacher, device: torch.device) -> Method:
+    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
+        def restore_lq(padded: Tensor) -> Tensor:
+            return teacher.restore(padded, generator)
+
+        image = restore_padded(restore_lq, lq.to(device), teacher.scale, teacher.size_multiple)
+        return image.cpu()
+
+    total = parameters(teacher)
+    return Method(role, None, teacher.nfe, restore, parameters=total, trainable=0)
+
+
+def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[str]:
+    """Name the metrics that the student was trained against, variants of them included."""
+    keys = [f"stage1.{role}_anchor" for role in ROLES]
+    if resolved.recipe.stage1.weights.perceptual > 0:
+        keys.append("stage1.perceptual")
+    trained_against = set()
+    for key in keys:
+        if key not in resolved.components:
+            continue
+        # "lpips" stands for "lpips-vgg" and "lpips-alex", too, but not for "lpipsy".
+        loss = resolved.components[key].spec.name
+        names = [m.name for m in results.metrics if f"{m.name}-".startswith(f"{loss}-")]
+        trained_against.update(names)
+    return trained_against
+
+
+def _write_results(
+    resolved: ResolvedRecipe, run_dir: Path, results: Results, gallery: Gallery
+) -> Path:
+    trained_against = _metrics_trained_against(resolved, results)
+    write_evaluation(results, gallery, run_dir / "evaluation", trained_against)
+    for check in claims(results, trained_against):
+        print_status(str(check))
+    return write_report(
+        run_dir,
+        results,
+        gallery,
+        trained_against,
+        recipe_toml=resolved.to_toml(),
+        manifest=json.loads((run_dir / "manifest.json").read_text()),
+        history=_read_history(run_dir / "metrics.jsonl"),
     )
 
 
-def _history(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``; a line that a kill cut off is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    """Read the complete lines of ``metrics.jsonl``; a kill may have cut the last one off."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]

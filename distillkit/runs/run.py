@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,25 +66,6 @@ def run_recipe(
     accelerator = start(resolved.recipe.training, out)
     with explain_full_disk(out), together(accelerator):
         return _run(resolved, out, accelerator, resume, fork, planned or resolved.recipe)
-
-
-def reevaluate(
-    resolved: ResolvedRecipe,
-    run_dir: Path,
-    device: str | None = None,
-    *,
-    others: Mapping[str, Path] | None = None,
-    combine: tuple[str, str] | None = None,
-) -> Path | None:
-    """Judge the student of a finished run again; the run's manifest gains nothing, its evaluation is replaced.
-
-    ``others`` and ``combine`` are those of :func:`~distillkit.runs.evaluate.evaluate_run`.
-    """
-    manifest = json.loads((run_dir / "manifest.json").read_text())
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return evaluate_run(
-        resolved, run_dir, device, manifest=manifest, say=_say, others=others, combine=combine
-    )
 
 
 def dry_run(resolved: ResolvedRecipe) -> None:
@@ -160,9 +140,7 @@ def _run(
         if not main:
             return None
         with manifest.timed("evaluation"):
-            report = evaluate_run(
-                resolved, out, accelerator.device, manifest=manifest.facts, say=_say
-            )
+            report = evaluate_run(resolved, out, accelerator.device)
         manifest.close("finished")
         plugins.notify("distillkit_run_finished", run_dir=out)
         return report

@@ -1,0 +1,56 @@
+"""The files of an evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from distillkit.evaluation.checks import claims
+from distillkit.evaluation.gallery import Gallery
+from distillkit.evaluation.results import Results
+from distillkit.files.atomic import write_file
+from distillkit.report.bubbles import draw_bubbles
+from distillkit.report.comparison import draw_comparison
+from distillkit.report.markdown import csv_text, evaluation_markdown
+from distillkit.report.radar import draw_radar
+from distillkit.report.tradeoff import draw_tradeoff
+
+
+def write_evaluation(
+    results: Results, gallery: Gallery, out_dir: Path, trained_against: Collection[str] = ()
+) -> None:
+    """Write the tables and figures of an evaluation into a folder.
+
+    ``metrics.json``, ``metrics.csv`` and ``table.md`` hold the means, ``per_image.json`` every
+    value (:meth:`Results.from_json` reads it back), so that two runs on the same images can be
+    compared in pairs. The figures are ``tradeoff.png``, ``comparison.png`` and, where there is
+    enough to draw, ``radar.png`` (three metrics) and ``bubbles.png`` (two entries whose time and
+    size are known). Each file appears whole or not at all.
+
+    Args:
+        results: what was measured.
+        gallery: images to show, with at least one photo.
+        out_dir: the folder, created if necessary.
+        trained_against: names of the metrics that the student was trained against; all other
+            perceptual metrics are labeled held out.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    rows = results.rows()
+    checks = claims(results, trained_against)
+    write_file(out_dir / "per_image.json", results.to_json())
+    write_file(out_dir / "metrics.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    write_file(out_dir / "metrics.csv", csv_text(rows))
+    write_file(out_dir / "table.md", evaluation_markdown(results, trained_against, checks))
+    write_file(out_dir / "tradeoff.png", draw_tradeoff(results, trained_against))
+    write_file(out_dir / "comparison.png", draw_comparison(gallery.photos, results.teachers))
+    _write_if_drawn(out_dir / "radar.png", draw_radar(results, trained_against))
+    _write_if_drawn(out_dir / "bubbles.png", draw_bubbles(results))
+
+
+def _write_if_drawn(path: Path, figure: bytes | None) -> None:
+    if figure is None:
+        # An earlier evaluation may have had enough to draw.
+        path.unlink(missing_ok=True)
+    else:
+        write_file(path, figure)

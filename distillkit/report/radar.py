@@ -1,0 +1,140 @@
+"""A metric chart: all metrics of a few methods as a radar (CTSR, Fig. 1c)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distillkit.evaluation.gallery import caption
+from distillkit.evaluation.results import Entry, Measure, Results
+from distillkit.report.style import encode_figure, figure_style, method_color
+
+MAX_METHODS = 7
+INNER_RING = 0.12
+"""Radius of the worst mean of a metric; the best one is at radius 1."""
+
+
+def draw_radar(
+    results: Results, trained_against: Collection[str], *, dark: bool = False
+) -> bytes | None:
+    """Draw one axis for each metric, from the worst mean shown (inner ring) to the best (rim).
+
+    The axes are relative to the methods shown: an area compares these methods and nothing else.
+
+    Returns:
+        A PNG file, or None with under three metrics or two methods.
+    """
+    metrics = results.metrics
+    entries = select_methods(results)
+    if len(metrics) < 3 or len(entries) < 2:
+        return None
+    angles = np.linspace(0, 2 * math.pi, len(metrics), endpoint=False)
+    means = _means(results, entries)
+    with figure_style(dark):
+        figure = Figure(figsize=(9.6, 6.4))
+        axis = figure.add_axes(
+            (0.2, 0.2, 0.6, 0.66), projection="polar", theta_offset=math.pi / 2, theta_direction=-1
+        )
+        _draw_methods(axis, results, entries, angles, _radii(means, metrics))
+        names = [
+            _axis_name(metric, metric_means, metric.name in trained_against)
+            for metric, metric_means in zip(metrics, means.T, strict=True)
+        ]
+        _name_axes(axis, angles, names)
+        axis.set_yticks([INNER_RING, 0.56, 1.0], [])
+        axis.set_ylim(0, 1.04)
+        figure.legend(loc="lower center", ncols=4, frameon=False, fontsize=9)
+        return encode_figure(figure)
+
+
+def select_methods(results: Results) -> list[Entry]:
+    """Choose the methods of a radar: those with a fixed tradeoff, and the student.
+
+    Of the student's tradeoffs it shows the first, the middle and the last, so that lines stay
+    apart; of linear combinations none.
+    """
+    sweep = results.sweep()
+    student = []
+    if sweep:
+        positions = {0, len(sweep) // 2, len(sweep) - 1}
+        student = [sweep[position] for position in sorted(positions)]
+    fixed = [e for e in results.entries if e.tradeoff is None and not e.is_combination]
+    return [*fixed[: MAX_METHODS - len(student)], *student]
+
+
+def _means(results: Results, entries: Sequence[Entry]) -> np.ndarray:
+    """Collect the means (entries, metrics)."""
+    return np.array(
+        [
+            [results.summary(entry.label, metric.name).mean for metric in results.metrics]
+            for entry in entries
+        ]
+    )
+
+
+def _radii(means: np.ndarray, metrics: Sequence[Measure]) -> np.ndarray:
+    """Scale each metric's means to radii: the worst to the inner ring, the best to the rim."""
+    signs = [1 if metric.higher_is_better else -1 for metric in metrics]
+    signed = means * signs
+    worst = signed.min(0)
+    best = signed.max(0)
+    differ = best > worst
+    span = np.where(differ, best - worst, 1)
+    shares = np.where(differ, (signed - worst) / span, 1)
+    return INNER_RING + 0.88 * shares
+
+
+def _draw_methods(
+    axis: Axes,
+    results: Results,
+    entries: Sequence[Entry],
+    angles: np.ndarray,
+    radii: np.ndarray,
+) -> None:
+    closed_angles = np.append(angles, angles[0])
+    student_lines = itertools.cycle(("-", "--", ":"))
+    for entry, values in zip(entries, radii, strict=True):
+        line = "-"
+        if entry.tradeoff is not None:
+            line = next(student_lines)
+        color = method_color(results, entry.name)
+        label = caption(entry.label, results.teachers)
+        closed_values = np.append(values, values[0])
+        axis.plot(closed_angles, closed_values, line, color=color, lw=2, label=label)
+        axis.fill(closed_angles, closed_values, color=color, alpha=0.06)
+
+
+def _axis_name(metric: Measure, means: np.ndarray, trained_against: bool) -> str:
+    """Name a metric with its direction, the means of worst and best method, and its role."""
+    arrow, worst, best = "↓", means.max(), means.min()
+    if metric.higher_is_better:
+        arrow, worst, best = "↑", means.min(), means.max()
+    digits = 3
+    if max(abs(best), abs(worst)) >= 10:
+        digits = 2
+    name = f"{metric.name} {arrow}\n{worst:.{digits}f} to {best:.{digits}f}"
+    if trained_against:
+        return f"{name}\ntrained against"
+    return name
+
+
+def _name_axes(axis: Axes, angles: np.ndarray, names: Sequence[str]) -> None:
+    axis.set_xticks(angles, names)
+    axis.tick_params(axis="x", pad=10)
+    for text, angle in zip(axis.get_xticklabels(), angles, strict=True):
+        text.set_horizontalalignment(_side_of_rim(angle))
+
+
+def _side_of_rim(angle: float) -> Literal["left", "center", "right"]:
+    """Align a name so that it stands beside the rim, not across it."""
+    if abs(math.sin(angle)) < 0.1:
+        return "center"
+    if math.sin(angle) > 0:
+        return "left"
+    return "right"

@@ -1,0 +1,156 @@
+"""Methods whose outputs are image files in folders, whoever made them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import DataError, DistillkitError
+from distillkit.evaluation.protocol import Method
+from distillkit.files.images import decode, read_image
+from distillkit.inference.files import SUFFIXES
+
+Files = Mapping[str, Path]
+"""Image files by their path inside a folder, without suffix."""
+Sizes = Mapping[str, tuple[int, int]]
+"""Height and width of images, by the same names."""
+
+RESERVED_NAMES = ("lq", "gt")
+"""What the input and the ground truth are called among a method's images."""
+MAX_NAMES_SHOWN = 5
+MAX_PROBLEMS_SHOWN = 20
+
+
+def folder_methods(folders: Mapping[str, Path], sizes: Sizes, pattern: str = "*") -> list[Method]:
+    """Make a method of each folder, whose outputs are the folder's files.
+
+    Args:
+        folders: the folders by ``name`` or ``name@tradeoff``.
+        sizes: height and width of every image that each folder must hold.
+        pattern: the names to read; all other files are ignored.
+
+    Raises:
+        DataError: all images that are missing, left over, unreadable or of another size.
+        DistillkitError: a name that cannot be a method's.
+    """
+    methods = []
+    problems: list[str] = []
+    for label, folder in folders.items():
+        name, tradeoff = _parse_label(label)
+        files = list_images(folder, pattern)
+        problems += unpaired_images(label, folder, files, sizes)
+        problems += _wrong_sizes(files, sizes)
+        methods.append(_file_method(name, tradeoff, files))
+    refuse_problems(problems)
+    return methods
+
+
+def list_images(folder: Path, pattern: str = "*") -> Files:
+    """List the images in a folder and below it whose names match the pattern.
+
+    Raises:
+        DataError: no such folder, no image in it, or two images of one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} - no such folder")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if not (_is_image(path) and fnmatch(name, pattern)):
+            continue
+        if name in files:
+            problem = "have the same name apart from the suffix; keep one"
+            raise DataError(f"{files[name]} and {path} - {problem}")
+        files[name] = path
+    if not files:
+        named = "" if pattern == "*" else f" called {pattern}"
+        raise DataError(f"{folder} - holds no images{named}")
+    return files
+
+
+def measure_images(files: Files) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Decode every image for its size.
+
+    Returns:
+        Height and width of the images that can be decoded, and a line for each that cannot.
+    """
+    sizes = {}
+    problems = []
+    for name, path in files.items():
+        try:
+            height, width = decode(path).shape[:2]
+        except DataError as e:
+            problems.append(str(e))
+        else:
+            sizes[name] = (height, width)
+    return sizes, problems
+
+
+def unpaired_images(
+    label: str, folder: Path, files: Files, expected: Collection[str]
+) -> Iterator[str]:
+    """Tell which expected images a folder lacks, and which others it has."""
+    missing = set(expected) - files.keys()
+    if missing:
+        yield f"{label} ({folder}) - missing: {_first_names(missing)}"
+    left_over = files.keys() - set(expected)
+    if left_over:
+        yield f"{label} ({folder}) - left over: {_first_names(left_over)}"
+
+
+def refuse_problems(problems: Sequence[str]) -> None:
+    """Raise a DataError that lists the problems, if there are any."""
+    if not problems:
+        return
+    lines = ["these folders cannot be compared:", *problems[:MAX_PROBLEMS_SHOWN]]
+    hidden = len(problems) - MAX_PROBLEMS_SHOWN
+    if hidden > 0:
+        lines.append(f"and {hidden} more")
+    raise DataError("\n  ".join(lines))
+
+
+def _file_method(name: str, tradeoff: float | None, files: Files) -> Method:
+    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
+        return read_image(files[item])[None].to(lq.device)
+
+    return Method(name, tradeoff, None, restore)
+
+
+def _wrong_sizes(files: Files, expected: Sizes) -> list[str]:
+    """Find what is wrong with each image by itself: it is damaged, or not of its size."""
+    paired = {name: path for name, path in files.items() if name in expected}
+    sizes, problems = measure_images(paired)
+    for name, (height, width) in sizes.items():
+        gt_height, gt_width = expected[name]
+        if (height, width) != (gt_height, gt_width):
+            difference = f"{width} x {height} pixels, the ground truth {gt_width} x {gt_height}"
+            problems.append(f"{paired[name]} - {difference}")
+    return problems
+
+
+def _parse_label(label: str) -> tuple[str, float | None]:
+    """Split ``"ours@0.5"`` into ``("ours", 0.5)``, ``"ours"`` into ``("ours", None)``."""
+    match = re.fullmatch(r"([\w.+-]+)(?:@(\d*\.?\d+))?", label)
+    if match is None or match[1] in RESERVED_NAMES or float(match[2] or 0) > 1:
+        expected = "a name, or a name and a tradeoff from 0 to 1 (ours, ours@0.5)"
+        raise DistillkitError(f"--method {label}=... - not a name; expected {expected}")
+    if match[2] is None:
+        return match[1], None
+    return match[1], float(match[2])
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _first_names(names: Collection[str]) -> str:
+    shown = ", ".join(sorted(names)[:MAX_NAMES_SHOWN])
+    hidden = len(names) - MAX_NAMES_SHOWN
+    if hidden > 0:
+        return f"{shown} and {hidden} more"
+    return shown
