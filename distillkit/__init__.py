@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from distillkit.plugins.descriptors import TeacherSpec as TeacherSpec
     from distillkit.plugins.hookspecs import hookimpl as hookimpl
     from distillkit.plugins.manager import load_plugins as load_plugins
+    from distillkit.plugins.options import Options as Options
 
 _HOME = {
     "data.degradation": ["Degradation"],
@@ -83,6 +84,7 @@ _HOME = {
     "metrics.perceptual": ["PerceptualDistance"],
     "plugins.hookspecs": ["hookimpl"],
     "plugins.manager": ["load_plugins"],
+    "plugins.options": ["Options"],
     "plugins.descriptors": [
         "DatasetSpec",
         "DegradationSpec",

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from distillkit import (
     Condition,
     DiffusionModel,
+    Options,
     PixelUnshuffle,
     RectifiedFlow,
     ResidualShifting,
@@ -36,10 +36,6 @@ from distillkit.plugins.manager import Kind, Plugin, Plugins, load_plugins
 from distillkit.testing import CheckResult, check_plugin, contract
 
 pytest_plugins = ["pytester"]
-
-
-class Nothing(BaseModel):
-    pass
 
 
 class Toy(DiffusionModel):
@@ -91,6 +87,12 @@ class Distance:
         return (restored - gt).square().mean(dim=(1, 2, 3))
 
 
+def importable(build: Callable[[Options], Any]) -> str:
+    """Keep ``build`` where a descriptor can name it, and return that name."""
+    globals()["the_build_in_use"] = build
+    return f"{__name__}:the_build_in_use"
+
+
 def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResult]:
     kinds: dict[str, type[Spec]] = {
         "teachers": TeacherSpec,
@@ -105,8 +107,7 @@ def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResu
         **{
             "name": "it",
             "summary": "",
-            "config": Nothing,
-            "build": lambda config: build(),
+            "build": importable(lambda options: build()),
             **fields,
         }
     )
@@ -294,14 +295,15 @@ def test_a_dataset_must_be_readable() -> None:
 
 
 def test_what_cannot_be_built_here_is_skipped_loudly() -> None:
-    class Needs(BaseModel):
+    class Needs(Options):
         root: Path
+
+    class NeedsWeights(Options):
+        weights: WeightFile = WeightFile(path=Path("/no/such.pt"))
 
     (no_default,) = check("students", Toy, config=Needs)
     assert str(no_default) == "SKIPPED  builds: its options have no usable defaults: root: missing"
-    (no_weights,) = check(
-        "students", Toy, weights=lambda config: (WeightFile(path=Path("/no/such.pt")),)
-    )
+    (no_weights,) = check("students", Toy, config=NeedsWeights)
     assert str(no_weights) == "SKIPPED  builds: needs weights that are not here: /no/such.pt"
 
 
@@ -315,12 +317,11 @@ def test_a_build_that_raises_fails() -> None:
 
 
 def test_options_may_replace_the_defaults() -> None:
-    class Size(BaseModel):
+    class Size(Options):
         shifting: str
 
-    spec = StudentSpec(
-        name="it", summary="", config=Size, build=lambda config: Toy(config.shifting == "yes")
-    )
+    build = importable(lambda options: Toy(options.shifting == "yes"))
+    spec = StudentSpec(name="it", summary="", config=Size, build=build)
     plugins = Plugins([Plugin("toy", "toy 1", specs={"students": {"it": spec}})])
     results = check_plugin("toy/it", {"toy/it": {"shifting": "yes"}}, plugins)
     assert {r.outcome for r in results} == {"passed"}
@@ -338,9 +339,8 @@ def test_a_report_shows_a_broken_plugin_with_its_traceback(monkeypatch: pytest.M
 
 
 def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = DegradationSpec(
-        name="halve", summary="", config=Nothing, build=lambda config: Unrounded()
-    )
+    build = importable(lambda options: Unrounded())
+    spec = DegradationSpec(name="halve", summary="", build=build)
     plugin = Plugin(
         "toy",
         "toy 1",
@@ -363,15 +363,14 @@ def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_contract_tests_are_two_lines_of_pytest(pytester: pytest.Pytester) -> None:
     module = """
-        from pydantic import BaseModel
         from distillkit import DegradationSpec, hookimpl
-        class Nothing(BaseModel): pass
         class Halve:
             scale = 2
+            def __init__(self, options): pass
             def __call__(self, gt, generator): return gt[:, :, ::2, ::2]{}
         @hookimpl
         def distillkit_degradations():
-            return [DegradationSpec(name="halve", summary="", config=Nothing, build=lambda config: Halve())]
+            return [DegradationSpec(name="halve", summary="", build=f"{{__name__}}:Halve")]
     """
     for name, rounding in (("good", ".mul(127.5).add(127.5).round() / 127.5 - 1"), ("bad", "")):
         pytester.makepyfile(**{f"fake_{name}": module.format(rounding)})

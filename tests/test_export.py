@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -220,16 +219,12 @@ def test_the_strictest_licence_is_found(licenses, strictest):
     ],
 )
 def test_a_descriptor_of_unknown_licence_has_that_of_its_files(of_descriptor, of_files, license):
-    files = tuple(WeightFile(path=Path("x"), license=one) for one in of_files)
-    spec = Spec(
-        name="x",
-        summary="",
-        config=Options,
-        build=Options,
-        license=of_descriptor,
-        weights=lambda _: files,
-    )
-    assert Component("toy/x", spec, Options(), {}).license == license
+    class Licensed(Options):
+        def weight_files(self):
+            return tuple(WeightFile(path="x", license=one) for one in of_files)
+
+    spec = Spec(name="x", summary="", config=Licensed, build="x:x", license=of_descriptor)
+    assert Component("toy/x", spec, Licensed(), {}).license == license
 
 
 def test_one_known_licence_goes_into_the_front_matter(recipe):

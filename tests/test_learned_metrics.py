@@ -96,7 +96,7 @@ def test_l2_pooling_keeps_a_constant_and_halves():
 
 def test_dists_weights_that_are_absent_or_of_another_network(files, tmp_path):
     with pytest.raises(WeightsError, match="set `weights`"):
-        SPECS["dists"].build(SPECS["dists"].config())
+        SPECS["dists"].create(SPECS["dists"].config())
     with pytest.raises(WeightsError, match="missing features"):
         dists(files / "weights.pt")
     with pytest.raises(WeightsError, match="no such weight file"):
@@ -140,7 +140,7 @@ def test_fid_is_the_frechet_distance_of_gaussians():
 def test_fid_reads_torchvisions_inception_only(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(WeightsError, match="inception_v3_google"):
-        SPECS["fid"].build(SPECS["fid"].config())
+        SPECS["fid"].create(SPECS["fid"].config())
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="another architecture"):
         fid(tmp_path / "other.pth")
@@ -203,7 +203,7 @@ def stub(calls: list[str]) -> types.ModuleType:
 def test_metrics_of_pyiqa_through_a_stand_in(monkeypatch):
     calls: list[str] = []
     monkeypatch.setitem(sys.modules, "pyiqa", stub(calls))
-    metric = SPECS["maniqa"].build(SPECS["maniqa"].config(model="maniqa-pipal"))
+    metric = SPECS["maniqa"].create(SPECS["maniqa"].config(model="maniqa-pipal"))
     assert (
         isinstance(metric, NoReference)
         and metric.name == "maniqa"
@@ -220,7 +220,7 @@ def test_metrics_of_pyiqa_through_a_stand_in(monkeypatch):
 def test_without_pyiqa_the_cell_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     metrics, absent = available_metrics(
-        {n: lambda n=n: SPECS[n].build(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")}
+        {n: lambda n=n: SPECS[n].create(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")}
     )
     found = evaluate([bicubic_method(2)], items(), metrics, dataset="toy", absent=absent)
     assert [c.metric for c in metric_columns(found, [])] == ["psnr", "musiq", "niqe"]

@@ -27,7 +27,7 @@ SPECS = {spec.name: spec for spec in builtin.distillkit_metrics()}
 
 
 def build(name: str, **options) -> Metric:
-    return SPECS[name].build(SPECS[name].config(**options))
+    return SPECS[name].create(SPECS[name].config(**options))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_perceptual_distances_carry_gradient(name, pair):
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_lpips_without_its_trunk_says_which_file_and_downloads_nothing(net, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    (expected,) = SPECS[f"lpips-{net}"].weights(builtin.LpipsOptions())
+    (expected,) = SPECS[f"lpips-{net}"].config().weight_files()
     assert (
         expected.path.parent
         == tmp_path / "hub" / "checkpoints"

@@ -40,7 +40,7 @@ def photo(height: int = 200, width: int = 300, seed: int = 0) -> torch.Tensor:
 )
 def test_it_reproduces_published_numbers():
     published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
-    metric = SPEC.build(SPEC.config(parameters=SHARED / "weights/niqe_pris_params.npz"))
+    metric = SPEC.create(SPEC.config(parameters=SHARED / "weights/niqe_pris_params.npz"))
     paths = sorted((SHARED / "realsr/osediff").glob("*.png"))[::7]
     assert len(paths) == 8
     for path in paths:
@@ -103,7 +103,7 @@ def test_images_that_are_too_small_or_flat_are_refused(parameters):
 
 def test_without_its_file_it_says_what_to_set():
     with pytest.raises(WeightsError, match="set `parameters`"):
-        SPEC.build(SPEC.config())
+        SPEC.create(SPEC.config())
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path, parameters):

@@ -10,18 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from distillkit import Options
 from distillkit.errors import PluginError
 from distillkit.plugins.manager import Plugins, load_plugins
 
 TEACHERS = """
-    from pydantic import BaseModel
-    from distillkit import TeacherSpec, hookimpl
-
-    class Options(BaseModel):
-        pass
+    from distillkit import Options, TeacherSpec, hookimpl
 
     def teacher(name, **changes):
-        fields = dict(name=name, summary=f"the {name} one", config=Options, build=str, capabilities=frozenset({"output"}))
+        fields = dict(name=name, summary=f"the {name} one", build="builtins:str", capabilities=frozenset({"output"}))
         return TeacherSpec(**{**fields, **changes})
 """
 
@@ -150,12 +147,17 @@ BROKEN = {
     "a config that is no model": (
         TEACHERS
         + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', config=dict)]",
-        "distillkit_teachers: config of \"x\" is <class 'dict'>, not a pydantic model class",
+        "distillkit_teachers: config of \"x\" is <class 'dict'>, not a subclass of Options",
     ),
-    "a build that cannot be called": (
+    "a build that is a function": (
         TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build=None)]",
-        'distillkit_teachers: build of "x" cannot be called',
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build=print)]",
+        'distillkit_teachers: build of "x" is <built-in function print>, not "module:function"',
+    ),
+    "a build without a function": (
+        TEACHERS
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build='torch')]",
+        'distillkit_teachers: build of "x" is \'torch\', not "module:function"',
     ),
     "an unknown capability": (
         TEACHERS
@@ -186,6 +188,26 @@ def test_a_broken_plugin_is_listed_and_takes_nothing_down(
     with pytest.raises(PluginError) as caught:
         plugins.find("teachers", "bad/anything")
     assert str(caught.value) == f'plugin "bad" (distillkit-bad 1.5) is broken: {broken.error}'
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        ("no_such_module_here:make", "ModuleNotFoundError: No module named 'no_such_module_here'"),
+        ("builtins:strr", "AttributeError: module 'builtins' has no attribute 'strr'"),
+    ],
+)
+def test_a_build_that_cannot_be_imported_names_plugin_and_descriptor(
+    install: Install, load: Load, build: str, reason: str
+) -> None:
+    offered = f'return [teacher("x", build="{build}")]'
+    install("a", TEACHERS, f"@hookimpl\ndef distillkit_teachers(): {offered}")
+    _, spec = load().find("teachers", "x")
+    with pytest.raises(PluginError) as caught:
+        spec.create(Options())
+    assert str(caught.value) == (
+        f'teacher "a/x": its build = "{build}" cannot be imported: {reason}'
+    )
 
 
 def test_an_unknown_short_name_mentions_the_broken_plugins(install: Install, load: Load) -> None:

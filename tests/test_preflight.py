@@ -9,7 +9,7 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from distillkit import DistillkitError, WeightFile
+from distillkit import DistillkitError, Options, WeightFile
 from distillkit.data.sources import hub_facts, is_cached
 from distillkit.errors import DataError
 from distillkit.recipe.load import load_recipe
@@ -70,14 +70,19 @@ def hub(monkeypatch):
         server.shutdown()
 
 
+class Needing(Options):
+    files: tuple[WeightFile, ...]
+
+    def weight_files(self):
+        return self.files
+
+
 def needing(resolved, **files):
     """``resolved``, with components that need the given weight files."""
     components = dict(resolved.components)
     for key, needed in files.items():
         component = components[key.replace("__", ".")]
-        components[key.replace("__", ".")] = replace(
-            component, spec=replace(component.spec, weights=lambda config, needed=needed: needed)
-        )
+        components[key.replace("__", ".")] = replace(component, config=Needing(files=needed))
     return replace(resolved, components=components)
 
 

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+import distillkit
+from distillkit import WeightFile
 from distillkit.errors import RecipeError
 from distillkit.plugins.descriptors import (
     DatasetSpec,
@@ -31,15 +33,9 @@ from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.recipe.positions import KeyPath, key_lines
 
 
-class Nothing(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Options(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Options(distillkit.Options):
     channels: int = Field(32, ge=1)
-    weights: Path | None = None
+    weights: WeightFile | None = None
     shipped: Path = Path("/plugin/shipped.pt")
     steps: int | Literal["auto"] = "auto"
 
@@ -51,14 +47,19 @@ class Options(BaseModel):
         return {}[value] if value == 666 else value
 
 
-class Photos(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Photos(distillkit.Options):
     split: Literal["train", "test"] = "train"
 
 
-def spec(kind: type[Spec], name: str, config: type[BaseModel] = Options, **fields: Any) -> Spec:
-    return kind(name=name, summary=f"the {name}", config=config, build=lambda c: c, **fields)
+def unchanged(options: distillkit.Options) -> distillkit.Options:
+    return options
+
+
+def spec(
+    kind: type[Spec], name: str, config: type[distillkit.Options] = Options, **fields: Any
+) -> Spec:
+    build = f"{__name__}:unchanged"
+    return kind(name=name, summary=f"the {name}", config=config, build=build, **fields)
 
 
 PLUGINS = Plugins(
@@ -82,7 +83,10 @@ PLUGINS = Plugins(
             "distillkit",
             "distillkit 0",
             specs={
-                "metrics": {m: spec(MetricSpec, m, Nothing) for m in ("psnr", "ssim", "lpips-vgg")}
+                "metrics": {
+                    m: spec(MetricSpec, m, distillkit.Options)
+                    for m in ("psnr", "ssim", "lpips-vgg")
+                }
             },
         ),
         Plugin("gone", "gone 2.0", error="ImportError: libfoo.so is missing"),
@@ -178,7 +182,10 @@ def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
         0.5,
     )
     assert recipe.evaluation.tradeoffs == [0, 1]
-    assert resolved.components["teachers.fidelity"].config.weights == Path.cwd() / "bases" / "f.pt"  # type: ignore[attr-defined]
+    assert (
+        resolved.components["teachers.fidelity"].config.weights.path
+        == Path.cwd() / "bases" / "f.pt"
+    )  # type: ignore[attr-defined]
     origins = {
         "name": "top.toml:2",
         "seed": "bases/b.toml:3",
@@ -230,7 +237,7 @@ def test_overrides_take_toml_values_and_list_indices(write: Write) -> None:
     relative = (
         load("good.toml", 'teachers.realness.weights="r.pt"').components["teachers.realness"].config
     )
-    assert relative.weights == Path.cwd() / "r.pt"  # type: ignore[attr-defined]
+    assert relative.weights.path == Path.cwd() / "r.pt"  # type: ignore[attr-defined]
 
 
 def test_overrides_that_cannot_be_applied(write: Write) -> None:

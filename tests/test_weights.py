@@ -1,7 +1,9 @@
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from distillkit import WeightsError
@@ -72,9 +74,9 @@ def test_a_local_weight_file_is_found_and_its_hash_checked(tmp_path):
     assert WeightFile(path=path, sha256=sha256_of(path)[:8]).fetch() == path
     with pytest.raises(
         WeightsError,
-        match=f"its sha256 is {sha256_of(path)}, not 00 as the recipe or its plugin has it",
+        match=f"its sha256 is {sha256_of(path)}, not 00000000 as the recipe or its plugin has it",
     ):
-        WeightFile(path=path, sha256="00").fetch()
+        WeightFile(path=path, sha256="00000000").fetch()
     assert WeightFile(path=tmp_path / "none").find() is None
 
 
@@ -108,3 +110,23 @@ def test_a_file_of_the_hubs_cache_is_held_against_its_name(tmp_path):
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsError, match=f"not {blob.name} as the Hub has it"):
         read_state_dict(link)
+
+
+def test_a_weight_file_in_a_recipe_is_a_path_or_a_table():
+    assert WeightFile.model_validate("models/x.pth") == WeightFile(path=Path("models/x.pth"))
+    assert WeightFile.model_validate({"repo": "owner/name", "filename": "x"}).revision == "main"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"repo": "owner/name"},
+        {"filename": "x.pth"},
+        {"path": "x.pth", "filename": "x.pth"},
+        {"path": "x.pth", "repo": "owner/name", "filename": "x.pth"},
+    ],
+)
+def test_a_weight_file_is_in_one_place(given):
+    with pytest.raises(ValidationError, match="give either a path, or repo and filename"):
+        WeightFile.model_validate(given)

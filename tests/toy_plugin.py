@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+import distillkit
 from distillkit import DatasetSpec, DegradationSpec, StudentSpec, TeacherSpec, hookimpl
 
 
-class Options(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Options(distillkit.Options):
     seed: int = 0
     space: Literal["pixels", "unshuffle"] = "pixels"
     scale: int = 2
@@ -22,9 +20,7 @@ class Options(BaseModel):
     blocks: int = 0
 
 
-class Photos(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class Photos(distillkit.Options):
     folder: Path
     split: str = "train"
 
@@ -66,6 +62,14 @@ class Halve:
         return ((lq.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
+def restorer(options: Options) -> Restorer:
+    return Restorer()
+
+
+def halve(options: Options) -> Halve:
+    return Halve()
+
+
 def photos(options: Photos):
     import datasets
 
@@ -80,16 +84,24 @@ def distillkit_teachers():
     score = frozenset({"score", "output"})
     return [
         TeacherSpec(
-            name="faithful", summary="toy", config=Options, build=model, capabilities=score
+            name="faithful",
+            summary="toy",
+            config=Options,
+            build="toy_plugin:model",
+            capabilities=score,
         ),
         TeacherSpec(
-            name="realistic", summary="toy", config=Options, build=model, capabilities=score
+            name="realistic",
+            summary="toy",
+            config=Options,
+            build="toy_plugin:model",
+            capabilities=score,
         ),
         TeacherSpec(
             name="restorer",
             summary="toy",
             config=Options,
-            build=lambda _: Restorer(),
+            build="toy_plugin:restorer",
             capabilities=frozenset({"output"}),
         ),
     ]
@@ -97,14 +109,14 @@ def distillkit_teachers():
 
 @hookimpl
 def distillkit_students():
-    return [StudentSpec(name="student", summary="toy", config=Options, build=model)]
+    return [StudentSpec(name="student", summary="toy", config=Options, build="toy_plugin:model")]
 
 
 @hookimpl
 def distillkit_degradations():
-    return [DegradationSpec(name="halve", summary="toy", config=Options, build=lambda _: Halve())]
+    return [DegradationSpec(name="halve", summary="toy", config=Options, build="toy_plugin:halve")]
 
 
 @hookimpl
 def distillkit_datasets():
-    return [DatasetSpec(name="photos", summary="toy", config=Photos, build=photos)]
+    return [DatasetSpec(name="photos", summary="toy", config=Photos, build="toy_plugin:photos")]

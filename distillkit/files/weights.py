@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillkit.errors import WeightsError
 from distillkit.files.download import check, download
@@ -16,26 +17,49 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """One file of weights: a local one (``path``), which may be published at a ``url``, or one of a Hub repository.
+class WeightFile(BaseModel):
+    """One file of weights: a local one, which may be published at a ``url``, or one of a Hub repository.
 
-    Either ``path`` is given, or ``repo`` and ``filename``.
+    Either ``path`` is given, or ``repo`` and ``filename``. In a recipe, a path alone is enough
+    (``weights = "models/x.pth"``); more is a table (``{ path = "models/x.pth", sha256 = "..." }``).
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path | None = None
     url: str | None = None
-    """Where the file at ``path`` is downloaded from when it is missing: the asset of a release, for instance."""
+    """Where a missing file at ``path`` is downloaded from, such as the asset of a release."""
     repo: str | None = None
+    """A repository of the Hugging Face Hub, ``owner/name``."""
     filename: str | None = None
+    """The file inside the repository."""
     revision: str = "main"
-    sha256: str | None = None
+    """Branch, tag or commit of the repository."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = None
     """Hexadecimal, or its first digits."""
     size: int | None = None
     """Bytes."""
     license: str = "unknown"
+    """SPDX identifier."""
     source: str | None = None
     """Where a person finds a file that has no ``url``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_path_alone(cls, given: Any) -> Any:
+        return {"path": given} if isinstance(given, str | Path) else given
+
+    @model_validator(mode="after")
+    def _check_that_it_names_one_place(self) -> Self:
+        on_the_hub = self.repo is not None and self.filename is not None
+        half_named = not on_the_hub and (self.repo is not None or self.filename is not None)
+        if half_named or on_the_hub == (self.path is not None):
+            raise ValueError("give either a path, or repo and filename")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "format": "path"}, handler(core_schema)]}
 
     @property
     def name(self) -> str:

@@ -236,7 +236,7 @@ def base_model(about: Mapping[str, Any]) -> DiffusionModel:
     """What a student was before both stages: the plugin's model, from ``distillkit.json``."""
     options = dict(about["student"])
     full_name, spec = load_plugins().find("students", options.pop("use"))
-    model = spec.build(spec.config(**options))
+    model = spec.create(spec.config(**options))
     if not isinstance(model, DiffusionModel):
         raise PluginError(f"{full_name} - builds a {type(model).__name__}, not a DiffusionModel")
     return model

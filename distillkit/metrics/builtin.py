@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from distillkit.errors import WeightsError
 from distillkit.files.weights import WeightFile
 from distillkit.plugins.descriptors import MetricSpec
 from distillkit.plugins.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from distillkit.metrics.base import Metric, SetMetric
+from distillkit.plugins.options import Options
 
 
-class NoOptions(BaseModel):
-    """A metric without options."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class LpipsOptions(NoOptions):
+class LpipsOptions(Options):
     """Options of LPIPS."""
 
+    net: ClassVar[Literal["alex", "vgg"]]
     trunk: Path | None = None
     """The network's ImageNet weights (keys ``features.*``), or all of LPIPS; by default torchvision's file in torch hub's cache."""
 
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        if self.trunk:
+            return (WeightFile(path=self.trunk),)
+        return (_of_torchvision(_TRUNK_FILE[self.net], _TRUNK_SIZE[self.net]),)
 
-class NiqeOptions(NoOptions):
+
+class LpipsAlexOptions(LpipsOptions):
+    """Options of LPIPS with AlexNet."""
+
+    net = "alex"
+
+
+class LpipsVggOptions(LpipsOptions):
+    """Options of LPIPS with VGG16."""
+
+    net = "vgg"
+
+
+class NiqeOptions(Options):
     """Options of NIQE."""
 
     parameters: Path | None = None
     """``niqe_pris_params.npz``: mean and covariance of pristine photographs (``mu_pris_param``, ``cov_pris_param``)."""
 
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        return _files(self.parameters)
 
-class DistsOptions(NoOptions):
+
+class DistsOptions(Options):
     """Options of DISTS."""
 
     weights: Path | None = None
@@ -46,15 +56,21 @@ class DistsOptions(NoOptions):
     trunk: Path | None = None
     """ImageNet weights of VGG16 (keys ``features.*``), where ``weights`` does not hold them."""
 
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        return _files(self.weights, self.trunk)
 
-class FidOptions(NoOptions):
+
+class FidOptions(Options):
     """Options of FID."""
 
     weights: Path | None = None
     """ImageNet weights of torchvision's Inception v3; by default its file in torch hub's cache."""
 
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        return _files(self.weights) or (_of_torchvision(_INCEPTION_FILE),)
 
-class BlindOptions(NoOptions):
+
+class BlindOptions(Options):
     """Options of a metric of pyiqa."""
 
     model: str | None = None
@@ -66,11 +82,16 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
     """PSNR and SSIM (RGB and luma), shift-tolerant LPIPS, LPIPS, DISTS, NIQE, FID; MUSIQ, MANIQA and CLIPIQA through pyiqa."""
     return (
         *(
-            MetricSpec(name=name, summary=summary, config=NoOptions, build=_distortion(name))
+            MetricSpec(
+                name=name,
+                summary=summary,
+                build=f"distillkit.metrics.build:{name.replace('-', '_')}",
+            )
             for name, summary in _DISTORTION
         ),
-        *(_stlpips(net) for net in _NETS),
-        *(_lpips(net) for net in _NETS),
+        *(_stlpips(net) for net in ("alex", "vgg")),
+        _lpips(LpipsAlexOptions),
+        _lpips(LpipsVggOptions),
         _DISTS,
         _NIQE,
         _FID,
@@ -84,102 +105,28 @@ _DISTORTION = (
     ("ssim", "SSIM, mean of the RGB channels"),
     ("ssim-y", "SSIM of the luma, as many published tables give it"),
 )
-_NETS: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
 _TRUNK_FILE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 _TRUNK_SIZE = {"alex": 244_408_911, "vgg": 553_433_881}
 _INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
 _TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
-def _distortion(name: str) -> Callable[[Any], Metric]:
-    def build(config: NoOptions) -> Metric:
-        from distillkit.metrics import base as metrics
-
-        functions = {
-            "psnr": metrics.psnr,
-            "psnr-y": metrics.psnr_y,
-            "ssim": metrics.ssim,
-            "ssim-y": metrics.ssim_y,
-        }
-        return functions[name]()
-
-    return build
-
-
-def _stlpips(net: Literal["alex", "vgg"]) -> MetricSpec:
-    def build(config: NoOptions) -> Metric:
-        from distillkit.metrics.learned import stlpips
-
-        return stlpips(net)
-
-    summary = f"Shift-tolerant LPIPS, {net}; its weights install from the package index"
+def _stlpips(net: str) -> MetricSpec:
     return MetricSpec(
         name=f"stlpips-{net}",
-        summary=summary,
-        config=NoOptions,
-        build=build,
+        summary=f"Shift-tolerant LPIPS, {net}; its weights install from the package index",
+        build=f"distillkit.metrics.build:stlpips_{net}",
         license="BSD-2-Clause",
     )
 
 
-def _lpips(net: Literal["alex", "vgg"]) -> MetricSpec:
-    def build(config: LpipsOptions) -> Metric:
-        from distillkit.metrics.learned import lpips
-
-        return lpips(net, trunk(config))
-
-    def trunk(config: LpipsOptions) -> Path:
-        return config.trunk or _torch_hub() / _TRUNK_FILE[net]
-
-    def weights(config: LpipsOptions) -> tuple[WeightFile, ...]:
-        if config.trunk:
-            return (WeightFile(path=config.trunk),)
-        return (_of_torchvision(_TRUNK_FILE[net], _TRUNK_SIZE[net]),)
-
-    summary = f"LPIPS v0.1, {net}; needs the trunk's ImageNet weights on disk"
+def _lpips(config: type[LpipsOptions]) -> MetricSpec:
     return MetricSpec(
-        name=f"lpips-{net}",
-        summary=summary,
-        config=LpipsOptions,
-        build=build,
+        name=f"lpips-{config.net}",
+        summary=f"LPIPS v0.1, {config.net}; needs the trunk's ImageNet weights on disk",
+        config=config,
+        build="distillkit.metrics.build:lpips",
         license="BSD-2-Clause",
-        weights=weights,
-    )
-
-
-def _build_dists(config: DistsOptions) -> Metric:
-    if config.weights is None:
-        raise WeightsError(
-            "DISTS needs its trained weights: set `weights`, and `trunk` to the ImageNet weights of VGG16"
-        )
-    from distillkit.metrics.dists import dists
-
-    return dists(config.weights, config.trunk)
-
-
-def _build_niqe(config: NiqeOptions) -> Metric:
-    if config.parameters is None:
-        raise WeightsError(
-            "NIQE needs the statistics of pristine photographs: set `parameters` to a niqe_pris_params.npz"
-        )
-    from distillkit.metrics.niqe import niqe
-
-    return niqe(config.parameters)
-
-
-def _build_fid(config: FidOptions) -> SetMetric:
-    from distillkit.metrics.fid import fid
-
-    return fid(_inception(config))
-
-
-def _inception(config: FidOptions) -> Path:
-    return config.weights or _torch_hub() / _INCEPTION_FILE
-
-
-def _inception_file(config: FidOptions) -> tuple[WeightFile, ...]:
-    return (
-        WeightFile(path=config.weights) if config.weights else _of_torchvision(_INCEPTION_FILE),
     )
 
 
@@ -187,40 +134,36 @@ _DISTS = MetricSpec(
     name="dists",
     summary="DISTS (structure and texture); needs its weights and those of VGG16 on disk",
     config=DistsOptions,
-    build=_build_dists,
+    build="distillkit.metrics.build:dists",
     license="MIT",
-    weights=lambda config: tuple(WeightFile(path=p) for p in (config.weights, config.trunk) if p),
 )
 _NIQE = MetricSpec(
     name="niqe",
     summary="NIQE, without a reference; needs its parameters on disk",
     config=NiqeOptions,
-    build=_build_niqe,
-    weights=lambda config: tuple(WeightFile(path=p) for p in (config.parameters,) if p),
+    build="distillkit.metrics.build:niqe",
 )
 _FID = MetricSpec(
     name="fid",
     summary="FID of all images together; needs torchvision's Inception v3 on disk, and is not the published FIDs' scale",
     config=FidOptions,
-    build=_build_fid,
+    build="distillkit.metrics.build:fid",
     license="BSD-3-Clause",
-    weights=_inception_file,
 )
 
 
 def _blind(name: str) -> MetricSpec:
-    def build(config: BlindOptions) -> Metric:
-        from distillkit.metrics.no_reference import blind
-
-        return blind(name, config.model or name)
-
     return MetricSpec(
         name=name,
         summary=f"{name.upper()} through pyiqa (extra `iqa`), without a reference; PolyForm Noncommercial: no commercial use",
         config=BlindOptions,
-        build=build,
+        build=f"distillkit.metrics.build:{name}",
         license="PolyForm-Noncommercial-1.0.0",
     )
+
+
+def _files(*paths: Path | None) -> tuple[WeightFile, ...]:
+    return tuple(WeightFile(path=path) for path in paths if path is not None)
 
 
 def _of_torchvision(name: str, size: int | None = None) -> WeightFile:

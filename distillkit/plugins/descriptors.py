@@ -1,46 +1,73 @@
-"""Descriptors: what a plugin says it offers. They are light; heavy code is imported only inside ``build``."""
+"""Descriptors: what a plugin offers.
+
+They are light: each names the code that builds the real thing by a text, ``"module:function"``,
+and the module is imported only when the thing is used.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from distillkit.files.weights import WeightFile
+from distillkit.errors import DistillkitError, PluginError
+from distillkit.plugins.options import Options
 
 Capability = Literal["score", "output"]
-
-
-def _no_weights(config: Any) -> tuple[WeightFile, ...]:
-    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """One named thing of a plugin.
 
-    A recipe names it by ``use = "<plugin>/<name>"`` (or ``"<name>"`` where that is unique); the other keys of that table are
-    validated by ``config`` and the result is passed to ``build``.
+    A recipe names it by ``use = "<plugin>/<name>"`` (or ``"<name>"`` where that is unique). The
+    other keys of that table are validated by ``config``, and the result is passed to ``build``.
     """
+
+    kind: ClassVar[str] = "thing"
 
     name: str
     summary: str
-    config: type[BaseModel]
-    """A pydantic model of the options; set ``extra="forbid"`` so that a misspelt key is refused."""
-    build: Callable[[Any], Any]
-    """``config -> object``. Import torch and networks in here, not at module level."""
+    build: str
+    """``"module:function"`` or ``"module:Class"``, called with the options; imported when used."""
+    config: type[Options] = Options
+    """The model of its options, which also names the weight files that it needs."""
     license: str = "unknown"
-    """SPDX identifier of the weights' license (the code's, where there are none). Unknown: the files of ``weights`` say it."""
-    weights: Callable[[Any], tuple[WeightFile, ...]] = _no_weights
-    """``config -> files`` that must be on disk before a run starts."""
+    """SPDX identifier of the weights' license, or of the code's where there are no weights.
+
+    Where it is unknown, the license of the options' ``weight_files`` counts.
+    """
+    plugin: str = ""
+    """The name of the plugin that offers it, filled in when the plugin is loaded."""
+
+    @property
+    def full_name(self) -> str:
+        """``"<plugin>/<name>"``."""
+        return f"{self.plugin}/{self.name}"
+
+    def create(self, options: Options) -> Any:
+        """Build the thing itself, a new one at each call.
+
+        Raises:
+            PluginError: ``build`` cannot be imported.
+        """
+        try:
+            builder = pkgutil.resolve_name(self.build)
+        except DistillkitError:
+            raise
+        except Exception as e:
+            raise PluginError(
+                f'{self.kind} "{self.full_name}": its build = "{self.build}" cannot be imported: '
+                f"{type(e).__name__}: {e}"
+            ) from e
+        return builder(options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec(Spec):
     """A frozen model to learn from; builds a :class:`DiffusionModel`, or for ``{"output"}`` an :class:`OutputTeacher`."""
+
+    kind = "teacher"
 
     capabilities: frozenset[Capability]
     """``"score"``: answers ``predict(z_t, t, condition)``. ``"output"``: answers ``restore(lq)``."""
@@ -50,17 +77,25 @@ class TeacherSpec(Spec):
 class StudentSpec(Spec):
     """A model to train; builds a :class:`DiffusionModel` whose ``generate`` carries gradient."""
 
+    kind = "student"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DegradationSpec(Spec):
     """Builds a :class:`Degradation`: ``(gt, generator) -> lq``, batched and on the device of ``gt``."""
+
+    kind = "degradation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec(Spec):
     """Builds a ``datasets.Dataset`` with a column ``image`` (or ``gt`` and ``lq``), for photographs a plugin knows of."""
 
+    kind = "dataset"
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
     """Builds a :class:`Metric`: ``(restored, gt) -> (B,)``; or a :class:`SetMetric`, of all images together."""
+
+    kind = "metric"

@@ -9,13 +9,12 @@ import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pluggy
-from pydantic import BaseModel
 
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
@@ -28,6 +27,7 @@ from distillkit.plugins.descriptors import (
     StudentSpec,
     TeacherSpec,
 )
+from distillkit.plugins.options import Options
 
 GROUP = "distillkit"
 """The entry-point group of plugins."""
@@ -198,7 +198,7 @@ def _load_one(name: str, point: EntryPoint) -> Plugin:
         return Plugin(
             name,
             _distribution(point),
-            specs={kind: _collect(manager, kind) for kind in _SPEC_OF},
+            specs={kind: _collect(manager, name, kind) for kind in _SPEC_OF},
             recipes=tuple(Path(path) for path in _returned(manager, "distillkit_recipes")),
             problems=tuple(_misspelt(module)),
             _manager=manager,
@@ -220,14 +220,14 @@ def _returned(manager: pluggy.PluginManager, hook: str) -> Sequence[Any]:
     return returned
 
 
-def _collect(manager: pluggy.PluginManager, kind: Kind) -> dict[str, Spec]:
+def _collect(manager: pluggy.PluginManager, plugin: str, kind: Kind) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
     for spec in _returned(manager, f"distillkit_{kind}"):
         _check(spec, kind)
         if spec.name in specs:
             both = f'"{specs[spec.name].summary}" and "{spec.summary}"'
             raise PluginError(f'distillkit_{kind} offers the name "{spec.name}" twice: {both}')
-        specs[spec.name] = spec
+        specs[spec.name] = replace(spec, plugin=plugin)
     return specs
 
 
@@ -240,13 +240,14 @@ def _check(spec: Any, kind: Kind) -> None:
         raise PluginError(f"{where}: {spec.name!r} is no name (letters, digits, '.', '_' and '-')")
     if not isinstance(spec.summary, str):
         raise PluginError(f'{where}: summary of "{spec.name}" is {spec.summary!r}, not a text')
-    if not (isinstance(spec.config, type) and issubclass(spec.config, BaseModel)):
+    if not (isinstance(spec.config, type) and issubclass(spec.config, Options)):
         raise PluginError(
-            f'{where}: config of "{spec.name}" is {spec.config!r}, not a pydantic model class'
+            f'{where}: config of "{spec.name}" is {spec.config!r}, not a subclass of Options'
         )
-    for attribute in ("build", "weights"):
-        if not callable(getattr(spec, attribute)):
-            raise PluginError(f'{where}: {attribute} of "{spec.name}" cannot be called')
+    if not (isinstance(spec.build, str) and re.fullmatch(r"[\w.]+:[\w.]+", spec.build)):
+        raise PluginError(
+            f'{where}: build of "{spec.name}" is {spec.build!r}, not "module:function"'
+        )
     if isinstance(spec, TeacherSpec) and not (
         spec.capabilities and set(spec.capabilities) <= set(get_args(Capability))
     ):

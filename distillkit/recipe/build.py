@@ -76,7 +76,7 @@ def _build_with(
             f"{full_name} does not take these settings: {'; '.join(problems)}"
         ) from None
     if missing := [
-        f"{f.name} (license {f.license})" for f in spec.weights(config) if f.find() is None
+        f"{f.name} (license {f.license})" for f in config.weight_files() if f.find() is None
     ]:
         raise WeightsError(
             f"{full_name} needs weights that are not on this machine: {', '.join(missing)}"

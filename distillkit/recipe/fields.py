@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from distillkit.files.weights import WeightFile
 from distillkit.recipe.positions import KeyPath, children
 
 
@@ -96,4 +97,4 @@ def _is_file_path(annotation: Any) -> bool:
     kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
     if str in kinds:
         return False
-    return any(issubclass(kind, Path) for kind in kinds)
+    return any(issubclass(kind, Path | WeightFile) for kind in kinds)

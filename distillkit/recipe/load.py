@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Kind, Plugins, load_plugins
+from distillkit.plugins.options import Options
 from distillkit.recipe import dump, fields
 from distillkit.recipe import validation as checks
 from distillkit.recipe.document import Document, read
@@ -48,7 +49,7 @@ class Component:
 
     full_name: str
     spec: Spec
-    config: BaseModel
+    config: Options
     table: Mapping[str, Any]
     """The recipe's table: ``use``, and the options with their defaults in plain form."""
 
@@ -58,13 +59,13 @@ class Component:
         if self.spec.license != "unknown":
             return self.spec.license
         return (
-            " AND ".join(dict.fromkeys(file.license for file in self.spec.weights(self.config)))
+            " AND ".join(dict.fromkeys(file.license for file in self.config.weight_files()))
             or "unknown"
         )
 
     def build(self) -> Any:
         """The student, teacher, ... itself: a new one at each call."""
-        return self.spec.build(self.config)
+        return self.spec.create(self.config)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _weight_files(resolved: ResolvedRecipe, *, evaluation: bool) -> list[WeightF
         for k, c in resolved.components.items()
         if k not in unused and (evaluation or not k.startswith("evaluation."))
     ]
-    return list({f.name: f for c in needed for f in c.spec.weights(c.config)}.values())
+    return list({f.name: f for c in needed for f in c.config.weight_files()}.values())
 
 
 def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, Source]]:

@@ -72,7 +72,7 @@ def check_spec(
         )
         return
     try:
-        missing = [file.name for file in spec.weights(config) if file.find() is None]
+        missing = [file.name for file in config.weight_files() if file.find() is None]
         if missing:
             yield CheckResult(
                 kind,
@@ -82,7 +82,7 @@ def check_spec(
                 f"needs weights that are not here: {', '.join(missing)}",
             )
             return
-        thing = spec.build(config)
+        thing = spec.create(config)
     except Exception as e:
         yield CheckResult(kind, full_name, "builds", "failed", _in_one_line(e))
         return

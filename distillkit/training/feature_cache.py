@@ -114,7 +114,7 @@ def identity(component: Component, thing: object) -> str:
     versions = [p.distribution for p in load_plugins() if p.name == owner]
     files = [
         file.sha256 or (sha256_of(path) if (path := file.find()) else "")
-        for file in component.spec.weights(component.config)
+        for file in component.config.weight_files()
     ]
     weights = identity_of_weights(thing) if isinstance(thing, nn.Module) else ""
     return digest(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+import distillkit
 from distillkit import DegradationSpec, TeacherSpec, hookimpl
 
 if TYPE_CHECKING:  # heavy imports wait until somebody uses the plugin
     from torch import Generator, Tensor
 
 
-class Options(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # a misspelt key in a recipe is refused
-
+class Options(distillkit.Options):
     scale: int = Field(
         4, ge=1, description="size of the clean image divided by that of the degraded one"
     )
@@ -66,7 +65,7 @@ def distillkit_teachers() -> list[TeacherSpec]:
             name="sharpen",
             summary=about,
             config=Options,
-            build=Sharpen,
+            build="distillkit_example:Sharpen",
             capabilities=frozenset({"output"}),
         )
     ]
@@ -76,6 +75,9 @@ def distillkit_teachers() -> list[TeacherSpec]:
 def distillkit_degradations() -> list[DegradationSpec]:
     return [
         DegradationSpec(
-            name="grain", summary="area averaging and grain", config=Options, build=Grain
+            name="grain",
+            summary="area averaging and grain",
+            config=Options,
+            build="distillkit_example:Grain",
         )
     ]

@@ -7,11 +7,16 @@ from contextlib import contextmanager
 
 import torch
 
+from distillkit import Options
+from distillkit_lowlight import metrics
+from distillkit_lowlight.degradation import LowLight
 from distillkit_lowlight.gsad.model import GSAD, LastStepStudent, OneStepStudent
 from distillkit_lowlight.gsad.sampler import EVALUATION
 from distillkit_lowlight.gsad.unet import UNet, UNetConfig
 from distillkit_lowlight.gsad.weights import load_unet
 from distillkit_lowlight.options import (
+    AfterGtMean,
+    DarkOptions,
     GSADOptions,
     GSADStudentOptions,
     Network,
@@ -104,3 +109,32 @@ def prior_teacher(options: PriorOptions) -> PriorTeacher:
 def retinex_distance(options: RetinexOptions) -> RetinexDistance:
     """The distance of retinex maps."""
     return RetinexDistance(_decomposition(options))
+
+
+def dark(options: DarkOptions) -> LowLight:
+    """Build the degradation of photographs in too little light."""
+    return LowLight(**options.model_dump())
+
+
+def psnr_gtmean(options: Options) -> metrics.Measure:
+    """Build GSAD's PSNR."""
+    return metrics.psnr_gtmean()
+
+
+def ssim_uniform(options: Options) -> metrics.Measure:
+    """Build the SSIM of GSAD's code, without its GT-mean."""
+    return metrics.ssim_uniform_raw()
+
+
+def ssim_uniform_gtmean(options: Options) -> metrics.Measure:
+    """Build GSAD's SSIM."""
+    return metrics.ssim_uniform_gtmean()
+
+
+def engine_metric_after_gt_mean(options: AfterGtMean) -> metrics.Measure:
+    """Build a metric of the engine after GT-mean."""
+    spec, engine_options = options.engine_metric()
+    name = f"{options.base}-gtmean"
+    if options.bgr:
+        name += "-bgr"
+    return metrics.after_gt_mean(spec.create(engine_options), name, bgr=options.bgr)

@@ -15,6 +15,8 @@ from distillkit import DistillkitError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from distillkit_lowlight.options import LOLOptions
+
 Split = Literal["train", "test"]
 
 LOW_NAMES = {"low", "input"}
@@ -72,6 +74,21 @@ LOL_V2_SYN = PublishedDataset(
     pairs={"train": 900, "test": 100},
     size=(384, 384),
 )
+
+
+def lol_v1(options: LOLOptions) -> Dataset:
+    """Open LOL v1."""
+    return load(LOL_V1, options.root, options.split, check=options.check)
+
+
+def lol_v2_real(options: LOLOptions) -> Dataset:
+    """Open LOL v2-real."""
+    return load(LOL_V2_REAL, options.root, options.split, check=options.check)
+
+
+def lol_v2_syn(options: LOLOptions) -> Dataset:
+    """Open LOL v2-syn."""
+    return load(LOL_V2_SYN, options.root, options.split, check=options.check)
 
 
 def load(published: PublishedDataset, root: Path, split: Split, *, check: bool = True) -> Dataset:

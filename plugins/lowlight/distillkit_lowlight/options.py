@@ -6,14 +6,12 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from distillkit import MetricSpec, Options, WeightFile, load_plugins
 
-class Options(BaseModel):
-    """Unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+UNLICENSED = "NONE"
+"""SPDX: the authors publish no license. Their weights may be used as their authors allow, and are never part of this plugin."""
 
 FOLDER = Path("weights")
 """Where published files are looked for if a recipe does not say."""
@@ -43,6 +41,12 @@ class Network(Options):
             option: getattr(self, option) or FOLDER / file
             for option, file in self.published.items()
         }
+
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        return tuple(
+            WeightFile(path=path, license=UNLICENSED, source=self.source)
+            for path in self.files().values()
+        )
 
     @model_validator(mode="after")
     def _a_toy_reads_no_file(self) -> Self:
@@ -138,15 +142,54 @@ class RetinexOptions(Network):
         return {"decomposition": "init_high.pth"}
 
 
-class LpipsOptions(Options):
+class AfterGtMean(Options):
+    """Options of a metric of the engine after GT-mean: those of the metric itself."""
+
+    base: ClassVar[str]
+    """The engine's metric."""
+    bgr: ClassVar[bool] = False
+    """Whether it is shown blue, green, red in place of red, green, blue."""
+
+    def engine_metric(self) -> tuple[MetricSpec, Options]:
+        """The engine's metric, and the same options for it."""
+        _, spec = load_plugins().find("metrics", f"distillkit/{self.base}")
+        assert isinstance(spec, MetricSpec)
+        return spec, spec.config(**self.model_dump())
+
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        _, options = self.engine_metric()
+        return options.weight_files()
+
+
+class LpipsAfterGtMean(AfterGtMean):
     """Options of LPIPS after GT-mean."""
 
     trunk: Path | None = None
     """ImageNet weights of the network, as those of ``distillkit/lpips-alex``."""
 
 
-class NoOptions(Options):
-    """Nothing to set."""
+class SsimOptions(AfterGtMean):
+    base = "ssim"
+
+
+class StlpipsAlexOptions(AfterGtMean):
+    base = "stlpips-alex"
+
+
+class StlpipsVggOptions(AfterGtMean):
+    base = "stlpips-vgg"
+
+
+class LpipsAlexOptions(LpipsAfterGtMean):
+    base = "lpips-alex"
+
+
+class LpipsVggOptions(LpipsAfterGtMean):
+    base = "lpips-vgg"
+
+
+class LpipsAlexBgrOptions(LpipsAlexOptions):
+    bgr = True
 
 
 class LOLOptions(Options):

@@ -76,7 +76,7 @@ def test_gt_mean_undoes_a_change_of_brightness(images):
 def test_engine_metrics_after_gt_mean(name, images):
     spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
     own = load_plugins().find("metrics", "distillkit/" + name.removesuffix("-gtmean"))[1]
-    metric, base = spec.build(spec.config()), own.build(own.config())
+    metric, base = spec.create(spec.config()), own.create(own.config())
     gt, out = images(2, 64, 64) * 0.4, images(2, 64, 64, seed=1) * 0.4 - 0.3
     assert (metric.name, metric.perceptual, metric.higher_is_better) == (
         name,
@@ -101,11 +101,11 @@ def test_gsads_order_of_channels(images):
 def test_lpips_after_gt_mean_asks_for_the_trunk_of_lpips(tmp_path):
     for name in ("lpips-alex-gtmean", "lpips-vgg-gtmean", "lpips-alex-gtmean-bgr"):
         spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
-        assert [f.path for f in spec.weights(spec.config(trunk=tmp_path / "trunk.pth"))] == [
+        assert [f.path for f in spec.config(trunk=tmp_path / "trunk.pth").weight_files()] == [
             tmp_path / "trunk.pth"
         ]
         with pytest.raises(WeightsError, match="trunk"):
-            spec.build(spec.config(trunk=tmp_path / "trunk.pth"))
+            spec.create(spec.config(trunk=tmp_path / "trunk.pth"))
 
 
 @pytest.mark.parametrize("make", [psnr_gtmean, ssim_uniform_raw, ssim_uniform_gtmean])

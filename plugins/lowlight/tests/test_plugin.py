@@ -32,7 +32,7 @@ def plugins():
 
 def build(plugins, kind, name, **options):
     spec = plugins.find(kind, f"lowlight/{name}")[1]
-    return spec.build(spec.config(**options))
+    return spec.create(spec.config(**options))
 
 
 def test_is_whole(plugins):
@@ -75,7 +75,7 @@ def test_tiny_models_restore(plugins, images, generator, kind, name):
 
 def test_capabilities_are_what_is_built(plugins):
     for name, spec in plugins.specs("teachers").items():
-        model = spec.build(spec.config(size="tiny"))
+        model = spec.create(spec.config(size="tiny"))
         assert isinstance(model, DiffusionModel) == ("score" in spec.capabilities), name
 
 
@@ -112,12 +112,11 @@ def test_options_that_cannot_be(plugins, kind, name, options, what):
 
 def test_weight_files_are_declared(plugins):
     spec = plugins.find("teachers", "lowlight/retidiff")[1]
-    files = spec.weights(
-        spec.config(weights="here/llie_syn.pth", decomposition="here/retinex_decomnet.pth")
-    )
+    config = spec.config(weights="here/llie_syn.pth", decomposition="here/retinex_decomnet.pth")
+    files = config.weight_files()
     assert [f.name for f in files] == ["here/llie_syn.pth", "here/retinex_decomnet.pth"]
     assert all(f.find() is None and f.license == "NONE" for f in files)
-    assert spec.weights(spec.config(size="tiny")) == ()
+    assert spec.config(size="tiny").weight_files() == ()
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,7 @@ def test_weight_files_are_declared(plugins):
 )
 def test_published_files_are_the_default_and_come_by_hand(plugins, kind, name, options, files):
     spec = plugins.find(kind, f"lowlight/{name}")[1]
-    found = spec.weights(spec.config(**options))
+    found = spec.config(**options).weight_files()
     assert [f.name for f in found] == files
     assert all(not f.fetchable and "github.com/" in f.source for f in found)
     with pytest.raises(WeightsError, match="no such"):

@@ -115,7 +115,7 @@ def table(measured: dict[str, dict[str, Tensor]]) -> str:
 def teacher(name: str, **options: object) -> MiniModel:
     """A teacher as the plugin offers it, with options in place of its defaults."""
     spec = next(spec for spec in distillkit_teachers() if spec.name == name)
-    return spec.build(spec.config(**options)).eval()
+    return spec.create(spec.config(**options)).eval()
 
 
 def main() -> None:

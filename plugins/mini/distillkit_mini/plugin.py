@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from distillkit import DatasetSpec, DegradationSpec, StudentSpec, TeacherSpec, WeightFile, hookimpl
-
-if TYPE_CHECKING:
-    from distillkit_mini.models import MiniModel
+from distillkit import (
+    DatasetSpec,
+    DegradationSpec,
+    Options,
+    StudentSpec,
+    TeacherSpec,
+    WeightFile,
+    hookimpl,
+)
 
 LICENSE = "Apache-2.0"
 SHIPPED = Path(__file__).parent / "weights"
 
 
-class Options(BaseModel):
-    """Options of a mini thing: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def _shipped(name: str) -> WeightFile:
+    return WeightFile(path=SHIPPED / f"{name}.safetensors", license=LICENSE)
 
 
 class FaithfulOptions(Options):
@@ -30,7 +33,7 @@ class FaithfulOptions(Options):
     temperature: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="starting noise, as a share of the process's own"
     )
-    weights: Path = Field(SHIPPED / "faithful.safetensors", description="weights of the network")
+    weights: WeightFile = Field(_shipped("faithful"), description="weights of the network")
 
 
 class FaithfulLowLightOptions(FaithfulOptions):
@@ -40,21 +43,19 @@ class FaithfulLowLightOptions(FaithfulOptions):
     temperature: Annotated[float, Field(ge=0, le=1)] = Field(
         0, description="starting noise, as a share of the process's own"
     )
-    weights: Path = Field(
-        SHIPPED / "faithful-lle.safetensors", description="weights of the network"
-    )
+    weights: WeightFile = Field(_shipped("faithful-lle"), description="weights of the network")
 
 
 class RealisticOptions(Options):
-    weights: Path = Field(
-        SHIPPED / "realistic.safetensors",
+    weights: WeightFile = Field(
+        _shipped("realistic"),
         description="weights of the network; a student starts from them",
     )
 
 
 class RealisticLowLightOptions(RealisticOptions):
-    weights: Path = Field(
-        SHIPPED / "realistic-lle.safetensors",
+    weights: WeightFile = Field(
+        _shipped("realistic-lle"),
         description="weights of the network; a student starts from them",
     )
 
@@ -86,59 +87,6 @@ class PhotosOptions(Options):
     split: Literal["train", "test"] = Field("train", description="the splits share no scene")
 
 
-def _files(options: FaithfulOptions | RealisticOptions) -> tuple[WeightFile, ...]:
-    return (WeightFile(path=options.weights, license=LICENSE),)
-
-
-def _loaded(model: MiniModel, options: FaithfulOptions | RealisticOptions) -> MiniModel:
-    from distillkit_mini.models import load_network
-
-    load_network(model.network, options.weights)
-    return model
-
-
-def _faithful(options: FaithfulOptions) -> MiniModel:
-    from distillkit_mini.models import Faithful
-
-    return _loaded(Faithful(options.steps, options.temperature), options)
-
-
-def _faithful_dct(options: FaithfulOptions) -> MiniModel:
-    from distillkit_mini.models import FaithfulDct
-
-    return _loaded(FaithfulDct(options.steps, options.temperature), options)
-
-
-def _faithful_lle(options: FaithfulOptions) -> MiniModel:
-    from distillkit_mini.models import LOW_LIGHT, Faithful
-
-    return _loaded(Faithful(options.steps, options.temperature, LOW_LIGHT), options)
-
-
-def _realistic(options: RealisticOptions) -> MiniModel:
-    from distillkit_mini.models import Realistic
-
-    return _loaded(Realistic(), options)
-
-
-def _realistic_lle(options: RealisticOptions) -> MiniModel:
-    from distillkit_mini.models import LOW_LIGHT, Realistic
-
-    return _loaded(Realistic(LOW_LIGHT), options)
-
-
-def _camera(options: CameraOptions) -> Any:
-    from distillkit_mini.degradation import Camera
-
-    return Camera(options.blur, options.noise, options.quality)
-
-
-def _photos(options: PhotosOptions) -> Any:
-    from distillkit_mini.photos import build_photos
-
-    return build_photos(options.split)
-
-
 @hookimpl
 def distillkit_teachers() -> Sequence[TeacherSpec]:
     return [
@@ -146,45 +94,40 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
             name="faithful",
             summary="faithful 4x super-resolution: residual shifting, 4 steps",
             config=FaithfulOptions,
-            build=_faithful,
+            build="distillkit_mini.build:faithful",
             license=LICENSE,
-            weights=_files,
             capabilities=frozenset({"score", "output"}),
         ),
         TeacherSpec(
             name="faithful-dct",
             summary="the same weights in another latent space, the frequencies of 4x4 blocks",
             config=FaithfulOptions,
-            build=_faithful_dct,
+            build="distillkit_mini.build:faithful_dct",
             license=LICENSE,
-            weights=_files,
             capabilities=frozenset({"score", "output"}),
         ),
         TeacherSpec(
             name="realistic",
             summary="realistic 4x super-resolution: one step, trained with perceptual and adversarial losses",
             config=RealisticOptions,
-            build=_realistic,
+            build="distillkit_mini.build:realistic",
             license=LICENSE,
-            weights=_files,
             capabilities=frozenset({"score", "output"}),
         ),
         TeacherSpec(
             name="faithful-lle",
             summary="faithful low-light enhancement: residual shifting from the brightened input, one step",
             config=FaithfulLowLightOptions,
-            build=_faithful_lle,
+            build="distillkit_mini.build:faithful_lle",
             license=LICENSE,
-            weights=_files,
             capabilities=frozenset({"score", "output"}),
         ),
         TeacherSpec(
             name="realistic-lle",
             summary="realistic low-light enhancement: one step, trained with perceptual and adversarial losses",
             config=RealisticLowLightOptions,
-            build=_realistic_lle,
+            build="distillkit_mini.build:realistic_lle",
             license=LICENSE,
-            weights=_files,
             capabilities=frozenset({"score", "output"}),
         ),
     ]
@@ -197,17 +140,15 @@ def distillkit_students() -> Sequence[StudentSpec]:
             name="student",
             summary="one-step 4x super-resolution, the realistic teacher's network with weights of its own",
             config=RealisticOptions,
-            build=_realistic,
+            build="distillkit_mini.build:realistic",
             license=LICENSE,
-            weights=_files,
         ),
         StudentSpec(
             name="student-lle",
             summary="one-step low-light enhancement, the realistic teacher's network with weights of its own",
             config=RealisticLowLightOptions,
-            build=_realistic_lle,
+            build="distillkit_mini.build:realistic_lle",
             license=LICENSE,
-            weights=_files,
         ),
     ]
 
@@ -219,7 +160,7 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
             name="camera",
             summary="blur, 4x down, noise, JPEG, each image with draws of its own",
             config=CameraOptions,
-            build=_camera,
+            build="distillkit_mini.build:camera",
             license=LICENSE,
         )
     ]
@@ -232,7 +173,7 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
             name="photos",
             summary="real photographs that scikit-image, scikit-learn and matplotlib carry",
             config=PhotosOptions,
-            build=_photos,
+            build="distillkit_mini.build:photos",
             license="CC0-1.0 AND CC-BY-2.0",
         )
     ]

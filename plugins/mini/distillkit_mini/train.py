@@ -89,7 +89,7 @@ def plugin_thing(kind: Literal["degradations", "metrics"], use: str, **options: 
         PluginError: no installed plugin offers it.
     """
     spec = load_plugins().find(kind, use)[1]
-    return spec.build(spec.config(**options))
+    return spec.create(spec.config(**options))
 
 
 DARK: dict[str, tuple[float, float]] = {

@@ -98,7 +98,7 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
 
 def test_options_are_checked() -> None:
     (spec,) = distillkit_degradations()
-    assert isinstance(spec.build(spec.config(noise=(0, 2))), Camera)
+    assert isinstance(spec.create(spec.config(noise=(0, 2))), Camera)
     for wrong in ({"blur": (2, 1)}, {"quality": (0, 50)}, {"noise": (-1, 2)}, {"nosie": (0, 1)}):
         with pytest.raises(ValidationError):
             spec.config(**wrong)

@@ -29,7 +29,7 @@ test_contract = contract_tests("mini")
 
 
 def build(name: str, **options: object) -> DiffusionModel:
-    return TEACHERS[name].build(TEACHERS[name].config(**options)).eval()
+    return TEACHERS[name].create(TEACHERS[name].config(**options)).eval()
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -180,7 +180,7 @@ def test_the_rotation_is_orthonormal_and_separates_frequencies() -> None:
 def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(
     spec: StudentSpec, pairs: tuple[Tensor, Tensor]
 ) -> None:
-    teacher, student = build(spec.name.replace("student", "realistic")), spec.build(spec.config())
+    teacher, student = build(spec.name.replace("student", "realistic")), spec.create(spec.config())
     assert isinstance(student, Realistic)
     assert (student.codec.space, student.scale) == (teacher.codec.space, teacher.scale)
     assert not {p.data_ptr() for p in teacher.parameters()} & {
@@ -194,10 +194,10 @@ def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(
 
 
 def test_weights_are_shipped_and_refused_by_another_network(tmp_path: Path) -> None:
-    files = [file for spec in TEACHERS.values() for file in spec.weights(spec.config())]
+    files = [file for spec in TEACHERS.values() for file in spec.config().weight_files()]
     assert all(file.find() for file in files)
     assert sum({file.path: file.path.stat().st_size for file in files}.values()) < 8e6
-    network = load_file(RealisticOptions().weights)
+    network = load_file(RealisticOptions().weights.path)
     save_file(
         {name.replace("middle", "center"): value for name, value in network.items()},
         tmp_path / "other.safetensors",

@@ -15,7 +15,7 @@ from distillkit_mini.plugin import distillkit_datasets
 @pytest.mark.parametrize(("split", "least"), [("train", 8), ("test", 5)])
 def test_every_photograph_can_be_read(split: str, least: int) -> None:
     (spec,) = distillkit_datasets()
-    rows = spec.build(spec.config(split=split))
+    rows = spec.create(spec.config(split=split))
     assert len(rows) >= least and set(rows.column_names) == {"image", "name"}
     for row in rows:
         with Image.open(row["image"]["path"]) as image:

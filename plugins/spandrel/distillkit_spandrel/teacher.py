@@ -12,6 +12,7 @@ from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, Unsuppo
 from torch import Tensor, nn
 
 from distillkit import WeightsError, read_state_dict
+from distillkit_spandrel import Options
 
 
 class Checkpoint(nn.Module):
@@ -47,6 +48,12 @@ class Checkpoint(nn.Module):
             torch.cat(restored) * 2 - 1
         )  # outside of spandrel's inference mode, or else no loss could keep it for its backward
         return joined.reshape(len(lq), 3, *joined.shape[-2:])
+
+
+def build(options: Options) -> Checkpoint:
+    """Load the checkpoint that a recipe names, downloading it where it is missing."""
+    (file,) = options.weight_files()
+    return load(file.fetch(), options.scale)
 
 
 def load(path: Path, scale: int | None = None) -> Checkpoint:

@@ -315,7 +315,7 @@ def test_the_recipe_of_the_readme_is_valid(tmp_path):
     )
     (tmp_path / "recipe.toml").write_text(text.replace("recipes/", f"{here.parents[3]}/recipes/"))
     named = load_recipe(tmp_path / "recipe.toml").components["teachers.realness"]
-    (file,) = named.spec.weights(named.config)
+    (file,) = named.config.weight_files()
     assert file.fetchable and file.license == named.license == "BSD-3-Clause"
 
 

@@ -274,7 +274,7 @@ def test_wrong_options_are_refused(options, message):
 @pytest.mark.parametrize("scale", [2, 4])
 def test_makes_8_bit_images_of_the_small_size(name, scale):
     spec, gt = SPECS[name], photo_like()
-    degradation = spec.build(spec.config(scale=scale))
+    degradation = spec.create(spec.config(scale=scale))
     assert isinstance(degradation, Degradation)
     lq = degradation(gt, seeded())
     assert lq.shape == (2, 3, 96 // scale, 80 // scale)
@@ -287,7 +287,7 @@ def test_makes_8_bit_images_of_the_small_size(name, scale):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_is_a_function_of_image_and_generator(preset):
-    degradation = SPECS["realesrgan"].build(RealESRGANConfig(preset=preset))
+    degradation = SPECS["realesrgan"].create(RealESRGANConfig(preset=preset))
     gt = photo_like(batch=3)
     assert degradation(gt, seeded(3)).equal(degradation(gt, seeded(3)))
     assert not degradation(gt, seeded(3)).equal(degradation(gt, seeded(4)))
@@ -327,9 +327,9 @@ def test_steps_come_in_the_published_order():
 
 def test_degrades_more_than_bicubic_and_pisasr_less_than_the_others():
     gt = photo_like(batch=24)
-    bicubic = SPECS["bicubic"].build(BicubicConfig())(gt, seeded())
+    bicubic = SPECS["bicubic"].create(BicubicConfig())(gt, seeded())
     loss = {
-        p: (SPECS["realesrgan"].build(RealESRGANConfig(preset=p))(gt, seeded()) - bicubic)
+        p: (SPECS["realesrgan"].create(RealESRGANConfig(preset=p))(gt, seeded()) - bicubic)
         .square()
         .mean()
         .item()
@@ -343,13 +343,13 @@ def test_sharpening_is_done_before_anything_else():
     sharp = sharpened(gt * 0.5 + 0.5) * 2 - 1
     assert not sharp.equal(gt)
     plain, sharpening = (
-        SPECS["realesrgan"].build(RealESRGANConfig(sharpen=s)) for s in (False, True)
+        SPECS["realesrgan"].create(RealESRGANConfig(sharpen=s)) for s in (False, True)
     )
     close(sharpening(gt, seeded()), plain(sharp, seeded()), 1.1 * 2 / 255)
 
 
 def test_small_crops_work_and_smaller_ones_are_refused():
-    degradation = SPECS["realesrgan"].build(RealESRGANConfig())
+    degradation = SPECS["realesrgan"].create(RealESRGANConfig())
     for seed in range(20):
         assert degradation(photo_like(1, 16, 16), seeded(seed)).isfinite().all()
     with pytest.raises(DistillkitError, match="too small"):
@@ -357,7 +357,7 @@ def test_small_crops_work_and_smaller_ones_are_refused():
 
 
 def test_bicubic_keeps_constants_and_averages():
-    bicubic = SPECS["bicubic"].build(BicubicConfig())
+    bicubic = SPECS["bicubic"].create(BicubicConfig())
     flat = torch.full((1, 3, 16, 24), 51 / 127.5 - 1)
     close(bicubic(flat, seeded()), flat[..., :4, :6], 1e-6)
     checkers = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).repeat(8, 12).expand(1, 3, -1, -1)

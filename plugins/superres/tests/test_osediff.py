@@ -181,8 +181,8 @@ def test_a_students_restorer_offers_the_teachers_color_fix(fix):
 def test_descriptors_build_what_they_say(lq):
     for spec in (*TEACHERS, *STUDENTS):
         config = spec.config(size="tiny")
-        assert spec.weights(config) == ()
-        model = spec.build(config)
+        assert config.weight_files() == ()
+        model = spec.create(config)
         assert (model.scale, model.size_multiple, model.prediction_type) == (4, 2, "epsilon")
         assert model.network.get_submodule(model.head).out_channels == 4
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distillkit import WeightsError
+from distillkit import WeightFile, WeightsError
 from distillkit_superres.osediff.architecture import ARCHITECTURES, random_networks
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base, random_osediff
 from distillkit_superres.osediff.checkpoints import read_osediff, read_tensors
 from distillkit_superres.osediff.settings import OSEDiffConfig, SD21BaseConfig
-from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
 
 TINY = ARCHITECTURES["tiny"]
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -97,7 +96,7 @@ def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
 
 
 def test_every_tensor_has_memory_and_merging_leaves_the_files_alone(config):
-    files = [f.path for f in config.files()]
+    files = [f.path for f in config.weight_files()]
     before = [f.read_bytes() for f in files]
     model = build_osediff(config)
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
@@ -105,7 +104,7 @@ def test_every_tensor_has_memory_and_merging_leaves_the_files_alone(config):
 
 
 def test_adapters_are_merged_at_alpha_over_rank(config, networks):
-    model, checkpoint = build_osediff(config), read_osediff(config.checkpoint)
+    model, checkpoint = build_osediff(config), read_osediff(config.checkpoint.path)
     linear, conv = (
         "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
         "mid_block.resnets.0.conv1",
@@ -143,13 +142,13 @@ def test_half_precision_files_are_read_in_full(config, networks, tmp_path):
 
 def test_files_are_known_before_anything_is_read(tmp_path):
     hub = SD21BaseConfig(repo="someone/mirror", revision="abc")
-    assert [(f.repo, f.revision, f.filename.split("/")[0]) for f in hub.files()] == [
+    assert [(f.repo, f.revision, f.filename.split("/")[0]) for f in hub.weight_files()] == [
         ("someone/mirror", "abc", part) for part in ("unet", "vae", "text_encoder")
     ]
     prompted = OSEDiffConfig(folder=tmp_path, checkpoint=tmp_path / "osediff.pkl", prompt="dog")
-    names = [f.path.relative_to(tmp_path).as_posix() for f in STUDENTS[0].weights(prompted)]
+    names = [f.path.relative_to(tmp_path).as_posix() for f in prompted.weight_files()]
     assert names[-3:] == ["tokenizer/vocab.json", "tokenizer/merges.txt", "osediff.pkl"]
-    assert TEACHERS[1].weights(SD21BaseConfig(size="tiny")) == ()
+    assert SD21BaseConfig(size="tiny").weight_files() == ()
 
 
 def test_the_published_adapters_are_the_default_and_can_be_fetched(tmp_path):
@@ -174,7 +173,9 @@ def test_missing_files_are_named(config, tmp_path):
         WeightsError,
         match=r"mine\.pkl - no such weight file; get it from .*cswry/OSEDiff.*Apache-2\.0",
     ):
-        build_osediff(config.model_copy(update={"checkpoint": tmp_path / "mine.pkl"}))
+        build_osediff(
+            config.model_copy(update={"checkpoint": WeightFile(path=tmp_path / "mine.pkl")})
+        )
     with pytest.raises(
         WeightsError,
         match=r"unet.*no such weight file; get it from a repository stable-diffusion-2-1-base",
@@ -227,8 +228,9 @@ def bad_checkpoints(networks, tmp_path):
 )
 def test_bad_checkpoints_are_refused_with_the_reason(config, networks, tmp_path, name, reason):
     bad_checkpoints(networks, tmp_path)
+    bad = WeightFile(path=tmp_path / f"{name}.pkl")
     with pytest.raises(WeightsError, match=reason) as error:
-        build_osediff(config.model_copy(update={"checkpoint": tmp_path / f"{name}.pkl"}))
+        build_osediff(config.model_copy(update={"checkpoint": bad}))
     assert f"{name}.pkl" in str(error.value)
     assert not (tmp_path / "it-ran").exists()
 

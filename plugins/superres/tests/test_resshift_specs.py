@@ -12,8 +12,7 @@ import torch
 from pydantic import ValidationError
 
 import distillkit_superres
-from distillkit import WeightsError
-from distillkit_superres.files import HubFile
+from distillkit import WeightFile, WeightsError
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET
 from distillkit_superres.resshift.checkpoints import load_checkpoint
@@ -45,7 +44,7 @@ def test_describing_the_plugin_imports_no_torch():
     ],
 )
 def test_the_published_files_are_named_with_their_license(spec, config, name):
-    network, autoencoder = spec.weights(config)
+    network, autoencoder = config.weight_files()
     assert (network.path.name, autoencoder.path.name) == (name, "autoencoder_vq_f4.pth")
     assert network.license == spec.license
     assert network.size > autoencoder.size > 200e6
@@ -58,29 +57,28 @@ def test_the_published_files_are_named_with_their_license(spec, config, name):
 
 def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
     hub = {"repo": "owner/name", "filename": "x.pth", "sha256": "0" * 64}
-    network, autoencoder = RESSHIFT.weights(
-        ResShiftConfig(weights=str(tmp_path / "x.pth"), autoencoder=hub)
-    )
+    config = ResShiftConfig(weights=str(tmp_path / "x.pth"), autoencoder=hub)
+    network, autoencoder = config.weight_files()
     assert network.path == tmp_path / "x.pth" and not network.fetchable
     assert (autoencoder.repo, autoencoder.filename, autoencoder.sha256) == (
         "owner/name",
         "x.pth",
         "0" * 64,
     )
-    assert HubFile(**hub).revision == "main"
+    assert WeightFile(**hub).revision == "main"
     (tmp_path / "x.pth").write_bytes(b"not it")
     with pytest.raises(
         WeightsError,
         match=r"x\.pth - its sha256 is .*, not 0{64} as the recipe or its plugin has it",
     ):
-        RESSHIFT.build(
+        RESSHIFT.create(
             ResShiftConfig(weights={"path": str(tmp_path / "x.pth"), "sha256": "0" * 64})
         )
     with pytest.raises(ValidationError, match="sha256"):
         ResShiftConfig(weights={"path": "x.pth", "sha256": "abc"})
     with pytest.raises(ValidationError, match="filname"):
         ResShiftConfig(weights={"repo": "owner/name", "filname": "x.pth"})
-    assert RESSHIFT.weights(ResShiftConfig(size="tiny")) == ()
+    assert ResShiftConfig(size="tiny").weight_files() == ()
 
 
 def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
@@ -88,7 +86,7 @@ def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
         WeightsError,
         match=r"nowhere\.pth - no such weight file; get it from .*SinSR/.*/v1\.0/SinSR_v1\.pth",
     ):
-        SINSR.build(SinSRConfig(weights=tmp_path / "nowhere.pth"))
+        SINSR.create(SinSRConfig(weights=tmp_path / "nowhere.pth"))
 
 
 @pytest.fixture(scope="module")

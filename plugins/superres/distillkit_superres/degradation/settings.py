@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-
-class Table(BaseModel):
-    """A table of options: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from distillkit import Options
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -53,7 +49,7 @@ QualityRange = Annotated[tuple[float, float], AfterValidator(_quality)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Stage(Table):
+class Stage(Options):
     """One round of blur, resize, noise and JPEG. The defaults are OSEDiff's first round, which is Real-ESRGAN's."""
 
     blur_prob: Probability = 1.0
@@ -127,7 +123,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class RealESRGANConfig(Table):
+class RealESRGANConfig(Options):
     """Options of ``superres/realesrgan``: a preset, and whatever is given beside it in place of the preset's values.
 
     ``preset = "pisasr"`` with ``second.blur_prob = 0.8`` changes that one number. The kernel canvas of the published configurations
@@ -168,7 +164,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-class BicubicConfig(Table):
+class BicubicConfig(Options):
     """Options of ``superres/bicubic``."""
 
     scale: int = Field(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from distillkit import WeightFile
-from distillkit_superres.files import Location, weight_file
+from distillkit import Options, WeightFile
+from distillkit_superres.files import weight_file
 
 CHECKPOINT = "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl"
 BASE = "a repository stable-diffusion-2-1-base of the Hub, in diffusers' layout"
@@ -31,10 +31,8 @@ _SIZES: dict[Part, int] = {
 }
 
 
-class BaseModelConfig(BaseModel):
+class BaseModelConfig(Options):
     """Which Stable Diffusion 2.1-base, and how it is prompted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: Literal["full", "tiny"] = Field(
         "full", description="tiny: toy networks with random weights; no file is read"
@@ -88,7 +86,7 @@ class BaseModelConfig(BaseModel):
         path = next((p for p in paths if p.is_file()), paths[0])
         return WeightFile(path=path, size=_SIZES[part], license="openrail++", source=BASE)
 
-    def files(self) -> tuple[WeightFile, ...]:
+    def weight_files(self) -> tuple[WeightFile, ...]:
         """Every file that must be there."""
         if self.size == "tiny":
             return ()
@@ -128,7 +126,7 @@ class SD21BaseConfig(BaseModelConfig):
 class OSEDiffConfig(BaseModelConfig):
     """Options of ``superres/osediff`` as a student."""
 
-    checkpoint: Location | None = Field(
+    checkpoint: WeightFile | None = Field(
         None,
         description="OSEDiff's adapters, a path or a file on the Hub; default: the published ./weights/osediff.pkl",
     )
@@ -146,9 +144,9 @@ class OSEDiffConfig(BaseModelConfig):
             else weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
         )
 
-    def files(self) -> tuple[WeightFile, ...]:
+    def weight_files(self) -> tuple[WeightFile, ...]:
         adapters = self.adapters()
-        return super().files() + ((adapters,) if adapters else ())
+        return super().weight_files() + ((adapters,) if adapters else ())
 
 
 class OSEDiffTeacherConfig(OSEDiffConfig):

@@ -59,7 +59,7 @@ def _networks(config: ResShiftConfig | SinSRConfig) -> tuple[UNetModelSwin, VQMo
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return UNetModelSwin(**TINY_UNET), VQModel(**TINY_AUTOENCODER)
-    paths = [file.fetch() for file in config.required()]
+    paths = [file.fetch() for file in config.weight_files()]
     network, autoencoder = UNetModelSwin(**FULL_UNET), VQModel(**FULL_AUTOENCODER)
     load_checkpoint(network, paths[0])
     load_checkpoint(autoencoder, paths[1])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from distillkit import TeacherSpec, WeightFile
-from distillkit_superres.files import Location, weight_file
-
-if TYPE_CHECKING:
-    from distillkit_superres.resshift.model import ResShift
-    from distillkit_superres.resshift.sinsr import SinSR
+from distillkit import Options, TeacherSpec, WeightFile
+from distillkit_superres.files import weight_file
 
 S_LAB = "LicenseRef-S-Lab-1.0-NonCommercial"
 CC_BY_NC_SA = "CC-BY-NC-SA-4.0"
@@ -19,20 +15,19 @@ RESSHIFT_RELEASE = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
 SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
 
 
-class _Config(BaseModel):
+class _Config(Options):
     """Options that both teachers have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     license: ClassVar[str]
     release: ClassVar[str]
     files: ClassVar[dict[str, str]]
     """Published file of each version."""
 
     version: str
-    weights: Location | None = Field(
+    weights: WeightFile | None = Field(
         None, description="the network's checkpoint; default: the published file in ./weights"
     )
-    autoencoder: Location | None = Field(
+    autoencoder: WeightFile | None = Field(
         None, description="the VQ f4 autoencoder; default: ./weights/autoencoder_vq_f4.pth"
     )
     size: Literal["full", "tiny"] = Field(
@@ -40,7 +35,7 @@ class _Config(BaseModel):
     )
     seed: int = Field(0, description="of the weights of size tiny")
 
-    def required(self) -> tuple[WeightFile, ...]:
+    def weight_files(self) -> tuple[WeightFile, ...]:
         """The files of network and autoencoder; none for size tiny.
 
         Sizes are those of the tensors; the releases state none.
@@ -65,7 +60,7 @@ class ResShiftConfig(_Config):
 
     license = S_LAB
     release = RESSHIFT_RELEASE
-    files = {
+    files: ClassVar[dict[str, str]] = {
         "v1": "resshift_realsrx4_s15_v1.pth",
         "v2": "resshift_realsrx4_s15_v2.pth",
         "v3": "resshift_realsrx4_s4_v3.pth",
@@ -85,27 +80,11 @@ class SinSRConfig(_Config):
 
     license = CC_BY_NC_SA
     release = SINSR_RELEASE
-    files = {"v1": "SinSR_v1.pth", "v2": "SinSR_v2.pth"}
+    files: ClassVar[dict[str, str]] = {"v1": "SinSR_v1.pth", "v2": "SinSR_v2.pth"}
 
     version: Literal["v1", "v2"] = Field(
         "v1", description="published model: v1 is the more faithful, v2 was stopped earlier"
     )
-
-
-def _weights(config: _Config) -> tuple[WeightFile, ...]:
-    return config.required()
-
-
-def _resshift(config: ResShiftConfig) -> ResShift:
-    from distillkit_superres.resshift.build import build_resshift
-
-    return build_resshift(config)
-
-
-def _sinsr(config: SinSRConfig) -> SinSR:
-    from distillkit_superres.resshift.build import build_sinsr
-
-    return build_sinsr(config)
 
 
 TEACHERS = [
@@ -113,18 +92,16 @@ TEACHERS = [
         name="resshift",
         summary="faithful 4x super-resolution: diffusion by residual shifting in VQ f4 latents, 4 or 15 steps",
         config=ResShiftConfig,
-        build=_resshift,
+        build="distillkit_superres.resshift.build:build_resshift",
         license=S_LAB,
-        weights=_weights,
         capabilities=frozenset({"score", "output"}),
     ),
     TeacherSpec(
         name="sinsr",
         summary="faithful 4x super-resolution: ResShift distilled to one step; gives its output only",
         config=SinSRConfig,
-        build=_sinsr,
+        build="distillkit_superres.resshift.build:build_sinsr",
         license=CC_BY_NC_SA,
-        weights=_weights,
         capabilities=frozenset({"output"}),
     ),
 ]

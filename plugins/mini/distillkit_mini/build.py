@@ -1,0 +1,62 @@
+"""Builds what the descriptors of ``plugin.py`` offer, from the options of a recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from distillkit_mini.degradation import Camera
+from distillkit_mini.models import (
+    LOW_LIGHT,
+    Faithful,
+    FaithfulDct,
+    MiniModel,
+    Realistic,
+    load_network,
+)
+from distillkit_mini.photos import build_photos
+from distillkit_mini.plugin import CameraOptions, FaithfulOptions, PhotosOptions, RealisticOptions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Model = TypeVar("Model", bound=MiniModel)
+
+
+def faithful(options: FaithfulOptions) -> Faithful:
+    """Build the faithful super-resolution model."""
+    return _loaded(Faithful(options.steps, options.temperature), options)
+
+
+def faithful_dct(options: FaithfulOptions) -> FaithfulDct:
+    """Build the faithful super-resolution model in the space of block frequencies."""
+    return _loaded(FaithfulDct(options.steps, options.temperature), options)
+
+
+def faithful_lle(options: FaithfulOptions) -> Faithful:
+    """Build the faithful low-light model."""
+    return _loaded(Faithful(options.steps, options.temperature, LOW_LIGHT), options)
+
+
+def realistic(options: RealisticOptions) -> Realistic:
+    """Build the realistic super-resolution model."""
+    return _loaded(Realistic(), options)
+
+
+def realistic_lle(options: RealisticOptions) -> Realistic:
+    """Build the realistic low-light model."""
+    return _loaded(Realistic(LOW_LIGHT), options)
+
+
+def camera(options: CameraOptions) -> Camera:
+    """Build the degradation."""
+    return Camera(options.blur, options.noise, options.quality)
+
+
+def photos(options: PhotosOptions) -> Dataset:
+    """Build the dataset of photographs."""
+    return build_photos(options.split)
+
+
+def _loaded(model: Model, options: FaithfulOptions | RealisticOptions) -> Model:
+    load_network(model.network, options.weights.fetch())
+    return model
