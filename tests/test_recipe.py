@@ -47,6 +47,11 @@ class Options(distillkit.Options):
         return {}[value] if value == 666 else value
 
 
+class Kernels(distillkit.Options):
+    kernels_dir: Path = Path("../kernels")
+    shipped: Path = Path("/plugin/shipped.npz")
+
+
 class Photos(distillkit.Options):
     split: Literal["train", "test"] = "train"
 
@@ -75,7 +80,10 @@ PLUGINS = Plugins(
                     "sharpen": spec(TeacherSpec, "sharpen", capabilities=frozenset({"output"})),
                 },
                 "students": {"student": spec(StudentSpec, "student")},
-                "degradations": {"blur": spec(DegradationSpec, "blur")},
+                "degradations": {
+                    "blur": spec(DegradationSpec, "blur"),
+                    "kernels": spec(DegradationSpec, "kernels", Kernels),
+                },
                 "datasets": {"photos": spec(DatasetSpec, "photos", Photos)},
             },
         ),
@@ -219,6 +227,45 @@ def test_a_datasets_own_option_may_share_a_name_with_the_skeleton(write: Write) 
     assert load("good.toml", 'data.train.0.split="test"').components[
         "data.train.0"
     ].config == Photos(split="test")
+
+
+def kernels_dir(path: Path | str, *overrides: str) -> Path:
+    config = load(path, *overrides).components["degradation"].config
+    assert isinstance(config, Kernels)
+    assert config.shipped == Path("/plugin/shipped.npz")
+    return config.kernels_dir
+
+
+def test_default_paths_are_relative_to_the_file_that_names_the_component(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("project/recipes/base.toml", GOOD.replace('"blur"', '"kernels"'))
+    write("project/recipes/sub/top.toml", 'extends = ["../base.toml"]')
+    write("project/recipes/sub/named.toml", 'extends = ["../base.toml"]\ndegradation = "kernels"')
+    monkeypatch.chdir("/")
+    recipes = tmp_path / "project" / "recipes"
+    for name in ("base.toml", "sub/top.toml"):
+        assert kernels_dir(recipes / name) == tmp_path / "project" / "kernels"
+    assert kernels_dir(recipes / "sub/named.toml") == recipes / "kernels"
+
+
+def test_default_paths_of_an_overridden_name_are_relative_to_the_working_folder(
+    write: Write, tmp_path: Path
+) -> None:
+    write("sub/recipe.toml", GOOD)
+    named = 'degradation={use="kernels"}'
+    assert kernels_dir("sub/recipe.toml", named) == tmp_path.parent / "kernels"
+    given = 'degradation.kernels_dir="mine"'
+    assert kernels_dir("sub/recipe.toml", named, given) == tmp_path / "mine"
+
+
+def test_a_saved_recipe_keeps_default_paths_but_no_files_of_a_plugin(
+    write: Write, tmp_path: Path
+) -> None:
+    resolved = load(write("recipes/own.toml", GOOD.replace('"blur"', '"kernels"')))
+    assert resolved.origin("degradation.kernels_dir") == "default"
+    assert "shipped" not in resolved.to_toml()
+    assert kernels_dir(write("else/where/recipe.toml", resolved.to_toml())) == tmp_path / "kernels"
 
 
 def test_overrides_take_toml_values_and_list_indices(write: Write) -> None:

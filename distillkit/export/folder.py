@@ -28,6 +28,8 @@ from distillkit.inference.student import (
     student_folder,
 )
 from distillkit.objectives.controllability import AdapterScaling
+from distillkit.plugins.manager import load_plugins
+from distillkit.recipe import fields
 
 TOLERANCE = 1 / 510
 """Largest difference from the original that a loaded export may have, in [0, 1]: half a gray level."""
@@ -81,6 +83,8 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
             model_card(about, tomllib.loads(recipe), _metrics(run))
         )
         said = [_compared(name, load, image, tradeoffs, wanted) for name, load in loaders.items()]
+        about["student"] = without_default_paths(about["student"])
+        (folder / "distillkit.json").write_text(json.dumps(about, indent=2) + "\n")
     return said
 
 
@@ -112,6 +116,21 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
 def without_folders(recipe: str) -> str:
     """A recipe's text with its absolute paths cut down to their last part: they say where on its machine a run was made."""
     return re.sub(r'"(?:/|[A-Za-z]:[/\\])[^"\n]*?([^"/\\\n]*)[/\\]*"', r'"\1"', recipe)
+
+
+def without_default_paths(student: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the paths from a student's options that end as the plugin's defaults do.
+
+    They say where on its machine a run was made. Whoever loads the export has such files in the
+    plugin's default place, below the working folder.
+    """
+    _, spec = load_plugins().find("students", student["use"])
+    defaults = fields.relative_defaults(spec.config)
+    return {
+        key: value
+        for key, value in student.items()
+        if key not in defaults or not Path(value).match(str(defaults[key]))
+    }
 
 
 def _refuse_merging(student: Student) -> None:

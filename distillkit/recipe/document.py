@@ -49,6 +49,13 @@ class Document:
                 return self.origins[path[:depth]]
         return Origin(self.name, 1)
 
+    def folder(self, path: KeyPath) -> Path:
+        """Return the folder that relative paths at ``path`` start from."""
+        origin = self.origin(path)
+        if origin == DEFAULT:
+            return Path(self.name).parent.absolute()
+        return origin.folder.absolute()
+
     def set(self, path: KeyPath, value: Any, origin: Origin) -> None:
         """Put ``value`` at ``path``, whose table must exist."""
         self.get(path[:-1])[path[-1]] = value

@@ -41,6 +41,20 @@ def paths_within(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[Ke
         yield from paths_within(entry_type(annotation, key), entry, (*path, key))
 
 
+def relative_defaults(model: type[BaseModel]) -> dict[str, Path]:
+    """Find the options of a model whose default is a relative path.
+
+    Returns:
+        the defaults, by the option's key.
+    """
+    found: dict[str, Path] = {}
+    for name, option in model.model_fields.items():
+        default = option.default
+        if isinstance(default, Path) and not default.is_absolute():
+            found[option.alias or name] = default
+    return found
+
+
 def entry_type(annotation: Any, key: str | int) -> Any:
     """Return the annotation of an entry of a table or list.
 

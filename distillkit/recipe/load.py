@@ -170,6 +170,7 @@ def _resolve(
             continue
         table["use"] = full_name
         _make_paths_absolute(document, spec.config, path)
+        _add_default_paths(document, spec.config, path)
         own = fields.keys(spec.config)
         config, found = _validate(
             spec.config,
@@ -225,15 +226,26 @@ def _key_path(error: ErrorDetails, value: Any) -> KeyPath:
 def _make_paths_absolute(document: Document, model: type[BaseModel], at: KeyPath) -> None:
     for below in fields.paths_within(model, document.get(at)):
         path = (*at, *below)
-        folder = document.origin(path).folder
+        folder = document.folder(path)
         parent = document.get(path[:-1])
-        parent[path[-1]] = os.path.normpath(folder.absolute() / Path(parent[path[-1]]).expanduser())
+        parent[path[-1]] = os.path.normpath(folder / Path(parent[path[-1]]).expanduser())
+
+
+def _add_default_paths(document: Document, model: type[BaseModel], at: KeyPath) -> None:
+    """Let relative default paths start from the folder of the file that names the component.
+
+    Absolute ones, such as files inside a plugin's package, stay out of the recipe.
+    """
+    table = document.get(at)
+    folder = document.folder((*at, "use"))
+    for key, default in fields.relative_defaults(model).items():
+        table.setdefault(key, os.path.normpath(folder / default))
 
 
 def _complete(document: Document, recipe: Recipe, components: Mapping[str, Component]) -> Document:
     """The document with the defaults of the skeleton and of every component's options added.
 
-    A default that is a path stays out: it points into the plugin's own files, wherever that is installed.
+    An absolute path stays out: it points into the plugin's own files, wherever that is installed.
     """
     defaults = Document(
         document.name, recipe.model_dump(mode="json", exclude_none=True, exclude={"extends"})

@@ -13,9 +13,6 @@ from distillkit import MetricSpec, Options, WeightFile, load_plugins
 UNLICENSED = "NONE"
 """SPDX: the authors publish no license. Their weights may be used as their authors allow, and are never part of this plugin."""
 
-FOLDER = Path("weights")
-"""Where published files are looked for if a recipe does not say."""
-
 
 class Network(Options):
     """A network of published size, or a toy of the same classes."""
@@ -27,6 +24,9 @@ class Network(Options):
         "full", description='"tiny": toy sizes with random weights, to try a recipe on a CPU'
     )
     seed: int = Field(0, ge=0, description="of a tiny network's random weights")
+    weights_dir: Path = Field(
+        Path("weights"), description="folder where published files are looked for"
+    )
 
     @property
     @abstractmethod
@@ -38,7 +38,7 @@ class Network(Options):
         if self.size == "tiny":
             return {}
         return {
-            option: getattr(self, option) or FOLDER / file
+            option: getattr(self, option) or self.weights_dir / file
             for option, file in self.published.items()
         }
 
@@ -66,7 +66,7 @@ class GSADOptions(Network):
 
     weights: Path | None = Field(
         None,
-        description="its file; default: the one published for data_set, ./weights/lolv2_syn_gen.pth",
+        description="its file; default: the one published for data_set, lolv2_syn_gen.pth in weights_dir",
     )
     data_set: Literal["lol-v1", "lol-v2-real", "lol-v2-syn"] = Field(
         "lol-v2-syn", description="whose published sampling schedule is used: 20, 10 and 10 steps"
@@ -97,10 +97,10 @@ class RetiDiffOptions(Network):
 
     source = f"{_RETIDIFF_FILES}: the decomposition network is in the repository, the rest in the Google Drive folder it links to"
 
-    weights: Path | None = Field(None, description="its file; default: ./weights/llie_syn.pth")
+    weights: Path | None = Field(None, description="its file; default: llie_syn.pth in weights_dir")
     decomposition: Path | None = Field(
         None,
-        description="decomposition network of dark images; default: ./weights/retinex_decomnet.pth",
+        description="decomposition network of dark images; default: retinex_decomnet.pth in weights_dir",
     )
 
     @property
@@ -114,10 +114,11 @@ class PriorOptions(RetiDiffOptions):
     source = f"{RetiDiffOptions.source}. Weights of stage 1 are not published: train them with the authors' program"
 
     stage_one: Path | None = Field(
-        None, description="weights of stage 1; default: ./weights/retidiff_s1.pth"
+        None, description="weights of stage 1; default: retidiff_s1.pth in weights_dir"
     )
     decomposition_high: Path | None = Field(
-        None, description="decomposition network of bright images; default: ./weights/init_high.pth"
+        None,
+        description="decomposition network of bright images; default: init_high.pth in weights_dir",
     )
 
     @property
@@ -134,7 +135,8 @@ class RetinexOptions(Network):
     source = f"the repository {_RETIDIFF_FILES}"
 
     decomposition: Path | None = Field(
-        None, description="decomposition network of bright images; default: ./weights/init_high.pth"
+        None,
+        description="decomposition network of bright images; default: init_high.pth in weights_dir",
     )
 
     @property

@@ -83,6 +83,14 @@ def test_every_way_to_load_it_was_compared(exported):
     assert (config["unet.r"], config["unet.lora_alpha"]) == (3, 1.2)
 
 
+def test_an_export_leaves_out_where_this_machine_keeps_weights(exported):
+    folder = exported[0]
+    of_run = json.loads((folder.parent / "student/distillkit.json").read_text())
+    of_export = json.loads((folder / "student/distillkit.json").read_text())
+    assert of_run["student"].pop("weights_dir") == str(RECIPE.parents[2] / "weights")
+    assert of_export["student"] == of_run["student"]
+
+
 @pytest.mark.parametrize("tradeoff", [0.0, 0.37, 1.0])
 @pytest.mark.parametrize("by_pipeline", [True, False])
 def test_plain_diffusers_sets_the_trade_off_as_the_weight_of_the_second_adapter(

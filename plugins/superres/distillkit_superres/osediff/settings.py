@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from distillkit import Options, WeightFile
-from distillkit_superres.files import weight_file
+from distillkit_superres.files import PublishedWeights
 
 CHECKPOINT = "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl"
 BASE = "a repository stable-diffusion-2-1-base of the Hub, in diffusers' layout"
@@ -123,12 +123,12 @@ class SD21BaseConfig(BaseModelConfig):
         return self.tagger is None and not self.captions and self.prompt == self.negative_prompt
 
 
-class OSEDiffConfig(BaseModelConfig):
+class OSEDiffConfig(BaseModelConfig, PublishedWeights):
     """Options of ``superres/osediff`` as a student."""
 
     checkpoint: WeightFile | None = Field(
         None,
-        description="OSEDiff's adapters, a path or a file on the Hub; default: the published ./weights/osediff.pkl",
+        description="OSEDiff's adapters, a path or a file on the Hub; default: the published osediff.pkl in weights_dir",
     )
     lora_alpha: float = Field(
         8.0,
@@ -141,7 +141,7 @@ class OSEDiffConfig(BaseModelConfig):
         return (
             None
             if self.size == "tiny"
-            else weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
+            else self.weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
         )
 
     def weight_files(self) -> tuple[WeightFile, ...]:

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from distillkit import Options, TeacherSpec, WeightFile
-from distillkit_superres.files import weight_file
+from distillkit import TeacherSpec, WeightFile
+from distillkit_superres.files import PublishedWeights
 
 S_LAB = "LicenseRef-S-Lab-1.0-NonCommercial"
 CC_BY_NC_SA = "CC-BY-NC-SA-4.0"
@@ -15,7 +15,7 @@ RESSHIFT_RELEASE = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
 SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
 
 
-class _Config(Options):
+class _Config(PublishedWeights):
     """Options that both teachers have."""
 
     license: ClassVar[str]
@@ -25,10 +25,10 @@ class _Config(Options):
 
     version: str
     weights: WeightFile | None = Field(
-        None, description="the network's checkpoint; default: the published file in ./weights"
+        None, description="the network's checkpoint; default: the published file in weights_dir"
     )
     autoencoder: WeightFile | None = Field(
-        None, description="the VQ f4 autoencoder; default: ./weights/autoencoder_vq_f4.pth"
+        None, description="the VQ f4 autoencoder; default: autoencoder_vq_f4.pth in weights_dir"
     )
     size: Literal["full", "tiny"] = Field(
         "full", description="tiny: toy networks with random weights, for tests"
@@ -43,13 +43,13 @@ class _Config(Options):
         if self.size == "tiny":
             return ()
         return (
-            weight_file(
+            self.weight_file(
                 self.weights,
                 f"{self.release}/{self.files[self.version]}",
                 self.license,
                 477_700_000,
             ),
-            weight_file(
+            self.weight_file(
                 self.autoencoder, f"{RESSHIFT_RELEASE}/autoencoder_vq_f4.pth", S_LAB, 221_300_000
             ),
         )
