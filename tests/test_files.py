@@ -169,7 +169,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(monkeypatch, tmp_path):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(DataError, match="No space left on device"):
+    with pytest.raises(DiskError, match="No space left on device"):
         write_picture(Image.new("RGB", (4, 4)), tmp_path / "a.png")
     assert tree(tmp_path) == []
 
