@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows has no such module
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = (
     "distillkit",
@@ -24,27 +28,35 @@ PACKAGES = (
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Installed versions by package; ``"absent"`` for one that is not installed."""
-    found = {}
+    """List installed versions by package; ``"absent"`` for one that is not installed."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            installed[package] = "absent"
+    return installed
 
 
-def peak_memory() -> int:
-    """The most memory this process has held so far, bytes."""
+def peak_memory() -> int | None:
+    """Measure the most memory that this process has held so far.
+
+    Returns:
+        Bytes; None on Windows, where Python does not say.
+    """
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if sys.platform == "darwin":
+        return peak
+    return peak * 1024  # elsewhere it counts KiB
 
 
 def cpu_name() -> str:
-    """The processor's name, as the system gives it."""
+    """Find the processor's name, as the system states it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

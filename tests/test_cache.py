@@ -22,7 +22,12 @@ from distillkit.objectives.known import Known, computed
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.feature_cache import Cache, identity, identity_of_batch, identity_of_draws
-from distillkit.training.feature_store import Store, default_folder, opened, sealed
+from distillkit.training.feature_store import (
+    FeatureStore,
+    default_folder,
+    verified_metadata,
+    with_checksum,
+)
 from distillkit.training.models import Cast, encodes_by_network
 
 CPU = torch.device("cpu")
@@ -37,7 +42,7 @@ def remember(cache: Cache, part: str, value: float = 1.0, size: int = 100) -> tu
 
 
 def fresh(folder: Path, limit: int = GIB) -> Cache:
-    return Cache(Store(folder, limit), CPU)
+    return Cache(FeatureStore(folder, limit), CPU)
 
 
 def files(folder: Path) -> list[Path]:
@@ -87,21 +92,23 @@ def test_a_damaged_or_stale_entry_is_made_anew(
         raw = bytearray(files(tmp_path / "other")[0].read_bytes())
     victim.write_bytes(raw[: {"truncate": -5, "empty": 0}.get(harm, len(raw))])
     cache = fresh(tmp_path)
-    with pytest.warns(UserWarning, match="damaged cache entry, made anew"):
+    with pytest.warns(UserWarning, match="damaged cache entry, computed again"):
         assert remember(cache, "a", 2.0) == (2.0, True)
     assert cache.store is not None and cache.store.damaged == 1
     assert remember(fresh(tmp_path), "a", 3.0) == (2.0, False)
 
 
 def test_every_flipped_bit_is_noticed() -> None:
-    raw = sealed(save({"value": torch.arange(4.0)}), {"key": "k", "kind": "kind", "seconds": "1"})
-    assert opened(raw, "k") is not None
+    raw = with_checksum(
+        save({"value": torch.arange(4.0)}), {"key": "k", "kind": "kind", "seconds": "1"}
+    )
+    assert verified_metadata(raw, "k") is not None
     for place in range(8 * len(raw)):
         harmed = bytearray(raw)
         harmed[place // 8] ^= 1 << place % 8
-        assert opened(bytes(harmed), "k") is None or json.loads(harmed[8:-16]) == json.loads(
-            raw[8:-16]
-        )
+        assert verified_metadata(bytes(harmed), "k") is None or json.loads(
+            harmed[8:-16]
+        ) == json.loads(raw[8:-16])
 
 
 def test_what_the_run_uses_stays_and_older_entries_make_way(tmp_path: Path) -> None:
@@ -143,11 +150,11 @@ def test_processes_that_write_at_once_keep_the_bound_and_whole_files(tmp_path: P
     for job in jobs:
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0, 0]
-    entries = list(Store(tmp_path, limit).entries())
+    entries = list(FeatureStore(tmp_path, limit).features())
     assert 0.8 * limit < sum(e.size for e in entries) <= limit and not list(
         tmp_path.rglob("*.part")
     )
-    assert all(e.metadata() for e in entries)
+    assert all(e.read_metadata() for e in entries)
     cache = fresh(tmp_path, 0)
     assert all(
         remember(cache, str(k), -1.0)[0] in (float(k), -1.0) for k in range(60)
@@ -167,10 +174,10 @@ def test_removing_leaves_other_peoples_files(tmp_path: Path) -> None:
     for name in ("my/weights.safetensors", "notes.txt"):
         (tmp_path / name).write_text("mine")
     remember(fresh(tmp_path), "a")
-    store = Store(tmp_path, 0)
-    store.remove(*store.entries())
+    store = FeatureStore(tmp_path, 0)
+    store.remove(store.features())
     assert (
-        not list(store.entries())
+        not list(store.features())
         and (tmp_path / "my/weights.safetensors").exists()
         and (tmp_path / "notes.txt").exists()
     )
@@ -271,7 +278,7 @@ def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(
     for name in ("cold", "warm"):
         assert weights["none"].keys() == weights[name].keys()
         assert all(torch.equal(weights["none"][k], weights[name][k]) for k in weights["none"])
-    assert {(e.metadata() or {})["kind"] for e in Store(folder, 0).entries()} == kinds
+    assert {(e.read_metadata() or {})["kind"] for e in FeatureStore(folder, 0).features()} == kinds
     hits = {
         name: [line.get("cache_hits") for line in found if line["stage"] == "stage2"]
         for name, found in lines.items()

@@ -17,7 +17,7 @@ from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import dry_run, open_batches, run_recipe
 from distillkit.training.cache_estimate import describe, forecast
 from distillkit.training.feature_cache import Cache
-from distillkit.training.feature_store import Store
+from distillkit.training.feature_store import FeatureStore
 from distillkit.training.models import build_cast
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_the_size_foretold_is_the_size_it_takes(
     )
     assert all(f"{f.entries} {f.kind}" in before for f in foretold)
     run_recipe(resolved, tmp_path / "out")
-    entries = list(Store(folder, 0).entries())
+    entries = list(FeatureStore(folder, 0).features())
     assert {f.kind: f.entries for f in foretold} == Counter(e.kind for e in entries)
     assert sum(f.size for f in foretold) == pytest.approx(sum(e.size for e in entries), rel=0.02)
 
@@ -76,7 +76,7 @@ def test_ls_verify_and_prune(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["cache", *arguments, "--dir", str(tmp_path)])
         return result.exit_code, result.output
 
-    cache = Cache(Store(tmp_path, 2**30), CPU)
+    cache = Cache(FeatureStore(tmp_path, 2**30), CPU)
     for part in "abc":
         cache.tensor("kind", [part], partial(torch.zeros, 100))
     first, second, _ = sorted(tmp_path.rglob("*.safetensors"))

@@ -8,7 +8,7 @@ from hostile_images import COUNT, hostile_files
 from PIL import Image
 
 from distillkit.cli import main as cli
-from distillkit.errors import DataError, DistillkitError
+from distillkit.errors import DiskError, DistillkitError
 from distillkit.files.images import write_picture
 from distillkit.inference.files import plan
 

@@ -17,7 +17,7 @@ from distillkit.files.atomic import append_text, write_file
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
-from distillkit.training.feature_store import Store
+from distillkit.training.feature_store import FeatureStore
 
 PAGE = 4096
 SMALL = [
@@ -204,7 +204,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(disk):
 
 
 def test_the_cache_does_without_and_leaves_nothing_half_written(disk):
-    store = Store(disk / "cache", 1 << 30)
+    store = FeatureStore(disk / "cache", 1 << 30)
     store.write("ab" * 32, b"x" * 10)
     fill(disk, leave=2 * PAGE)
     with pytest.warns(

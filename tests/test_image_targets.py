@@ -22,7 +22,7 @@ from distillkit.recipe.schema import Stage1, Stage1Weights
 from distillkit.runs.run import open_batches
 from distillkit.training.cache_estimate import describe, forecast
 from distillkit.training.feature_cache import Cache
-from distillkit.training.feature_store import Store
+from distillkit.training.feature_store import FeatureStore
 from distillkit.training.models import Cast, build_cast
 from distillkit.training.step import Stage1Step
 
@@ -195,7 +195,7 @@ def test_asking_for_whole_images_changes_no_crop_of_a_pair_and_workers_bring_the
 
 
 def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_path):
-    store, plain = Store(tmp_path, 2**30), Spread()
+    store, plain = FeatureStore(tmp_path, 2**30), Spread()
     made = batches(source(captions=["a", "b", None, "d"]), batch_size=2)
     teacher = Spread()
     cast = cast_of(teacher, store)
@@ -206,7 +206,7 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
         )
     assert len(teacher.seen) == 4 and {shape[0] for shape, _ in teacher.seen} == {1}
     assert sorted(str(said) for _, (said,) in teacher.seen) == ["None", "a", "b", "d"]
-    assert {entry.kind for entry in store.entries()} == {"restored image"}
+    assert {entry.kind for entry in store.features()} == {"restored image"}
 
     batch = made.batch("stage1", 0)
     for name, other_draws, other_made, calls in (
@@ -232,7 +232,7 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
 
 
 def test_whole_images_of_unpaired_sources_are_degraded_and_inputs_cut_out_of_them(tmp_path):
-    store, made = Store(tmp_path, 2**30), batches(source(paired=False), cycle=3)
+    store, made = FeatureStore(tmp_path, 2**30), batches(source(paired=False), cycle=3)
     teacher = Spread()
     cast = cast_of(teacher, store, degradation=Pool())
     for step in range(6):

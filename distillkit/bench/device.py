@@ -47,7 +47,8 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_reserved(device)
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     return next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), peak_memory()
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")),
+        peak_memory() or 0,
     )
 
 
@@ -58,7 +59,8 @@ def held(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     return next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), peak_memory()
+        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")),
+        peak_memory() or 0,
     )
 
 

@@ -23,17 +23,17 @@ CacheFolder = Annotated[
 @cache_app.command("ls")
 def cache_ls(folder: CacheFolder = None) -> None:
     """List the cache: entries, size and last use of each kind."""
-    from distillkit.training.cache_maintenance import listing
+    from distillkit.training.cache_maintenance import cache_table
 
-    typer.echo("\n".join(listing(folder)))
+    typer.echo("\n".join(cache_table(folder)))
 
 
 @cache_app.command("verify")
 def cache_verify(folder: CacheFolder = None) -> None:
     """Read the whole cache and name what is damaged; a run would make it anew."""
-    from distillkit.training.cache_maintenance import damaged
+    from distillkit.training.cache_maintenance import find_damaged
 
-    count, found = damaged(folder)
+    count, found = find_damaged(folder)
     for path in found:
         typer.echo(f"damaged: {path}")
     typer.echo(f"{count - len(found)} of {count} entries are whole")
@@ -58,4 +58,4 @@ def cache_prune(
     if days is not None:
         typer.echo(prune(folder, unused_for(days)))
     else:
-        typer.echo(prune(folder, lambda entry: everything or entry.metadata() is None))
+        typer.echo(prune(folder, lambda feature: everything or feature.read_metadata() is None))

@@ -14,7 +14,7 @@ from distillkit.data.sources import BadImageError, Source
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.diffusion.remembered import remembering
 from distillkit.recipe.schema import Recipe
-from distillkit.training.feature_store import Store, default_folder
+from distillkit.training.feature_store import FeatureStore, default_folder
 from distillkit.training.models import Cast, Role, encodes_by_network
 
 OVERHEAD = 400
@@ -96,7 +96,10 @@ def describe(recipe: Recipe, cast: Cast, batches: PairedBatches) -> str:
     """The forecast against the cache's bound, for the person who starts the run."""
     found, limit = forecast(recipe, cast, batches), recipe.training.cache_gib * 2**30
     folder = recipe.training.cache_dir or default_folder()
-    held, wanted = sum(e.size for e in Store(folder, 0).entries()), sum(f.size for f in found)
+    held, wanted = (
+        sum(e.size for e in FeatureStore(folder, 0).features()),
+        sum(f.size for f in found),
+    )
     kinds = ", ".join(f"{f.entries} {f.kind}" for f in found)
     text = f"cache: {folder} holds {_gib(held)} of at most {_gib(limit)}; this run can use {_gib(wanted)}"
     text += f" ({kinds})" if kinds else ": it has nothing to keep"

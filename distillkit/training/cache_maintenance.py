@@ -1,50 +1,64 @@
-"""Looking after the cache between runs."""
+"""Look after the feature cache between runs."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from distillkit.training.feature_store import Entry, Store, default_folder
+from distillkit.training.feature_store import CachedFeature, FeatureStore, default_folder
 
-DAY = 86_400.0
+SECONDS_PER_DAY = 86_400.0
 
 
-def listing(folder: Path | None) -> Iterator[str]:
-    """A line for each kind of entry: how many, how large, when last used."""
-    store = Store(folder or default_folder(), 0)
-    by_kind: dict[str, list[Entry]] = defaultdict(list)
-    for entry in store.entries():
-        by_kind[entry.kind].append(entry)
+def cache_table(folder: Path | None) -> Iterator[str]:
+    """Yield a line for each kind of cached feature: how many, how large, when last used."""
+    store = _open_store(folder)
+    by_kind: dict[str, list[CachedFeature]] = defaultdict(list)
+    everything = []
+    for feature in store.features():
+        by_kind[feature.kind].append(feature)
+        everything.append(feature)
     yield f"{'kind':<12}{'entries':>9}{'MiB':>11}  last used"
-    for kind, entries in sorted(by_kind.items()):
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(max(e.used for e in entries)))
-        yield f"{kind:<12}{len(entries):>9}{_mib(entries):>11.1f}  {used}"
-    everything = [e for entries in by_kind.values() for e in entries]
-    yield f"{'all':<12}{len(everything):>9}{_mib(everything):>11.1f}  {store.folder}"
+    for kind, features in sorted(by_kind.items()):
+        last_used = time.localtime(max(feature.last_used for feature in features))
+        yield _row(kind, features, time.strftime("%Y-%m-%d %H:%M", last_used))
+    yield _row("all", everything, str(store.folder))
 
 
-def damaged(folder: Path | None) -> tuple[int, list[Path]]:
-    """Reads every entry: how many there are, and those whose content is not what was written."""
-    entries = list(Store(folder or default_folder(), 0).entries())
-    return len(entries), [e.path for e in entries if e.metadata() is None]
+def find_damaged(folder: Path | None) -> tuple[int, list[Path]]:
+    """Read every cached feature; count them and list the damaged ones."""
+    features = list(_open_store(folder).features())
+    damaged = [feature.path for feature in features if feature.read_metadata() is None]
+    return len(features), damaged
 
 
-def prune(folder: Path | None, unwanted: Callable[[Entry], bool]) -> str:
-    """Delete the entries that are unwanted, and whatever was left half written."""
-    store = Store(folder or default_folder(), 0)
-    entries = [e for e in store.entries() if unwanted(e)]
-    store.remove(*entries)
-    return f"removed {len(entries)} entries, {_mib(entries):.1f} MiB, from {store.folder}"
+def prune(folder: Path | None, unwanted: Callable[[CachedFeature], bool]) -> str:
+    """Delete unwanted features and unfinished files, and report how much that was."""
+    store = _open_store(folder)
+    features = [feature for feature in store.features() if unwanted(feature)]
+    store.remove(features)
+    return f"removed {len(features)} entries, {_mib(features):.1f} MiB, from {store.folder}"
 
 
-def unused_for(days: float) -> Callable[[Entry], bool]:
-    """Whether an entry was last used longer ago than that."""
-    oldest = time.time() - days * DAY
-    return lambda entry: entry.used < oldest
+def unused_for(days: float) -> Callable[[CachedFeature], bool]:
+    """Make a test of whether a feature has not been used for so many days."""
+    oldest = time.time() - days * SECONDS_PER_DAY
+
+    def is_unused(feature: CachedFeature) -> bool:
+        return feature.last_used < oldest
+
+    return is_unused
 
 
-def _mib(entries: list[Entry]) -> float:
-    return sum(e.size for e in entries) / 2**20
+def _open_store(folder: Path | None) -> FeatureStore:
+    return FeatureStore(folder or default_folder(), limit=0)
+
+
+def _row(kind: str, features: Sequence[CachedFeature], note: str) -> str:
+    return f"{kind:<12}{len(features):>9}{_mib(features):>11.1f}  {note}"
+
+
+def _mib(features: Sequence[CachedFeature]) -> float:
+    return sum(feature.size for feature in features) / 2**20

@@ -22,7 +22,7 @@ from distillkit.files.download import sha256_of
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.load import Component
 from distillkit.recipe.schema import Training
-from distillkit.training.feature_store import FORMAT, Store, default_folder, sealed
+from distillkit.training.feature_store import FORMAT, FeatureStore, default_folder, with_checksum
 
 
 class Cache:
@@ -32,7 +32,7 @@ class Cache:
         device: where the results belong.
     """
 
-    def __init__(self, store: Store | None, device: torch.device) -> None:
+    def __init__(self, store: FeatureStore | None, device: torch.device) -> None:
         self.store, self._device = store, device
         self.hits = self.misses = 0
         self.saved = 0.0
@@ -62,7 +62,9 @@ class Cache:
         seconds = time.perf_counter() - started
         self.store.write(
             key,
-            sealed(save({"value": kept}), {"key": key, "kind": kind, "seconds": f"{seconds:.6f}"}),
+            with_checksum(
+                save({"value": kept}), {"key": key, "kind": kind, "seconds": f"{seconds:.6f}"}
+            ),
         )
         self.saved -= time.perf_counter() - began - seconds
         return value
@@ -100,7 +102,9 @@ class Cache:
 def open_cache(options: Training, device: torch.device) -> Cache:
     """The cache that a recipe asks for: ``cache_gib`` in ``cache_dir``."""
     limit = int(options.cache_gib * 2**30)
-    return Cache(Store(options.cache_dir or default_folder(), limit) if limit else None, device)
+    return Cache(
+        FeatureStore(options.cache_dir or default_folder(), limit) if limit else None, device
+    )
 
 
 def digest(*parts: str) -> str:

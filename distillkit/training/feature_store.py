@@ -1,195 +1,241 @@
-"""Files of tensors that are found by key, checked by hash when they are read, and bounded in size. Imports no torch."""
+"""Files of tensors that are found by key, verified when read, and bounded in total size.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from distillkit.errors import DiskError
+from distillkit.files.atomic import atomic_file, explain_disk_errors
+
 FORMAT = 1
-"""Of the files and of what their keys are made of: entries of another format are never found."""
-ROOM = 0.9
-"""Entries that make way leave the store this full, so that room need not be made for each new one."""
+"""Of the files and of what their keys are made of: files of another format are never found."""
+FILLED_AFTER_CLEARING = 0.9
+"""Share of the limit that stays filled when old files make room, so that it lasts a while."""
 
 Metadata = dict[str, str]
 _NAME = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.safetensors")
+_TOTAL_SIZE = ".bytes"
+"""File with the size of the whole store, so that not every write has to add it up."""
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Entry:
+class CachedFeature:
     """One file of a store."""
 
     path: Path
     size: int
-    used: float
+    """Bytes."""
+    last_used: float
     """When it was written or last read, seconds since the epoch."""
 
     @property
     def kind(self) -> str:
-        """As its header says, which is not checked; ``"damaged"`` where it says nothing."""
+        """The kind that its unverified header states; ``"damaged"`` where there is none."""
         try:
             with self.path.open("rb") as file:
-                return str(
-                    json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"][
-                        "kind"
-                    ]
-                )
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            return str(header["__metadata__"]["kind"])
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             return "damaged"
 
-    def metadata(self) -> Metadata | None:
-        """``key``, ``kind``, ``seconds`` (what computing it took); None for a damaged file."""
+    def read_metadata(self) -> Metadata | None:
+        """Read the whole file and give its verified metadata; None for a damaged file."""
         try:
-            return opened(self.path.read_bytes(), self.path.stem)
+            content = self.path.read_bytes()
         except OSError:
             return None
+        return verified_metadata(content, self.path.stem)
 
 
 def default_folder() -> Path:
-    """``$DISTILLKIT_CACHE``, else ``$XDG_CACHE_HOME/distillkit``, else ``~/.cache/distillkit``."""
-    if own := os.environ.get("DISTILLKIT_CACHE"):
+    """Find the folder of the cache on this machine.
+
+    It is ``$DISTILLKIT_CACHE``, else ``$XDG_CACHE_HOME/distillkit``, else ``~/.cache/distillkit``.
+    """
+    own = os.environ.get("DISTILLKIT_CACHE")
+    if own:
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distillkit"
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "distillkit"
 
 
-class Store:
-    """A folder of entries, shared by any number of processes.
+class FeatureStore:
+    """A folder of cached features, shared by any number of processes.
 
-    A file appears whole or not at all. When there is no room for a new entry, those that were last used before this store was
-    opened are removed, the oldest first. What was used since stays, and once nothing else is left nothing more is written: a run
-    that goes round through more entries than fit would find none of them again if the oldest always made way.
+    A file appears complete or not at all. When a new one does not fit, files make room that were
+    last used before this store was opened, the oldest first. Files used since then stay, and once
+    only those are left nothing more is written: a run that cycles through more features than fit
+    would never find one again if the oldest always made room.
 
     Args:
-        folder: made at the first write. limit: bytes, over all entries.
+        folder: created at the first write.
+        limit: bytes, over all files.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder = folder
+        self.limit = limit
         self.damaged = 0
-        """Entries that were found damaged, and removed."""
+        """Damaged files that were found and removed."""
         self.full = False
         """Whether nothing more is written."""
-        self._opened = time.time()
+        self._opened_at = time.time()
 
     def read(self, key: str) -> tuple[bytes, Metadata] | None:
-        """The file of ``key`` and its metadata; None where there is none, or only a damaged one, which is removed."""
+        """Give the content and the metadata of a file, if it is there and not damaged.
+
+        A damaged file is removed.
+        """
         path = self._path(key)
         try:
-            raw = path.read_bytes()
+            content = path.read_bytes()
         except OSError:
             return None
-        metadata = opened(raw, key)
-        with suppress(OSError):
-            os.utime(path) if metadata else path.unlink()
+        metadata = verified_metadata(content, key)
         if metadata is None:
             self.damaged += 1
-            warnings.warn(f"{path} - damaged cache entry, made anew", stacklevel=2)
-            return None
-        return raw, metadata
-
-    def write(self, key: str, raw: bytes) -> None:
-        """Keep ``raw``, as :func:`sealed` made it, if there is room. A disk that cannot be written is warned of once."""
-        if self.full or len(raw) > self.limit:
-            return
-        path = self._path(key)
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with (self.folder / ".bytes").open("a+") as ledger:
-                fcntl.flock(ledger, fcntl.LOCK_EX)
-                ledger.seek(0)
-                text = ledger.read()
-                total = int(text) if text.isdecimal() else sum(e.size for e in self.entries())
-                if total + len(raw) > self.limit:
-                    total = self._make_room(len(raw))
-                self.full = total + len(raw) > self.limit
-                keep = not self.full and not path.exists()
-                ledger.truncate(0)
-                ledger.write(str(total + keep * len(raw)))
-                ledger.flush()
-                if keep:
-                    temporary.write_bytes(raw)
-                    temporary.replace(path)
-        except OSError as e:
-            self.full = True
+            warnings.warn(f"{path} - damaged cache entry, computed again", stacklevel=2)
             with suppress(OSError):
-                temporary.unlink()
+                path.unlink()
+            return None
+        with suppress(OSError):
+            os.utime(path)
+        return content, metadata
+
+    def write(self, key: str, content: bytes) -> None:
+        """Keep a file, if there is room. A disk that cannot be written is warned of once.
+
+        Args:
+            key: 64 hexadecimal digits.
+            content: made by :func:`with_checksum`.
+        """
+        if self.full or len(content) > self.limit:
+            return
+        try:
+            with explain_disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / _LOCK):
+                    self._write_locked(self._path(key), content)
+        except (DiskError, NotImplementedError) as error:
+            # NotImplementedError: the folder's file system has no locks.
+            self.full = True
+            reason = error.reason if isinstance(error, DiskError) else error
             warnings.warn(
-                f"{self.folder} - the cache cannot be written ({e.strerror or e}); going on without",
+                f"{self.folder} - the cache cannot be written ({reason}); going on without",
                 stacklevel=2,
             )
 
-    def entries(self) -> Iterator[Entry]:
-        """Every entry, in no order."""
+    def features(self) -> Iterator[CachedFeature]:
+        """List every file, in no order."""
         for path in self.folder.glob("??/*.safetensors"):
+            if not _NAME.fullmatch(f"{path.parent.name}/{path.name}"):
+                continue
             with suppress(FileNotFoundError):
-                if not _NAME.fullmatch(f"{path.parent.name}/{path.name}"):
-                    continue
-                found = path.stat()
-                yield Entry(path, found.st_size, found.st_mtime)
+                status = path.stat()
+                yield CachedFeature(path, status.st_size, status.st_mtime)
 
-    def remove(self, *entries: Entry) -> None:
-        """Delete ``entries``, and what a killed process left half written; the size is counted anew at the next write."""
-        for path in [
-            *(entry.path for entry in entries),
-            *self.folder.glob("??/*.part"),
-            self.folder / ".bytes",
-        ]:
-            path.unlink(missing_ok=True)
+    def remove(self, features: Iterable[CachedFeature]) -> None:
+        """Delete files, and those that killed processes left unfinished."""
+        for feature in list(features):
+            feature.path.unlink(missing_ok=True)
+        for unfinished in self.folder.glob("??/*.part"):
+            unfinished.unlink(missing_ok=True)
+        # The next write adds the sizes up again.
+        (self.folder / _TOTAL_SIZE).unlink(missing_ok=True)
 
-    def _make_room(self, wanted: int) -> int:
-        """Remove what this run has not used until ``wanted`` bytes fit; the size that is left."""
-        entries = sorted(self.entries(), key=lambda e: e.used)
-        total = sum(e.size for e in entries)
-        for entry in entries:
-            if total + wanted <= ROOM * self.limit or entry.used >= self._opened:
+    def _write_locked(self, path: Path, content: bytes) -> None:
+        size_file = self.folder / _TOTAL_SIZE
+        total = self._total_size(size_file)
+        if total + len(content) > self.limit:
+            total = self._make_room(len(content))
+        self.full = total + len(content) > self.limit
+        if self.full or path.exists():
+            size_file.write_text(str(total))
+            return
+        # The size first: a kill in between leaves it too large, never too small.
+        size_file.write_text(str(total + len(content)))
+        path.parent.mkdir(exist_ok=True)
+        with atomic_file(path, sync=False) as temporary:
+            temporary.write_bytes(content)
+
+    def _total_size(self, size_file: Path) -> int:
+        try:
+            return int(size_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return sum(feature.size for feature in self.features())
+
+    def _make_room(self, needed: int) -> int:
+        """Remove files not used since the store was opened, and give the size that is left."""
+        features = sorted(self.features(), key=lambda feature: feature.last_used)
+        total = sum(feature.size for feature in features)
+        for feature in features:
+            fits = total + needed <= FILLED_AFTER_CLEARING * self.limit
+            if fits or feature.last_used >= self._opened_at:
                 break
-            entry.path.unlink(missing_ok=True)
-            total -= entry.size
+            feature.path.unlink(missing_ok=True)
+            total -= feature.size
         return total
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
-def sealed(raw: bytes, metadata: Metadata) -> bytes:
-    """The content of a safetensors file with ``metadata`` in its header, and a hash of all of it."""
-    header, data = _parts(raw)
-    header["__metadata__"] = {**metadata, "format": str(FORMAT)}
-    header["__metadata__"]["sha256"] = _digest(header, data)
+def with_checksum(content: bytes, metadata: Metadata) -> bytes:
+    """Put metadata and a hash of everything into the header of a safetensors file.
+
+    Args:
+        content: of the file.
+        metadata: ``key``, ``kind``, ``seconds`` (the time that computing the feature took).
+    """
+    header, data = _split(content)
+    stored = {**metadata, "format": str(FORMAT)}
+    header["__metadata__"] = stored
+    stored["sha256"] = _digest(header, data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data
 
 
-def opened(raw: bytes, key: str) -> Metadata | None:
-    """The metadata of what :func:`sealed` returned; None if a byte of it changed, or it is another key's or format's."""
+def verified_metadata(content: bytes, key: str) -> Metadata | None:
+    """Give the metadata of a file made by :func:`with_checksum`.
+
+    Returns:
+        None if a byte of the file has changed, or it is of another key or another format.
+    """
     try:
-        header, data = _parts(raw)
+        header, data = _split(content)
         metadata = header["__metadata__"]
-        whole = metadata.pop("sha256") == _digest(header, data)
-        return (
-            metadata
-            if whole and metadata["key"] == key and metadata["format"] == str(FORMAT)
-            else None
-        )
+        checksum = metadata.pop("sha256")
+        if checksum != _digest(header, data):
+            return None
+        if metadata["key"] != key or metadata["format"] != str(FORMAT):
+            return None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    return metadata
 
 
-def _parts(raw: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a safetensors file."""
-    end = 8 + int.from_bytes(raw[:8], "little")
-    return json.loads(raw[8:end]), raw[end:]
+def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Split a safetensors file into its header and its data."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
 
 
 def _digest(header: dict[str, Any], data: bytes) -> str:

@@ -14,7 +14,7 @@ from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import open_batches
 from distillkit.training.blocks import gradient_checkpointing
 from distillkit.training.cache_estimate import forecast
-from distillkit.training.feature_store import Store
+from distillkit.training.feature_store import FeatureStore
 from distillkit.training.models import build_cast
 from distillkit.training.step import Stage1Step
 
@@ -117,7 +117,7 @@ def test_what_models_encode_of_an_input_is_kept(tmp_path):
         found.append({k: v.item() for k, v in terms.items()})
     assert found[0] == found[1] == found[2]
     assert (kept.cache.misses, kept.cache.hits) == (4, 4)
-    entries = Counter(entry.kind for entry in Store(tmp_path, 0).entries())
+    entries = Counter(entry.kind for entry in FeatureStore(tmp_path, 0).features())
     assert entries == {"lq latent": 2, "gt latent": 2}
     foretold = forecast(resolved.recipe, kept, open_batches(resolved, kept, 1))
     assert Counter(f.kind for f in foretold for _ in range(f.entries)) == entries
