@@ -16,6 +16,7 @@ _torchvision.install()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from distillkit.cli.restore import restore_command as restore_command
     from distillkit.data.degradation import Degradation as Degradation
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
@@ -40,13 +41,22 @@ if TYPE_CHECKING:
     from distillkit.diffusion.process import TabulatedProcess as TabulatedProcess
     from distillkit.diffusion.process import VariancePreserving as VariancePreserving
     from distillkit.diffusion.remembered import current_memory as current_memory
+    from distillkit.errors import DataError as DataError
     from distillkit.errors import DistillkitError as DistillkitError
+    from distillkit.errors import PluginError as PluginError
     from distillkit.errors import WeightsError as WeightsError
+    from distillkit.files.atomic import atomic_file as atomic_file
+    from distillkit.files.images import picture_size as picture_size
     from distillkit.files.images import read_image as read_image
     from distillkit.files.images import write_image as write_image
+    from distillkit.files.images import write_picture as write_picture
     from distillkit.files.weights import WeightFile as WeightFile
     from distillkit.files.weights import load_exactly as load_exactly
     from distillkit.files.weights import read_state_dict as read_state_dict
+    from distillkit.inference.files import IMAGE_FILES as IMAGE_FILES
+    from distillkit.inference.files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
+    from distillkit.inference.files import FileKind as FileKind
+    from distillkit.inference.image_types import read_picture as read_picture
     from distillkit.inference.restorer import Restorer as Restorer
     from distillkit.metrics.base import Metric as Metric
     from distillkit.metrics.base import SetMetric as SetMetric
@@ -61,8 +71,10 @@ if TYPE_CHECKING:
     from distillkit.plugins.options import Options as Options
 
 _HOME = {
+    "cli.restore": ["restore_command"],
     "data.degradation": ["Degradation"],
-    "files.images": ["read_image", "write_image"],
+    "files.atomic": ["atomic_file"],
+    "files.images": ["picture_size", "read_image", "write_image", "write_picture"],
     "data.ops": ["filter2d", "jpeg"],
     "diffusion.captions": ["captioned", "current_captions"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
@@ -79,7 +91,7 @@ _HOME = {
         "VariancePreserving",
     ],
     "diffusion.remembered": ["current_memory"],
-    "errors": ["DistillkitError", "WeightsError"],
+    "errors": ["DataError", "DistillkitError", "PluginError", "WeightsError"],
     "metrics.base": ["Metric", "SetMetric"],
     "metrics.perceptual": ["PerceptualDistance"],
     "plugins.hookspecs": ["hookimpl"],
@@ -92,6 +104,8 @@ _HOME = {
         "StudentSpec",
         "TeacherSpec",
     ],
+    "inference.files": ["IMAGE_FILES", "VIDEO_SUFFIXES", "FileKind"],
+    "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],
     "files.weights": ["WeightFile", "load_exactly", "read_state_dict"],
 }

@@ -35,7 +35,6 @@ FLOORS = (
     "training",
     "runs",
     "bench",
-    "demo",
     "testing",
     "cli",
     "__main__",

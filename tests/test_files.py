@@ -1,4 +1,4 @@
-"""``distillkit restore``: what goes where, what is refused before any work, and what strangers' files do to it."""
+"""``distillkit restore``: where results go, what is refused before any work, hostile files."""
 
 import sys
 
@@ -10,14 +10,14 @@ from PIL import Image
 from distillkit.cli import main as cli
 from distillkit.errors import DiskError, DistillkitError
 from distillkit.files.images import write_picture
-from distillkit.inference.files import plan
+from distillkit.inference.files import plan_files
 
 MODEL = ("--model", "toy/faithful")
 
 
 @pytest.fixture
 def restore(monkeypatch, capfd, toys, tmp_path):
-    """``restore(...)`` -> exit code and what it said on standard error."""
+    """``restore(...)`` -> exit code and standard error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -33,9 +33,9 @@ def restore(monkeypatch, capfd, toys, tmp_path):
 
 def picture(path, size=(6, 5)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(
-        np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    ).save(path)
+    width, height = size
+    array = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(array).save(path)
     return path
 
 
@@ -58,9 +58,8 @@ def test_folders_are_mirrored_and_files_and_patterns_taken(restore, tmp_path):
 def test_one_file_goes_where_it_is_told(restore, tmp_path, suffix):
     picture(tmp_path / "a.png")
     assert restore("a.png", "-o", f"new/b{suffix}", *MODEL) == (0, "")
-    assert Image.open(tmp_path / f"new/b{suffix}").size == (12, 10) and tree(tmp_path / "new") == [
-        f"b{suffix}"
-    ]
+    assert Image.open(tmp_path / f"new/b{suffix}").size == (12, 10)
+    assert tree(tmp_path / "new") == [f"b{suffix}"]
 
 
 def test_results_of_a_second_run_into_the_same_folder_are_no_inputs(restore, tmp_path):
@@ -76,42 +75,24 @@ def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
 
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
     picture(tmp_path / "a.png", (20, 20))
-    code, _ = restore("a.png", "-o", "out", "--run", "run", "--tradeoff", "0,0.5,1")
+    of_run = ("--run", "run", "--tradeoff")
+    code, _ = restore("a.png", "-o", "out", *of_run, "0,0.5,1")
     assert code == 0 and tree(tmp_path / "out") == ["a_t0.5.png", "a_t0.png", "a_t1.png"]
     ends = [np.asarray(Image.open(tmp_path / f"out/a_t{t}.png")) for t in (0, 1)]
     assert not np.array_equal(*ends)
-    assert (
-        restore("a.png", "-o", "one.png", "--run", "run", "--tradeoff", "1", "--tile", "16")[0] == 0
-    )
+    assert restore("a.png", "-o", "one.png", *of_run, "1", "--tile", "16")[0] == 0
     assert np.abs(np.asarray(Image.open(tmp_path / "one.png")).astype(int) - ends[1]).mean() < 2
-    assert (
-        restore("a.png", "-o", "two", "--run", "run", "--tradeoff", "0,0.5,1", "--nodes", "2")[0]
-        == 0
-    )
-    line, middle = np.mean(ends, 0), np.asarray(Image.open(tmp_path / "two/a_t0.5.png"))
-    assert (
-        np.abs(line - middle).max() <= 1
-        and restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
-    )
+    assert restore("a.png", "-o", "two", *of_run, "0,0.5,1", "--nodes", "2")[0] == 0
+    middle = np.asarray(Image.open(tmp_path / "two/a_t0.5.png"))
+    assert np.abs(np.mean(ends, 0) - middle).max() <= 1
+    assert restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
 
 
 def test_a_registered_model_takes_its_own_options(restore, tmp_path):
     picture(tmp_path / "a.png")
     for seed in (1, 2):
-        assert (
-            restore(
-                "a.png",
-                "-o",
-                f"{seed}.png",
-                "--model",
-                "toy/faithful",
-                "--set",
-                f"seed={seed}",
-                "--color",
-                "adain",
-            )[0]
-            == 0
-        )
+        options = (*MODEL, "--set", f"seed={seed}", "--color", "adain")
+        assert restore("a.png", "-o", f"{seed}.png", *options)[0] == 0
     assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
 
 
@@ -150,17 +131,16 @@ def test_refused_before_any_work(restore, tmp_path, arguments, what):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").write_text("text")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    code, told = restore(*arguments)
-    assert code == 2 and what in told and "Traceback" not in told
+    code, message = restore(*arguments)
+    assert code == 2 and what in message and "Traceback" not in message
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
 def test_overwriting_replaces_results_only_when_told(restore, tmp_path):
     picture(tmp_path / "a.png")
     target = picture(tmp_path / "b.png")
-    assert restore("a.png", "-o", "b.png", "--overwrite", *MODEL)[0] == 0 and Image.open(
-        target
-    ).size == (12, 10)
+    assert restore("a.png", "-o", "b.png", "--overwrite", *MODEL)[0] == 0
+    assert Image.open(target).size == (12, 10)
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(monkeypatch, tmp_path):
@@ -179,42 +159,44 @@ def test_what_cannot_be_written_is_named_and_the_rest_goes_on(restore, tmp_path)
     picture(tmp_path / "in/b.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a").write_text("in the way")
-    code, told = restore("in", "-o", "out", *MODEL)
-    assert code == 1 and "in/a/x.png - " in told and tree(tmp_path / "out") == ["a", "b.png"]
+    code, message = restore("in", "-o", "out", *MODEL)
+    assert code == 1 and "in/a/x.png - " in message and tree(tmp_path / "out") == ["a", "b.png"]
 
 
 def test_a_plan_needs_no_torch():
     import subprocess
 
     program = (
-        "import sys; from distillkit.inference.files import plan; assert 'torch' not in sys.modules"
+        "import sys; from distillkit.inference.files import plan_files; "
+        "assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_plan_of_nothing_is_refused(tmp_path):
     with pytest.raises(DistillkitError, match="several inputs"):
-        plan([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "c.png")
+        plan_files([picture(tmp_path / "a.png"), picture(tmp_path / "b.png")], tmp_path / "c.png")
 
 
 def test_hostile_files_are_restored_or_named_and_leave_nothing_half_done(restore, tmp_path):
     files = hostile_files()
     assert len(files) == COUNT
     folder = tmp_path / "in"
-    for name, content in files.items():  # a folder each: names that differ by their suffix alone
+    # A folder for each: some names differ by their suffix alone.
+    for name, content in files.items():
         place = folder / name.replace(".", "_") / name
         place.parent.mkdir(parents=True)
         place.write_bytes(content)
     (folder / "a folder.png").mkdir()
     (folder / "a broken link.png").symlink_to(tmp_path / "nowhere")
-    code, told = restore(folder, "-o", tmp_path / "out", *MODEL)
+    code, message = restore(folder, "-o", tmp_path / "out", *MODEL)
     named = {
         line.partition(" - ")[0].rpartition("/")[2]: line
-        for line in told.splitlines()
+        for line in message.splitlines()
         if line.startswith("not restored: ")
     }
     written = {p.parent.name: p for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    assert code == 1 and "Traceback" not in told and len(named) + len(written) == COUNT
+    assert code == 1 and "Traceback" not in message and len(named) + len(written) == COUNT
     for name in files:
         assert (name in named) != (name.replace(".", "_") in written), name
         assert not (name.startswith("ok-") and name in named), named[name]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from distillkit.errors import DistillkitError
+
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+]
 
 
 def tradeoffs_of(text: str | None) -> list[float | None]:

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 
 import distillkit
-from distillkit.cli.arguments import folders_of, numbers_of, pair_of, settings_of, tradeoffs_of
+from distillkit.cli.arguments import Device, folders_of, numbers_of, pair_of, settings_of
 from distillkit.cli.cache import cache_app
 from distillkit.cli.plugins import plugins_app
+from distillkit.cli.restore import restore_command
 from distillkit.errors import DistillkitError, Interrupted
+from distillkit.inference.files import IMAGE_FILES
 
 app = typer.Typer(
     help="Distill a faithful and a realistic restoration teacher into one student with a knob between them.",
@@ -23,7 +25,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Plugins add commands: `distillkit demo` comes with distillkit[demo], "
+    "`distillkit restore-video` with distillkit[video].",
 )
+EXTRA_OF_COMMAND = {"demo": "demo", "restore-video": "video"}
+"""The extra of this distribution that brings a plugin's command."""
 recipe_app = typer.Typer(
     help="Check a recipe, or show what it amounts to.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -37,9 +43,6 @@ Sets = Annotated[
     typer.Option(
         "--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)"
     ),
-]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
 ]
 
 
@@ -100,83 +103,9 @@ def run(
         typer.echo(f"done: {folder}" + (f"; open {report}" if report else ""))
 
 
-@app.command()
-def restore(
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IN...", help='images, folders of images, patterns ("photos/**/*.jpg"), videos'
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="a file for one image or video, else a folder")
-    ],
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository"),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML"),
-    ] = None,
-    tradeoff: Annotated[
-        str | None,
-        typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1"),
-    ] = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option(min=2, max=5, help="of a longer list: restore at so many, interpolate"),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace existing results")
-    ] = False,
-    tile: Annotated[
-        int | None,
-        typer.Option(min=16, help="side of tiles, input pixels; default: 768 pixels of the result"),
-    ] = None,
-    color: Annotated[
-        str, typer.Option(help="none, adain or wavelet: give results the colors of their inputs")
-    ] = "none",
-    seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
-    device: Device = None,
-) -> None:
-    """Restore images and videos with a distilled student, or with any registered model."""
-    import signal
-
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # half a result is cleared away then, too
-    from distillkit.inference.files import plan, restore_files
-
-    if (run is None) == (model is None) or (set_ and model is None):
-        raise DistillkitError("give either --run, or --model and its options by --set")
-    tradeoffs = tradeoffs_of(tradeoff)
-    jobs = plan(inputs, output, tradeoffs, overwrite=overwrite)
-    settings = settings_of(set_ or [])
-    from tqdm import tqdm
-
-    from distillkit.inference.restorer import Restorer
-
-    how: dict[str, Any] = {"tile": tile, "color": color, "nodes": nodes, "progress": True}
-    restorer = (
-        Restorer.of_model(model, settings, device, **how)
-        if model
-        else Restorer.from_pretrained(str(run), device, **how)
-    )
-    restorer.student.check(tradeoffs)
-    with tqdm(
-        total=len(jobs), unit="file", disable=len(jobs) == 1 or not sys.stderr.isatty()
-    ) as bar:
-        failures = restore_files(
-            restorer, jobs, tradeoffs, seed=seed, done=lambda _: bar.update() and None
-        )
-    for failure in failures:
-        typer.echo(f"not restored: {failure}", err=True)
-    if failures:
-        raise typer.Exit(1)
+app.command(
+    "restore", help="Restore images with a distilled student, or with any registered model."
+)(restore_command(IMAGE_FILES, "distillkit.inference.files:restore_image"))
 
 
 @app.command()
@@ -243,39 +172,6 @@ def push(
         if exported != run:
             write(run, exported)
         typer.echo(f"done: {upload(exported, repository, private=private)}")
-
-
-@app.command()
-def demo(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="a run's folder, an exported folder, or a Hub repository"
-        ),
-    ],
-    host: Annotated[
-        str, typer.Option(help="address to listen on; 0.0.0.0 lets the whole network in")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
-    megapixels: Annotated[
-        float, typer.Option(min=0.001, help="largest photo, million pixels")
-    ] = 1.0,
-    megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
-    device: Device = None,
-) -> None:
-    """Show a student as a web page on this machine: upload a photo, move the tradeoff, compare. Needs distillkit[demo]."""
-    from distillkit.demo.page import serve, wait
-    from distillkit.inference.restorer import Restorer
-    from distillkit.inference.student import find_student, read_about, student_folder
-
-    folder = find_student(run)
-    title = str(read_about(student_folder(folder))["recipe"])
-    limits = {"max_pixels": round(megapixels * 1e6), "max_upload": round(megabytes * 2**20)}
-    with serve(
-        Restorer.from_pretrained(folder, device), title, host=host, port=port, **limits
-    ) as address:
-        typer.echo(f"open {address} (Ctrl-C stops it)")
-        wait()
 
 
 @app.command("eval")
@@ -527,21 +423,35 @@ def _load(recipe: Path, overrides: list[str] | None) -> Any:
     return load_recipe(recipe, overrides or ())
 
 
-def _add_plugin_commands(arguments: list[str]) -> None:
-    """Load the plugins' own commands, only if the command asked for is none of the engine's."""
-    known = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback} | {
-        g.name for g in app.registered_groups
-    }
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
-        from distillkit.plugins.manager import load_plugins
+def _command_names() -> set[str]:
+    commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    groups = {group.name for group in app.registered_groups if group.name}
+    return commands | groups
 
-        load_plugins().notify("distillkit_commands", app=app)
+
+def _add_plugin_commands(arguments: list[str]) -> None:
+    """Load the plugins' own commands, only if the command asked for is none of the engine's.
+
+    Raises:
+        DistillkitError: The command comes with an extra that is not installed.
+    """
+    if not arguments or arguments[0].startswith("-") or arguments[0] in _command_names():
+        return
+    from distillkit.plugins.manager import load_plugins
+
+    load_plugins().notify("distillkit_commands", app=app)
+    command = arguments[0]
+    if command in EXTRA_OF_COMMAND and command not in _command_names():
+        extra = EXTRA_OF_COMMAND[command]
+        raise DistillkitError(
+            f"distillkit {command} is not installed: pip install 'distillkit[{extra}]'"
+        )
 
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 done in part, 2 ended by an error that says what to do, 130 interrupted."""
-    _add_plugin_commands(sys.argv[1:])
     try:
+        _add_plugin_commands(sys.argv[1:])
         app(prog_name="distillkit")
     except DistillkitError as e:
         several = int(os.environ.get("WORLD_SIZE") or 1) > 1

@@ -1,13 +1,12 @@
-"""Restoring files and folders of files: images, and videos that are named."""
+"""Plan where restored files go, and restore them one after another. Planning needs no torch."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,168 +15,245 @@ from distillkit.errors import DataError, DistillkitError
 if TYPE_CHECKING:
     from distillkit.inference.restorer import Restorer
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-"""What is taken for an image in a folder. A file that is named is tried whatever its suffix."""
-WRITABLE = SUFFIXES - {".gif"}
-VIDEOS = {
-    ".mp4": ("mp4", "libx264"),
-    ".m4v": ("mp4", "libx264"),
-    ".mov": ("mov", "libx264"),
-    ".mkv": ("matroska", "libx264"),
-    ".webm": ("webm", "libvpx-vp9"),
-}
-"""What a video's suffix stands for when it is written: container and codec."""
-VIDEO_SUFFIXES = {*VIDEOS, ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"}
-"""What is taken for a video."""
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
+    | {".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"}
+)
 Tradeoffs = Sequence[float | None]
-"""None is the student's own."""
+"""One result each; None is the student's own tradeoff."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """One image or video, and where its results go: one a tradeoff."""
+class FileKind:
+    """A kind of files that a command restores."""
+
+    name: str
+    """Singular, for messages."""
+    readable: frozenset[str]
+    """Suffixes that folders are searched for. A file that is named is tried whatever its suffix."""
+    writable: frozenset[str]
+    """Suffixes that a result may have."""
+    default: str
+    """The suffix of results in a folder."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """For suffixes of another kind: what the file is, and which command restores it."""
+
+
+_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+IMAGE_FILES = FileKind(
+    name="image",
+    readable=_IMAGE_SUFFIXES,
+    writable=_IMAGE_SUFFIXES - {".gif"},
+    default=".png",
+    refused=dict.fromkeys(
+        VIDEO_SUFFIXES,
+        "is a video; `distillkit restore-video` restores it (pip install 'distillkit[video]')",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class FileJob:
+    """One input file, and where its results go: one for each tradeoff."""
 
     source: Path
     targets: tuple[Path, ...]
 
 
-def plan(
-    inputs: Sequence[Path], output: Path, tradeoffs: Tradeoffs = (None,), *, overwrite: bool = False
-) -> list[Job]:
-    """What there is to do; reads no image and writes nothing.
+def plan_files(
+    inputs: Sequence[Path],
+    output: Path,
+    tradeoffs: Tradeoffs = (None,),
+    *,
+    kind: FileKind = IMAGE_FILES,
+    overwrite: bool = False,
+) -> list[FileJob]:
+    """Decide where the result of each file goes; read no content and write nothing.
 
-    One file goes to ``output`` itself where that has the suffix of its kind. All else goes into the folder ``output``, images as
-    PNG and videos, which are not looked for in folders, as MP4. Folders are mirrored below it, and so are those that a pattern
-    (``"photos/**/*.jpg"``) goes through. Results of several tradeoffs are told apart by ``_t0.5`` behind the name.
+    A single file goes to ``output`` itself if that has a suffix of the kind. Everything else goes
+    into the folder ``output``, with the kind's default suffix. Folders are mirrored below it, and
+    so are those that a pattern (``"photos/**/*.jpg"``) goes through. The results of several
+    tradeoffs are told apart by ``_t0.5`` behind the name.
 
     Args:
-        overwrite: replace existing results.
+        inputs: Files, folders and patterns.
+        output: A file or a folder, existing or new.
+        tradeoffs: What every file is restored at.
+        kind: Which files are looked for, and which can be written.
+        overwrite: Whether existing results may be replaced.
 
     Raises:
-        DataError: an input that does not exist, a folder without images, several inputs for one result, a video for an image, or a
-            result in the place of an input. DistillkitError: a result exists and ``overwrite`` is False, the folder is a file, or
-            there is a video and no PyAV.
+        DataError: An input does not exist or is of another kind, a folder holds no such files,
+            several inputs have one result, or a result would replace an input.
+        DistillkitError: A result exists and may not be replaced, or the folder is a file.
     """
-    if output.suffix.lower() in {*WRITABLE, *VIDEOS} and not output.is_dir():
-        if len(inputs) != 1 or not inputs[0].is_file():
-            _refuse_missing(inputs)
-            raise DataError(
-                f"{output} - is one file, but there are several inputs, a folder or a pattern; name an output folder"
-            )
-        if (output.suffix.lower() in VIDEOS) != _is_video(inputs[0]):
-            raise DataError(
-                f"{inputs[0]} - is {'a video' if _is_video(inputs[0]) else 'no video'}, but {output} is not"
-            )
-        pairs = [(inputs[0], output)]
+    if output.suffix.lower() in kind.writable and not output.is_dir():
+        pairs = [(_only_file(inputs, output), output)]
     else:
-        if output.exists() and not output.is_dir():
-            raise DistillkitError(
-                f"{output} - is a file; name an output folder, or an image file that can be written"
-            )
-        found = [pair for path in inputs for pair in _expand(path, output)]
-        pairs = [
-            (source, output / below.with_suffix(".mp4" if _is_video(source) else ".png"))
-            for source, below in found
-        ]
-    jobs = [
-        Job(source, tuple(_named(target, t, len(tradeoffs) > 1) for t in tradeoffs))
-        for source, target in pairs
-    ]
-    _refuse_clashes(jobs, overwrite)
-    if any(_is_video(job.source) for job in jobs) and find_spec("av") is None:
-        raise DistillkitError(
-            "videos need PyAV, which is not installed: pip install 'distillkit[video]'"
-        )
+        pairs = _plan_folder(inputs, output, kind)
+    _refuse_other_kinds([source for source, _ in pairs], kind)
+    jobs = [FileJob(source, _add_tradeoffs(target, tradeoffs)) for source, target in pairs]
+    _refuse_shared_targets(jobs)
+    _refuse_targets_that_are_inputs(jobs)
+    if not overwrite:
+        _refuse_existing_targets(jobs)
     return jobs
 
 
-def restore_files(
-    restorer: Restorer,
-    jobs: Sequence[Job],
-    tradeoffs: Tradeoffs,
-    *,
-    seed: int = 0,
-    done: Callable[[Path], None],
-) -> list[str]:
-    """Do the jobs; an image that cannot be read, restored or written is passed over. A result appears only when it is complete.
-
-    Args:
-        done: called with each input, restored or not.
+def restore_files(restore_file: Callable[[FileJob], None], jobs: Iterable[FileJob]) -> list[str]:
+    """Do the jobs; a file that cannot be read, restored or written is passed over.
 
     Returns:
-        one line for each input that was not restored.
+        One line for each file that was not restored.
     """
-    from distillkit.files.images import write_picture
-    from distillkit.inference.video import restore_video
-
     failures = []
     for job in jobs:
         try:
-            if _is_video(job.source):
-                restore_video(restorer, job.source, job.targets, tradeoffs, seed=seed)
-                continue
-            results = restorer(job.source, list(tradeoffs), seed=seed)
-            for result, target in zip(results, job.targets, strict=True):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_picture(result, target)
+            restore_file(job)
         except (DistillkitError, OSError) as e:
-            failures.append(str(e) if str(job.source) in str(e) else f"{job.source} - {e}")
-        finally:
-            done(job.source)
+            reason = str(e)
+            if str(job.source) not in reason:
+                reason = f"{job.source} - {reason}"
+            failures.append(reason)
     return failures
 
 
-def _expand(path: Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    """Images that ``path`` stands for, and their places below the output folder; earlier results in ``output`` are none of them."""
-    if path.is_file():
-        yield path, Path(path.name)
-        return
-    pattern = glob.has_magic(str(path)) and not path.exists()
-    if pattern:
-        parts = path.parts
-        plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        base = Path(*parts[:plain])
-        found = sorted(p for p in base.glob(str(Path(*parts[plain:]))) if p.is_file())
-    else:
-        _refuse_missing([path])
-        base, found = (
-            path,
-            sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()),
+def restore_image(
+    restorer: Restorer,
+    source: Path,
+    targets: Sequence[Path],
+    tradeoffs: Tradeoffs,
+    *,
+    seed: int = 0,
+) -> None:
+    """Restore one image file. A result appears only when it is complete.
+
+    Args:
+        restorer: What to restore with.
+        source: The image.
+        targets: Where its results go, one for each tradeoff; folders are made.
+        tradeoffs: 0 is most realistic, 1 most faithful.
+        seed: Seed of a student that draws noise.
+
+    Raises:
+        DistillkitError: The image cannot be read, restored or written.
+    """
+    from distillkit.files.images import write_picture
+
+    results = restorer(source, list(tradeoffs), seed=seed)
+    for result, target in zip(results, targets, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(result, target)
+
+
+def _only_file(inputs: Sequence[Path], output: Path) -> Path:
+    if len(inputs) == 1 and inputs[0].is_file():
+        return inputs[0]
+    _refuse_missing(inputs)
+    raise DataError(
+        f"{output} - is one file, but there are several inputs, a folder or a pattern; "
+        "name an output folder"
+    )
+
+
+def _plan_folder(inputs: Sequence[Path], output: Path, kind: FileKind) -> list[tuple[Path, Path]]:
+    """Pair every input file with its result in the folder ``output``."""
+    if output.exists() and not output.is_dir():
+        suffixes = ", ".join(sorted(kind.writable))
+        raise DistillkitError(
+            f"{output} - is a file; name an output folder, or a file that ends in {suffixes}"
         )
-    within = output.absolute()
-    found = [p for p in found if base.absolute() == within or within not in p.absolute().parents]
-    if not found:
-        raise DataError(f"{path} - {'matches no file' if pattern else 'holds no images'}")
-    for p in found:
-        yield p, p.relative_to(base)
+    pairs = []
+    for path in inputs:
+        if path.is_file():
+            base, sources = path.parent, [path]
+        elif glob.has_magic(str(path)) and not path.exists():
+            base, sources = _match(path, output)
+        else:
+            base, sources = path, _search(path, output, kind)
+        for source in sources:
+            below = source.relative_to(base).with_suffix(kind.default)
+            pairs.append((source, output / below))
+    return pairs
 
 
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
+def _match(pattern: Path, output: Path) -> tuple[Path, list[Path]]:
+    """Find the files that a pattern matches, and the folder in front of its first wildcard."""
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:first])
+    matches = base.glob(str(Path(*parts[first:])))
+    files = _leave_out_results(sorted(p for p in matches if p.is_file()), base, output)
+    if not files:
+        raise DataError(f"{pattern} - matches no file")
+    return base, files
 
 
-def _named(target: Path, tradeoff: float | None, several: bool) -> Path:
-    return target.with_name(f"{target.stem}_t{tradeoff:g}{target.suffix}") if several else target
+def _search(folder: Path, output: Path, kind: FileKind) -> list[Path]:
+    _refuse_missing([folder])
+    candidates = [p for p in folder.rglob("*") if p.suffix.lower() in kind.readable]
+    files = _leave_out_results(sorted(p for p in candidates if p.is_file()), folder, output)
+    if not files:
+        raise DataError(f"{folder} - holds no {kind.name}s")
+    return files
 
 
-def _refuse_missing(paths: Sequence[Path]) -> None:
+def _leave_out_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
+    """Drop the files in ``output``, which an earlier call wrote, unless it is searched itself."""
+    folder = output.absolute()
+    if base.absolute() == folder:
+        return list(files)
+    return [file for file in files if folder not in file.absolute().parents]
+
+
+def _add_tradeoffs(target: Path, tradeoffs: Tradeoffs) -> tuple[Path, ...]:
+    if len(tradeoffs) == 1:
+        return (target,)
+    return tuple(target.with_name(f"{target.stem}_t{t:g}{target.suffix}") for t in tradeoffs)
+
+
+def _refuse_missing(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} - no such file or folder")
 
 
-def _refuse_clashes(jobs: Sequence[Job], overwrite: bool) -> None:
-    targets = [target for job in jobs for target in job.targets]
-    if doubled := [target for target, n in Counter(targets).items() if n > 1]:
+def _refuse_other_kinds(sources: Iterable[Path], kind: FileKind) -> None:
+    for source in sources:
+        advice = kind.refused.get(source.suffix.lower())
+        if advice is not None:
+            raise DataError(f"{source} - {advice}")
+
+
+def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
+    counts = Counter(target for job in jobs for target in job.targets)
+    shared = [target for target, count in counts.items() if count > 1]
+    if shared:
         raise DataError(
-            f"{min(doubled)} - two results would be written there; restore the inputs into different folders"
+            f"{min(shared)} - two results would be written there; "
+            "restore the inputs into different folders"
         )
+
+
+def _refuse_targets_that_are_inputs(jobs: Sequence[FileJob]) -> None:
     sources = {os.path.realpath(job.source) for job in jobs}
-    if own := [target for target in targets if os.path.realpath(target) in sources]:
-        raise DataError(
-            f"{own[0]} - is an input, which a result would replace; name another output"
-        )
-    existing = [target for target in targets if target.exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise DistillkitError(f"{existing[0]}{more} - exists; pass --overwrite to replace it")
+    for target in _targets(jobs):
+        if os.path.realpath(target) in sources:
+            raise DataError(
+                f"{target} - is an input, which a result would replace; name another output"
+            )
+
+
+def _refuse_existing_targets(jobs: Iterable[FileJob]) -> None:
+    existing = [target for target in _targets(jobs) if target.exists()]
+    if not existing:
+        return
+    which = str(existing[0])
+    if len(existing) > 1:
+        which += f" and {len(existing) - 1} more"
+    raise DistillkitError(f"{which} - exists; pass --overwrite to replace it")
+
+
+def _targets(jobs: Iterable[FileJob]) -> Iterator[Path]:
+    for job in jobs:
+        yield from job.targets

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.errors import DataError
-from distillkit.files.images import decode_apart
+from distillkit.files.images import ImageSource, decode_apart
 
 OneImage = str | Path | bytes | Image.Image | np.ndarray | Tensor
 Back = Callable[[np.ndarray], Any]
@@ -40,13 +40,25 @@ def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
     if isinstance(image, np.ndarray):
         return _from_numpy(image)
     if isinstance(image, str | Path | bytes | Image.Image):
-        pixels = decode_apart(image)
-        colors = pixels.colors[..., :1] if pixels.gray else pixels.colors
-        parts = [colors] if pixels.alpha is None else [colors, pixels.alpha[..., None]]
-        return np.concatenate(parts, axis=2), _to_pil
+        return _decoded(image), _to_pil
     raise DataError(
         f"expected a PIL image, an array, a tensor or a file, got a {type(image).__name__}"
     )
+
+
+def read_picture(source: ImageSource) -> Image.Image:
+    """Read an image as a viewer shows it: upright, with the mode that its restored image has.
+
+    Args:
+        source: A path, the content of a file, or a PIL image.
+
+    Returns:
+        A decoded image of mode L, LA, RGB, RGBA or, for 16-bit gray, I;16.
+
+    Raises:
+        DataError: As :func:`~distillkit.read_image`.
+    """
+    return _to_pil(_decoded(source))
 
 
 def to_unit(array: np.ndarray) -> Tensor:
@@ -82,6 +94,15 @@ def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
     )
     top = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
     return enlarged.clip(0, top).astype(opacity.dtype)[..., None]
+
+
+def _decoded(source: ImageSource) -> np.ndarray:
+    """Decode to (h, w, C): gray or RGB, and opacity if there is transparency."""
+    pixels = decode_apart(source)
+    channels = [pixels.colors[..., :1] if pixels.gray else pixels.colors]
+    if pixels.alpha is not None:
+        channels.append(pixels.alpha[..., None])
+    return np.concatenate(channels, axis=2)
 
 
 def _from_tensor(image: Tensor) -> tuple[np.ndarray, Back]:

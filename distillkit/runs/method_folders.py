@@ -13,7 +13,7 @@ from torch import Tensor
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
 from distillkit.files.images import decode, read_image
-from distillkit.inference.files import SUFFIXES
+from distillkit.inference.files import IMAGE_FILES
 
 Files = Mapping[str, Path]
 """Image files by their path inside a folder, without suffix."""
@@ -145,7 +145,7 @@ def _parse_label(label: str) -> tuple[str, float | None]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in IMAGE_FILES.readable and path.is_file()
 
 
 def _first_names(names: Collection[str]) -> str:

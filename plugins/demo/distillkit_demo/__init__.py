@@ -1,0 +1,1 @@
+"""A web page that restores photos with a distillkit student."""

@@ -1,4 +1,4 @@
-"""What stands between the network and Gradio: only what the page needs passes, and no path of this machine does."""
+"""ASGI middleware between the network and Gradio: it lets through only what the page needs."""
 
 from __future__ import annotations
 
@@ -11,153 +11,211 @@ from typing import Any
 from urllib.parse import quote
 
 MASK = "/files"
-"""What the folder of uploads and results is called outside."""
+"""The name that clients know the folder of uploads and results by."""
 API = "/gradio_api"
 MAX_BODY = 1 << 20
 """Bytes of a request that is no upload, and of what surrounds an uploaded file."""
 
-_PAGE = (
-    r"/|/config/?|/(assets|static|svelte)/.*|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
+_JOIN = f"{API}/queue/join"
+_UPLOAD = f"{API}/upload"
+_FILE = f"{API}/file="
+
+_PAGE_PATHS = (
+    "/|/config/?|/(assets|static|svelte)/.*"
+    r"|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json"
 )
-_CALLS = r"info/?|startup-events|upload|upload_progress|queue/(join|data)|heartbeat/.*|reset/?|cancel|theme\.css"
-_OPEN = re.compile(f"{_PAGE}|{API}/({_CALLS}|file={MASK}/.*)")
-_JOIN, _UPLOAD, _FILE = f"{API}/queue/join", f"{API}/upload", f"{API}/file="
-_TEXT = re.compile(rb"text/(html|plain|event-stream|css)|application/json")
+_API_PATHS = (
+    r"info/?|startup-events|upload|upload_progress|queue/(join|data)|heartbeat/.*|reset/?|cancel"
+    rf"|theme\.css|file={MASK}/.*"
+)
+_ALLOWED_PATHS = re.compile(f"{_PAGE_PATHS}|{API}/({_API_PATHS})")
+_TEXT_TYPES = re.compile(rb"text/(html|plain|event-stream|css)|application/json")
 
 logger = logging.getLogger(__name__)
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-class Gate:
-    """ASGI middleware around Gradio, most of whose routes a demo of one page has no use for.
+class GradioGuardMiddleware:
+    """Closes the routes of Gradio that the demo has no use for, and hides this machine's paths.
 
-    Gradio tells clients where on the disk their files are, takes such paths from them, and would fetch addresses that they name.
-    Outside, the folder is called :data:`MASK`; a request that names any other path or address as a file is refused.
+    Gradio tells clients where on the disk their files are, takes such paths from them, and would
+    fetch addresses that they name. Through this middleware the folder is called :data:`MASK`, and
+    a request that names any other path or address as a file is refused.
 
     Args:
-        folder: Gradio's folder for files. max_upload: bytes of an uploaded file.
+        app: Gradio's own application.
+        folder: Gradio's folder for files.
+        max_upload: Bytes of the largest file that may be uploaded.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], folder: Path, max_upload: int) -> None:
-        self.app, self.folder, self.max_upload = app, str(folder), max_upload
-        spellings = {
-            self.folder,
-            quote(self.folder),
-            json.dumps(self.folder)[1:-1],
-            quote(self.folder, safe=""),
-        }
-        self._spellings = re.compile(
-            b"|".join(re.escape(s.encode()) for s in sorted(spellings, key=len, reverse=True))
-        )
+    def __init__(self, app: App, folder: Path, max_upload: int) -> None:
+        self.app = app
+        self.folder = str(folder)
+        self.max_upload = max_upload
+        self._spellings = _match_spellings(self.folder)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Handle one connection; those that are neither HTTP nor the server's own are dropped."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
             return
-        path: str = scope["path"]
-        if not _OPEN.fullmatch(path) or ".." in path.split("/"):
-            await _answer(send, 404, "not found")
+        try:
+            scope, receive = await self._check(scope, receive)
+        except _RefusedError as refused:
+            await _respond(send, refused.status, refused.text)
             return
-        if path == _UPLOAD:
-            length = dict(scope["headers"]).get(b"content-length", b"")
-            if not length.isdigit():
-                await _answer(send, 411, "uploads must say how long they are")
-                return
-            if int(length) > self.max_upload + MAX_BODY:
-                await _body(receive, 0)
-                await _answer(
-                    send,
-                    413,
-                    f"the file is larger than the {self.max_upload / 2**20:g} MB that this demo takes",
-                )
-                return
-        elif scope["method"] == "POST":
-            body = await _body(receive, MAX_BODY)
-            try:
-                scope, receive = _with_body(scope, self._inward(body) if path == _JOIN else body)
-            except ValueError as e:
-                await _answer(send, 400, str(e))
-                return
-        elif path.startswith(_FILE):
-            scope = {**scope, "path": _FILE + self.folder + path.removeprefix(_FILE + MASK)}
-        await self._pass_on(scope, receive, send)
+        await self._forward(scope, receive, send)
 
-    def _inward(self, body: bytes) -> bytes:
-        """A call with masked paths -> the same with real ones."""
+    async def _check(self, scope: Message, receive: Receive) -> tuple[Message, Receive]:
+        """Refuse a request, or return what Gradio shall see of it."""
+        path: str = scope["path"]
+        if not _ALLOWED_PATHS.fullmatch(path) or ".." in path.split("/"):
+            raise _RefusedError(404, "not found")
+        if path == _UPLOAD:
+            await self._check_upload(scope, receive)
+        elif scope["method"] == "POST":
+            body = await _read_body(receive, MAX_BODY)
+            if path == _JOIN:
+                body = self._unmask_call(body)
+            return _with_body(scope, body)
+        elif path.startswith(_FILE):
+            real_path = self.folder + path.removeprefix(_FILE + MASK)
+            return {**scope, "path": _FILE + real_path}, receive
+        return scope, receive
+
+    async def _check_upload(self, scope: Message, receive: Receive) -> None:
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if not length.isdigit():
+            raise _RefusedError(411, "uploads must say how long they are")
+        if int(length) > self.max_upload + MAX_BODY:
+            await _read_body(receive, 0)
+            megabytes = self.max_upload / 2**20
+            raise _RefusedError(
+                413, f"the file is larger than the {megabytes:g} MB that this demo takes"
+            )
+
+    def _unmask_call(self, body: bytes) -> bytes:
+        """Put real paths in the place of the masked ones in a call of the page."""
         try:
             call = json.loads(body)
         except (ValueError, RecursionError):
-            raise ValueError("not JSON") from None
-        return json.dumps(self._unmasked(call)).encode()
+            raise _RefusedError(400, "not JSON") from None
+        return json.dumps(self._unmask(call)).encode()
 
-    def _unmasked(self, value: Any) -> Any:
+    def _unmask(self, value: Any) -> Any:
         if isinstance(value, list):
-            return [self._unmasked(v) for v in value]
+            return [self._unmask(item) for item in value]
         if not isinstance(value, dict):
             return value
-        if "path" not in value:
-            return {k: self._unmasked(v) for k, v in value.items()}
-        path = value["path"]
+        if "path" in value:
+            return self._unmask_file(value)
+        return {key: self._unmask(item) for key, item in value.items()}
+
+    def _unmask_file(self, file: dict[str, Any]) -> dict[str, Any]:
+        path = file["path"]
         if not isinstance(path, str) or not path.startswith(MASK + "/") or ".." in path.split("/"):
-            raise ValueError("no such file here")
-        return {
-            **{k: v for k, v in value.items() if k != "url"},
-            "path": self.folder + path.removeprefix(MASK),
-        }
+            raise _RefusedError(400, "no such file here")
+        unmasked = {**file, "path": self.folder + path.removeprefix(MASK)}
+        # Gradio would fetch this address.
+        unmasked.pop("url", None)
+        return unmasked
 
-    async def _pass_on(self, scope: Message, receive: Receive, send: Send) -> None:
-        started = masked = False
-
-        async def outward(message: Message) -> None:
-            nonlocal started, masked
-            if message["type"] == "http.response.start":
-                started, headers = True, message["headers"]
-                masked = bool(_TEXT.match(dict(headers).get(b"content-type", b"")))
-                if masked:
-                    message = {
-                        **message,
-                        "headers": [(k, v) for k, v in headers if k != b"content-length"],
-                    }
-            elif masked and message["type"] == "http.response.body":
-                message = {
-                    **message,
-                    "body": self._spellings.sub(MASK.encode(), message.get("body", b"")),
-                }
-            await send(message)
-
+    async def _forward(self, scope: Message, receive: Receive, send: Send) -> None:
+        response = _MaskedResponse(send, self._spellings)
         try:
-            await self.app(scope, receive, outward)
-        except Exception:  # Gradio's, on a call that its page would not make
-            if started:
+            await self.app(scope, receive, response.send)
+        except Exception:
+            # Gradio raises on calls that its own page would not make.
+            if response.started:
                 raise
             logger.exception("%s %s", scope["method"], scope["path"])
-            await _answer(send, 500, "this call cannot be answered")
+            await _respond(send, 500, "this call cannot be answered")
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
-    """All of a request is read, lest its sender miss the answer; beyond ``limit`` it is forgotten."""
-    body, more = b"", True
+class _RefusedError(Exception):
+    """A request that is not passed on."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class _MaskedResponse:
+    """Sends a response on, with the folder masked wherever a text names it."""
+
+    def __init__(self, send: Send, spellings: re.Pattern[bytes]) -> None:
+        self.started = False
+        self._send = send
+        self._spellings = spellings
+        self._is_text = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = self._start(message)
+        elif message["type"] == "http.response.body" and self._is_text:
+            masked = self._spellings.sub(MASK.encode(), message.get("body", b""))
+            message = {**message, "body": masked}
+        await self._send(message)
+
+    def _start(self, message: Message) -> Message:
+        self.started = True
+        headers = message["headers"]
+        content_type = dict(headers).get(b"content-type", b"")
+        self._is_text = _TEXT_TYPES.match(content_type) is not None
+        if not self._is_text:
+            return message
+        # Masking changes the length.
+        return {**message, "headers": _without_length(headers)}
+
+
+def _match_spellings(folder: str) -> re.Pattern[bytes]:
+    """Match a folder as it is written in plain text, in addresses and in JSON."""
+    spellings = {folder, quote(folder), quote(folder, safe=""), json.dumps(folder)[1:-1]}
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return re.compile(b"|".join(re.escape(spelling.encode()) for spelling in longest_first))
+
+
+async def _read_body(receive: Receive, limit: int) -> bytes:
+    """Read a request to its end, and return its body; beyond ``limit`` bytes, return nothing.
+
+    A sender whose request is not read to its end would miss the answer.
+    """
+    body = b""
+    more = True
     while more:
         message = await receive()
-        body = (body + message.get("body", b""))[: limit + 1]
+        body += message.get("body", b"")
+        body = body[: limit + 1]
         more = message.get("more_body", False)
-    return body if len(body) <= limit else b""
+    if len(body) > limit:
+        return b""
+    return body
 
 
 def _with_body(scope: Message, body: bytes) -> tuple[Message, Receive]:
-    headers = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
-    pending = [{"type": "http.request", "body": body, "more_body": False}]
+    """Return the request as if it had been sent with this body."""
+    headers = _without_length(scope["headers"])
+    headers.append((b"content-length", str(len(body)).encode()))
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
-        return pending.pop() if pending else {"type": "http.disconnect"}
+        if pending:
+            return pending.pop()
+        return {"type": "http.disconnect"}
 
-    return {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}, receive
+    return {**scope, "headers": headers}, receive
 
 
-async def _answer(send: Send, status: int, text: str) -> None:
+def _without_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name != b"content-length"]
+
+
+async def _respond(send: Send, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})

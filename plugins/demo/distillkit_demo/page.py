@@ -1,4 +1,4 @@
-"""The demo's page: a photo, the tradeoff, and a slider between before and after."""
+"""The page of the demo: a photo, the tradeoff, and a slider between before and after."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from distillkit.demo.desk import VIEW, Desk, Photo, Result
-from distillkit.demo.gate import Gate
-from distillkit.errors import DistillkitError, PluginError
-from distillkit.inference.restorer import Restorer
+from distillkit import DistillkitError, PluginError, Restorer
+from distillkit_demo.middleware import GradioGuardMiddleware
+from distillkit_demo.service import LONGEST_VIEW_SIDE, DemoService, Photo, RestoredPhoto
 
+# Read when Gradio is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 try:
     import gradio as gr
@@ -29,21 +30,39 @@ except ImportError as e:
         "the demo needs Gradio, which is not installed: pip install 'distillkit[demo]'"
     ) from e
 
-QUEUE = 32
-"""Calls that may wait; one is worked on at a time. A call beyond is refused, and the page says so."""
-LEFT = {"the photo, enlarged": None, "most realistic (0)": 0.0, "most faithful (1)": 1.0}
-"""What a result may be compared with."""
-BEGIN = "Choose a photo to begin."
+MAX_WAITING_CALLS = 32
+"""One call is worked on at a time. A call beyond these is refused, and the page says so."""
+COMPARED_TRADEOFFS = {
+    "the photo, enlarged": None,
+    "most realistic (0)": 0.0,
+    "most faithful (1)": 1.0,
+}
+"""What a result may be compared with, and at which tradeoff it is restored."""
+FIRST_STATUS = "Choose a photo to begin."
 logger = logging.getLogger(__name__)
 
 _CSS = """
 footer { display: none !important; }
-.gradio-container { width: 100% !important; max-width: 1280px !important; margin: 0 auto !important; }
+.gradio-container {
+  width: 100% !important; max-width: 1280px !important; margin: 0 auto !important;
+}
 .gradio-container main { width: 100% !important; }
 .status { min-height: 3em; padding: 0.6em 0.9em; border-radius: 8px; line-height: 1.5; }
 .status.refused { background: #fef2f2; color: #991b1b; }
 .dark .status.refused { background: #450a0a; color: #fecaca; }
 """
+# Nothing that is counted, recorded or offered beyond the page itself.
+_LAUNCH_OPTIONS: dict[str, Any] = {
+    "share": False,
+    "quiet": True,
+    "show_error": False,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+}
 
 
 @contextmanager
@@ -56,157 +75,184 @@ def serve(
     max_pixels: int = 1_000_000,
     max_upload: int = 20 << 20,
 ) -> Iterator[str]:
-    """The demo, as long as the context is open; its files go with it.
+    """Serve the demo as long as the context is open; its files are deleted at the end.
 
     Args:
-        restorer: used for one photo at a time. title: what the page calls it.
-        max_pixels: of a photo. max_upload: bytes of a file.
+        restorer: What to restore with, one photo at a time.
+        title: Heading of the page.
+        host: Address to listen on.
+        port: Port to listen on.
+        max_pixels: The largest photo that is accepted.
+        max_upload: Bytes of the largest file that may be uploaded.
 
     Yields:
-        the page's address.
+        The address of the page.
 
     Raises:
-        DistillkitError: the port is taken, or not this machine's.
+        DistillkitError: The port is taken, or the address is not this machine's.
     """
-    _refuse_taken(host, port)
-    folder = Path(tempfile.mkdtemp(prefix="distillkit-demo-")).resolve()
-    former = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    blocks = _page(Desk(restorer, folder, max_pixels), title, max_upload)
-    try:
-        blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            max_file_size=max_upload,
-            app_kwargs={"middleware": [Middleware(Gate, folder=folder, max_upload=max_upload)]},
-            theme=gr.themes.Soft(font="system-ui", font_mono="monospace"),
-            css=_CSS,
-        )
-        yield f"http://{host}:{port}"
-    finally:
-        blocks.close(verbose=False)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.environ.pop("GRADIO_TEMP_DIR")
-        if former is not None:
-            os.environ["GRADIO_TEMP_DIR"] = former
-
-
-def wait() -> None:
-    """Until SIGINT or SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-
-
-def _page(desk: Desk, title: str, max_upload: int) -> gr.Blocks:
-    knob = desk.restorer.student.variant is not None
-    limits = f"Up to {desk.max_pixels / 1e6:g} million pixels and {max_upload / 2**20:g} MB."
-
-    def restore(content: bytes | None, tradeoff: float, left: str) -> tuple[Any, Any, str]:
-        nothing = gr.DownloadButton(value=None, interactive=False)
-        if content is None:
-            return None, nothing, _status(BEGIN)
+    _refuse_taken_port(host, port)
+    with _gradio_folder() as folder:
+        blocks = _Page(DemoService(restorer, folder, max_pixels), max_upload).build(title)
+        guard = Middleware(GradioGuardMiddleware, folder=folder, max_upload=max_upload)
         try:
-            photo = desk.photo(content)
-            result = desk.restored(photo, tradeoff if knob else None)
-            other = photo.view if LEFT[left] is None else desk.restored(photo, LEFT[left]).view
+            blocks.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                max_file_size=max_upload,
+                app_kwargs={"middleware": [guard]},
+                theme=gr.themes.Soft(font="system-ui", font_mono="monospace"),
+                css=_CSS,
+                **_LAUNCH_OPTIONS,
+            )
+            yield f"http://{host}:{port}"
+        finally:
+            blocks.close(verbose=False)
+
+
+def wait_for_stop_signal() -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    stopped.wait()
+
+
+class _Page:
+    """The page's components, and what happens when one of them changes."""
+
+    def __init__(self, service: DemoService, max_upload: int) -> None:
+        self.service = service
+        self.max_upload = max_upload
+        self.has_tradeoff = service.restorer.student.variant is not None
+
+    def build(self, title: str) -> gr.Blocks:
+        with gr.Blocks(
+            title=f"distillkit: {title}", analytics_enabled=False, delete_cache=(600, 3600)
+        ) as blocks:
+            gr.Markdown(self._heading(title))
+            with gr.Row():
+                with gr.Column(scale=1, min_width=300):
+                    inputs = self._build_inputs()
+                    status = gr.HTML(_format_status(FIRST_STATUS), elem_id="status")
+                    with gr.Row():
+                        again = gr.Button("Restore", min_width=120)
+                        download = gr.DownloadButton("Download", interactive=False, min_width=120)
+                    gr.Markdown(self._limits())
+                with gr.Column(scale=3):
+                    comparison = gr.ImageSlider(
+                        height=640,
+                        max_height=640,
+                        show_label=False,
+                        interactive=False,
+                        elem_id="compare",
+                    )
+            gr.on(
+                [*(component.change for component in inputs), again.click],
+                self.restore,
+                inputs,
+                [comparison, download, status],
+                api_name="restore",
+                trigger_mode="always_last",
+                concurrency_limit=1,
+            )
+        return blocks.queue(max_size=MAX_WAITING_CALLS)
+
+    def restore(
+        self, content: bytes | None, tradeoff: float, compared: str
+    ) -> tuple[Any, gr.DownloadButton, str]:
+        """Answer a call of the page with the two pictures, the download and the status."""
+        no_download = gr.DownloadButton(value=None, interactive=False)
+        if content is None:
+            return None, no_download, _format_status(FIRST_STATUS)
+        try:
+            photo = self.service.accept(content)
+            restored = self.service.restore(photo, tradeoff if self.has_tradeoff else None)
+            left = self._compared_view(photo, compared)
         except Exception as e:
-            return None, nothing, _status(_told(e), refused=True)
+            return None, no_download, _format_status(_explain(e), refused=True)
         return (
-            (other, result.view),
-            gr.DownloadButton(value=result.whole, interactive=True),
-            _status(_summary(photo, result, left)),
+            (left, restored.view),
+            gr.DownloadButton(value=restored.download, interactive=True),
+            _format_status(_summarize(photo, restored, compared)),
         )
 
-    with gr.Blocks(
-        title=f"distillkit: {title}", analytics_enabled=False, delete_cache=(600, 3600)
-    ) as blocks:
-        gr.Markdown(
-            f"# {title}\nRestores a photo, {desk.restorer.scale}x as large."
-            if desk.restorer.scale > 1
-            else f"# {title}"
+    def _compared_view(self, photo: Photo, compared: str) -> Path:
+        tradeoff = COMPARED_TRADEOFFS[compared]
+        if tradeoff is None:
+            return photo.view
+        return self.service.restore(photo, tradeoff).view
+
+    def _build_inputs(self) -> list[Any]:
+        photo = gr.File(label="Photo", type="binary", height=150, elem_id="photo")
+        tradeoff = gr.Slider(
+            0,
+            1,
+            0.5,
+            step=0.05,
+            label="Tradeoff",
+            info="0 realistic ... 1 faithful",
+            visible=self.has_tradeoff,
+            elem_id="tradeoff",
         )
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                photo = gr.File(label="Photo", type="binary", height=150, elem_id="photo")
-                ends = "0 realistic ... 1 faithful"
-                tradeoff = gr.Slider(
-                    0,
-                    1,
-                    0.5,
-                    step=0.05,
-                    label="Tradeoff",
-                    info=ends,
-                    visible=knob,
-                    elem_id="tradeoff",
-                )
-                left = gr.Radio(
-                    list(LEFT),
-                    value=next(iter(LEFT)),
-                    label="Compare with",
-                    visible=knob,
-                    elem_id="left",
-                )
-                status = gr.HTML(_status(BEGIN), elem_id="status")
-                with gr.Row():
-                    again = gr.Button("Restore", min_width=120)
-                    download = gr.DownloadButton("Download", interactive=False, min_width=120)
-                gr.Markdown(
-                    f"{limits} A photo goes nowhere but to the machine that runs this page."
-                )
-            with gr.Column(scale=3):
-                compare = gr.ImageSlider(
-                    height=640,
-                    max_height=640,
-                    show_label=False,
-                    interactive=False,
-                    elem_id="compare",
-                )
-        gr.on(
-            [photo.change, tradeoff.change, left.change, again.click],
-            restore,
-            [photo, tradeoff, left],
-            [compare, download, status],
-            api_name="restore",
-            trigger_mode="always_last",
-            concurrency_limit=1,
+        compared = gr.Radio(
+            list(COMPARED_TRADEOFFS),
+            value=next(iter(COMPARED_TRADEOFFS)),
+            label="Compare with",
+            visible=self.has_tradeoff,
+            elem_id="left",
         )
-    return blocks.queue(max_size=QUEUE)
+        return [photo, tradeoff, compared]
+
+    def _heading(self, title: str) -> str:
+        scale = self.service.restorer.scale
+        if scale == 1:
+            return f"# {title}"
+        return f"# {title}\nRestores a photo, {scale}x as large."
+
+    def _limits(self) -> str:
+        megapixels = self.service.max_pixels / 1e6
+        megabytes = self.max_upload / 2**20
+        return (
+            f"Up to {megapixels:g} million pixels and {megabytes:g} MB. "
+            "A photo goes nowhere but to the machine that runs this page."
+        )
 
 
-def _summary(photo: Photo, result: Result, left: str) -> str:
+def _summarize(photo: Photo, restored: RestoredPhoto, compared: str) -> str:
     width, height = photo.picture.size
-    sizes = f"{width} x {height} → {result.size[0]} x {result.size[1]} pixels in {result.seconds:.1f} s."
-    text = f"Left: {left}. Right: restored, {sizes}"
-    return text + (
-        f" Shown at {VIEW} pixels; the download has them all." if max(result.size) > VIEW else ""
+    new_width, new_height = restored.size
+    text = (
+        f"Left: {compared}. Right: restored, {width} x {height} → {new_width} x {new_height} "
+        f"pixels in {restored.seconds:.1f} s."
     )
+    if max(restored.size) > LONGEST_VIEW_SIDE:
+        text += f" Shown at {LONGEST_VIEW_SIDE} pixels; the download has them all."
+    return text
 
 
-def _told(error: Exception) -> str:
-    """What the page says of an error. What a model or a library said may name paths; that goes to the log."""
+def _explain(error: Exception) -> str:
+    """Say why a photo was not restored.
+
+    The texts of models and libraries may name paths of this machine; they go to the log instead.
+    """
     if isinstance(error, DistillkitError) and not isinstance(error, PluginError):
         return "Not restored: " + str(error).removeprefix("image - ")
     logger.error("the demo could not restore a photo", exc_info=error)
     return "Not restored: the model failed on this photo. The demo's log says why."
 
 
-def _status(text: str, *, refused: bool = False) -> str:
-    return f'<div class="status{" refused" if refused else ""}" role="status">{html.escape(text)}</div>'
+def _format_status(text: str, *, refused: bool = False) -> str:
+    classes = "status refused" if refused else "status"
+    return f'<div class="{classes}" role="status">{html.escape(text)}</div>'
 
 
-def _refuse_taken(host: str, port: int) -> None:
+def _refuse_taken_port(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port)):
             pass
@@ -214,3 +260,18 @@ def _refuse_taken(host: str, port: int) -> None:
         raise DistillkitError(
             f"{host}:{port} - cannot listen there ({e.strerror}); choose another --host or --port"
         ) from e
+
+
+@contextmanager
+def _gradio_folder() -> Iterator[Path]:
+    """Give Gradio a new folder for its files, and delete it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="distillkit-demo-")).resolve()
+    former = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ["GRADIO_TEMP_DIR"]
+        if former is not None:
+            os.environ["GRADIO_TEMP_DIR"] = former

@@ -1,4 +1,4 @@
-"""The demo's server, without a browser: what it answers to photos, to crowds, to strangers' files, and what it must not tell."""
+"""The demo's server, without a browser: its answers to photos, crowds and hostile files."""
 
 import html
 import io
@@ -23,33 +23,34 @@ from distillkit.inference.student import Student
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
 
-from demo_client import API, Visitor, Watched, free_port, knobbed, photo
+from demo_client import API, DemoClient, WatchedRestorer, free_port, photo, student_with_tradeoff
 
-from distillkit.demo.desk import KEPT_RESULTS, Desk
-from distillkit.demo.page import QUEUE, serve
+from distillkit_demo.page import MAX_WAITING_CALLS, serve
+from distillkit_demo.service import MAX_KEPT_RESULTS, DemoService
 
 MAX_PIXELS, MAX_UPLOAD = 60_000, 3 << 18
 
 
 @contextmanager
 def serving(student):
-    restorer = Watched(student)
-    with serve(
-        restorer, "toy", port=free_port(), max_pixels=MAX_PIXELS, max_upload=MAX_UPLOAD
-    ) as address:
+    restorer = WatchedRestorer(student)
+    limits = {"max_pixels": MAX_PIXELS, "max_upload": MAX_UPLOAD}
+    with serve(restorer, "toy", port=free_port(), **limits) as address:
         yield restorer, address
 
 
 @pytest.fixture(scope="module")
 def server():
-    with serving(knobbed()) as both:
-        yield both
+    """The restorer and the address of a running demo."""
+    with serving(student_with_tradeoff()) as restorer_and_address:
+        yield restorer_and_address
 
 
 @pytest.fixture
-def visitor(server):
-    one = Visitor(server[1])
-    yield one
+def client(server):
+    """A client that must not learn anything about this machine's folders."""
+    client = DemoClient(server[1])
+    yield client
     leaks = {
         str(Path.home()),
         tempfile.gettempdir(),
@@ -58,70 +59,70 @@ def visitor(server):
         str(Path(__file__).parents[1]),
         "site-packages",
     }
-    said = "\n".join(one.heard)
-    assert [path for path in leaks if len(path) > 1 and path in said] == []
+    answers = "\n".join(client.answers)
+    assert [path for path in leaks if len(path) > 1 and path in answers] == []
 
 
-def told(outputs):
+def status_text(outputs):
     return html.unescape(re.sub("<[^>]*>", "", outputs[2]))
 
 
-def picture(visitor, file):
-    return Image.open(io.BytesIO(visitor.fetch(file)))
+def fetch_picture(client, file):
+    return Image.open(io.BytesIO(client.fetch(file)))
 
 
-def test_a_photo_comes_back_as_the_restorer_makes_it(server, visitor):
+def test_a_photo_comes_back_as_the_restorer_makes_it(server, client):
     content = photo()
-    outputs = visitor.restore(content, 0.25)
+    outputs = client.restore(content, 0.25)
     (before, after), download = outputs[0], outputs[1]["value"]
-    assert "30 x 20 → 60 x 40 pixels" in told(outputs) and picture(visitor, before).size == picture(
-        visitor, after
-    ).size == (60, 40)
+    assert "30 x 20 → 60 x 40 pixels" in status_text(outputs)
+    assert fetch_picture(client, before).size == fetch_picture(client, after).size == (60, 40)
     expected = Restorer(server[0].student)(content, 0.25)
-    assert np.array_equal(np.asarray(picture(visitor, download)), np.asarray(expected))
+    assert np.array_equal(np.asarray(fetch_picture(client, download)), np.asarray(expected))
     assert download["url"].endswith("restored_t0.25.png")
 
 
-def test_the_knob_changes_the_picture_and_going_back_costs_nothing(server, visitor):
-    content, restorer = photo(21), server[0]
-    ends = [visitor.fetch(visitor.restore(content, t)[0][1]) for t in (0.0, 1.0)]
+def test_the_tradeoff_changes_the_picture_and_going_back_costs_nothing(server, client):
+    content = photo(21)
+    restorer, _ = server
+    ends = [client.fetch(client.restore(content, t)[0][1]) for t in (0.0, 1.0)]
     calls = restorer.calls
     assert ends[0] != ends[1]
-    assert visitor.fetch(visitor.restore(content, 0.0)[0][1]) == ends[0]
-    both = visitor.restore(content, 1.0, "most realistic (0)")[0]
-    assert [visitor.fetch(file) for file in both] == ends and restorer.calls == calls
+    assert client.fetch(client.restore(content, 0.0)[0][1]) == ends[0]
+    both = client.restore(content, 1.0, "most realistic (0)")[0]
+    assert [client.fetch(file) for file in both] == ends and restorer.calls == calls
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P"])
-def test_modes_are_the_restorers(server, visitor, mode):
+def test_modes_are_the_restorers(server, client, mode):
     content = photo(mode=mode)
-    outputs = visitor.restore(content)
+    outputs = client.restore(content)
     expected = Restorer(server[0].student)(content, 0.5)
-    result = picture(visitor, outputs[1]["value"])
+    result = fetch_picture(client, outputs[1]["value"])
     assert result.mode == expected.mode and np.array_equal(np.asarray(result), np.asarray(expected))
-    assert picture(visitor, outputs[0][1]).mode == ("RGBA" if mode in ("LA", "RGBA") else "RGB")
-
-
-def test_sixteen_bits_and_orientation_are_the_restorers(visitor):
-    deep = io.BytesIO()
-    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(deep, "PNG")
-    outputs = visitor.restore(deep.getvalue())
-    assert picture(visitor, outputs[1]["value"]).mode == "I;16"
-    assert (
-        np.asarray(picture(visitor, outputs[0][0])).max() > 200
-    )  # white stays white in what is shown
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = visitor.restore(photo(kind="JPEG", exif=exif))
-    assert (
-        picture(visitor, turned[1]["value"]).size == picture(visitor, turned[0][0]).size == (40, 60)
+    assert fetch_picture(client, outputs[0][1]).mode == (
+        "RGBA" if mode in ("LA", "RGBA") else "RGB"
     )
 
 
-def test_no_photo_is_no_error(visitor):
-    assert visitor.join(None).status_code == 200
-    outputs = visitor.result()
-    assert outputs[0] is None and told(outputs) == "Choose a photo to begin."
+def test_sixteen_bits_and_orientation_are_the_restorers(client):
+    deep = io.BytesIO()
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(deep, "PNG")
+    outputs = client.restore(deep.getvalue())
+    assert fetch_picture(client, outputs[1]["value"]).mode == "I;16"
+    view = np.asarray(fetch_picture(client, outputs[0][0]))
+    assert view.max() > 200  # white stays white
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = client.restore(photo(kind="JPEG", exif=exif))
+    assert fetch_picture(client, turned[1]["value"]).size == (40, 60)
+    assert fetch_picture(client, turned[0][0]).size == (40, 60)
+
+
+def test_no_photo_is_no_error(client):
+    assert client.join(None).status_code == 200
+    outputs = client.result()
+    assert outputs[0] is None and status_text(outputs) == "Choose a photo to begin."
 
 
 @pytest.mark.parametrize(
@@ -132,64 +133,61 @@ def test_no_photo_is_no_error(visitor):
         (photo()[:300], "Not restored: "),
     ],
 )
-def test_what_is_refused_is_told(visitor, content, says):
-    outputs = visitor.restore(content)
-    assert outputs[0] is None and outputs[1]["value"] is None and says in told(outputs)
+def test_what_is_refused_is_status_text(client, content, says):
+    outputs = client.restore(content)
+    assert outputs[0] is None and outputs[1]["value"] is None and says in status_text(outputs)
 
 
-def test_a_file_that_is_too_large_is_refused_unread(visitor):
-    answer = visitor.ask("POST", f"{API}/upload", files={"files": ("a.png", bytes(3_000_000))})
+def test_a_file_that_is_too_large_is_refused_unread(client):
+    answer = client.request("POST", f"{API}/upload", files={"files": ("a.png", bytes(3_000_000))})
     assert answer.status_code == 413 and "larger than the 0.75 MB" in answer.text
-    answer = visitor.ask("POST", f"{API}/upload", files={"files": ("a.png", bytes(MAX_UPLOAD + 1))})
+    answer = client.request(
+        "POST", f"{API}/upload", files={"files": ("a.png", bytes(MAX_UPLOAD + 1))}
+    )
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
-    assert visitor.ask("POST", f"{API}/upload", content=iter([b"x"])).status_code == 411
+    assert client.request("POST", f"{API}/upload", content=iter([b"x"])).status_code == 411
 
 
 @pytest.mark.parametrize("tradeoff", [7, "a", None, [], float("inf")])
-def test_a_wrong_tradeoff_harms_nobody(visitor, tradeoff):
-    if visitor.join(visitor.upload(photo()), tradeoff, "nothing").is_success:
-        assert visitor.result() is None or "Not restored" in visitor.heard[-1]
-    assert visitor.restore(photo())[0]
+def test_a_wrong_tradeoff_harms_nobody(client, tradeoff):
+    if client.join(client.upload(photo()), tradeoff, "nothing").is_success:
+        assert client.result() is None or "Not restored" in client.answers[-1]
+    assert client.restore(photo())[0]
 
 
-def test_what_a_model_says_when_it_fails_stays_in_the_log(server, visitor, monkeypatch, caplog):
-    monkeypatch.setattr(server[0], "fails", RuntimeError(f"in {__file__}"))
-    assert (
-        told(visitor.restore(photo(5, 5)))
-        == "Not restored: the model failed on this photo. The demo's log says why."
-    )
+def test_what_a_model_says_when_it_fails_stays_in_the_log(server, client, monkeypatch, caplog):
+    monkeypatch.setattr(server[0], "error", RuntimeError(f"in {__file__}"))
+    outputs = client.restore(photo(5, 5))
+    assert status_text(outputs).startswith("Not restored: the model failed on this photo.")
+    assert status_text(outputs).endswith("The demo's log says why.")
     assert __file__ in caplog.text
-    monkeypatch.setattr(
-        server[0], "fails", DistillkitError("out of memory: 5 x 5 pixels are too much")
-    )
-    assert (
-        told(visitor.restore(photo(5, 5)))
-        == "Not restored: out of memory: 5 x 5 pixels are too much"
-    )
+    too_large = "out of memory: 5 x 5 pixels are too much"
+    monkeypatch.setattr(server[0], "error", DistillkitError(too_large))
+    assert status_text(client.restore(photo(5, 5))) == f"Not restored: {too_large}"
 
 
 def test_twenty_at_once_are_all_answered_one_is_too_many_and_the_page_stays_open(server):
     restorer, address = server
     restorer.open.clear()
-    visitors = [Visitor(address) for _ in range(QUEUE + 4)]
-    paths = [v.upload(photo(8, 9 + i)) for i, v in enumerate(visitors)]
+    first, *others = [DemoClient(address) for _ in range(MAX_WAITING_CALLS + 4)]
+    path = first.upload(photo(8, 9))
+    paths = [client.upload(photo(8, 10 + i)) for i, client in enumerate(others)]
     try:
-        assert visitors[0].join(paths[0]).status_code == 200
-        while restorer.calls == 0 or len(visitors[0].heard) < 2:
+        assert first.join(path).status_code == 200
+        while restorer.calls == 0:
             pass
-        answers = [v.join(p) for v, p in zip(visitors[1:], paths[1:], strict=True)]
-        assert visitors[0].ask("GET", "/").status_code == 200  # while all wait
+        answers = [client.join(path) for client, path in zip(others, paths, strict=True)]
+        assert first.request("GET", "/").status_code == 200  # while all wait
     finally:
         restorer.open.set()
-    refused = [a for a in answers if a.status_code == 503]
-    assert 2 <= len(refused) <= 4 and all("Queue is full" in a.text for a in refused)
-    waiting = [
-        visitors[0],
-        *(v for v, a in zip(visitors[1:], answers, strict=True) if a.is_success),
-    ]
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert 2 <= len(refused) <= 4
+    assert all("Queue is full" in answer.text for answer in refused)
+    accepted = [c for c, answer in zip(others, answers, strict=True) if answer.is_success]
+    waiting = [first, *accepted]
     with ThreadPoolExecutor(len(waiting)) as pool:
-        results = list(pool.map(Visitor.result, waiting))
-    assert len(results) >= QUEUE and all("pixels in" in told(r) for r in results)
+        results = list(pool.map(DemoClient.result, waiting))
+    assert len(results) >= MAX_WAITING_CALLS and all("pixels in" in status_text(r) for r in results)
 
 
 @pytest.mark.parametrize(
@@ -205,21 +203,19 @@ def test_twenty_at_once_are_all_answered_one_is_too_many_and_the_page_stays_open
         3,
     ],
 )
-def test_only_uploads_are_files(visitor, path):
-    assert (
-        visitor.join({"path": path, "url": None, "meta": {"_type": "gradio.FileData"}}).status_code
-        == 400
-    )
+def test_only_uploads_are_files(client, path):
+    file = {"path": path, "url": None, "meta": {"_type": "gradio.FileData"}}
+    assert client.join(file).status_code == 400
     nested = {"path": [{"path": path}]}
-    assert visitor.join(nested).status_code == 400
+    assert client.join(nested).status_code == 400
 
 
-def test_an_upload_that_is_not_there(visitor):
-    assert visitor.join("/files/nothing/photo.png").status_code == 200
-    assert visitor.result() is None
+def test_an_upload_that_is_not_there(client):
+    assert client.join("/files/nothing/photo.png").status_code == 200
+    assert client.result() is None
 
 
-def test_addresses_that_the_page_has_no_use_for_are_closed(visitor):
+def test_addresses_that_the_page_has_no_use_for_are_closed(client):
     secret = [
         f"file={p}"
         for p in (
@@ -239,12 +235,12 @@ def test_addresses_that_the_page_has_no_use_for_are_closed(visitor):
     ]
     outside = ["/monitoring", "/docs", "/openapi.json", "/../etc/passwd", "/pwa_icon"]
     for path in [*(f"{API}/{p}" for p in [*secret, *other]), *outside]:
-        assert visitor.ask("GET", path).status_code == 404, path
-    assert visitor.ask("GET", f"{API}/file=/files/nothing").status_code == 403
-    assert visitor.ask("POST", f"{API}/process_recording").status_code == 404
+        assert client.request("GET", path).status_code == 404, path
+    assert client.request("GET", f"{API}/file=/files/nothing").status_code == 403
+    assert client.request("POST", f"{API}/process_recording").status_code == 404
 
 
-def test_what_the_server_says_of_itself_names_no_path(visitor):
+def test_what_the_server_says_of_itself_names_no_path(client):
     for path in (
         "/",
         "/config",
@@ -255,71 +251,73 @@ def test_what_the_server_says_of_itself_names_no_path(visitor):
         "/static/x",
         "/assets/x",
     ):
-        assert visitor.ask("GET", path).status_code in (200, 404)
-    visitor.ask("POST", f"{API}/queue/join", content=b"{")
-    visitor.ask("POST", f"{API}/queue/join", content=b"[" * 100_000)
-    visitor.ask("POST", f"{API}/queue/join", json={"data": [], "fn_index": 99, "session_hash": "x"})
-    visitor.ask("POST", f"{API}/reset", json={})
-    visitor.ask("POST", f"{API}/cancel", content=bytes(2_000_000))
-    visitor.ask(
+        assert client.request("GET", path).status_code in (200, 404)
+    client.request("POST", f"{API}/queue/join", content=b"{")
+    client.request("POST", f"{API}/queue/join", content=b"[" * 100_000)
+    client.request(
+        "POST", f"{API}/queue/join", json={"data": [], "fn_index": 99, "session_hash": "x"}
+    )
+    client.request("POST", f"{API}/reset", json={})
+    client.request("POST", f"{API}/cancel", content=bytes(2_000_000))
+    client.request(
         "POST",
         f"{API}/upload",
         content=b"x",
         headers={"content-type": "multipart/form-data; boundary=x"},
     )
-    visitor.ask("POST", f"{API}/upload", content=b"x")
-    assert visitor.restore(photo())[0]
+    client.request("POST", f"{API}/upload", content=b"x")
+    assert client.restore(photo())[0]
 
 
-def test_hostile_files_are_restored_or_named(visitor):
+def test_hostile_files_are_restored_or_named(client):
     answers = {}
     for name, content in hostile_files().items():
         if len(content) <= MAX_UPLOAD:
-            answers[name] = visitor.restore(content, name=name)
+            answers[name] = client.restore(content, name=name)
     assert len(answers) > COUNT - 3
     for name, outputs in answers.items():
         assert outputs is not None, name
-        restored, said = outputs[0] is not None, told(outputs)
-        assert (
-            said.startswith("Left: ")
-            if restored
-            else said.startswith("Not restored: ") and len(said) > 25
-        ), (name, said)
-        assert "the model failed" not in said and len(said) < 400, (name, said)
-        assert not (name.startswith("ok-") and not restored), (name, said)
+        restored = outputs[0] is not None
+        status = status_text(outputs)
+        if restored:
+            assert status.startswith("Left: "), (name, status)
+        else:
+            assert status.startswith("Not restored: ") and len(status) > 25, (name, status)
+        assert "the model failed" not in status and len(status) < 400, (name, status)
+        assert not (name.startswith("ok-") and not restored), (name, status)
         assert not (name.startswith("bad-") and restored), name
     assert 100 < sum(outputs[0] is None for outputs in answers.values()) < 260
 
 
-def test_without_a_knob_the_slider_is_gone():
+def test_with_a_fixed_tradeoff_the_slider_is_gone():
     with serving(Student(ToyModel(), None)) as (_, address):
-        config = Visitor(address).http.get("/config").json()
-        sliders = [
-            c["props"]["visible"] for c in config["components"] if c["type"] in ("slider", "radio")
-        ]
-        assert sliders == [False, False] and "60 x 40" in told(
-            Visitor(address).restore(photo(), 0.7)
-        )
+        client = DemoClient(address)
+        components = client.http.get("/config").json()["components"]
+        controls = [c for c in components if c["type"] in ("slider", "radio")]
+        assert [c["props"]["visible"] for c in controls] == [False, False]
+        assert "60 x 40" in status_text(client.restore(photo(), 0.7))
 
 
 def test_files_of_results_are_bounded(tmp_path):
-    desk = Desk(Restorer(knobbed()), tmp_path, MAX_PIXELS)
-    one = desk.photo(photo())
-    for i in range(KEPT_RESULTS + 5):
-        desk.restored(one, i / 100)
-    assert len(list(tmp_path.iterdir())) == KEPT_RESULTS + 1
+    service = DemoService(Restorer(student_with_tradeoff()), tmp_path, MAX_PIXELS)
+    accepted = service.accept(photo())
+    for i in range(MAX_KEPT_RESULTS + 5):
+        service.restore(accepted, i / 100)
+    assert len(list(tmp_path.iterdir())) == MAX_KEPT_RESULTS + 1
     for file in tmp_path.rglob("view.jpg"):
         file.unlink()
-    again = desk.photo(photo())
-    assert again.view.exists() and desk.restored(again, 0.1).there()
+    again = service.accept(photo())
+    assert again.view.exists() and service.restore(again, 0.1).exist()
 
 
 def test_nothing_is_left_when_it_stops_and_the_environment_is_as_before(monkeypatch, tmp_path):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "x")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with serving(knobbed()) as (_, address):
-        assert Visitor(address).restore(photo())[0] and len(list(tmp_path.iterdir())) == 1
-    assert list(tmp_path.iterdir()) == [] and os.environ["GRADIO_TEMP_DIR"] == "x"
+    with serving(student_with_tradeoff()) as (_, address):
+        assert DemoClient(address).restore(photo())[0]
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert os.environ["GRADIO_TEMP_DIR"] == "x"
 
 
 def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
@@ -335,32 +333,35 @@ def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
 
 
 def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd):
-    from distillkit.demo import page
     from distillkit.recipe.load import load_recipe
     from distillkit.runs.run import run_recipe
+    from distillkit_demo import page
 
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
-    seen = []
     port = free_port()
-    monkeypatch.setattr(
-        page, "wait", lambda: seen.append(Visitor(f"http://127.0.0.1:{port}").restore(photo()))
-    )
-    monkeypatch.setattr(
-        sys, "argv", ["distillkit", "demo", str(tmp_path / "run"), "--port", str(port)]
-    )
+    address = f"http://127.0.0.1:{port}"
+    outputs = []
+
+    def restore_instead_of_waiting():
+        client = DemoClient(address)
+        outputs.append(client.restore(photo()))
+        assert "# run" in client.http.get("/config").text
+
+    monkeypatch.setattr(page, "wait_for_stop_signal", restore_instead_of_waiting)
+    command = ["distillkit", "demo", str(tmp_path / "run"), "--port", str(port)]
+    monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert (
-        not stopped.value.code
-        and f"open http://127.0.0.1:{port}" in capfd.readouterr().out
-        and "60 x 40" in told(seen[0])
-    )
+    assert not stopped.value.code
+    assert f"open {address}" in capfd.readouterr().out
+    assert "60 x 40" in status_text(outputs[0])
 
 
-def test_without_gradio_the_command_says_what_to_install(monkeypatch, capfd):
+def test_without_gradio_the_command_says_what_to_install(toys, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "distillkit.demo.page")
+    monkeypatch.delitem(sys.modules, "distillkit_demo.page")
     monkeypatch.setattr(sys, "argv", ["distillkit", "demo", "nowhere"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert stopped.value.code == 2 and "pip install 'distillkit[demo]'" in capfd.readouterr().err
+    assert stopped.value.code == 2
+    assert "pip install 'distillkit[demo]'" in capfd.readouterr().err

@@ -1,10 +1,10 @@
-"""The demo in a real browser: a photo is uploaded, the knob is moved, the picture changes; nothing is asked of the network."""
+"""The demo in a real browser: photos are uploaded, the tradeoff is moved, the picture changes."""
 
 import shutil
 from urllib.parse import urlsplit
 
 import pytest
-from demo_client import Visitor, Watched, free_port, knobbed, photo
+from demo_client import DemoClient, WatchedRestorer, free_port, photo, student_with_tradeoff
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
 sync_api = pytest.importorskip(
@@ -29,12 +29,12 @@ def browser():
 
 @pytest.fixture(scope="module")
 def restorer():
-    return Watched(knobbed())
+    return WatchedRestorer(student_with_tradeoff())
 
 
 @pytest.fixture(scope="module")
 def address(restorer):
-    from distillkit.demo.page import serve
+    from distillkit_demo.page import serve
 
     with serve(
         restorer, "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000
@@ -71,7 +71,7 @@ def shown(page, than=()):
     return page.evaluate(PICTURES)
 
 
-def test_a_photo_is_uploaded_the_knob_moved_and_the_picture_changes(page, address):
+def test_a_photo_is_uploaded_the_tradeoff_moved_and_the_picture_changes(page, address):
     choose(page, photo(40, 60))
     page.wait_for_function(f"{STATUS}.includes('60 x 40 → 120 x 80 pixels')")
     middle = shown(page)
@@ -111,11 +111,11 @@ def test_a_file_that_is_too_large_is_said_to_be(page, size):
 
 
 def test_a_full_queue_is_said_to_be_full(page, restorer, address):
-    from distillkit.demo.page import QUEUE
+    from distillkit_demo.page import MAX_WAITING_CALLS
 
     restorer.open.clear()
     try:
-        crowd = [Visitor(address) for _ in range(QUEUE + 2)]
+        crowd = [DemoClient(address) for _ in range(MAX_WAITING_CALLS + 2)]
         accepted = [v for i, v in enumerate(crowd) if v.join(v.upload(photo(6, 7 + i))).is_success]
         choose(page, photo(11, 13))
         page.wait_for_selector("text=This application is currently busy. Please try again.")

@@ -1,4 +1,4 @@
-"""Restoring videos frame by frame, through PyAV; its sound is copied."""
+"""Restore videos frame by frame; their sound is copied."""
 
 from __future__ import annotations
 
@@ -6,92 +6,103 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from distillkit.errors import DataError
-from distillkit.files.atomic import atomic_file
-from distillkit.inference.files import VIDEOS, Tradeoffs
+from distillkit import DataError, DistillkitError, Restorer, atomic_file
+from distillkit_video.formats import CODEC_OPTIONS, FORMATS
 
-if TYPE_CHECKING:
+try:
     import av
+except ImportError as e:
+    raise DistillkitError(
+        "videos need PyAV, which is not installed: pip install 'distillkit[video]'"
+    ) from e
 
-    from distillkit.inference.restorer import Restorer
-
-_OPTIONS = {
-    "libx264": {"crf": "16"},
-    "libvpx-vp9": {"crf": "20", "b:v": "0", "cpu-used": "4", "row-mt": "1"},
-}
-_MATRICES = {
-    1: 1,
-    5: 5,
-    6: 5,
-    7: 7,
-    9: 9,
-}  # of H.273, those that swscale computes; 6 has the numbers of 5
-_LOST = 0.2
-"""Seconds, beside two frames, that a file may lack of the length its header states."""
+BT709 = 1
+BT601 = 5
+_COMPUTED_MATRICES = {1: BT709, 5: BT601, 6: BT601, 7: 7, 9: 9}
+"""The YUV matrices of H.273 that swscale computes; 6 has the numbers of 5."""
+_LIMITED_RANGE = 1
+_TOLERATED_LOSS = 0.2
+"""Seconds, beside two frames, by which a file may be shorter than its header states."""
 
 
 def restore_video(
     restorer: Restorer,
     source: Path,
     targets: Sequence[Path],
-    tradeoffs: Tradeoffs,
+    tradeoffs: Sequence[float | None],
     *,
     seed: int = 0,
 ) -> None:
-    """One video a tradeoff: the frames restored in 8 bits and upright, times as in the source, sound as it is.
+    """Restore a video once for each tradeoff.
 
-    Every frame has the same draws, so that their pattern stands still. Colors keep the source's matrix, primaries and transfer.
-    Subtitles and data are left out. Memory does not grow with length; a target appears when it is complete.
+    Frames are 8 bits and upright; times and sound are the source's. Every frame has the same
+    draws, so that their pattern stands still. Colors keep the source's matrix, primaries and
+    transfer. Subtitles and data are left out. Memory does not grow with the length, and a target
+    appears only when it is complete.
+
+    Args:
+        restorer: What to restore with.
+        source: The video.
+        targets: One for each tradeoff, with a suffix of :data:`FORMATS`; folders are made.
+        tradeoffs: 0 is most realistic, 1 most faithful; None is the student's own.
+        seed: Seed of a student that draws noise.
 
     Raises:
-        DataError: not a video, damaged or shorter than its header says; sound that a target's format cannot hold; a target that
-            cannot be written. DistillkitError: what the restorer raises.
+        DataError: The source is no video, damaged, or shorter than its header says; its sound does
+            not fit into a target's format; or a target cannot be written.
+        DistillkitError: What the restorer raises.
     """
-    from tqdm import tqdm
-
+    first_frame = _read_first_frame(source)
     with ExitStack() as stack:
-        first = _first_frame(source)
-        clip = stack.enter_context(_opened(source))
-        partials = [stack.enter_context(atomic_file(target)) for target in targets]
-        writers = [
-            stack.enter_context(_Writer.open(partial, target, clip, first, restorer.scale))
-            for partial, target in zip(partials, targets, strict=True)
-        ]
+        clip = stack.enter_context(_open_clip(source))
+        writers = []
+        for target in targets:
+            partial = stack.enter_context(atomic_file(target))
+            writers.append(
+                stack.enter_context(
+                    _open_writer(partial, target, clip, first_frame, restorer.scale)
+                )
+            )
         bar = stack.enter_context(
             tqdm(
-                total=_frame_count(clip), unit="frame", desc=source.name, leave=False, disable=None
+                total=_count_frames(clip),
+                unit="frame",
+                desc=source.name,
+                leave=False,
+                disable=None,
             )
         )
-        for piece in _pieces(clip, source):
-            if not hasattr(piece, "to_ndarray"):
+        for item in _read_frames_and_sound(clip, source):
+            if isinstance(item, av.VideoFrame):
+                results = restorer(_to_upright_array(item), list(tradeoffs), seed=seed)
+                for writer, result in zip(writers, results, strict=True):
+                    writer.write_frame(result, item.pts)
+                bar.update()
+            else:
+                # Copying a packet gives it the stream, and with it the index, of the target.
+                index = item.stream.index
                 for writer in writers:
-                    writer.copy(piece)
-                continue
-            results = restorer(_upright(piece), list(tradeoffs), seed=seed)
-            for writer, result in zip(writers, results, strict=True):
-                writer.write(result, piece.pts)
-            bar.update()
+                    writer.copy_sound(item, index)
         for writer in writers:
             writer.finish()
 
 
-def _first_frame(source: Path) -> av.VideoFrame:
-    """A frame to learn size, turn and colors from, before anything is written."""
-    with _opened(source) as clip, _named(source, "cannot be read as a video"):
+def _read_first_frame(source: Path) -> av.VideoFrame:
+    """Read a frame to learn size, rotation and colors from, before anything is written."""
+    with _open_clip(source) as clip, _errors_of(source, "cannot be read as a video"):
         for frame in clip.decode(video=0):
             return frame
     raise DataError(f"{source} - holds no picture that can be decoded")
 
 
 @contextmanager
-def _opened(source: Path) -> Iterator[Any]:
-    import av
-
-    with _named(source, "cannot be read as a video"):
+def _open_clip(source: Path) -> Iterator[Any]:
+    with _errors_of(source, "cannot be read as a video"):
         clip = av.open(str(source))
     with clip:
         if not clip.streams.video:
@@ -100,139 +111,187 @@ def _opened(source: Path) -> Iterator[Any]:
         yield clip
 
 
-def _pieces(clip: Any, source: Path) -> Iterator[Any]:
-    """Decoded frames and packets of sound, as they come in the file."""
-    video, end, start = clip.streams.video[0], 0.0, (clip.start_time or 0) / 1e6
+def _read_frames_and_sound(clip: Any, source: Path) -> Iterator[Any]:
+    """Yield decoded frames, and packets of sound as they are, in the order of the file.
+
+    Raises:
+        DataError: The file is damaged, or ends before its header says.
+    """
+    video = clip.streams.video[0]
+    start = (clip.start_time or 0) / 1e6
+    end = 0.0
     packets = clip.demux()
     while True:
-        with _named(source, f"damaged {end:.1f} s from its start"):
+        with _errors_of(source, f"damaged {end:.1f} s from its start"):
             packet = next(packets, None)
             if packet is None:
                 break
             if packet.is_corrupt:
                 raise DataError(f"{source} - damaged {end:.1f} s from its start")
             if packet.pts is not None:
-                end = max(
-                    end, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
-                )
-            frames = packet.decode() if packet.stream_index == video.index else []
+                packet_end = packet.pts + (packet.duration or 0)
+                end = max(end, float(packet_end * packet.time_base) - start)
+            # Not packet.stream_index, which is 0 for the last packet of every stream.
+            frames = packet.decode() if packet.stream.index == video.index else []
         yield from frames
+        # The last packet of a stream only flushes its decoder: it has no time.
         if packet.stream.type == "audio" and packet.dts is not None:
             yield packet
-    if clip.duration and end < clip.duration / 1e6 - _LOST - 2 / (video.average_rate or 25):
+    _refuse_shortened(clip, source, end)
+
+
+def _refuse_shortened(clip: Any, source: Path, end: float) -> None:
+    if not clip.duration:
+        return
+    stated = clip.duration / 1e6
+    two_frames = 2 / (clip.streams.video[0].average_rate or 25)
+    if end < stated - _TOLERATED_LOSS - two_frames:
         raise DataError(
-            f"{source} - ends after {end:.1f} of the {clip.duration / 1e6:.1f} s that its header states"
+            f"{source} - ends after {end:.1f} of the {stated:.1f} s that its header states"
         )
-
-
-class _Writer:
-    """One video that is being made."""
-
-    def __init__(
-        self, target: Path, container: Any, clip: Any, first: av.VideoFrame, scale: int
-    ) -> None:
-        self.target, self.container = target, container
-        codec, source = VIDEOS[target.suffix.lower()][1], clip.streams.video[0]
-        height, width = (side * scale for side in _upright(first).shape[:2])
-        rate = source.average_rate or source.guessed_rate or Fraction(25)
-        self.matrix = _matrix(first)
-        self.stream = container.add_stream(codec, rate=rate, options=_OPTIONS[codec])
-        self.stream.width, self.stream.height = width, height
-        self.stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-        coder = self.stream.codec_context
-        coder.time_base = source.time_base
-        shape = source.sample_aspect_ratio or Fraction(1)
-        coder.sample_aspect_ratio = 1 / shape if _quarters(first) % 2 else shape
-        coder.colorspace, coder.color_range = self.matrix, 1
-        coder.color_primaries, coder.color_trc = int(first.color_primaries), int(first.color_trc)
-        self.step = max(1, round(1 / (rate * source.time_base)))
-        self.last: int | None = None
-        self.sound = {s.index: container.add_stream_from_template(s) for s in clip.streams.audio}
-
-    @classmethod
-    @contextmanager
-    def open(
-        cls, partial: Path, target: Path, clip: Any, first: av.VideoFrame, scale: int
-    ) -> Iterator[_Writer]:
-        import av
-
-        with _named(target, "cannot be written"):
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            container = av.open(str(partial), "w", format=VIDEOS[target.suffix.lower()][0])
-        try:
-            if (
-                strange := {s.codec.canonical_name for s in clip.streams.audio}
-                - container.supported_codecs
-            ):
-                raise DataError(
-                    f"{target} - cannot hold sound in {', '.join(strange)}, which is copied as it is; name a .mkv file"
-                )
-            with _named(target, "cannot be written"):
-                writer = cls(target, container, clip, first, scale)
-            yield writer
-        finally:
-            with suppress(Exception):  # after an error, of which this would be a consequence
-                container.close()
-
-    def write(self, image: np.ndarray, pts: int | None) -> None:
-        import av
-
-        if image.shape[:2] != (self.stream.height, self.stream.width):
-            raise DataError(
-                f"its frames change in size, to {image.shape[1]} x {image.shape[0]} of the result"
-            )
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame = frame.reformat(
-            format=self.stream.pix_fmt, dst_colorspace=self.matrix, dst_color_range=1
-        )
-        self.last = frame.pts = (
-            pts if pts is not None else 0 if self.last is None else self.last + self.step
-        )
-        frame.time_base = self.stream.codec_context.time_base
-        with _named(self.target, "cannot be written"):
-            self.container.mux(self.stream.encode(frame))
-
-    def copy(self, packet: Any) -> None:
-        index = packet.stream.index
-        packet.stream = self.sound[index]
-        with _named(self.target, "cannot be written"):
-            self.container.mux(packet)
-
-    def finish(self) -> None:
-        with _named(self.target, "cannot be written"):
-            self.container.mux(self.stream.encode(None))
-            self.container.close()
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """(h, w, 3) uint8, turned as the file says it is to be shown."""
-    rgb = frame.reformat(format="rgb24", src_colorspace=_matrix(frame)).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, _quarters(frame)))
-
-
-def _quarters(frame: av.VideoFrame) -> int:
-    """Quarter turns to the left until a frame is upright."""
-    return round(frame.rotation / 90)
-
-
-def _matrix(frame: av.VideoFrame) -> int:
-    """Of YUV, by its number in H.273; where the file does not say, what players assume by its height."""
-    return _MATRICES.get(int(frame.colorspace), 1 if frame.height >= 720 else 5)
-
-
-def _frame_count(clip: Any) -> int | None:
-    video = clip.streams.video[0]
-    if video.frames or not (clip.duration and video.average_rate):
-        return video.frames or None
-    return round(clip.duration / 1e6 * video.average_rate)
 
 
 @contextmanager
-def _named(path: Path, what: str) -> Iterator[None]:
-    """PyAV's errors as ours."""
-    import av
+def _open_writer(
+    partial: Path, target: Path, clip: Any, first_frame: av.VideoFrame, scale: int
+) -> Iterator[_VideoWriter]:
+    """Begin a video in the file ``partial``, which errors call ``target``."""
+    container_format = FORMATS[target.suffix.lower()].container
+    with _errors_of(target, "cannot be written"):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        container = av.open(str(partial), "w", format=container_format)
+    try:
+        _refuse_unsupported_sound(target, container, clip)
+        with _errors_of(target, "cannot be written"):
+            writer = _VideoWriter(target, container, clip, first_frame, scale)
+        yield writer
+    finally:
+        # After an error, closing would raise another one that only follows from it.
+        with suppress(Exception):
+            container.close()
 
+
+def _refuse_unsupported_sound(target: Path, container: Any, clip: Any) -> None:
+    codecs = {stream.codec.canonical_name for stream in clip.streams.audio}
+    unsupported = codecs - container.supported_codecs
+    if unsupported:
+        raise DataError(
+            f"{target} - cannot hold sound in {', '.join(unsupported)}, "
+            "which is copied as it is; name a .mkv file"
+        )
+
+
+class _VideoWriter:
+    """One restored video."""
+
+    def __init__(
+        self, target: Path, container: Any, clip: Any, first_frame: av.VideoFrame, scale: int
+    ) -> None:
+        source = clip.streams.video[0]
+        rate = source.average_rate or source.guessed_rate or Fraction(25)
+        self.target = target
+        self.container = container
+        self.matrix = _find_matrix(first_frame)
+        self.stream = self._add_stream(rate, first_frame, scale)
+        self._describe(source, first_frame)
+        self.time_step = max(1, round(1 / (rate * source.time_base)))
+        self.last_time: int | None = None
+        self.sound = {
+            stream.index: container.add_stream_from_template(stream)
+            for stream in clip.streams.audio
+        }
+
+    def write_frame(self, image: np.ndarray, time: int | None) -> None:
+        """Encode a restored frame (height, width, 3), uint8, at a time of the source."""
+        height, width = image.shape[:2]
+        if (height, width) != (self.stream.height, self.stream.width):
+            raise DataError(f"its frames change in size, to {width} x {height} of the result")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame = frame.reformat(
+            format=self.stream.pix_fmt, dst_colorspace=self.matrix, dst_color_range=_LIMITED_RANGE
+        )
+        frame.pts = self._next_time() if time is None else time
+        frame.time_base = self.stream.codec_context.time_base
+        self.last_time = frame.pts
+        with _errors_of(self.target, "cannot be written"):
+            self.container.mux(self.stream.encode(frame))
+
+    def copy_sound(self, packet: Any, index: int) -> None:
+        """Write a packet of the source's stream ``index``."""
+        packet.stream = self.sound[index]
+        with _errors_of(self.target, "cannot be written"):
+            self.container.mux(packet)
+
+    def finish(self) -> None:
+        """Write what the encoder still holds, and the end of the file."""
+        with _errors_of(self.target, "cannot be written"):
+            self.container.mux(self.stream.encode(None))
+            self.container.close()
+
+    def _add_stream(self, rate: Fraction, first_frame: av.VideoFrame, scale: int) -> Any:
+        codec = FORMATS[self.target.suffix.lower()].codec
+        stream = self.container.add_stream(codec, rate=rate, options=CODEC_OPTIONS[codec])
+        height, width = _to_upright_array(first_frame).shape[:2]
+        stream.height = height * scale
+        stream.width = width * scale
+        has_odd_side = stream.height % 2 or stream.width % 2
+        # Halved color planes need even sides.
+        stream.pix_fmt = "yuv444p" if has_odd_side else "yuv420p"
+        return stream
+
+    def _describe(self, source: Any, first_frame: av.VideoFrame) -> None:
+        """Take over times, the shape of pixels, and the description of colors."""
+        encoder = self.stream.codec_context
+        encoder.time_base = source.time_base
+        pixel_shape = source.sample_aspect_ratio or Fraction(1)
+        if _quarter_turns(first_frame) % 2:
+            pixel_shape = 1 / pixel_shape
+        encoder.sample_aspect_ratio = pixel_shape
+        encoder.colorspace = self.matrix
+        encoder.color_range = _LIMITED_RANGE
+        encoder.color_primaries = int(first_frame.color_primaries)
+        encoder.color_trc = int(first_frame.color_trc)
+
+    def _next_time(self) -> int:
+        if self.last_time is None:
+            return 0
+        return self.last_time + self.time_step
+
+
+def _to_upright_array(frame: av.VideoFrame) -> np.ndarray:
+    """Decode to (height, width, 3), uint8, rotated as the file says that it is shown."""
+    rgb = frame.reformat(format="rgb24", src_colorspace=_find_matrix(frame)).to_ndarray()
+    return np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame)))
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """Count the quarter turns to the left after which a frame is upright."""
+    return round(frame.rotation / 90)
+
+
+def _find_matrix(frame: av.VideoFrame) -> int:
+    """Find the matrix of a frame's YUV, by its number in H.273.
+
+    Where the file does not say it, it is what players assume for that height.
+    """
+    assumed = BT709 if frame.height >= 720 else BT601
+    return _COMPUTED_MATRICES.get(int(frame.colorspace), assumed)
+
+
+def _count_frames(clip: Any) -> int | None:
+    video = clip.streams.video[0]
+    if video.frames:
+        return video.frames
+    if clip.duration and video.average_rate:
+        return round(clip.duration / 1e6 * video.average_rate)
+    return None
+
+
+@contextmanager
+def _errors_of(path: Path, failure: str) -> Iterator[None]:
+    """Raise DataError in the place of PyAV's errors, naming the file."""
     try:
         yield
     except (av.FFmpegError, OSError, ValueError) as e:
-        raise DataError(f"{path} - {what}: {getattr(e, 'strerror', None) or e}") from e
+        reason = getattr(e, "strerror", None) or e
+        raise DataError(f"{path} - {failure}: {reason}") from e

@@ -1,4 +1,4 @@
-"""Videos through ``distillkit restore``: frames, times, sound, colors, and what becomes of damaged and interrupted ones."""
+"""``distillkit restore-video``: frames, times, sound, colors, damaged and interrupted videos."""
 
 import os
 import signal
@@ -19,53 +19,75 @@ pytest.importorskip("av", reason="PyAV is not installed: pip install 'distillkit
 
 import av
 
-from distillkit.inference.video import _upright, restore_video
+from distillkit_video.video import _to_upright_array, restore_video
 
 MODEL = ("--model", "toy/faithful")
 
 
+SAMPLE_RATE = 48000
+SAMPLES_PER_FRAME = SAMPLE_RATE // 25
+
+
 def make(
-    path, frames=12, size=(32, 24), sound="aac", times=None, options=None, matrix=None, picture=None
+    path,
+    frames=12,
+    size=(32, 24),
+    sound="aac",
+    times=None,
+    options=None,
+    matrix=None,
+    picture=None,
+    sound_first=False,
 ):
-    """A clip of 25 frames a second, or with frames at the given hundredths of a second."""
+    """Write a clip of 25 frames a second, or with frames at given hundredths of a second."""
     with av.open(str(path), "w", options=options or {}) as clip:
-        video = clip.add_stream(
-            "libvpx-vp9" if path.suffix == ".webm" else "libx264", rate=25, options={"crf": "4"}
-        )
-        video.width, video.height, video.pix_fmt = *size, "yuv444p" if size[0] % 2 else "yuv420p"
+        tone = clip.add_stream(sound, rate=SAMPLE_RATE) if sound_first else None
+        video = add_pictures(clip, "libvpx-vp9" if path.suffix == ".webm" else "libx264", size)
+        if sound and tone is None:
+            tone = clip.add_stream(sound, rate=SAMPLE_RATE)
         if times:
             video.codec_context.time_base = Fraction(1, 100)
         if matrix:
-            video.codec_context.colorspace = video.codec_context.color_primaries = (
-                video.codec_context.color_trc
-            ) = matrix
-        tone = clip.add_stream(sound, rate=48000) if sound else None
+            video.codec_context.colorspace = matrix
+            video.codec_context.color_primaries = matrix
+            video.codec_context.color_trc = matrix
         for i in range(frames):
-            y, x = np.mgrid[: size[1], : size[0]]
-            pixels = (
-                picture
-                if picture is not None
-                else np.stack([x * 6, y * 8, 0 * x + i * 20], 2).astype(np.uint8)
-            )
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-                format=video.pix_fmt, dst_colorspace=matrix
-            )
-            frame.pts, frame.time_base = (
-                (times[i], Fraction(1, 100)) if times else (i, Fraction(1, 25))
-            )
+            pixels = moving_ramp(size, i) if picture is None else picture
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = frame.reformat(format=video.pix_fmt, dst_colorspace=matrix)
+            frame.pts = times[i] if times else i
+            frame.time_base = Fraction(1, 100) if times else Fraction(1, 25)
             clip.mux(video.encode(frame))
             if tone:
-                wave = np.sin(np.arange(i * 1920, (i + 1) * 1920) / 20).astype(np.float32)[None]
-                samples = av.AudioFrame.from_ndarray(
-                    wave if sound == "aac" else (wave * 9999).astype(np.int16),
-                    "flt" if sound == "aac" else "s16",
-                    "mono",
-                )
-                samples.sample_rate, samples.pts = 48000, i * 1920
-                clip.mux(tone.encode(samples))
+                clip.mux(tone.encode(samples_of_frame(i, sound)))
         for stream in filter(None, (video, tone)):
             clip.mux(stream.encode(None))
     return path
+
+
+def add_pictures(clip, codec, size):
+    video = clip.add_stream(codec, rate=25, options={"crf": "4"})
+    video.width, video.height = size
+    video.pix_fmt = "yuv444p" if size[0] % 2 else "yuv420p"
+    return video
+
+
+def moving_ramp(size, i):
+    y, x = np.mgrid[: size[1], : size[0]]
+    return np.stack([x * 6, y * 8, 0 * x + i * 20], 2).astype(np.uint8)
+
+
+def samples_of_frame(i, codec):
+    """A tone as long as the i-th frame."""
+    start = i * SAMPLES_PER_FRAME
+    wave = np.sin(np.arange(start, start + SAMPLES_PER_FRAME) / 20).astype(np.float32)[None]
+    if codec == "aac":
+        samples = av.AudioFrame.from_ndarray(wave, "flt", "mono")
+    else:
+        samples = av.AudioFrame.from_ndarray((wave * 9999).astype(np.int16), "s16", "mono")
+    samples.sample_rate = SAMPLE_RATE
+    samples.pts = start
+    return samples
 
 
 def frames_of(path, matrix=5):
@@ -82,26 +104,30 @@ def sound_of(path):
 
 
 class Doubling:
-    """Stands in for a restorer: every pixel four times, or darker for another tradeoff."""
+    """Stands in for a restorer: repeats pixels, and darkens them at tradeoffs other than 0."""
 
-    def __init__(self, scale=2, at=None, does=None):
-        self.scale, self.calls, self.at, self.does = scale, 0, at, does
+    def __init__(self, scale=2, act_at=None, act=None):
+        self.scale = scale
+        self.calls = 0
+        self.act_at = act_at
+        self.act = act
 
     def __call__(self, image, tradeoffs, *, seed):
         self.calls += 1
-        if self.calls == self.at:
-            self.does()
+        if self.calls == self.act_at:
+            self.act()
         large = image.repeat(self.scale, 0).repeat(self.scale, 1)
         return [large // 2 if t else large for t in tradeoffs]
 
 
 @pytest.fixture
 def restore(monkeypatch, capfd, toys, tmp_path):
-    """``restore(...)`` -> exit code and what it said on standard error."""
+    """``restore(...)`` -> exit code and standard error of ``distillkit restore-video``."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["distillkit", "restore", *map(str, arguments), *MODEL])
+        command = ["distillkit", "restore-video", *map(str, arguments), *MODEL]
+        monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         return stopped.value.code or 0, capfd.readouterr().err
@@ -115,16 +141,13 @@ def names(folder):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
 def test_frames_times_and_sound(tmp_path, suffix):
-    source, target = (
-        make(tmp_path / "a.mp4", sound=None if suffix == ".webm" else "aac"),
-        tmp_path / f"b{suffix}",
-    )
+    source = make(tmp_path / "a.mp4", sound=None if suffix == ".webm" else "aac")
+    target = tmp_path / f"b{suffix}"
     restore_video(Doubling(), source, [target], [None])
     before, after = frames_of(source), frames_of(target)
     assert len(before) == len(after) == 12 and names(tmp_path) == ["a.mp4", target.name]
-    shift = (
-        after[0][0] - before[0][0]
-    )  # Matroska moves sound that starts before 0, and pictures with it
+    # Matroska moves sound that starts before 0, and pictures with it.
+    shift = after[0][0] - before[0][0]
     for (t, small), (u, large) in zip(before, after, strict=True):
         assert abs(u - shift - t) < 2e-3 and large.shape == (48, 64, 3)
         assert np.abs(large.astype(int) - small.repeat(2, 0).repeat(2, 1)).mean() < 6
@@ -134,46 +157,42 @@ def test_frames_times_and_sound(tmp_path, suffix):
 
 def test_a_clip_of_changing_rate_keeps_its_times(tmp_path):
     times = [0, 4, 8, 30, 31, 90]
-    restore_video(
-        Doubling(),
-        make(tmp_path / "a.mkv", 6, times=times, sound=None),
-        [tmp_path / "b.mkv"],
-        [None],
-    )
+    source = make(tmp_path / "a.mkv", 6, times=times, sound=None)
+    restore_video(Doubling(), source, [tmp_path / "b.mkv"], [None])
     assert [round(t * 100) for t, _ in frames_of(tmp_path / "b.mkv")] == times
 
 
-def test_several_tradeoffs_share_one_reading(tmp_path):
-    restorer, targets = Doubling(), [tmp_path / "b0.mp4", tmp_path / "b1.mp4"]
-    restore_video(restorer, make(tmp_path / "a.mp4"), targets, [0.0, 1.0])
-    light, dark = (np.mean([f for _, f in frames_of(t)]) for t in targets)
-    assert (
-        restorer.calls == 12
-        and abs(light / 2 - dark) < 4
-        and sound_of(targets[0]) == sound_of(targets[1]) != []
-    )
+@pytest.mark.parametrize("sound_first", [False, True])
+def test_several_tradeoffs_share_one_reading(tmp_path, sound_first):
+    restorer = Doubling()
+    targets = [tmp_path / "b0.mp4", tmp_path / "b1.mp4"]
+    source = make(tmp_path / "a.mp4", sound_first=sound_first)
+    restore_video(restorer, source, targets, [0.0, 1.0])
+    light, dark = (np.mean([frame for _, frame in frames_of(t)]) for t in targets)
+    assert restorer.calls == 12
+    assert abs(light / 2 - dark) < 4
+    assert sound_of(source) == sound_of(targets[0]) == sound_of(targets[1]) != []
 
 
 def test_the_noise_of_a_model_that_draws_stands_still(tmp_path):
     class Noisy(ToyModel):
         def generate(self, condition, generator=None):
-            return super().generate(condition, generator) + 0.3 * torch.randn(
-                condition.y.shape, generator=generator
-            )
+            noise = torch.randn(condition.y.shape, generator=generator)
+            return super().generate(condition, generator) + 0.3 * noise
 
-    made = []
+    results = []
 
     class Recording(Restorer):
         def __call__(self, *arguments, **options):
-            made.append(super().__call__(*arguments, **options)[0])
-            return made[-1:]
+            results.append(super().__call__(*arguments, **options)[0])
+            return results[-1:]
 
     student = Student(Noisy().requires_grad_(False), None)
     still = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     source = make(tmp_path / "a.mp4", 3, (16, 16), None, picture=still)
     for seed in (1, 2):
         restore_video(Recording(student), source, [tmp_path / f"{seed}.mp4"], [None], seed=seed)
-    first, second = made[:3], made[3:]
+    first, second = results[:3], results[3:]
     assert np.abs(np.diff(np.stack(first).astype(int), axis=0)).mean() < 2
     assert np.abs(first[0].astype(int) - second[0]).mean() > 10
 
@@ -185,12 +204,11 @@ def test_colors_are_kept_and_named_also_when_small_becomes_large(tmp_path, matri
     restore_video(Doubling(40), source, [tmp_path / "b.mp4"], [None])
     with av.open(str(tmp_path / "b.mp4")) as clip:
         frame = next(clip.decode(video=0))
-        assert (
-            frame.height == 960
-            and int(frame.colorspace) == expected
-            and int(frame.color_range) == 1
-        )
-    assert np.abs(frames_of(tmp_path / "b.mp4", expected)[0][1].astype(int) - flat[0, 0]).max() <= 4
+        assert frame.height == 960
+        assert int(frame.colorspace) == expected
+        assert int(frame.color_range) == 1
+    _, restored = frames_of(tmp_path / "b.mp4", expected)[0]
+    assert np.abs(restored.astype(int) - flat[0, 0]).max() <= 4
 
 
 def test_odd_sides(tmp_path):
@@ -215,41 +233,68 @@ def test_frames_are_turned_as_they_are_shown(rotation, corner):
 
     frame = Frame()
     frame.rotation = rotation
-    upright = _upright(frame)
-    assert upright.shape == ((4, 2, 3) if rotation % 180 else (2, 4, 3)) and upright[corner].all()
+    upright = _to_upright_array(frame)
+    assert upright.shape == ((4, 2, 3) if rotation % 180 else (2, 4, 3))
+    assert upright[corner].all()
 
 
 def test_on_the_command_line(restore, tmp_path):
     make(tmp_path / "a.mp4")
-    assert restore("a.mp4", "-o", "b.mp4")[0] == 0 and frames_of(tmp_path / "b.mp4")[0][
-        1
-    ].shape == (48, 64, 3)
+    assert restore("a.mp4", "-o", "b.mp4")[0] == 0
+    _, restored = frames_of(tmp_path / "b.mp4")[0]
+    assert restored.shape == (48, 64, 3)
     before = (tmp_path / "b.mp4").read_bytes()
-    code, told = restore("a.mp4", "-o", "b.mp4")
-    assert code == 2 and "pass --overwrite" in told and (tmp_path / "b.mp4").read_bytes() == before
+    code, message = restore("a.mp4", "-o", "b.mp4")
+    assert code == 2 and "pass --overwrite" in message
+    assert (tmp_path / "b.mp4").read_bytes() == before
     assert restore("a.mp4", "-o", "out")[0] == 0 and names(tmp_path / "out") == ["a.mp4"]
+
+
+def test_a_folder_is_searched_for_videos(restore, tmp_path):
+    (tmp_path / "in/below").mkdir(parents=True)
+    make(tmp_path / "in/below/a.mkv", 2)
+    (tmp_path / "in/photo.png").write_bytes(b"")
+    assert restore("in", "-o", "out")[0] == 0
+    assert names(tmp_path / "out") == ["below"] and names(tmp_path / "out/below") == ["a.mp4"]
+
+
+def test_the_command_for_images_names_this_one(toys, tmp_path, monkeypatch, capfd):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    for output in ("b.png", "b.mp4", "out"):
+        command = ["distillkit", "restore", str(tmp_path / "a.mp4"), "-o", output, *MODEL]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        message = capfd.readouterr().err
+        assert stopped.value.code == 2
+        assert "a.mp4 - is a video; `distillkit restore-video` restores it" in message
+        assert "pip install 'distillkit[video]'" in message
+    assert names(tmp_path) == ["a.mp4"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("a.mp4", "-o", "b.png"), "a.mp4 - is a video"),
-        (("a.png", "-o", "b.mp4"), "a.png - is no video"),
+        (("a.png", "-o", "b.mp4"), "a.png - is an image; `distillkit restore` restores it"),
         (("c.mp4", "-o", "b.mp4"), "no such"),
+        (("a.txt", "-o", "a.txt"), "name an output folder, or a file that ends in .m4v, .mkv"),
     ],
 )
 def test_refused_before_any_work(restore, tmp_path, arguments, what):
     (tmp_path / "a.mp4").write_bytes(b"")
     (tmp_path / "a.png").write_bytes(b"")
-    code, told = restore(*arguments)
-    assert code == 2 and what in told and names(tmp_path) == ["a.mp4", "a.png"]
+    (tmp_path / "a.txt").write_bytes(b"")
+    code, message = restore(*arguments)
+    assert code == 2 and what in message
+    assert names(tmp_path) == ["a.mp4", "a.png", "a.txt"]
 
 
 def test_without_pyav_the_command_says_what_to_install(restore, tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
-    code, told = restore("a.mp4", "-o", "b.mp4")
-    assert code == 2 and "pip install 'distillkit[video]'" in told
+    monkeypatch.delitem(sys.modules, "distillkit_video.video")
+    code, message = restore("a.mp4", "-o", "b.mp4")
+    assert code == 2 and "pip install 'distillkit[video]'" in message
 
 
 @pytest.mark.parametrize("kind", ["end", "start", "matroska"])
@@ -259,8 +304,8 @@ def test_truncated_files_are_named_and_leave_nothing(restore, tmp_path, kind, pa
     whole = make(tmp_path / ("a.mkv" if kind == "matroska" else "a.mp4"), 60, options=options)
     content = whole.read_bytes()
     whole.write_bytes(content[: int(len(content) * part)])
-    code, told = restore(whole, "-o", "out/b.mp4")
-    assert code == 1 and f"not restored: {whole} - " in told and "Traceback" not in told
+    code, message = restore(whole, "-o", "out/b.mp4")
+    assert code == 1 and f"not restored: {whole} - " in message and "Traceback" not in message
     assert not (tmp_path / "out").exists() or names(tmp_path / "out") == []
 
 
@@ -295,16 +340,14 @@ def test_sound_that_the_target_cannot_hold_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"b\.webm - cannot hold sound in pcm_s16le"):
         restore_video(Doubling(), source, [tmp_path / "b.webm"], [None])
     restore_video(Doubling(), source, [tmp_path / "b.mkv"], [None])
-    assert sound_of(source) == sound_of(tmp_path / "b.mkv") and names(tmp_path) == [
-        "a.mkv",
-        "b.mkv",
-    ]
+    assert sound_of(source) == sound_of(tmp_path / "b.mkv")
+    assert names(tmp_path) == ["a.mkv", "b.mkv"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_nothing_is_left(restore, tmp_path, monkeypatch, number):
     make(tmp_path / "a.mp4")
-    stand_in = Doubling(at=5, does=lambda: os.kill(os.getpid(), number))
+    stand_in = Doubling(act_at=5, act=lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr(Restorer, "__call__", lambda self, *a, **o: stand_in(*a, **o))
     code, _ = restore("a.mp4", "-o", "b.mp4")
     assert code == 130 and stand_in.calls == 5 and names(tmp_path) == ["a.mp4"]
@@ -314,5 +357,5 @@ def test_what_cannot_be_written_is_named(restore, tmp_path):
     make(tmp_path / "a.mp4")
     (tmp_path / "out").mkdir()
     (tmp_path / "file").write_text("in the way")
-    code, told = restore("a.mp4", "-o", "file/b.mp4")
-    assert code == 1 and "file/b.mp4 - cannot be written" in told
+    code, message = restore("a.mp4", "-o", "file/b.mp4")
+    assert code == 1 and "file/b.mp4 - cannot be written" in message

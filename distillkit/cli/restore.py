@@ -1,0 +1,119 @@
+"""The command ``distillkit restore``, and its like for other kinds of files."""
+
+from __future__ import annotations
+
+import pkgutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distillkit.cli.arguments import Device, settings_of, tradeoffs_of
+from distillkit.errors import DistillkitError
+from distillkit.inference.files import FileJob, FileKind, plan_files, restore_files
+
+if TYPE_CHECKING:
+    from distillkit.inference.restorer import Restorer
+
+
+def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
+    """Make a command that restores files of one kind, for ``app.command(...)``.
+
+    Args:
+        kind: The files that it restores.
+        restore_file: ``"module:function"``, imported when the command runs. The function takes
+            ``(restorer, source, targets, tradeoffs, *, seed)``, as
+            :func:`~distillkit.inference.files.restore_image`.
+    """
+
+    def command(
+        inputs: Annotated[
+            list[Path],
+            typer.Argument(metavar="IN...", help='files, folders, patterns ("photos/**/*.jpg")'),
+        ],
+        output: Annotated[
+            Path, typer.Option("-o", "--output", help="a file for one input file, else a folder")
+        ],
+        run: Annotated[
+            str | None,
+            typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository"),
+        ] = None,
+        model: Annotated[
+            str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")
+        ] = None,
+        set_: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML"),
+        ] = None,
+        tradeoff: Annotated[
+            str | None,
+            typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1"),
+        ] = None,
+        nodes: Annotated[
+            int | None,
+            typer.Option(min=2, max=5, help="of a longer list: restore at so many, interpolate"),
+        ] = None,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="replace existing results")
+        ] = False,
+        tile: Annotated[
+            int | None,
+            typer.Option(
+                min=16, help="side of tiles, input pixels; default: 768 pixels of the result"
+            ),
+        ] = None,
+        color: Annotated[
+            str,
+            typer.Option(help="none, adain or wavelet: give results the colors of their inputs"),
+        ] = "none",
+        seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
+        device: Device = None,
+    ) -> None:
+        # As Ctrl-C does: the block that writes a result then still removes what is incomplete.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if (run is None) == (model is None) or (set_ and model is None):
+            raise DistillkitError("give either --run, or --model and its options by --set")
+        tradeoffs = tradeoffs_of(tradeoff)
+        jobs = plan_files(inputs, output, tradeoffs, kind=kind, overwrite=overwrite)
+        settings = settings_of(set_ or [])
+        restore_one = pkgutil.resolve_name(restore_file)
+        options = {"tile": tile, "color": color, "nodes": nodes, "progress": True}
+        restorer = _load_restorer(run, model, settings, device, options)
+        restorer.student.check(tradeoffs)
+
+        def restore_job(job: FileJob) -> None:
+            restore_one(restorer, job.source, job.targets, tradeoffs, seed=seed)
+
+        _restore_all(restore_job, jobs)
+
+    return command
+
+
+def _load_restorer(
+    run: str | None,
+    model: str | None,
+    settings: dict[str, Any],
+    device: str | None,
+    options: dict[str, Any],
+) -> Restorer:
+    from distillkit.inference.restorer import Restorer
+
+    if model is not None:
+        return Restorer.of_model(model, settings, device, **options)
+    assert run is not None
+    return Restorer.from_pretrained(run, device, **options)
+
+
+def _restore_all(restore_job: Callable[[FileJob], None], jobs: list[FileJob]) -> None:
+    """Do the jobs with a progress bar; exit with 1 if some files were not restored."""
+    from tqdm import tqdm
+
+    quiet = len(jobs) == 1 or not sys.stderr.isatty()
+    failures = restore_files(restore_job, tqdm(jobs, unit="file", disable=quiet))
+    for failure in failures:
+        typer.echo(f"not restored: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)

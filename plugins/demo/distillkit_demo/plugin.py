@@ -1,0 +1,54 @@
+"""The command ``distillkit demo``. Gradio and torch are imported only when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit import hookimpl
+
+
+@hookimpl
+def distillkit_commands(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="a run's folder, an exported folder, or a Hub repository"
+        ),
+    ],
+    title: Annotated[
+        str | None, typer.Option(help="heading of the page; default: the name of RUN")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; 0.0.0.0 lets the whole network in")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
+    megapixels: Annotated[
+        float, typer.Option(min=0.001, help="largest photo, million pixels")
+    ] = 1.0,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    ] = None,
+) -> None:
+    """Show a student as a web page on this machine: upload a photo, move the tradeoff, compare."""
+    from distillkit import Restorer
+    from distillkit_demo.page import serve, wait_for_stop_signal
+
+    server = serve(
+        Restorer.from_pretrained(run, device),
+        title or Path(run).resolve().name,
+        host=host,
+        port=port,
+        max_pixels=round(megapixels * 1e6),
+        max_upload=round(megabytes * 2**20),
+    )
+    with server as address:
+        typer.echo(f"open {address} (Ctrl-C stops it)")
+        wait_for_stop_signal()

@@ -1,0 +1,1 @@
+"""Videos for distillkit, restored frame by frame."""

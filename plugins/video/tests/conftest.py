@@ -1,0 +1,8 @@
+import pytest
+from toy_fixtures import install_plugins
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """The toy plugin and the one for videos, as if they were what is installed."""
+    return install_plugins(monkeypatch, toy="toy_plugin", video="distillkit_video.plugin")

@@ -1,0 +1,78 @@
+"""Fixtures of the toy plugin, for the tests of the engine and for those of its own plugins."""
+
+from importlib.metadata import EntryPoint, entry_points
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillkit.plugins import manager
+
+
+def install_plugins(monkeypatch, **modules):
+    """Make the engine's own plugin and these modules what is installed."""
+    points = [p for p in entry_points(group=manager.GROUP) if p.name == "distillkit"]
+    points += [EntryPoint(name, module, manager.GROUP) for name, module in modules.items()]
+    plugins = manager.load_plugins(points)
+    assert not plugins.broken
+    monkeypatch.setattr(manager, "_installed", lambda: plugins)
+    return plugins
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """The toy plugin and the engine's own, as if they were what is installed."""
+    return install_plugins(monkeypatch, toy="toy_plugin")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with ``train`` and ``test`` images: smooth random fields with edges."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        for i in range(count):
+            small = rng.uniform(0, 255, (6, 6, 3)).astype(np.uint8)
+            image = np.array(Image.fromarray(small).resize((48, 40), Image.Resampling.BICUBIC))
+            image[10:20, 8:30] = rng.integers(0, 255, 3)
+            Image.fromarray(image).save(tmp_path / "photos" / split / f"{split}{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def recipe(tmp_path, photos, toys):
+    """A recipe of the toys, on disk; 6 + 4 steps."""
+    path = tmp_path / "toy.toml"
+    path.write_text(
+        f"""
+name = "toy"
+student = {{ use = "toy/student", seed = 2 }}
+teachers.fidelity = {{ use = "toy/faithful", seed = 3 }}
+teachers.realness = {{ use = "toy/realistic", seed = 4 }}
+degradation = {{ use = "toy/halve" }}
+[data]
+crop = 16
+batch_size = 2
+train = [{{ use = "toy/photos", folder = "{photos}" }}]
+eval = [{{ use = "toy/photos", folder = "{photos}", split = "test" }}]
+[stage1]
+steps = 6
+learning_rate = 1e-2
+perceptual_shift = 0
+adapter = {{ rank = 2 }}
+weights = {{ perceptual = 0.0 }}
+[stage2]
+steps = 4
+learning_rate = 1e-2
+[training]
+checkpointing_steps = 2
+logging_steps = 2
+validation_steps = 5
+ema_decay = 0.9
+log_with = []
+[evaluation]
+tradeoffs = [0.0, 0.5, 1.0]
+metrics = ["psnr", "ssim"]
+"""
+    )
+    return path
