@@ -27,10 +27,10 @@ from distillkit.training.stages import first_stage
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_unet, make_vae
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean
 from distillkit_superres.osediff.text import FixedPrompt
-from distillkit_superres.resshift.autoencoder import VQModel
-from distillkit_superres.resshift.build import FULL_AUTOENCODER, FULL_UNET, process
+from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
+from distillkit_superres.resshift.build import make_process
 from distillkit_superres.resshift.model import ResShift
-from distillkit_superres.resshift.unet import UNetModelSwin
+from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ctsr_sr4x.toml"
 META = torch.device("meta")
@@ -107,8 +107,8 @@ def full_size(cache: Cache) -> Cast:
         )
 
     with META:
-        autoencoder, network = VQModel(**FULL_AUTOENCODER), UNetModelSwin(**FULL_UNET)
-    faithful = ResShift(network, autoencoder, process(15, 0.04)).eval().requires_grad_(False)
+        autoencoder, network = VQModel(VQConfig()), SwinUNet(SwinUNetConfig())
+    faithful = ResShift(network, autoencoder, make_process(15, 0.04)).eval().requires_grad_(False)
     names = {name: name for name in ("student", "fidelity", "realness")}
     return ShapeCast(
         osediff(), {"fidelity": faithful, "realness": osediff()}, None, META, cache, names

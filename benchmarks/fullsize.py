@@ -34,9 +34,8 @@ from distillkit_superres.osediff.architecture import (
     without_memory,
 )
 from distillkit_superres.osediff.lora import unet_layout, vae_layout
-from distillkit_superres.resshift.autoencoder import VQModel
-from distillkit_superres.resshift.build import FULL_AUTOENCODER, FULL_UNET
-from distillkit_superres.resshift.unet import UNetModelSwin
+from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
+from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 RANK = 4
@@ -101,10 +100,8 @@ def write(folder: Path) -> Path:
             _random(lambda: make_text(shapes.text)), path
         ),
         "osediff.pkl": lambda path: torch.save(_adapters(unet, vae), path),
-        "resshift.pth": lambda path: torch.save(_random(lambda: UNetModelSwin(**FULL_UNET)), path),
-        "autoencoder.pth": lambda path: torch.save(
-            _random(lambda: VQModel(**FULL_AUTOENCODER)), path
-        ),
+        "resshift.pth": lambda path: torch.save(_random(lambda: SwinUNet(SwinUNetConfig())), path),
+        "autoencoder.pth": lambda path: torch.save(_random(lambda: VQModel(VQConfig())), path),
         **{f"images/{i}.png": _picture for i in range(8)},
         "fullsize.toml": lambda path: path.write_text(OVERLAY.format(recipes=RECIPES)) and None,
     }

@@ -1,14 +1,14 @@
 """Make the golden cases ``*_recipe`` of ``tests/golden``: ``python tests/make_recipe_cases.py``.
 
-Their weights come from a seeded recipe (``conftest.recipe_weights``), so the files stay small. Their outputs are this
-implementation's, recorded when it reproduced the published code's own cases (see golden/README.md). Make them anew only
-when it does.
+Their weights follow from a seed (:func:`distillkit.testing.golden.fill_by_name`), so the files stay
+small. Their outputs are this implementation's, recorded when it reproduced the published code's own
+cases (see golden/README.md). Run this again only when it does.
 """
 
 import json
 
 import torch
-from conftest import SHIPPED, Golden
+from conftest import SHIPPED, SuperResCase
 from safetensors.torch import save_file
 
 from distillkit_superres.resshift.schedule import ancestral, deterministic
@@ -45,7 +45,7 @@ def declare(name, **info):
     path.write_text(
         json.dumps({"source": "this implementation, see README.md", **info}, indent=1) + "\n"
     )
-    return Golden(path)
+    return SuperResCase(path)
 
 
 def record(case, **tensors):

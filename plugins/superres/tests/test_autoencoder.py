@@ -34,7 +34,7 @@ def test_has_the_published_keys(case):
 
 def test_gradient_reaches_the_image_and_passes_straight_through_the_codes():
     torch.manual_seed(0)
-    network = VQModel(**TINY_AUTOENCODER).requires_grad_(False)
+    network = VQModel(TINY_AUTOENCODER).requires_grad_(False)
     image = torch.randn(1, 3, 32, 32, requires_grad=True)
     z = network.encode(image)
     z.retain_grad()
@@ -67,7 +67,7 @@ class _LargestTensor(TorchDispatchMode):
 
 
 def test_encoding_builds_no_score_matrix_either_way():
-    network = VQModel(**TINY_AUTOENCODER)
+    network = VQModel(TINY_AUTOENCODER)
     image = torch.randn(1, 3, 256, 256, requires_grad=True)
     with _LargestTensor() as seen:
         network.encode(image).sum().backward()

@@ -1,6 +1,7 @@
 """ResShift's schedule, reverse chain and model bundle."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,16 @@ import torch
 from distillkit import Condition, DiffusionModel
 from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon
 from distillkit_superres.resshift.autoencoder import VQModel
-from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET, build_resshift, process
+from distillkit_superres.resshift.build import (
+    TINY_AUTOENCODER,
+    TINY_UNET,
+    build_resshift,
+    make_process,
+)
 from distillkit_superres.resshift.model import ResShift
 from distillkit_superres.resshift.schedule import ancestral, deterministic
 from distillkit_superres.resshift.specs import ResShiftConfig
-from distillkit_superres.resshift.unet import UNetModelSwin
+from distillkit_superres.resshift.unet import SwinUNet
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -24,7 +30,7 @@ def test_schedule_reproduces_published_tables(case):
     expected = torch.tensor(case.info["sqrt_etas_float64"], dtype=torch.float64)
     torch.testing.assert_close(forward.table[1].sqrt(), expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(forward.table[1].float(), g["sched.etas"], **EXACT)
-    torch.testing.assert_close(posterior.clean.float(), g["sched.posterior_mean_coef2"], **EXACT)
+    torch.testing.assert_close(posterior.sample.float(), g["sched.posterior_mean_coef2"], **EXACT)
     torch.testing.assert_close(posterior.current.float(), g["sched.posterior_mean_coef1"], **EXACT)
     torch.testing.assert_close((posterior.noise**2).float(), g["sched.posterior_variance"], **EXACT)
     log_variance = (
@@ -66,7 +72,7 @@ class _Stub(torch.nn.Module):
 @pytest.mark.golden("resshift_schedule_s*")
 def test_one_reverse_step_reproduces_published_numbers(case):
     g, t = case.tensors, case.tensors["t"]
-    model = ResShift(_Stub(g["p_sample.model_output"]), VQModel(**TINY_AUTOENCODER), case.process())
+    model = ResShift(_Stub(g["p_sample.model_output"]), VQModel(TINY_AUTOENCODER), case.process())
     condition = Condition(y=g["y"], extra={"lq": g["y"]})
     torch.testing.assert_close(model.prior(condition, g["noise"]), g["prior_sample"], **EXACT)
     clean = model.predict(g["q_sample"], t, condition).sample
@@ -106,13 +112,13 @@ def test_chain_reproduces_published_samples(case):
 @pytest.mark.parametrize("step", [ancestral, deterministic])
 def test_reverse_steps_keep_the_marginals(step):
     """If z_0 is known exactly, a step from q(z_t) lands in q(z_{t-1}): same mean factors, same variance."""
-    forward = process(15, 0.04)
+    forward = make_process(15, 0.04)
     signal, shift, noise = forward.table
     r = step(forward)
-    torch.testing.assert_close((r.clean + r.current * signal)[1:], signal[:-1])
+    torch.testing.assert_close((r.sample + r.current * signal)[1:], signal[:-1])
     torch.testing.assert_close((r.shift + r.current * shift)[1:], shift[:-1])
     torch.testing.assert_close(((r.current * noise) ** 2 + r.noise**2)[1:], noise[:-1] ** 2)
-    assert (r.clean[0], r.current[0], r.shift[0], r.noise[0]) == (1, 0, 0, 0)
+    assert (r.sample[0], r.current[0], r.shift[0], r.noise[0]) == (1, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +128,7 @@ def tiny():
 
 def test_tiny_goes_through_the_same_classes(tiny):
     assert isinstance(tiny, DiffusionModel)
-    assert isinstance(tiny.network, UNetModelSwin)
+    assert isinstance(tiny.network, SwinUNet)
     assert (tiny.nfe, tiny.scale, tiny.size_multiple, tiny.prediction_type) == (4, 4, 16, "sample")
     assert tiny.codec.space != "vq-f4"  # other weights, other latents
     assert not any(p.requires_grad for p in tiny.parameters())
@@ -180,8 +186,8 @@ def test_gradient_of_a_prediction_reaches_the_image_through_the_encoder(tiny):
 
 def test_a_finer_input_is_brought_to_the_latent_by_the_network():
     """x2 models: the low-quality image is twice the latent's size."""
-    network = UNetModelSwin(**TINY_UNET | {"lq_size": 32})
-    model = ResShift(network, VQModel(**TINY_AUTOENCODER), process(4, 0.2), scale=2)
+    network = SwinUNet(replace(TINY_UNET, lq_size=32))
+    model = ResShift(network, VQModel(TINY_AUTOENCODER), make_process(4, 0.2), scale=2)
     assert model.size_multiple == 32
     with torch.no_grad():
         assert model.restore(torch.rand(1, 3, 32, 64) * 2 - 1).shape == (1, 3, 64, 128)

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET
 from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.specs import TEACHERS, ResShiftConfig, SinSRConfig
-from distillkit_superres.resshift.unet import UNetModelSwin
+from distillkit_superres.resshift.unet import SwinUNet
 
 RESSHIFT, SINSR = TEACHERS
 
@@ -92,7 +93,7 @@ def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
 @pytest.fixture(scope="module")
 def networks():
     torch.manual_seed(0)
-    return UNetModelSwin(**TINY_UNET), VQModel(**TINY_AUTOENCODER)
+    return SwinUNet(TINY_UNET), VQModel(TINY_AUTOENCODER)
 
 
 PREFIXES = [
@@ -108,10 +109,10 @@ PREFIXES = [
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_any_chain_of_wrapper_prefixes_is_taken_off(networks, tmp_path, prefix, nested):
-    for network, arguments in zip(networks, (TINY_UNET, TINY_AUTOENCODER), strict=True):
+    for network, sizes in zip(networks, (TINY_UNET, TINY_AUTOENCODER), strict=True):
         state = {prefix + k: v for k, v in network.state_dict().items()}
         torch.save({"state_dict": state} if nested else state, tmp_path / "x.pth")
-        other = type(network)(**arguments)
+        other = type(network)(sizes)
         load_checkpoint(other, tmp_path / "x.pth")
         assert all(v.equal(network.state_dict()[k]) for k, v in other.state_dict().items())
 
@@ -119,9 +120,9 @@ def test_any_chain_of_wrapper_prefixes_is_taken_off(networks, tmp_path, prefix, 
 def test_another_architecture_is_refused(networks, tmp_path):
     unet, vq = networks
     torch.save(vq.state_dict(), tmp_path / "vq.pth")
-    with pytest.raises(WeightsError, match="another architecture than UNetModelSwin"):
+    with pytest.raises(WeightsError, match="another architecture than SwinUNet"):
         load_checkpoint(unet, tmp_path / "vq.pth")
-    wider = UNetModelSwin(**TINY_UNET | {"swin_embed_dim": 64})
+    wider = SwinUNet(replace(TINY_UNET, swin_embed_dim=64))
     torch.save(unet.state_dict(), tmp_path / "narrow.pth")
     with pytest.raises(WeightsError, match=r"is \(.*expected \("):
         load_checkpoint(wider, tmp_path / "narrow.pth")

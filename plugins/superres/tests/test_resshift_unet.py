@@ -1,11 +1,13 @@
 """The Swin UNet against numbers of the published code, and its window rules."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from distillkit_superres.resshift.build import TINY_UNET
 from distillkit_superres.resshift.swin import shifted_window_mask
-from distillkit_superres.resshift.unet import UNetModelSwin
+from distillkit_superres.resshift.unet import SwinUNet
 
 
 @pytest.mark.golden("resshift_unet_small_*")
@@ -65,9 +67,8 @@ def test_only_the_last_row_of_windows_is_masked_and_by_token_columns():
     ],
 )
 def test_sides_are_multiples_of_the_windows(change, multiple):
-    network = UNetModelSwin(
-        **(TINY_UNET | {"lq_size": (TINY_UNET | change)["image_size"]} | change)
-    )
+    lq_size = change.get("image_size", TINY_UNET.image_size)
+    network = SwinUNet(replace(TINY_UNET, **{"lq_size": lq_size} | change))
     assert network.size_multiple == multiple
     x = torch.randn(1, 3, multiple, 2 * multiple)
     assert network(x, torch.tensor([1]), x).shape == x.shape
@@ -78,7 +79,7 @@ def test_sides_are_multiples_of_the_windows(change, multiple):
 
 
 def test_a_larger_low_quality_image_is_brought_down_by_strided_convolutions():
-    network = UNetModelSwin(**TINY_UNET | {"lq_size": 64, "lq_channels": 4})
+    network = SwinUNet(replace(TINY_UNET, lq_size=64, lq_channels=4))
     assert {
         k: tuple(v.shape[:2])
         for k, v in network.feature_extractor.named_parameters()
@@ -94,7 +95,7 @@ def test_a_larger_low_quality_image_is_brought_down_by_strided_convolutions():
 
 
 def test_images_of_a_batch_do_not_mix():
-    network = UNetModelSwin(**TINY_UNET)
+    network = SwinUNet(TINY_UNET)
     x, lq, t = torch.randn(3, 3, 32, 16), torch.randn(3, 3, 32, 16), torch.tensor([0, 3, 14])
     torch.testing.assert_close(
         network(x, t, lq)[1:2], network(x[1:2], t[1:2], lq[1:2]), atol=1e-5, rtol=0
@@ -103,7 +104,7 @@ def test_images_of_a_batch_do_not_mix():
 
 def test_bfloat16_follows_float32():
     torch.manual_seed(0)
-    network = UNetModelSwin(**TINY_UNET)
+    network = SwinUNet(TINY_UNET)
     x, lq, t = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16), torch.tensor([2])
     expected = network(x, t, lq)
     low = network.to(torch.bfloat16)(x.bfloat16(), t, lq.bfloat16())

@@ -5,7 +5,7 @@ import torch
 
 from distillkit import DiffusionModel, DistillkitError, OutputTeacher
 from distillkit_superres.resshift.build import build_sinsr
-from distillkit_superres.resshift.schedule import SINSR_MAX_START, deterministic, sqrt_eta
+from distillkit_superres.resshift.schedule import SINSR_MAX_START, deterministic, make_sqrt_eta
 from distillkit_superres.resshift.sinsr import SinSR
 from distillkit_superres.resshift.specs import SinSRConfig
 
@@ -93,8 +93,8 @@ def test_restoring_is_repeatable_by_its_generator(tiny):
 
 
 def test_its_schedule_starts_no_higher_than_its_bound():
-    assert sqrt_eta(4, 0.2, 2.0)[0] == 0.1
-    assert sqrt_eta(4, 0.2, 2.0, max_start=SINSR_MAX_START)[0] == SINSR_MAX_START
+    assert make_sqrt_eta(4, 0.2, 2.0)[0] == 0.1
+    assert make_sqrt_eta(4, 0.2, 2.0, max_start=SINSR_MAX_START)[0] == SINSR_MAX_START
     torch.testing.assert_close(
-        sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START), sqrt_eta(15, 0.04, 2.0)
+        make_sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START), make_sqrt_eta(15, 0.04, 2.0)
     )

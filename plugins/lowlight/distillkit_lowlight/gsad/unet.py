@@ -195,7 +195,7 @@ class UNet(nn.Module):
         super().__init__()
         self.size_multiple = config.size_multiple
         self.noise_level_mlp = _embedding_mlp(config.inner_channel)
-        # The layers are made in the order of the published code: seeded weights depend on it.
+        # Seeded weights depend on the order in which the layers are made.
         self.downs, skips = _make_downs(config)
         width = skips[-1]
         self.mid = nn.ModuleList(

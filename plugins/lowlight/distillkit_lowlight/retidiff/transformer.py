@@ -218,7 +218,7 @@ class Transformer(nn.Module):
         def retinex_level(number: int, width: int, heads: int) -> nn.ModuleList:
             return _make_level(config, RetinexAttention, number, width, heads)
 
-        # The layers are made in the order of the published code: seeded weights depend on it.
+        # Seeded weights depend on the order in which the layers are made.
         if config.training_head:
             self.decom = Decomposition(width1, width1)
         self.patch_embed = PatchEmbed(config.inp_channels, width1)

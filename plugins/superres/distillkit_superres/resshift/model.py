@@ -1,4 +1,7 @@
-"""ResShift (Yue et al. 2023) as a diffusion model: VQ f4 latents, residual shifting, a network that predicts the clean latent."""
+"""ResShift (Yue et al. 2023) as a diffusion model.
+
+It shifts residuals between latents of a VQ f4 autoencoder; its network predicts the clean latent.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +14,33 @@ from torch import Tensor
 from distillkit import Autoencoder, Condition, DiffusionModel, ResidualShifting, current_memory
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.schedule import ReverseStep, ancestral
-from distillkit_superres.resshift.unet import UNetModelSwin
+from distillkit_superres.resshift.unet import SwinUNet
 
 
 class ResShift(DiffusionModel):
     """A chain of few steps from the noised latent of the upsampled input to the restored one.
 
-    ``y = E(bicubic(lq))``; the network also sees ``lq`` itself. Gradient flows through :meth:`predict` to ``z_t`` and through the
-    codec's encoder and, straight through the codes, its decoder.
+    The latent that the process shifts to is ``y = E(bicubic(lq))``; the network also sees ``lq``
+    itself. Gradient flows through :meth:`predict` to ``z_t``, through the codec's encoder and,
+    straight through the codes, through its decoder.
 
     Args:
-        process: forward process at the network's times.
-        space: name of the autoencoder's latent space.
-        scale: output side divided by input side.
-        reverse: factors of a reverse step; default :func:`ancestral`.
+        network: The denoiser.
+        autoencoder: The VQ autoencoder.
+        process: Forward process at the network's timesteps.
+        space: Name of the autoencoder's latent space.
+        scale: Output side divided by input side.
+        reverse: Factors of a reverse step; default :func:`ancestral`.
     """
 
     prediction_type = "sample"
     head = "out.2"
-    network: UNetModelSwin
+    network: SwinUNet
     process: ResidualShifting
 
     def __init__(
         self,
-        network: UNetModelSwin,
+        network: SwinUNet,
         autoencoder: VQModel,
         process: ResidualShifting,
         *,
@@ -43,12 +49,10 @@ class ResShift(DiffusionModel):
         reverse: ReverseStep | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.codec, self.process, self.scale = (
-            network,
-            Autoencoder(autoencoder, space),
-            process,
-            scale,
-        )
+        self.network = network
+        self.codec = Autoencoder(autoencoder, space)
+        self.process = process
+        self.scale = scale
         self.reverse = reverse or ancestral(process)
         assert process.num_train_timesteps is not None
         self.nfe = process.num_train_timesteps
@@ -61,33 +65,48 @@ class ResShift(DiffusionModel):
         )
 
     def scale_input(self, z: Tensor, t: Tensor) -> Tensor:
-        """``z / sqrt(kappa^2 eta_t + 1)``: unit spread, if that of a clean latent is 1."""
-        return z / (self.process.coefficients(t).noise ** 2 + 1).sqrt()
+        """Scale latents for the network: ``z / sqrt(kappa^2 eta_t + 1)``.
+
+        The result has unit spread if a clean latent has.
+        """
+        variance = self.process.coefficients(t).noise ** 2
+        return z / (variance + 1).sqrt()
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(self.scale_input(z_t, t), t, condition.extra["lq"])
 
     def prior(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Where the chain starts, ``y + kappa sqrt(eta_T) eps``: centered on ``y``, as if eta_T were 1."""
+        """Make the start of the chain, ``y + kappa sqrt(eta_T) eps``.
+
+        It is centered on ``y``, as if eta_T were 1.
+        """
         assert condition.y is not None
         last = torch.tensor([self.nfe - 1], device=noise.device)
         return condition.y + self.process.coefficients(last).noise * noise
 
     def chain(
-        self, condition: Condition, noises: Iterator[Tensor]
+        self,
+        condition: Condition,
+        noises: Iterator[Tensor],
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The reverse chain, noisiest time first: after each step, ``z_{t-1}`` and the network's clean latent.
+        """Run the reverse chain, from the noisiest timestep on.
 
-        ``noises``: the noise of the prior, then that of each step, each of the shape of ``condition.y``.
+        Args:
+            condition: From :meth:`condition`.
+            noises: The noise of the prior, then that of each step, each of the shape of
+                ``condition.y``.
+
+        Yields:
+            ``z_{t-1}`` and the network's clean latent, after each step.
         """
         y = condition.y
         assert y is not None
         z = self.prior(condition, next(noises))
-        for level in reversed(range(self.nfe)):
-            t = torch.full((y.shape[0],), level, device=y.device)
-            clean = self(z, t, condition)
-            z = self.reverse(t, clean, z, y, next(noises))
-            yield z, clean
+        for timestep in reversed(range(self.nfe)):
+            t = torch.full((y.shape[0],), timestep, device=y.device)
+            sample = self(z, t, condition)
+            z = self.reverse(t, sample, z, y, next(noises))
+            yield z, sample
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         y = condition.y

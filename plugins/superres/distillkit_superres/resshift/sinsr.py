@@ -12,11 +12,12 @@ from distillkit_superres.resshift.model import ResShift
 
 
 class SinSR(nn.Module):
-    """An output teacher: the network's clean latent at the last time, decoded.
+    """An output teacher: the network's clean latent at the last timestep, decoded.
 
     Args:
-        model: the network with its autoencoder and the process it was distilled from. Its other times have lost their meaning (time
-            0 was trained to turn a clean latent back into the start of the chain).
+        model: The network with its autoencoder and the process it was distilled from. Its other
+            timesteps have lost their meaning: timestep 0 was trained to turn a clean latent back
+            into the start of the chain.
     """
 
     nfe = 1
@@ -24,10 +25,11 @@ class SinSR(nn.Module):
     def __init__(self, model: ResShift) -> None:
         super().__init__()
         self.model = model
-        self.scale, self.size_multiple = model.scale, model.size_multiple
+        self.scale = model.scale
+        self.size_multiple = model.size_multiple
 
     def one_step(self, condition: Condition, noise: Tensor) -> Tensor:
-        """``f(y + kappa sqrt(eta_T) eps, T)``: the clean latent (B, C, h, w)."""
+        """Predict the clean latent ``f(y + kappa sqrt(eta_T) eps, T)``, shape (B, C, h, w)."""
         z = self.model.prior(condition, noise)
         t = torch.full((z.shape[0],), self.model.nfe - 1, device=z.device)
         return self.model(z, t, condition)
@@ -40,8 +42,13 @@ class SinSR(nn.Module):
         return self.model.codec.decode(self.one_step(condition, noise)).clamp(-1, 1)
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> NoReturn:
-        """Raises DistillkitError: there is no score to ask for."""
+        """Refuse to predict: there is no score to ask for.
+
+        Raises:
+            DistillkitError: Always.
+        """
         raise DistillkitError(
-            "superres/sinsr - cannot be asked for a score: it was distilled at one time only and knows no noise level in between; "
+            "superres/sinsr - cannot be asked for a score: it was distilled at one timestep only "
+            "and knows no noise level in between; "
             'ask it for its output (fidelity_term = "output"), or use superres/resshift'
         )
