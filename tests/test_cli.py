@@ -137,7 +137,7 @@ def test_a_full_disk(distillkit, recipe, tmp_path, monkeypatch):
 
 def test_a_second_run_into_the_same_folder(distillkit, recipe, run):
     code, _, told = distillkit("run", recipe, "--out", run)
-    assert code == 2 and "holds a run already; go on with it by --resume" in told
+    assert code == 2 and "holds a run already; continue it with --resume" in told
 
 
 def test_resuming_with_another_recipe_shows_what_differs(distillkit, recipe, run):

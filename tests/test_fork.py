@@ -17,7 +17,7 @@ from distillkit.cli import main as cli
 from distillkit.errors import Interrupted
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Recipe
-from distillkit.runs.changes import RULES, Standing, compare
+from distillkit.runs.changes import RULES, RunProgress, compare_recipes
 from distillkit.runs.run import run_recipe
 
 FAST = ["data.eval=[]"]
@@ -95,7 +95,7 @@ def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(
     recipe, tmp_path, cut, capfd
 ):
     assert SAFE.keys() | ROUNDING == {
-        key for key, (verdict, _) in RULES.items() if verdict == "safe"
+        key for key, (compatibility, _) in RULES.items() if compatibility == "safe"
     }
     out = cut(3)
     run_recipe(
@@ -103,7 +103,7 @@ def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(
     )
     told = capfd.readouterr().err
     assert (
-        "goes on with another recipe; its steps are the same:" in told
+        "continues with another recipe; its steps are the same:" in told
         and "training.logging_steps: 2 -> 1" in told
     )
     assert same(weights_of(out), whole(recipe, tmp_path))
@@ -215,7 +215,7 @@ def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(
     for options in ({"resume": True}, {"fork": out}):
         with pytest.raises(
             DistillkitError,
-            match=r"(?s)cannot go on from its checkpoint \(stage1 step 3\):\n  s.* -> .*anew",
+            match=r"(?s)cannot continue from its checkpoint \(stage1 step 3\):\n  s.* -> .*from the first step",
         ):
             run_recipe(
                 load_recipe(recipe, [*FAST, change]),
@@ -252,79 +252,100 @@ def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
     (out / "student").mkdir()
     with pytest.raises(
         DistillkitError,
-        match="holds a student but no checkpoint to go on from; .*: distillkit eval",
+        match="holds a student but no checkpoint to continue from; .*: distillkit eval",
     ):
         run_recipe(load_recipe(recipe, FAST), out, resume=True)
 
 
 @pytest.mark.parametrize(
-    ("change", "at", "verdict"),
+    ("change", "progress", "compatibility"),
     [
-        ("stage1.steps=8", Standing("stage1", 3, False), "safe"),
-        ("stage1.steps=5", Standing("stage1", 3, False), "safe"),
-        ("stage1.steps=3", Standing("stage1", 3, False), "incompatible"),
-        ("stage1.steps=8", Standing("stage1", 6, True), "fork"),
-        ("stage1.steps=8", Standing("stage2", 1, False), "incompatible"),
-        ("stage2.steps=9", Standing("stage1", 3, False), "safe"),
-        ("stage2.steps=0", Standing("stage1", 3, False), "fork"),
-        ("stage2.steps=9", Standing("stage2", 4, True), "fork"),
-        ("stage2.adapter.rank=3", Standing("stage1", 3, False), "fork"),
-        ("stage2.adapter.rank=3", Standing("stage2", 3, False), "incompatible"),
-        ("stage2.variant='oftsr'", Standing("stage2", 3, False), "incompatible"),
-        ("stage1.weights.l2=3.0", Standing("stage2", 3, False), "fork"),
-        ("data.crop=8", Standing("stage1", 3, False), "fork"),
-        ("teachers.fidelity.seed=9", Standing("stage1", 3, False), "fork"),
-        ("evaluation.crop=8", Standing("stage1", 3, False), "safe"),
+        ("stage1.steps=8", RunProgress("stage1", 3, False), "safe"),
+        ("stage1.steps=5", RunProgress("stage1", 3, False), "safe"),
+        ("stage1.steps=3", RunProgress("stage1", 3, False), "incompatible"),
+        ("stage1.steps=8", RunProgress("stage1", 6, True), "fork"),
+        ("stage1.steps=8", RunProgress("stage2", 1, False), "incompatible"),
+        ("stage2.steps=9", RunProgress("stage1", 3, False), "safe"),
+        ("stage2.steps=0", RunProgress("stage1", 3, False), "fork"),
+        ("stage2.steps=9", RunProgress("stage2", 4, True), "fork"),
+        ("stage2.adapter.rank=3", RunProgress("stage1", 3, False), "fork"),
+        ("stage2.adapter.rank=3", RunProgress("stage2", 3, False), "incompatible"),
+        ("stage2.variant='oftsr'", RunProgress("stage2", 3, False), "incompatible"),
+        ("stage1.weights.l2=3.0", RunProgress("stage2", 3, False), "fork"),
+        ("data.crop=8", RunProgress("stage1", 3, False), "fork"),
+        ("teachers.fidelity.seed=9", RunProgress("stage1", 3, False), "fork"),
+        ("evaluation.crop=8", RunProgress("stage1", 3, False), "safe"),
         ("seed=5", None, "safe"),
     ],
 )
-def test_verdicts(recipe, change, at, verdict):
+def test_each_change_is_judged(recipe, change, progress, compatibility):
     old, new = (load_recipe(recipe, sets).document.values for sets in ([], [change]))
-    (found,) = compare(old, new, at)
-    assert found.verdict == verdict and found.key == change.partition("=")[0] and found.why
-    assert compare(old, old, at) == []
+    (found,) = compare_recipes(old, new, progress)
+    assert (
+        found.compatibility == compatibility
+        and found.key == change.partition("=")[0]
+        and found.reason
+    )
+    assert compare_recipes(old, old, progress) == []
 
 
 def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no_detail(recipe):
-    at = Standing("stage1", 3, False)
+    progress = RunProgress("stage1", 3, False)
     old, new = (
         load_recipe(recipe, ["training.lr_decay_fraction=0.5", s]).document.values
         for s in ("seed=0", "stage1.steps=8")
     )
-    assert [c.verdict for c in compare(old, new, at)] == ["fork"]
+    assert [c.compatibility for c in compare_recipes(old, new, progress)] == ["fork"]
 
 
 @pytest.mark.parametrize(
-    ("processes", "change", "at", "verdicts"),
+    ("processes", "change", "progress", "expected"),
     [
         (
             (2, 1),
             "training.gradient_accumulation_steps=2",
-            Standing("stage1", 3, False),
+            RunProgress("stage1", 3, False),
             ["safe", "safe"],
         ),
-        ((2, 4), "training.gradient_accumulation_steps=1", Standing("stage1", 3, False), ["fork"]),
-        ((3, 2), "training.gradient_accumulation_steps=1", Standing("stage2", 3, False), ["fork"]),
-        ((1, 1), "training.gradient_accumulation_steps=2", Standing("stage1", 3, False), ["fork"]),
+        (
+            (2, 4),
+            "training.gradient_accumulation_steps=1",
+            RunProgress("stage1", 3, False),
+            ["fork"],
+        ),
+        (
+            (3, 2),
+            "training.gradient_accumulation_steps=1",
+            RunProgress("stage2", 3, False),
+            ["fork"],
+        ),
+        (
+            (1, 1),
+            "training.gradient_accumulation_steps=2",
+            RunProgress("stage1", 3, False),
+            ["fork"],
+        ),
         (
             (2, 1),
             "training.gradient_accumulation_steps=1",
-            Standing("stage1", 3, True),
+            RunProgress("stage1", 3, True),
             ["fork"],
         ),  # stage 2 is to come
         (
             (2, 1),
             "training.gradient_accumulation_steps=1",
-            Standing("stage2", 4, True),
+            RunProgress("stage2", 4, True),
             ["safe"],
         ),  # only judged again
     ],
 )
 def test_another_number_of_processes_goes_on_where_a_step_takes_as_many_batches(
-    recipe, processes, change, at, verdicts
+    recipe, processes, change, progress, expected
 ):
     old, new = (load_recipe(recipe, sets).document.values for sets in ([], [change]))
-    assert sorted(c.verdict for c in compare(old, new, at, processes)) == verdicts
+    assert (
+        sorted(c.compatibility for c in compare_recipes(old, new, progress, processes)) == expected
+    )
 
 
 def test_rules_speak_of_keys_that_exist():

@@ -132,7 +132,7 @@ def test_resuming_from_an_older_checkpoint_repeats_the_same_steps(finished, reci
 
 def test_an_existing_run_is_never_overwritten_and_another_recipe_never_resumed(finished, recipe):
     before = weights_of(finished)
-    with pytest.raises(DistillkitError, match="holds a run already; go on with it by --resume"):
+    with pytest.raises(DistillkitError, match="holds a run already; continue it with --resume"):
         run_recipe(load_recipe(recipe), finished)
     with pytest.raises(
         DistillkitError,

@@ -1,7 +1,8 @@
-"""What differs between the recipe of a run and the one that it shall go on with, and whether it may.
+"""Compare a run's recipe with the one that shall continue the run.
 
-A change is *safe* if the steps that were made and those that remain are the same with it; it is *incompatible* if the checkpoint's
-tensors mean nothing with it; every other one makes another run, a *fork*.
+A change is *safe* if the finished steps and the remaining ones are the same with it. It is
+*incompatible* if the checkpoint's tensors mean nothing with it. Any other change makes another run,
+a *fork*.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Any, Literal
 from distillkit.recipe.dump import inline, leaves
 from distillkit.recipe.positions import KeyPath, dotted
 
-Verdict = Literal["safe", "fork", "incompatible"]
+Compatibility = Literal["safe", "fork", "incompatible"]
+Judgment = tuple[Compatibility, str]
+"""With the reason."""
 Values = Mapping[KeyPath, Any]
 
 PROCESSES: KeyPath = ("processes",)
-"""Not a key of a recipe, but one of what a run is."""
-ACCUMULATE: KeyPath = ("training", "gradient_accumulation_steps")
+"""Key of the number of processes: not in a recipe, but judged like the keys of one."""
+ACCUMULATION: KeyPath = ("training", "gradient_accumulation_steps")
+STEPS: tuple[KeyPath, ...] = (("stage1", "steps"), ("stage2", "steps"))
 
-RULES: dict[str, tuple[Verdict, str]] = {
+RULES: dict[str, tuple[Compatibility, str]] = {
     "name": ("safe", "a name"),
     "seed": ("fork", "every draw depends on it"),
     "student": ("incompatible", "the checkpoint is a change to that student"),
@@ -54,107 +58,128 @@ RULES: dict[str, tuple[Verdict, str]] = {
     "training.max_nonfinite_steps": ("safe", "when a run gives up"),
     "evaluation": ("safe", "how the student is judged"),
 }
-"""By the key, or the table above it; the longest one counts. ``steps`` and what is of a stage to come are judged by themselves."""
+"""By a key or the table above it; the innermost one counts. Other rules judge ``steps``, the number
+of processes, and keys of a stage that has not begun."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands: after ``made`` steps of ``stage``, which have ``ended`` it or not."""
+class RunProgress:
+    """How far a run has come."""
 
     stage: str
-    made: int
-    ended: bool
+    steps_done: int
+    """In that stage."""
+    stage_ended: bool
 
 
 @dataclass(frozen=True)
 class Change:
-    """One key whose value differs; None stands for a key that is not there."""
+    """One key whose value differs; None stands for a missing key."""
 
     key: str
     old: Any
     new: Any
-    verdict: Verdict
-    why: str
+    compatibility: Compatibility
+    reason: str
 
     def __str__(self) -> str:
-        old, new = ("not set" if value is None else inline(value) for value in (self.old, self.new))
-        return f"{self.key}: {old} -> {new}  ({self.why})"
+        return f"{self.key}: {_written(self.old)} -> {_written(self.new)}  ({self.reason})"
 
 
-def compare(
+def compare_recipes(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    at: Standing | None,
+    progress: RunProgress | None,
     processes: tuple[int, int] = (1, 1),
 ) -> list[Change]:
-    """Every key whose values differ between two complete recipes, for a run that stands ``at`` a checkpoint; None: it has none.
+    """List and judge every key whose values differ.
 
-    ``processes``: how many the run had and has now. A difference is told as one of the key ``processes``.
+    Args:
+        old: the complete recipe of the run.
+        new: the complete recipe that shall continue it.
+        progress: how far the run has come; None: it has no checkpoint.
+        processes: how many the run had and has now; a difference is listed under ``processes``.
     """
-    before, after = (
-        {**dict(leaves(r, ())), PROCESSES: n} for r, n in zip((old, new), processes, strict=True)
-    )
-    return [
-        Change(dotted(path), before.get(path), after.get(path), *_judge(path, before, after, at))
-        for path in dict.fromkeys([*before, *after])
-        if before.get(path) != after.get(path)
-    ]
+    before = {**dict(leaves(old)), PROCESSES: processes[0]}
+    after = {**dict(leaves(new)), PROCESSES: processes[1]}
+    changes = []
+    for path in dict.fromkeys([*before, *after]):
+        old_value = before.get(path)
+        new_value = after.get(path)
+        if old_value != new_value:
+            compatibility, reason = _judge(path, before, after, progress)
+            changes.append(Change(dotted(path), old_value, new_value, compatibility, reason))
+    return changes
 
 
-def lines(changes: Sequence[Change]) -> str:
-    """One indented line a change."""
+def format_changes(changes: Sequence[Change]) -> str:
+    """Write one indented line for each change."""
     return "\n".join(f"  {change}" for change in changes)
 
 
-def _judge(
-    path: KeyPath, before: Values, after: Values, at: Standing | None
-) -> tuple[Verdict, str]:
-    if at is None:
-        return "safe", "no step is kept yet"
-    if path in (("stage1", "steps"), ("stage2", "steps")):
-        decays = any(values.get(("training", "lr_decay_fraction")) for values in (before, after))
-        return _judge_steps(str(path[0]), before.get(path, 0), after.get(path, 0), at, decays)
-    if path in (PROCESSES, ACCUMULATE):
-        return _judge_parts(before, after, at)
-    verdict, why = next((RULES[key] for key in _above(path) if key in RULES), RULES["training"])
-    if verdict == "incompatible" and path[0] == "stage2" and at.stage == "stage1":
+def _written(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return inline(value)
+
+
+def _judge(path: KeyPath, before: Values, after: Values, progress: RunProgress | None) -> Judgment:
+    if progress is None:
+        return "safe", "there is no checkpoint yet"
+    if path in STEPS:
+        return _judge_steps(path, before, after, progress)
+    if path in (PROCESSES, ACCUMULATION):
+        return _judge_step_size(before, after, progress)
+    rule = next((RULES[key] for key in _tables_above(path) if key in RULES), RULES["training"])
+    of_a_later_stage = path[0] == "stage2" and progress.stage == "stage1"
+    if rule[0] == "incompatible" and of_a_later_stage:
         return RULES["stage2"]
-    return verdict, why
+    return rule
 
 
-def _judge_parts(before: Values, after: Values, at: Standing) -> tuple[Verdict, str]:
-    """A step takes a batch for each process and accumulation; who computes which is all the same."""
-    if at.ended and (at.stage == "stage2" or not after.get(("stage2", "steps"))):
-        return "safe", "every step is made"
-    was, now = (values.get(ACCUMULATE, 1) * values[PROCESSES] for values in (before, after))
-    if was == now:
-        return "safe", f"a step takes {now} batches as before"
-    why = f"a step takes a batch for each process and accumulation: {was} before, {now} now"
-    rest = was % after[PROCESSES]
-    return (
-        "fork",
-        why
-        if rest
-        else f"{why}; with training.gradient_accumulation_steps = {was // after[PROCESSES]} it would be the same",
+def _judge_step_size(before: Values, after: Values, progress: RunProgress) -> Judgment:
+    """Judge the number of micro-batches in a step; it does not matter which process has which."""
+    is_last_stage = progress.stage == "stage2" or not after.get(("stage2", "steps"))
+    if progress.stage_ended and is_last_stage:
+        return "safe", "all steps are done"
+    old_size = before.get(ACCUMULATION, 1) * before[PROCESSES]
+    new_size = after.get(ACCUMULATION, 1) * after[PROCESSES]
+    if old_size == new_size:
+        return "safe", f"a step still takes {new_size} batches"
+    reason = (
+        f"a step takes a batch for each process and accumulation: {old_size} before, {new_size} now"
     )
+    accumulation, remainder = divmod(old_size, after[PROCESSES])
+    if remainder == 0:
+        key = dotted(ACCUMULATION)
+        reason += f"; with {key} = {accumulation} it would be the same"
+    return "fork", reason
 
 
-def _judge_steps(stage: str, old: int, new: int, at: Standing, decays: bool) -> tuple[Verdict, str]:
-    """More or fewer steps leave those that are the same in both as they are, unless the learning rate falls toward the last."""
-    made = at.made if stage == at.stage else 0
-    if stage < at.stage:
-        return "incompatible", "stage 1 is over, and stage 2 has begun on its end"
-    if made and new <= made:
-        return "incompatible", f"{made} steps of it are made"
-    if decays:
-        return "fork", "with training.lr_decay_fraction the learning rate depends on it"
-    if made and at.ended:
+def _judge_steps(path: KeyPath, before: Values, after: Values, progress: RunProgress) -> Judgment:
+    """Judge a stage's number of steps.
+
+    Steps that both recipes have are the same, unless the learning rate falls towards the last one.
+    """
+    stage = str(path[0])
+    if stage < progress.stage:
+        return "incompatible", "stage 1 is over, and stage 2 has begun from its end"
+    old = before.get(path, 0)
+    new = after.get(path, 0)
+    done = progress.steps_done if stage == progress.stage else 0
+    if done and new <= done:
+        return "incompatible", f"{done} steps of it are done"
+    decay: KeyPath = ("training", "lr_decay_fraction")
+    if before.get(decay) or after.get(decay):
+        return "fork", f"with {dotted(decay)} the learning rate depends on it"
+    if done and progress.stage_ended:
         return "fork", "the stage has ended"
     if not (old and new):
-        return "fork", "stage 2 as a whole"
-    return "safe", "the steps are the same, only their number is another"
+        return "fork", "it adds or removes stage 2"
+    return "safe", "the steps are the same, only their number differs"
 
 
-def _above(path: KeyPath) -> Iterator[str]:
-    """A key and the tables that it stands in, the innermost first."""
-    return (dotted(path[:n]) for n in range(len(path), 0, -1))
+def _tables_above(path: KeyPath) -> Iterator[str]:
+    """Yield a key and the tables that it stands in, the innermost first."""
+    for length in range(len(path), 0, -1):
+        yield dotted(path[:length])

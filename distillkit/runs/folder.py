@@ -1,4 +1,4 @@
-"""The folder of a run: whether a recipe may use it or go on in it, and new ones that are forked from another run's."""
+"""The folder of a run: whether a recipe may use it or continue it, and forks of other runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 from distillkit.errors import DistillkitError
 from distillkit.files.atomic import atomic_dir
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.runs.changes import Change, Standing, compare, lines
+from distillkit.runs.changes import Change, RunProgress, compare_recipes, format_changes
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 
 PROBE_BYTES = 1 << 20
+"""Size of the file that is written to see whether a folder can be written to."""
 
 
-def prepare(
+def prepare_folder(
     out: Path,
     resolved: ResolvedRecipe,
     resume: bool,
@@ -28,12 +29,21 @@ def prepare(
     say: Callable[[str], None],
     processes: int = 1,
 ) -> list[Change]:
-    """Make ``out`` ready for a run of the recipe by ``processes``: as it is, or as a fork of the run or checkpoint ``fork``.
+    """Make a folder ready for a run: check it, or make it a fork of another run.
 
-    Given again with ``resume``, a fork that is there is gone on with.
+    Args:
+        out: the run's folder.
+        resolved: the recipe.
+        resume: continue the run that is there; with ``fork``, the fork that is there.
+        fork: the run's folder, or one of its checkpoints, to start from.
+        say: shows a text to the user.
+        processes: how many take part in the run.
 
     Returns:
-        what :func:`check_folder` does.
+        As :func:`check_folder`.
+
+    Raises:
+        DistillkitError: the folder cannot be used, or the recipe cannot continue from ``fork``.
     """
     if fork is not None:
         if resume and (out / "recipe.toml").exists():
@@ -42,173 +52,223 @@ def prepare(
             _make_fork(out, resolved, fork, say, processes)
     changes = check_folder(out, resolved, resume or fork is not None, processes)
     if changes:
-        say(f"{out} - goes on with another recipe; its steps are the same:\n{lines(changes)}")
+        say(
+            f"{out} - continues with another recipe; its steps are the same:\n"
+            f"{format_changes(changes)}"
+        )
     return changes
 
 
 def check_folder(
     out: Path, resolved: ResolvedRecipe, resume: bool, processes: int = 1
 ) -> list[Change]:
-    """Refuse an output folder that holds another run, or that cannot be written to.
+    """Refuse a folder that holds another run, or that cannot be written to.
+
+    Args:
+        out: the run's folder.
+        resolved: the recipe.
+        resume: whether a run that is there is to be continued.
+        processes: how many take part in the run.
 
     Returns:
-        how the recipe differs from that of the run which it goes on with; only in what leaves the steps as they are.
+        How the recipe differs from that of the continued run, in nothing that changes its steps.
 
     Raises:
-        DistillkitError: it holds a run and ``resume`` is False; that run's steps are not those of this recipe, or all its
-            checkpoints are lost or damaged; or a file of a megabyte cannot be written there.
+        DistillkitError: the folder holds a run and ``resume`` is False; the steps of that run are
+            not those of this recipe; all its checkpoints are lost or damaged; or a file of a
+            megabyte cannot be written there.
     """
-    changes: list[Change] = []
-    kept = any((out / "checkpoints").glob("step-*"))
+    changes = []
+    has_checkpoints = any((out / "checkpoints").glob("step-*"))
     if (out / "recipe.toml").exists():
         if not resume:
             raise DistillkitError(
-                f"{out} - holds a run already; go on with it by --resume, or choose another folder by --out"
+                f"{out} - holds a run already; continue it with --resume, or choose another folder "
+                "with --out"
             )
-        if not kept and (out / "student").exists():
-            what = f"holds a student but no checkpoint to go on from; judge it again with: distillkit eval {out}"
-            raise DistillkitError(f"{out} - {what}; or train anew in another folder by --out")
+        if not has_checkpoints and (out / "student").exists():
+            raise DistillkitError(
+                f"{out} - holds a student but no checkpoint to continue from; evaluate it again "
+                f"with: distillkit eval {out}; or train in another folder with --out"
+            )
         changes = _safe_changes(out, resolved, processes)
-    elif kept:
-        what = "holds checkpoints but no recipe.toml, which says what they are of; put it back, or choose another folder by --out"
-        raise DistillkitError(f"{out} - {what}")
+    elif has_checkpoints:
+        raise DistillkitError(
+            f"{out} - holds checkpoints but no recipe.toml, which says what they belong to; put it "
+            "back, or choose another folder with --out"
+        )
+    _check_writable(out)
+    return changes
+
+
+def history_entry(changes: Sequence[Change], **facts: Any) -> dict[str, Any]:
+    """Describe a changed recipe for the ``history`` in a run's manifest.
+
+    Returns:
+        ``time``, the ``facts``, and ``changes``: the old and the new value of each key.
+    """
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **facts,
+        "changes": {change.key: [change.old, change.new] for change in changes},
+    }
+
+
+def _check_writable(out: Path) -> None:
+    probe = out / ".probe"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".probe"
         try:
             probe.write_bytes(bytes(PROBE_BYTES))
         finally:
             probe.unlink(missing_ok=True)
-    except OSError as e:
+    except OSError as error:
         raise DistillkitError(
-            f"{out} - cannot be written to ({e.strerror or e}); choose another folder by --out"
-        ) from e
-    return changes
-
-
-def entry(changes: Sequence[Change], **facts: Any) -> dict[str, Any]:
-    """What the ``history`` in a run's manifest says of a changed recipe: ``time``, and ``changes`` with the old and new value of
-    each key."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **facts,
-        "changes": {c.key: [c.old, c.new] for c in changes},
-    }
+            f"{out} - cannot be written to ({error.strerror or error}); choose another folder with "
+            "--out"
+        ) from error
 
 
 def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[Change]:
-    former, were = _recipe_of(run), _processes_of(run, processes)
-    if former == resolved.document.values and were == processes:
+    """List the changes since the run's last start, all of them safe."""
+    old = _read_recipe(run)
+    new = resolved.document.values
+    old_processes = _read_processes(run, processes)
+    if old == new and old_processes == processes:
         return []
-    newest = _checkpoints(run).newest()
-    changes = compare(former, resolved.document.values, _standing(newest), (were, processes))
-    unsafe = [c for c in changes if c.verdict != "safe"]
+    newest = _open_checkpoints(run).newest()
+    changes = compare_recipes(old, new, _progress(newest), (old_processes, processes))
+    unsafe = [change for change in changes if change.compatibility != "safe"]
     if newest is None or not unsafe:
         return changes
     _refuse_incompatible(changes, run, newest, resolved)
-    head = f"{run} - stands at {newest.stage} step {newest.step}, and its steps are not those of {resolved.path}:"
-    tail = f"go on in a new folder, which leaves this one as it is: {_command(resolved, run)}"
-    raise DistillkitError(f"{head}\n{lines(unsafe)}\n{tail}")
+    raise DistillkitError(
+        f"{run} - stands at {newest.stage} step {newest.step}, and its steps are not those of "
+        f"{resolved.path}:\n"
+        f"{format_changes(unsafe)}\n"
+        "continue in a new folder, which leaves this one as it is: "
+        f"{_fork_command(resolved, run)}"
+    )
 
 
 def _make_fork(
     out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[[str], None], processes: int
 ) -> None:
-    """Write ``out`` with the checkpoint, the log and the history of the run ``source``; it appears whole or not at all."""
+    """Write a folder with the checkpoint, the log and the history of another run."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise DistillkitError(
-            f"{out} - is not empty; choose a new folder for the fork by --out (or go on with one by --resume)"
+            f"{out} - is not empty; choose a new folder for the fork with --out (or continue a "
+            "fork with --resume)"
         )
-    run = source.parent.parent if source.parent.name == "checkpoints" else source
-    former = _recipe_of(run)
-    checkpoint = _checkpoints(run).newest() if run == source else _checkpoints(run).read(source)
-    if checkpoint is None:
-        raise DistillkitError(f"{run} - has no checkpoint to fork from")
-    changes = compare(
-        former,
+    run = source
+    if source.parent.name == "checkpoints":
+        run = source.parent.parent
+    old = _read_recipe(run)
+    checkpoint = _find_checkpoint(run, source)
+    changes = compare_recipes(
+        old,
         resolved.document.values,
-        _standing(checkpoint),
-        (_processes_of(run, processes), processes),
+        _progress(checkpoint),
+        (_read_processes(run, processes), processes),
     )
     _refuse_incompatible(changes, run, checkpoint, resolved)
     origin = {"run": str(run.resolve()), "stage": checkpoint.stage, "step": checkpoint.step}
-    history = [*_manifest_of(run).get("history", []), entry(changes, forked_from=origin)]
-    manifest = {"started": history[-1]["time"], "forked_from": origin, "history": history}
+    entry = history_entry(changes, forked_from=origin)
+    history = [*_read_manifest(run).get("history", []), entry]
+    manifest = {"started": entry["time"], "forked_from": origin, "history": history}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_dir(out) as temporary:
-        for kept in filter(None, (checkpoint, checkpoint.stage1)):
-            shutil.copytree(kept.path, temporary / "checkpoints" / kept.path.name)
+    with atomic_dir(out) as folder:
+        for copied in (checkpoint, checkpoint.stage1):
+            if copied is not None:
+                shutil.copytree(copied.path, folder / "checkpoints" / copied.path.name)
         if (run / "metrics.jsonl").exists():
-            shutil.copyfile(run / "metrics.jsonl", temporary / "metrics.jsonl")
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        (temporary / "recipe.toml").write_text(resolved.to_toml())
-    say(
-        "\n".join(
-            [
-                f"{out} - forked from {run} at {checkpoint.stage} step {checkpoint.step}",
-                *(f"  {c}" for c in changes),
-            ]
-        )
-    )
+            shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        (folder / "recipe.toml").write_text(resolved.to_toml())
+    text = f"{out} - forked from {run} at {checkpoint.stage} step {checkpoint.step}"
+    if changes:
+        text += f"\n{format_changes(changes)}"
+    say(text)
+
+
+def _find_checkpoint(run: Path, source: Path) -> Checkpoint:
+    """Open the checkpoint ``source``, or the newest one if it is the run itself."""
+    if source != run:
+        return _open_checkpoints(run).read(source)
+    newest = _open_checkpoints(run).newest()
+    if newest is None:
+        raise DistillkitError(f"{run} - has no checkpoint to fork from")
+    return newest
 
 
 def _check_fork(out: Path, source: Path) -> None:
-    origin = _manifest_of(out).get("forked_from", {}).get("run")
-    if origin is None or not source.resolve().is_relative_to(origin):
-        was = f"was forked from {origin}" if origin else "was not forked"
-        raise DistillkitError(
-            f"{out} - holds a run that {was}; go on with it by --resume without --fork, or choose another --out"
-        )
-
-
-def _refuse_incompatible(
-    changes: Sequence[Change], run: Path, at: Checkpoint, resolved: ResolvedRecipe
-) -> None:
-    wrong = [c for c in changes if c.verdict == "incompatible"]
-    if not wrong:
+    """Refuse to continue a fork that was made from another run."""
+    origin = _read_manifest(out).get("forked_from", {}).get("run")
+    if origin is not None and source.resolve().is_relative_to(origin):
         return
-    head = f"{run} - {resolved.path} cannot go on from its checkpoint ({at.stage} step {at.step}):"
-    advice = "give the former values, or start anew in another folder by --out"
-    if at.stage1 and all(c.key.startswith("stage2.") for c in wrong):
-        advice += f"; or go on from the end of stage 1: {_command(resolved, at.stage1.path)}"
-    raise DistillkitError(f"{head}\n{lines(wrong)}\n{advice}")
-
-
-def _command(resolved: ResolvedRecipe, source: Path) -> str:
-    sets = [word for text in resolved.overrides for word in ("--set", text)]
-    return shlex.join(
-        ["distillkit", "run", str(resolved.path), *sets, "--fork", str(source), "--out", "NEWDIR"]
+    fact = f"was forked from {origin}" if origin else "was not forked"
+    raise DistillkitError(
+        f"{out} - holds a run that {fact}; continue it with --resume without --fork, or choose "
+        "another --out"
     )
 
 
-def _standing(checkpoint: Checkpoint | None) -> Standing | None:
+def _refuse_incompatible(
+    changes: Sequence[Change], run: Path, checkpoint: Checkpoint, resolved: ResolvedRecipe
+) -> None:
+    incompatible = [change for change in changes if change.compatibility == "incompatible"]
+    if not incompatible:
+        return
+    advice = "restore the old values, or start from the first step in another folder with --out"
+    only_stage2 = all(change.key.startswith("stage2.") for change in incompatible)
+    if checkpoint.stage1 and only_stage2:
+        command = _fork_command(resolved, checkpoint.stage1.path)
+        advice += f"; or continue from the end of stage 1: {command}"
+    raise DistillkitError(
+        f"{run} - {resolved.path} cannot continue from its checkpoint ({checkpoint.stage} step "
+        f"{checkpoint.step}):\n{format_changes(incompatible)}\n{advice}"
+    )
+
+
+def _fork_command(resolved: ResolvedRecipe, source: Path) -> str:
+    words = ["distillkit", "run", str(resolved.path)]
+    for override in resolved.overrides:
+        words += ["--set", override]
+    return shlex.join([*words, "--fork", str(source), "--out", "NEWDIR"])
+
+
+def _progress(checkpoint: Checkpoint | None) -> RunProgress | None:
     if checkpoint is None:
         return None
-    before = checkpoint.stage1.step if checkpoint.stage1 else 0
-    return Standing(checkpoint.stage, checkpoint.step - before, checkpoint.final)
+    steps_done = checkpoint.step
+    if checkpoint.stage1 is not None:
+        steps_done -= checkpoint.stage1.step
+    return RunProgress(checkpoint.stage, steps_done, checkpoint.final)
 
 
-def _checkpoints(run: Path) -> Checkpoints:
+def _open_checkpoints(run: Path) -> Checkpoints:
     return Checkpoints(run / "checkpoints", 1, writes=False)
 
 
-def _recipe_of(run: Path) -> dict[str, Any]:
+def _read_recipe(run: Path) -> dict[str, Any]:
     path = run / "recipe.toml"
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise DistillkitError(f"{run} - not a run's folder (no recipe.toml)") from None
-    except ValueError as e:
-        what = "it says what the checkpoints are of; put it back as it was, or start anew in another folder by --out"
-        raise DistillkitError(f"{path} - damaged: {e}; {what}") from e
+    except ValueError as error:
+        raise DistillkitError(
+            f"{path} - damaged: {error}; it says what the checkpoints belong to; put it back as it "
+            "was, or start from the first step in another folder with --out"
+        ) from error
 
 
-def _processes_of(run: Path, now: int) -> int:
-    """How many made it so far; ``now`` where none has begun."""
-    return _manifest_of(run).get("processes", now)
+def _read_processes(run: Path, default: int) -> int:
+    """Read how many processes made the run so far; ``default`` where it has not begun."""
+    return _read_manifest(run).get("processes", default)
 
 
-def _manifest_of(run: Path) -> dict[str, Any]:
+def _read_manifest(run: Path) -> dict[str, Any]:
     try:
         return json.loads((run / "manifest.json").read_text())
     except (OSError, ValueError):

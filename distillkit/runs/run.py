@@ -27,7 +27,7 @@ from distillkit.recipe.build import build_distance, held_out, open_sources
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.runs.evaluate import evaluate_run
-from distillkit.runs.folder import entry, prepare
+from distillkit.runs.folder import history_entry, prepare_folder
 from distillkit.runs.manifest import Manifest
 from distillkit.runs.preflight import check_presence
 from distillkit.training.cache_estimate import describe
@@ -104,7 +104,9 @@ def _run(
                 student_folder(recipe.evaluation.interpolate)
             )  # a baseline that is not there is refused now
         changes = (
-            prepare(out, resolved, resume, fork, _say, accelerator.num_processes) if main else []
+            prepare_folder(out, resolved, resume, fork, _say, accelerator.num_processes)
+            if main
+            else []
         )
     sharded = recipe.training.sharding == "full"
     mesh = mesh_of(accelerator.device, accelerator.num_processes) if sharded else None
@@ -132,7 +134,7 @@ def _run(
             )
     try:
         if changes:
-            manifest.write(history=[*manifest.facts.get("history", []), entry(changes)])
+            manifest.write(history=[*manifest.facts.get("history", []), history_entry(changes)])
         if main:
             write_file(out / "recipe.toml", resolved.to_toml())
             plugins.notify("distillkit_run_started", run_dir=out, recipe=recipe)
