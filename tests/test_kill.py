@@ -45,9 +45,9 @@ def count(frame, event, argument):
             die()
     return count
 
-def backward(self, module, stage, group, step):
-    journal.write(f"{{stage.offset + step}} {{count.lines}}\\n")
-    return real_backward(self, module, stage, group, step)
+def backward(self, module, batches, step):
+    journal.write(f"{{self.stage.offset + step}} {{count.lines}}\\n")
+    return real_backward(self, module, batches, step)
 
 def train(self, *arguments):
     sys.settrace(count)

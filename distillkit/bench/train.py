@@ -165,8 +165,7 @@ def measure(
         watch = _Watch(
             Path(folder), accelerator, stage, batches, range(warmup, warmup + steps), look
         )
-        trainer = Trainer(
-            options, recipe.seed, accelerator, Checkpoints(Path(folder) / "checkpoints", 1), watch
-        )
-        trainer.train(replace(stage, steps=watch.steps, offset=0), batches)
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", 1)
+        timed = replace(stage, steps=watch.steps, offset=0)
+        Trainer(timed, batches, options, recipe.seed, accelerator, checkpoints, watch).train()
     return watch.measured(recipe.data.batch_size * recipe.training.gradient_accumulation_steps)

@@ -31,9 +31,9 @@ from distillkit.runs.folder import history_entry, prepare_folder
 from distillkit.runs.manifest import Manifest
 from distillkit.runs.preflight import check_presence
 from distillkit.training.cache_estimate import describe
-from distillkit.training.checkpoint import Checkpoints
+from distillkit.training.checkpoint import Checkpoint, Checkpoints
 from distillkit.training.distributed import agreed, start, together
-from distillkit.training.loop import Trainer
+from distillkit.training.loop import Stage, Trainer
 from distillkit.training.models import Cast, build_cast
 from distillkit.training.samples import sampler
 from distillkit.training.sharding import kept_bytes, mesh_of
@@ -181,15 +181,16 @@ def _distill(
         else None
     )
 
-    def trainer(student: Student) -> Trainer:
+    def train(stage: Stage, student: Student, checkpoint: Checkpoint | None) -> None:
         sample = sampler(out / "samples", student, shown, accelerator.device, writes=main)
-        return Trainer(recipe.training, recipe.seed, accelerator, checkpoints, log, sample)
+        trainer = Trainer(
+            stage, batches, recipe.training, recipe.seed, accelerator, checkpoints, log, sample
+        )
+        trainer.train(checkpoint)
 
     stage1, adapter = first_stage(recipe, cast, perceptual)
     with manifest.timed("stage1"):
-        trainer(Student(cast.student, None)).train(
-            stage1, batches, newest and (newest.stage1 or newest)
-        )
+        train(stage1, Student(cast.student, None), newest and (newest.stage1 or newest))
     changes: dict[str, dict[str, Tensor]] = {
         "stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}
     }
@@ -200,9 +201,8 @@ def _distill(
         stage2, variant = second_stage(recipe, cast, perceptual)
         check_faithful_target(cast, variant, batches, recipe, log, manifest)
         with manifest.timed("stage2"):
-            trainer(Student(cast.student, variant)).train(
-                stage2, batches, newest if newest and newest.stage1 else None
-            )
+            rest = newest if newest and newest.stage1 else None
+            train(stage2, Student(cast.student, variant), rest)
         changes["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
     bad_images = gather_object([batches.bad_images])
     accelerator.wait_for_everyone()

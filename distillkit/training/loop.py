@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from types import FrameType
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit.adapters.adapters import Adapter
 from distillkit.data.pairs import Batch, PairedBatches
@@ -39,298 +40,382 @@ class Stage:
     learning_rate: float
     offset: int = 0
     """Global steps before this stage."""
-    models: Sequence[torch.nn.Module] = ()
-    """Everything whose passes may carry gradient: what ``training.gradient_checkpointing`` applies to."""
+    models: Sequence[nn.Module] = ()
+    """Models whose passes may carry gradient: their blocks are checkpointed, recast or compiled."""
     adapter: Adapter | None = None
     """The adapter that is trained, if it is one."""
 
     def lr_at(self, step: int, options: Training) -> float:
-        """Linear warm-up, constant, linear decay over the last ``lr_decay_fraction``: a function of the step alone."""
-        warmup = min((step + 1) / options.lr_warmup_steps, 1.0) if options.lr_warmup_steps else 1.0
-        decaying = options.lr_decay_fraction * self.steps
-        return (
-            self.learning_rate
-            * warmup
-            * (min((self.steps - step) / decaying, 1.0) if decaying else 1.0)
-        )
+        """Compute the learning rate of a step, a function of the step alone.
+
+        It warms up linearly, stays constant, and decays linearly over the last
+        ``lr_decay_fraction`` of the stage.
+        """
+        lr = self.learning_rate
+        if options.lr_warmup_steps:
+            lr *= min((step + 1) / options.lr_warmup_steps, 1.0)
+        decay_steps = options.lr_decay_fraction * self.steps
+        if decay_steps:
+            lr *= min((self.steps - step) / decay_steps, 1.0)
+        return lr
 
 
 class MovingAverage:
     """Exponential moving average of the trained tensors; with decay 0 it follows them exactly."""
 
     def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
-        self._tensors, self._decay = tensors, decay
-        self.values = {k: v.detach().clone() for k, v in tensors.items()}
+        self._tensors = tensors
+        self._decay = decay
+        self.values = _copies(tensors)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the tensors after ``step``. Early steps count more: the decay rises as (1 + step) / (10 + step)."""
+        """Add the tensors after ``step`` to the average.
+
+        The decay rises as (1 + step) / (10 + step), so that early steps count more.
+        """
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, value in self._tensors.items():
-            self.values[name].copy_(value) if decay == 0 else self.values[name].lerp_(
-                value, 1 - decay
-            )
+            if decay == 0:
+                self.values[name].copy_(value)
+            else:
+                self.values[name].lerp_(value, 1 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The tensors hold their average inside the block."""
-        own = {k: v.detach().clone() for k, v in self._tensors.items()}
+        """Let the tensors hold their average inside the block."""
+        current = _copies(self._tensors)
         load_tensors(self._tensors, self.values, "moving average")
         try:
             yield
         finally:
-            load_tensors(self._tensors, own, "trained tensors")
-
-
-class Trainer:
-    """Trains the stages of one run.
-
-    Args:
-        seed: of the recipe. sample: called with the global step every ``validation_steps`` steps, the average swapped in.
-    """
-
-    def __init__(
-        self,
-        options: Training,
-        seed: int,
-        accelerator: Accelerator,
-        checkpoints: Checkpoints,
-        log: RunLog,
-        sample: Callable[[str, int], None] | None = None,
-    ) -> None:
-        self.options, self.seed, self.accelerator = options, seed, accelerator
-        self.checkpoints, self.log, self._sample = checkpoints, log, sample
-        world = accelerator.num_processes
-        self.parts = range(
-            accelerator.process_index, options.gradient_accumulation_steps * world, world
-        )
-        """Which of each step's batches are this process's."""
-        self.fused = accelerator.device.type == "cuda"
-        """A fused optimizer skips a non-finite step by itself; that it did is then read one step later, so that nobody waits."""
-        self._failures = 0
-
-    def train(self, stage: Stage, batches: PairedBatches, resume: Checkpoint | None = None) -> None:
-        """Train ``stage`` from its start, or from ``resume``, to its end. Afterwards the trained tensors hold their moving average.
-
-        Raises:
-            Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
-            DistillkitError: ``max_nonfinite_steps`` non-finite losses in a row.
-        """
-        options, tensors = self.options, stage.module.tensors()
-        average = MovingAverage(tensors, options.ema_decay)
-        optimizer = torch.optim.AdamW(
-            list(tensors.values()),
-            lr=stage.learning_rate,
-            betas=options.adam_betas,
-            weight_decay=options.adam_weight_decay,
-            fused=self.fused,
-        )
-        done = 0
-        if resume is not None:
-            done = resume.step - stage.offset
-            load_tensors(tensors, resume.tensors(), resume.path)
-            load_tensors(average.values, resume.average(), resume.path)
-            optimizer.load_state_dict(
-                optimizer.state_dict() | {"state": resume.optimizer()["state"]}
-            )  # settings: the recipe's
-        if isinstance(stage.module, Stage2Step):
-            stage.module.average = average.swapped_in if options.ema_decay else nullcontext
-        module = self.accelerator.prepare(stage.module)
-
-        self.log.begin(stage.name, done, stage.steps)
-        meter, pending = _Meter(), deque[_Made]()
-        self._failures = 0
-        stream = batches.iterate(stage.name, done, stage.steps, self.parts)
-        try:
-            with (
-                _signals() as caught,
-                compile_blocks(stage.models if options.compile else ()),
-                gradient_checkpointing(
-                    stage.models if options.gradient_checkpointing else (), stage.adapter
-                ),
-                recast_weights(stage.models if options.recast_weights else ()),
-            ):
-                for step in range(done, stage.steps):
-                    group = list(islice(stream, len(self.parts)))
-                    for parameters in optimizer.param_groups:
-                        parameters["lr"] = stage.lr_at(step, options)
-                    terms = self._backward(module, stage, group, step)
-                    norm = self.accelerator.clip_grad_norm_(
-                        list(tensors.values()), options.max_grad_norm
-                    )
-                    verdict = self._verdict(terms["loss"] + norm, bool(caught))
-                    if self.fused:
-                        optimizer.found_inf = verdict[0]  # type: ignore[attr-defined]  # the optimizer's own name for it
-                    if self.fused or not verdict[0]:
-                        optimizer.step()
-                        average.update(step)
-                    meter.add(terms | {"grad_norm": norm}, verdict[0] == 0)
-                    optimizer.zero_grad()
-                    self.log.advance()
-                    pending.append(_Made(step, verdict, group, terms))
-                    due = step + 1 == stage.steps or (step + 1) % options.checkpointing_steps == 0
-                    stop = self._settle(stage, pending, 1 if self.fused and not due else 0)
-                    self._after(
-                        stage,
-                        step + 1,
-                        meter,
-                        average,
-                        optimizer,
-                        batches,
-                        (caught or ["a signal"])[0] if stop else None,
-                    )
-        finally:
-            self.log.end()
-        load_tensors(tensors, average.values, "moving average")
-
-    def _backward(
-        self, module: torch.nn.Module, stage: Stage, group: Sequence[Batch], step: int
-    ) -> Terms:
-        """Forward and backward over the batches of one optimizer step; their mean terms, detached, and the sum as ``loss``."""
-        total: Terms = {}
-        for part, batch in zip(self.parts, group, strict=True):
-            stage.module.part = part
-            seed = keyed_generator(self.seed, stage.name, step, part, "global").initial_seed()
-            torch.manual_seed(seed)  # for plugins that draw from torch's own generator
-            with nullcontext() if part == self.parts[-1] else self.accelerator.no_sync(module):
-                with captioned(batch.captions):
-                    terms = module(batch, step)
-                loss = torch.stack(list(terms.values())).sum()
-                self.accelerator.backward(loss / len(group))
-            for name, value in (terms | {"loss": loss}).items():
-                total[name] = total.get(name, 0) + value.detach() / len(group)
-        return total
-
-    def _verdict(self, value: Tensor, stop: bool) -> Tensor:
-        """(2,): in how many processes ``value`` is not finite, and how many are to ``stop``. All skip and stop at the same step."""
-        against = torch.stack([(~torch.isfinite(value)).float(), torch.full_like(value, stop)])
-        return self.accelerator.reduce(against, "sum")
-
-    def _settle(self, stage: Stage, pending: deque[_Made], keep: int) -> bool:
-        """Read the verdicts on all but the last ``keep`` steps, or on all if one of them says to stop; whether one does."""
-        stop = False
-        while len(pending) > (0 if stop else keep):
-            made = pending.popleft()
-            nonfinite, stops = made.verdict.tolist()
-            stop |= bool(stops)
-            self._failures = self._failures + 1 if nonfinite else 0
-            if nonfinite:
-                self._write_down(stage, made)
-        return stop
-
-    def _write_down(self, stage: Stage, made: _Made) -> None:
-        ids = [i for batch in made.group for i in batch.ids]
-        self.log.nonfinite(
-            stage.offset + made.step + 1, ids, {k: float(v) for k, v in made.terms.items()}
-        )
-        if self._failures >= self.options.max_nonfinite_steps:
-            raise DistillkitError(
-                f"{stage.name} step {made.step + 1} - {self._failures} non-finite losses in a row; the batches and terms are in "
-                f"{self.log.nonfinite_path}; lower the learning rate or max_grad_norm, then --resume from the last checkpoint"
-            )
-
-    def _after(
-        self,
-        stage: Stage,
-        made: int,
-        meter: _Meter,
-        average: MovingAverage,
-        optimizer: torch.optim.Optimizer,
-        batches: PairedBatches,
-        stopped_by: str | None,
-    ) -> None:
-        """What is due after ``made`` steps of the stage: a log line, a sample grid, a checkpoint, the end."""
-        options, over, at = self.options, made == stage.steps, stage.offset + made
-        if made % options.logging_steps == 0 or over:
-            self.log.write(
-                at,
-                meter.read(stage.lr_at(made - 1, options), batches.wait_seconds)
-                | stage.module.cast.cache.news(),
-            )
-        if (
-            self._sample is not None
-            and options.validation_steps
-            and (made % options.validation_steps == 0 or over)
-        ):
-            with average.swapped_in():
-                self._sample(stage.name, at)
-        if made % options.checkpointing_steps == 0 or over or stopped_by:
-            if self.accelerator.is_main_process:
-                path = self.checkpoints.save(
-                    stage.name,
-                    at,
-                    final=over,
-                    tensors=stage.module.tensors(),
-                    average=average.values,
-                    optimizer=optimizer.state_dict(),
-                )
-                self.log.saved(path, at)
-            self.accelerator.wait_for_everyone()
-        if stopped_by and not over:
-            raise Interrupted(
-                f"{stopped_by}: stopped after {stage.name} step {made}, checkpoint written; --resume goes on from there"
-            )
+            load_tensors(self._tensors, current, "trained tensors")
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A step whose verdict has not been read."""
+class _UnreadStep:
+    """A step whose flags still lie on the device."""
 
     step: int
-    verdict: Tensor
-    group: Sequence[Batch]
+    flags: Tensor
+    """(2,): how many processes met something non-finite, and how many were told to stop."""
+    batches: Sequence[Batch]
     terms: Terms
 
 
+@dataclass
+class Trainer:
+    """Trains one stage of a run."""
+
+    stage: Stage
+    batches: PairedBatches
+    options: Training
+    """The recipe's ``[training]`` table."""
+    seed: int
+    """The recipe's seed."""
+    accelerator: Accelerator
+    checkpoints: Checkpoints
+    log: RunLog
+    sample: Callable[[str, int], None] | None = None
+    """Called every ``validation_steps`` steps with the stage's name and the global step, while the
+    trained tensors hold their moving average."""
+
+    def __post_init__(self) -> None:
+        processes = self.accelerator.num_processes
+        # The numbers of this process's micro-batches within each step.
+        self._micro_batches = range(
+            self.accelerator.process_index,
+            self.options.gradient_accumulation_steps * processes,
+            processes,
+        )
+        # A fused optimizer skips a non-finite step on the device. That it did is read one step
+        # later, so that nobody waits for the device.
+        self.fused = self.accelerator.device.type == "cuda"
+        self._tensors = self.stage.module.tensors()
+        self._average = MovingAverage(self._tensors, self.options.ema_decay)
+        self._optimizer = torch.optim.AdamW(
+            list(self._tensors.values()),
+            lr=self.stage.learning_rate,
+            betas=self.options.adam_betas,
+            weight_decay=self.options.adam_weight_decay,
+            fused=self.fused,
+        )
+        self._unread: deque[_UnreadStep] = deque()
+        self._nonfinite_in_a_row = 0
+
+    def train(self, resume: Checkpoint | None = None) -> None:
+        """Train the stage to its end, from its start or from ``resume``.
+
+        Afterwards the trained tensors hold their moving average.
+
+        Args:
+            resume: A checkpoint of this stage.
+
+        Raises:
+            Interrupted: After SIGINT or SIGTERM, once a checkpoint is written.
+            DistillkitError: ``max_nonfinite_steps`` non-finite losses in a row.
+        """
+        stage = self.stage
+        done = 0
+        if resume is not None:
+            self._load(resume)
+            done = resume.step - stage.offset
+        if isinstance(stage.module, Stage2Step) and self.options.ema_decay:
+            stage.module.average = self._average.swapped_in
+        module = self.accelerator.prepare(stage.module)
+        stream = self.batches.iterate(stage.name, done, stage.steps, self._micro_batches)
+        self.log.begin(stage.name, done, stage.steps)
+        self._meter = _Meter(self.batches.wait_seconds)
+        try:
+            with _collected_signals() as signals, self._memory_settings():
+                for step in range(done, stage.steps):
+                    batches = list(islice(stream, len(self._micro_batches)))
+                    self._make_step(module, batches, step, signals)
+                    self.log.advance()
+                    stop = self._read_flags(step + 1)
+                    self._report(step + 1)
+                    self._save_if_due(step + 1, stop)
+                    if stop and step + 1 < stage.steps:
+                        # Another process may have received the signal.
+                        received = signals[0] if signals else "a signal"
+                        raise Interrupted(
+                            f"{received}: stopped after {stage.name} step {step + 1}, "
+                            "checkpoint written; --resume continues from there"
+                        )
+        finally:
+            self.log.end()
+        load_tensors(self._tensors, self._average.values, "moving average")
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Set tensors, average and optimizer to those of a checkpoint."""
+        load_tensors(self._tensors, checkpoint.tensors(), checkpoint.path)
+        load_tensors(self._average.values, checkpoint.average(), checkpoint.path)
+        # The optimizer's settings stay the recipe's, which may have changed since.
+        state = self._optimizer.state_dict()
+        state["state"] = checkpoint.optimizer()["state"]
+        self._optimizer.load_state_dict(state)
+
+    @contextmanager
+    def _memory_settings(self) -> Iterator[None]:
+        """Compile, checkpoint or recast the models' blocks as the recipe says."""
+        models = self.stage.models
+        with ExitStack() as stack:
+            if self.options.compile:
+                stack.enter_context(compile_blocks(models))
+            if self.options.gradient_checkpointing:
+                stack.enter_context(gradient_checkpointing(models, self.stage.adapter))
+            if self.options.recast_weights:
+                stack.enter_context(recast_weights(models))
+            yield
+
+    def _make_step(
+        self,
+        module: nn.Module,
+        batches: Sequence[Batch],
+        step: int,
+        signals: Sequence[str],
+    ) -> None:
+        """Make one optimizer step, or skip it where any process has a non-finite gradient."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.stage.lr_at(step, self.options)
+        terms = self._backward(module, batches, step)
+        norm = self.accelerator.clip_grad_norm_(
+            list(self._tensors.values()),
+            self.options.max_grad_norm,
+        )
+        # Only now, so that a signal received during the passes counts for this step.
+        flags = self._sum_flags(terms["loss"] + norm, stop=bool(signals))
+        nonfinite = flags[0]
+        if self.fused:
+            # the name under which torch's optimizers expect this flag
+            self._optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
+        if self.fused or not nonfinite:
+            self._optimizer.step()
+            self._average.update(step)
+        self._meter.add(terms | {"grad_norm": norm}, nonfinite == 0)
+        self._optimizer.zero_grad()
+        self._unread.append(_UnreadStep(step, flags, batches, terms))
+
+    def _backward(self, module: nn.Module, batches: Sequence[Batch], step: int) -> Terms:
+        """Run forward and backward passes over the micro-batches of one optimizer step.
+
+        Returns:
+            Their mean terms, detached, and the sum of these as ``loss``.
+        """
+        means: Terms = {}
+        for number, batch in zip(self._micro_batches, batches, strict=True):
+            self.stage.module.part = number
+            draws = keyed_generator(self.seed, self.stage.name, step, number, "global")
+            # for plugins that draw from torch's global generator
+            torch.manual_seed(draws.initial_seed())
+            with ExitStack() as stack:
+                if number != self._micro_batches[-1]:
+                    # Processes average their gradients once a step, after the last micro-batch.
+                    stack.enter_context(self.accelerator.no_sync(module))
+                with captioned(batch.captions):
+                    terms = module(batch, step)
+                loss = torch.stack(list(terms.values())).sum()
+                self.accelerator.backward(loss / len(batches))
+            terms["loss"] = loss
+            for name, value in terms.items():
+                means[name] = means.get(name, 0) + value.detach() / len(batches)
+        return means
+
+    def _sum_flags(self, loss_and_norm: Tensor, stop: bool) -> Tensor:
+        """Count the processes with a non-finite value, and those told to stop: (2,).
+
+        All processes see the same counts, so they skip and stop at the same step.
+        """
+        nonfinite = (~torch.isfinite(loss_and_norm)).float()
+        told_to_stop = torch.full_like(loss_and_norm, stop)
+        return self.accelerator.reduce(torch.stack([nonfinite, told_to_stop]), "sum")
+
+    def _read_flags(self, steps_made: int) -> bool:
+        """Read the flags of the steps made; return whether one of them says to stop.
+
+        A fused optimizer's newest step is left for the next time, unless a checkpoint follows.
+        """
+        saving = self._is_due(steps_made, self.options.checkpointing_steps)
+        left_unread = int(self.fused and not saving)
+        stop = False
+        while len(self._unread) > left_unread:
+            oldest = self._unread.popleft()
+            nonfinite, told_to_stop = oldest.flags.tolist()
+            if told_to_stop:
+                stop = True
+                left_unread = 0
+            if nonfinite:
+                self._record_nonfinite(oldest)
+            else:
+                self._nonfinite_in_a_row = 0
+        return stop
+
+    def _record_nonfinite(self, skipped: _UnreadStep) -> None:
+        """Write a skipped step's images and terms down; end the run after too many in a row."""
+        self.log.nonfinite(
+            self.stage.offset + skipped.step + 1,
+            [image for batch in skipped.batches for image in batch.ids],
+            {name: float(value) for name, value in skipped.terms.items()},
+        )
+        self._nonfinite_in_a_row += 1
+        if self._nonfinite_in_a_row >= self.options.max_nonfinite_steps:
+            raise DistillkitError(
+                f"{self.stage.name} step {skipped.step + 1} - {self._nonfinite_in_a_row} "
+                "non-finite losses in a row; the batches and terms are in "
+                f"{self.log.nonfinite_path}; lower the learning rate or max_grad_norm, "
+                "then --resume from the last checkpoint"
+            )
+
+    def _is_due(self, steps_made: int, every: int) -> bool:
+        """Check for what happens every so many steps, and at the end (0: never)."""
+        if not every:
+            return False
+        return steps_made % every == 0 or steps_made == self.stage.steps
+
+    def _report(self, steps_made: int) -> None:
+        """Write a log line and a sample grid where they are due."""
+        global_step = self.stage.offset + steps_made
+        if self._is_due(steps_made, self.options.logging_steps):
+            values = self._meter.read(self.batches.wait_seconds)
+            values["lr"] = self.stage.lr_at(steps_made - 1, self.options)
+            values |= self.stage.module.cast.cache.news()
+            self.log.write(global_step, values)
+        if self.sample is not None and self._is_due(steps_made, self.options.validation_steps):
+            with self._average.swapped_in():
+                self.sample(self.stage.name, global_step)
+
+    def _save_if_due(self, steps_made: int, stop: bool) -> None:
+        """Let the main process write a checkpoint where one is due, or where the run stops."""
+        if not stop and not self._is_due(steps_made, self.options.checkpointing_steps):
+            return
+        global_step = self.stage.offset + steps_made
+        if self.accelerator.is_main_process:
+            path = self.checkpoints.save(
+                self.stage.name,
+                global_step,
+                final=steps_made == self.stage.steps,
+                tensors=self._tensors,
+                average=self._average.values,
+                optimizer=self._optimizer.state_dict(),
+            )
+            self.log.saved(path, global_step)
+        self.accelerator.wait_for_everyone()
+
+
 class _Meter:
-    """Means of the terms of finite steps since they were last read; no device is waited for before that."""
+    """Means of the terms over the finite steps since the last reading.
 
-    def __init__(self) -> None:
-        self._waited = 0.0
-        self._start_anew()
+    Nothing waits for the device before they are read.
+    """
 
-    def _start_anew(self) -> None:
+    def __init__(self, waited: float) -> None:
+        self._restart(waited)
+
+    def _restart(self, waited: float) -> None:
         self._sums: Terms = {}
-        self._steps, self._clock = 0, time.monotonic()
+        self._finite_steps: Tensor | int = 0
+        self._steps = 0
+        self._waited = waited
+        self._clock = time.monotonic()
 
     def add(self, terms: Terms, finite: Tensor) -> None:
+        """Add the terms of a step, unless it was not ``finite``."""
         self._steps += 1
-        for name, value in (terms | {"": torch.ones_like(finite, dtype=torch.float32)}).items():
-            self._sums[name] = self._sums.get(name, 0) + torch.where(finite, value.detach(), 0)
+        self._finite_steps = self._finite_steps + finite
+        for name, value in terms.items():
+            counted = torch.where(finite, value.detach(), 0)
+            self._sums[name] = self._sums.get(name, 0) + counted
 
-    def read(self, lr: float, waited: float) -> dict[str, float]:
-        """Mean terms (none without a finite step), learning rate, seconds a step, the share of them spent waiting; starts anew."""
+    def read(self, waited: float) -> dict[str, float]:
+        """Read the means and restart.
+
+        Args:
+            waited: Seconds waited for batches since training began.
+
+        Returns:
+            Mean terms (none without a finite step), ``seconds`` of a step, and ``loader_wait``,
+            the share of them spent waiting for batches.
+        """
         elapsed = time.monotonic() - self._clock
-        sums = {name: float(value) for name, value in self._sums.items()}
-        finite = sums.pop("")
-        values = {name: value / finite for name, value in sums.items()} if finite else {}
-        values |= {
-            "lr": lr,
-            "seconds": elapsed / self._steps,
-            "loader_wait": (waited - self._waited) / max(elapsed, 1e-9),
-        }
-        self._waited = waited
-        self._start_anew()
+        finite_steps = float(self._finite_steps)
+        values: dict[str, float] = {}
+        if finite_steps:
+            for name, total in self._sums.items():
+                values[name] = float(total) / finite_steps
+        values["seconds"] = elapsed / self._steps
+        values["loader_wait"] = (waited - self._waited) / max(elapsed, 1e-9)
+        self._restart(waited)
         return values
 
 
 @contextmanager
-def _signals() -> Iterator[list[str]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one of either kind acts at once."""
-    caught: list[str] = []
+def _collected_signals() -> Iterator[list[str]]:
+    """Collect the names of SIGINT and SIGTERM instead of dying of them.
 
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(signal.Signals(number).name)
-        signal.signal(number, former[number])
+    A second one of the same kind acts as usual.
+    """
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        # Signals only ever reach the main thread, which has its own use for them.
+        yield received
+        return
 
-    former: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    def collect(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+        signal.signal(number, handlers[number])
+
+    handlers: dict[int, Any] = {
+        signal.SIGINT: signal.getsignal(signal.SIGINT),
+        signal.SIGTERM: signal.getsignal(signal.SIGTERM),
+    }
+    for number in handlers:
+        signal.signal(number, collect)
     try:
-        for s in former:
-            signal.signal(s, note)
-    except ValueError:  # not the main thread: signals are somebody else's business
-        former = {}
-    try:
-        yield caught
+        yield received
     finally:
-        for s, handler in former.items():
-            signal.signal(s, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in tensors.items()}
