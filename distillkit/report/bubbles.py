@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from distillkit.evaluation.gallery import caption
 from distillkit.evaluation.results import Entry, Measure, Results
-from distillkit.report.style import encode_figure, figure_style, method_color
+from distillkit.report.style import encode_figure, figure_style, make_panels, method_color
 
 MAX_PANELS = 3
 
@@ -31,13 +32,13 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
         return None
     fidelity = next(metric for metric in results.metrics if metric.name == results.fidelity)
     metrics = [fidelity, *results.perceptual][:MAX_PANELS]
+    count = len(metrics)
     with figure_style(dark):
-        figure = Figure(figsize=(max(5.4, 3.6 * len(metrics)), 4.2), layout="constrained")
-        panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+        figure, panels = make_panels(count, width=max(5.4, 3.6 * count), height=4.2)
         for axis, metric in zip(panels, metrics, strict=True):
-            _draw_panel(axis, results, entries, metric)
+            _draw_methods(axis, results, entries, metric)
             _label_panel(axis, metric)
-        _add_legend(figure)
+        _add_legend(figure, panels[0])
         return encode_figure(figure)
 
 
@@ -45,39 +46,42 @@ def _has_costs(entry: Entry) -> bool:
     return bool(entry.seconds) and entry.parameters is not None and not entry.is_combination
 
 
-def _draw_panel(axis: Axes, results: Results, entries: Sequence[Entry], metric: Measure) -> None:
-    largest = max(1, *(entry.parameters or 0 for entry in entries))
-    for name in sorted({entry.name for entry in entries}):
-        own = [entry for entry in entries if entry.name == name]
-        seconds = float(np.median([entry.seconds or 0 for entry in own]))
+def _draw_methods(axis: Axes, results: Results, entries: Sequence[Entry], metric: Measure) -> None:
+    largest = max(entry.parameters or 1 for entry in entries)
+    entries_by_name = defaultdict(list)
+    for entry in entries:
+        entries_by_name[entry.name].append(entry)
+    for name, own in sorted(entries_by_name.items()):
+        parameters = own[0].parameters or 0
+        area = 30 + 1500 * parameters / largest
+        seconds = np.median([entry.seconds for entry in own])
         means = [results.summary(entry.label, metric.name).mean for entry in own]
-        parameters = [entry.parameters or 0 for entry in own]
         axis.scatter(
             [seconds] * len(own),
             means,
-            s=[30 + 1500 * count / largest for count in parameters],
+            s=[area] * len(own),
             color=method_color(results, name),
             alpha=0.35,
             edgecolors=matplotlib.rcParams["text.color"],
             lw=0.8,
-            label=f"{caption(name, results.teachers)} ({_millions(parameters[0])})",
+            label=f"{caption(name, results.teachers)} ({_millions(parameters)})",
         )
         if own[0].tradeoff is not None:
-            _write_tradeoffs(axis, seconds, own, means)
-
-
-def _write_tradeoffs(
-    axis: Axes, seconds: float, entries: Sequence[Entry], means: Sequence[float]
-) -> None:
-    """Write the first and the last tradeoff of a method on their bubbles."""
-    points = sorted((entry.tradeoff or 0, mean) for entry, mean in zip(entries, means, strict=True))
-    for tradeoff, mean in (points[0], points[-1]):
-        axis.annotate(f"{tradeoff:g}", (seconds, mean), ha="center", va="center", fontsize=9)
+            tradeoffs = [entry.tradeoff for entry in own]
+            ends = sorted(zip(tradeoffs, means, strict=True))
+            for tradeoff, mean in (ends[0], ends[-1]):
+                axis.annotate(
+                    f"{tradeoff:g}",
+                    (seconds, mean),
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                )
 
 
 def _label_panel(axis: Axes, metric: Measure) -> None:
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("seconds per image  (better to the left)")
     better = "upwards" if metric.higher_is_better else "downwards"
@@ -85,10 +89,11 @@ def _label_panel(axis: Axes, metric: Measure) -> None:
     axis.margins(0.25)
 
 
-def _add_legend(figure: Figure) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+def _add_legend(figure: Figure, axis: Axes) -> None:
     legend = figure.legend(
-        handles, labels, loc="outside lower center", frameon=False, ncols=4, fontsize=9
+        *axis.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
     )
     # Markers of one size: as large as the bubbles they would cover the names.
     for handle in legend.legend_handles:

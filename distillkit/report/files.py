@@ -12,7 +12,7 @@ from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.report.bubbles import draw_bubbles
 from distillkit.report.comparison import draw_comparison
-from distillkit.report.markdown import csv_text, evaluation_markdown
+from distillkit.report.documents import csv_text, evaluation_markdown
 from distillkit.report.radar import draw_radar
 from distillkit.report.tradeoff import draw_tradeoff
 
@@ -35,22 +35,22 @@ def write_evaluation(
         trained_against: names of the metrics that the student was trained against; all other
             perceptual metrics are labeled held out.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     rows = results.rows()
     checks = claims(results, trained_against)
-    write_file(out_dir / "per_image.json", results.to_json())
-    write_file(out_dir / "metrics.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
-    write_file(out_dir / "metrics.csv", csv_text(rows))
-    write_file(out_dir / "table.md", evaluation_markdown(results, trained_against, checks))
-    write_file(out_dir / "tradeoff.png", draw_tradeoff(results, trained_against))
-    write_file(out_dir / "comparison.png", draw_comparison(gallery.photos, results.teachers))
-    _write_if_drawn(out_dir / "radar.png", draw_radar(results, trained_against))
-    _write_if_drawn(out_dir / "bubbles.png", draw_bubbles(results))
-
-
-def _write_if_drawn(path: Path, figure: bytes | None) -> None:
-    if figure is None:
-        # An earlier evaluation may have had enough to draw.
-        path.unlink(missing_ok=True)
-    else:
-        write_file(path, figure)
+    files: dict[str, str | bytes | None] = {
+        "per_image.json": results.to_json(),
+        "metrics.json": json.dumps(rows, indent=1, allow_nan=False) + "\n",
+        "metrics.csv": csv_text(rows),
+        "table.md": evaluation_markdown(results, trained_against, checks),
+        "tradeoff.png": draw_tradeoff(results, trained_against),
+        "comparison.png": draw_comparison(gallery.photos, results.teachers),
+        "radar.png": draw_radar(results, trained_against),
+        "bubbles.png": draw_bubbles(results),
+    }
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if content is not None:
+            write_file(out_dir / name, content)
+        else:
+            # An earlier evaluation may have had enough to draw.
+            (out_dir / name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from distillkit.report.style import encode_figure, figure_style, method_color
 
 MAX_METHODS = 7
 INNER_RING = 0.12
-"""Radius of the worst mean of a metric; the best one is at radius 1."""
+"""Radius of a metric's worst mean; its best mean is at radius 1."""
 
 
 def draw_radar(
@@ -34,22 +34,26 @@ def draw_radar(
     entries = select_methods(results)
     if len(metrics) < 3 or len(entries) < 2:
         return None
+    means = np.empty((len(entries), len(metrics)))
+    for row, entry in enumerate(entries):
+        means[row] = [results.summary(entry.label, metric.name).mean for metric in metrics]
     angles = np.linspace(0, 2 * math.pi, len(metrics), endpoint=False)
-    means = _means(results, entries)
     with figure_style(dark):
         figure = Figure(figsize=(9.6, 6.4))
         axis = figure.add_axes(
-            (0.2, 0.2, 0.6, 0.66), projection="polar", theta_offset=math.pi / 2, theta_direction=-1
+            (0.2, 0.2, 0.6, 0.66),
+            projection="polar",
+            theta_offset=math.pi / 2,
+            theta_direction=-1,
         )
         _draw_methods(axis, results, entries, angles, _radii(means, metrics))
-        names = [
-            _axis_name(metric, metric_means, metric.name in trained_against)
-            for metric, metric_means in zip(metrics, means.T, strict=True)
-        ]
+        names = []
+        for metric, metric_means in zip(metrics, means.T, strict=True):
+            names.append(_axis_name(metric, metric_means, metric.name in trained_against))
         _name_axes(axis, angles, names)
         axis.set_yticks([INNER_RING, 0.56, 1.0], [])
         axis.set_ylim(0, 1.04)
-        figure.legend(loc="lower center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(loc="lower center", ncols=4)
         return encode_figure(figure)
 
 
@@ -60,22 +64,11 @@ def select_methods(results: Results) -> list[Entry]:
     apart; of linear combinations none.
     """
     sweep = results.sweep()
-    student = []
-    if sweep:
-        positions = {0, len(sweep) // 2, len(sweep) - 1}
-        student = [sweep[position] for position in sorted(positions)]
+    student = sweep
+    if len(sweep) > 3:
+        student = [sweep[0], sweep[len(sweep) // 2], sweep[-1]]
     fixed = [e for e in results.entries if e.tradeoff is None and not e.is_combination]
     return [*fixed[: MAX_METHODS - len(student)], *student]
-
-
-def _means(results: Results, entries: Sequence[Entry]) -> np.ndarray:
-    """Collect the means (entries, metrics)."""
-    return np.array(
-        [
-            [results.summary(entry.label, metric.name).mean for metric in results.metrics]
-            for entry in entries
-        ]
-    )
 
 
 def _radii(means: np.ndarray, metrics: Sequence[Measure]) -> np.ndarray:
@@ -103,25 +96,37 @@ def _draw_methods(
         line = "-"
         if entry.tradeoff is not None:
             line = next(student_lines)
-        color = method_color(results, entry.name)
-        label = caption(entry.label, results.teachers)
         closed_values = np.append(values, values[0])
-        axis.plot(closed_angles, closed_values, line, color=color, lw=2, label=label)
+        color = method_color(results, entry.name)
+        axis.plot(
+            closed_angles,
+            closed_values,
+            line,
+            color=color,
+            lw=2,
+            label=caption(entry.label, results.teachers),
+        )
         axis.fill(closed_angles, closed_values, color=color, alpha=0.06)
 
 
 def _axis_name(metric: Measure, means: np.ndarray, trained_against: bool) -> str:
     """Name a metric with its direction, the means of worst and best method, and its role."""
-    arrow, worst, best = "↓", means.max(), means.min()
+    arrow = "↓"
+    worst = means.max()
+    best = means.min()
     if metric.higher_is_better:
-        arrow, worst, best = "↑", means.min(), means.max()
+        arrow = "↑"
+        worst, best = best, worst
     digits = 3
-    if max(abs(best), abs(worst)) >= 10:
+    if np.abs(means).max() >= 10:
         digits = 2
-    name = f"{metric.name} {arrow}\n{worst:.{digits}f} to {best:.{digits}f}"
+    lines = [
+        f"{metric.name} {arrow}",
+        f"{worst:.{digits}f} to {best:.{digits}f}",
+    ]
     if trained_against:
-        return f"{name}\ntrained against"
-    return name
+        lines.append("trained against")
+    return "\n".join(lines)
 
 
 def _name_axes(axis: Axes, angles: np.ndarray, names: Sequence[str]) -> None:

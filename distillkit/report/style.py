@@ -11,40 +11,28 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from distillkit.evaluation.results import STUDENT, Results
 
-BLUE = "#2186d0"
-ORANGE = "#D55E00"
-GREEN = "#009E73"
+STUDENT_COLOR = "#2186d0"
+FAITHFUL_COLOR = "#D55E00"
+REALISTIC_COLOR = "#009E73"
 GRAY = "#8a8f98"
-
-STUDENT_COLOR = BLUE
-FAITHFUL_COLOR = ORANGE
-REALISTIC_COLOR = GREEN
-BICUBIC_COLOR = GRAY
 OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", GRAY, "#B8A800")
-"""Of methods that have no color of their own, in turn."""
-ALL_COLORS = (BLUE, ORANGE, GREEN, *OTHER_COLORS)
-
-LIGHT_TEXT, LIGHT_BACKGROUND = "#22262d", "#ffffff"
-DARK_TEXT, DARK_BACKGROUND = "#d6dae1", "#16191f"
+ALL_COLORS = (STUDENT_COLOR, FAITHFUL_COLOR, REALISTIC_COLOR, *OTHER_COLORS)
 
 
 @contextmanager
 def figure_style(dark: bool) -> Iterator[None]:
-    """Draw figures of the block for a light or a dark page."""
-    text, background = LIGHT_TEXT, LIGHT_BACKGROUND
+    """Draw the figures of a block for a light or a dark page."""
+    text = "#22262d"
+    background = "#ffffff"
     if dark:
-        text, background = DARK_TEXT, DARK_BACKGROUND
+        text = "#d6dae1"
+        background = "#16191f"
     settings: dict[Any, Any] = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "font.size": 10,
-        "grid.alpha": 0.15,
-        "grid.linewidth": 0.6,
         "figure.facecolor": background,
         "axes.facecolor": background,
         "savefig.facecolor": background,
@@ -54,9 +42,35 @@ def figure_style(dark: bool) -> Iterator[None]:
         "grid.color": text,
         "xtick.color": text,
         "ytick.color": text,
+        "font.size": 10,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.titlesize": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.15,
+        "grid.linewidth": 0.6,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
     }
     with matplotlib.rc_context(settings):
         yield
+
+
+def make_panels(count: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Make a figure with panels side by side.
+
+    Args:
+        count: number of panels.
+        width: of the figure, inches.
+        height: of the figure, inches.
+
+    Returns:
+        The figure and its panels.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
 def encode_figure(figure: Figure) -> bytes:
@@ -70,14 +84,15 @@ def encode_figure(figure: Figure) -> bytes:
 
 
 def method_color(results: Results, name: str) -> str:
-    """Choose a method's color: the same one in all metric charts."""
-    colors = {STUDENT: STUDENT_COLOR, "bicubic": BICUBIC_COLOR}
+    """Choose a method's color: the same one in all figures."""
+    colors = {STUDENT: STUDENT_COLOR, "bicubic": GRAY}
     if results.teachers is not None:
         faithful, realistic = results.teachers
         colors[faithful] = FAITHFUL_COLOR
         colors[realistic] = REALISTIC_COLOR
-    if name in colors:
-        return colors[name]
-    names = dict.fromkeys(entry.name for entry in results.entries)
-    others = [other for other in names if other not in colors]
-    return OTHER_COLORS[others.index(name) % len(OTHER_COLORS)]
+    next_color = 0
+    for entry in results.entries:
+        if entry.name not in colors:
+            colors[entry.name] = OTHER_COLORS[next_color % len(OTHER_COLORS)]
+            next_color += 1
+    return colors[name]

@@ -33,11 +33,11 @@ from distillkit.runs.manifest import Manifest
 from distillkit.runs.method_folders import (
     Files,
     Sizes,
+    find_unpaired,
     folder_methods,
     list_images,
     measure_images,
     refuse_problems,
-    unpaired_images,
 )
 
 
@@ -139,7 +139,7 @@ def _find_inputs(folder: Path, pattern: str, gt_sizes: Sizes) -> tuple[Files, in
     """List the inputs of all images; return them and how much larger the ground truth is."""
     files = list_images(folder, pattern)
     sizes, damaged = measure_images(files)
-    refuse_problems([*unpaired_images("--lq", folder, files, gt_sizes), *damaged])
+    refuse_problems([*find_unpaired("--lq", folder, files, gt_sizes), *damaged])
     return files, _common_scale(sizes, gt_sizes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,31 +137,33 @@ def _model_methods(
     """Make methods of the student, the teachers and, if asked for, interpolated weights."""
     options = resolved.recipe.evaluation
     trained = trained_parameters(run_dir / "student")
-    methods = _student_methods(STUDENT, student, options.tradeoffs, device, trained)
+    methods = []
+    for tradeoff in _tradeoffs(student, options.tradeoffs):
+        methods.append(_model_method(STUDENT, student, tradeoff, trained, device))
     for role, teacher in teachers.items():
-        methods.append(_teacher_method(role, teacher, device))
+        methods.append(_model_method(role, Student(teacher, None), None, 0, device))
     if options.interpolate is not None:
-        interpolation = interpolated(run_dir, options.interpolate, device)
-        methods += _student_methods("interpolated", interpolation, options.tradeoffs, device)
+        student = interpolated(run_dir, options.interpolate, device)
+        for tradeoff in options.tradeoffs:
+            methods.append(_model_method("interpolated", student, tradeoff, None, device))
     return methods
 
 
-def _student_methods(
+def _tradeoffs(student: Student, tradeoffs: list[float]) -> list[float]:
+    """The tradeoffs to evaluate: 0 alone where the student has a fixed one."""
+    if student.variant is None:
+        return [0.0]
+    return tradeoffs
+
+
+def _model_method(
     name: str,
     student: Student,
-    tradeoffs: Sequence[float],
+    tradeoff: float | None,
+    trained: int | None,
     device: torch.device,
-    trained: int | None = None,
-) -> list[Method]:
-    """Make a method of the student at each tradeoff, or at 0 where its tradeoff is fixed."""
-    if student.variant is None:
-        tradeoffs = [0.0]
-    return [_student_method(name, student, tradeoff, device, trained) for tradeoff in tradeoffs]
-
-
-def _student_method(
-    name: str, student: Student, tradeoff: float, device: torch.device, trained: int | None
 ) -> Method:
+    """Make a method that restores images of any size."""
     model = student.model
 
     def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
@@ -171,20 +173,14 @@ def _student_method(
         image = restore_padded(restore_lq, lq.to(device), model.scale, model.size_multiple)
         return image.cpu()
 
-    total = parameters(model)
-    return Method(name, tradeoff, student.nfe, restore, parameters=total, trainable=trained)
-
-
-def _teacher_method(role: str, teacher: OutputTeacher, device: torch.device) -> Method:
-    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
-        def restore_lq(padded: Tensor) -> Tensor:
-            return teacher.restore(padded, generator)
-
-        image = restore_padded(restore_lq, lq.to(device), teacher.scale, teacher.size_multiple)
-        return image.cpu()
-
-    total = parameters(teacher)
-    return Method(role, None, teacher.nfe, restore, parameters=total, trainable=0)
+    return Method(
+        name,
+        tradeoff,
+        student.nfe,
+        restore,
+        parameters=parameters(model),
+        trainable=trained,
+    )
 
 
 def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from distillkit.inference.files import IMAGE_FILES
 
 Files = Mapping[str, Path]
 """Image files by their path inside a folder, without suffix."""
-Sizes = Mapping[str, tuple[int, int]]
+Sizes = dict[str, tuple[int, int]]
 """Height and width of images, by the same names."""
 
 RESERVED_NAMES = ("lq", "gt")
@@ -41,11 +41,10 @@ def folder_methods(folders: Mapping[str, Path], sizes: Sizes, pattern: str = "*"
     methods = []
     problems: list[str] = []
     for label, folder in folders.items():
-        name, tradeoff = _parse_label(label)
         files = list_images(folder, pattern)
-        problems += unpaired_images(label, folder, files, sizes)
-        problems += _wrong_sizes(files, sizes)
-        methods.append(_file_method(name, tradeoff, files))
+        problems += find_unpaired(label, folder, files, sizes)
+        problems += _find_unusable(files, sizes)
+        methods.append(_file_method(label, files))
     refuse_problems(problems)
     return methods
 
@@ -60,8 +59,10 @@ def list_images(folder: Path, pattern: str = "*") -> Files:
         raise DataError(f"{folder} - no such folder")
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in IMAGE_FILES.readable or not path.is_file():
+            continue
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if not (_is_image(path) and fnmatch(name, pattern)):
+        if not fnmatch(name, pattern):
             continue
         if name in files:
             problem = "have the same name apart from the suffix; keep one"
@@ -73,13 +74,13 @@ def list_images(folder: Path, pattern: str = "*") -> Files:
     return files
 
 
-def measure_images(files: Files) -> tuple[dict[str, tuple[int, int]], list[str]]:
+def measure_images(files: Files) -> tuple[Sizes, list[str]]:
     """Decode every image for its size.
 
     Returns:
         Height and width of the images that can be decoded, and a line for each that cannot.
     """
-    sizes = {}
+    sizes: Sizes = {}
     problems = []
     for name, path in files.items():
         try:
@@ -91,46 +92,46 @@ def measure_images(files: Files) -> tuple[dict[str, tuple[int, int]], list[str]]
     return sizes, problems
 
 
-def unpaired_images(
-    label: str, folder: Path, files: Files, expected: Collection[str]
-) -> Iterator[str]:
+def find_unpaired(label: str, folder: Path, files: Files, expected: Sizes) -> Iterator[str]:
     """Tell which expected images a folder lacks, and which others it has."""
-    missing = set(expected) - files.keys()
-    if missing:
-        yield f"{label} ({folder}) - missing: {_first_names(missing)}"
-    left_over = files.keys() - set(expected)
-    if left_over:
-        yield f"{label} ({folder}) - left over: {_first_names(left_over)}"
+    missing = expected.keys() - files.keys()
+    left_over = files.keys() - expected.keys()
+    for problem, names in (("missing", missing), ("left over", left_over)):
+        if names:
+            shown = _shorten(sorted(names), MAX_NAMES_SHOWN)
+            yield f"{label} ({folder}) - {problem}: {', '.join(shown)}"
 
 
 def refuse_problems(problems: Sequence[str]) -> None:
     """Raise a DataError that lists the problems, if there are any."""
-    if not problems:
-        return
-    lines = ["these folders cannot be compared:", *problems[:MAX_PROBLEMS_SHOWN]]
-    hidden = len(problems) - MAX_PROBLEMS_SHOWN
-    if hidden > 0:
-        lines.append(f"and {hidden} more")
-    raise DataError("\n  ".join(lines))
+    if problems:
+        lines = ["these folders cannot be compared:", *_shorten(problems, MAX_PROBLEMS_SHOWN)]
+        raise DataError("\n  ".join(lines))
 
 
-def _file_method(name: str, tradeoff: float | None, files: Files) -> Method:
+def _find_unusable(files: Files, expected: Sizes) -> list[str]:
+    """Find what is wrong with each image by itself: it is damaged, or not of its size."""
+    sizes, problems = measure_images(files)
+    for name, (height, width) in sizes.items():
+        gt_height, gt_width = expected.get(name, (height, width))
+        if (height, width) != (gt_height, gt_width):
+            difference = f"{width} x {height} pixels, the ground truth {gt_width} x {gt_height}"
+            problems.append(f"{files[name]} - {difference}")
+    return problems
+
+
+def _shorten(lines: Sequence[str], limit: int) -> list[str]:
+    if len(lines) <= limit:
+        return [*lines]
+    return [*lines[:limit], f"and {len(lines) - limit} more"]
+
+
+def _file_method(label: str, files: Files) -> Method:
     def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
         return read_image(files[item])[None].to(lq.device)
 
+    name, tradeoff = _parse_label(label)
     return Method(name, tradeoff, None, restore)
-
-
-def _wrong_sizes(files: Files, expected: Sizes) -> list[str]:
-    """Find what is wrong with each image by itself: it is damaged, or not of its size."""
-    paired = {name: path for name, path in files.items() if name in expected}
-    sizes, problems = measure_images(paired)
-    for name, (height, width) in sizes.items():
-        gt_height, gt_width = expected[name]
-        if (height, width) != (gt_height, gt_width):
-            difference = f"{width} x {height} pixels, the ground truth {gt_width} x {gt_height}"
-            problems.append(f"{paired[name]} - {difference}")
-    return problems
 
 
 def _parse_label(label: str) -> tuple[str, float | None]:
@@ -142,15 +143,3 @@ def _parse_label(label: str) -> tuple[str, float | None]:
     if match[2] is None:
         return match[1], None
     return match[1], float(match[2])
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_FILES.readable and path.is_file()
-
-
-def _first_names(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:MAX_NAMES_SHOWN])
-    hidden = len(names) - MAX_NAMES_SHOWN
-    if hidden > 0:
-        return f"{shown} and {hidden} more"
-    return shown

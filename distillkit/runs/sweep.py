@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,9 @@ from distillkit.evaluation.results import STUDENT
 from distillkit.files.atomic import write_file
 from distillkit.recipe.dump import inline
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
-from distillkit.report.markdown import csv_text, markdown_lines
+from distillkit.report.documents import csv_text, fill_template
 from distillkit.report.tables import Table, tradeoff_text
 from distillkit.runs.console import print_status
-
-SUMMARY_NOTE = (
-    "Mean over the evaluation images, 95 % bootstrap interval over photos; "
-    "the noise of training is not in it."
-)
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class SweepRun:
     """One run of a sweep: the recipe with one combination of the grids' values."""
 
     folder: Path
-    settings: Mapping[str, str]
+    settings: dict[str, str]
     """TOML values by key path."""
     resolved: ResolvedRecipe
 
@@ -63,18 +58,19 @@ def plan_sweep(
     if len(values_by_key) < len(grids):
         raise DistillkitError("--grid - each key once")
     runs = []
-    problems: dict[str, None] = {}  # a dict keeps the order and drops repetitions
+    problems: list[str] = []
     for values in itertools.product(*values_by_key.values()):
         settings = dict(zip(values_by_key, values, strict=True))
         changes = [f"{key}={value}" for key, value in settings.items()]
         try:
             resolved = load_recipe(recipe, [*overrides, *changes])
         except RecipeError as e:
-            problems |= dict.fromkeys(str(e).splitlines())
+            problems += str(e).splitlines()
         else:
             runs.append(SweepRun(out / _folder_name(changes), settings, resolved))
     if problems:
-        raise RecipeError("\n".join(problems))
+        # Every run repeats the problems of what they share.
+        raise RecipeError("\n".join(dict.fromkeys(problems)))
     _check_separate(runs)
     return runs
 
@@ -114,57 +110,56 @@ def write_summary(runs: Sequence[SweepRun], out: Path) -> None:
 
     They hold the student of every finished run at each tradeoff.
     """
-    rows = [row for run in runs for row in _student_rows(run)]
+    rows = []
+    for run in runs:
+        rows += _student_rows(run)
+    unfinished = [run for run in runs if run.status != "finished"]
+    markdown = fill_template(
+        "summary.md.j2",
+        finished=len(runs) - len(unfinished),
+        unfinished=unfinished,
+        main_table=_summary_table(list(runs[0].settings), rows),
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_file(out / "summary.json", json.dumps(rows, indent=1) + "\n")
+    write_file(out / "summary.md", markdown)
     if rows:
         write_file(out / "summary.csv", csv_text(rows))
-    write_file(out / "summary.md", _summary_markdown(runs, rows))
-
-
-def _summary_markdown(runs: Sequence[SweepRun], rows: Sequence[Mapping[str, Any]]) -> str:
-    unfinished = [run for run in runs if run.status != "finished"]
-    lines = [f"# Sweep: {len(runs) - len(unfinished)} of {len(runs)} runs", ""]
-    lines += markdown_lines(_summary_table(list(runs[0].settings), rows))
-    lines += ["", SUMMARY_NOTE]
-    if unfinished:
-        lines.append("")
-    for run in unfinished:
-        lines.append(f"- not finished ({run.status}): {run.folder.name}")
-    return "\n".join(lines) + "\n"
 
 
 def _summary_table(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out a line for each run and tradeoff, with a column for each metric."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         settings = [row[key] for key in keys]
-        line = (*settings, tradeoff_text(row["tradeoff"]))
-        cells.setdefault(line, {})[row["metric"]] = _summary_cell(row)
-    body = []
-    for line, by_metric in cells.items():
-        body.append([*line, *(by_metric.get(metric, "") for metric in metrics)])
-    return Table([*keys, "tradeoff", *metrics], body)
+        head = (*settings, tradeoff_text(row["tradeoff"]))
+        cells = lines.setdefault(head, [""] * len(metrics))
+        cells[metrics.index(row["metric"])] = _summary_cell(row)
+    return Table(
+        [*keys, "tradeoff", *metrics],
+        [[*head, *cells] for head, cells in lines.items()],
+    )
 
 
 def _summary_cell(row: Mapping[str, Any]) -> str:
     """``24.3100 [24.08, 24.55]``, or why there is no number."""
     if row["mean"] is None:
         return row["protocol"]
+    mean = f"{row['mean']:.4f}"
     if row["ci_low"] is None:
-        return f"{row['mean']:.4f}"
-    return f"{row['mean']:.4f} [{row['ci_low']:.4g}, {row['ci_high']:.4g}]"
+        return mean
+    return f"{mean} [{row['ci_low']:.4g}, {row['ci_high']:.4g}]"
 
 
-def _student_rows(run: SweepRun) -> Iterator[dict[str, Any]]:
+def _student_rows(run: SweepRun) -> list[dict[str, Any]]:
     """Read the student's rows of a finished run's ``metrics.json``, and add its settings."""
     path = run.folder / "evaluation" / "metrics.json"
     if run.status != "finished" or not path.exists():
-        return
-    for row in json.loads(path.read_text()):
-        if row["method"] == STUDENT:
-            yield {**run.settings, **row, "folder": run.folder.name}
+        return []
+    rows = json.loads(path.read_text())
+    folder = {"folder": run.folder.name}
+    return [run.settings | row | folder for row in rows if row["method"] == STUDENT]
 
 
 def _check_separate(runs: Sequence[SweepRun]) -> None:

@@ -1,0 +1,61 @@
+"""An evaluation as documents: Markdown and CSV, and what the page has in common with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from distillkit.evaluation.checks import Check
+from distillkit.evaluation.results import Results
+from distillkit.report import notes, tables
+
+
+def fill_template(name: str, **content: Any) -> str:
+    """Fill a file of ``report/templates``; values are escaped in HTML, not in Markdown."""
+    environment = Environment(
+        loader=PackageLoader("distillkit.report"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name).render(content)
+
+
+def evaluation_markdown(
+    results: Results, trained_against: Collection[str], checks: Sequence[Check]
+) -> str:
+    """Write the tables, the checks and the protocols."""
+    content = evaluation_content(results, trained_against, checks)
+    return fill_template("table.md.j2", **content)
+
+
+def evaluation_content(
+    results: Results, trained_against: Collection[str], checks: Sequence[Check]
+) -> dict[str, Any]:
+    """Collect what Markdown and the page both show."""
+    return {
+        "results": results,
+        "main_table": tables.main_table(results, trained_against),
+        "difference_table": tables.difference_table(results),
+        "gap_table": tables.gap_table(results),
+        "checks": checks,
+        "uncertainty_note": notes.uncertainty_note(results),
+        "main_note": f"{notes.INTERVAL_NOTE} {notes.cost_note(results)}".strip(),
+        "difference_note": notes.DIFFERENCE_NOTE,
+        "gap_note": notes.GAP_NOTE,
+    }
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows of the same keys, at least one, below a line of the keys; None is empty."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,54 @@
+"""The sentences below and above an evaluation's tables."""
+
+from __future__ import annotations
+
+from distillkit.evaluation.results import Results
+
+INTERVAL_NOTE = (
+    "±: standard error; in brackets: 95 % bootstrap interval over photos. "
+    "Whether two methods differ cannot be read from these, for photos differ more than methods do: "
+    "compare paired differences."
+)
+DIFFERENCE_NOTE = (
+    "Mean over the images ± standard error, 95 % bootstrap interval over photos: "
+    "an interval with 0 in it shows no difference."
+)
+GAP_NOTE = (
+    "linear: linear combinations of two methods' images. "
+    "none: the baseline does not reach the student's distance."
+)
+FEW_PHOTOS = 10
+"""With fewer photos, standard errors are rough and intervals too narrow."""
+
+
+def uncertainty_note(results: Results) -> str:
+    """Say what the standard errors and deviations are over."""
+    images = len(results.items)
+    photos = len(set(results.photos))
+    note = "1 image" if images == 1 else f"{images} images"
+    if photos == 1:
+        note += " of one photo: no standard errors, for one photo says nothing of others"
+    elif images == photos:
+        note += "; standard errors are over images"
+    else:
+        note += f" of {photos} photos; standard errors are clustered by photo"
+    if 1 < photos < FEW_PHOTOS:
+        percent = 100 / (2 * (photos - 1)) ** 0.5
+        note += f"; with {photos} photos they are rough (to about {percent:.0f} %)"
+        note += ", and intervals too narrow"
+    note += "."
+    if results.seeds > 1:
+        note += f" Each number is the mean of {results.seeds} seeds"
+        note += ", sd its standard deviation over them."
+    return note
+
+
+def cost_note(results: Results) -> str:
+    """Say what seconds and parameters are of; nothing where no seconds were measured."""
+    if all(entry.seconds is None for entry in results.entries):
+        return ""
+    device = f" on {results.device}" if results.device else ""
+    return (
+        f"NFE: network evaluations per image. Seconds: median over the images{device}, encoding "
+        "and decoding included, loading left out. Parameters: of all networks."
+    )
