@@ -27,11 +27,11 @@ from distillkit.evaluation.protocol import (
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.metrics.base import FullReference, from_uint8, psnr, to_uint8
+from distillkit.report.documents import evaluation_markdown
 from distillkit.report.files import write_evaluation
 from distillkit.report.losses import draw_losses
-from distillkit.report.documents import evaluation_markdown
-from distillkit.report.page import write_report
 from distillkit.report.notes import cost_note
+from distillkit.report.page import write_report
 from distillkit.report.tables import cost_cells, cost_columns, difference_table
 from distillkit.report.tradeoff import leave_out_far_point
 
