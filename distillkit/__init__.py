@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.data.degradation import Degradation as Degradation
+    from distillkit.data.luma import full_range_luma as full_range_luma
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
     from distillkit.diffusion.captions import captioned as captioned
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from distillkit.files.weights import WeightFile as WeightFile
     from distillkit.files.weights import load_exactly as load_exactly
     from distillkit.files.weights import read_state_dict as read_state_dict
+    from distillkit.inference.color import ColorFix as ColorFix
+    from distillkit.inference.color import match_colors as match_colors
     from distillkit.inference.files import IMAGE_FILES as IMAGE_FILES
     from distillkit.inference.files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
     from distillkit.inference.files import FileKind as FileKind
@@ -75,6 +78,7 @@ _HOME = {
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file"],
     "files.images": ["picture_size", "read_image", "write_image", "write_picture"],
+    "data.luma": ["full_range_luma"],
     "data.ops": ["filter2d", "jpeg"],
     "diffusion.captions": ["captioned", "current_captions"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
@@ -104,6 +108,7 @@ _HOME = {
         "StudentSpec",
         "TeacherSpec",
     ],
+    "inference.color": ["ColorFix", "match_colors"],
     "inference.files": ["IMAGE_FILES", "VIDEO_SUFFIXES", "FileKind"],
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],

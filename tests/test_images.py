@@ -22,8 +22,8 @@ from distillkit.files.images import (
     write_image,
 )
 
-COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
-RGB = Image.fromarray(COLOURS)
+COLORS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+RGB = Image.fromarray(COLORS)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -50,7 +50,7 @@ def raw_png(width: int, height: int, depth: int, color_type: int, rows: bytes) -
 def test_rgb_from_path_bytes_and_image(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     RGB.save(path)
-    expected = torch.from_numpy(COLOURS).permute(2, 0, 1) / 127.5 - 1
+    expected = torch.from_numpy(COLORS).permute(2, 0, 1) / 127.5 - 1
     for source in (path, str(path), path.read_bytes(), RGB):
         image = read_image(source)
         assert image.shape == (3, 12, 20)
@@ -139,7 +139,7 @@ def test_gif_gives_its_first_frame() -> None:
 def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
     path = tmp_path / "really_a.jpg"
     path.write_bytes(encoded(RGB))
-    assert np.array_equal(decode(path), COLOURS)
+    assert np.array_equal(decode(path), COLORS)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,16 @@ def test_to_uint8_rounds_and_clamps() -> None:
         1,
         255,
     ]
-    assert np.array_equal(to_pil(read_image(RGB)), COLOURS)
+    assert np.array_equal(to_uint8(read_image(RGB)).permute(1, 2, 0), COLORS)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_arrays_become_pil_images_of_their_mode(mode: str) -> None:
+    image = Image.fromarray(np.zeros((3, 2), np.uint16)) if mode == "I;16" else RGB.convert(mode)
+    array = np.asarray(image).reshape(image.height, image.width, -1)
+    wrapped = to_pil(array)
+    assert wrapped.mode == mode
+    assert np.array_equal(np.asarray(wrapped), np.asarray(image))
 
 
 @pytest.mark.parametrize(

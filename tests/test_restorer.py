@@ -15,7 +15,7 @@ from toy_models import ToyModel
 from distillkit import DistillkitError, Restorer
 from distillkit.adapters.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
-from distillkit.inference.color import LEVELS, coarse, fix_colors
+from distillkit.inference.color import WAVELET_LEVELS, blur, fix_colors
 from distillkit.inference.image_types import quantized, to_unit
 from distillkit.inference.interpolation import plan_nodes
 from distillkit.inference.student import Student
@@ -410,7 +410,7 @@ def test_color_fixes_by_their_definition():
     )
     image = to_unit(restored)
     assert np.array_equal(
-        by_wavelet, quantized(image - coarse(image) + coarse(enlarged), np.dtype(np.uint8))
+        by_wavelet, quantized(image - blur(image) + blur(enlarged), np.dtype(np.uint8))
     )
     untouched = restored.copy()
     fix_colors(untouched, lq, "none")
@@ -423,7 +423,7 @@ def test_bands_do_not_show(monkeypatch, how, scale):
     lq, restored = textured(150, 20), textured(150 * scale, 20 * scale) // 2 + 100
     in_one = restored.copy()
     fix_colors(in_one, lq, how)
-    monkeypatch.setattr("distillkit.inference.color.BAND", 10)
+    monkeypatch.setattr("distillkit.inference.color.BAND_ROWS", 10)
     fix_colors(restored, lq, how)
     assert np.abs(restored.astype(int) - in_one).max() <= 1 and (restored != in_one).mean() < 1e-3
 
@@ -452,10 +452,10 @@ def test_color_fixes_reproduce_published_outputs(how):
     cases = [
         p
         for p in sorted(Path(folder).glob("colorfix*.json"))
-        if json.loads(p.read_text())["levels"] == LEVELS
+        if json.loads(p.read_text())["levels"] == WAVELET_LEVELS
     ]
     if not cases:
-        pytest.skip(f"no case colorfix* of {LEVELS} levels in {folder}")
+        pytest.skip(f"no case colorfix* of {WAVELET_LEVELS} levels in {folder}")
     for tensors in (load_file(p.with_suffix(".safetensors")) for p in cases):
         for name in sorted({k.split(".")[0] for k in tensors}):
             batches = zip(*(tensors[f"{name}.{k}"] for k in ("content", "style", how)), strict=True)

@@ -82,9 +82,10 @@ def decode(source: ImageSource, name: str | None = None) -> np.ndarray:
 
 
 def to_float(array: np.ndarray) -> Tensor:
-    """(H, W, 3), uint8 or uint16 -> (3, H, W) float32 in [-1, 1]."""
-    half = np.float32(np.iinfo(array.dtype).max / 2)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32) / half - 1)
+    """(H, W, C), uint8, uint16 or float in [0, 1] -> (C, H, W) float32 in [-1, 1]."""
+    largest = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
+    values = np.ascontiguousarray(array.transpose(2, 0, 1), np.float32)
+    return torch.from_numpy(values / np.float32(largest / 2) - 1)
 
 
 def to_uint8(image: Tensor) -> Tensor:
@@ -92,11 +93,13 @@ def to_uint8(image: Tensor) -> Tensor:
     return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def to_pil(image: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] -> an 8-bit RGB image."""
-    return Image.fromarray(
-        to_uint8(image.detach().float()).permute(1, 2, 0).contiguous().cpu().numpy()
-    )
+def to_pil(array: np.ndarray) -> Image.Image:
+    """Wrap an array as a PIL image of mode L, LA, RGB, RGBA or I;16.
+
+    Args:
+        array: (H, W, C), with 1 to 4 channels of uint8, or one of uint16.
+    """
+    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
 def write_image(image: Tensor, path: str | Path, alpha: Tensor | None = None) -> None:
@@ -110,9 +113,9 @@ def write_image(image: Tensor, path: str | Path, alpha: Tensor | None = None) ->
     """
     if not bool(torch.isfinite(image).all()):
         raise DataError(f"{path} - not written: the image has values that are not finite")
-    picture = to_pil(image)
+    picture = to_pil(_to_stored(image))
     if alpha is not None:
-        picture.putalpha(to_pil(alpha.expand(3, -1, -1) * 2 - 1).getchannel(0))
+        picture.putalpha(to_pil(_to_stored(alpha * 2 - 1)))
     write_picture(picture, path)
 
 
@@ -145,6 +148,11 @@ def picture_size(source: ImageSource, name: str | None = None) -> tuple[int, int
         DataError: as :func:`read_image`, as far as a header tells.
     """
     return _look(source, name, lambda image: image.size)
+
+
+def _to_stored(image: Tensor) -> np.ndarray:
+    """(C, H, W) in [-1, 1] -> (H, W, C), uint8."""
+    return to_uint8(image.detach().float()).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def _look(source: ImageSource, name: str | None, use: Callable[[Image.Image], T]) -> T:

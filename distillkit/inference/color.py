@@ -1,14 +1,13 @@
-"""Giving a restored image the colors of its input, which generative models shift. For models that are to change colors, use none.
+"""Give restored images the colors of their inputs, which generative models shift.
 
-Both fixes see the whole image, never a tile of it, and work in bands of rows, so that memory stays bounded. Arrays are
-(height, width, channels), uint8, uint16 or float in [0, 1]; the formulas are those of StableSR (Wang et al. 2024), for values in
-[0, 1].
+The formulas are those of StableSR (Wang et al. 2024), for values in [0, 1]. Models that are meant
+to change colors need no fix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,88 +17,159 @@ from torch import Tensor
 from distillkit.inference.image_types import quantized, to_unit
 
 ColorFix = Literal["none", "adain", "wavelet"]
-LEVELS = 5
+WAVELET_LEVELS = 5
 EPS = 1e-5
-"""Added to variances in [0, 1]."""
-BAND = 512
-"""Rows of the input, divided by the scale, that are worked on at a time."""
+"""Added to variances of values in [0, 1]."""
+BAND_ROWS = 512
+"""Rows of the result that are worked on at a time."""
 
 
-def fix_colors(restored: np.ndarray, lq: np.ndarray, how: ColorFix) -> None:
-    """Change ``restored`` (scale h, scale w, C) in place to have the colors of ``lq`` (h, w, C).
+def match_colors(image: Tensor, reference: Tensor, fix: ColorFix) -> Tensor:
+    """Give images the colors of their references.
 
-    ``"adain"``: the mean and standard deviation of every channel become those of the input. ``"wavelet"``: all but the fine detail
-    (five levels) becomes that of the input, enlarged bicubically.
+    Args:
+        image: (B, C, H, W) in [0, 1].
+        reference: The same shape; for ``"adain"`` it may have another size.
+        fix: ``"adain"``: :func:`adain`. ``"wavelet"``: :func:`wavelet`. ``"none"``: no change.
+
+    Returns:
+        The images, not clamped.
     """
-    if how == "adain":
-        _adain(restored, lq)
-    elif how == "wavelet":
-        _wavelet(restored, lq)
-
-
-def coarse(image: Tensor, levels: int = LEVELS) -> Tensor:
-    """(B, C, h, w) blurred ``levels`` times with [1, 2, 1] x [1, 2, 1] / 16 at dilation 1, 2, 4, ..., edges repeated."""
-    row = image.new_tensor([1.0, 2.0, 1.0]) / 4
-    kernel = (row[:, None] * row).expand(image.shape[1], 1, 3, 3)
-    for dilation in (2**i for i in range(levels)):
-        image = F.conv2d(
-            F.pad(image, [dilation] * 4, mode="replicate"),
-            kernel,
-            dilation=dilation,
-            groups=image.shape[1],
-        )
+    if fix == "adain":
+        return adain(image, reference)
+    if fix == "wavelet":
+        return wavelet(image, reference)
     return image
 
 
-def _adain(restored: np.ndarray, lq: np.ndarray) -> None:
-    (mean, std), (wanted_mean, wanted_std) = _statistics(restored), _statistics(lq)
-    for top, bottom in _bands(len(restored), BAND):
-        band = (to_unit(restored[top:bottom]) - mean) / std * wanted_std + wanted_mean
-        restored[top:bottom] = quantized(band, restored.dtype)
+def adain(image: Tensor, reference: Tensor) -> Tensor:
+    """Give each channel the mean and standard deviation of the reference's.
+
+    Adaptive instance normalization, with standard deviations ``sqrt(unbiased variance + 1e-5)``.
+
+    Args:
+        image: (B, C, H, W) in [0, 1].
+        reference: (B, C, H', W') in [0, 1].
+    """
+    return _exchange(image, _measure(image), _measure(reference))
 
 
-def _wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
-    scale = len(restored) // len(lq)
-    halo = -(-(2**LEVELS) // scale)  # rows of the input that a blur reaches
-    above = restored[:0]  # rows above the band as they were before the fix
-    for top, bottom in _bands(len(lq), max(1, BAND // scale)):
-        first, last = max(0, top - halo), min(len(lq), bottom + halo)
-        rows = np.concatenate(
-            [above[len(above) - (top - first) * scale :], restored[top * scale : last * scale]]
-        )
-        above = rows[: (bottom - first) * scale]
-        image = to_unit(rows)
-        fixed = image - coarse(image) + coarse(_enlarged_rows(lq, first, last, scale).to(image))
-        inside = fixed[..., (top - first) * scale : (bottom - first) * scale, :]
-        restored[top * scale : bottom * scale] = quantized(inside, restored.dtype)
+def wavelet(image: Tensor, reference: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
+    """Put the fine detail of images on the coarse colors of their references.
+
+    Args:
+        image: (B, C, H, W), of any range.
+        reference: The same shape and range.
+        levels: As of :func:`blur`, which leaves the coarse part of an image.
+    """
+    return image - blur(image, levels) + blur(reference, levels)
 
 
-def _enlarged_rows(lq: np.ndarray, first: int, last: int, scale: int) -> Tensor:
-    """Rows ``first`` to ``last`` of the input, enlarged bicubically as the whole of it would be."""
-    start, end = max(0, first - 3), min(len(lq), last + 3)  # the kernel reaches two rows
-    if scale == 1:
-        return to_unit(lq[first:last])
-    enlarged = F.interpolate(to_unit(lq[start:end]), scale_factor=scale, mode="bicubic")
-    return enlarged[..., (first - start) * scale : (last - start) * scale, :].clamp(-1, 1)
+def blur(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
+    """Blur (B, C, H, W) as the "à trous" wavelet transform does.
+
+    Level i convolves with [1, 2, 1] x [1, 2, 1] / 16 at dilation 2^i, with edges repeated.
+    """
+    channels = image.shape[1]
+    row = image.new_tensor([1.0, 2.0, 1.0]) / 4
+    kernel = (row[:, None] * row).expand(channels, 1, 3, 3)
+    for level in range(levels):
+        dilation = 2**level
+        padded = F.pad(image, [dilation] * 4, mode="replicate")
+        image = F.conv2d(padded, kernel, dilation=dilation, groups=channels)
+    return image
 
 
-def _statistics(image: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, (1, C, 1, 1), on the scale of [-1, 1]."""
-    count, channels = image.shape[0] * image.shape[1], image.shape[2]
-    total, squares = (
-        torch.zeros(channels, dtype=torch.float64),
-        torch.zeros(channels, dtype=torch.float64),
-    )
-    for top, bottom in _bands(len(image), BAND):
+def fix_colors(restored: np.ndarray, lq: np.ndarray, fix: ColorFix) -> None:
+    """Give a restored image the colors of its input, in place.
+
+    A fix sees the full image, never a tile of it; it works in bands of rows, so that memory stays
+    bounded. Unlike :func:`match_colors`, it works on the scale of [-1, 1].
+
+    Args:
+        restored: (scale h, scale w, C), uint8, uint16 or float in [0, 1].
+        lq: (h, w, C) of the same kind; enlarged bicubically for ``"wavelet"``.
+        fix: As of :func:`match_colors`.
+    """
+    if fix == "adain":
+        _fix_by_adain(restored, lq)
+    elif fix == "wavelet":
+        _fix_by_wavelet(restored, lq)
+
+
+class _Channels(NamedTuple):
+    """Mean and standard deviation of each channel, (B, C, 1, 1)."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def _exchange(image: Tensor, own: _Channels, wanted: _Channels) -> Tensor:
+    return (image - own.mean) / own.std * wanted.std + wanted.mean
+
+
+def _measure(image: Tensor) -> _Channels:
+    mean = image.mean((2, 3), keepdim=True)
+    variance = image.var((2, 3), keepdim=True)
+    return _Channels(mean, (variance + EPS).sqrt())
+
+
+def _measure_in_bands(image: np.ndarray) -> _Channels:
+    """Measure the channels of an array (h, w, C), on the scale of [-1, 1]."""
+    height, width, channels = image.shape
+    count = height * width
+    total = torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
+    for top, bottom in _bands(height, BAND_ROWS):
         band = to_unit(image[top:bottom]).double()
         total += band.sum((0, 2, 3))
         squares += band.square().sum((0, 2, 3))
     mean = total / count
     variance = (squares - count * mean**2).clamp(min=0) / max(1, count - 1)
-    std = (variance + 4 * EPS).sqrt()  # variances in [-1, 1] are four times as large
-    return mean.float().view(1, -1, 1, 1), std.float().view(1, -1, 1, 1)
+    # Variances in [-1, 1] are four times those in [0, 1].
+    std = (variance + 4 * EPS).sqrt()
+    return _Channels(mean.float().view(1, -1, 1, 1), std.float().view(1, -1, 1, 1))
 
 
-def _bands(length: int, rows: int) -> Iterator[tuple[int, int]]:
-    for top in range(0, length, rows):
-        yield top, min(length, top + rows)
+def _fix_by_adain(restored: np.ndarray, lq: np.ndarray) -> None:
+    own = _measure_in_bands(restored)
+    wanted = _measure_in_bands(lq)
+    for top, bottom in _bands(len(restored), BAND_ROWS):
+        band = _exchange(to_unit(restored[top:bottom]), own, wanted)
+        restored[top:bottom] = quantized(band, restored.dtype)
+
+
+def _fix_by_wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
+    height = len(lq)
+    scale = len(restored) // height
+    # Rows of the input that a blur reaches: 1 + 2 + 4 + ... of the result, rounded up.
+    halo = -(-(2**WAVELET_LEVELS) // scale)
+    # Rows above a band as they were before the fix; in the image they are overwritten by then.
+    unfixed = restored[:0]
+    for top, bottom in _bands(height, max(1, BAND_ROWS // scale)):
+        first = max(0, top - halo)
+        last = min(height, bottom + halo)
+        above = unfixed[len(unfixed) - (top - first) * scale :]
+        rows = np.concatenate([above, restored[top * scale : last * scale]])
+        unfixed = rows[: (bottom - first) * scale]
+        image = to_unit(rows)
+        reference = _enlarge_rows(lq, first, last, scale).to(image)
+        fixed = wavelet(image, reference)
+        band = fixed[..., (top - first) * scale : (bottom - first) * scale, :]
+        restored[top * scale : bottom * scale] = quantized(band, restored.dtype)
+
+
+def _enlarge_rows(lq: np.ndarray, first: int, last: int, scale: int) -> Tensor:
+    """Enlarge some rows of the input, as if the full image were enlarged bicubically."""
+    if scale == 1:
+        return to_unit(lq[first:last])
+    # The kernel reaches two rows beyond; a third is spare.
+    start = max(0, first - 3)
+    end = min(len(lq), last + 3)
+    enlarged = F.interpolate(to_unit(lq[start:end]), scale_factor=scale, mode="bicubic")
+    return enlarged[..., (first - start) * scale : (last - start) * scale, :].clamp(-1, 1)
+
+
+def _bands(height: int, rows: int) -> Iterator[tuple[int, int]]:
+    for top in range(0, height, rows):
+        yield top, min(height, top + rows)

@@ -1,7 +1,8 @@
-"""What restoring costs: parameters, and the name of the device that its time is measured on."""
+"""Costs of restoring: parameters, and the name of the device that times are measured on."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,39 @@ from torch import nn
 from distillkit.environment import cpu_name
 
 
-def parameters(model: Any) -> int | None:
-    """Parameters of a model, its codec's included, each counted once; None of something that is no module and does not say."""
-    parts = [part for part in (model, getattr(model, "codec", None)) if isinstance(part, nn.Module)]
-    if not parts:
+def count_parameters(model: Any) -> int | None:
+    """Count a model's parameters, its codec's included, each once.
+
+    Returns:
+        The number, or None if neither is a module.
+    """
+    unique: dict[int, nn.Parameter] = {}
+    is_known = False
+    for part in (model, getattr(model, "codec", None)):
+        if isinstance(part, nn.Module):
+            is_known = True
+            unique.update((id(p), p) for p in part.parameters())
+    if not is_known:
         return None
-    return sum(p.numel() for p in {id(p): p for part in parts for p in part.parameters()}.values())
+    return sum(p.numel() for p in unique.values())
 
 
-def trained_parameters(student: Path) -> int:
-    """Numbers that both stages trained, as stored in a student's folder."""
+def count_trained_parameters(student: Path) -> int:
+    """Count what both stages trained, from the files in a student's folder."""
     total = 0
     for path in student.glob("stage*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            total += sum(torch.Size(file.get_slice(key).get_shape()).numel() for key in file.keys())  # noqa: SIM118
+            # The file is no mapping: it cannot be iterated itself.
+            for key in file.keys():  # noqa: SIM118
+                total += math.prod(file.get_slice(key).get_shape())
     return total
 
 
-def device_name(device: torch.device | str) -> str:
-    """The device as a person knows it, with the threads of a CPU."""
+def describe_device(device: torch.device | str) -> str:
+    """Name the device as a person knows it, with the number of threads of a CPU."""
     device = torch.device(device)
     if device.type == "cuda":
         return f"{device}: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    return f"{device}: {cpu_name()}, {threads} thread{'' if threads == 1 else 's'}"
+    unit = "thread" if threads == 1 else "threads"
+    return f"{device}: {cpu_name()}, {threads} {unit}"

@@ -1,4 +1,4 @@
-"""The kinds of images that people hand in, brought to one form and back."""
+"""Bring the kinds of images that callers hand in to one form, and results back to their kind."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.errors import DataError
-from distillkit.files.images import ImageSource, decode_apart
+from distillkit.files.images import ImageSource, decode_apart, to_float, to_pil
 
-OneImage = str | Path | bytes | Image.Image | np.ndarray | Tensor
+OneImage = ImageSource | np.ndarray | Tensor
 Back = Callable[[np.ndarray], Any]
-"""An array (H, W, C) of the form of :func:`as_array` -> an image of the kind that was handed in."""
+"""Turns an array like that of :func:`as_array` into an image of the kind that was handed in."""
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_SLACK = 1e-3
+_VALUE_SLACK = 1e-3
+"""How far a float image may be outside of [0, 1]."""
 _VALUES = "C being 1, 3 or 4, of uint8, uint16 or float in [0, 1]"
 
 
 def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
-    """An image as an array (h, w, C), uint8, uint16 or float32 in [0, 1], and the way back.
-
-    C is 1 (gray), 2 (gray, opacity), 3 (RGB) or 4 (RGB, opacity).
+    """Bring an image to the form that is restored.
 
     Args:
-        image: a PIL image, a file or its content (these come back as PIL images); an array (h, w), (h, w, 1), (h, w, 3) or
-            (h, w, 4); a tensor (1, h, w), (3, h, w) or (4, h, w). Arrays and tensors are uint8, uint16 or float in [0, 1].
+        image: A PIL image, a file or its content; an array (h, w), (h, w, 1), (h, w, 3) or
+            (h, w, 4); or a tensor (1, h, w), (3, h, w) or (4, h, w). Arrays and tensors are uint8,
+            uint16 or float in [0, 1].
+
+    Returns:
+        An array (h, w, C), uint8, uint16 or float32 in [0, 1], where C is 1 (gray), 2 (gray and
+        opacity), 3 (RGB) or 4 (RGB and opacity); and what turns such an array into an image of the
+        kind that was given. Files become PIL images.
 
     Raises:
-        DataError: not such an image; a float image that is not finite or clearly outside of [0, 1].
+        DataError: It is no such image, or a float image with values that are not finite or
+            clearly outside of [0, 1].
     """
     if isinstance(image, Tensor):
         return _from_tensor(image)
     if isinstance(image, np.ndarray):
         return _from_numpy(image)
     if isinstance(image, str | Path | bytes | Image.Image):
-        return _decoded(image), _to_pil
-    raise DataError(
-        f"expected a PIL image, an array, a tensor or a file, got a {type(image).__name__}"
-    )
+        return _decode(image), to_pil
+    kind = type(image).__name__
+    raise DataError(f"expected a PIL image, an array, a tensor or a file, got a {kind}")
 
 
 def read_picture(source: ImageSource) -> Image.Image:
@@ -58,45 +62,38 @@ def read_picture(source: ImageSource) -> Image.Image:
     Raises:
         DataError: As :func:`~distillkit.read_image`.
     """
-    return _to_pil(_decoded(source))
+    return to_pil(_decode(source))
 
 
 def to_unit(array: np.ndarray) -> Tensor:
     """(h, w, C), uint8, uint16 or float in [0, 1] -> (1, C, h, w) float32 in [-1, 1]."""
-    half = np.float32(np.iinfo(array.dtype).max / 2 if array.dtype.kind == "u" else 0.5)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), np.float32) / half - 1)[
-        None
-    ]
+    return to_float(array)[None]
 
 
 def quantized(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """The inverse of :func:`to_unit`, clamped, and rounded to nearest where ``dtype`` is an integer."""
+    """Invert :func:`to_unit`: clamp, and round to nearest if ``dtype`` is an integer."""
     values = image[0].clamp(-1, 1).add_(1).div_(2)
     if dtype.kind == "u":
         values.mul_(np.iinfo(dtype).max).round_()
     return values.permute(1, 2, 0).numpy().astype(dtype)
 
 
-def luma(image: Tensor) -> Tensor:
-    """(B, 3, h, w) -> (B, 1, h, w)."""
-    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-
-
 def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
-    """(h, w, 1) -> (scale h, scale w, 1), bicubic; (h, w, 0) stays empty."""
+    """Enlarge (h, w, 1) to (scale h, scale w, 1) bicubically; (h, w, 0) stays empty."""
     if scale == 1 or not opacity.size:
         return opacity
-    picture = Image.fromarray(
-        opacity[..., 0] if opacity.dtype == np.uint8 else opacity[..., 0].astype(np.float32)
-    )
-    enlarged = np.asarray(
-        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
-    )
-    top = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
-    return enlarged.clip(0, top).astype(opacity.dtype)[..., None]
+    plane = opacity[..., 0]
+    if plane.dtype != np.uint8:
+        # Pillow resizes one channel of other types as float32 only.
+        plane = plane.astype(np.float32)
+    height, width = plane.shape
+    size = (width * scale, height * scale)
+    enlarged = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
+    largest = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
+    return enlarged.clip(0, largest).astype(opacity.dtype)[..., None]
 
 
-def _decoded(source: ImageSource) -> np.ndarray:
+def _decode(source: ImageSource) -> np.ndarray:
     """Decode to (h, w, C): gray or RGB, and opacity if there is transparency."""
     pixels = decode_apart(source)
     channels = [pixels.colors[..., :1] if pixels.gray else pixels.colors]
@@ -106,44 +103,54 @@ def _decoded(source: ImageSource) -> np.ndarray:
 
 
 def _from_tensor(image: Tensor) -> tuple[np.ndarray, Back]:
-    known = image.is_floating_point() or image.dtype in (torch.uint8, torch.uint16)
-    if image.dim() != 3 or image.shape[0] not in (1, 3, 4) or not known:
+    is_float = image.is_floating_point()
+    known_type = is_float or image.dtype in (torch.uint8, torch.uint16)
+    if image.dim() != 3 or image.shape[0] not in (1, 3, 4) or not known_type:
         raise DataError(
-            f"expected a tensor (C, h, w) or (B, C, h, w), {_VALUES}; got {image.dtype} {tuple(image.shape)}"
+            f"expected a tensor (C, h, w) or (B, C, h, w), {_VALUES}; "
+            f"got {image.dtype} {tuple(image.shape)}"
         )
     values = image.detach().cpu()
-    array = (values.float() if values.is_floating_point() else values).numpy().transpose(1, 2, 0)
-    return _checked(array), lambda a: torch.from_numpy(
-        np.ascontiguousarray(a.transpose(2, 0, 1))
-    ).to(image)
+    if is_float:
+        values = values.float()
+    array = values.numpy().transpose(1, 2, 0)
+    _check_values(array)
+
+    def back(restored: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(restored.transpose(2, 0, 1))).to(image)
+
+    return array, back
 
 
 def _from_numpy(image: np.ndarray) -> tuple[np.ndarray, Back]:
-    array = image[..., None] if image.ndim == 2 else image
-    known = array.dtype in (np.uint8, np.uint16) or array.dtype.kind == "f"
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not known:
+    is_plane = image.ndim == 2
+    is_float = image.dtype.kind == "f"
+    array = image[..., None] if is_plane else image
+    known_type = is_float or image.dtype in (np.uint8, np.uint16)
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not known_type:
         raise DataError(
             f"expected an array (h, w) or (h, w, C), {_VALUES}; got {image.dtype} {image.shape}"
         )
-    array = array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
-    return _checked(array), lambda a: (a[..., 0] if image.ndim == 2 else a).astype(
-        image.dtype, copy=False
-    )
+    if is_float:
+        array = array.astype(np.float32, copy=False)
+    _check_values(array)
+
+    def back(restored: np.ndarray) -> np.ndarray:
+        restored = restored[..., 0] if is_plane else restored
+        return restored.astype(image.dtype, copy=False)
+
+    return array, back
 
 
-def _to_pil(array: np.ndarray) -> Image.Image:
-    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-
-
-def _checked(array: np.ndarray) -> np.ndarray:
+def _check_values(array: np.ndarray) -> None:
     if not array.size:
         raise DataError(f"the image has no pixels: {array.shape[1]} x {array.shape[0]}")
-    if array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not np.isfinite([low, high]).all():
-            raise DataError("the image has values that are not finite")
-        if low < -_SLACK or high > 1 + _SLACK:
-            raise DataError(
-                f"the image has values from {low:g} to {high:g}; float images are in [0, 1]"
-            )
-    return array
+    if array.dtype.kind != "f":
+        return
+    low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        raise DataError("the image has values that are not finite")
+    if low < -_VALUE_SLACK or high > 1 + _VALUE_SLACK:
+        raise DataError(
+            f"the image has values from {low:g} to {high:g}; float images are in [0, 1]"
+        )

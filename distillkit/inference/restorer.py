@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from distillkit.data.luma import full_range_luma
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.inference.color import ColorFix, fix_colors
-from distillkit.inference.image_types import as_array, enlarged_opacity, luma, quantized, to_unit
+from distillkit.inference.image_types import as_array, enlarged_opacity, quantized, to_unit
 from distillkit.inference.interpolation import FEWEST, MOST, mixed, plan_nodes
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restore_padded, restored_bands
@@ -240,7 +241,7 @@ class Restorer:
             ):
                 if not math.isfinite(band.sum()):
                     raise DistillkitError("the model gave values that are not finite")
-                rows = luma(band) if channels == 1 else band
+                rows = full_range_luma(band) if channels == 1 else band
                 for result, of_nodes in zip(results, weights, strict=True):
                     result[top : top + rows.shape[2]] = quantized(mixed(rows, of_nodes), lq.dtype)
                 bar.update(band.shape[2] // self.scale)

@@ -1,18 +1,23 @@
-"""Restoring an image piece by piece: overlapping tiles, blended with linear ramps, memory bounded by one row of tiles."""
+"""Restore an image tile by tile: tiles overlap, and are blended with linear ramps."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Restore = Callable[[Tensor], Tensor]
-"""(1, 3, h, w) in [-1, 1] -> (K, 3, scale h, scale w)."""
-Box = tuple[int, int, int, int]
-"""Top, bottom, left, right in input pixels."""
+
+class Box(NamedTuple):
+    """A rectangle of the input, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 def restored_bands(
@@ -24,16 +29,21 @@ def restored_bands(
     tile: int,
     overlap: int,
 ) -> Iterator[tuple[int, Tensor]]:
-    """The restored image from top to bottom, as bands of finished rows: no more than one row of tiles is held at a time.
+    """Restore an image from top to bottom, in bands of finished rows.
 
-    Neighbouring tiles are blended over their overlap by weights that rise linearly from their inner edges.
+    No more than one row of tiles is held at a time. Neighboring tiles are blended over their
+    overlap by weights that rise linearly from their inner edges.
 
     Args:
-        restore: gives the restored pixels of a box, (K, C, scale (bottom - top), scale (right - left)).
-        tile, overlap: sides in input pixels; an image that fits into one tile is restored in one piece.
+        restore: Returns the restored pixels of a box, (K, C, scale height, scale width).
+        height: Rows of the input.
+        width: Columns of the input.
+        scale: Output size divided by input size.
+        tile: Side of a tile in input pixels; an image that fits into it is one tile.
+        overlap: Input pixels that neighboring tiles share.
 
     Yields:
-        the band's first row in the restored image, and the band (K, C, rows, scale width).
+        The band's first row in the restored image, and the band (K, C, rows, scale width).
 
     Raises:
         ValueError: ``overlap`` is not below ``tile``.
@@ -41,45 +51,89 @@ def restored_bands(
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap {overlap} must be at least 0 and below the tile's side {tile}")
     if height <= tile and width <= tile:
-        yield 0, restore((0, height, 0, width))
+        yield 0, restore(Box(0, height, 0, width))
         return
-    rows, columns = list(_spans(height, tile, overlap)), list(_spans(width, tile, overlap))
-    carried: tuple[Tensor, Tensor] | None = None
-    for (top, bottom), (following, _) in itertools.pairwise([*rows, (height, height)]):
-        total = weight = torch.empty(0)
+    rows = list(_spans(height, tile, overlap))
+    columns = list(_spans(width, tile, overlap))
+    unfinished: _WeightedSum | None = None
+    for (top, bottom), (next_top, _) in itertools.pairwise([*rows, (height, height)]):
+        down = _ramps(top, bottom, height, scale, overlap)
+        band: _WeightedSum | None = None
         for left, right in columns:
-            piece = restore((top, bottom, left, right))
-            if not total.numel():
-                total = piece.new_zeros(*piece.shape[:3], width * scale)
-                weight = piece.new_zeros(piece.shape[2], width * scale)
-            down, across = (
-                _weights(top, bottom, height, scale, overlap),
-                _weights(left, right, width, scale, overlap),
-            )
-            window = (down[:, None] * across).to(piece)
-            total[..., left * scale : right * scale] += piece * window
-            weight[:, left * scale : right * scale] += window
-        if carried is not None:
-            shared = carried[1].shape[0]
-            total[..., :shared, :] += carried[0]
-            weight[:shared] += carried[1]
-        done = (following - top) * scale
-        carried = total[..., done:, :].clone(), weight[done:].clone()
-        yield top * scale, total[..., :done, :].div_(weight[:done])
+            pixels = restore(Box(top, bottom, left, right))
+            if band is None:
+                band = _WeightedSum.zeros(pixels, width * scale)
+            across = _ramps(left, right, width, scale, overlap)
+            band.add_tile(pixels, (down[:, None] * across).to(pixels), left * scale)
+        assert band is not None
+        if unfinished is not None:
+            band.add_to_top(unfinished)
+        finished, unfinished = band.split((next_top - top) * scale)
+        yield top * scale, finished
 
 
-def restore_padded(restore: Restore, lq: Tensor, scale: int, multiple: int) -> Tensor:
-    """``restore`` with the sides padded to multiples of ``size_multiple``, the result cropped back."""
+def restore_padded(
+    restore: Callable[[Tensor], Tensor], lq: Tensor, scale: int, size_multiple: int
+) -> Tensor:
+    """Restore an image whose sides are padded to multiples of ``size_multiple``.
+
+    Args:
+        restore: (B, 3, h, w) in [-1, 1] -> (K, 3, scale h, scale w).
+        lq: (B, 3, h, w) in [-1, 1].
+        scale: Output size divided by input size.
+        size_multiple: What the sides have to be multiples of.
+
+    Returns:
+        What ``restore`` returns, without the padding.
+    """
     height, width = lq.shape[-2:]
-    down, right = -height % multiple, -width % multiple
+    down = -height % size_multiple
+    right = -width % size_multiple
     if down or right:
-        mode = "reflect" if down < height and right < width else "replicate"
+        can_reflect = down < height and right < width
+        mode = "reflect" if can_reflect else "replicate"
         lq = F.pad(lq, (0, right, 0, down), mode=mode)
     return restore(lq)[..., : height * scale, : width * scale]
 
 
+class _WeightedSum:
+    """A band of weighted tiles, added up, and the sum of their weights."""
+
+    def __init__(self, pixels: Tensor, weights: Tensor) -> None:
+        self.pixels = pixels
+        self.weights = weights
+
+    @classmethod
+    def zeros(cls, tile: Tensor, width: int) -> _WeightedSum:
+        """Start a band for tiles like this one."""
+        images, channels, rows, _ = tile.shape
+        return cls(
+            tile.new_zeros(images, channels, rows, width),
+            tile.new_zeros(rows, width),
+        )
+
+    def add_tile(self, tile: Tensor, weights: Tensor, left: int) -> None:
+        right = left + tile.shape[3]
+        self.pixels[..., left:right] += tile * weights
+        self.weights[:, left:right] += weights
+
+    def add_to_top(self, other: _WeightedSum) -> None:
+        rows = other.weights.shape[0]
+        self.pixels[..., :rows, :] += other.pixels
+        self.weights[:rows] += other.weights
+
+    def split(self, rows: int) -> tuple[Tensor, _WeightedSum]:
+        """Finish the upper rows, and keep the lower ones for the tiles below."""
+        # Copied, so that the band itself is freed.
+        rest = _WeightedSum(self.pixels[..., rows:, :].clone(), self.weights[rows:].clone())
+        return self.pixels[..., :rows, :].div_(self.weights[:rows]), rest
+
+
 def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Starts and ends of tiles that cover ``length``; the last one is moved back to end at the border."""
+    """Yield starts and ends of the tiles that cover a side.
+
+    The last one is moved back to end at the border.
+    """
     if length <= tile:
         yield 0, length
         return
@@ -90,9 +144,12 @@ def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
     yield length - tile, length
 
 
-def _weights(start: int, end: int, length: int, scale: int, overlap: int) -> Tensor:
-    """Weights of the restored pixels of a span: 1, but less toward an edge that is not the image's own."""
-    x = torch.arange((end - start) * scale, dtype=torch.float32)
-    from_start = x + 1 if start > 0 else torch.inf
-    from_end = len(x) - x if end < length else torch.full_like(x, torch.inf)
-    return (from_end.clamp(max=from_start) / (overlap * scale + 1)).clamp(max=1)
+def _ramps(start: int, end: int, length: int, scale: int, overlap: int) -> Tensor:
+    """Weigh the restored pixels of a span: 1, but less toward edges inside the image."""
+    positions = torch.arange((end - start) * scale, dtype=torch.float32)
+    distances = torch.full_like(positions, torch.inf)
+    if start > 0:
+        distances = positions + 1
+    if end < length:
+        distances = torch.minimum(distances, len(positions) - positions)
+    return (distances / (overlap * scale + 1)).clamp(max=1)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillkit.data.luma import studio_range_luma
 from distillkit.files.images import to_uint8
 
 PSNR_CAP = 100.0
@@ -101,14 +102,6 @@ def from_uint8(image: Tensor) -> Tensor:
     return image.float() / 127.5 - 1
 
 
-def luma(image: Tensor) -> Tensor:
-    """BT.601 studio-range Y, (B, 1, H, W) in [16, 235], float64, not rounded, of an image in [-1, 1] rounded to 8 bits."""
-    weights = torch.tensor(
-        [65.481, 128.553, 24.966], dtype=torch.float64, device=image.device
-    ).view(1, 3, 1, 1)
-    return (to_uint8(image).double() * weights).sum(1, keepdim=True) / 255 + 16
-
-
 def psnr() -> Metric:
     """PSNR over the three color channels."""
     return _distortion(
@@ -155,8 +148,13 @@ def _psnr_rgb(restored: Tensor, gt: Tensor) -> Tensor:
     return _psnr(to_uint8(restored).double(), to_uint8(gt).double())
 
 
+def _luma(image: Tensor) -> Tensor:
+    """Compute the luma of an image in [-1, 1], rounded to 8 bits first; float64."""
+    return studio_range_luma(to_uint8(image).double())
+
+
 def _psnr_luma(restored: Tensor, gt: Tensor) -> Tensor:
-    return _psnr(luma(restored), luma(gt))
+    return _psnr(_luma(restored), _luma(gt))
 
 
 def _ssim_rgb(restored: Tensor, gt: Tensor) -> Tensor:
@@ -165,7 +163,7 @@ def _ssim_rgb(restored: Tensor, gt: Tensor) -> Tensor:
 
 
 def _ssim_luma(restored: Tensor, gt: Tensor) -> Tensor:
-    luminance, contrast_structure = _ssim_maps(luma(restored).round(), luma(gt).round())
+    luminance, contrast_structure = _ssim_maps(_luma(restored).round(), _luma(gt).round())
     return (luminance * contrast_structure.clamp(min=0)).mean(dim=(1, 2, 3)).float()
 
 

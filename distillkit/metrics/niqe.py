@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distillkit.data.luma import full_range_luma
 from distillkit.errors import DataError, WeightsError
 from distillkit.files.images import to_uint8
 from distillkit.metrics.base import Metric, NoReference
@@ -71,10 +72,7 @@ def block_features(image: Tensor) -> NDArray[np.float64]:
 
 def _gray(image: Tensor) -> Tensor:
     """Y of YIQ, (1, 1, H, W) float64 in [0, 255], rounded."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=image.device).view(
-        1, 3, 1, 1
-    )
-    return (to_uint8(image).double() * weights).sum(1, keepdim=True).round()
+    return full_range_luma(to_uint8(image).double()).round()
 
 
 def _normalised(gray: Tensor) -> Tensor:

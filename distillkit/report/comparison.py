@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from distillkit.evaluation.gallery import Images, caption, center, in_order
+from distillkit.files.images import to_pil
 
 TILE = 192
 """Side of a tile, pixels."""
@@ -67,7 +68,7 @@ def _enlarge(image: Image.Image) -> Image.Image:
 
 
 def _to_pillow(image: Tensor) -> Image.Image:
-    return Image.fromarray(image.movedim(0, -1).contiguous().numpy())
+    return to_pil(image.movedim(0, -1).contiguous().numpy())
 
 
 def _encode(image: Image.Image) -> bytes:

@@ -22,7 +22,7 @@ from distillkit.evaluation.protocol import (
 )
 from distillkit.evaluation.results import Results
 from distillkit.files.images import read_image
-from distillkit.inference.costs import device_name
+from distillkit.inference.costs import describe_device
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_metric, pick_device
@@ -115,7 +115,7 @@ def compare_folders(
         combine=options.combine,
         alphas=options.alphas,
         reference=options.reference or methods[0].label,
-        device=device_name(device),
+        device=describe_device(device),
         absent=absent,
         observe=observe,
     )

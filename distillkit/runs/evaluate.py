@@ -18,7 +18,7 @@ from distillkit.evaluation.checks import claims
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
 from distillkit.evaluation.results import ROLES, STUDENT, Results
-from distillkit.inference.costs import device_name, parameters, trained_parameters
+from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
 from distillkit.inference.student import Student, interpolated, load_student
 from distillkit.inference.tiling import restore_padded
 from distillkit.metrics.base import Metric, SetMetric
@@ -83,7 +83,7 @@ def evaluate_run(
             combine=combine,
             alphas=options.alphas,
             reference=options.reference,
-            device=device_name(device),
+            device=describe_device(device),
             absent=absent,
             observe=gallery,
         )
@@ -136,7 +136,7 @@ def _model_methods(
 ) -> list[Method]:
     """Make methods of the student, the teachers and, if asked for, interpolated weights."""
     options = resolved.recipe.evaluation
-    trained = trained_parameters(run_dir / "student")
+    trained = count_trained_parameters(run_dir / "student")
     methods = []
     for tradeoff in _tradeoffs(student, options.tradeoffs):
         methods.append(_model_method(STUDENT, student, tradeoff, trained, device))
@@ -178,7 +178,7 @@ def _model_method(
         tradeoff,
         student.nfe,
         restore,
-        parameters=parameters(model),
+        parameters=count_parameters(model),
         trainable=trained,
     )
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit import Metric
+from distillkit import Metric, full_range_luma
 
 PSNR_CAP = 100.0
 """dB, for equal images."""
@@ -50,8 +50,7 @@ def gt_mean(restored: Tensor, gt: Tensor) -> Tensor:
 
 
 def _mean_gray(image: Tensor) -> Tensor:
-    weights = image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (image * weights).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    return full_range_luma(image).mean((2, 3), keepdim=True)
 
 
 def psnr_rgb(restored: Tensor, gt: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkit_superres.color import adain, wavelet
+from distillkit.inference.color import adain, wavelet
 
 
 @pytest.mark.golden("colorfix*")

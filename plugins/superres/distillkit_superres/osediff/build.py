@@ -68,14 +68,13 @@ def build_osediff(config: OSEDiffConfig) -> OSEDiff:
         networks, checkpoint, config.lora_alpha, file.name if file else "random weights"
     )
     prompt = _prompt(config, _prompt_encoder(config, networks))
-    wanted = config.color_fix if isinstance(config, OSEDiffTeacherConfig) else "none"
     return OSEDiff(
         networks.unet,
         networks.vae,
         lq_encoder,
         prompt,
         _space(config),
-        color_fix=None if wanted == "none" else wanted,
+        color_fix=config.color_fix if isinstance(config, OSEDiffTeacherConfig) else "none",
     )
 
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from distillkit import (
     Autoencoder,
+    ColorFix,
     Condition,
     DiffusionModel,
     DistillkitError,
     VariancePreserving,
     current_memory,
+    match_colors,
 )
-from distillkit_superres.color import FIXES, ColorFix
 from distillkit_superres.osediff.architecture import LATENT_SCALE
 from distillkit_superres.osediff.text import Prompt, PromptOfEach
 from distillkit_superres.osediff.tiling import denoise_tiled
@@ -136,7 +137,7 @@ class OSEDiff(StableDiffusion):
         *,
         tile: int = 96,
         tile_overlap: int = 32,
-        color_fix: ColorFix | None = None,
+        color_fix: ColorFix = "none",
     ) -> None:
         super().__init__(unet, vae, prompt, space)
         self.lq_encoder = lq_encoder
@@ -166,7 +167,8 @@ class OSEDiff(StableDiffusion):
 
     def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
         restored = super().restore(lq, generator)
-        if self.color_fix is None:
+        if self.color_fix == "none":
             return restored
-        fixed = FIXES[self.color_fix](restored * 0.5 + 0.5, enlarged(lq, self.scale) * 0.5 + 0.5)
+        reference = enlarged(lq, self.scale)
+        fixed = match_colors(restored * 0.5 + 0.5, reference * 0.5 + 0.5, self.color_fix)
         return (fixed * 2 - 1).clamp(-1, 1)
