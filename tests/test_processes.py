@@ -14,7 +14,7 @@ from distillkit import DistillkitError
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Training
 from distillkit.runs.run import run_recipe
-from distillkit.training.distributed import start
+from distillkit.training.distributed import create_accelerator
 
 WATCH = """
 import os, sys
@@ -209,7 +209,7 @@ def test_processes_that_were_asked_for_and_are_not_there_are_missed(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(DistillkitError, match=message):
-        start(Training(), tmp_path)
+        create_accelerator(Training(), tmp_path)
     for name in environment:
         os.environ.pop(name)
-    assert start(Training(), tmp_path).num_processes == 1
+    assert create_accelerator(Training(), tmp_path).num_processes == 1

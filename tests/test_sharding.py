@@ -17,8 +17,12 @@ from distillkit.errors import PluginError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.blocks import compile_blocks, gradient_checkpointing
-from distillkit.training.distributed import start, together
-from distillkit.training.sharding import kept_bytes, shard
+from distillkit.training.distributed import (
+    count_weight_bytes,
+    create_accelerator,
+    distributed_errors,
+    shard_models,
+)
 
 DEEP = [
     "student.blocks=2",
@@ -110,9 +114,9 @@ def test_one_process_keeps_all_and_says_so(recipe, tmp_path, capsys):
 def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_what_it_was(mesh):
     plain, condition, found = frozen(3), None, []
     student, teacher, other = frozen(3), frozen(3), frozen(4)
-    before = kept_bytes([student, other])
-    shard([student, teacher, other], mesh, torch.device("cpu"))
-    assert kept_bytes([student, teacher, other]) == before  # equal parts are stored once
+    before = count_weight_bytes([student, other])
+    shard_models([student, teacher, other], mesh, torch.device("cpu"))
+    assert count_weight_bytes([student, teacher, other]) == before  # equal parts are stored once
     for model in (plain, student):
         adapter = add_adapter(model.network, "lora", rank=2)
         optimizer = torch.optim.AdamW(adapter.tensors().values(), lr=0.1)
@@ -136,13 +140,13 @@ def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_w
     whole = sum(p.nbytes for p in frozen(3).parameters())
     convolutions = sum(m.weight.nbytes for m in frozen(3).modules() if hasattr(m, "weight"))
     assert (
-        kept_bytes([student, teacher])[0] == whole + convolutions
+        count_weight_bytes([student, teacher])[0] == whole + convolutions
     )  # what was merged is the student's own
 
 
 def test_sharded_blocks_can_be_compiled(mesh):
     student = frozen(3)
-    shard([student], mesh, torch.device("cpu"))
+    shard_models([student], mesh, torch.device("cpu"))
     adapter = add_adapter(student.network, "lora", rank=2)
     condition = student.condition(torch.rand(1, 3, 8, 8))
 
@@ -163,11 +167,11 @@ def test_weights_that_are_used_outside_their_block_are_named_as_the_reason(mesh,
             return type(found)(y=found.y + torch.ones(8) @ self.network.middle[0].last.bias)
 
     model = Peeking(seed=3, blocks=2).requires_grad_(False)
-    shard([model], mesh, torch.device("cpu"))
-    accelerator = start(load_recipe(recipe, []).recipe.training, tmp_path)
+    shard_models([model], mesh, torch.device("cpu"))
+    accelerator = create_accelerator(load_recipe(recipe, []).recipe.training, tmp_path)
     with (
         pytest.raises(PluginError, match='cannot be sharded; set training.sharding = "none"'),
-        together(accelerator),
+        distributed_errors(accelerator),
     ):
         model.condition(torch.rand(1, 3, 6, 6))
 
@@ -175,7 +179,7 @@ def test_weights_that_are_used_outside_their_block_are_named_as_the_reason(mesh,
 def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
     model = frozen(3).to(memory_format=torch.channels_last)
     with pytest.raises(PluginError, match="ToyModel cannot be sharded .*non-contiguous"):
-        shard([model], mesh, torch.device("cpu"))
+        shard_models([model], mesh, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

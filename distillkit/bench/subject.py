@@ -17,7 +17,7 @@ from distillkit.recipe.build import build_distance
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.runs.preflight import check_presence
 from distillkit.runs.run import open_batches
-from distillkit.training.distributed import start
+from distillkit.training.distributed import create_accelerator
 from distillkit.training.loop import Stage
 from distillkit.training.models import build_cast
 from distillkit.training.stages import first_stage, second_stage
@@ -30,7 +30,9 @@ class Subject:
         self.resolved = _with_data(resolved, eval=[])
         self.recipe = self.resolved.recipe
         check_presence(self.resolved)
-        self.accelerator = start(self.recipe.training.model_copy(update={"log_with": []}), Path())
+        self.accelerator = create_accelerator(
+            self.recipe.training.model_copy(update={"log_with": []}), Path()
+        )
         self.device = self.accelerator.device
         self.cast = build_cast(self.resolved, self.device)
         wanted = self.recipe.stage1.weights.perceptual > 0

@@ -32,11 +32,16 @@ from distillkit.runs.manifest import Manifest
 from distillkit.runs.preflight import check_presence
 from distillkit.training.cache_estimate import describe
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
-from distillkit.training.distributed import agreed, start, together
+from distillkit.training.distributed import (
+    broadcast,
+    count_weight_bytes,
+    create_accelerator,
+    create_mesh,
+    distributed_errors,
+)
 from distillkit.training.loop import Stage, Trainer
 from distillkit.training.models import Cast, build_cast
 from distillkit.training.samples import sampler
-from distillkit.training.sharding import kept_bytes, mesh_of
 from distillkit.training.stages import first_stage, second_stage, taught
 from distillkit.training.tracking import RunLog
 
@@ -63,8 +68,8 @@ def run_recipe(
         DistillkitError: before any work, when something is missing or the folder cannot be used; later, with the state on disk.
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
-    accelerator = start(resolved.recipe.training, out)
-    with explain_full_disk(out), together(accelerator):
+    accelerator = create_accelerator(resolved.recipe.training, out)
+    with explain_full_disk(out), distributed_errors(accelerator):
         return _run(resolved, out, accelerator, resume, fork, planned or resolved.recipe)
 
 
@@ -109,7 +114,7 @@ def _run(
             else []
         )
     sharded = recipe.training.sharding == "full"
-    mesh = mesh_of(accelerator.device, accelerator.num_processes) if sharded else None
+    mesh = create_mesh(accelerator.device, accelerator.num_processes) if sharded else None
     cast = build_cast(resolved, accelerator.device, mesh)
     batches = open_batches(resolved, cast, accelerator.num_processes)
     if cast.cache.store and main:
@@ -126,7 +131,7 @@ def _run(
     }
     manifest = Manifest(out / "manifest.json", main, **about)
     if sharded:
-        kept, whole = zip(*gather_object([kept_bytes(cast.models)]), strict=True)
+        kept, whole = zip(*gather_object([count_weight_bytes(cast.models)]), strict=True)
         manifest.write(sharding={"kept_bytes": kept, "whole_bytes": whole[0]})
         if main:
             _say(
@@ -167,7 +172,7 @@ def _distill(
     recipe = resolved.recipe
     main = accelerator.is_main_process
     checkpoints = Checkpoints(out / "checkpoints", recipe.training.checkpoints_total_limit, main)
-    newest = agreed(checkpoints.newest() if main else None)
+    newest = broadcast(checkpoints.newest() if main else None)
     log = RunLog(out / "metrics.jsonl", accelerator, notify)
     log.rewind(newest.step if newest else 0)
     teaching = taught(resolved, cast)

@@ -1,8 +1,8 @@
-"""What networks repeat: their blocks, made again in the backward pass instead of being kept, or compiled; and their layers, whose
-copies of weights in another precision are made again.
+"""Per-block settings of networks: gradient checkpointing, compilation, weight re-casting.
 
-A block is what an ``nn.ModuleList`` or ``nn.Sequential`` holds at the innermost level of such lists: a residual block, a
-transformer block. Layers, with or without an adapter, and lists of layers are parts of blocks. A network without lists is one.
+A block is what an ``nn.ModuleList`` or ``nn.Sequential`` holds at the innermost level of such
+lists: a residual block, a transformer block. Layers, with or without an adapter, and lists of
+layers belong to a block. A network without lists is one block.
 """
 
 from __future__ import annotations
@@ -21,125 +21,159 @@ from torch.utils.checkpoint import checkpoint
 
 from distillkit.adapters.adapters import Adapter
 
+Forward = Callable[..., Any]
+
+MAX_GRAPHS = 64
+"""Graphs compiled for one class of blocks: one for each shape that its blocks come in."""
+
 
 @contextmanager
 def gradient_checkpointing(models: Iterable[nn.Module], adapter: Adapter | None) -> Iterator[None]:
-    """Gradient checkpointing: blocks keep their inputs only while this context lasts; gradients are what they would be without.
+    """Keep only the inputs of blocks, and recompute the rest in the backward pass.
+
+    Gradients are the same as without.
 
     Args:
-        adapter: the one that may be on them: a block is made again under the scale that it was first made with, whatever the scale
-            is at the time of the backward pass.
+        models: Their blocks are checkpointed inside the context.
+        adapter: The adapter that may be on them. A block is recomputed at the scale of its first
+            computation, whatever the scale is at the time of the backward pass.
     """
-    with _replaced(blocks_of(models), lambda block: partial(_checkpointed, block.forward, adapter)):
+
+    def checkpointed(block: nn.Module) -> Forward:
+        return partial(_checkpointed_forward, block.forward, adapter)
+
+    with _replaced_forward(blocks_of(models), checkpointed):
         yield
 
 
 @contextmanager
 def recast_weights(models: Iterable[nn.Module]) -> Iterator[None]:
-    """In mixed precision, frozen weights are cast again for the backward pass: no pass keeps a copy of them for it.
+    """In mixed precision, cast frozen weights again in the backward pass.
 
-    Autocast casts the weights of a layer at each pass, and the gradient needs the copy. Gradients are what they would be without.
+    Autocast casts a layer's weights at each pass, and the gradient needs the copy: without this
+    context it is kept until then. Gradients are the same as without.
     """
-    layers = [
-        m
-        for model in models
-        for m in model.modules()
-        if type(m) in (nn.Linear, nn.Conv2d) and not m.weight.requires_grad
-    ]
-    with _replaced(dict.fromkeys(layers), lambda layer: partial(_recast, layer, layer.forward)):
+
+    def recasting(layer: nn.Module) -> Forward:
+        return partial(_recasting_forward, layer, layer.forward)
+
+    with _replaced_forward(_frozen_layers(models), recasting):
         yield
 
 
 @contextmanager
 def compile_blocks(models: Iterable[nn.Module], backend: str = "inductor") -> Iterator[None]:
-    """Regional compilation: each block is compiled by itself, and those of one class and shape share what is compiled.
+    """Compile each block by itself; blocks of one class and shape share the compiled code.
 
-    Shapes are fixed, a graph for each: crops come in few, and code for any shape is slower, where it can be made at all. Scales of
-    adapters are not. Enter it before :func:`gradient_checkpointing` where both are wanted.
+    Each shape gets a graph of its own: crops come in few, and code for any shape is slower, where
+    it can be compiled at all. An adapter's scale may be anything. Enter this context before
+    :func:`gradient_checkpointing` where both are wanted.
     """
+
+    def compiled(block: nn.Module) -> Forward:
+        return partial(_fixed_shape_forward, torch.compile(block.forward, backend=backend))
+
     limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(
-        limit, 64
-    )  # one for each shape that the blocks of a class come in
+    torch._dynamo.config.recompile_limit = max(limit, MAX_GRAPHS)
     try:
-        with _replaced(
-            blocks_of(models),
-            lambda block: partial(_of_fixed_shape, torch.compile(block.forward, backend=backend)),
-        ):
+        with _replaced_forward(blocks_of(models), compiled):
             yield
     finally:
         torch._dynamo.config.recompile_limit = limit
 
 
-Forward = Callable[..., Any]
+def blocks_of(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Iterate over all blocks of all ``models``."""
+    for model in models:
+        for child in model.children():
+            yield from _innermost_blocks(child)
+
+
+def _innermost_blocks(module: nn.Module) -> Iterator[nn.Module]:
+    if any(_lists_blocks(inner) for inner in module.modules()):
+        for child in module.children():
+            yield from _innermost_blocks(child)
+    elif _is_composed(module):
+        yield module
+
+
+def _lists_blocks(module: nn.Module) -> bool:
+    """Whether ``module`` is a list of blocks."""
+    if not isinstance(module, nn.ModuleList | nn.Sequential):
+        return False
+    return any(_is_composed(item) for item in module)
+
+
+def _is_composed(module: nn.Module) -> bool:
+    """Whether ``module`` is more than a layer, or than a wrapping of one."""
+    if isinstance(module, BaseTunerLayer):
+        return False
+    children = dict(module.named_children())
+    # what a full adapter adds to a layer
+    children.pop("parametrizations", None)
+    if len(children) > 1:
+        return True
+    return any(_is_composed(child) for child in children.values())
+
+
+def _frozen_layers(models: Iterable[nn.Module]) -> list[nn.Module]:
+    """Find the layers whose frozen weights autocast would copy; each once."""
+    layers: dict[nn.Module, None] = {}
+    for model in models:
+        for module in model.modules():
+            # A subclass may use its weight in other ways.
+            if type(module) in (nn.Linear, nn.Conv2d) and not module.weight.requires_grad:
+                layers[module] = None
+    return list(layers)
 
 
 @contextmanager
-def _replaced(modules: Iterable[nn.Module], wrap: Callable[[nn.Module], Forward]) -> Iterator[None]:
-    """Each module's ``forward`` is what ``wrap`` makes of it, until the end of the context."""
-    replaced = list(modules)
-    former = [vars(module).get("forward") for module in replaced]
-    for module in replaced:
-        module.forward = wrap(module)  # type: ignore[method-assign]
+def _replaced_forward(
+    modules: Iterable[nn.Module], replace: Callable[[nn.Module], Forward]
+) -> Iterator[None]:
+    """Give each module the ``forward`` that ``replace`` returns for it, inside the context."""
+    # The second entry is an earlier replacement, which comes back at the end; None without one.
+    former = [(module, vars(module).get("forward")) for module in modules]
+    for module, _ in former:
+        module.forward = replace(module)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for module, forward in zip(replaced, former, strict=True):
+        for module, forward in former:
             if forward is None:
                 del module.forward
             else:
                 module.forward = forward  # type: ignore[method-assign]
 
 
-def blocks_of(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """All blocks of all ``models``."""
-    for model in models:
-        for child in model.children():
-            yield from _innermost(child)
-
-
-def _innermost(module: nn.Module) -> Iterator[nn.Module]:
-    if any(_repeats(m) for m in module.modules()):
-        for child in module.children():
-            yield from _innermost(child)
-    elif _has_parts(module):
-        yield module
-
-
-def _repeats(module: nn.Module) -> bool:
-    """Whether ``module`` is a list of blocks."""
-    return isinstance(module, nn.ModuleList | nn.Sequential) and any(
-        _has_parts(part) for part in module
-    )
-
-
-def _has_parts(module: nn.Module) -> bool:
-    """Whether ``module`` is more than a layer, or a wrapping of one; what an adapter adds to a layer is no part."""
-    parts = [child for name, child in module.named_children() if name != "parametrizations"]
-    return not isinstance(module, BaseTunerLayer) and (
-        len(parts) > 1 or any(_has_parts(part) for part in parts)
-    )
-
-
-def _of_fixed_shape(compiled: Forward, *args: Any, **kwargs: Any) -> Any:
+def _fixed_shape_forward(forward: Forward, *args: Any, **kwargs: Any) -> Any:
     for value in tree_leaves((args, kwargs)):
         if isinstance(value, Tensor):
             torch._dynamo.mark_static(value)
-    return compiled(*args, **kwargs)
+    return forward(*args, **kwargs)
 
 
-def _checkpointed(forward: Forward, adapter: Adapter | None, *args: Any, **kwargs: Any) -> Any:
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _Recalled(adapter) if adapter else nullcontext()
+def _checkpointed_forward(
+    forward: Forward, adapter: Adapter | None, *args: Any, **kwargs: Any
+) -> Any:
+    recomputing: AbstractContextManager[None] = nullcontext()
+    if adapter is not None:
+        recomputing = _AtScale(adapter, adapter.scale)
+    return checkpoint(
+        forward,
+        *args,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), recomputing),
+        **kwargs,
+    )
 
-    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
+class _AtScale(AbstractContextManager[None]):
+    """Sets an adapter's scale; unlike ``Adapter.with_scale``, it can be entered repeatedly."""
 
-class _Recalled(AbstractContextManager[None]):
-    """The adapter's scale of now, whenever the block is entered."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._adapter, self._scale = adapter, adapter.scale
+    def __init__(self, adapter: Adapter, scale: float | Tensor) -> None:
+        self._adapter = adapter
+        self._scale = scale
 
     def __enter__(self) -> None:
         self._former = self._adapter.scale
@@ -149,35 +183,36 @@ class _Recalled(AbstractContextManager[None]):
         self._adapter.set_scale(self._former)
 
 
-def _recast(layer: Any, forward: Forward, x: Tensor) -> Tensor:
-    """The pass of a Linear or Conv2d."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or not torch.is_grad_enabled():
-        return forward(x)
-    weight, dtype = layer.weight, torch.get_autocast_dtype(kind)
-    copy = weight.to(dtype)
-    address = (
-        copy.untyped_storage().data_ptr()
-    )  # what is packed lives as long as its hooks: they may not hold the copy
-
-    def pack(saved: Tensor) -> Tensor | _View:
-        mine = saved.untyped_storage().data_ptr() == address
-        return _View(saved.size(), saved.stride(), saved.storage_offset()) if mine else saved
-
-    def unpack(packed: Tensor | _View) -> Tensor:
-        return weight.to(dtype).as_strided(*packed) if isinstance(packed, _View) else packed
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        return (
-            F.linear(x, copy, layer.bias)
-            if isinstance(layer, nn.Linear)
-            else layer._conv_forward(x, copy, layer.bias)
-        )
-
-
-class _View(NamedTuple):
-    """A view of a weight's copy: a product keeps it transposed."""
+class _CopyView(NamedTuple):
+    """A view of a weight's copy: a matrix product keeps it transposed."""
 
     size: torch.Size
     stride: tuple[int, ...]
     offset: Any
+
+
+def _recasting_forward(layer: Any, forward: Forward, x: Tensor) -> Tensor:
+    """Run a Linear or Conv2d so that autograd keeps no cast copy of its weight."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or not torch.is_grad_enabled():
+        return forward(x)
+    weight = layer.weight
+    dtype = torch.get_autocast_dtype(device)
+    copy = weight.to(dtype)
+    # What is packed lives as long as these hooks, which therefore may not hold the copy itself.
+    address = copy.untyped_storage().data_ptr()
+
+    def pack(saved: Tensor) -> Tensor | _CopyView:
+        if saved.untyped_storage().data_ptr() != address:
+            return saved
+        return _CopyView(saved.size(), saved.stride(), saved.storage_offset())
+
+    def unpack(packed: Tensor | _CopyView) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        return weight.to(dtype).as_strided(*packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, copy, layer.bias)
+        return layer._conv_forward(x, copy, layer.bias)

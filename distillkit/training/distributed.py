@@ -1,10 +1,17 @@
-"""The processes of a run: that there are as many as were asked for, and what they say when one of them fails."""
+"""The processes of a run: starting, agreeing, sharding frozen weights, and failing with one voice.
+
+With ``training.sharding = "full"`` (FSDP) each process keeps a shard of the frozen weights, and a
+block's weights are gathered while it computes. Only what no stage trains is sharded: adapters, and
+what is outside the models' blocks, every process keeps in full. So gradients are averaged as
+without sharding, and checkpoints, the moving average and the optimizer are the same. Sharded models
+must be called in all processes alike, because each contributes its shard.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -12,111 +19,209 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from distillkit.adapters.sharing import own_part, share_storage
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.recipe.schema import Training
+from distillkit.training.blocks import blocks_of
 
-SIZES = (
+SIZE_VARIABLES = (
     "WORLD_SIZE",
     "PMI_SIZE",
     "OMPI_COMM_WORLD_SIZE",
     "MV2_COMM_WORLD_SIZE",
     "SLURM_STEP_NUM_TASKS",
 )
-"""Where launchers say how many processes they start."""
+"""Environment variables in which launchers say how many processes they start."""
 
-INSTEAD = "torchrun --nproc_per_node N -m distillkit run RECIPE"
+LAUNCH = "torchrun --nproc_per_node N -m distillkit run RECIPE"
 
-WRAPPERS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes over a whole model and its optimizer; it cannot train adapters on a frozen base",
+UNSUPPORTED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed takes over a whole model and its optimizer; it cannot "
+    "train adapters on a frozen base",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM trains its own language models only",
-    "ACCELERATE_USE_FSDP": "Accelerate's FSDP would wrap the student together with everything that a step is made of; "
-    'training.sharding = "full" shards its frozen weights',
+    "ACCELERATE_USE_FSDP": "Accelerate's FSDP would wrap the student together with everything "
+    'else in a step; training.sharding = "full" shards its frozen weights',
 }
-"""What Accelerate can be configured to do, and why it is not done here."""
+"""Settings of Accelerate that are refused, and why."""
 
 Value = TypeVar("Value")
 
 
-def start(options: Training, out: Path) -> Accelerator:
+def create_accelerator(options: Training, out: Path) -> Accelerator:
     """Join the run's other processes, if it was started as one of several.
 
+    Args:
+        options: The recipe's ``[training]`` table.
+        out: The run's folder, for trackers.
+
     Raises:
-        DistillkitError: more processes were asked for than there are, or Accelerate is configured to wrap models in a way that
-            cannot train adapters.
+        DistillkitError: More processes were asked for than there are, or Accelerate is configured
+            to wrap models in a way that cannot train adapters.
     """
-    for name, reason in WRAPPERS.items():
+    for name, reason in UNSUPPORTED.items():
         if os.environ.get(name, "").lower() in ("true", "1"):
             raise DistillkitError(
-                f"{name}={os.environ[name]} - {reason}; start the processes with: {INSTEAD}"
+                f"{name}={os.environ[name]} - {reason}; start the processes with: {LAUNCH}"
             )
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # else Accelerate does not join processes without a GPU
+        # or else Accelerate joins no processes on a machine without GPUs
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=options.mixed_precision,
         log_with=list(options.log_with) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )
     _check_size(accelerator.num_processes)
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", options.mixed_precision):
+    requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if requested not in ("no", options.mixed_precision):
         warnings.warn(
-            f"accelerate's mixed_precision {asked} is not used: training.mixed_precision is {options.mixed_precision}",
+            f"accelerate's mixed_precision {requested} is not used: "
+            f"training.mixed_precision is {options.mixed_precision}",
             stacklevel=2,
         )
     return accelerator
 
 
-def _check_size(found: int) -> None:
-    for name in SIZES:
-        if int(os.environ.get(name) or 1) > found:
+def _check_size(size: int) -> None:
+    """Check that ``size`` is the number of processes that was asked for."""
+    for name in SIZE_VARIABLES:
+        expected = os.environ.get(name) or "1"
+        if int(expected) > size:
             raise DistillkitError(
-                f"{name}={os.environ[name]} asks for {os.environ[name]} processes, but this is one of {found}: each would make the "
-                f"whole run by itself; start them with: {INSTEAD} (or unset {name})"
+                f"{name}={expected} asks for {expected} processes, but this is one of {size}: "
+                "each would make the whole run by itself; start them with: "
+                f"{LAUNCH} (or unset {name})"
             )
-    if (
-        found == 1
-        and "WORLD_SIZE" not in os.environ
-        and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
-    ):
+    # what accelerate launch sets when it was asked for several processes
+    launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
+    if size == 1 and launched and "WORLD_SIZE" not in os.environ:
         raise DistillkitError(
-            "accelerate launch was asked for several processes but started one: it does so without GPUs, whatever --num_processes "
-            f"says; start them with: {INSTEAD}, or accelerate launch --multi_gpu --num_processes N -m distillkit run RECIPE (which "
-            "needs no GPU). If one process is what you want, say --num_processes 1 and unset MASTER_ADDR"
+            "accelerate launch was asked for several processes but started one: it does so "
+            f"without GPUs, whatever --num_processes says; start them with: {LAUNCH}, or "
+            "accelerate launch --multi_gpu --num_processes N -m distillkit run RECIPE (which "
+            "needs no GPU). If one process is what you want, say --num_processes 1 and unset "
+            "MASTER_ADDR"
         )
 
 
-def agreed(value: Value) -> Value:
-    """The main process's ``value``, in every process. All of them call it."""
-    box = [value]
-    broadcast_object_list(box)
-    return box[0]
+def broadcast(value: Value) -> Value:
+    """Return the main process's ``value`` in every process; all of them must call it."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 @contextmanager
-def together(accelerator: Accelerator) -> Iterator[None]:
-    """End the processes' work together when the block is left. If inside it another process goes away, say that instead of how
-    the network noticed.
+def distributed_errors(accelerator: Accelerator) -> Iterator[None]:
+    """End the processes' training together, and explain errors that come from another process.
 
     Raises:
-        DistillkitError: in place of what the communication library raised. PluginError: a model that cannot be sharded, in place of
-            what torch said when it met a part of a weight instead of the whole.
+        DistillkitError: Another process has ended, in place of what the communication library
+            raised when it noticed.
+        PluginError: A model cannot be sharded, in place of what torch raised when it met a shard
+            instead of a full weight.
     """
     try:
         yield
         accelerator.end_training()
     except BaseException as e:
+        # Not end_training, which waits for the others: for one that is gone it may wait forever.
         for tracker in accelerator.trackers:
             with suppress(OSError):  # on a full disk
-                tracker.finish()  # no more: to take leave of a process that is gone can take forever
-        if accelerator.num_processes > 1 and (
-            isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
-        ):
+                tracker.finish()
+        lost = isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
+        if lost and accelerator.num_processes > 1:
             raise DistillkitError(
                 "another process of this run has ended; its own message says why"
             ) from e
         if "torch.Tensor and DTensor" in str(e):
             raise PluginError(
-                "a model uses the weights of one of its blocks elsewhere than in that block's forward, where they are not "
-                'gathered: it cannot be sharded; set training.sharding = "none"'
+                "a model uses the weights of one of its blocks elsewhere than in that block's "
+                "forward, where they are not gathered: it cannot be sharded; "
+                'set training.sharding = "none"'
             ) from e
         raise
+
+
+def create_mesh(device: torch.device, processes: int) -> DeviceMesh | None:
+    """Create the mesh over which weights are sharded: all processes; None for a single one."""
+    if processes == 1:
+        return None
+    return init_device_mesh(device.type, (processes,))
+
+
+def shard_models(models: Sequence[nn.Module], mesh: DeviceMesh, device: torch.device) -> None:
+    """Shard the frozen weights in the models' blocks, and put the rest on ``device``.
+
+    Equal shards are stored once.
+
+    Args:
+        models: They may be on another device before, so that no device has to hold a full one.
+        mesh: The processes that share the weights.
+        device: This process's device.
+
+    Raises:
+        PluginError: Weights of a kind that cannot be sharded.
+    """
+    roots = [_shard_blocks(model, mesh) for model in models]
+    for i, model in enumerate(models):
+        model.to(device)
+        share_storage(model, *models[:i])
+    for root in roots:
+        root()
+
+
+def count_weight_bytes(models: Iterable[nn.Module]) -> tuple[int, int]:
+    """Count the bytes of the models' tensors; shared storage counts once.
+
+    Returns:
+        The bytes that this process keeps, and those of the full tensors.
+    """
+    kept: dict[int, int] = {}
+    full: dict[int, int] = {}
+    with torch.no_grad():
+        for model in models:
+            for tensor in (*model.parameters(), *model.buffers()):
+                own = own_part(tensor)
+                address = own.untyped_storage().data_ptr() or id(own)
+                kept[address] = own.nbytes
+                full[address] = tensor.numel() * tensor.itemsize
+    return sum(kept.values()), sum(full.values())
+
+
+class _Blocks(nn.Module):
+    """The blocks of one model under a common root, so that they are gathered one after another.
+
+    It must be called once before them.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self) -> None:
+        pass
+
+
+def _shard_blocks(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard a model's blocks and return their root."""
+    blocks = [block for block in blocks_of([model]) if _can_be_sharded(block)]
+    try:
+        for block in blocks:
+            # scalars have nothing to shard
+            kept = {p for p in block.parameters() if p.requires_grad or p.dim() == 0}
+            fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=kept)
+        return fully_shard(_Blocks(blocks), mesh=mesh)  # type: ignore[return-value]
+    except (ValueError, NotImplementedError, AssertionError) as e:
+        raise PluginError(
+            f'{type(model).__name__} cannot be sharded ({e}); set training.sharding = "none"'
+        ) from e
+
+
+def _can_be_sharded(block: nn.Module) -> bool:
+    """Whether a block has a forward to gather weights in, and is not sharded for another model."""
+    has_forward = type(block).forward is not nn.Module.forward
+    return has_forward and not isinstance(block, FSDPModule)

@@ -25,6 +25,7 @@ from distillkit.inference.tiling import restore_padded
 from distillkit.objectives.reconstruction import Distance
 from distillkit.recipe.build import build, build_distance
 from distillkit.recipe.load import ResolvedRecipe
+from distillkit.training.distributed import shard_models
 from distillkit.training.feature_cache import (
     Cache,
     digest,
@@ -34,7 +35,6 @@ from distillkit.training.feature_cache import (
     identity_of_image,
     open_cache,
 )
-from distillkit.training.sharding import shard
 
 Role = Literal["fidelity", "realness"]
 ROLES: tuple[Role, Role] = ("fidelity", "realness")
@@ -228,7 +228,8 @@ def build_cast(
                 )
             teachers[role] = teacher
     if mesh is not None:
-        shard([m for m in (student, *teachers.values()) if isinstance(m, nn.Module)], mesh, device)
+        sharded = [m for m in (student, *teachers.values()) if isinstance(m, nn.Module)]
+        shard_models(sharded, mesh, device)
     degradation = (
         build(resolved, "degradation", device) if "degradation" in resolved.components else None
     )

@@ -1,4 +1,4 @@
-"""Gradients taken as soon as a loss is known, so that what it kept for its backward pass is let go of before the next is made."""
+"""Take the gradient of each term as soon as it is known, so that its activations are freed."""
 
 from __future__ import annotations
 
@@ -11,37 +11,63 @@ from torch import Tensor
 Terms = dict[str, Tensor]
 
 
-def settled(
-    make: Callable[..., Terms], inputs: Sequence[Tensor | None], parameters: Sequence[Tensor]
+def backward_per_term(
+    compute: Callable[..., Terms],
+    inputs: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
 ) -> Terms:
-    """``make(*inputs)``, the terms of a sum whose gradient with respect to inputs and parameters has been taken already.
+    """Compute terms of a loss, and the gradient of their sum at once.
 
-    A backward pass through the result hands these gradients on; nothing else is kept for it. What ``make`` returns must depend on
-    nothing else that has gradient.
+    A backward pass through the returned terms hands this gradient on; nothing else is kept for it.
+
+    Args:
+        compute: Called with the inputs. Its terms may depend on nothing else that has gradient
+            than ``inputs`` and ``parameters``.
+        inputs: Tensors of the graph so far; None stays None.
+        parameters: Trained tensors that ``compute`` uses.
+
+    Returns:
+        What ``compute`` returned. The first term carries the gradient of all.
     """
-    own = [None if x is None else x.detach().requires_grad_() for x in inputs]
-    terms = make(*own)
+    leaves = [_leaf(x) for x in inputs]
+    terms = compute(*leaves)
     if not terms:
         return {}
-    into = [(leaf, x) for leaf, x in zip(own, inputs, strict=True) if leaf is not None] + [
-        (p, p) for p in parameters
-    ]
+    sources = [leaf for leaf in leaves if leaf is not None]
+    sources += parameters
+    targets = [x for x in inputs if x is not None]
+    targets += parameters
     loss = torch.stack(list(terms.values())).sum()
     with torch.autocast(loss.device.type, enabled=False):
-        gradients = torch.autograd.grad(loss, [leaf for leaf, _ in into], allow_unused=True)
-    first, *others = terms
-    value = _Settled.apply(terms[first].detach(), gradients, *(x for _, x in into))
-    return {first: value} | {name: terms[name].detach() for name in others}
+        gradients = torch.autograd.grad(loss, sources, allow_unused=True)
+    values = {name: term.detach() for name, term in terms.items()}
+    first = next(iter(values))
+    values[first] = _WithGradient.apply(values[first], gradients, *targets)
+    return values
 
 
-class _Settled(torch.autograd.Function):
+def _leaf(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None:
+        return None
+    return tensor.detach().requires_grad_()
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradients with respect to the inputs are known already."""
+
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *inputs: Tensor
+        ctx: Any,
+        value: Tensor,
+        gradients: Sequence[Tensor | None],
+        *inputs: Tensor,
     ) -> Tensor:
         ctx.gradients = gradients
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(None if g is None else upstream * g for g in ctx.gradients)
+        scaled: list[Tensor | None] = []
+        for gradient in ctx.gradients:
+            scaled.append(None if gradient is None else upstream * gradient)
+        return None, None, *scaled

@@ -28,7 +28,7 @@ from distillkit.objectives.reconstruction import Distance, reconstruction
 from distillkit.recipe.schema import Stage1
 from distillkit.training.feature_cache import digest
 from distillkit.training.models import Cast, Role, WholeInput, encodes_by_network
-from distillkit.training.per_term_backward import Terms, settled
+from distillkit.training.per_term_backward import Terms, backward_per_term
 
 
 class Step(nn.Module):
@@ -146,7 +146,7 @@ class Stage1Step(Step):
         if not self._term_by_term:
             return make(piece, image)
         trained = list(self.tensors().values())
-        return settled(
+        return backward_per_term(
             lambda latent, x_0: make(replace(piece, latent=latent), x_0),
             [piece.latent, image],
             trained,
