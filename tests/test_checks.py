@@ -1,4 +1,4 @@
-"""Standard errors, paired differences, gaps at equal distance, and the claims that are made from them."""
+"""Standard errors, paired differences, gaps at equal distance, and the checks of a sweep."""
 
 import json
 import math
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from distillkit.evaluation.checks import claims
-from distillkit.evaluation.results import Entry, Measure, Results
+from distillkit.evaluation.checks import check_sweep
+from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.evaluation.statistics import confidence_interval, photo_of, standard_error
 
 
@@ -93,11 +93,11 @@ def made_up(
         own -= own.mean(1, keepdims=True)
         values[label, "d"] = distance + spread * 0.05 * (common - common.mean()) + 0.1 * own[0]
         values[label, "psnr"] = db + spread * (common - common.mean()) + own[1]
-    entries = [Entry(n, None, 1) for n in ("realness", "fidelity", "linear:0.5")]
-    entries += [Entry("student", float(t), 1) for t in np.linspace(0, 1, len(student))]
-    metrics = (Measure("psnr", "", True, False), Measure("d", "", False, True))
+    methods = [MethodRow(n, None, 1) for n in ("realness", "fidelity", "linear:0.5")]
+    methods += [MethodRow("student", float(t), 1) for t in np.linspace(0, 1, len(student))]
+    metrics = (MeasuredMetric("psnr", "", True, False), MeasuredMetric("d", "", False, True))
     names = tuple(f"p{i}" for i in range(photos))
-    return Results("made up", names, tuple(entries), metrics, values, ("fidelity", "realness"))
+    return Results("made up", names, tuple(methods), metrics, values, ("fidelity", "realness"))
 
 
 GOOD = [(0.2, 22.0), (0.3, 22.8), (0.4, 23.5)]
@@ -124,7 +124,7 @@ def test_the_error_of_the_gap_allows_for_the_distance_being_a_sample_mean():
     moved = np.linspace(-0.01, 0.01, len(found.items))
     shifted["student@0", "d"] = shifted["student@0", "d"] + moved
     again = Results(
-        found.dataset, found.items, found.entries, found.metrics, shifted, found.teachers
+        found.dataset, found.items, found.methods, found.metrics, shifted, found.teachers
     )
     assert again.at_equal("d")[0].difference.sem == pytest.approx(
         10 * moved.std(ddof=1) / math.sqrt(len(moved))
@@ -140,8 +140,8 @@ def test_the_gap_to_another_method_with_a_knob():
             np.full(8, distance),
             np.full(8, db),
         )
-    entries = (*found.entries, *(Entry("soup", t, 1) for t in ends))
-    again = Results(found.dataset, found.items, entries, found.metrics, values, found.teachers)
+    methods = (*found.methods, *(MethodRow("soup", t, 1) for t in ends))
+    again = Results(found.dataset, found.items, methods, found.metrics, values, found.teachers)
     assert again.baselines() == ["linear", "soup"]
     assert [g.difference.mean for g in again.at_equal("d", "soup")] == pytest.approx(
         [0.5, 0.3, 0.0], abs=1e-9
@@ -154,15 +154,15 @@ def test_no_gap_where_no_combination_reaches_the_distance():
     assert [g.difference is None for g in gaps] == [True, False, True]
 
 
-def test_claims_hold_for_a_good_student():
-    found = claims(made_up(GOOD), trained=["d"])
+def test_a_good_student_passes_every_check():
+    found = check_sweep(made_up(GOOD), trained=["d"])
     assert [c.passed for c in found] == [True] * 6
     assert found[-1].value == pytest.approx(0.5, abs=0.01)
     assert "trained against" in found[-1].statement
 
 
 @pytest.mark.parametrize(
-    ("student", "missed", "says"),
+    ("student", "failed", "says"),
     [
         ([(0.2, 22.8), (0.3, 22.7), (0.4, 23.5)], [0], "missed by 0.090 dB"),
         ([(0.31, 22.8), (0.3, 23.1), (0.4, 23.5)], [1], "missed by 0.0090"),
@@ -171,31 +171,31 @@ def test_claims_hold_for_a_good_student():
         ([(0.01, 23.0), (0.02, 23.5), (0.03, 24.0)], [5], "not measurable"),
     ],
 )
-def test_a_missed_claim_is_missed_and_says_by_how_much(student, missed, says):
-    found = claims(made_up(student, noise=1e-9), trained=["d"])
-    assert [i for i, c in enumerate(found) if not c.passed] == missed
-    assert says in str(found[missed[0]])
-    assert str(found[missed[0]]).startswith("MISSED")
+def test_a_failed_check_says_by_how_much(student, failed, says):
+    found = check_sweep(made_up(student, noise=1e-9), trained=["d"])
+    assert [i for i, c in enumerate(found) if not c.passed] == failed
+    assert says in str(found[failed[0]])
+    assert str(found[failed[0]]).startswith("FAILED")
 
 
 def test_every_psnr_is_checked():
     found = made_up(GOOD)
-    metrics = (*found.metrics, Measure("psnr-other", "", True, False))
+    metrics = (*found.metrics, MeasuredMetric("psnr-other", "", True, False))
     values = found.values | {
-        (e.label, "psnr-other"): -found.values[e.label, "psnr"] for e in found.entries
+        (e.label, "psnr-other"): -found.values[e.label, "psnr"] for e in found.methods
     }
-    again = Results(found.dataset, found.items, found.entries, metrics, values, found.teachers)
+    again = Results(found.dataset, found.items, found.methods, metrics, values, found.teachers)
     assert (again.fidelity, again.psnrs) == ("psnr", ["psnr", "psnr-other"])
     assert [
-        c.statement.split()[0] for c in claims(again, trained=["d"]) if "never" in c.statement
+        c.statement.split()[0] for c in check_sweep(again, trained=["d"]) if "never" in c.statement
     ] == ["psnr", "psnr-other", "d"]
-    assert [i for i, c in enumerate(claims(again, trained=["d"])) if not c.passed] == [1, 4]
+    assert [i for i, c in enumerate(check_sweep(again, trained=["d"])) if not c.passed] == [1, 4]
     for own, other in zip(found.at_equal("d"), again.at_equal("d", psnr="psnr-other"), strict=True):
         assert other.difference.mean == pytest.approx(-own.difference.mean)
 
 
 def test_without_standard_errors_the_ends_are_not_said_to_differ():
-    found = claims(made_up(GOOD, photos=1), trained=["d"])
+    found = check_sweep(made_up(GOOD, photos=1), trained=["d"])
     ends = [c for c in found if "paired standard error" in c.statement]
     assert len(ends) == 2 and not any(c.passed for c in ends)
     assert json.dumps(made_up(GOOD, photos=1).rows(), allow_nan=False)

@@ -16,8 +16,9 @@ from PIL import Image
 
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
-from distillkit.evaluation.gallery import Gallery, caption, in_order
+from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
 from distillkit.evaluation.protocol import (
+    EvaluationSettings,
     Method,
     available_metrics,
     bicubic_method,
@@ -53,6 +54,12 @@ def items(photos: int = 3, crops: int = 2, size: int = 12):
             g = torch.Generator().manual_seed(100 * p + c)
             gt = torch.rand(1, 3, size, size, generator=g) * 1.6 - 0.8
             yield EvaluationPair(f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt)
+
+
+def evaluate_toy(methods, images, metrics, observe=None, **settings) -> Results:
+    return evaluate(
+        methods, images, metrics, EvaluationSettings("toy", **settings), observe=observe
+    )
 
 
 def blend(name: str, tradeoff: float | None, weight: float, nfe: int = 1) -> Method:
@@ -103,7 +110,6 @@ def evaluated() -> tuple[Results, Gallery]:
     absent = {"lpips-vgg": "/nowhere/trunk.pth - not here"}
     teachers = ("fidelity", "realness")
     options = {
-        "dataset": "toy",
         "seed": 1,
         "combine": teachers,
         "alphas": (0.25, 0.5),
@@ -111,7 +117,7 @@ def evaluated() -> tuple[Results, Gallery]:
         "observe": gallery,
     }
     options |= {"reference": "bicubic", "device": "cpu: a test"}
-    return evaluate(METHODS, items(), [psnr(), BLUR], **options), gallery
+    return evaluate_toy(METHODS, items(), [psnr(), BLUR], **options), gallery
 
 
 @pytest.fixture
@@ -165,18 +171,20 @@ def test_linear_combinations_weigh_the_faithful_image_with_alpha():
 
 
 def test_draws_depend_on_seed_item_and_method_only(results):
-    again = evaluate(METHODS[1:2], list(items())[::-1], [psnr()], dataset="toy", seed=1)
+    again = evaluate_toy(METHODS[1:2], list(items())[::-1], [psnr()], seed=1)
     assert (
         again.values["realness", "psnr"][::-1].tolist()
         == results.values["realness", "psnr"].tolist()
     )
-    other = evaluate(METHODS[1:2], items(), [psnr()], dataset="toy", seed=2)
+    other = evaluate_toy(METHODS[1:2], items(), [psnr()], seed=2)
     assert (other.values["realness", "psnr"] != results.values["realness", "psnr"]).all()
 
 
 def test_several_seeds_give_their_mean_and_its_deviation(results):
-    options = {"dataset": "toy", "combine": ("fidelity", "realness"), "alphas": (0.5,)}
-    one, two = (evaluate(METHODS[:3], items(), [psnr()], seed=seed, **options) for seed in (1, 2))
+    options = {"combine": ("fidelity", "realness"), "alphas": (0.5,)}
+    one, two = (
+        evaluate_toy(METHODS[:3], items(), [psnr()], seed=seed, **options) for seed in (1, 2)
+    )
     several, key = Results.over_seeds([one, two]), ("realness", "psnr")
     assert several.seeds == 2 and one.seeds == 1
     np.testing.assert_allclose(several.values[key], (one.values[key] + two.values[key]) / 2)
@@ -199,9 +207,7 @@ def test_a_student_has_the_same_draws_at_every_tradeoff():
         drawn.append(torch.randn(4, generator=generator))
         return torch.nn.functional.interpolate(lq, scale_factor=2)
 
-    evaluate(
-        [Method("student", t, 1, restore) for t in (0.0, 1.0)], items(1, 2), [psnr()], dataset="toy"
-    )
+    evaluate_toy([Method("student", t, 1, restore) for t in (0.0, 1.0)], items(1, 2), [psnr()])
     assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
     assert not torch.equal(drawn[0], drawn[2])
 
@@ -211,8 +217,8 @@ def test_a_method_cannot_change_what_the_next_one_sees():
         return torch.nn.functional.interpolate(lq.zero_(), scale_factor=2)
 
     honest = bicubic_method(2)
-    alone = evaluate([honest], items(), [psnr()], dataset="toy")
-    after = evaluate([Method("vandal", None, 1, vandal), honest], items(), [psnr()], dataset="toy")
+    alone = evaluate_toy([honest], items(), [psnr()])
+    after = evaluate_toy([Method("vandal", None, 1, vandal), honest], items(), [psnr()])
     assert after.values["bicubic", "psnr"].tolist() == alone.values["bicubic", "psnr"].tolist()
 
 
@@ -221,12 +227,12 @@ def test_non_finite_output_and_wrong_sizes_name_method_and_image():
     with pytest.raises(
         DistillkitError, match=r"student@0\.5 on photo0\.png#0 - output is not finite"
     ):
-        evaluate([broken], items(), [psnr()], dataset="toy")
+        evaluate_toy([broken], items(), [psnr()])
     small = Method("realness", None, 1, lambda item, lq, g: lq)
     with pytest.raises(
         DistillkitError, match=r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"
     ):
-        evaluate([small], items(), [psnr()], dataset="toy")
+        evaluate_toy([small], items(), [psnr()])
 
 
 def test_a_metric_that_is_not_a_number_is_never_averaged():
@@ -234,36 +240,35 @@ def test_a_metric_that_is_not_a_number_is_never_averaged():
         "silly", "none", lambda a, b: a.mean((1, 2, 3)) * math.nan, False, False, True
     )
     with pytest.raises(DistillkitError, match=r"bicubic on photo0\.png#0 - metric silly is nan"):
-        evaluate([bicubic_method(2)], items(), [silly], dataset="toy")
+        evaluate_toy([bicubic_method(2)], items(), [silly])
 
 
 def test_items_must_exist_and_have_names_of_their_own():
     with pytest.raises(DataError, match="no images"):
-        evaluate(METHODS, [], [psnr()], dataset="toy")
+        evaluate_toy(METHODS, [], [psnr()])
     with pytest.raises(DataError, match="two images"):
-        evaluate(METHODS, [*items(1, 1), *items(1, 1)], [psnr()], dataset="toy")
+        evaluate_toy(METHODS, [*items(1, 1), *items(1, 1)], [psnr()])
     with pytest.raises(ValueError, match="share a name"):
-        evaluate(METHODS, items(), [psnr(), psnr()], dataset="toy")
+        evaluate_toy(METHODS, items(), [psnr(), psnr()])
     with pytest.raises(ValueError, match="share a label"):
-        evaluate([METHODS[0], METHODS[0]], items(), [psnr()], dataset="toy")
+        evaluate_toy([METHODS[0], METHODS[0]], items(), [psnr()])
 
 
 def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, monkeypatch):
-    monkeypatch.setattr("distillkit.evaluation.protocol.PIXELS_PER_PASS", 1)
-    one_by_one = evaluate(METHODS, items(), [psnr(), BLUR], dataset="toy", seed=1)
+    monkeypatch.setattr("distillkit.evaluation.protocol.PIXELS_PER_BATCH", 1)
+    one_by_one = evaluate_toy(METHODS, items(), [psnr(), BLUR], seed=1)
     for key, values in one_by_one.values.items():
         np.testing.assert_allclose(values, results.values[key], atol=1e-6)
-    mixed = evaluate(
+    mixed = evaluate_toy(
         METHODS,
         [*items(1, 1), next(items(1, 1, size=20))._replace(name="large")],
         [psnr()],
-        dataset="toy",
     )
     assert mixed.items == ("photo0.png#0", "large")
 
 
 def test_psnr_is_measured_even_if_nobody_asked():
-    found = evaluate([bicubic_method(2)], items(), [BLUR], dataset="toy")
+    found = evaluate_toy([bicubic_method(2)], items(), [BLUR])
     assert [m.name for m in found.metrics] == ["psnr", "roughness"]
     assert found.fidelity == "psnr"
 
@@ -273,7 +278,7 @@ def test_absent_weights_become_cells_that_say_so():
         raise WeightsError("/nowhere/trunk.pth - not here")
 
     metrics, absent = available_metrics({"psnr": psnr, "lpips-vgg": missing})
-    found = evaluate([bicubic_method(2)], items(), metrics, dataset="toy", absent=absent)
+    found = evaluate_toy([bicubic_method(2)], items(), metrics, absent=absent)
     assert absent == {"lpips-vgg": "/nowhere/trunk.pth - not here"}
     (row,) = [row for row in found.rows() if row["metric"] == "lpips-vgg"]
     assert row["mean"] is None and row["n"] == 0 and row["protocol"] == "weights absent"
@@ -362,7 +367,7 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
         for line in lines
         if re.match(r"\| (bicubic|student|linear)", line)
     )
-    assert "MISSED" in table or "holds" in table
+    assert "FAILED" in table or "passed" in table
     assert "3 photos" in table
     write_evaluation(*evaluated, tmp_path, [])
     assert "roughness ↓ (held out)" in (tmp_path / "table.md").read_text()
@@ -403,20 +408,20 @@ def test_every_mean_has_an_interval_and_a_paired_difference_from_the_reference(r
     header, rows = difference_table(results)
     assert (
         header == ["method", "tradeoff", "psnr", "roughness"]
-        and len(rows) == len(results.entries) - 1
+        and len(rows) == len(results.methods) - 1
     )
     assert difference_table(replace(results, reference=None)) is None
     with pytest.raises(DistillkitError, match='did you mean "bicubic"'):
-        evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", reference="bicubik")
+        evaluate_toy([bicubic_method(2)], items(), [psnr()], reference="bicubik")
 
 
 def test_costs_are_measured_and_a_combination_costs_what_its_parts_do(tmp_path, evaluated):
     results = evaluated[0]
-    seconds = {e.label: e.seconds for e in results.entries}
+    seconds = {e.label: e.seconds for e in results.methods}
     assert all(s > 0 for s in seconds.values())
     assert seconds["linear:0.5"] == pytest.approx(seconds["fidelity"] + seconds["realness"])
-    assert results.entry("linear:0.5").nfe == 5 and results.entry("linear:0.5").parameters is None
-    assert results.entry("bicubic").parameters == 0
+    assert results.method("linear:0.5").nfe == 5 and results.method("linear:0.5").parameters is None
+    assert results.method("bicubic").parameters == 0
     assert cost_columns(results) == ["NFE", "seconds per image", "parameters"]
     write_evaluation(*evaluated, tmp_path, [])
     table = (tmp_path / "table.md").read_text()
@@ -432,27 +437,27 @@ def test_costs_that_nobody_knows_have_no_column():
         None,
         lambda item, lq, g: torch.nn.functional.interpolate(lq, scale_factor=2),
     )
-    found = evaluate([files], items(), [psnr()], dataset="toy")
-    assert found.entries[0].seconds is None and cost_columns(found) == [] and cost_note(found) == ""
+    found = evaluate_toy([files], items(), [psnr()])
+    assert found.methods[0].seconds is None and cost_columns(found) == [] and cost_note(found) == ""
     known = replace(
         found,
-        entries=(replace(found.entries[0], parameters=865_910_000, trainable=8500, nfe=1),),
+        methods=(replace(found.methods[0], parameters=865_910_000, trainable=8500, nfe=1),),
     )
-    assert cost_cells(known, known.entries[0]) == ["1", "865.9 M", "8.5 k"]
+    assert cost_cells(known, known.methods[0]) == ["1", "865.9 M", "8.5 k"]
 
 
 def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
     photos = evaluated[1].photos
     assert list(photos) == ["photo0.png", "photo1.png"]
     assert set(photos["photo0.png"]) == {"lq", "gt", *(m.label for m in METHODS)}
-    assert in_order(list(photos["photo0.png"]), ("fidelity", "realness")) == [
+    assert sort_for_display(list(photos["photo0.png"]), ("fidelity", "realness")) == [
         *("lq", "bicubic", "fidelity", "realness", "student@0", "student@0.5", "student@1", "gt")
     ]
-    assert in_order(["student@1", "gt", "soup@1", "soup@0", "student@0", "lq"], None) == [
+    assert sort_for_display(["student@1", "gt", "soup@1", "soup@0", "student@0", "lq"], None) == [
         *("lq", "soup@0", "soup@1", "student@0", "student@1", "gt")
     ]
     assert [
-        caption(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")
+        image_title(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")
     ] == [*("input", "fidelity teacher", "student 0.5")]
 
 
@@ -473,7 +478,7 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
         value.startswith("data:image/png;base64,") for value in page.loads
     )
     assert not re.search(r"https?://", html)
-    assert html.count("weights absent") == 8  # a cell of each entry
+    assert html.count("weights absent") == 8  # a cell of each method
     assert "not measured: /nowhere/trunk.pth" in html
     assert "trained against" in html
 
@@ -495,7 +500,7 @@ def test_the_viewer_has_every_photo_at_every_tradeoff(tmp_path, evaluated):
     assert [photo["name"] for photo in data["photos"]] == ["photo0.png", "photo1.png"]
     assert [point["tradeoff"] for point in data["sweep"]] == [0, 0.5, 1]
     assert {point["label"] for point in data["sweep"]} < set(data["photos"][0]["images"])
-    assert [label for label, _ in data["labels"]] == in_order(
+    assert [label for label, _ in data["labels"]] == sort_for_display(
         list(data["photos"][0]["images"]), ("fidelity", "realness")
     )
     assert data["photos"][0]["size"] == [12, 12]
@@ -503,7 +508,7 @@ def test_the_viewer_has_every_photo_at_every_tradeoff(tmp_path, evaluated):
 
 def test_a_report_without_training_or_a_knob_leaves_those_parts_out(tmp_path):
     gallery = Gallery()
-    only = evaluate([bicubic_method(2)], items(), [psnr()], dataset="toy", observe=gallery)
+    only = evaluate_toy([bicubic_method(2)], items(), [psnr()], observe=gallery)
     html = report(tmp_path, (only, gallery), history=[])
     assert Page(html).open == []
     for part in ("<h2>Training", "<h2>Checks", "minus that of a baseline"):

@@ -75,7 +75,7 @@ def test_two_folders_their_combinations_and_bicubic(compare, folders):
     code, said, told = compare(*options)
     assert code == 0 and f"open {folders / 'out' / 'report.html'}" in said, told
     results = Results.from_json((folders / "out" / "per_image.json").read_text())
-    assert [e.label for e in results.entries] == [
+    assert [e.label for e in results.methods] == [
         "sharp",
         "soft",
         "bicubic",
@@ -115,8 +115,8 @@ def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
     assert code == 0, told
     results = Results.from_json((folders / "out" / "per_image.json").read_text())
     assert [e.tradeoff for e in results.sweep()] == [0, 1] and len(results.items) == 3
-    assert "the knob spans at least" in told
-    assert all(e.seconds is None and e.nfe is None for e in results.entries)
+    assert "the tradeoff spans at least" in told
+    assert all(e.seconds is None and e.nfe is None for e in results.methods)
 
 
 def test_options_of_a_metric_and_weights_that_are_absent(compare, folders):
@@ -225,7 +225,7 @@ def test_a_runs_evaluation_gains_methods(recipe, photos, tmp_path, monkeypatch, 
         "copies",
         "bicubic",
     )
-    assert results.entry("linear:0.5").nfe is None and results.entry("copies").seconds is None
+    assert results.method("linear:0.5").nfe is None and results.method("copies").seconds is None
     student = results.sweep()[0]
     assert student.parameters and student.trainable and student.seconds > 0
     stored = [sum(np.prod(t.shape) for t in load(run, f"stage{n}").values()) for n in (1, 2)]

@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, WeightsError
-from distillkit.evaluation.protocol import available_metrics, bicubic_method, evaluate
+from distillkit.evaluation.protocol import (
+    EvaluationSettings,
+    available_metrics,
+    bicubic_method,
+    evaluate,
+)
 from distillkit.evaluation.results import Results
 from distillkit.metrics import builtin
 from distillkit.metrics.base import Metric, NoReference, SetMetric, psnr
@@ -162,19 +168,22 @@ def test_fid_reads_torchvisions_inception_only(tmp_path, monkeypatch):
 def items(n: int = 3):
     for i in range(n):
         gt = noise(1, 24, seed=i)
-        yield f"photo{i}", nn.functional.avg_pool2d(gt, 2), gt, None
+        yield EvaluationPair(f"photo{i}", nn.functional.avg_pool2d(gt, 2), gt)
 
 
 def test_a_metric_of_the_whole_set_has_one_number_and_no_standard_error():
     found = evaluate(
-        [bicubic_method(2)], items(), [psnr(), Fid(Means(), "color means")], dataset="toy"
+        [bicubic_method(2)],
+        items(),
+        [psnr(), Fid(Means(), "color means")],
+        EvaluationSettings("toy"),
     )
     assert found.values["bicubic", "fid"].shape == ()
     value = found.summary("bicubic", "fid")
     assert value.mean >= 0 and value.sem is None
     (row,) = [row for row in found.rows() if row["metric"] == "fid"]
     assert row["mean"] == value.mean and row["sem"] is None and row["n"] == 3
-    assert metric_cells(found, found.entries[0])[1] == Cell(f"{value.mean:.4f}")
+    assert metric_cells(found, found.methods[0])[1] == Cell(f"{value.mean:.4f}")
     again = Results.from_json(found.to_json())
     assert again.rows() == found.rows() and again.metrics[1].of_set
     assert found.perceptual == []
@@ -222,10 +231,12 @@ def test_without_pyiqa_the_cell_says_so(monkeypatch):
     metrics, absent = available_metrics(
         {n: lambda n=n: SPECS[n].create(SPECS[n].config()) for n in ("psnr", "musiq", "niqe")}
     )
-    found = evaluate([bicubic_method(2)], items(), metrics, dataset="toy", absent=absent)
+    found = evaluate(
+        [bicubic_method(2)], items(), metrics, EvaluationSettings("toy", absent=absent)
+    )
     heads = [str(head).partition(" ")[0] for head in main_table(found, []).header]
     assert heads[-3:] == ["psnr", "musiq", "niqe"]
-    assert [str(cell) for cell in metric_cells(found, found.entries[0])[1:]] == [
+    assert [str(cell) for cell in metric_cells(found, found.methods[0])[1:]] == [
         "pyiqa is not installed",
         "weights absent",
     ]

@@ -1,157 +1,187 @@
-"""What a run is asked to show, checked with numbers. A claim that is missed says so and by how much."""
+"""Checks of a student's tradeoff sweep: numbers that say whether stage 2 did its work."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from distillkit.evaluation.results import Difference, Results
+from distillkit.evaluation.results import Gap, Results
+from distillkit.evaluation.statistics import Estimate
+
+SLACK_FIDELITY = 0.01
+"""dB by which a PSNR may fall from one tradeoff to the next."""
+SLACK_PERCEPTUAL = 0.001
+"""Distance by which a perceptual metric may fall from one tradeoff to the next."""
+SPAN = 0.5
+"""dB between tradeoff 0 and tradeoff 1."""
+GAP = 0.3
+"""dB above the linear combination of the teachers, at equal perceptual distance."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A statement, the figure that decides it, and whether it holds."""
+    """A statement, the figure that decides it, and the verdict."""
 
     statement: str
     value: float | None
-    """None where the figure does not exist, for instance because no combination reaches the student's distance."""
+    """None where the figure does not exist: no combination reaches the student's distance."""
     sem: float | None
     """Paired standard error of ``value``, clustered by photo."""
     passed: bool
     needed: float
-    """The claim holds if ``value`` is at least this."""
+    """The check passes if ``value`` is at least this."""
     unit: str
     detail: str = ""
 
     def __str__(self) -> str:
-        verdict = "holds " if self.passed else "MISSED"
-        return f"{verdict}  {self.statement}: {self.figure}" + (
-            f" ({self.detail})" if self.detail else ""
-        )
+        verdict = "passed" if self.passed else "FAILED"
+        text = f"{verdict}  {self.statement}: {self.figure}"
+        return f"{text} ({self.detail})" if self.detail else text
 
     @property
     def figure(self) -> str:
-        """The value with its standard error and, where the claim is missed, by how much."""
+        """The value with its standard error and, where the check failed, by how much."""
         if self.value is None:
             return "not measurable"
-        sem = "" if self.sem is None else f" ± {self.sem:.{self._digits}f}"
-        missed = (
-            ""
-            if self.passed
-            else f", missed by {self.needed - self.value:.{self._digits}f}{self._suffix}"
-        )
-        return f"{self.value:+.{self._digits}f}{sem}{self._suffix}{missed}"
-
-    @property
-    def _digits(self) -> int:
-        return 3 if self.unit == "dB" else 4
-
-    @property
-    def _suffix(self) -> str:
-        return f" {self.unit}" if self.unit else ""
+        digits = 3 if self.unit == "dB" else 4
+        unit = f" {self.unit}" if self.unit else ""
+        figure = f"{self.value:+.{digits}f}"
+        if self.sem is not None:
+            figure += f" ± {self.sem:.{digits}f}"
+        figure += unit
+        if not self.passed:
+            figure += f", missed by {self.needed - self.value:.{digits}f}{unit}"
+        return figure
 
 
-def claims(
-    results: Results,
-    trained: Collection[str],
-    *,
-    slack_fidelity: float = 0.01,
-    slack_perceptual: float = 0.001,
-    span: float = 0.5,
-    gap: float = 0.3,
-) -> list[Check]:
-    """Check the knob and the front of a student's tradeoff sweep.
+@dataclass(frozen=True)
+class _Direction:
+    """A metric, and the sign it changes with from tradeoff 0 to tradeoff 1."""
 
-    From tradeoff 0 to 1 neither any PSNR nor the perceptual distances trained against fall at any step (beyond the slack); their
-    ends differ by more than the paired standard error; the first PSNR spans ``span`` dB; and at equal perceptual distance, at every
-    tradeoff where they can be compared, the student is ``gap`` dB above the linear combination of the teachers. The last is
-    checked in every perceptual metric.
+    metric: str
+    sign: int
+    """1: it rises; -1: it falls."""
+    unit: str
+    slack: float
+
+
+def check_sweep(results: Results, trained: Collection[str]) -> list[Check]:
+    """Check the tradeoff and the front of a student's sweep.
+
+    From tradeoff 0 to 1 neither any PSNR nor the perceptual distances trained against fall at any
+    step, beyond the slack; tradeoff 0 and tradeoff 1 differ by more than the paired standard
+    error; the first PSNR spans :data:`SPAN` dB; and at equal perceptual distance, at every
+    tradeoff where they can be compared, the student is :data:`GAP` dB above the linear
+    combination of the teachers. The last is checked in every perceptual metric.
 
     Args:
+        results: an evaluation; without a sweep there is nothing to check.
         trained: names of the metrics that the student was trained against.
     """
     if len(results.sweep()) < 2:
         return []
-    perceptual = results.perceptual
-    out = [_monotone(results, name, 1, slack_fidelity, "dB") for name in results.psnrs]
-    toward = {m.name: -1 if m.higher_is_better else 1 for m in perceptual if m.name in trained}
-    out += [_monotone(results, name, sign, slack_perceptual, "") for name, sign in toward.items()]
-    out += [_ends(results, name, 1, "dB") for name in results.psnrs]
-    out += [_ends(results, name, sign, "") for name, sign in toward.items()]
-    out.append(_span(results, results.fidelity, span))
+    directions = list(_directions(results, trained))
+    checks = [_check_steps(results, direction) for direction in directions]
+    checks += [_check_ends(results, direction) for direction in directions]
+    checks.append(_check_span(results))
     if results.teachers is not None:
-        out += [_front(results, m.name, gap, m.name in trained) for m in perceptual]
-    return out
+        checks += [_check_gap(results, m.name, m.name in trained) for m in results.perceptual]
+    return checks
 
 
-def _steps(results: Results, metric: str, sign: int) -> list[tuple[str, Difference]]:
-    sweep = results.sweep()
-    return [
-        (
-            f"{a.tradeoff:g} to {b.tradeoff:g}",
-            _signed(results.paired(b.label, a.label, metric), sign),
-        )
-        for a, b in itertools.pairwise(sweep)
-    ]
+def _directions(results: Results, trained: Collection[str]) -> Iterator[_Direction]:
+    """Yield the metrics that have to change with the tradeoff, every PSNR first."""
+    for name in results.psnrs:
+        yield _Direction(name, 1, "dB", SLACK_FIDELITY)
+    for metric in results.perceptual:
+        if metric.name in trained:
+            sign = -1 if metric.higher_is_better else 1
+            yield _Direction(metric.name, sign, "", SLACK_PERCEPTUAL)
 
 
-def _signed(difference: Difference, sign: int) -> Difference:
-    interval = difference.interval and (
-        min(ends := [sign * x for x in difference.interval]),
-        max(ends),
-    )
-    return Difference(sign * difference.mean, difference.sem, interval)
-
-
-def _monotone(results: Results, metric: str, sign: int, slack: float, unit: str) -> Check:
-    where, step = min(_steps(results, metric, sign), key=lambda s: s[1].mean)
-    direction = "falls" if sign > 0 else "rises"
+def _check_steps(results: Results, direction: _Direction) -> Check:
+    """Check that a metric never moves the wrong way from one tradeoff to the next."""
+    steps = {}
+    for before, after in itertools.pairwise(results.sweep()):
+        change = _signed_change(results, before.label, after.label, direction)
+        steps[f"from tradeoff {before.tradeoff:g} to {after.tradeoff:g}"] = change
+    smallest = min(steps, key=lambda step: steps[step].mean)
+    change = steps[smallest]
+    wrong = "falls" if direction.sign > 0 else "rises"
     return Check(
-        statement=f"{metric} never {direction} as tradeoff goes from 0 to 1 (slack {slack:g}); its smallest step",
-        value=step.mean,
-        sem=step.sem,
-        passed=step.mean >= -slack,
-        needed=-slack,
-        unit=unit,
-        detail=f"from tradeoff {where}",
+        statement=f"{direction.metric} never {wrong} as tradeoff goes from 0 to 1 "
+        f"(slack {direction.slack:g}); its smallest step",
+        value=change.mean,
+        sem=change.sem,
+        passed=change.mean >= -direction.slack,
+        needed=-direction.slack,
+        unit=direction.unit,
+        detail=smallest,
     )
 
 
-def _end_to_end(results: Results, metric: str, sign: int) -> Difference:
-    sweep = results.sweep()
-    return _signed(results.paired(sweep[-1].label, sweep[0].label, metric), sign)
-
-
-def _ends(results: Results, metric: str, sign: int, unit: str) -> Check:
-    ends = _end_to_end(results, metric, sign)
-    return Check(
-        statement=f"the ends of the knob differ in {metric} by more than the paired standard error",
-        value=ends.mean,
-        sem=ends.sem,
-        passed=ends.sem is not None and ends.mean > ends.sem,
-        needed=ends.sem if ends.sem is not None else float("inf"),
-        unit=unit,
-        detail="" if ends.sem is not None else "one photo gives no standard error",
+def _check_ends(results: Results, direction: _Direction) -> Check:
+    """Check that tradeoff 0 and tradeoff 1 can be told apart."""
+    statement = (
+        f"tradeoff 0 and tradeoff 1 differ in {direction.metric} by more than the paired "
+        "standard error"
     )
+    change = _end_to_end(results, direction)
+    if change.sem is None:
+        detail = "one photo gives no standard error"
+        unreachable = float("inf")
+        return Check(statement, change.mean, None, False, unreachable, direction.unit, detail)
+    passed = change.mean > change.sem
+    return Check(statement, change.mean, change.sem, passed, change.sem, direction.unit)
 
 
-def _span(results: Results, metric: str, span: float) -> Check:
-    ends = _end_to_end(results, metric, 1)
-    statement = f"the knob spans at least {span:g} dB of {metric}"
-    return Check(statement, ends.mean, ends.sem, ends.mean >= span, span, "dB")
+def _check_span(results: Results) -> Check:
+    """Check how far the first PSNR moves from tradeoff 0 to tradeoff 1."""
+    change = _end_to_end(results, _Direction(results.fidelity, 1, "dB", 0))
+    statement = f"the tradeoff spans at least {SPAN:g} dB of {results.fidelity}"
+    return Check(statement, change.mean, change.sem, change.mean >= SPAN, SPAN, "dB")
 
 
-def _front(results: Results, metric: str, gap: float, trained: bool) -> Check:
+def _check_gap(results: Results, metric: str, trained: bool) -> Check:
+    """Check how far the student is above the linear combination at equal distance."""
     role = "trained against" if trained else "held out"
-    statement = f"at equal {metric} ({role}) the student is at least {gap:g} dB above the linear combination, at its worst tradeoff"
+    statement = (
+        f"at equal {metric} ({role}) the student is at least {GAP:g} dB above the linear "
+        "combination, at its worst tradeoff"
+    )
     gaps = results.at_equal(metric)
-    found = [(g.tradeoff, g.difference) for g in gaps if g.difference is not None]
-    outside = [f"{g.tradeoff:g}" for g in gaps if g.difference is None]
-    beyond = f"no combination has the student's distance at {', '.join(outside)}" if outside else ""
-    if not found:
-        return Check(statement, None, None, False, gap, "dB", beyond)
-    worst = min((d for _, d in found), key=lambda d: d.mean)
-    listed = "by tradeoff " + ", ".join(f"{t:g}: {d.mean:+.2f}" for t, d in found)
-    detail = f"{listed}; {beyond}" if beyond else listed
-    return Check(statement, worst.mean, worst.sem, worst.mean >= gap, gap, "dB", detail)
+    measured = {gap.tradeoff: gap.difference for gap in gaps if gap.difference is not None}
+    detail = _describe_gaps(gaps)
+    if not measured:
+        return Check(statement, None, None, False, GAP, "dB", detail)
+    worst = min(measured.values(), key=lambda difference: difference.mean)
+    return Check(statement, worst.mean, worst.sem, worst.mean >= GAP, GAP, "dB", detail)
+
+
+def _describe_gaps(gaps: list[Gap]) -> str:
+    """List the gap at every tradeoff, and the tradeoffs that have none."""
+    measured = []
+    unreachable = []
+    for gap in gaps:
+        if gap.difference is None:
+            unreachable.append(f"{gap.tradeoff:g}")
+        else:
+            measured.append(f"{gap.tradeoff:g}: {gap.difference.mean:+.2f}")
+    parts = []
+    if measured:
+        parts.append("by tradeoff " + ", ".join(measured))
+    if unreachable:
+        parts.append(f"no combination has the student's distance at {', '.join(unreachable)}")
+    return "; ".join(parts)
+
+
+def _end_to_end(results: Results, direction: _Direction) -> Estimate:
+    sweep = results.sweep()
+    return _signed_change(results, sweep[0].label, sweep[-1].label, direction)
+
+
+def _signed_change(results: Results, before: str, after: str, direction: _Direction) -> Estimate:
+    """Return the change from one label to another, positive in the wanted direction."""
+    change = results.paired(after, before, direction.metric)
+    return Estimate(direction.sign * change.mean, change.sem)

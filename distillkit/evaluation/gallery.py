@@ -2,62 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from distillkit.evaluation.results import ROLES, STUDENT
+from distillkit.evaluation.results import COMBINATION, ROLES, STUDENT
 from distillkit.evaluation.statistics import photo_of
 
 Images = dict[str, Tensor]
-"""Entry label -> uint8 image (3, H, W); also ``gt`` and, where there is an input, ``lq`` (3, h, w)."""
+"""Method label -> uint8 image (3, H, W); also ``gt`` and, where there is an input, ``lq`` (3, h, w)."""
+TITLES = {"lq": "input", "gt": "ground truth"}
 
 
 @dataclass
 class Gallery:
-    """Keeps the first crop of each of the first ``limit`` photos; pass it to ``evaluate(..., observe=gallery)``."""
+    """The first crop of each of the first ``limit`` photos.
+
+    Pass it to ``evaluate(..., observe=gallery)``.
+    """
 
     limit: int = 4
     side: int = 256
-    """Larger images are cut to the central square of this many ground-truth pixels."""
+    """Larger images are cropped to the central square of this many ground-truth pixels."""
     photos: dict[str, Images] = field(default_factory=dict)
 
     def __call__(self, item: str, images: Images) -> None:
-        if photo_of(item) in self.photos or len(self.photos) >= self.limit:
+        """Keep the images of an item, unless its photo is there already or the gallery is full."""
+        photo = photo_of(item)
+        if photo in self.photos or len(self.photos) >= self.limit:
             return
-        shown = {label: image for label, image in images.items() if not label.startswith("linear:")}
-        self.photos[photo_of(item)] = center(shown, self.side)
+        shown = {
+            label: image for label, image in images.items() if not label.startswith(COMBINATION)
+        }
+        self.photos[photo] = crop_center(shown, self.side)
 
 
-def center(images: Images, side: int) -> Images:
-    """The same central region of every image, at most ``side`` ground-truth pixels square, on whole pixels of ``lq``."""
-    smallest = images.get("lq", images["gt"]).shape[-2:]
-    scale = max(1, images["gt"].shape[-1] // smallest[1])
-    height, width = (min(side // scale, length) for length in smallest)
-    top, left = (
-        (length - part) // 2 for length, part in zip(smallest, (height, width), strict=True)
-    )
+def crop_center(images: Images, side: int) -> Images:
+    """Crop the same central region of every image, on whole pixels of ``lq``.
 
-    def cut(image: Tensor, k: int) -> Tensor:
-        return image[..., k * top : k * (top + height), k * left : k * (left + width)].cpu()
+    Args:
+        images: images of one item.
+        side: the largest side of the region, in ground-truth pixels.
+    """
+    gt = images["gt"]
+    smallest = images.get("lq", gt)
+    input_height, input_width = smallest.shape[-2:]
+    scale = max(1, gt.shape[-1] // input_width)
+    height = min(side // scale, input_height)
+    width = min(side // scale, input_width)
+    top = (input_height - height) // 2
+    left = (input_width - width) // 2
 
-    return {label: cut(image, 1 if label == "lq" else scale) for label, image in images.items()}
+    cropped = {}
+    for label, image in images.items():
+        factor = 1 if label == "lq" else scale
+        rows = slice(factor * top, factor * (top + height))
+        columns = slice(factor * left, factor * (left + width))
+        cropped[label] = image[..., rows, columns].cpu()
+    return cropped
 
 
-def caption(label: str, teachers: tuple[str, str] | None) -> str:
-    """What to write above the image of an entry."""
-    if label in (teachers or ()) and label in ROLES:
+def image_title(label: str, teachers: tuple[str, str] | None) -> str:
+    """Compose the title above the image of a method: ``fidelity teacher``, ``student 0.5``."""
+    if teachers is not None and label in teachers and label in ROLES:
         return f"{label} teacher"
     name, _, tradeoff = label.partition("@")
-    return {"lq": "input", "gt": "ground truth"}.get(name, name) + (
-        f" {tradeoff}" if tradeoff else ""
-    )
+    title = TITLES.get(name, name)
+    return f"{title} {tradeoff}" if tradeoff else title
 
 
-def in_order(labels: list[str], teachers: tuple[str, str] | None) -> list[str]:
-    """Input, baselines, teachers, methods with a knob by tradeoff (the student last), ground truth."""
-    rest = [label for label in labels if label not in ("lq", "gt") and "@" not in label]
-    rest.sort(key=lambda label: (label in (teachers or ()), label))
-    knobs = [label.rpartition("@") for label in labels if "@" in label]
-    knobs.sort(key=lambda parts: (parts[0] == STUDENT, parts[0], float(parts[2])))
-    return [*(["lq"] if "lq" in labels else []), *rest, *("".join(parts) for parts in knobs), "gt"]
+def sort_for_display(labels: Sequence[str], teachers: tuple[str, str] | None) -> list[str]:
+    """Sort labels: input, baselines, teachers, methods with a tradeoff, the student, ground truth."""
+    inputs = [label for label in labels if label == "lq"]
+    fixed = [label for label in labels if label not in ("lq", "gt") and "@" not in label]
+    adjustable = [label for label in labels if "@" in label]
+
+    def teachers_last(label: str) -> tuple[bool, str]:
+        return label in (teachers or ()), label
+
+    def student_last(label: str) -> tuple[bool, str, float]:
+        name, _, tradeoff = label.rpartition("@")
+        return name == STUDENT, name, float(tradeoff)
+
+    return [
+        *inputs,
+        *sorted(fixed, key=teachers_last),
+        *sorted(adjustable, key=student_last),
+        "gt",
+    ]

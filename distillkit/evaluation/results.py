@@ -1,56 +1,44 @@
-"""What an evaluation measured: every value of every image, and the paired comparisons that can be made of them."""
+"""What an evaluation measured: every value of every image, and paired comparisons of them."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from distillkit.evaluation.statistics import (
-    Interval,
-    Values,
-    confidence_interval,
-    photo_of,
-    standard_error,
-)
+from distillkit.evaluation.statistics import Estimate, Values, estimate_mean, photo_of
 
 STUDENT, LINEAR = "student", "linear"
+COMBINATION = "linear:"
+"""What the name of every linear combination begins with; its alpha follows."""
 ROLES = ("fidelity", "realness")
-"""The entries of a run's teachers."""
-_STATISTICS = (
-    "mean",
-    "sem",
-    "ci_low",
-    "ci_high",
-    "n",
-    "reference",
-    "difference",
-    "difference_low",
-    "difference_high",
-)
-"""What :meth:`Results.rows` says of a method and metric, in this order."""
+"""The methods that are a run's teachers."""
+ValueTable = Mapping[tuple[str, str], Values]
+"""(method label, metric name) -> values."""
 
 
 def why_absent(reason: str) -> str:
-    """A reason in a few words: ``weights absent``, or ``<package> is not installed``."""
+    """Shorten a reason to ``weights absent`` or ``<package> is not installed``."""
     package, missing, _ = reason.partition(" is not installed")
-    return package + missing if missing and " " not in package else "weights absent"
+    if missing and " " not in package:
+        return package + missing
+    return "weights absent"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the results: a method at one tradeoff."""
+class MethodRow:
+    """One row of the results: a method at one tradeoff."""
 
     name: str
     """``student``, a teacher's role, ``bicubic``, or ``linear:<alpha>``."""
     tradeoff: float | None
-    """0 = most realistic, 1 = most faithful; None where the method has no knob."""
+    """0 = most realistic, 1 = most faithful; None where the method has a fixed tradeoff."""
     nfe: int | None
-    """Network passes per image; None where only the images are known."""
+    """Network evaluations per image; None where only the images are known."""
     parameters: int | None = field(default=None, kw_only=True)
     """Of all networks that restoring takes, where they are known."""
     trainable: int | None = field(default=None, kw_only=True)
@@ -61,16 +49,18 @@ class Entry:
     @property
     def is_combination(self) -> bool:
         """Whether this is a linear combination of the teachers' outputs."""
-        return self.name.startswith("linear:")
+        return self.name.startswith(COMBINATION)
 
     @property
     def label(self) -> str:
-        """The key of this entry: ``student@0.2``, or the name where there is no tradeoff."""
-        return self.name if self.tradeoff is None else f"{self.name}@{self.tradeoff:g}"
+        """The key of this row: ``student@0.2``, or the name where there is no tradeoff."""
+        if self.tradeoff is None:
+            return self.name
+        return f"{self.name}@{self.tradeoff:g}"
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasuredMetric:
     """A metric that was measured, without its network."""
 
     name: str
@@ -78,98 +68,107 @@ class Measure:
     higher_is_better: bool
     perceptual: bool
     of_set: bool = False
-    """One number for all images together, such as FID: it has no standard error and takes part in no paired comparison."""
+    """One number for all images together, such as FID.
 
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean, or a paired mean difference, with its standard error and 95 % interval (None with fewer than two photos)."""
-
-    mean: float
-    sem: float | None
-    interval: Interval | None = None
+    It has no standard error and takes part in no paired comparison.
+    """
 
 
 @dataclass(frozen=True)
 class Gap:
-    """PSNR of the student minus that of another curve at the student's perceptual distance."""
+    """PSNR of the student minus a baseline curve's, at the student's perceptual distance."""
 
     tradeoff: float
     distance: float
-    """The student's mean perceptual distance at this tradeoff, at which the two are compared."""
-    difference: Difference | None
+    """The student's mean perceptual distance at this tradeoff, where the two are compared."""
+    difference: Estimate | None
     """dB; None where the other curve does not reach that distance."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Per-image values of every metric for every entry, on one dataset."""
+    """Per-image values of every metric for every method, on one dataset."""
 
     dataset: str
     items: tuple[str, ...]
     """Image names; ``photo#crop`` where several crops come from one photo."""
-    entries: tuple[Entry, ...]
-    metrics: tuple[Measure, ...]
-    values: Mapping[tuple[str, str], Values]
-    """(entry label, metric name) -> one value per item, (n,), all finite; of a metric of the whole set one value, shape ()."""
+    methods: tuple[MethodRow, ...]
+    metrics: tuple[MeasuredMetric, ...]
+    values: ValueTable
+    """One value per item, (n,), all finite; of a metric of the whole set one value, shape ()."""
     teachers: tuple[str, str] | None = None
-    """Labels of the faithful and the realistic method whose outputs were combined linearly: a run's teachers, or any two."""
+    """Labels of the faithful and the realistic method whose outputs were combined linearly.
+
+    They are a run's teachers, or any two methods.
+    """
     reference: str | None = None
-    """Label of the entry that all others are compared with, in pairs."""
+    """Label of the method that all others are compared with, in pairs."""
     device: str | None = None
     """Where ``seconds`` were measured."""
     absent: Mapping[str, str] = field(default_factory=dict)
-    """Metrics asked for whose weights or packages are not on this machine, with the reason."""
-    of_seeds: Mapping[tuple[str, str], Values] = field(default_factory=dict)
-    """(entry label, metric name) -> mean over the items, one value per seed; empty after a single one."""
+    """Requested metrics whose weights or packages are not on this machine, with the reason."""
+    seed_means: ValueTable = field(default_factory=dict)
+    """Mean over the items, one value per seed; empty after a single seed."""
 
     @classmethod
-    def over_seeds(cls, parts: Sequence[Results]) -> Results:
-        """The same evaluation with several seeds as one: an item's value is its mean over them. Costs are those of the first."""
-        if len(parts) == 1:
-            return parts[0]
-        stacked = {key: np.stack([part.values[key] for part in parts]) for key in parts[0].values}
-        of_seeds = {key: v.reshape(len(parts), -1).mean(1) for key, v in stacked.items()}
-        return replace(
-            parts[0], values={key: v.mean(0) for key, v in stacked.items()}, of_seeds=of_seeds
-        )
+    def over_seeds(cls, runs: Sequence[Results]) -> Results:
+        """Average evaluations of the same items with several seeds, item by item.
+
+        Costs are those of the first.
+        """
+        first = runs[0]
+        if len(runs) == 1:
+            return first
+        values = {}
+        seed_means = {}
+        for key in first.values:
+            by_seed = np.stack([run.values[key] for run in runs])
+            values[key] = by_seed.mean(0)
+            seed_means[key] = by_seed.reshape(len(runs), -1).mean(1)
+        return replace(first, values=values, seed_means=seed_means)
 
     @property
     def seeds(self) -> int:
         """Number of seeds that every item was restored with."""
-        return max((len(means) for means in self.of_seeds.values()), default=1)
+        return max((len(means) for means in self.seed_means.values()), default=1)
 
     def deviation(self, label: str, metric: str) -> float | None:
-        """Standard deviation over seeds of the mean over items; None with a single seed."""
-        return float(self.of_seeds[label, metric].std(ddof=1)) if self.seeds > 1 else None
+        """Return the standard deviation over seeds of the mean over items; None for one seed."""
+        if self.seeds == 1:
+            return None
+        return float(self.seed_means[label, metric].std(ddof=1))
 
-    def entry(self, label: str) -> Entry:
-        """The entry of that label."""
-        return next(e for e in self.entries if e.label == label)
+    def method(self, label: str) -> MethodRow:
+        """Return the method with that label."""
+        return next(method for method in self.methods if method.label == label)
 
-    def sweep(self, name: str = STUDENT) -> list[Entry]:
-        """The entries of a method with a knob, from the most realistic to the most faithful."""
-        return sorted(
-            (e for e in self.entries if e.name == name and e.tradeoff is not None),
-            key=lambda e: e.tradeoff or 0.0,
-        )
+    def sweep(self, name: str = STUDENT) -> list[MethodRow]:
+        """Return a method at all of its tradeoffs, the most realistic first."""
+        found = [m for m in self.methods if m.name == name and m.tradeoff is not None]
+        return sorted(found, key=lambda m: m.tradeoff or 0.0)
 
-    def combinations(self) -> list[Entry]:
-        """The linear-combination curve, from the realistic teacher (alpha 0) to the faithful one (alpha 1), both included."""
+    def combinations(self) -> list[MethodRow]:
+        """Return the curve of linear combinations, from the realistic teacher to the faithful one.
+
+        Both teachers are included, as alpha 0 and alpha 1.
+        """
         if self.teachers is None:
             return []
-        between = sorted(
-            (e for e in self.entries if e.is_combination),
-            key=lambda e: float(e.name.removeprefix("linear:")),
-        )
-        return [self.entry(self.teachers[1]), *between, self.entry(self.teachers[0])]
+        faithful, realistic = self.teachers
+        between = [method for method in self.methods if method.is_combination]
+        between.sort(key=lambda m: float(m.name.removeprefix(COMBINATION)))
+        return [self.method(realistic), *between, self.method(faithful)]
 
     def baselines(self) -> list[str]:
-        """The curves to compare a student with: ``linear`` where teachers were combined, and every other method with a knob."""
-        others = dict.fromkeys(
-            e.name for e in self.entries if e.tradeoff is not None and e.name != STUDENT
-        )
-        return [LINEAR, *others] if self.teachers else [*others]
+        """Name the curves to compare a student with.
+
+        They are ``linear`` where teachers were combined, and every other method with a tradeoff.
+        """
+        names = [m.name for m in self.methods if m.tradeoff is not None and m.name != STUDENT]
+        others = list(dict.fromkeys(names))
+        if self.teachers is None:
+            return others
+        return [LINEAR, *others]
 
     @property
     def fidelity(self) -> str:
@@ -178,126 +177,130 @@ class Results:
 
     @property
     def psnrs(self) -> list[str]:
-        """Every PSNR that was measured: of colors or brightness alone, with or without a correction before it."""
-        return [m.name for m in self.metrics if m.name.startswith("psnr")]
+        """Every PSNR that was measured: of colors or luma, with or without a correction."""
+        return [metric.name for metric in self.metrics if metric.name.startswith("psnr")]
 
     @property
-    def perceptual(self) -> list[Measure]:
+    def perceptual(self) -> list[MeasuredMetric]:
         """The metrics of appearance that have a value for every image."""
-        return [m for m in self.metrics if m.perceptual and not m.of_set]
+        return [metric for metric in self.metrics if metric.perceptual and not metric.of_set]
 
     @property
     def photos(self) -> list[str]:
-        """The photo each item was cut from: the independent units of every standard error."""
+        """The photo of each item: the independent units of every standard error."""
         return [photo_of(item) for item in self.items]
 
-    def summary(self, label: str, metric: str) -> Difference:
-        """Mean over items, its standard error and interval, clustered by photo; of a metric of the whole set its value."""
-        return self._mean(self.values[label, metric])
+    def summary(self, label: str, metric: str) -> Estimate:
+        """Estimate the mean over items; of a metric of the whole set return its value."""
+        return estimate_mean(self.values[label, metric], self.photos)
 
-    def paired(self, a: str, b: str, metric: str) -> Difference:
-        """Mean of ``a - b`` over the same items, its standard error and interval, clustered by photo."""
-        return self._mean(self.values[a, metric] - self.values[b, metric])
+    def paired(self, a: str, b: str, metric: str) -> Estimate:
+        """Estimate the mean of ``a - b`` over the same items."""
+        return estimate_mean(self.values[a, metric] - self.values[b, metric], self.photos)
 
     def at_equal(self, metric: str, baseline: str = LINEAR, psnr: str | None = None) -> list[Gap]:
-        """PSNR gap to a baseline's curve at each of the student's tradeoffs, at the student's mean perceptual distance.
+        """Compare PSNR with a baseline's curve at the student's mean perceptual distance.
 
-        The curve is interpolated linearly between its two neighboring points to the student's mean distance, per image; the
-        standard error is that of ``dP - slope dD`` (P: the PSNR, D: ``metric``, both student minus baseline, slope: dP/dD
-        of the curve there), which allows for the distance being a sample mean too. Where the curve passes that distance more than
-        once, its best PSNR counts. A chord lies below a concave curve: a baseline of few points flatters the student.
+        The curve is interpolated linearly between its two neighboring points to the student's mean
+        distance, per image. The standard error is that of ``dP - slope dD`` (P: the PSNR, D:
+        ``metric``, both student minus baseline, slope: dP/dD of the curve there), which allows for
+        the distance being a sample mean too. Where the curve passes that distance more than once,
+        its best PSNR counts. A chord lies below a concave curve: a baseline of few points flatters
+        the student.
 
         Args:
-            baseline: one of :meth:`baselines`. psnr: one of :attr:`psnrs`; default: :attr:`fidelity`.
+            metric: the perceptual metric.
+            baseline: one of :meth:`baselines`.
+            psnr: one of :attr:`psnrs`; default: :attr:`fidelity`.
+
+        Returns:
+            a gap for each of the student's tradeoffs.
         """
         psnr = psnr or self.fidelity
         points = self.combinations() if baseline == LINEAR else self.sweep(baseline)
-        curve = [(self.values[e.label, metric], self.values[e.label, psnr]) for e in points]
-        return [self._gap(e, metric, psnr, curve) for e in self.sweep()]
+        curve = [(self.values[p.label, metric], self.values[p.label, psnr]) for p in points]
+        gaps = []
+        for method in self.sweep():
+            assert method.tradeoff is not None
+            distance = self.values[method.label, metric]
+            difference = self._gap_to_curve(curve, distance, self.values[method.label, psnr])
+            gaps.append(Gap(method.tradeoff, float(distance.mean()), difference))
+        return gaps
+
+    def _gap_to_curve(
+        self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values
+    ) -> Estimate | None:
+        """Estimate the gap to the best point of a curve (distance, PSNR) at equal distance."""
+        gaps = []
+        for start, end in itertools.pairwise(curve):
+            above = _above_segment(start, end, distance, psnr)
+            if above is not None:
+                gaps.append(estimate_mean(above, self.photos))
+        return min(gaps, key=lambda gap: gap.mean, default=None)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of ``metrics.json``, one a method and metric.
+        """Return the rows of ``metrics.json``, one per method and metric.
 
-        Null are ``mean`` where a metric could not be measured; ``sem`` and the 95 % interval ``ci_low`` to ``ci_high`` with under
-        two photos; the paired ``difference`` from the ``reference`` and its interval without a reference, too.
+        ``mean`` is null where a metric could not be measured. ``sem`` and the 95 % interval
+        ``ci_low`` to ``ci_high`` are null with fewer than two photos; the paired ``difference``
+        from the ``reference`` and its interval are null without a reference, too.
         """
-        clustered = (
-            "; sem and interval clustered by photo"
-            if len(set(self.photos)) < len(self.items)
-            else ""
-        )
-        rows = []
-        for e in self.entries:
-            head = {"method": e.name, "tradeoff": e.tradeoff, "dataset": self.dataset}
-            tail = {
-                "nfe": e.nfe,
-                "seconds": e.seconds,
-                "parameters": e.parameters,
-                "trainable": e.trainable,
-            }
-            for m in self.metrics:
-                sd = self.deviation(e.label, m.name)
-                drawn = (
-                    ""
-                    if sd is None
-                    else f"; mean of {self.seeds} seeds, standard deviation over them {sd:.3g}"
-                )
-                protocol = m.protocol + ("" if m.of_set else clustered) + drawn
-                rows.append(
-                    {
-                        **head,
-                        "metric": m.name,
-                        "protocol": protocol,
-                        **self._statistics(e.label, m),
-                        **tail,
-                    }
-                )
-            for name, reason in self.absent.items():
-                empty = dict.fromkeys(_STATISTICS) | {"n": 0, "reference": self.reference}
-                rows.append(
-                    {**head, "metric": name, "protocol": why_absent(reason), **empty, **tail}
-                )
-        return rows
+        return [row for method in self.methods for row in self._rows_of(method)]
 
-    def _statistics(self, label: str, measure: Measure) -> dict[str, Any]:
-        own = self.summary(label, measure.name)
-        paired = (
-            None
-            if self.reference is None or measure.of_set
-            else self.paired(label, self.reference, measure.name)
-        )
-        low, high = own.interval or (None, None)
-        found = {
-            "mean": own.mean,
-            "sem": own.sem,
-            "ci_low": low,
-            "ci_high": high,
-            "n": len(self.items),
+    def _rows_of(self, method: MethodRow) -> Iterator[dict[str, Any]]:
+        identity = {"method": method.name, "tradeoff": method.tradeoff, "dataset": self.dataset}
+        costs = {
+            "nfe": method.nfe,
+            "seconds": method.seconds,
+            "parameters": method.parameters,
+            "trainable": method.trainable,
         }
-        low, high = (paired and paired.interval) or (None, None)
-        compared = {
-            "difference": paired and paired.mean,
-            "difference_low": low,
-            "difference_high": high,
+        for metric in self.metrics:
+            name = {"metric": metric.name, "protocol": self._protocol_of(method.label, metric)}
+            yield identity | name | self._statistics_of(method.label, metric) | costs
+        for metric_name, reason in self.absent.items():
+            name = {"metric": metric_name, "protocol": why_absent(reason)}
+            yield identity | name | self._statistics(None, None) | costs
+
+    def _protocol_of(self, label: str, metric: MeasuredMetric) -> str:
+        protocol = metric.protocol
+        if len(set(self.photos)) < len(self.items) and not metric.of_set:
+            protocol += "; sem and interval clustered by photo"
+        deviation = self.deviation(label, metric.name)
+        if deviation is not None:
+            protocol += f"; mean of {self.seeds} seeds, standard deviation over them "
+            protocol += f"{deviation:.3g}"
+        return protocol
+
+    def _statistics_of(self, label: str, metric: MeasuredMetric) -> dict[str, Any]:
+        own = self.summary(label, metric.name)
+        if self.reference is None or metric.of_set:
+            return self._statistics(own, None)
+        return self._statistics(own, self.paired(label, self.reference, metric.name))
+
+    def _statistics(self, own: Estimate | None, difference: Estimate | None) -> dict[str, Any]:
+        """Spread estimates over the columns of a row; None where there is no number."""
+        return {
+            "mean": own and own.mean,
+            "sem": own and own.sem,
+            "ci_low": _bound(own, 0),
+            "ci_high": _bound(own, 1),
+            "n": len(self.items) if own else 0,
+            "reference": self.reference,
+            "difference": difference and difference.mean,
+            "difference_low": _bound(difference, 0),
+            "difference_high": _bound(difference, 1),
         }
-        return {**found, "reference": self.reference, **compared}
 
     def to_json(self) -> str:
-        """Everything, per image, so that two runs on the same items can be compared in pairs."""
-
-        def nested(values: Mapping[tuple[str, str], Values]) -> dict[str, dict[str, Any]]:
-            return {
-                e.label: {m.name: values[e.label, m.name].tolist() for m in self.metrics}
-                for e in self.entries
-            }
-
+        """Write everything, per image, so that two runs can be compared in pairs."""
         content = {
             "dataset": self.dataset,
             "items": self.items,
-            "entries": [asdict(e) for e in self.entries],
-            "metrics": [asdict(m) for m in self.metrics],
-            "values": nested(self.values),
-            "of_seeds": nested(self.of_seeds) if self.of_seeds else {},
+            "methods": [asdict(method) for method in self.methods],
+            "metrics": [asdict(metric) for metric in self.metrics],
+            "values": _nest(self.values),
+            "seed_means": _nest(self.seed_means),
             "teachers": self.teachers,
             "reference": self.reference,
             "device": self.device,
@@ -307,56 +310,69 @@ class Results:
 
     @classmethod
     def from_json(cls, text: str) -> Results:
-        """The inverse of :meth:`to_json`."""
+        """Read what :meth:`to_json` wrote."""
         content = json.loads(text)
-        values, of_seeds = (
-            {
-                (e, m): np.array(v)
-                for e, of_metric in content.get(key, {}).items()
-                for m, v in of_metric.items()
-            }
-            for key in ("values", "of_seeds")
-        )
+        teachers = content["teachers"]
         return cls(
             dataset=content["dataset"],
             items=tuple(content["items"]),
-            entries=tuple(Entry(**e) for e in content["entries"]),
-            metrics=tuple(Measure(**m) for m in content["metrics"]),
-            values=values,
-            teachers=content["teachers"] and tuple(content["teachers"]),
-            reference=content.get("reference"),
-            device=content.get("device"),
+            methods=tuple(MethodRow(**method) for method in content["methods"]),
+            metrics=tuple(MeasuredMetric(**metric) for metric in content["metrics"]),
+            values=_flatten(content["values"]),
+            teachers=teachers and tuple(teachers),
+            reference=content["reference"],
+            device=content["device"],
             absent=content["absent"],
-            of_seeds=of_seeds,
+            seed_means=_flatten(content["seed_means"]),
         )
 
-    def _mean(self, values: Values) -> Difference:
-        if not values.ndim:
-            return Difference(float(values), None)
-        return Difference(
-            float(values.mean()),
-            standard_error(values, self.photos),
-            confidence_interval(values, self.photos),
-        )
 
-    def _gap(
-        self, entry: Entry, metric: str, psnr: str, curve: Sequence[tuple[Values, Values]]
-    ) -> Gap:
-        assert entry.tradeoff is not None
-        distance, db = self.values[entry.label, metric], self.values[entry.label, psnr]
-        return Gap(entry.tradeoff, float(distance.mean()), self._mean_above(curve, distance, db))
+def _above_segment(
+    start: tuple[Values, Values], end: tuple[Values, Values], distance: Values, psnr: Values
+) -> Values | None:
+    """Return the gap of each image to a segment of a curve, at the mean distance.
 
-    def _mean_above(
-        self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values
-    ) -> Difference | None:
-        target = distance.mean()
-        found = []
-        for (d0, p0), (d1, p1) in itertools.pairwise(curve):
-            step = d1.mean() - d0.mean()
-            weight = (target - d0.mean()) / step if step else 0.0
-            if step and 0 <= weight <= 1:
-                slope = (p1.mean() - p0.mean()) / step
-                d_psnr = psnr - ((1 - weight) * p0 + weight * p1)
-                d_distance = distance - ((1 - weight) * d0 + weight * d1)
-                found.append(self._mean(d_psnr - slope * d_distance))
-        return min(found, key=lambda gap: gap.mean) if found else None
+    Args:
+        start: distance and PSNR of each image at one point of the curve.
+        end: distance and PSNR of each image at the next point.
+        distance: the student's distance of each image.
+        psnr: the student's PSNR of each image.
+
+    Returns:
+        ``dP - slope dD`` of each image; None where the segment does not reach the mean distance.
+    """
+    (d0, p0), (d1, p1) = start, end
+    step = d1.mean() - d0.mean()
+    if not step:
+        return None
+    weight = (distance.mean() - d0.mean()) / step
+    if not 0 <= weight <= 1:
+        return None
+    slope = (p1.mean() - p0.mean()) / step
+    d_psnr = psnr - ((1 - weight) * p0 + weight * p1)
+    d_distance = distance - ((1 - weight) * d0 + weight * d1)
+    return d_psnr - slope * d_distance
+
+
+def _bound(estimate: Estimate | None, side: int) -> float | None:
+    """Return the lower (0) or upper (1) bound of an interval, where there is one."""
+    if estimate is None or estimate.interval is None:
+        return None
+    return estimate.interval[side]
+
+
+def _nest(table: ValueTable) -> dict[str, dict[str, Any]]:
+    """Turn a table by (label, metric) into one by label and then by metric."""
+    nested: dict[str, dict[str, Any]] = {}
+    for (label, metric), values in table.items():
+        nested.setdefault(label, {})[metric] = values.tolist()
+    return nested
+
+
+def _flatten(nested: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Values]:
+    """Undo :func:`_nest`."""
+    table = {}
+    for label, by_metric in nested.items():
+        for metric, values in by_metric.items():
+            table[label, metric] = np.array(values)
+    return table

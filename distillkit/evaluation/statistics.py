@@ -1,10 +1,15 @@
-"""Standard errors and confidence intervals of means over images, when several crops may come from one photo."""
+"""Standard errors and confidence intervals of means over images.
+
+Several crops may come from one photo. They are not independent, so photos are counted, not crops.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,62 +21,112 @@ RESAMPLES = 2000
 _NORMAL = NormalDist()
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or the mean of paired differences, and how certain it is."""
+
+    mean: float
+    sem: float | None
+    """Its standard error; None with fewer than two photos."""
+    interval: Interval | None = None
+    """Its 95 % interval; None with fewer than two photos."""
+
+
+def estimate_mean(values: Values, photos: Sequence[str]) -> Estimate:
+    """Estimate the mean of ``values`` (n,), clustered by photo; a single value () is its own mean."""
+    if not values.ndim:
+        return Estimate(float(values), None)
+    sem = standard_error(values, photos)
+    return Estimate(float(values.mean()), sem, confidence_interval(values, photos))
+
+
 def photo_of(item: str) -> str:
-    """``"photo#crop"`` -> ``"photo"``; a name without ``#`` is a photo of its own."""
+    """Return ``"photo"`` for ``"photo#crop"``; a name without ``#`` is a photo of its own."""
     return item.rpartition("#")[0] or item
 
 
-def standard_error(values: Values, groups: Sequence[str]) -> float | None:
-    """Standard error of the mean of ``values`` (n,) whose independent units are ``groups``: equal labels belong together.
+def standard_error(values: Values, photos: Sequence[str]) -> float | None:
+    """Estimate the standard error of a mean over crops, clustered by photo.
 
-    Crops of one photo share its content, so their errors are correlated and counting them as independent makes the error too small.
-    The cluster-robust estimate ``G/(G-1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2`` (Liang and Zeger 1986) allows for that; with
-    one crop per photo it is the usual ``s / sqrt(n)``. With G photos it is itself uncertain to about ``1 / sqrt(2 (G - 1))`` of its
-    value: 35 % with five. One photo says nothing of others: the result is None.
+    Crops of one photo share its content, so their errors are correlated, and counting them as
+    independent makes the error too small. The cluster-robust estimate
+    ``G/(G-1) sum_g (sum_{i in g} (x_i - mean))^2 / n^2`` (Liang and Zeger 1986) allows for that;
+    with one crop per photo it is the usual ``s / sqrt(n)``. With G photos the error itself is
+    uncertain to about ``1 / sqrt(2 (G - 1))`` of its value: 35 % with five photos.
+
+    Args:
+        values: one value per crop, (n,).
+        photos: the photo that each crop was cut from.
+
+    Returns:
+        the error, or None for a single photo, which says nothing about others.
     """
-    labels, index = np.unique(np.asarray(groups), return_inverse=True)
+    labels, index = np.unique(np.asarray(photos), return_inverse=True)
     count = len(labels)
     if count < 2:
         return None
-    sums = np.bincount(index, weights=values - values.mean(), minlength=count)
+    deviations = values - values.mean()
+    sums = np.bincount(index, weights=deviations, minlength=count)
     return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
 
 
-def confidence_interval(values: Values, groups: Sequence[str]) -> Interval | None:
-    """The 95 % bootstrap interval of the mean of ``values`` (n,), whose independent units are ``groups``.
+def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | None:
+    """Estimate the 95 % bootstrap interval of a mean over crops, clustered by photo.
 
-    Whole photos are drawn again, with all of their crops, 2000 times, by the same draws at every call. The quantiles are corrected
-    for bias and skewness (BCa; Efron 1987), the acceleration comes from leaving out one photo at a time. With fewer than about ten
-    photos the interval is too narrow. One photo says nothing of others: the result is None.
+    Photos are resampled with all of their crops, 2000 times, with the same draws at every call.
+    The quantiles are corrected for bias and skewness (BCa; Efron 1987). With fewer than about ten
+    photos the interval is too narrow.
+
+    ``scipy.stats.bootstrap`` computes the same interval from the same draws, except where a
+    resample contains every photo once and so ties with the mean: then rounding decides.
+
+    Args:
+        values: one value per crop, (n,).
+        photos: the photo that each crop was cut from.
+
+    Returns:
+        the interval, or None for a single photo, which says nothing about others.
     """
-    labels, index = np.unique(np.asarray(groups), return_inverse=True)
+    labels, index = np.unique(np.asarray(photos), return_inverse=True)
     count = len(labels)
     if count < 2:
         return None
-    sums, sizes = (
-        np.bincount(index, weights=values, minlength=count),
-        np.bincount(index, minlength=count),
-    )
+    sums = np.bincount(index, weights=values, minlength=count)
+    sizes = np.bincount(index, minlength=count)
     draws = _draws(count)
     means = draws @ sums / (draws @ sizes)
-    without = (sums.sum() - sums) / (sizes.sum() - sizes)
-    pull = without.mean() - without
-    spread = float(np.square(pull).sum())
-    acceleration = float((pull**3).sum()) / (6 * spread**1.5) if spread else 0.0
-    below = float((means < values.mean()).mean() + (means == values.mean()).mean() / 2)
-    bias = _NORMAL.inv_cdf(min(max(below, 1 / RESAMPLES), 1 - 1 / RESAMPLES))
-    shifted = [bias + _NORMAL.inv_cdf(p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)]
-    low, high = np.quantile(
-        means, [_NORMAL.cdf(bias + z / (1 - acceleration * z)) for z in shifted]
-    )
+
+    bias = _bias(means, values.mean())
+    acceleration = _acceleration(sums, sizes)
+    quantiles = []
+    for probability in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
+        shifted = bias + _NORMAL.inv_cdf(probability)
+        quantiles.append(_NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)))
+    low, high = np.quantile(means, quantiles)
     return float(low), float(high)
 
 
 @functools.lru_cache(maxsize=4)
 def _draws(count: int) -> Values:
-    """(RESAMPLES, count): how often each of ``count`` photos is in each resample of as many."""
-    return (
-        np.random.default_rng(0)
-        .multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        .astype(np.float64)
-    )
+    """Draw how often each photo is in each resample, (RESAMPLES, count)."""
+    generator = np.random.default_rng(0)  # the same draws always, so that intervals can be compared
+    probabilities = np.full(count, 1 / count)
+    return generator.multinomial(count, probabilities, size=RESAMPLES).astype(np.float64)
+
+
+def _bias(means: Values, observed: np.float64) -> float:
+    """Return the normal quantile of the share of resampled means below the observed one."""
+    ties = (means == observed).mean()
+    below = float((means < observed).mean() + ties / 2)
+    # The quantile of 0 or 1 would be infinite.
+    return _NORMAL.inv_cdf(min(max(below, 1 / RESAMPLES), 1 - 1 / RESAMPLES))
+
+
+def _acceleration(sums: NDArray[Any], sizes: NDArray[Any]) -> float:
+    """Return a sixth of the skewness of the means that leave out one photo each."""
+    without = (sums.sum() - sums) / (sizes.sum() - sizes)
+    influence = without.mean() - without
+    spread = float(np.square(influence).sum())
+    if not spread:
+        return 0.0
+    return float((influence**3).sum()) / (6 * spread**1.5)

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
-from distillkit.evaluation.gallery import caption
-from distillkit.evaluation.results import Entry, Measure, Results
+from distillkit.evaluation.gallery import image_title
+from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.report.style import encode_figure, figure_style, make_panels, method_color
 
 MAX_PANELS = 3
@@ -27,7 +27,7 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
     Returns:
         A PNG file, or None with under two entries whose time and size are known.
     """
-    entries = [entry for entry in results.entries if _has_costs(entry)]
+    entries = [entry for entry in results.methods if _has_costs(entry)]
     if len(entries) < 2:
         return None
     fidelity = next(metric for metric in results.metrics if metric.name == results.fidelity)
@@ -42,11 +42,13 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
         return encode_figure(figure)
 
 
-def _has_costs(entry: Entry) -> bool:
+def _has_costs(entry: MethodRow) -> bool:
     return bool(entry.seconds) and entry.parameters is not None and not entry.is_combination
 
 
-def _draw_methods(axis: Axes, results: Results, entries: Sequence[Entry], metric: Measure) -> None:
+def _draw_methods(
+    axis: Axes, results: Results, entries: Sequence[MethodRow], metric: MeasuredMetric
+) -> None:
     largest = max(entry.parameters or 1 for entry in entries)
     entries_by_name = defaultdict(list)
     for entry in entries:
@@ -64,7 +66,7 @@ def _draw_methods(axis: Axes, results: Results, entries: Sequence[Entry], metric
             alpha=0.35,
             edgecolors=matplotlib.rcParams["text.color"],
             lw=0.8,
-            label=f"{caption(name, results.teachers)} ({_millions(parameters)})",
+            label=f"{image_title(name, results.teachers)} ({_millions(parameters)})",
         )
         if own[0].tradeoff is not None:
             tradeoffs = [entry.tradeoff for entry in own]
@@ -79,7 +81,7 @@ def _draw_methods(axis: Axes, results: Results, entries: Sequence[Entry], metric
                 )
 
 
-def _label_panel(axis: Axes, metric: Measure) -> None:
+def _label_panel(axis: Axes, metric: MeasuredMetric) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axis.xaxis.set_minor_formatter(NullFormatter())

@@ -10,7 +10,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from distillkit.evaluation.gallery import Images, caption, center, in_order
+from distillkit.evaluation.gallery import Images, crop_center, image_title, sort_for_display
 from distillkit.files.images import to_pil
 
 TILE = 192
@@ -34,8 +34,8 @@ def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | No
     Returns:
         A PNG file.
     """
-    centers = [center(images, TILE // 2) for images in photos.values()]
-    labels = in_order(list(centers[0]), teachers)
+    centers = [crop_center(images, TILE // 2) for images in photos.values()]
+    labels = sort_for_display(list(centers[0]), teachers)
     width = len(labels) * (TILE + GAP) - GAP
     height = HEADER + len(centers) * (TILE + GAP) - GAP
     canvas = Image.new("RGB", (width, height), "white")
@@ -44,7 +44,7 @@ def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | No
     for column, label in enumerate(labels):
         left = column * (TILE + GAP)
         middle = (left + TILE / 2, HEADER / 2)
-        draw.text(middle, caption(label, teachers), fill=TEXT_COLOR, font=font, anchor="mm")
+        draw.text(middle, image_title(label, teachers), fill=TEXT_COLOR, font=font, anchor="mm")
         for row, images in enumerate(centers):
             top = HEADER + row * (TILE + GAP)
             canvas.paste(_enlarge(_to_pillow(images[label])), (left, top))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from distillkit.evaluation.checks import claims
+from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
@@ -36,7 +36,7 @@ def write_evaluation(
             perceptual metrics are labeled held out.
     """
     rows = results.rows()
-    checks = claims(results, trained_against)
+    checks = check_sweep(results, trained_against)
     files: dict[str, str | bytes | None] = {
         "per_image.json": results.to_json(),
         "metrics.json": json.dumps(rows, indent=1, allow_nan=False) + "\n",

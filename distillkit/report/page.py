@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distillkit.evaluation.checks import claims
-from distillkit.evaluation.gallery import Gallery, caption, in_order
-from distillkit.evaluation.results import Measure, Results
+from distillkit.evaluation.checks import check_sweep
+from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
+from distillkit.evaluation.results import MeasuredMetric, Results
 from distillkit.files.atomic import write_file
 from distillkit.report.bubbles import draw_bubbles
 from distillkit.report.comparison import draw_comparison, encode_image
@@ -53,7 +53,7 @@ def write_report(
     Returns:
         The page's path.
     """
-    checks = claims(results, trained_against)
+    checks = check_sweep(results, trained_against)
     comparison = draw_comparison(gallery.photos, results.teachers)
     html = fill_template(
         "report.html.j2",
@@ -86,13 +86,13 @@ def _headlines(results: Results, trained_against: Collection[str]) -> list[Headl
     nfe = sweep[0].nfe
     counts = [f"{nfe} of the student"]
     for label in results.teachers or ():
-        counts.append(f"{results.entry(label).nfe} of {caption(label, results.teachers)}")
+        counts.append(f"{results.method(label).nfe} of {image_title(label, results.teachers)}")
     headlines.append(Headline(f"{nfe}", "network evaluations per image (NFE)", ", ".join(counts)))
     return headlines
 
 
 def _metric_headline(
-    results: Results, metric: Measure, trained_against: Collection[str]
+    results: Results, metric: MeasuredMetric, trained_against: Collection[str]
 ) -> Headline:
     realistic, *_, faithful = results.sweep()
     change = results.paired(faithful.label, realistic.label, metric.name)
@@ -114,13 +114,13 @@ def _viewer(results: Results, gallery: Gallery) -> dict[str, Any]:
     photos = []
     labels: list[str] = []
     for name, images in gallery.photos.items():
-        labels = in_order(list(images), results.teachers)
+        labels = sort_for_display(list(images), results.teachers)
         height, width = images["gt"].shape[1:]
         uris = {label: _data_uri(encode_image(image)) for label, image in images.items()}
         photos.append({"name": name, "size": [width, height], "images": uris})
     return {
         "photos": photos,
-        "labels": [(label, caption(label, results.teachers)) for label in labels],
+        "labels": [(label, image_title(label, results.teachers)) for label in labels],
         "sweep": [{"label": e.label, "tradeoff": e.tradeoff} for e in results.sweep()],
     }
 

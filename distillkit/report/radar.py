@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distillkit.evaluation.gallery import caption
-from distillkit.evaluation.results import Entry, Measure, Results
+from distillkit.evaluation.gallery import image_title
+from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.report.style import encode_figure, figure_style, method_color
 
 MAX_METHODS = 7
@@ -57,7 +57,7 @@ def draw_radar(
         return encode_figure(figure)
 
 
-def select_methods(results: Results) -> list[Entry]:
+def select_methods(results: Results) -> list[MethodRow]:
     """Choose the methods of a radar: those with a fixed tradeoff, and the student.
 
     Of the student's tradeoffs it shows the first, the middle and the last, so that lines stay
@@ -67,11 +67,11 @@ def select_methods(results: Results) -> list[Entry]:
     student = sweep
     if len(sweep) > 3:
         student = [sweep[0], sweep[len(sweep) // 2], sweep[-1]]
-    fixed = [e for e in results.entries if e.tradeoff is None and not e.is_combination]
+    fixed = [e for e in results.methods if e.tradeoff is None and not e.is_combination]
     return [*fixed[: MAX_METHODS - len(student)], *student]
 
 
-def _radii(means: np.ndarray, metrics: Sequence[Measure]) -> np.ndarray:
+def _radii(means: np.ndarray, metrics: Sequence[MeasuredMetric]) -> np.ndarray:
     """Scale each metric's means to radii: the worst to the inner ring, the best to the rim."""
     signs = [1 if metric.higher_is_better else -1 for metric in metrics]
     signed = means * signs
@@ -86,7 +86,7 @@ def _radii(means: np.ndarray, metrics: Sequence[Measure]) -> np.ndarray:
 def _draw_methods(
     axis: Axes,
     results: Results,
-    entries: Sequence[Entry],
+    entries: Sequence[MethodRow],
     angles: np.ndarray,
     radii: np.ndarray,
 ) -> None:
@@ -104,12 +104,12 @@ def _draw_methods(
             line,
             color=color,
             lw=2,
-            label=caption(entry.label, results.teachers),
+            label=image_title(entry.label, results.teachers),
         )
         axis.fill(closed_angles, closed_values, color=color, alpha=0.06)
 
 
-def _axis_name(metric: Measure, means: np.ndarray, trained_against: bool) -> str:
+def _axis_name(metric: MeasuredMetric, means: np.ndarray, trained_against: bool) -> str:
     """Name a metric with its direction, the means of worst and best method, and its role."""
     arrow = "↓"
     worst = means.max()

@@ -91,7 +91,7 @@ def method_color(results: Results, name: str) -> str:
         colors[faithful] = FAITHFUL_COLOR
         colors[realistic] = REALISTIC_COLOR
     next_color = 0
-    for entry in results.entries:
+    for entry in results.methods:
         if entry.name not in colors:
             colors[entry.name] = OTHER_COLORS[next_color % len(OTHER_COLORS)]
             next_color += 1

@@ -7,7 +7,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from distillkit.evaluation.results import STUDENT, Difference, Entry, Measure, Results, why_absent
+from distillkit.evaluation.results import (
+    STUDENT,
+    MeasuredMetric,
+    MethodRow,
+    Results,
+    why_absent,
+)
+from distillkit.evaluation.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -84,14 +91,14 @@ def gap_table(results: Results) -> Table | None:
     return Table(["gap in", "at equal", "above", *tradeoffs], rows)
 
 
-def metric_head(metric: Measure, trained_against: Collection[str]) -> Cell:
+def metric_head(metric: MeasuredMetric, trained_against: Collection[str]) -> Cell:
     """Head a metric's column with its direction and its role."""
     arrow = "↑" if metric.higher_is_better else "↓"
     role = metric_role(metric, trained_against)
     return Cell(f"{metric.name} {arrow}", role and f"({role})")
 
 
-def metric_role(metric: Measure, trained_against: Collection[str]) -> str:
+def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str:
     """Say how far a metric can be trusted.
 
     Returns:
@@ -105,7 +112,7 @@ def metric_role(metric: Measure, trained_against: Collection[str]) -> str:
     return ""
 
 
-def metric_cells(results: Results, entry: Entry) -> list[Cell]:
+def metric_cells(results: Results, entry: MethodRow) -> list[Cell]:
     """Fill the metric columns of an entry: means, or the reasons why there are none."""
     cells = []
     for metric in results.metrics:
@@ -124,12 +131,12 @@ def cost_columns(results: Results) -> list[str]:
     """Head a column for each cost that is known of any entry."""
     heads = []
     for head, (name, _) in COSTS.items():
-        if any(getattr(entry, name) is not None for entry in results.entries):
+        if any(getattr(entry, name) is not None for entry in results.methods):
             heads.append(head)
     return heads
 
 
-def cost_cells(results: Results, entry: Entry) -> list[str]:
+def cost_cells(results: Results, entry: MethodRow) -> list[str]:
     """Fill the cost columns of an entry; a cost that is not known is empty."""
     cells = []
     for head in cost_columns(results):
@@ -156,7 +163,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "parameters": ("parameters", parameters_text),
     "trained": ("trainable", parameters_text),
 }
-"""The attribute of :class:`Entry` below each head, and how to write it."""
+"""The attribute of :class:`~distillkit.evaluation.results.MethodRow` below each head, and how to write it."""
 
 
 def tradeoff_text(tradeoff: float | None) -> str:
@@ -166,7 +173,7 @@ def tradeoff_text(tradeoff: float | None) -> str:
     return f"{tradeoff:g}"
 
 
-def number_cell(value: Difference, digits: int, sign: str = "") -> Cell:
+def number_cell(value: Estimate, digits: int, sign: str = "") -> Cell:
     """Write ``24.31 ± 0.12`` and ``[24.08, 24.55]``; ``sign="+"`` for differences."""
     text = f"{value.mean:{sign}.{digits}f}"
     if value.sem is not None:
@@ -179,20 +186,20 @@ def number_cell(value: Difference, digits: int, sign: str = "") -> Cell:
 
 def decimals(results: Results, metric: str) -> int:
     """Choose two digits for metrics with large values, such as dB, and four for distances."""
-    means = [results.values[entry.label, metric].mean() for entry in results.entries]
+    means = [results.values[entry.label, metric].mean() for entry in results.methods]
     if max(abs(mean) for mean in means) >= 5:
         return 2
     return 4
 
 
-def ordered_entries(results: Results) -> list[Entry]:
+def ordered_entries(results: Results) -> list[MethodRow]:
     """Sort the entries for reading.
 
     Baselines come first, then teachers, combinations, and methods by tradeoff, the student last.
     """
     teachers = results.teachers or ()
-    fixed = [entry for entry in results.entries if entry.tradeoff is None]
+    fixed = [entry for entry in results.methods if entry.tradeoff is None]
     fixed.sort(key=lambda entry: (entry.is_combination, entry.label in teachers))
-    swept = [entry for entry in results.entries if entry.tradeoff is not None]
+    swept = [entry for entry in results.methods if entry.tradeoff is not None]
     swept.sort(key=lambda entry: (entry.name == STUDENT, entry.name, entry.tradeoff))
     return fixed + swept

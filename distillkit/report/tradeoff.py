@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from matplotlib.axes import Axes
 
-from distillkit.evaluation.gallery import caption
-from distillkit.evaluation.results import LINEAR, Entry, Gap, Measure, Results
+from distillkit.evaluation.gallery import image_title
+from distillkit.evaluation.results import LINEAR, Gap, MeasuredMetric, MethodRow, Results
 from distillkit.report.style import (
     GRAY,
     STUDENT_COLOR,
@@ -55,7 +55,7 @@ def draw_tradeoff(
 
 
 def _label_panel(
-    axis: Axes, results: Results, metric: Measure, trained_against: Collection[str]
+    axis: Axes, results: Results, metric: MeasuredMetric, trained_against: Collection[str]
 ) -> None:
     better = "right" if metric.higher_is_better else "left"
     axis.set_title(f"{metric.name} ({metric_role(metric, trained_against)})")
@@ -63,19 +63,19 @@ def _label_panel(
     axis.set_ylabel(f"{results.fidelity}, dB  (better upwards)")
 
 
-def _draw_panel(axis: Axes, results: Results, metric: Measure) -> None:
+def _draw_panel(axis: Axes, results: Results, metric: MeasuredMetric) -> None:
     sweep = results.sweep()
     if sweep:
         gaps = results.at_equal(metric.name)
         _draw_student(axis, _points(results, sweep, metric), gaps)
-    for entry in results.entries:
+    for entry in results.methods:
         if entry.tradeoff is None and not entry.is_combination:
             _draw_fixed_method(axis, results, entry, metric)
     for name in results.baselines():
         _draw_baseline(axis, results, name, metric)
     axis.margins(0.1)
-    bicubic = [entry for entry in results.entries if entry.label == "bicubic"]
-    others = [entry for entry in results.entries if entry.label != "bicubic"]
+    bicubic = [entry for entry in results.methods if entry.label == "bicubic"]
+    others = [entry for entry in results.methods if entry.label != "bicubic"]
     leave_out_far_point(
         axis,
         far=_points(results, bicubic, metric),
@@ -83,7 +83,7 @@ def _draw_panel(axis: Axes, results: Results, metric: Measure) -> None:
     )
 
 
-def _points(results: Results, entries: Sequence[Entry], metric: Measure) -> Points:
+def _points(results: Results, entries: Sequence[MethodRow], metric: MeasuredMetric) -> Points:
     distances = []
     psnrs = []
     for entry in entries:
@@ -124,7 +124,9 @@ def _draw_student(axis: Axes, points: Points, gaps: Sequence[Gap]) -> None:
             )
 
 
-def _draw_fixed_method(axis: Axes, results: Results, entry: Entry, metric: Measure) -> None:
+def _draw_fixed_method(
+    axis: Axes, results: Results, entry: MethodRow, metric: MeasuredMetric
+) -> None:
     markers = {"bicubic": "^"}
     if results.teachers is not None:
         faithful, realistic = results.teachers
@@ -135,11 +137,11 @@ def _draw_fixed_method(axis: Axes, results: Results, entry: Entry, metric: Measu
         markers.get(entry.label, "P"),
         color=method_color(results, entry.name),
         ms=8,
-        label=caption(entry.label, results.teachers),
+        label=image_title(entry.label, results.teachers),
     )
 
 
-def _draw_baseline(axis: Axes, results: Results, name: str, metric: Measure) -> None:
+def _draw_baseline(axis: Axes, results: Results, name: str, metric: MeasuredMetric) -> None:
     """Draw a curve that the student is compared with."""
     if name == LINEAR:
         entries = results.combinations()

@@ -12,10 +12,11 @@ import torch
 
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DistillkitError
-from distillkit.evaluation.checks import claims
+from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, Images
 from distillkit.evaluation.protocol import (
     ALPHAS,
+    EvaluationSettings,
     available_metrics,
     bicubic_method,
     evaluate,
@@ -107,18 +108,16 @@ def compare_folders(
             images = {label: image for label, image in images.items() if label != "lq"}
         gallery(name, images)
 
-    results = evaluate(
-        methods,
-        _read_items(gt_files, lq_files, device),
-        metrics,
+    settings = EvaluationSettings(
         dataset=gt.resolve().name,
         combine=options.combine,
         alphas=options.alphas,
         reference=options.reference or methods[0].label,
         device=describe_device(device),
         absent=absent,
-        observe=observe,
     )
+    items = _read_items(gt_files, lq_files, device)
+    results = evaluate(methods, items, metrics, settings, observe=observe)
     return _write_comparison(results, gallery, out, device)
 
 
@@ -186,7 +185,7 @@ def _write_comparison(results: Results, gallery: Gallery, out: Path, device: tor
     out.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(out / "manifest.json", device=str(device))
     write_evaluation(results, gallery, out)
-    for check in claims(results, ()):
+    for check in check_sweep(results, ()):
         print_status(str(check))
     report = write_report(out, results, gallery, manifest=manifest.facts)
     manifest.close("finished")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,15 @@ from torch import Tensor
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.diffusion.model import OutputTeacher
-from distillkit.evaluation.checks import claims
+from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery
-from distillkit.evaluation.protocol import Method, available_metrics, bicubic_method, evaluate
+from distillkit.evaluation.protocol import (
+    EvaluationSettings,
+    Method,
+    available_metrics,
+    bicubic_method,
+    evaluate,
+)
 from distillkit.evaluation.results import ROLES, STUDENT, Results
 from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
 from distillkit.inference.student import Student, interpolated, load_student
@@ -71,23 +78,20 @@ def evaluate_run(
         bicubic_method(student.model.scale),
     ]
     options = resolved.recipe.evaluation
+    settings = EvaluationSettings(
+        dataset=resolved.recipe.name,
+        seed=resolved.recipe.seed,
+        combine=combine,
+        alphas=options.alphas,
+        reference=options.reference,
+        device=describe_device(device),
+        absent=absent,
+    )
     gallery = Gallery(options.gallery)
     results_by_seed = []
     for seed_offset in range(options.seeds):
-        results = evaluate(
-            methods,
-            items,
-            metrics,
-            dataset=resolved.recipe.name,
-            seed=resolved.recipe.seed + seed_offset,
-            combine=combine,
-            alphas=options.alphas,
-            reference=options.reference,
-            device=describe_device(device),
-            absent=absent,
-            observe=gallery,
-        )
-        results_by_seed.append(results)
+        seeded = replace(settings, seed=settings.seed + seed_offset)
+        results_by_seed.append(evaluate(methods, items, metrics, seeded, observe=gallery))
     return _write_results(resolved, run_dir, Results.over_seeds(results_by_seed), gallery)
 
 
@@ -204,7 +208,7 @@ def _write_results(
 ) -> Path:
     trained_against = _metrics_trained_against(resolved, results)
     write_evaluation(results, gallery, run_dir / "evaluation", trained_against)
-    for check in claims(results, trained_against):
+    for check in check_sweep(results, trained_against):
         print_status(str(check))
     return write_report(
         run_dir,
