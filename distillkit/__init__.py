@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import PluginError as PluginError
     from distillkit.errors import WeightsError as WeightsError
+    from distillkit.export.diffusers_pipeline import (
+        DistilledRestorationPipeline as DistilledRestorationPipeline,
+    )
     from distillkit.files.atomic import atomic_file as atomic_file
     from distillkit.files.images import picture_size as picture_size
     from distillkit.files.images import read_image as read_image
@@ -72,6 +75,8 @@ if TYPE_CHECKING:
     from distillkit.plugins.hookspecs import hookimpl as hookimpl
     from distillkit.plugins.manager import load_plugins as load_plugins
     from distillkit.plugins.options import Options as Options
+    from distillkit.recipe.load import load_recipe as load_recipe
+    from distillkit.runs.run import run_recipe as run_recipe
 
 _HOME = {
     "cli.restore": ["restore_command"],
@@ -112,6 +117,9 @@ _HOME = {
     "inference.files": ["IMAGE_FILES", "VIDEO_SUFFIXES", "FileKind"],
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],
+    "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
+    "recipe.load": ["load_recipe"],
+    "runs.run": ["run_recipe"],
     "files.weights": ["WeightFile", "load_exactly", "read_state_dict"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -50,6 +50,12 @@ class Interrupted(Exception):
     """A signal asked a run to stop; its state is on disk. The command line prints it and exits with 130."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of another package's message; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``'; did you mean "x"?'`` for the closest of ``known``, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

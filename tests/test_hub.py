@@ -11,9 +11,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from distillkit import DistillkitError, Restorer
+from distillkit import DistilledRestorationPipeline, DistillkitError, Restorer
 from distillkit.cli import main as cli
-from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
 from distillkit.export.folder import export, push
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe

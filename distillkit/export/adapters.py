@@ -1,10 +1,12 @@
-"""The stages' LoRA in files that peft and diffusers read by themselves, and the student that these files make of the base model."""
+"""Write the stages' LoRA in files that peft and diffusers read by themselves."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,105 +15,152 @@ from diffusers.models import UNet2DConditionModel
 from peft import LoraConfig, PeftModel
 from peft.helpers import rescale_adapter_scale
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from distillkit.inference.student import Student, base_model
 
 STAGES = ("stage1", "stage2")
-LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file that ``load_lora_adapter`` and ``load_lora_weights`` of diffusers look for."""
 
-AtTradeoff = Callable[[float], Student]
-"""The student at a tradeoff, made of the files."""
+LoadStudent = Callable[[float], Student]
+"""Makes the student at a tradeoff from the base model and the adapter files."""
 
 
-def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[str, AtTradeoff]:
-    """Write the LoRA of each stage that trained one, from the ``student`` folder to ``out/stage1`` and ``out/stage2``.
+@dataclass(frozen=True)
+class Lora:
+    """The low-rank adapters that a stage trained."""
 
-    Each is written as peft saves it (``adapter_config.json``, ``adapter_model.safetensors``), and for a network that is one of
-    diffusers' also as diffusers saves it (``pytorch_lora_weights.safetensors``, rank and alpha in its metadata). The weights at
-    tradeoff t are ``W_base + (alpha_1 / r_1) B_1 A_1 + t (alpha_2 / r_2) B_2 A_2``: both adapters on, the second at weight t.
+    rank: int
+    alpha: float
+    tensors: Mapping[str, Tensor]
+    """By the adapted layer's name and ``.lora_A.weight`` or ``.lora_B.weight``."""
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the adapted layers."""
+        return sorted({name.partition(".lora_")[0] for name in self.tensors})
+
+
+def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[str, LoadStudent]:
+    """Write the LoRA of each stage that trained one to ``out/stage1`` and ``out/stage2``.
+
+    peft's files are ``adapter_config.json`` and ``adapter_model.safetensors``. A network that is
+    one of diffusers' also gets ``pytorch_lora_weights.safetensors``, with rank and alpha in its
+    metadata. The weights at tradeoff t are
+    ``W_base + (alpha_1 / r_1) B_1 A_1 + t (alpha_2 / r_2) B_2 A_2``: both adapters on, the second
+    at weight t.
+
+    Args:
+        student: the student's folder.
+        out: the folder of the adapters.
+        about: the student's ``distillkit.json``.
 
     Returns:
-        by the name of the library, the student that the files make of the base model without distillkit's adapters; none where the
-        files alone do not make the student.
+        by library, how it makes the student from the files, without distillkit's own adapters;
+        empty if the files alone do not make the student.
     """
-    network = base_model(about).network
-    prefix = _prefix(network)
+    name = _diffusers_name(base_model(about).network)
     for stage in STAGES:
-        file, options = student / f"{stage}.safetensors", (about[stage] or {}).get("adapter")
-        if (
-            not file.is_file()
-            or options is None
-            or options["kind"] != "lora"
-            or not any(".lora_" in k for k in load_file(file))
-        ):
+        lora = _read_lora(student / f"{stage}.safetensors", about[stage])
+        if lora is None:
             continue
-        tensors = {
-            name.replace(".distillkit.", "."): tensor for name, tensor in load_file(file).items()
-        }
-        names, rank = sorted({name.partition(".lora_")[0] for name in tensors}), options["rank"]
-        alpha, folder = options["alpha"] or rank, out / stage
-        LoraConfig(r=rank, lora_alpha=alpha, target_modules=names).save_pretrained(str(folder))
-        saved = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
-        save_file(saved, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        if prefix is not None:
-            kept = {
-                "r": rank,
-                "lora_alpha": alpha,
-                "target_modules": names,
-                "rank_pattern": {},
-                "alpha_pattern": {},
-            }
-            config = {f"{prefix}.{k}": v for k, v in kept.items()}
-            metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
-            save_file(
-                {f"{prefix}.{name}": t for name, t in tensors.items()},
-                folder / LORA_WEIGHTS,
-                metadata=metadata,
-            )
-    written = [(out / stage).is_dir() for stage in STAGES]
-    complete = written[0] and (
-        about["stage2"] is None or (written[1] and about["stage2"]["variant"] == "adapter_scaling")
-    )
-    if not complete:
+        _save_for_peft(lora, out / stage)
+        if name is not None:
+            _save_for_diffusers(lora, out / stage, name)
+    if not _adapters_suffice(out, about):
         return {}
-    found: dict[str, AtTradeoff] = {"peft adapters": lambda t: _by_peft(out, about, t)}
-    if prefix is not None:
-        found["diffusers adapters"] = lambda t: _by_diffusers(out, about, t)
-    return found
+    loaders: dict[str, LoadStudent] = {"peft adapters": partial(_load_by_peft, out, about)}
+    if name is not None:
+        loaders["diffusers adapters"] = partial(_load_by_diffusers, out, about, name)
+    return loaders
 
 
-def _prefix(network: object) -> str | None:
-    """What diffusers calls the network in a pipeline; None for one that is not diffusers'."""
-    if not isinstance(network, PeftAdapterMixin):
+def _diffusers_name(network: object) -> str | None:
+    """Return what diffusers calls the network in a pipeline; None if it is not diffusers'."""
+    if isinstance(network, UNet2DConditionModel):
+        return "unet"
+    if isinstance(network, PeftAdapterMixin):
+        return "transformer"
+    return None
+
+
+def _read_lora(file: Path, stage: Mapping[str, Any] | None) -> Lora | None:
+    """Read what a stage trained; None if it trained no LoRA."""
+    if stage is None or not file.is_file():
         return None
-    return "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
+    options = stage["adapter"]
+    if options["kind"] != "lora":
+        return None
+    saved = load_file(file)
+    # "oftsr" trains no adapter, whatever its options say.
+    if not any(".lora_" in name for name in saved):
+        return None
+    # distillkit's adapters have a name of their own in peft; files of peft and diffusers have none.
+    tensors = {name.replace(".distillkit.", "."): tensor for name, tensor in saved.items()}
+    rank = options["rank"]
+    return Lora(rank, options["alpha"] or rank, tensors)
 
 
-def _by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
-    """Stage 1 merged, stage 2 merged at the tradeoff."""
+def _save_for_peft(lora: Lora, folder: Path) -> None:
+    alpha: Any = lora.alpha  # peft declares an integer, and computes with any number
+    config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=lora.layers)
+    config.save_pretrained(str(folder))
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in lora.tensors.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _save_for_diffusers(lora: Lora, folder: Path, network: str) -> None:
+    config = {
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "target_modules": lora.layers,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+    prefixed = {f"{network}.{key}": value for key, value in config.items()}
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(prefixed)}
+    tensors = {f"{network}.{name}": tensor for name, tensor in lora.tensors.items()}
+    save_file(tensors, folder / DIFFUSERS_WEIGHTS, metadata=metadata)
+
+
+def _adapters_suffice(folder: Path, about: Mapping[str, Any]) -> bool:
+    """Tell whether the adapter files make the whole student."""
+    has_stage1, has_stage2 = ((folder / stage).is_dir() for stage in STAGES)
+    if about["stage2"] is None:
+        return has_stage1
+    return has_stage1 and has_stage2 and about["stage2"]["variant"] == "adapter_scaling"
+
+
+def _load_by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
+    """Merge stage 1, and stage 2 at the tradeoff."""
     model = base_model(about)
-    for stage, scale in zip(STAGES, (1.0, tradeoff), strict=True):
-        if (adapters / stage).is_dir():
-            adapted = PeftModel.from_pretrained(model.network, str(adapters / stage))
-            with rescale_adapter_scale(adapted, scale):
-                model.network = adapted.merge_and_unload()
+    for folder, scale in _scaled_stages(adapters, tradeoff).items():
+        adapted = PeftModel.from_pretrained(model.network, str(folder))
+        with rescale_adapter_scale(adapted, scale):
+            model.network = adapted.merge_and_unload()
     return Student(model.requires_grad_(False).eval(), None)
 
 
-def _by_diffusers(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
-    """Both stages on, the second at the weight of the tradeoff."""
+def _load_by_diffusers(
+    adapters: Path, about: Mapping[str, Any], name: str, tradeoff: float
+) -> Student:
+    """Turn both stages on, the second at the weight of the tradeoff."""
     model = base_model(about)
     network: Any = model.network
-    stages = [stage for stage in STAGES if (adapters / stage).is_dir()]
+    scales = _scaled_stages(adapters, tradeoff)
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Already found a `peft_config`"
-        )  # two adapters, as intended
-        for stage in stages:
-            folder = str(adapters / stage)
+        # Two adapters, as intended.
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        for folder in scales:
             network.load_lora_adapter(
-                folder, prefix=_prefix(network), adapter_name=stage, weight_name=LORA_WEIGHTS
+                str(folder), prefix=name, adapter_name=folder.name, weight_name=DIFFUSERS_WEIGHTS
             )
-    network.set_adapters(stages, [1.0, tradeoff][: len(stages)])
+    network.set_adapters([folder.name for folder in scales], list(scales.values()))
     return Student(model.requires_grad_(False).eval(), None)
+
+
+def _scaled_stages(adapters: Path, tradeoff: float) -> dict[Path, float]:
+    """Find the folders of the adapters, and the scale of each at a tradeoff."""
+    scales = {adapters / "stage1": 1.0, adapters / "stage2": tradeoff}
+    return {folder: scale for folder, scale in scales.items() if folder.is_dir()}

@@ -17,10 +17,14 @@ from distillkit.errors import DistillkitError
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import find_student, load_student
 
-_CODE = '''"""For plain diffusers: DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)."""
+PIPELINE_CODE = '''\
+"""For plain diffusers: DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)."""
 
-from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline  # noqa: F401
+from distillkit import DistilledRestorationPipeline  # noqa: F401
 '''
+"""The file ``pipeline.py`` of an exported folder."""
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+"""The options of diffusers' downloads that those of the Hub's client have, too."""
 
 
 class DistilledStudent(ModelMixin):
@@ -28,16 +32,17 @@ class DistilledStudent(ModelMixin):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folder, self.student = folder, load_student(folder)
+        self.folder = folder
+        self.student = load_student(folder)
+        # Modules that are attributes move along when the pipeline is moved.
         self.model = self.student.model
-        parts = vars(self.student.variant).values() if self.student.variant else ()
-        self.parts = nn.ModuleList(
-            part for part in parts if isinstance(part, nn.Module)
-        )  # move along with the pipeline
+        variant = vars(self.student.variant) if self.student.variant else {}
+        modules = [value for value in variant.values() if isinstance(value, nn.Module)]
+        self.variant_modules = nn.ModuleList(modules)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:  # type: ignore[override]
-        """The student saved in ``folder``; diffusers' loading options do not apply to it."""
+        """Load the student saved in ``folder``; diffusers' loading options do not apply to it."""
         return cls(Path(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:  # type: ignore[override]
@@ -54,7 +59,7 @@ class DistilledStudent(ModelMixin):
 
 
 class DistilledRestorationPipeline(DiffusionPipeline):
-    """Gives the same images as :class:`~distillkit.Restorer`.
+    """A pipeline that gives the same images as :class:`~distillkit.Restorer`.
 
     >>> pipeline = DistilledRestorationPipeline.from_pretrained("exported")
     >>> restored = pipeline(Image.open("photo.png"), tradeoff=0.3).images[0]
@@ -69,20 +74,22 @@ class DistilledRestorationPipeline(DiffusionPipeline):
     ) -> None:
         """Write ``model_index.json`` and the ``pipeline.py`` that it names.
 
-        Diffusers takes a class that is not its own from such a file only, and runs it only for those who trust the folder. The file
-        imports this module.
+        diffusers takes a class that is not its own from such a file only, and runs it only for
+        those who trust the folder. The file imports this class and holds nothing else.
         """
         super().save_config(save_directory, push_to_hub=push_to_hub, **options)
         folder = Path(save_directory)
-        index = json.loads((folder / self.config_name).read_text()) | {
-            "_class_name": ["pipeline", type(self).__name__]
-        }
+        index = json.loads((folder / self.config_name).read_text())
+        index["_class_name"] = ["pipeline", type(self).__name__]
         (folder / self.config_name).write_text(json.dumps(index, indent=2) + "\n")
-        (folder / "pipeline.py").write_text(_CODE)
+        (folder / "pipeline.py").write_text(PIPELINE_CODE)
 
     @classmethod
     def load_config(cls, *args: Any, **options: Any) -> Any:
-        """As of diffusers, but naming this class, so that no code of the folder is needed."""
+        """Load ``model_index.json``, with this class in place of the folder's code.
+
+        So whoever names this class need not trust the folder.
+        """
         loaded = super().load_config(*args, **options)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config["_class_name"] = cls.__name__
@@ -90,14 +97,12 @@ class DistilledRestorationPipeline(DiffusionPipeline):
 
     @classmethod
     def download(cls, pretrained_model_name: str, **options: Any) -> str:  # type: ignore[override]
-        """The folder of a Hub repository's files, as :class:`~distillkit.Restorer` fetches them: diffusers knows no such files."""
-        known = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-        return str(
-            find_student(
-                pretrained_model_name,
-                **{k: options[k] for k in known if options.get(k) is not None},
-            )
-        )
+        """Fetch a Hub repository's files as :class:`~distillkit.Restorer` does.
+
+        diffusers knows no such files, and would leave them out.
+        """
+        known = {key: options[key] for key in DOWNLOAD_OPTIONS if options.get(key) is not None}
+        return str(find_student(pretrained_model_name, **known))
 
     def __call__(
         self,
@@ -107,8 +112,16 @@ class DistilledRestorationPipeline(DiffusionPipeline):
         seed: int = 0,
         **options: Any,
     ) -> ImagePipelineOutput:
-        """Restore ``image``; the arguments are those of :class:`~distillkit.Restorer` and of its call."""
-        restored = Restorer(self.student.student, self.device, **options)(
-            image, tradeoff, seed=seed
-        )
-        return ImagePipelineOutput(images=restored if isinstance(restored, list) else [restored])
+        """Restore ``image``.
+
+        Args:
+            image: as in a call of :class:`~distillkit.Restorer`.
+            tradeoff: 0 is most realistic, 1 most faithful; or several of them.
+            seed: of the model's draws.
+            options: of :class:`~distillkit.Restorer`.
+        """
+        restorer = Restorer(self.student.student, self.device, **options)
+        restored = restorer(image, tradeoff, seed=seed)
+        if not isinstance(restored, list):
+            restored = [restored]
+        return ImagePipelineOutput(images=restored)

@@ -1,4 +1,7 @@
-"""Exporting a student: one folder for the Restorer, for diffusers and for peft, compared with the original before it appears."""
+"""Export a student: one folder for the Restorer, for diffusers and for peft.
+
+It is compared with the original before it appears.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.errors import DistillkitError
-from distillkit.export.adapters import AtTradeoff, write_adapters
+from distillkit.errors import DistillkitError, first_line
+from distillkit.export.adapters import LoadStudent, write_adapters
 from distillkit.export.model_card import model_card
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
@@ -32,116 +36,136 @@ from distillkit.plugins.manager import load_plugins
 from distillkit.recipe import fields
 
 TOLERANCE = 1 / 510
-"""Largest difference from the original that a loaded export may have, in [0, 1]: half a gray level."""
-SIDE = 64
-"""Of the generated image that exports are compared on, pixels."""
+"""Largest difference from the original that an export may have, in [0, 1]: half a gray level."""
+TEST_SIDE = 64
+"""Sides of the image that exports are compared on, pixels."""
+COMPARED_TRADEOFFS = [0.0, 0.5, 1.0]
+
+Restore = Callable[[Tensor, Sequence[float]], list[Tensor]]
+"""Loads an export in one of the possible ways, and restores an image at several tradeoffs."""
 
 
 def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list[str]:
-    """Write ``out``, which appears only when everything in it was loaded again and gave the images of the original.
+    """Write a student for others to use.
 
-    Files: ``student/`` and ``model_index.json`` (what the Restorer and the pipeline load), ``pipeline.py`` (for diffusers),
-    ``adapters/stage1`` and ``stage2`` (LoRA as peft and, for networks of diffusers, as diffusers saves it, where the stages trained
-    LoRA), ``README.md`` (the model card).
+    The folder appears only when everything in it was loaded again and gave the original's images.
+    It holds ``student/`` and ``model_index.json`` (what the Restorer and the pipeline load),
+    ``pipeline.py`` (for diffusers), ``adapters/stage1`` and ``stage2`` (LoRA as peft and, for
+    networks of diffusers, as diffusers saves it, where the stages trained LoRA) and ``README.md``
+    (the model card).
 
     Args:
-        run: a run's folder or an exported one. merge_at: write plain weights at this tradeoff instead of adapters and a knob.
+        run: a run's folder or an exported one.
+        out: the folder to write.
+        merge_at: write plain weights at this tradeoff instead of adapters.
 
     Returns:
         what was compared, and how large the largest difference was.
 
     Raises:
-        DistillkitError: no student in ``run``, ``out`` exists, a variant whose knob cannot be merged, or an export that gives other
-            images.
+        DistillkitError: no student in ``run``, ``out`` exists, a variant that cannot be merged, or
+            an export that gives other images.
     """
     if out.exists():
         raise DistillkitError(f"{out} - exists; name a new folder")
     run = find_student(run)
     source = student_folder(run)
+    about = read_about(source)
+    recipe = without_folders((source / "recipe.toml").read_text())
     student = load_student(source)
-    about, tradeoffs = read_about(source), [0.0, 0.5, 1.0] if student.variant else [student.fixed]
+    tradeoffs = COMPARED_TRADEOFFS if student.variant else [student.fixed]
     if merge_at is not None:
-        _refuse_merging(student)
         tradeoffs = [merge_at]
-    image = _image()
-    wanted = Restorer(student)(image, tradeoffs)
+        about["merged"] = merge_at
+        _refuse_merging(student)
+    image = _test_image()
+    expected = Restorer(student)(image, tradeoffs)
     with atomic_dir(out) as temporary:
         folder = temporary / "student"
-        folder.mkdir()
         if merge_at is None:
-            for file in source.iterdir():
-                shutil.copyfile(file, folder / file.name)
+            shutil.copytree(source, folder, copy_function=shutil.copyfile)
         else:
-            about["merged"] = merge_at
             _write_merged(student, merge_at, folder)
-        (folder / "distillkit.json").write_text(json.dumps(about, indent=2) + "\n")
-        recipe = without_folders((source / "recipe.toml").read_text())
+        _write_about(folder, about)
         (folder / "recipe.toml").write_text(recipe)
+        # Its memory is needed by those that are loaded for comparison.
         del student
-        loaders = _write_wrappers(temporary, about)
-        (temporary / "README.md").write_text(
-            model_card(about, tomllib.loads(recipe), _metrics(run))
-        )
-        said = [_compared(name, load, image, tradeoffs, wanted) for name, load in loaders.items()]
-        about["student"] = without_default_paths(about["student"])
-        (folder / "distillkit.json").write_text(json.dumps(about, indent=2) + "\n")
-    return said
+        card = model_card(about, tomllib.loads(recipe), _evaluation_rows(run))
+        (temporary / "README.md").write_text(card)
+        ways = _write_wrappers(temporary, about)
+        report = []
+        for name, restore in ways.items():
+            difference = _compare(name, restore(image, tradeoffs), expected)
+            at = ", ".join(f"{tradeoff:g}" for tradeoff in tradeoffs)
+            report.append(f"{difference}, at tradeoff {at}")
+        _write_about(folder, without_default_paths(about))
+    return report
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload an exported folder to the Hub repository ``owner/name``, made if need be; its address.
+    """Upload an exported folder to a repository of the Hub, created if necessary.
+
+    Args:
+        folder: the exported folder.
+        repository: ``owner/name``.
+        private: make a new repository private.
+
+    Returns:
+        the repository's address.
 
     Raises:
-        DistillkitError: the folder is no export, or the Hub refuses.
+        DistillkitError: the folder is not an export, or the Hub refuses.
     """
     from huggingface_hub import HfApi
 
     if not (folder / "model_index.json").is_file():
         raise DistillkitError(f"{folder} - not an exported folder (no model_index.json)")
     api = HfApi()
+    message = "Add a student distilled by distillkit"
     try:
         url = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository,
-            folder_path=folder,
-            commit_message="Add a student distilled by distillkit",
-        )
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-        raise DistillkitError(
-            f"{repository} - not uploaded: {str(e).strip().splitlines()[0]}"
-        ) from e
+        raise DistillkitError(f"{repository} - not uploaded: {first_line(e)}") from e
     return str(url)
 
 
 def without_folders(recipe: str) -> str:
-    """A recipe's text with its absolute paths cut down to their last part: they say where on its machine a run was made."""
+    """Cut the absolute paths in a recipe's text down to their last part.
+
+    The folders say where on its machine a run was made.
+    """
     return re.sub(r'"(?:/|[A-Za-z]:[/\\])[^"\n]*?([^"/\\\n]*)[/\\]*"', r'"\1"', recipe)
 
 
-def without_default_paths(student: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the paths from a student's options that end as the plugin's defaults do.
+def without_default_paths(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the student's paths that end as the defaults of its plugin do.
 
     They say where on its machine a run was made. Whoever loads the export has such files in the
     plugin's default place, below the working folder.
+
+    Args:
+        about: the student's ``distillkit.json``.
     """
+    student = dict(about["student"])
     _, spec = load_plugins().find("students", student["use"])
-    defaults = fields.relative_defaults(spec.config)
-    return {
-        key: value
-        for key, value in student.items()
-        if key not in defaults or not Path(value).match(str(defaults[key]))
-    }
+    for key, default in fields.relative_defaults(spec.config).items():
+        if key in student and Path(student[key]).match(str(default)):
+            del student[key]
+    return {**about, "student": student}
 
 
 def _refuse_merging(student: Student) -> None:
     if student.variant is None:
         raise DistillkitError(
-            "this student has no knob: its export holds plain adapters already; leave --merge out"
+            "this student has a fixed tradeoff: its export holds plain adapters already; "
+            "leave --merge out"
         )
     if not isinstance(student.variant, AdapterScaling):
         name = type(student.variant).__name__
         raise DistillkitError(
-            f'only the knob of variant "adapter_scaling" is a scale of weights; {name} takes two passes and cannot be merged'
+            'only variant "adapter_scaling" can be merged, whose tradeoff is a scale of weights; '
+            f"{name} evaluates the network twice"
         )
 
 
@@ -149,65 +173,85 @@ def _write_merged(student: Student, tradeoff: float, folder: Path) -> None:
     assert isinstance(student.variant, AdapterScaling)
     student.variant.adapter.set_scale(tradeoff)
     student.variant.adapter.merge()
-    weights = student.variant.student.network.state_dict()
-    save_file(
-        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()},
-        folder / MERGED,
-    )
+    weights = {}
+    for name, tensor in student.variant.student.network.state_dict().items():
+        # safetensors refuses tensors that share memory: each gets its own.
+        weights[name] = tensor.detach().cpu().clone().contiguous()
+    folder.mkdir()
+    save_file(weights, folder / MERGED)
 
 
-Load = Callable[[], Callable[[Tensor, float], Tensor]]
-"""Loads the export in one of the ways there are, and gives ``(image, tradeoff) -> restored``."""
+def _write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    (folder / "distillkit.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Load]:
-    """What diffusers and peft need around the student's folder, and every way to load the export."""
+def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Restore]:
+    """Write what diffusers and peft need around the student's folder.
+
+    Returns:
+        every way to load the export, by name.
+    """
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline, DistilledStudent
 
     DistilledRestorationPipeline(DistilledStudent(folder / "student")).save_config(folder)
-
-    def pipeline() -> Callable[[Tensor, float], Tensor]:
-        loaded: Any = DistilledRestorationPipeline.from_pretrained(folder)
-        return lambda image, t: loaded(image, t).images[0]
-
-    loaders: dict[str, Load] = {
-        "Restorer": lambda: Restorer.from_pretrained(folder, "cpu"),
-        "diffusers pipeline": pipeline,
+    ways: dict[str, Restore] = {
+        "Restorer": partial(_restore_by_restorer, folder),
+        "diffusers pipeline": partial(_restore_by_pipeline, folder),
     }
-    if about.get("merged") is None:
-        for name, at in write_adapters(folder / "student", folder / "adapters", about).items():
-            loaders[name] = _restored_at(at)
-    return loaders
+    if "merged" not in about:
+        adapters = write_adapters(folder / "student", folder / "adapters", about)
+        for name, load in adapters.items():
+            ways[name] = partial(_restore_by_adapters, load)
+    return ways
 
 
-def _restored_at(at: AtTradeoff) -> Load:
-    return lambda: lambda image, t: Restorer(at(t))(image)
+def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
+    restorer = Restorer.from_pretrained(folder, "cpu")
+    return [restorer(image, tradeoff) for tradeoff in tradeoffs]
 
 
-def _image() -> Tensor:
-    """Colors, edges and noise, (3, SIDE, SIDE) in [0, 1]."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, SIDE), torch.linspace(0, 1, SIDE), indexing="ij")
-    image = torch.stack([x, y, ((8 * x).floor() + (8 * y).floor()) % 2])
-    return (
-        0.8 * image + 0.2 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
-    ).clamp(0, 1)
+def _restore_by_pipeline(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
+    from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
+
+    pipeline: Any = DistilledRestorationPipeline.from_pretrained(folder)
+    return [pipeline(image, tradeoff).images[0] for tradeoff in tradeoffs]
 
 
-def _compared(
-    name: str, load: Load, image: Tensor, tradeoffs: list[float], wanted: list[Tensor]
-) -> str:
-    restore = load()
-    off = max(
-        float((restore(image, t) - one).abs().max())
-        for t, one in zip(tradeoffs, wanted, strict=True)
-    )
-    if not off <= TOLERANCE:
+def _restore_by_adapters(
+    load: LoadStudent, image: Tensor, tradeoffs: Sequence[float]
+) -> list[Tensor]:
+    return [Restorer(load(tradeoff))(image) for tradeoff in tradeoffs]
+
+
+def _test_image() -> Tensor:
+    """Draw colors, edges and noise, (3, TEST_SIDE, TEST_SIDE) in [0, 1]."""
+    side = torch.linspace(0, 1, TEST_SIDE)
+    y, x = torch.meshgrid(side, side, indexing="ij")
+    checkers = ((8 * x).floor() + (8 * y).floor()) % 2
+    image = torch.stack([x, y, checkers])
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    return (0.8 * image + 0.2 * noise).clamp(0, 1)
+
+
+def _compare(name: str, restored: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
+    """Compare the images of a loaded export with the original's.
+
+    Raises:
+        DistillkitError: they differ visibly.
+    """
+    pairs = zip(restored, expected, strict=True)
+    difference = max(float((a - b).abs().max()) for a, b in pairs)
+    # A comparison with nan is false, so nan is refused as well.
+    if not difference <= TOLERANCE:
         raise DistillkitError(
-            f"not exported: loaded as {name}, the student gives images that differ by {off:.2g} of white"
+            f"not exported: loaded as {name}, the student gives images that differ by "
+            f"{difference:.2g} of white"
         )
-    return f"{name}: largest difference from the original {off:.1g} of white, at tradeoff {', '.join(f'{t:g}' for t in tradeoffs)}"
+    return f"{name}: largest difference from the original {difference:.1g} of white"
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
+def _evaluation_rows(run: Path) -> list[dict[str, Any]]:
     file = run / "evaluation" / "metrics.json"
-    return json.loads(file.read_text()) if file.is_file() else []
+    if not file.is_file():
+        return []
+    return json.loads(file.read_text())

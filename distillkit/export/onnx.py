@@ -1,19 +1,21 @@
-"""A student as one ONNX graph, compared with the student in onnxruntime before the file appears."""
+"""Export a student as one ONNX graph.
+
+It is compared with the student in onnxruntime before the file appears.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, first_line
 from distillkit.export.folder import TOLERANCE
 from distillkit.files.atomic import explain_disk_errors, flush_to_disk
 from distillkit.inference.student import (
@@ -25,65 +27,57 @@ from distillkit.inference.student import (
 )
 from distillkit.objectives.controllability import AdapterScaling
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
-TRACED = (17, 23)
-"""Sides of the input that is traced, in units of the model's ``size_multiple``: primes, so that nothing divides them by chance."""
-COMPARED = (TRACED, (16, 24), (33, 12))
-"""Sides, in the same unit, of the inputs that the file is compared on."""
-TRADEOFFS = (0.0, 0.3, 1.0)
+Sides = tuple[int, int]
+"""Height and width of an image, in units of the model's ``size_multiple``."""
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TRACED_SIDES: Sides = (17, 23)
+"""The input that is traced: primes, so that nothing divides them by chance."""
+COMPARED_SIDES: Sequence[Sides] = (TRACED_SIDES, (16, 24), (33, 12))
+TRACED_TRADEOFF = 0.3
+COMPARED_TRADEOFFS = (0.0, TRACED_TRADEOFF, 1.0)
 
 
 def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) -> str:
-    """Write the student of ``run`` as the graph ``out``, which appears only when it gave the student's images.
+    """Write a student as an ONNX graph; it appears only if it gives the student's images.
 
-    Inputs: ``image``, float32 (1, 3, h, w) in [0, 1], h and w multiples of the model's ``size_multiple`` (in the file's metadata, with
-    ``scale``), and for a student with the knob ``adapter_scaling`` that is not fixed ``tradeoff``, a float32 scalar, clamped to [0, 1].
-    Output: ``restored``, (1, 3, scale h, scale w) in [0, 1]. Weights of more than 2 GB are in ``<out>.data`` beside it.
+    The graph's input ``image`` is float32 (1, 3, h, w) in [0, 1], h and w multiples of the model's
+    ``size_multiple``. Its output ``restored`` is (1, 3, scale h, scale w) in [0, 1]. A student
+    whose tradeoff is not fixed has a second input, ``tradeoff``: a float32 scalar, clamped to
+    [0, 1]. The file's metadata are ``scale``, ``size_multiple``, ``recipe`` and ``licenses``.
+    Weights of more than 2 GB are in ``<out>.data`` beside it.
 
     Args:
-        run: a run's folder, an exported one or a Hub repository. tradeoff: fix the knob there: a smaller graph, without that input.
+        run: a run's folder, an exported one or a Hub repository.
+        out: the file to write.
+        tradeoff: fix the tradeoff there: a smaller graph, without that input.
 
     Returns:
         what was compared, and how large the largest difference was.
 
     Raises:
-        DistillkitError: the packages are missing, ``out`` exists, the knob takes two passes, the model cannot be exported, or the
-            graph gives other images.
+        DistillkitError: packages are missing, ``out`` exists, the variant evaluates the network
+            twice, the model cannot be exported, or the graph gives other images.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise DistillkitError(
-            f"ONNX export needs {', '.join(missing)}: pip install 'distillkit[onnx]'"
-        )
-    files = [out, out.with_name(f"{out.name}.data")]
-    if existing := [file for file in files if file.exists()]:
-        raise DistillkitError(f"{existing[0]} - exists; name a new file")
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise DistillkitError(f"ONNX export needs {names}: pip install 'distillkit[onnx]'")
+    for file in _files(out):
+        if file.exists():
+            raise DistillkitError(f"{file} - exists; name a new file")
     source = student_folder(find_student(run))
-    student, about = load_student(source), read_about(source)
-    graph, tradeoffs = _graph(student, tradeoff)
-    # The graph names its file of weights, so both are written under their final names.
-    with explain_disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            folder = Path(temporary)
-            program = _traced(graph, student.model.size_multiple)
-            licenses = "; ".join(
-                f"{part}: {license}" for part, license in about["licenses"].items()
-            )
-            scale, multiple = str(student.model.scale), str(student.model.size_multiple)
-            program.model.metadata_props.update(
-                scale=scale, size_multiple=multiple, recipe=about["recipe"], licenses=licenses
-            )
-            program.save(folder / out.name)
-            said = _compared(folder / out.name, graph, tradeoffs, student.model.size_multiple)
-            for file in reversed(files):
-                if (folder / file.name).exists():
-                    flush_to_disk(folder / file.name)
-                    (folder / file.name).rename(file)
-    return said
+    graph = _student_graph(load_student(source), tradeoff)
+    program = _trace(graph)
+    program.model.metadata_props.update(_metadata(graph, read_about(source)))
+    return _write(program, graph, out)
 
 
-class _Fixed(nn.Module):
+class FixedTradeoffGraph(nn.Module):
     """(1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w) in [0, 1], at one tradeoff."""
+
+    tradeoffs: Sequence[float | None] = (None,)
+    """The tradeoffs to compare."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -93,90 +87,156 @@ class _Fixed(nn.Module):
         return (self.model.restore(image * 2 - 1) + 1) / 2
 
 
-class _Knob(nn.Module):
+class TradeoffGraph(FixedTradeoffGraph):
     """The same with the tradeoff as an input, which scales the adapter."""
 
-    def __init__(self, gate: AdapterScaling) -> None:
-        super().__init__()
-        self.model, self.adapter = gate.student, gate.adapter
+    tradeoffs = COMPARED_TRADEOFFS
 
-    def forward(self, image: Tensor, tradeoff: Tensor) -> Tensor:
+    def __init__(self, variant: AdapterScaling) -> None:
+        super().__init__(variant.student)
+        self.adapter = variant.adapter
+
+    def forward(self, image: Tensor, tradeoff: Tensor) -> Tensor:  # type: ignore[override]
         with self.adapter.at(tradeoff.clamp(0, 1)):
-            return (self.model.restore(image * 2 - 1) + 1) / 2
+            return super().forward(image)
 
 
-def _graph(student: Student, tradeoff: float | None) -> tuple[nn.Module, Sequence[float | None]]:
-    """What to trace, and the tradeoffs to compare; None where the graph has no such input."""
+def _student_graph(student: Student, tradeoff: float | None) -> FixedTradeoffGraph:
+    """Build the module to trace."""
     student.check([tradeoff])
     variant = student.variant
     if variant is None:
-        return _Fixed(student.model).eval(), [None]
+        return FixedTradeoffGraph(student.model).eval()
     if not isinstance(variant, AdapterScaling):
+        name = type(variant).__name__
         raise DistillkitError(
-            f"{type(variant).__name__} takes two passes; a graph is made of students that take one"
+            f'{name} evaluates the network twice; ONNX export takes variant "adapter_scaling" only'
         )
     if tradeoff is None:
-        return _Knob(variant).eval(), TRADEOFFS
+        return TradeoffGraph(variant).eval()
     variant.adapter.set_scale(tradeoff)
     variant.adapter.merge()
-    return _Fixed(variant.student).eval(), [None]
+    return FixedTradeoffGraph(variant.student).eval()
 
 
-def _inputs(multiple: int, sides: tuple[int, int], tradeoff: float | None) -> tuple[Tensor, ...]:
-    image = torch.rand(
-        1, 3, multiple * sides[0], multiple * sides[1], generator=torch.Generator().manual_seed(0)
-    )
-    return (image,) if tradeoff is None else (image, torch.tensor(tradeoff))
+def _trace(graph: FixedTradeoffGraph) -> Any:
+    """Make an ONNX program for images of any size.
 
-
-def _traced(graph: nn.Module, multiple: int) -> Any:
-    knob = isinstance(graph, _Knob)
-    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    inputs = _inputs(multiple, TRACED, 0.3 if knob else None)
+    Raises:
+        DistillkitError: the model cannot be exported.
+    """
+    any_size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    inputs = {"image": _image(graph, TRACED_SIDES)}
+    shapes: list[Any] = [any_size]
+    if isinstance(graph, TradeoffGraph):
+        inputs["tradeoff"] = torch.tensor(TRACED_TRADEOFF)
+        shapes.append(None)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter, about itself
+            # The exporter warns about itself.
+            warnings.simplefilter("ignore")
             program = torch.export.export(
-                graph, inputs, dynamic_shapes=(sides, None)[: len(inputs)], strict=False
+                graph, tuple(inputs.values()), dynamic_shapes=tuple(shapes), strict=False
             )
-            names = ["image", "tradeoff"][: len(inputs)]
             return torch.onnx.export(
-                program, dynamo=True, input_names=names, output_names=["restored"], verbose=False
+                program,
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=["restored"],
+                verbose=False,
             )
     except Exception as e:  # of torch.export, of the translation, or of the model
-        raise DistillkitError(
-            f"{type(graph.model).__name__} cannot be exported to ONNX: {str(e).strip().splitlines()[0]}"
-        ) from e
+        name = type(graph.model).__name__
+        raise DistillkitError(f"{name} cannot be exported to ONNX: {first_line(e)}") from e
+
+
+def _metadata(graph: FixedTradeoffGraph, about: Mapping[str, Any]) -> dict[str, str]:
+    licenses = [f"{part}: {license}" for part, license in about["licenses"].items()]
+    return {
+        "scale": str(graph.model.scale),
+        "size_multiple": str(graph.model.size_multiple),
+        "recipe": about["recipe"],
+        "licenses": "; ".join(licenses),
+    }
+
+
+def _write(program: Any, graph: FixedTradeoffGraph, out: Path) -> str:
+    """Write and compare the graph; return what was compared."""
+    with explain_disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # The graph names its file of weights, so both are written under their final names.
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+            folder = Path(temporary)
+            program.save(folder / out.name)
+            report = _compare(folder / out.name, graph)
+            for file in _files(out):
+                written = folder / file.name
+                if written.exists():
+                    flush_to_disk(written)
+                    written.rename(file)
+    return report
+
+
+def _files(out: Path) -> list[Path]:
+    """Return the file of large weights and the graph; that comes last, and needs the other."""
+    return [out.with_name(f"{out.name}.data"), out]
 
 
 @torch.no_grad()
-def _compared(
-    file: Path, graph: nn.Module, tradeoffs: Sequence[float | None], multiple: int
-) -> str:
+def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
+    """Run the graph in onnxruntime and compare its images with the student's.
+
+    Raises:
+        DistillkitError: the graph fails, or its images differ.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for image, inputs in _test_inputs(graph):
+        size = "x".join(str(side) for side in image.shape[2:])
+        try:
+            restored = _run(session, inputs)
+        except Exception as e:  # onnxruntime has a class of its own for every code
+            raise DistillkitError(
+                f"not exported: the graph fails on an input of {size} pixels: {first_line(e)}"
+            ) from e
+        difference = float((restored - graph(*inputs)).abs().max())
+        # A comparison with nan is false, so nan is refused as well.
+        if not difference <= TOLERANCE:
+            raise DistillkitError(
+                f"not exported: on an input of {size} pixels the graph differs by "
+                f"{difference:.2g} of white; a student that draws noise, or decides by the size "
+                "of its input, has no graph"
+            )
+        largest = max(largest, difference)
+    report = f"onnxruntime: largest difference from the original {largest:.1g} of white"
+    report += f", on inputs of {len(COMPARED_SIDES)} sizes"
+    if isinstance(graph, TradeoffGraph):
+        report += f", at tradeoff {', '.join(f'{t:g}' for t in COMPARED_TRADEOFFS)}"
+    return report
+
+
+def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield each image to compare, and the graph's inputs with it."""
+    for sides in COMPARED_SIDES:
+        image = _image(graph, sides)
+        for tradeoff in graph.tradeoffs:
+            if tradeoff is None:
+                yield image, [image]
+            else:
+                yield image, [image, torch.tensor(tradeoff)]
+
+
+def _run(session: Any, inputs: Sequence[Tensor]) -> Tensor:
+    """Restore by onnxruntime."""
     names = [node.name for node in session.get_inputs()]
-    off = 0.0
-    for sides in COMPARED:
-        for tradeoff in tradeoffs:
-            inputs = _inputs(multiple, sides, tradeoff)
-            where = "x".join(str(multiple * side) for side in sides)
-            try:
-                (made,) = session.run(
-                    None, dict(zip(names, (i.numpy() for i in inputs), strict=True))
-                )
-            except Exception as e:  # onnxruntime has a class of its own for every code
-                reason = str(e).strip().splitlines()[0]
-                raise DistillkitError(
-                    f"not exported: the graph fails on an input of {where} pixels: {reason}"
-                ) from e
-            here = float(np.abs(made - graph(*inputs).numpy()).max())
-            if not here <= TOLERANCE:
-                raise DistillkitError(
-                    f"not exported: on an input of {where} pixels the graph differs by {here:.2g} of white; "
-                    "a student that draws noise, or decides by the size of its input, has no graph"
-                )
-            off = max(off, here)
-    at = "" if tradeoffs[0] is None else f", at tradeoff {', '.join(f'{t:g}' for t in tradeoffs)}"
-    return f"onnxruntime: largest difference from the original {off:.1g} of white, on inputs of {len(COMPARED)} sizes{at}"
+    arrays = [tensor.numpy() for tensor in inputs]
+    (restored,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    return torch.from_numpy(restored)
+
+
+def _image(graph: FixedTradeoffGraph, sides: Sides) -> Tensor:
+    """Draw noise of a size that the model takes."""
+    height, width = (side * graph.model.size_multiple for side in sides)
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
