@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 import distillkit
-from distillkit.report.markdown import markdown_lines
+from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table
 
 Row = Mapping[str, Any]
@@ -62,13 +60,8 @@ def model_card(about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequen
     strictest, license_class = strictest_licenses(about["licenses"].values())
     can_set_tradeoff = about["stage2"] is not None and "merged" not in about
     shown = [row for row in rows if not row["method"].startswith("linear:")]
-    environment = Environment(
-        loader=PackageLoader("distillkit.export"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("model_card.md.j2").render(
+    return fill_template(
+        "model_card.md.j2",
         about=about,
         recipe=recipe,
         version=distillkit.__version__,
@@ -118,14 +111,14 @@ def _hub_license(licenses: Sequence[str]) -> str | None:
     return None
 
 
-def _license_table(licenses: Mapping[str, str], recipe: Mapping[str, Any]) -> str:
+def _license_table(licenses: Mapping[str, str], recipe: Mapping[str, Any]) -> Table:
     rows = []
     for key, license in licenses.items():
         table = recipe
         for part in key.split("."):
             table = table[part]
         rows.append([key, f"`{table['use']}`", license])
-    return "\n".join(markdown_lines(Table(["part", "model", "license"], rows)))
+    return Table(["part", "model", "license"], rows)
 
 
 def _source_name(table: Mapping[str, Any]) -> str:
@@ -136,10 +129,10 @@ def _source_name(table: Mapping[str, Any]) -> str:
     return PurePath(table.get("imagefolder") or table["parquet"]).name
 
 
-def _metric_table(rows: Sequence[Row]) -> str:
-    """Write a line for each method and tradeoff, with a column for each metric."""
+def _metric_table(rows: Sequence[Row]) -> Table | None:
+    """Fill a row for each method and tradeoff, with a column for each metric."""
     if not rows:
-        return ""
+        return None
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
@@ -147,7 +140,7 @@ def _metric_table(rows: Sequence[Row]) -> str:
         line = cells.setdefault((row["method"], tradeoff), {})
         line[row["metric"]] = _mean_text(row)
     lines = [[*key, *(line.get(m, "") for m in metrics)] for key, line in cells.items()]
-    return "\n".join(markdown_lines(Table(["method", "tradeoff", *metrics], lines)))
+    return Table(["method", "tradeoff", *metrics], lines)
 
 
 def _mean_text(row: Row) -> str:
