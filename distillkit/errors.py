@@ -1,4 +1,7 @@
-"""Errors a user can act on. Each says what is wrong, where, and what to do; the command line prints it and exits with 2."""
+"""Errors that a user can act on.
+
+Each says what is wrong, where, and what to do. The command line prints it and exits with 2.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ from collections.abc import Iterable
 
 
 class DistillkitError(Exception):
-    """Something the user can mend. Its text is complete: the command line prints it without a traceback."""
+    """A problem that the user can fix.
+
+    Its text is complete: the command line prints it without a traceback.
+    """
 
 
 class RecipeError(DistillkitError):
-    """A recipe that cannot run. Every problem found is listed, one a line."""
+    """A recipe that cannot run. It lists every problem, one a line."""
 
 
 class PluginError(DistillkitError):
-    """A plugin that is missing, broken, ambiguous, or asked for something it does not offer."""
+    """A plugin that is missing, broken, ambiguous, or lacks what is asked of it."""
 
 
 class DataError(DistillkitError):
@@ -47,7 +53,10 @@ class DiskError(DistillkitError):
 
 
 class Interrupted(Exception):
-    """A signal asked a run to stop; its state is on disk. The command line prints it and exits with 130."""
+    """A signal stopped a run; its state is on disk.
+
+    The command line prints it and exits with 130.
+    """
 
 
 def first_line(error: Exception) -> str:
@@ -57,6 +66,8 @@ def first_line(error: Exception) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``'; did you mean "x"?'`` for the closest of ``known``, else an empty string."""
+    """Suggest the closest known name: ``'; did you mean "x"?'``, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else ""
+    if not close:
+        return ""
+    return f'; did you mean "{close[0]}"?'

@@ -195,7 +195,7 @@ def test_another_format_is_refused_and_not_passed_over(tmp_path, format, monkeyp
         (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
         DistillkitError,
-        match=f"checkpoint format {format}, this version reads 2; go on with the version",
+        match=f"checkpoint format {format}, this version reads 2; continue with the version",
     ):
         checkpoints.newest()
 

@@ -13,7 +13,7 @@ from distillkit.bench.forecast import Forecast, fitting_crop, forecast
 from distillkit.bench.subject import Subject
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
-from distillkit.runs.preflight import survey
+from distillkit.runs.preflight import list_needs
 
 GIB = 2**30
 Say = Callable[[str], None]
@@ -32,12 +32,12 @@ def examine(
         DistillkitError: its models cannot be built, or a dry step fails for another reason than memory.
     """
     say(f"\nrecipe       {resolved.path}")
-    needs = survey(resolved)
-    for line in needs.here:
+    needs = list_needs(resolved)
+    for line in needs.present:
         say(f"here         {line}")
     for line in needs.missing:
         say(f"MISSING      {line}")
-    if not needs.enough:
+    if not needs.can_train:
         say(
             f"memory       weights take at most {needs.weight_bytes / GIB:.1f} GiB, by the sizes of their files, read once each"
         )

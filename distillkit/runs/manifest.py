@@ -1,4 +1,4 @@
-"""Where a result came from: versions, machine, command. Written beside it as ``manifest.json``."""
+"""The origin of a result: versions, machine, command. Written beside it as ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,22 @@ from distillkit.files.atomic import write_file
 
 
 class Manifest:
-    """The ``manifest.json`` of a run, rewritten whole at every change. A resumed run adds to the one that is there.
+    """The ``manifest.json`` of a run, rewritten at every change. A resumed run adds to it.
 
     Args:
+        path: the file.
         writes: whether this process writes the file (only one does).
+        facts: further entries.
     """
 
     def __init__(self, path: Path, writes: bool = True, **facts: Any) -> None:
-        self._path, self._writes = path, writes
-        before = _read(path) if writes and path.exists() else {"started": _now()}
+        self._path = path
+        self._writes = writes
+        former = {"started": _now()}
+        if writes and path.exists():
+            former = _read(path)
         self.facts: dict[str, Any] = {
-            **before,
+            **former,
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -39,10 +44,10 @@ class Manifest:
         self.write()
 
     def write(self, **facts: Any) -> None:
-        """Add ``facts`` and put the file on disk, whole or not at all.
+        """Add entries and write the file.
 
         Raises:
-            DiskError: it could not be written.
+            DiskError: it cannot be written.
         """
         self.facts |= facts
         if self._writes:
@@ -55,25 +60,36 @@ class Manifest:
         try:
             yield
         finally:
-            seconds: dict[str, float] = self.facts.get("seconds", {})
-            self.facts["seconds"] = seconds | {
-                name: round(seconds.get(name, 0) + time.monotonic() - started, 2)
-            }
+            seconds: dict[str, float] = self.facts.setdefault("seconds", {})
+            total = seconds.get(name, 0) + time.monotonic() - started
+            seconds[name] = round(total, 2)
         self.write()
 
     def close(self, status: str) -> None:
-        """The run is over: ``"finished"``; or ``"interrupted"`` or ``"failed"``, which a full disk may keep from being written."""
-        with nullcontext() if status == "finished" else suppress(DiskError):
-            self.write(status=status, ended=_now(), peak_memory_bytes=peak_memory())
+        """Record the end of the run.
+
+        Args:
+            status: ``"finished"``, ``"interrupted"`` or ``"failed"``.
+
+        Raises:
+            DiskError: the run has finished, and that cannot be written. What ended another run may
+                well be a full disk: that error is more important than this one.
+        """
+        facts = {"status": status, "ended": _now(), "peak_memory_bytes": peak_memory()}
+        if status == "finished":
+            self.write(**facts)
+        else:
+            with suppress(DiskError):
+                self.write(**facts)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except ValueError as e:
+    except ValueError as error:
         raise DistillkitError(
-            f"{path} - damaged: {e}; it says where the run came from; delete it, then --resume"
-        ) from e
+            f"{path} - damaged: {error}; it says where the run came from; delete it, then --resume"
+        ) from error
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""What must be on this machine before a run does any work, and fetching it."""
+"""Check what a run needs on this machine before it does any work, and fetch it."""
 
 from __future__ import annotations
 
@@ -14,92 +14,101 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.positions import KeyPath, dotted
 from distillkit.recipe.schema import Source
 
+Say = Callable[[str], None]
+"""Shows a line to the user."""
+
 
 def check_presence(resolved: ResolvedRecipe) -> None:
-    """Refuse a recipe that needs weight files, datasets or folders which are not on this machine; the network is not asked.
+    """Refuse a recipe whose weight files, datasets or folders are not all on this machine.
 
-    A metric of the evaluation may lack its weights: it is left out.
+    The network is not asked. A metric of the evaluation may lack its weights: it is left out.
 
     Raises:
-        DistillkitError: listing all that is missing, weight files with size and license, and the command that fetches them.
+        DistillkitError: lists everything that is missing, weight files with size and license, and
+            the command that fetches it.
     """
-    weights = [_described(f) for f in _weight_files(resolved, evaluation=False) if f.find() is None]
-    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(
-        _missing_paths(resolved)
+    files = _weight_files(resolved, evaluation=False)
+    missing = [_describe(file) for file in files if file.find() is None]
+    missing += _missing_data(resolved)
+    if not missing:
+        return
+    command = f"distillkit fetch {resolved.path}"
+    if any(origin.source == "--set" for origin in resolved.document.origins.values()):
+        command += " and the same --set options"
+    raise DistillkitError(
+        "\n".join(
+            [
+                "not on this machine, and needed:",
+                *(f"  {line}" for line in missing),
+                f"fetch what can be fetched with: {command}",
+            ]
+        )
     )
-    if weights or data:
-        lines = ["not on this machine, and needed:", *(f"  {line}" for line in weights + data)]
-        options = (
-            " and the same --set options"
-            if any(o.source == "--set" for o in resolved.document.origins.values())
-            else ""
-        )
-        raise DistillkitError(
-            "\n".join(
-                [
-                    *lines,
-                    f"fetch what can be fetched with: distillkit fetch {resolved.path}{options}",
-                ]
-            )
-        )
 
 
-class Survey(NamedTuple):
-    """What a recipe needs."""
+class Needs(NamedTuple):
+    """The files and datasets that a recipe needs."""
 
-    here: list[str]
+    present: list[str]
     missing: list[str]
-    enough: bool
-    """Whether it can be trained: held-out images, and weights that only the evaluation needs, may be missing."""
+    can_train: bool
+    """Whether all that training needs is here; the evaluation's files and images may be missing."""
     weight_bytes: int
-    """Of all files that training reads, as far as their sizes are declared or their files are here."""
+    """Of all files that training reads, as far as their sizes are stated or the files are here."""
 
 
-def survey(resolved: ResolvedRecipe) -> Survey:
-    """What of a recipe is on this machine and what is not; the network is not asked."""
+def list_needs(resolved: ResolvedRecipe) -> Needs:
+    """List what a recipe needs and has on this machine. The network is not asked."""
     training = {file.name for file in _weight_files(resolved, evaluation=False)}
-    files = _weight_files(resolved, evaluation=True)
-    here = [f"{f.name}, license {f.license}" for f in files if f.find() is not None]
-    lacking = [f for f in files if f.find() is None]
-    data = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)] + list(
-        _missing_paths(resolved)
-    )
-    enough = not any(f.name in training for f in lacking) and not any(
-        "data.train." in line for line in data
-    )
-    sizes = [
-        path.stat().st_size if (path := f.find()) else f.size or 0
-        for f in files
-        if f.name in training
-    ]
-    return Survey(here, [*(_described(f) for f in lacking), *data], enough, sum(sizes))
+    present = []
+    missing = []
+    can_train = True
+    weight_bytes = 0
+    for file in _weight_files(resolved, evaluation=True):
+        path = file.find()
+        if path is None:
+            missing.append(_describe(file))
+            size = file.size or 0
+        else:
+            present.append(f"{file.name}, license {file.license}")
+            size = path.stat().st_size
+        if file.name in training:
+            weight_bytes += size
+            can_train = can_train and path is not None
+    for line in _missing_data(resolved):
+        missing.append(line)
+        if "data.train." in line:
+            can_train = False
+    return Needs(present, missing, can_train, weight_bytes)
 
 
-def fetch_all(resolved: ResolvedRecipe, say: Callable[[str], None]) -> bool:
-    """Download every weight file and every dataset of the Hub that a recipe names; a failure does not keep the rest waiting.
+def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
+    """Download every weight file and every dataset of the Hub that a recipe names.
+
+    After a failure the others are still fetched.
 
     Args:
-        say: told what became of each.
+        resolved: the recipe.
+        say: shows a line about each.
 
     Returns:
-        whether everything that the recipe names is here now.
+        Whether everything that the recipe names is here now.
     """
     complete = True
     for file in _weight_files(resolved, evaluation=True):
         try:
             say(f"here: {file.fetch()}")
-        except DistillkitError as e:
-            say(
-                f"not here: {e}"
-                if file.fetchable or file.find()
-                else f"by hand: {_described(file)}"
-            )
+        except DistillkitError as error:
+            if file.fetchable or file.find():
+                say(f"not here: {error}")
+            else:
+                say(f"by hand: {_describe(file)}")
             complete = False
     for name, source in _missing_datasets(resolved):
         try:
             _fetch_dataset(source, say)
-        except DistillkitError as e:
-            say(f"not here: {e} ({name})")
+        except DistillkitError as error:
+            say(f"not here: {error} ({name})")
             complete = False
     for line in _missing_paths(resolved):
         say(f"by hand: {line}")
@@ -108,57 +117,76 @@ def fetch_all(resolved: ResolvedRecipe, say: Callable[[str], None]) -> bool:
 
 
 def _weight_files(resolved: ResolvedRecipe, *, evaluation: bool) -> list[WeightFile]:
-    """Each file once; those of a distance that is trained with weight 0, and unless asked for those of the evaluation, left out."""
-    unused = () if resolved.recipe.stage1.weights.perceptual > 0 else ("stage1.perceptual",)
-    needed = [
-        c
-        for k, c in resolved.components.items()
-        if k not in unused and (evaluation or not k.startswith("evaluation."))
-    ]
-    return list({f.name: f for c in needed for f in c.config.weight_files()}.values())
+    """List the weight files of a recipe, each once.
+
+    Those of a distance with weight 0 are left out, and without ``evaluation`` its metrics' too.
+    """
+    by_name: dict[str, WeightFile] = {}
+    for key, component in resolved.components.items():
+        if key == "stage1.perceptual" and resolved.recipe.stage1.weights.perceptual == 0:
+            continue
+        if key.startswith("evaluation.") and not evaluation:
+            continue
+        for file in component.config.weight_files():
+            by_name[file.name] = file
+    return list(by_name.values())
 
 
 def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, Source]]:
-    for part in ("train", "eval"):
-        yield from (
-            (("data", part, i), source)
-            for i, source in enumerate(getattr(resolved.recipe.data, part))
-        )
+    data = resolved.recipe.data
+    for number, source in enumerate(data.train):
+        yield ("data", "train", number), source
+    for number, source in enumerate(data.eval):
+        yield ("data", "eval", number), source
+
+
+def _missing_data(resolved: ResolvedRecipe) -> list[str]:
+    datasets = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)]
+    return datasets + list(_missing_paths(resolved))
 
 
 def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
-    """Datasets of the Hub that are not in the cache, with what errors call them."""
+    """Yield the Hub's datasets that are not in the cache, each with its name in errors."""
     for key, source in _sources(resolved):
         if source.hub is not None:
             from distillkit.data.sources import is_cached
 
             if not is_cached(source.hub):
-                yield f"{_at(resolved, (*key, 'hub'))} - dataset {source.hub}", source
+                yield f"{_locate(resolved, (*key, 'hub'))} - dataset {source.hub}", source
 
 
 def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
-    """Folders and files of the data's tables, those of plugins' datasets included, that are not there."""
+    """Yield missing folders and files of the data's tables, plugins' datasets included."""
     for key, source in _sources(resolved):
         component = resolved.components.get(dotted(key))
-        if source.imagefolder is not None and not source.imagefolder.is_dir():
-            yield f"{_at(resolved, (*key, 'imagefolder'))} - no such folder: {source.imagefolder}"
-        elif source.parquet is not None and "://" not in str(source.parquet):
-            if not glob.glob(str(source.parquet), recursive=True):  # noqa: PTH207
-                yield f"{_at(resolved, (*key, 'parquet'))} - no such file: {source.parquet}"
+        if source.imagefolder is not None:
+            if not source.imagefolder.is_dir():
+                place = _locate(resolved, (*key, "imagefolder"))
+                yield f"{place} - no such folder: {source.imagefolder}"
+        elif source.parquet is not None:
+            if not _matches_a_file(str(source.parquet)):
+                place = _locate(resolved, (*key, "parquet"))
+                yield f"{place} - no such file: {source.parquet}"
         elif component is not None:
             for below in fields.paths_within(component.spec.config, dict(component.table)):
                 path = resolved.document.get((*key, *below))
                 if not Path(path).exists():
-                    yield f"{_at(resolved, (*key, *below))} - no such file or folder: {path}"
+                    place = _locate(resolved, (*key, *below))
+                    yield f"{place} - no such file or folder: {path}"
 
 
-def _fetch_dataset(source: Source, say: Callable[[str], None]) -> None:
+def _matches_a_file(pattern: str) -> bool:
+    """Whether a path or glob matches something; that of a remote file system is taken to."""
+    return "://" in pattern or bool(glob.glob(pattern, recursive=True))  # noqa: PTH207
+
+
+def _fetch_dataset(source: Source, say: Say) -> None:
     from distillkit.data.sources import hub_facts, open_source
 
     assert source.hub is not None
     size, license = hub_facts(source.hub, source.revision)
-    say(f"downloading the dataset {source.hub}: {_size(size)}, license {license}")
-    found = open_source(
+    say(f"downloading the dataset {source.hub}: {_format_size(size)}, license {license}")
+    opened = open_source(
         hub=source.hub,
         revision=source.revision,
         split=source.split,
@@ -166,23 +194,26 @@ def _fetch_dataset(source: Source, say: Callable[[str], None]) -> None:
         lq_column=source.lq_column,
         caption_column=source.caption_column,
     )
-    say(f"here: {len(found)} images of {source.hub}")
+    say(f"here: {len(opened)} images of {source.hub}")
 
 
-def _at(resolved: ResolvedRecipe, key: KeyPath) -> str:
+def _locate(resolved: ResolvedRecipe, key: KeyPath) -> str:
     return f"{resolved.document.origin(key)}  {dotted(key)}"
 
 
-def _described(file: WeightFile) -> str:
-    text = f"{file.name}  {_size(file.size)}, license {file.license}"
-    return (
-        text
-        if file.fetchable
-        else f"{text}; to be put there by hand" + (f", from {file.source}" if file.source else "")
-    )
+def _describe(file: WeightFile) -> str:
+    text = f"{file.name}  {_format_size(file.size)}, license {file.license}"
+    if file.fetchable:
+        return text
+    text += "; to be put there by hand"
+    if file.source:
+        text += f", from {file.source}"
+    return text
 
 
-def _size(size: int | None) -> str:
+def _format_size(size: int | None) -> str:
     if not size:
         return "size unknown"
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB"

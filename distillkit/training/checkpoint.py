@@ -1,4 +1,4 @@
-"""Checkpoints: directories that appear whole or not at all, with a manifest of hashes."""
+"""Checkpoints: directories that appear complete or not at all, with a manifest of hashes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST_STAGE = "stage1"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One step of one stage, as it was: trained tensors, their moving average, the optimizer."""
+    """The state after one step: trained tensors, their moving average, the optimizer."""
 
     path: Path
     stage: str
@@ -35,15 +35,18 @@ class Checkpoint:
     final: bool
     """Whether it ends its stage."""
     stage1: Checkpoint | None = None
-    """For one of stage 2: the end of stage 1, on which it rests."""
+    """For a checkpoint of stage 2: the end of stage 1, from which that stage begins."""
 
     def tensors(self) -> dict[str, Tensor]:
+        """Read the trained tensors."""
         return read_state_dict(self.path / "trained.safetensors")
 
     def average(self) -> dict[str, Tensor]:
+        """Read the moving average of the trained tensors."""
         return read_state_dict(self.path / "average.safetensors")
 
     def optimizer(self) -> dict[str, Any]:
+        """Read the state of the optimizer."""
         return read_state_dict(self.path / "optimizer.pt")
 
 
@@ -51,16 +54,18 @@ class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     Args:
-        keep: the newest so many are kept, and those that end a stage. writes: whether this process may touch the folder.
+        folder: created if need be.
+        keep: how many of the newest are kept, besides those that end a stage.
+        writes: whether this process may change the folder.
     """
 
     def __init__(self, folder: Path, keep: int, writes: bool = True) -> None:
-        self.folder, self._keep = folder, keep
-        if not writes:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self.folder = folder
+        self._keep = keep
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            for unfinished in folder.glob(".*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def save(
         self,
@@ -72,20 +77,31 @@ class Checkpoints:
         average: Mapping[str, Tensor],
         optimizer: dict[str, Any],
     ) -> Path:
-        """Write ``step-<step>`` under a temporary name, sync it to disk, then rename it; older ones beyond ``keep`` go."""
+        """Write the checkpoint ``step-<step>``, complete or not at all; remove old ones.
+
+        Args:
+            stage: name of the stage.
+            step: global step.
+            final: whether it ends its stage.
+            tensors: the trained tensors.
+            average: their moving average.
+            optimizer: the optimizer's state.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         path = self.folder / f"step-{step:08d}"
         try:
             with atomic_dir(path, replace=True) as folder:
                 _save_tensors(tensors, folder / "trained.safetensors")
                 _save_tensors(average, folder / "average.safetensors")
                 _save_optimizer(optimizer, folder / "optimizer.pt")
-                files = {f.name: sha256_of(f) for f in sorted(folder.iterdir())}
                 manifest = {
                     "format": FORMAT,
                     "stage": stage,
                     "step": step,
                     "final": final,
-                    "files": files,
+                    "files": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
                 }
                 manifest["sha256"] = _digest(manifest)
                 (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
@@ -94,67 +110,84 @@ class Checkpoints:
                 f"{path} - cannot be written: {error.reason}; earlier checkpoints are intact: free "
                 "space, then --resume"
             ) from error
-        self._prune(path)
+        self._remove_old(path)
         return path
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that a run can go on from; None where there is none at all.
+        """Open the newest usable checkpoint; None where there is none at all.
 
-        Damaged ones, and those of stage 2 where the end of stage 1 is damaged, are named in a warning and passed over.
+        A warning names the damaged ones that are skipped, and those of stage 2 that are unusable
+        because the end of stage 1 is damaged.
 
         Raises:
             CheckpointError: there are checkpoints, and none can be used.
         """
-        paths = sorted(self.folder.glob("step-*"), reverse=True)
+        paths = self._newest_first()
         for path in paths:
             try:
                 return self.read(path)
-            except CheckpointError as e:
-                warnings.warn(f"{e}; using the one before it", stacklevel=2)
+            except CheckpointError as error:
+                warnings.warn(f"{error}; using the one before it", stacklevel=2)
         if paths:
             raise CheckpointError(
-                f"{self.folder} - no checkpoint here can be used, {paths[0].name} to {paths[-1].name} are damaged; put one back, "
-                "or delete them all to start from the first step"
+                f"{self.folder} - no checkpoint here can be used, {paths[0].name} to "
+                f"{paths[-1].name} are damaged; put one back, or delete them all to start from the "
+                "first step"
             )
         return None
 
     def read(self, path: Path) -> Checkpoint:
-        """:func:`read_checkpoint`, and of stage 2 with the end of stage 1."""
-        found = read_checkpoint(path)
-        if found.stage == FIRST_STAGE:
-            return found
-        try:
-            return replace(found, stage1=self._end_of_stage1())
-        except CheckpointError as e:
-            raise CheckpointError(f"{path} - cannot be used without the end of stage 1: {e}") from e
+        """Open a checkpoint, and with one of stage 2 the end of stage 1.
 
-    def _end_of_stage1(self) -> Checkpoint:
-        for path in sorted(self.folder.glob("step-*"), reverse=True):
-            if _ends(path, FIRST_STAGE):
+        Raises:
+            CheckpointError: one of them is damaged or missing.
+            DistillkitError: one has another format.
+        """
+        checkpoint = read_checkpoint(path)
+        if checkpoint.stage == FIRST_STAGE:
+            return checkpoint
+        try:
+            return replace(checkpoint, stage1=self._read_end_of_stage1())
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{path} - cannot be used without the end of stage 1: {error}"
+            ) from error
+
+    def _read_end_of_stage1(self) -> Checkpoint:
+        for path in self._newest_first():
+            if _ends_stage(path, FIRST_STAGE):
                 return read_checkpoint(path)
         raise CheckpointError("it is missing, or its manifest is damaged")
 
-    def _prune(self, newest: Path) -> None:
-        """Remove what is older than ``keep`` and ends no stage, and what is newer: damaged, or made before the run went back."""
-        paths = sorted(self.folder.glob("step-*"))
-        old = [p for p in paths if p <= newest][: -self._keep]
-        for path in [p for p in paths if p > newest] + [p for p in old if not _ends(p)]:
+    def _remove_old(self, newest: Path) -> None:
+        """Remove checkpoints beyond the newest ``keep`` that end no stage, and later ones.
+
+        Later ones are damaged, or of steps that a run has taken back.
+        """
+        paths = self._newest_first()
+        later = [path for path in paths if path > newest]
+        earlier = [path for path in paths if path <= newest]
+        old = [path for path in earlier[self._keep :] if not _ends_stage(path)]
+        for path in later + old:
             shutil.rmtree(path)
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), reverse=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint directory and check every file, the manifest included.
+    """Open a checkpoint directory and verify all its files.
 
     Raises:
-        CheckpointError: damaged or incomplete. DistillkitError: of another format.
+        CheckpointError: it is damaged or incomplete.
+        DistillkitError: it has another format.
     """
     manifest = _read_manifest(path)
+    hashes: dict[str, str] = manifest["files"]
     try:
-        changed = [
-            name for name, digest in manifest["files"].items() if sha256_of(path / name) != digest
-        ]
-    except OSError as e:
-        raise CheckpointError(f"{path} - damaged checkpoint: {e}") from e
+        changed = [name for name, stated in hashes.items() if sha256_of(path / name) != stated]
+    except OSError as error:
+        raise CheckpointError(f"{path} - damaged checkpoint: {error}") from error
     if changed:
         raise CheckpointError(
             f"{path} - damaged checkpoint: {', '.join(changed)} changed since it was written"
@@ -165,17 +198,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        stated, format = manifest.pop("sha256", None), manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise CheckpointError(f"{path} - damaged checkpoint: manifest.json: {e}") from e
-    if stated != _digest(manifest) and not (stated is None and format == 1):
+        stated = manifest.pop("sha256", None)
+        format = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} - damaged checkpoint: manifest.json: {error}") from error
+    # Manifests of format 1 had no hash: they are refused below, for their format.
+    is_format_1 = stated is None and format == 1
+    if stated != _digest(manifest) and not is_format_1:
         raise CheckpointError(
             f"{path} - damaged checkpoint: manifest.json changed since it was written"
         )
     if format != FORMAT:
-        what = f"checkpoint format {format}, this version reads {FORMAT}"
         raise DistillkitError(
-            f"{path} - {what}; go on with the version of distillkit that wrote it, or start anew by --out"
+            f"{path} - checkpoint format {format}, this version reads {FORMAT}; continue with the "
+            "version of distillkit that wrote it, or start from the first step with --out"
         )
     return manifest
 
@@ -184,8 +220,8 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _ends(path: Path, stage: str | None = None) -> bool:
-    """Whether a checkpoint says that it ends a stage, or that one; its files are not looked at."""
+def _ends_stage(path: Path, stage: str | None = None) -> bool:
+    """Whether a checkpoint states that it ends a stage, or that one; its files are not read."""
     try:
         manifest = _read_manifest(path)
     except CheckpointError:
