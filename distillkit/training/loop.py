@@ -292,7 +292,7 @@ class Trainer:
 
     def _record_nonfinite(self, skipped: _UnreadStep) -> None:
         """Write a skipped step's images and terms down; end the run after too many in a row."""
-        self.log.nonfinite(
+        self.log.write_nonfinite(
             self.stage.offset + skipped.step + 1,
             [image for batch in skipped.batches for image in batch.ids],
             {name: float(value) for name, value in skipped.terms.items()},
@@ -338,7 +338,7 @@ class Trainer:
                 average=self._average.values,
                 optimizer=self._optimizer.state_dict(),
             )
-            self.log.saved(path, global_step)
+            self.log.announce_checkpoint(path, global_step)
         self.accelerator.wait_for_everyone()
 
 
