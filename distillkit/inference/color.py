@@ -120,8 +120,8 @@ def _measure_in_bands(image: np.ndarray) -> _Channels:
     count = height * width
     total = torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros(channels, dtype=torch.float64)
-    for top, bottom in _bands(height, BAND_ROWS):
-        band = to_unit(image[top:bottom]).double()
+    for rows in _bands(height):
+        band = to_unit(image[rows]).double()
         total += band.sum((0, 2, 3))
         squares += band.square().sum((0, 2, 3))
     mean = total / count
@@ -134,28 +134,31 @@ def _measure_in_bands(image: np.ndarray) -> _Channels:
 def _fix_by_adain(restored: np.ndarray, lq: np.ndarray) -> None:
     own = _measure_in_bands(restored)
     wanted = _measure_in_bands(lq)
-    for top, bottom in _bands(len(restored), BAND_ROWS):
-        band = _exchange(to_unit(restored[top:bottom]), own, wanted)
-        restored[top:bottom] = quantized(band, restored.dtype)
+    for rows in _bands(len(restored)):
+        band = _exchange(to_unit(restored[rows]), own, wanted)
+        restored[rows] = quantized(band, restored.dtype)
 
 
 def _fix_by_wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
     height = len(lq)
     scale = len(restored) // height
-    # Rows of the input that a blur reaches: 1 + 2 + 4 + ... of the result, rounded up.
+    # Blurs reach 1 + 2 + 4 + ... rows of the result; in rows of the input, rounded up.
     halo = -(-(2**WAVELET_LEVELS) // scale)
+    step = max(1, BAND_ROWS // scale)
     # Rows above a band as they were before the fix; in the image they are overwritten by then.
     unfixed = restored[:0]
-    for top, bottom in _bands(height, max(1, BAND_ROWS // scale)):
+    for top in range(0, height, step):
+        bottom = min(height, top + step)
         first = max(0, top - halo)
         last = min(height, bottom + halo)
-        above = unfixed[len(unfixed) - (top - first) * scale :]
-        rows = np.concatenate([above, restored[top * scale : last * scale]])
-        unfixed = rows[: (bottom - first) * scale]
-        image = to_unit(rows)
-        reference = _enlarge_rows(lq, first, last, scale).to(image)
-        fixed = wavelet(image, reference)
-        band = fixed[..., (top - first) * scale : (bottom - first) * scale, :]
+        rows_above = (top - first) * scale
+        rows = (bottom - top) * scale
+        above = unfixed[len(unfixed) - rows_above :]
+        image = np.concatenate([above, restored[top * scale : last * scale]])
+        unfixed = image[: rows_above + rows]
+        reference = _enlarge_rows(lq, first, last, scale)
+        fixed = wavelet(to_unit(image), reference)
+        band = fixed[..., rows_above : rows_above + rows, :]
         restored[top * scale : bottom * scale] = quantized(band, restored.dtype)
 
 
@@ -170,6 +173,6 @@ def _enlarge_rows(lq: np.ndarray, first: int, last: int, scale: int) -> Tensor:
     return enlarged[..., (first - start) * scale : (last - start) * scale, :].clamp(-1, 1)
 
 
-def _bands(height: int, rows: int) -> Iterator[tuple[int, int]]:
-    for top in range(0, height, rows):
-        yield top, min(height, top + rows)
+def _bands(height: int) -> Iterator[slice]:
+    for top in range(0, height, BAND_ROWS):
+        yield slice(top, top + BAND_ROWS)

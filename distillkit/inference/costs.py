@@ -19,15 +19,12 @@ def count_parameters(model: Any) -> int | None:
     Returns:
         The number, or None if neither is a module.
     """
-    unique: dict[int, nn.Parameter] = {}
-    is_known = False
-    for part in (model, getattr(model, "codec", None)):
-        if isinstance(part, nn.Module):
-            is_known = True
-            unique.update((id(p), p) for p in part.parameters())
-    if not is_known:
+    codec = getattr(model, "codec", None)
+    modules = [part for part in (model, codec) if isinstance(part, nn.Module)]
+    if not modules:
         return None
-    return sum(p.numel() for p in unique.values())
+    # A list of modules names those parameters once that several of them share.
+    return sum(parameter.numel() for parameter in nn.ModuleList(modules).parameters())
 
 
 def count_trained_parameters(student: Path) -> int:

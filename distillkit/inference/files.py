@@ -149,7 +149,9 @@ def restore_image(
 def _only_file(inputs: Sequence[Path], output: Path) -> Path:
     if len(inputs) == 1 and inputs[0].is_file():
         return inputs[0]
-    _refuse_missing(inputs)
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"{path} - no such file or folder")
     raise DataError(
         f"{output} - is one file, but there are several inputs, a folder or a pattern; "
         "name an output folder"
@@ -165,57 +167,55 @@ def _plan_folder(inputs: Sequence[Path], output: Path, kind: FileKind) -> list[t
         )
     pairs = []
     for path in inputs:
-        if path.is_file():
-            base, sources = path.parent, [path]
-        elif glob.has_magic(str(path)) and not path.exists():
-            base, sources = _match(path, output)
-        else:
-            base, sources = path, _search(path, output, kind)
+        base, sources = _find_sources(path, output, kind)
         for source in sources:
-            below = source.relative_to(base).with_suffix(kind.default)
-            pairs.append((source, output / below))
+            mirrored = output / source.relative_to(base)
+            pairs.append((source, mirrored.with_suffix(kind.default)))
     return pairs
 
 
-def _match(pattern: Path, output: Path) -> tuple[Path, list[Path]]:
-    """Find the files that a pattern matches, and the folder in front of its first wildcard."""
-    parts = pattern.parts
-    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:first])
-    matches = base.glob(str(Path(*parts[first:])))
-    files = _leave_out_results(sorted(p for p in matches if p.is_file()), base, output)
-    if not files:
-        raise DataError(f"{pattern} - matches no file")
-    return base, files
+def _find_sources(path: Path, output: Path, kind: FileKind) -> tuple[Path, list[Path]]:
+    """Find the files that an input stands for, and the folder that is mirrored."""
+    if path.is_file():
+        return path.parent, [path]
+    if path.exists():
+        base = path
+        found = [p for p in path.rglob("*") if p.suffix.lower() in kind.readable]
+        problem = f"holds no {kind.name}s"
+    elif glob.has_magic(str(path)):
+        base, pattern = _split_pattern(path)
+        found = list(base.glob(pattern))
+        problem = "matches no file"
+    else:
+        raise DataError(f"{path} - no such file or folder")
+    files = sorted(p for p in found if p.is_file())
+    sources = _leave_out_results(files, base, output)
+    if not sources:
+        raise DataError(f"{path} - {problem}")
+    return base, sources
 
 
-def _search(folder: Path, output: Path, kind: FileKind) -> list[Path]:
-    _refuse_missing([folder])
-    candidates = [p for p in folder.rglob("*") if p.suffix.lower() in kind.readable]
-    files = _leave_out_results(sorted(p for p in candidates if p.is_file()), folder, output)
-    if not files:
-        raise DataError(f"{folder} - holds no {kind.name}s")
-    return files
+def _split_pattern(path: Path) -> tuple[Path, str]:
+    """Split off the folders in front of the first wildcard."""
+    wildcards = [i for i, part in enumerate(path.parts) if glob.has_magic(part)]
+    base = path.parts[: wildcards[0]]
+    pattern = path.parts[wildcards[0] :]
+    return Path(*base), str(Path(*pattern))
 
 
-def _leave_out_results(files: Iterable[Path], base: Path, output: Path) -> list[Path]:
+def _leave_out_results(files: list[Path], base: Path, output: Path) -> list[Path]:
     """Drop the files in ``output``, which an earlier call wrote, unless it is searched itself."""
     folder = output.absolute()
     if base.absolute() == folder:
-        return list(files)
+        return files
     return [file for file in files if folder not in file.absolute().parents]
 
 
 def _add_tradeoffs(target: Path, tradeoffs: Tradeoffs) -> tuple[Path, ...]:
     if len(tradeoffs) == 1:
         return (target,)
-    return tuple(target.with_name(f"{target.stem}_t{t:g}{target.suffix}") for t in tradeoffs)
-
-
-def _refuse_missing(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path} - no such file or folder")
+    names = [f"{target.stem}_t{tradeoff:g}{target.suffix}" for tradeoff in tradeoffs]
+    return tuple(target.with_name(name) for name in names)
 
 
 def _refuse_other_kinds(sources: Iterable[Path], kind: FileKind) -> None:
@@ -226,7 +226,7 @@ def _refuse_other_kinds(sources: Iterable[Path], kind: FileKind) -> None:
 
 
 def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
-    counts = Counter(target for job in jobs for target in job.targets)
+    counts = Counter(_targets(jobs))
     shared = [target for target, count in counts.items() if count > 1]
     if shared:
         raise DataError(

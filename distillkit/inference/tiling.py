@@ -125,8 +125,11 @@ class _WeightedSum:
     def split(self, rows: int) -> tuple[Tensor, _WeightedSum]:
         """Finish the upper rows, and keep the lower ones for the tiles below."""
         # Copied, so that the band itself is freed.
-        rest = _WeightedSum(self.pixels[..., rows:, :].clone(), self.weights[rows:].clone())
-        return self.pixels[..., :rows, :].div_(self.weights[:rows]), rest
+        rest_pixels = self.pixels[..., rows:, :].clone()
+        rest_weights = self.weights[rows:].clone()
+        finished = self.pixels[..., :rows, :]
+        finished /= self.weights[:rows]
+        return finished, _WeightedSum(rest_pixels, rest_weights)
 
 
 def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+
 MASK = "/files"
 """The name that clients know the folder of uploads and results by."""
 API = "/gradio_api"
@@ -29,7 +33,7 @@ _API_PATHS = (
     rf"|theme\.css|file={MASK}/.*"
 )
 _ALLOWED_PATHS = re.compile(f"{_PAGE_PATHS}|{API}/({_API_PATHS})")
-_TEXT_TYPES = re.compile(rb"text/(html|plain|event-stream|css)|application/json")
+_TEXT_TYPES = re.compile(r"text/(html|plain|event-stream|css)|application/json")
 
 logger = logging.getLogger(__name__)
 Message = MutableMapping[str, Any]
@@ -65,8 +69,9 @@ class GradioGuardMiddleware:
             return
         try:
             scope, receive = await self._check(scope, receive)
-        except _RefusedError as refused:
-            await _respond(send, refused.status, refused.text)
+        except HTTPException as refused:
+            answer = PlainTextResponse(refused.detail, refused.status_code)
+            await answer(scope, receive, send)
             return
         await self._forward(scope, receive, send)
 
@@ -74,7 +79,7 @@ class GradioGuardMiddleware:
         """Refuse a request, or return what Gradio shall see of it."""
         path: str = scope["path"]
         if not _ALLOWED_PATHS.fullmatch(path) or ".." in path.split("/"):
-            raise _RefusedError(404, "not found")
+            raise HTTPException(404, "not found")
         if path == _UPLOAD:
             await self._check_upload(scope, receive)
         elif scope["method"] == "POST":
@@ -88,13 +93,13 @@ class GradioGuardMiddleware:
         return scope, receive
 
     async def _check_upload(self, scope: Message, receive: Receive) -> None:
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        length = Headers(scope=scope).get("content-length", "")
         if not length.isdigit():
-            raise _RefusedError(411, "uploads must say how long they are")
+            raise HTTPException(411, "uploads must say how long they are")
         if int(length) > self.max_upload + MAX_BODY:
             await _read_body(receive, 0)
             megabytes = self.max_upload / 2**20
-            raise _RefusedError(
+            raise HTTPException(
                 413, f"the file is larger than the {megabytes:g} MB that this demo takes"
             )
 
@@ -103,7 +108,7 @@ class GradioGuardMiddleware:
         try:
             call = json.loads(body)
         except (ValueError, RecursionError):
-            raise _RefusedError(400, "not JSON") from None
+            raise HTTPException(400, "not JSON") from None
         return json.dumps(self._unmask(call)).encode()
 
     def _unmask(self, value: Any) -> Any:
@@ -117,8 +122,9 @@ class GradioGuardMiddleware:
 
     def _unmask_file(self, file: dict[str, Any]) -> dict[str, Any]:
         path = file["path"]
-        if not isinstance(path, str) or not path.startswith(MASK + "/") or ".." in path.split("/"):
-            raise _RefusedError(400, "no such file here")
+        is_masked = isinstance(path, str) and path.startswith(f"{MASK}/")
+        if not is_masked or ".." in path.split("/"):
+            raise HTTPException(400, "no such file here")
         unmasked = {**file, "path": self.folder + path.removeprefix(MASK)}
         # Gradio would fetch this address.
         unmasked.pop("url", None)
@@ -133,16 +139,8 @@ class GradioGuardMiddleware:
             if response.started:
                 raise
             logger.exception("%s %s", scope["method"], scope["path"])
-            await _respond(send, 500, "this call cannot be answered")
-
-
-class _RefusedError(Exception):
-    """A request that is not passed on."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
+            answer = PlainTextResponse("this call cannot be answered", 500)
+            await answer(scope, receive, send)
 
 
 class _MaskedResponse:
@@ -164,20 +162,22 @@ class _MaskedResponse:
 
     def _start(self, message: Message) -> Message:
         self.started = True
-        headers = message["headers"]
-        content_type = dict(headers).get(b"content-type", b"")
+        headers = MutableHeaders(raw=list(message["headers"]))
+        content_type = headers.get("content-type", "")
         self._is_text = _TEXT_TYPES.match(content_type) is not None
-        if not self._is_text:
-            return message
-        # Masking changes the length.
-        return {**message, "headers": _without_length(headers)}
+        if self._is_text:
+            # Masking changes the length.
+            del headers["content-length"]
+        return {**message, "headers": headers.raw}
 
 
 def _match_spellings(folder: str) -> re.Pattern[bytes]:
     """Match a folder as it is written in plain text, in addresses and in JSON."""
-    spellings = {folder, quote(folder), quote(folder, safe=""), json.dumps(folder)[1:-1]}
+    in_json = json.dumps(folder).strip('"')
+    spellings = {folder, quote(folder), quote(folder, safe=""), in_json}
     longest_first = sorted(spellings, key=len, reverse=True)
-    return re.compile(b"|".join(re.escape(spelling.encode()) for spelling in longest_first))
+    pattern = "|".join(re.escape(spelling) for spelling in longest_first)
+    return re.compile(pattern.encode())
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:
@@ -199,8 +199,8 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
 
 def _with_body(scope: Message, body: bytes) -> tuple[Message, Receive]:
     """Return the request as if it had been sent with this body."""
-    headers = _without_length(scope["headers"])
-    headers.append((b"content-length", str(len(body)).encode()))
+    headers = MutableHeaders(raw=list(scope["headers"]))
+    headers["content-length"] = str(len(body))
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
@@ -208,14 +208,4 @@ def _with_body(scope: Message, body: bytes) -> tuple[Message, Receive]:
             return pending.pop()
         return {"type": "http.disconnect"}
 
-    return {**scope, "headers": headers}, receive
-
-
-def _without_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name != b"content-length"]
-
-
-async def _respond(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode()})
+    return {**scope, "headers": headers.raw}, receive

@@ -17,7 +17,6 @@ from types import FrameType
 from typing import Any
 
 from distillkit import DistillkitError, PluginError, Restorer
-from distillkit_demo.middleware import GradioGuardMiddleware
 from distillkit_demo.service import LONGEST_VIEW_SIDE, DemoService, Photo, RestoredPhoto
 
 # Read when Gradio is imported.
@@ -25,6 +24,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 try:
     import gradio as gr
     from starlette.middleware import Middleware
+
+    from distillkit_demo.middleware import GradioGuardMiddleware
 except ImportError as e:
     raise DistillkitError(
         "the demo needs Gradio, which is not installed: pip install 'distillkit[demo]'"
@@ -225,11 +226,10 @@ class _Page:
 
 
 def _summarize(photo: Photo, restored: RestoredPhoto, compared: str) -> str:
-    width, height = photo.picture.size
-    new_width, new_height = restored.size
+    before = " x ".join(map(str, photo.picture.size))
+    after = " x ".join(map(str, restored.size))
     text = (
-        f"Left: {compared}. Right: restored, {width} x {height} → {new_width} x {new_height} "
-        f"pixels in {restored.seconds:.1f} s."
+        f"Left: {compared}. Right: restored, {before} → {after} pixels in {restored.seconds:.1f} s."
     )
     if max(restored.size) > LONGEST_VIEW_SIDE:
         text += f" Shown at {LONGEST_VIEW_SIDE} pixels; the download has them all."

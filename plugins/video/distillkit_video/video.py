@@ -213,8 +213,7 @@ class _VideoWriter:
         frame.pts = self._next_time() if time is None else time
         frame.time_base = self.stream.codec_context.time_base
         self.last_time = frame.pts
-        with _errors_of(self.target, "cannot be written"):
-            self.container.mux(self.stream.encode(frame))
+        self._encode(frame)
 
     def copy_sound(self, packet: Any, index: int) -> None:
         """Write a packet of the source's stream ``index``."""
@@ -224,9 +223,13 @@ class _VideoWriter:
 
     def finish(self) -> None:
         """Write what the encoder still holds, and the end of the file."""
+        self._encode(None)
         with _errors_of(self.target, "cannot be written"):
-            self.container.mux(self.stream.encode(None))
             self.container.close()
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        with _errors_of(self.target, "cannot be written"):
+            self.container.mux(self.stream.encode(frame))
 
     def _add_stream(self, rate: Fraction, first_frame: av.VideoFrame, scale: int) -> Any:
         codec = FORMATS[self.target.suffix.lower()].codec
@@ -234,9 +237,10 @@ class _VideoWriter:
         height, width = _to_upright_array(first_frame).shape[:2]
         stream.height = height * scale
         stream.width = width * scale
-        has_odd_side = stream.height % 2 or stream.width % 2
-        # Halved color planes need even sides.
-        stream.pix_fmt = "yuv444p" if has_odd_side else "yuv420p"
+        stream.pix_fmt = "yuv420p"
+        if stream.height % 2 or stream.width % 2:
+            # Halved color planes need even sides.
+            stream.pix_fmt = "yuv444p"
         return stream
 
     def _describe(self, source: Any, first_frame: av.VideoFrame) -> None:
