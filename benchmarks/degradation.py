@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 from distillkit import read_image, write_image
 from distillkit.errors import DataError
 from distillkit_superres.degradation.draws import Draws, Gaussian, Round, Sinc, draw
+from distillkit_superres.degradation.options import PRESETS, BicubicConfig, RealESRGANConfig, Stage
 from distillkit_superres.degradation.pipeline import Bicubic, RealESRGAN
-from distillkit_superres.degradation.settings import PRESETS, BicubicConfig, RealESRGANConfig, Stage
 
 CELL = 2
 """Enlargement of the small images on the sheet."""

@@ -19,8 +19,8 @@ from distillkit_superres.degradation.kernels import (
     sinc_kernel,
 )
 from distillkit_superres.degradation.operations import add_noise, resize, sharpened
+from distillkit_superres.degradation.options import PRESETS, BicubicConfig, RealESRGANConfig
 from distillkit_superres.degradation.pipeline import degrade
-from distillkit_superres.degradation.settings import PRESETS, BicubicConfig, RealESRGANConfig
 from distillkit_superres.degradation.specs import DEGRADATIONS
 
 SPECS = {s.name: s for s in DEGRADATIONS}

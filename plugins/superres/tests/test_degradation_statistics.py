@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from distillkit_superres.degradation.draws import draw
-from distillkit_superres.degradation.settings import PRESETS, RealESRGANConfig
+from distillkit_superres.degradation.options import PRESETS, RealESRGANConfig
 
 
 def drawn(config, count=400):

@@ -19,7 +19,7 @@ from distillkit.inference.student import make_variant, save_student, stage1_adap
 from distillkit.recipe.build import build
 from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
-from distillkit_superres.osediff.settings import OSEDiffConfig
+from distillkit_superres.osediff.options import OSEDiffConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Already found a `peft_config`"

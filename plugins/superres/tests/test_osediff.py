@@ -15,7 +15,7 @@ from distillkit_superres.osediff import text
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base
 from distillkit_superres.osediff.model import enlarged
-from distillkit_superres.osediff.settings import OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
+from distillkit_superres.osediff.options import OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
 from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
 from distillkit_superres.osediff.text import (
     PromptEncoder,

@@ -10,7 +10,7 @@ from distillkit import WeightFile, WeightsError
 from distillkit_superres.osediff.architecture import ARCHITECTURES, random_networks
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base, random_osediff
 from distillkit_superres.osediff.checkpoints import read_osediff, read_tensors
-from distillkit_superres.osediff.settings import OSEDiffConfig, SD21BaseConfig
+from distillkit_superres.osediff.options import OSEDiffConfig, SD21BaseConfig
 
 TINY = ARCHITECTURES["tiny"]
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from distillkit_superres.degradation.kernels import SHAPES, Shape, gaussian_kernel, sinc_kernel
-from distillkit_superres.degradation.settings import RealESRGANConfig, Stage
+from distillkit_superres.degradation.options import RealESRGANConfig, Stage
 
 Mode = Literal["area", "bilinear", "bicubic"]
 MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")

@@ -10,7 +10,7 @@ from distillkit import DistillkitError, filter2d, jpeg
 from distillkit_superres.degradation.draws import Draws, Gaussian, Round, Sinc, draw
 from distillkit_superres.degradation.kernels import fitted
 from distillkit_superres.degradation.operations import add_noise, resize, sharpened
-from distillkit_superres.degradation.settings import BicubicConfig, RealESRGANConfig
+from distillkit_superres.degradation.options import BicubicConfig, RealESRGANConfig
 
 
 class RealESRGAN:

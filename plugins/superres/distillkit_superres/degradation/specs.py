@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillkit import DegradationSpec
-from distillkit_superres.degradation.settings import BicubicConfig, RealESRGANConfig
+from distillkit_superres.degradation.options import BicubicConfig, RealESRGANConfig
 
 DEGRADATIONS = [
     DegradationSpec(

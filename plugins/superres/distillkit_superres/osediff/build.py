@@ -24,7 +24,7 @@ from distillkit_superres.osediff.checkpoints import (
 )
 from distillkit_superres.osediff.lora import Shapes, merge, unet_layout, vae_layout
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean, StableDiffusion
-from distillkit_superres.osediff.settings import (
+from distillkit_superres.osediff.options import (
     BaseModelConfig,
     OSEDiffConfig,
     OSEDiffTeacherConfig,

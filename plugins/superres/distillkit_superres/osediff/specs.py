@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillkit import StudentSpec, TeacherSpec
-from distillkit_superres.osediff.settings import (
+from distillkit_superres.osediff.options import (
     OSEDiffConfig,
     OSEDiffTeacherConfig,
     SD21BaseConfig,
