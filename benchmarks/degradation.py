@@ -20,8 +20,13 @@ from torch import Generator, Tensor
 
 from distillkit import read_image, write_image
 from distillkit.errors import DataError
-from distillkit_superres.degradation.draws import Draws, Gaussian, Round, Sinc, draw
-from distillkit_superres.degradation.options import PRESETS, BicubicConfig, RealESRGANConfig, Stage
+from distillkit_superres.degradation.draws import Draws, GaussianBlur, Round, SincBlur, draw
+from distillkit_superres.degradation.options import (
+    PRESETS,
+    BicubicOptions,
+    RealESRGANOptions,
+    RoundOptions,
+)
 from distillkit_superres.degradation.pipeline import Bicubic, RealESRGAN
 
 CELL = 2
@@ -85,7 +90,7 @@ class Share:
         )
 
 
-def parameters(config: RealESRGANConfig, draws: Sequence[Draws]) -> dict[str, Drawn | Share]:
+def parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> dict[str, Drawn | Share]:
     """Everything that chance decided, by name."""
     found: dict[str, Drawn | Share] = {}
     rounds = {
@@ -108,9 +113,11 @@ def parameters(config: RealESRGANConfig, draws: Sequence[Draws]) -> dict[str, Dr
     }
 
 
-def _of_round(stage: Stage, rounds: Sequence[Round]) -> dict[str, Drawn | Share]:
+def _of_round(stage: RoundOptions, rounds: Sequence[Round]) -> dict[str, Drawn | Share]:
     blurs = [r.blur for r in rounds if r.blur]
-    gaussians, sincs = ([b for b in blurs if isinstance(b, kind)] for kind in (Gaussian, Sinc))
+    gaussians, sincs = (
+        [b for b in blurs if isinstance(b, kind)] for kind in (GaussianBlur, SincBlur)
+    )
     factors, sizes = [r.factor for r in rounds], _odd(stage.kernel_sizes)
     strengths = {
         k: [r.noise.strength for r in rounds if r.noise.kind == k] for k in ("gaussian", "poisson")
@@ -122,13 +129,13 @@ def _of_round(stage: Stage, rounds: Sequence[Round]) -> dict[str, Drawn | Share]
     return {
         "blur happens": Share([r.blur is not None for r in rounds], stage.blur_prob),
         "kernel size": Drawn([b.size for b in blurs], sizes),
-        "kernel is a sinc": Share([isinstance(b, Sinc) for b in blurs], stage.sinc_prob),
+        "kernel is a sinc": Share([isinstance(b, SincBlur) for b in blurs], stage.sinc_prob),
         "sinc cutoff": Drawn(
             [s.cutoff for s in sincs], [(math.pi / (3 if k < 13 else 5), math.pi) for k, _ in sizes]
         ),
         "kernel is isotropic": Share([not b.shape.endswith("aniso") for b in gaussians], isotropic),
         "sigma": Drawn([s for b in gaussians for s in (b.sigma_x, b.sigma_y)], [stage.sigma]),
-        "generalised beta": Drawn(betas["generalized"], _around_one(stage.beta_generalised)),
+        "generalized beta": Drawn(betas["generalized"], _around_one(stage.beta_generalized)),
         "plateau beta": Drawn(betas["plateau"], _around_one(stage.beta_plateau)),
         "resize up": Share([f > 1 for f in factors], stage.resize_prob[0]),
         "resize down": Share([f < 1 for f in factors], stage.resize_prob[1]),
@@ -171,7 +178,7 @@ def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
 
 
 def degrade_all(
-    config: RealESRGANConfig, photos: Iterable[Tensor]
+    config: RealESRGANOptions, photos: Iterable[Tensor]
 ) -> tuple[list[Tensor], list[Draws]]:
     """The small image of each photograph, and what was drawn for it: photograph k has the draws of seed k."""
     degradation = RealESRGAN(config)
@@ -214,12 +221,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     photos = photographs(arguments.folder, arguments.images, arguments.crop)
-    bicubic = [Bicubic(BicubicConfig())(photo, Generator()) for photo in photos]
+    bicubic = [Bicubic(BicubicOptions())(photo, Generator()) for photo in photos]
 
     columns: dict[str, dict[str, str]] = {}
     rows, problems = [bicubic[:12]], []
     for preset in PRESETS:
-        config = RealESRGANConfig.model_validate({"preset": preset})
+        config = RealESRGANOptions.model_validate({"preset": preset})
         images, draws = degrade_all(config, photos)
         found = parameters(config, draws)
         problems += [

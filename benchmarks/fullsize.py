@@ -28,10 +28,10 @@ from torch import Tensor, nn
 
 from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
+    make_empty,
     make_text,
     make_unet,
     make_vae,
-    without_memory,
 )
 from distillkit_superres.osediff.lora import unet_layout, vae_layout
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
@@ -88,7 +88,7 @@ def main() -> None:
 def write(folder: Path) -> Path:
     """Everything that ``fullsize.toml`` needs; what is there already is left alone."""
     shapes = ARCHITECTURES["full"]
-    unet, vae = without_memory(make_unet, shapes.unet), without_memory(make_vae, shapes.vae)
+    unet, vae = make_empty(make_unet, shapes.unet), make_empty(make_vae, shapes.vae)
     files: dict[str, Callable[[Path], None]] = {
         "base/unet/diffusion_pytorch_model.safetensors": lambda path: save_file(
             _random(lambda: make_unet(shapes.unet)), path

@@ -5,21 +5,105 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillkit import DegradationSpec, StudentSpec, TeacherSpec, hookimpl
-from distillkit_superres.degradation import specs as degradation
-from distillkit_superres.osediff import specs as osediff
-from distillkit_superres.resshift import specs as resshift
+from distillkit_superres.degradation.options import BicubicOptions, RealESRGANOptions
+from distillkit_superres.osediff.options import (
+    OPENRAIL,
+    OSEDIFF_LICENSE,
+    OSEDiffOptions,
+    OSEDiffTeacherOptions,
+    SD21BaseOptions,
+)
+from distillkit_superres.resshift.options import (
+    CC_BY_NC_SA,
+    S_LAB,
+    ResShiftOptions,
+    SinSROptions,
+)
 
 
 @hookimpl
 def distillkit_teachers() -> Sequence[TeacherSpec]:
-    return [*resshift.TEACHERS, *osediff.TEACHERS]
+    """Offer ResShift and SinSR (faithful), OSEDiff (realistic) and its base model."""
+    return (
+        TeacherSpec(
+            name="resshift",
+            summary=(
+                "faithful 4x super-resolution: "
+                "diffusion by residual shifting in VQ f4 latents, 4 or 15 steps"
+            ),
+            config=ResShiftOptions,
+            build="distillkit_superres.resshift.build:build_resshift",
+            license=S_LAB,
+            capabilities=frozenset({"score", "output"}),
+        ),
+        TeacherSpec(
+            name="sinsr",
+            summary=(
+                "faithful 4x super-resolution: "
+                "ResShift distilled to one step; gives its output only"
+            ),
+            config=SinSROptions,
+            build="distillkit_superres.resshift.build:build_sinsr",
+            license=CC_BY_NC_SA,
+            capabilities=frozenset({"output"}),
+        ),
+        TeacherSpec(
+            name="osediff",
+            summary=(
+                "OSEDiff: one-step 4x super-resolution on Stable Diffusion 2.1-base; "
+                "as a score, trained at the last timestep only"
+            ),
+            config=OSEDiffTeacherOptions,
+            build="distillkit_superres.osediff.build:build_osediff",
+            license=OSEDIFF_LICENSE,
+            capabilities=frozenset({"score", "output"}),
+        ),
+        TeacherSpec(
+            name="sd21-base",
+            summary=(
+                "Stable Diffusion 2.1-base as a score, with or without classifier-free guidance"
+            ),
+            config=SD21BaseOptions,
+            build="distillkit_superres.osediff.build:build_sd21_base",
+            license=OPENRAIL,
+            capabilities=frozenset({"score"}),
+        ),
+    )
 
 
 @hookimpl
 def distillkit_students() -> Sequence[StudentSpec]:
-    return osediff.STUDENTS
+    """Offer a student that starts as OSEDiff."""
+    return (
+        StudentSpec(
+            name="osediff",
+            summary="OSEDiff with its adapters merged, to be trained further",
+            config=OSEDiffOptions,
+            build="distillkit_superres.osediff.build:build_osediff",
+            license=OSEDIFF_LICENSE,
+        ),
+    )
 
 
 @hookimpl
 def distillkit_degradations() -> Sequence[DegradationSpec]:
-    return degradation.DEGRADATIONS
+    """Offer the Real-ESRGAN degradation and bicubic reduction."""
+    return (
+        DegradationSpec(
+            name="realesrgan",
+            summary=(
+                "second-order blur, resize, noise, JPEG and sinc, "
+                "as OSEDiff, ResShift or PiSA-SR configure it"
+            ),
+            config=RealESRGANOptions,
+            build="distillkit_superres.degradation.pipeline:RealESRGAN",
+            license="Apache-2.0",
+        ),
+        DegradationSpec(
+            name="bicubic",
+            summary="antialiased bicubic reduction only",
+            config=BicubicOptions,
+            build="distillkit_superres.degradation.pipeline:Bicubic",
+            license="Apache-2.0",
+        ),
+    )

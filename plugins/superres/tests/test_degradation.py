@@ -10,20 +10,20 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from distillkit import Degradation, DistillkitError, filter2d, jpeg
-from distillkit_superres.degradation.draws import Draws, Gaussian, Noise, Round, Sinc, draw
+from distillkit_superres import distillkit_degradations
+from distillkit_superres.degradation.draws import Draws, GaussianBlur, Noise, Round, SincBlur, draw
 from distillkit_superres.degradation.kernels import (
-    SHAPES,
-    fitted,
+    KERNEL_SHAPES,
+    fit_kernel,
     gaussian_kernel,
-    padded,
+    pad_kernel,
     sinc_kernel,
 )
-from distillkit_superres.degradation.operations import add_noise, resize, sharpened
-from distillkit_superres.degradation.options import PRESETS, BicubicConfig, RealESRGANConfig
+from distillkit_superres.degradation.operations import add_noise, resize, sharpen
+from distillkit_superres.degradation.options import PRESETS, BicubicOptions, RealESRGANOptions
 from distillkit_superres.degradation.pipeline import degrade
-from distillkit_superres.degradation.specs import DEGRADATIONS
 
-SPECS = {s.name: s for s in DEGRADATIONS}
+SPECS = {spec.name: spec for spec in distillkit_degradations()}
 
 
 def close(actual, expected, atol):
@@ -57,7 +57,7 @@ def test_kernels(case):
     for i, k in enumerate(case.info["sinc"]):
         kernel = sinc_kernel(k["size"], k["cutoff"])
         close(
-            (padded(kernel, k["pad_to"]) if k["pad_to"] else kernel).float(),
+            (pad_kernel(kernel, k["pad_to"]) if k["pad_to"] else kernel).float(),
             case.tensors[f"sinc{i}"],
             1e-6,
         )
@@ -71,8 +71,8 @@ def test_image_operations(case):
             t[f"img{i}"],
             {k.split(".")[1]: v for k, v in t.items() if k.startswith(f"img{i}.")},
         )
-        close(sharpened(image), expected["usm"], 1e-5)
-        close(sharpened(image, radius=21, weight=0.7, threshold=5), expected["usm_r21"], 1e-5)
+        close(sharpen(image), expected["usm"], 1e-5)
+        close(sharpen(image, radius=21, weight=0.7, threshold=5), expected["usm_r21"], 1e-5)
         for mode in ("area", "bilinear", "bicubic"):
             wanted = expected[f"resize_{mode}"]
             close(resize(image, tuple(wanted.shape[2:]), mode), wanted, 1e-5)
@@ -81,11 +81,11 @@ def test_image_operations(case):
 
 def test_a_kernel_wider_than_the_image_is_cut_to_it():
     kernel = gaussian_kernel("iso", 21, 2.0, 2.0, 0.0, 1.0)
-    assert fitted(kernel, 11) is kernel
-    cut = fitted(kernel, 4)
+    assert fit_kernel(kernel, 11) is kernel
+    cut = fit_kernel(kernel, 4)
     assert cut.shape == (7, 7)
     close(cut, gaussian_kernel("iso", 7, 2.0, 2.0, 0.0, 1.0), 1e-12)
-    assert fitted(kernel, 1).tolist() == [[1.0]]
+    assert fit_kernel(kernel, 1).tolist() == [[1.0]]
 
 
 def test_noise_has_the_strength_and_color_it_says():
@@ -110,7 +110,7 @@ def test_noise_has_the_strength_and_color_it_says():
 
 @pytest.fixture(scope="module", params=PRESETS)
 def drawn(request):
-    config, g = RealESRGANConfig(preset=request.param), seeded(7)
+    config, g = RealESRGANOptions(preset=request.param), seeded(7)
     return config, [draw(config, g) for _ in range(4000)]
 
 
@@ -165,8 +165,8 @@ def assert_blurs(stage, blurs):
     assert set(sizes) == set(range(low, high + 1, 2))
     for size in sizes:
         assert_share((b.size == size for b in blurs), 1 / len(sizes))
-    assert_share((isinstance(b, Sinc) for b in blurs), stage.sinc_prob)
-    sincs = [b for b in blurs if isinstance(b, Sinc)]
+    assert_share((isinstance(b, SincBlur) for b in blurs), stage.sinc_prob)
+    sincs = [b for b in blurs if isinstance(b, SincBlur)]
     for lowest, chosen in (
         (math.pi / 3, [b for b in sincs if b.size < 13]),
         (math.pi / 5, [b for b in sincs if b.size >= 13]),
@@ -178,14 +178,14 @@ def assert_blurs(stage, blurs):
                 (math.pi - lowest) / math.sqrt(12 * len(chosen)),
             )
             assert abs(mean - (lowest + math.pi) / 2) <= 4 * standard_error
-    gaussians = [b for b in blurs if isinstance(b, Gaussian)]
-    for shape, probability in zip(SHAPES, stage.kernel_mix, strict=True):
+    gaussians = [b for b in blurs if isinstance(b, GaussianBlur)]
+    for shape, probability in zip(KERNEL_SHAPES, stage.kernel_mix, strict=True):
         assert_share((b.shape == shape for b in gaussians), probability)
     assert_uniform((b.sigma_x for b in gaussians), *stage.sigma)
     assert_uniform((b.sigma_y for b in gaussians), *stage.sigma)
     assert_uniform((b.theta for b in gaussians), -math.pi, math.pi)
     for kind, (low, high) in (
-        ("generalized", stage.beta_generalised),
+        ("generalized", stage.beta_generalized),
         ("plateau", stage.beta_plateau),
     ):
         betas = [b.beta for b in gaussians if b.shape.startswith(kind)]
@@ -212,8 +212,8 @@ def test_draws_follow_their_settings(drawn):
 
 
 def test_presets_differ_where_the_published_configurations_do():
-    osediff, resshift, pisasr = (RealESRGANConfig(preset=p) for p in PRESETS)
-    assert osediff == RealESRGANConfig()
+    osediff, resshift, pisasr = (RealESRGANOptions(preset=p) for p in PRESETS)
+    assert osediff == RealESRGANOptions()
     assert (osediff.first.resize_range, osediff.second.resize_range) == ((0.15, 1.5), (0.3, 1.2))
     assert (osediff.second.sigma, osediff.second.resize_prob, osediff.second.blur_prob) == (
         (0.2, 1.5),
@@ -242,11 +242,11 @@ def test_presets_differ_where_the_published_configurations_do():
 
 
 def test_options_are_laid_over_the_preset():
-    config = RealESRGANConfig.model_validate({"preset": "pisasr", "second": {"blur_prob": 0.9}})
-    assert config.second == RealESRGANConfig(preset="pisasr").second.model_copy(
+    config = RealESRGANOptions.model_validate({"preset": "pisasr", "second": {"blur_prob": 0.9}})
+    assert config.second == RealESRGANOptions(preset="pisasr").second.model_copy(
         update={"blur_prob": 0.9}
     )
-    assert RealESRGANConfig.model_validate(config.model_dump()) == config
+    assert RealESRGANOptions.model_validate(config.model_dump()) == config
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_options_are_laid_over_the_preset():
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValidationError, match=message) as error:
-        RealESRGANConfig.model_validate(options)
+        RealESRGANOptions.model_validate(options)
     assert error.value.error_count() == 1
 
 
@@ -287,7 +287,7 @@ def test_makes_8_bit_images_of_the_small_size(name, scale):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_is_a_function_of_image_and_generator(preset):
-    degradation = SPECS["realesrgan"].create(RealESRGANConfig(preset=preset))
+    degradation = SPECS["realesrgan"].create(RealESRGANOptions(preset=preset))
     gt = photo_like(batch=3)
     assert degradation(gt, seeded(3)).equal(degradation(gt, seeded(3)))
     assert not degradation(gt, seeded(3)).equal(degradation(gt, seeded(4)))
@@ -303,10 +303,10 @@ def test_is_a_function_of_image_and_generator(preset):
 
 def test_steps_come_in_the_published_order():
     image, size = photo_like(batch=1) * 0.5 + 0.5, (24, 20)
-    blur = Gaussian("aniso", 7, 1.0, 2.0, 0.5, 1.0)
+    blur = GaussianBlur("aniso", 7, 1.0, 2.0, 0.5, 1.0)
     noise = Noise("gaussian", 5.0, False)
     first, second = Round(blur, 0.7, "bilinear", noise), Round(None, 1.1, "area", noise)
-    draws = Draws(first, 50.0, second, 70.0, "bicubic", Sinc(9, 2.0), jpeg_last=True)
+    draws = Draws(first, 50.0, second, 70.0, "bicubic", SincBlur(9, 2.0), jpeg_last=True)
 
     g = seeded()
     x = F.interpolate(filter2d(image, blur.kernel()), scale_factor=0.7, mode="bilinear")
@@ -327,9 +327,9 @@ def test_steps_come_in_the_published_order():
 
 def test_degrades_more_than_bicubic_and_pisasr_less_than_the_others():
     gt = photo_like(batch=24)
-    bicubic = SPECS["bicubic"].create(BicubicConfig())(gt, seeded())
+    bicubic = SPECS["bicubic"].create(BicubicOptions())(gt, seeded())
     loss = {
-        p: (SPECS["realesrgan"].create(RealESRGANConfig(preset=p))(gt, seeded()) - bicubic)
+        p: (SPECS["realesrgan"].create(RealESRGANOptions(preset=p))(gt, seeded()) - bicubic)
         .square()
         .mean()
         .item()
@@ -340,16 +340,16 @@ def test_degrades_more_than_bicubic_and_pisasr_less_than_the_others():
 
 def test_sharpening_is_done_before_anything_else():
     gt = photo_like()
-    sharp = sharpened(gt * 0.5 + 0.5) * 2 - 1
+    sharp = sharpen(gt * 0.5 + 0.5) * 2 - 1
     assert not sharp.equal(gt)
     plain, sharpening = (
-        SPECS["realesrgan"].create(RealESRGANConfig(sharpen=s)) for s in (False, True)
+        SPECS["realesrgan"].create(RealESRGANOptions(sharpen=s)) for s in (False, True)
     )
     close(sharpening(gt, seeded()), plain(sharp, seeded()), 1.1 * 2 / 255)
 
 
 def test_small_crops_work_and_smaller_ones_are_refused():
-    degradation = SPECS["realesrgan"].create(RealESRGANConfig())
+    degradation = SPECS["realesrgan"].create(RealESRGANOptions())
     for seed in range(20):
         assert degradation(photo_like(1, 16, 16), seeded(seed)).isfinite().all()
     with pytest.raises(DistillkitError, match="too small"):
@@ -357,7 +357,7 @@ def test_small_crops_work_and_smaller_ones_are_refused():
 
 
 def test_bicubic_keeps_constants_and_averages():
-    bicubic = SPECS["bicubic"].create(BicubicConfig())
+    bicubic = SPECS["bicubic"].create(BicubicOptions())
     flat = torch.full((1, 3, 16, 24), 51 / 127.5 - 1)
     close(bicubic(flat, seeded()), flat[..., :4, :6], 1e-6)
     checkers = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).repeat(8, 12).expand(1, 3, -1, -1)

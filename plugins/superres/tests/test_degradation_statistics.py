@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from distillkit_superres.degradation.draws import draw
-from distillkit_superres.degradation.options import PRESETS, RealESRGANConfig
+from distillkit_superres.degradation.options import PRESETS, RealESRGANOptions
 
 
 def drawn(config, count=400):
@@ -27,10 +27,10 @@ def problems(config, draws):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_draws_of_a_preset_fit_it_and_no_other(preset):
-    config = RealESRGANConfig(preset=preset)
+    config = RealESRGANOptions(preset=preset)
     assert problems(config, drawn(config)) == {}
     for other in set(PRESETS) - {preset}:
-        assert problems(RealESRGANConfig(preset=other), drawn(config))
+        assert problems(RealESRGANOptions(preset=other), drawn(config))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_draws_of_a_preset_fit_it_and_no_other(preset):
     ],
 )
 def test_a_changed_parameter_is_seen(change, name, what):
-    found = problems(RealESRGANConfig(), drawn(RealESRGANConfig.model_validate(change)))
+    found = problems(RealESRGANOptions(), drawn(RealESRGANOptions.model_validate(change)))
     assert found.keys() == {name}
     assert re.match(what, found[name])
 

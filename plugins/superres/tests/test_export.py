@@ -19,7 +19,7 @@ from distillkit.inference.student import make_variant, save_student, stage1_adap
 from distillkit.recipe.build import build
 from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
-from distillkit_superres.osediff.options import OSEDiffConfig
+from distillkit_superres.osediff.options import OSEDiffOptions
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Already found a `peft_config`"
@@ -59,7 +59,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture
 def base():
-    return build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False).eval()
+    return build_osediff(OSEDiffOptions(size="tiny")).requires_grad_(False).eval()
 
 
 @pytest.fixture

@@ -11,29 +11,35 @@ from pydantic import ValidationError
 
 from distillkit import DistillkitError, Restorer, captioned
 from distillkit.inference.student import Student
+from distillkit_superres import distillkit_students, distillkit_teachers
 from distillkit_superres.osediff import text
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base
-from distillkit_superres.osediff.model import enlarged
-from distillkit_superres.osediff.options import OSEDiffConfig, OSEDiffTeacherConfig, SD21BaseConfig
-from distillkit_superres.osediff.specs import STUDENTS, TEACHERS
+from distillkit_superres.osediff.model import enlarge
+from distillkit_superres.osediff.options import (
+    OSEDiffOptions,
+    OSEDiffTeacherOptions,
+    SD21BaseOptions,
+)
 from distillkit_superres.osediff.text import (
     PromptEncoder,
-    PromptOfEach,
+    PromptPerImage,
     find_tagger,
     read_tokenizer,
 )
 from distillkit_superres.osediff.tiling import denoise_tiled
 
+TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
+
 
 @pytest.fixture(scope="module")
 def model():
-    return build_osediff(OSEDiffConfig(size="tiny")).eval().requires_grad_(False)
+    return build_osediff(OSEDiffOptions(size="tiny")).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def base():
-    return build_sd21_base(SD21BaseConfig(size="tiny")).eval().requires_grad_(False)
+    return build_sd21_base(SD21BaseOptions(size="tiny")).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def test_restores_at_four_times_the_size(model, lq):
 
 
 def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
-    model = build_osediff(OSEDiffConfig(size="tiny"))
+    model = build_osediff(OSEDiffOptions(size="tiny"))
     model.generate(model.condition(lq)).square().mean().backward()
     with_gradient = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == {"network"}
@@ -71,7 +77,7 @@ def test_input_is_encoded_once_and_only_for_a_restoration(model, lq, monkeypatch
 
 
 def test_inputs_and_truth_have_encoders_of_their_own(model, base, lq):
-    image = enlarged(lq, 4)
+    image = enlarge(lq, 4)
     assert model.codec.space == base.codec.space
     torch.testing.assert_close(model.codec.encode(image), base.codec.encode(image))
     tuned = model.condition(lq).extra["latent"]()
@@ -87,7 +93,7 @@ def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
 
 
 def test_large_latents_are_denoised_in_tiles(lq):
-    model = build_osediff(OSEDiffConfig(size="tiny")).eval().requires_grad_(False)
+    model = build_osediff(OSEDiffOptions(size="tiny")).eval().requires_grad_(False)
     condition, whole = model.condition(lq), model.generate(model.condition(lq))
     model.tile, model.tile_overlap = 8, 4
     assert (model.generate(condition) - whole).abs().max() > 0
@@ -101,7 +107,7 @@ def test_seed_makes_the_toy_weights_and_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    models = [build_osediff(OSEDiffConfig(size="tiny", seed=seed)) for seed in (0, 0, 1)]
+    models = [build_osediff(OSEDiffOptions(size="tiny", seed=seed)) for seed in (0, 0, 1)]
     assert torch.rand(3).equal(expected)
     a, b, c = (m.state_dict() for m in models)
     assert all(a[k].equal(b[k]) for k in a)
@@ -114,7 +120,7 @@ def test_enlarging_is_bicubic_as_pil_does_it():
     by_pil = np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC)).astype(
         np.float32
     )
-    ours = enlarged(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, 4)[0].permute(
+    ours = enlarge(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, 4)[0].permute(
         1, 2, 0
     )
     assert (
@@ -123,7 +129,9 @@ def test_enlarging_is_bicubic_as_pil_does_it():
 
 
 def test_guidance_leads_away_from_the_negative_prompt(base, lq):
-    guided = build_sd21_base(SD21BaseConfig(size="tiny", guidance=7.5)).eval().requires_grad_(False)
+    guided = (
+        build_sd21_base(SD21BaseOptions(size="tiny", guidance=7.5)).eval().requires_grad_(False)
+    )
     z, t = (
         torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)),
         torch.tensor([20, 979]),
@@ -143,10 +151,8 @@ def test_guidance_leads_away_from_the_negative_prompt(base, lq):
 
 
 def test_base_model_is_a_score_only(base, lq):
-    assert {t.name: t.capabilities for t in TEACHERS} == {
-        "osediff": {"score", "output"},
-        "sd21-base": {"score"},
-    }
+    assert TEACHERS["osediff"].capabilities == {"score", "output"}
+    assert TEACHERS["sd21-base"].capabilities == {"score"}
     prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(lq))
     assert prediction.sample.shape == prediction.epsilon.shape == (2, 4, 9, 8)
     with pytest.raises(DistillkitError, match="restores nothing"):
@@ -157,12 +163,12 @@ def test_base_model_is_a_score_only(base, lq):
 def test_teacher_gives_its_restoration_the_colors_of_the_input(fix, lq):
     colors = lambda image: image.mean((2, 3))
     plain, fixed = (
-        build_osediff(OSEDiffTeacherConfig(size="tiny", color_fix=f))
+        build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=f))
         .requires_grad_(False)
         .restore(lq * 0.2)
         for f in ("none", fix)
     )
-    wanted = colors(enlarged(lq * 0.2, 4))
+    wanted = colors(enlarge(lq * 0.2, 4))
     assert (colors(fixed) - wanted).abs().max() < 0.3 * (colors(plain) - wanted).abs().max()
 
 
@@ -170,16 +176,16 @@ def test_teacher_gives_its_restoration_the_colors_of_the_input(fix, lq):
 def test_a_students_restorer_offers_the_teachers_color_fix(fix):
     y, x = torch.meshgrid(torch.linspace(0.2, 0.7, 24), torch.linspace(0.1, 0.5, 16), indexing="ij")
     image = torch.stack([x, y, x * y])
-    teacher = build_osediff(OSEDiffTeacherConfig(size="tiny", color_fix=fix)).requires_grad_(False)
+    teacher = build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=fix)).requires_grad_(False)
     wanted = teacher.restore(image[None] * 2 - 1)[0] * 0.5 + 0.5
     restorer = Restorer(
-        Student(build_osediff(OSEDiffConfig(size="tiny")).requires_grad_(False), None), color=fix
+        Student(build_osediff(OSEDiffOptions(size="tiny")).requires_grad_(False), None), color=fix
     )
     assert (restorer(image) - wanted).abs().max() < 2 / 255
 
 
 def test_descriptors_build_what_they_say(lq):
-    for spec in (*TEACHERS, *STUDENTS):
+    for spec in (TEACHERS["osediff"], TEACHERS["sd21-base"], *distillkit_students()):
         config = spec.config(size="tiny")
         assert config.weight_files() == ()
         model = spec.create(config)
@@ -238,28 +244,29 @@ def test_tags_make_a_prompt_of_each_image(encoder, tmp_path, lq):
         seen.append(image)
         return ["cat", "dog"]
 
-    prompt = PromptOfEach(encoder, tagger=tagger)
+    prompt = PromptPerImage(encoder, tagger=tagger)
     torch.testing.assert_close(prompt(lq), encoder(["cat", "dog"]))
     assert seen[0] is lq
     torch.testing.assert_close(
-        PromptOfEach(encoder, "a", tagger)(lq), encoder(["cat, a", "dog, a"])
+        PromptPerImage(encoder, "a", tagger)(lq), encoder(["cat, a", "dog, a"])
     )
 
 
 def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
     encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
-    model = build_osediff(OSEDiffConfig(size="tiny"))
-    model.prompt = PromptOfEach(encoder, "a", captions=True)
+    model = build_osediff(OSEDiffOptions(size="tiny"))
+    model.prompt = PromptPerImage(encoder, "a", captions=True)
     with captioned(["cat", None]):
         torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["cat, a", "a"]))
-        tagged = PromptOfEach(encoder, "a", lambda image: ["do", "do"], captions=True)
+        tagged = PromptPerImage(encoder, "a", lambda image: ["do", "do"], captions=True)
         torch.testing.assert_close(tagged(lq), encoder(["cat, a", "do, a"]))
         torch.testing.assert_close(
-            PromptOfEach(encoder, "a", lambda image: ["do", "do"])(lq), encoder(["do, a", "do, a"])
+            PromptPerImage(encoder, "a", lambda image: ["do", "do"])(lq),
+            encoder(["do, a", "do, a"]),
         )
     torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["a", "a"]))
     with captioned(["cat", ""]):
-        torch.testing.assert_close(PromptOfEach(encoder, captions=True)(lq), encoder(["cat", ""]))
+        torch.testing.assert_close(PromptPerImage(encoder, captions=True)(lq), encoder(["cat", ""]))
 
 
 def test_taggers_are_found_by_entry_point(monkeypatch):
@@ -277,12 +284,12 @@ def test_taggers_are_found_by_entry_point(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        (OSEDiffConfig, {"size": "tiny", "prompt": "dog"}, "prompts must be empty"),
-        (OSEDiffConfig, {"size": "tiny", "tagger": "ram"}, "prompts must be empty"),
-        (OSEDiffConfig, {"size": "tiny", "captions": True}, "captions off"),
-        (SD21BaseConfig, {"guidance": 7.5}, "give different texts"),
-        (SD21BaseConfig, {"size": "tiny", "negative_prompt": "blur"}, "prompts must be empty"),
-        (OSEDiffConfig, {"size": "tiny", "color_fix": "adain"}, "color_fix"),
+        (OSEDiffOptions, {"size": "tiny", "prompt": "dog"}, "prompts must be empty"),
+        (OSEDiffOptions, {"size": "tiny", "tagger": "ram"}, "prompts must be empty"),
+        (OSEDiffOptions, {"size": "tiny", "captions": True}, "captions off"),
+        (SD21BaseOptions, {"guidance": 7.5}, "give different texts"),
+        (SD21BaseOptions, {"size": "tiny", "negative_prompt": "blur"}, "prompts must be empty"),
+        (OSEDiffOptions, {"size": "tiny", "color_fix": "adain"}, "color_fix"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(config, options, message):

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from distillkit import WeightFile, WeightsError
-from distillkit_superres.osediff.architecture import ARCHITECTURES, random_networks
-from distillkit_superres.osediff.build import build_osediff, build_sd21_base, random_osediff
+from distillkit_superres.osediff.architecture import ARCHITECTURES, make_random_networks
+from distillkit_superres.osediff.build import build_osediff, build_sd21_base, make_random_osediff
 from distillkit_superres.osediff.checkpoints import read_osediff, read_tensors
-from distillkit_superres.osediff.options import OSEDiffConfig, SD21BaseConfig
+from distillkit_superres.osediff.options import OSEDiffOptions, SD21BaseOptions
 
 TINY = ARCHITECTURES["tiny"]
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -24,7 +24,7 @@ def toy_full_size(monkeypatch):
 
 @pytest.fixture
 def networks():
-    return random_networks(TINY, seed=3)
+    return make_random_networks(TINY, seed=3)
 
 
 def old_style(key):
@@ -59,7 +59,7 @@ def write_base(folder, networks, *, old=False):
 
 
 def write_osediff(path, networks, **changes):
-    c = random_osediff(networks, seed=4)
+    c = make_random_osediff(networks, seed=4)
     lists = {
         f"{k}_modules": []
         for k in ("vae_lora_encoder", "unet_lora_encoder", "unet_lora_decoder", "unet_lora_others")
@@ -71,7 +71,7 @@ def write_osediff(path, networks, **changes):
 
 @pytest.fixture
 def config(tmp_path, networks):
-    return OSEDiffConfig(
+    return OSEDiffOptions(
         folder=write_base(tmp_path / "sd", networks),
         checkpoint=write_osediff(tmp_path / "osediff.pkl", networks),
     )
@@ -87,7 +87,7 @@ def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
     assert all(v.equal(b.state_dict()[k]) for k, v in a.state_dict().items())
     lq = torch.zeros(1, 3, 16, 16)
     torch.testing.assert_close(a.restore(lq), b.restore(lq))
-    base = build_sd21_base(SD21BaseConfig(folder=old))
+    base = build_sd21_base(SD21BaseOptions(folder=old))
     assert all(v.equal(base.network.state_dict()[k]) for k, v in networks.unet.state_dict().items())
     assert all(
         v.equal(base.codec.network.vae.state_dict()[k])
@@ -141,19 +141,19 @@ def test_half_precision_files_are_read_in_full(config, networks, tmp_path):
 
 
 def test_files_are_known_before_anything_is_read(tmp_path):
-    hub = SD21BaseConfig(repo="someone/mirror", revision="abc")
+    hub = SD21BaseOptions(repo="someone/mirror", revision="abc")
     assert [(f.repo, f.revision, f.filename.split("/")[0]) for f in hub.weight_files()] == [
         ("someone/mirror", "abc", part) for part in ("unet", "vae", "text_encoder")
     ]
-    prompted = OSEDiffConfig(folder=tmp_path, checkpoint=tmp_path / "osediff.pkl", prompt="dog")
+    prompted = OSEDiffOptions(folder=tmp_path, checkpoint=tmp_path / "osediff.pkl", prompt="dog")
     names = [f.path.relative_to(tmp_path).as_posix() for f in prompted.weight_files()]
     assert names[-3:] == ["tokenizer/vocab.json", "tokenizer/merges.txt", "osediff.pkl"]
-    assert SD21BaseConfig(size="tiny").weight_files() == ()
+    assert SD21BaseOptions(size="tiny").weight_files() == ()
 
 
 def test_the_published_adapters_are_the_default_and_can_be_fetched(tmp_path):
     default, named, other, hub = (
-        OSEDiffConfig(checkpoint=location).adapters()
+        OSEDiffOptions(checkpoint=location).adapter_file()
         for location in (
             None,
             tmp_path / "osediff.pkl",
@@ -193,8 +193,10 @@ class Evil:
 
 def bad_checkpoints(networks, tmp_path):
     good = write_osediff(tmp_path / "good.pkl", networks).read_bytes()
-    other = random_networks(TINY._replace(unet=TINY.unet | {"block_out_channels": [16, 64]}), 0)
-    fewer = random_osediff(networks, 4).unet
+    other = make_random_networks(
+        TINY._replace(unet=TINY.unet | {"block_out_channels": [16, 64]}), 0
+    )
+    fewer = make_random_osediff(networks, 4).unet
     del fewer["conv_in.base_layer.weight"]
     save = lambda content, name: torch.save(content, tmp_path / name)
     (tmp_path / "random.pkl").write_bytes(bytes(range(256)) * 40)

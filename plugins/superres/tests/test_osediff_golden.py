@@ -10,13 +10,13 @@ from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
     LATENT_SCALE,
     Networks,
+    make_empty,
     make_text,
     make_unet,
     make_vae,
-    without_memory,
 )
 from distillkit_superres.osediff.build import apply_osediff
-from distillkit_superres.osediff.checkpoints import OSEDiffCheckpoint, renamed_text
+from distillkit_superres.osediff.checkpoints import OSEDiffCheckpoint, rename_text
 from distillkit_superres.osediff.lora import ALPHA, unet_layout, vae_layout
 from distillkit_superres.osediff.model import KLAutoencoder, OSEDiff, StableDiffusion
 from distillkit_superres.osediff.text import FixedPrompt
@@ -156,7 +156,7 @@ def test_tiled_denoising(case):
 def test_text_encoder(case):
     sizes = {k: case.info[k] for k in ("vocab_size", "max_position_embeddings")}
     network = make_text(FULL.text | sizes | case.info["config"]).eval()
-    load_exactly(network, renamed_text(part(case, "sd."), network), case.path)
+    load_exactly(network, rename_text(part(case, "sd."), network), case.path)
     with torch.no_grad():
         close(
             network(input_ids=case.tensors["input_ids"]).last_hidden_state,
@@ -171,7 +171,7 @@ def shapes(state):
 
 @pytest.mark.golden("sd21base_unet_keys_full")
 def test_unet_has_the_published_keys(case):
-    unet = without_memory(make_unet, FULL.unet)
+    unet = make_empty(make_unet, FULL.unet)
     assert shapes(unet.state_dict()) == case.info["keys"]
     assert len(case.info["keys"]) == 686
     assert sum(p.numel() for p in unet.parameters()) == case.info["n_params"]
@@ -185,7 +185,7 @@ def test_unet_has_the_published_keys(case):
 
 @pytest.mark.golden("sd21base_vae_keys_full")
 def test_autoencoder_has_the_published_keys(case):
-    vae = without_memory(make_vae, FULL.vae)
+    vae = make_empty(make_vae, FULL.vae)
     assert shapes(vae.state_dict()) == case.info["keys"]
     assert len(case.info["keys"]) == 248
     assert sum(p.numel() for p in vae.parameters()) == case.info["n_params"]
@@ -193,17 +193,17 @@ def test_autoencoder_has_the_published_keys(case):
 
 @pytest.mark.golden("sd21base_text_encoder_keys_full")
 def test_text_encoder_has_the_published_keys(case):
-    text = without_memory(make_text, FULL.text)
+    text = make_empty(make_text, FULL.text)
     published = {k: torch.empty(shape, device="meta") for k, shape in case.info["keys"].items()}
     assert len(published) == 372
-    assert shapes(renamed_text(published, text)) == shapes(text.state_dict())
+    assert shapes(rename_text(published, text)) == shapes(text.state_dict())
 
 
 @pytest.mark.golden("osediff_lora_keys_full")
 def test_adapters_have_the_published_keys(case):
     unet, vae = (
-        without_memory(make_unet, FULL.unet).state_dict(),
-        without_memory(make_vae, FULL.vae).state_dict(),
+        make_empty(make_unet, FULL.unet).state_dict(),
+        make_empty(make_vae, FULL.vae).state_dict(),
     )
     rank = case.info["rank"]
     for layout, listed, count in (

@@ -16,8 +16,8 @@ from distillkit_superres.resshift.build import (
     make_process,
 )
 from distillkit_superres.resshift.model import ResShift
+from distillkit_superres.resshift.options import ResShiftOptions
 from distillkit_superres.resshift.schedule import ancestral, deterministic
-from distillkit_superres.resshift.specs import ResShiftConfig
 from distillkit_superres.resshift.unet import SwinUNet
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -123,7 +123,7 @@ def test_reverse_steps_keep_the_marginals(step):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return build_resshift(ResShiftConfig(size="tiny"))
+    return build_resshift(ResShiftOptions(size="tiny"))
 
 
 def test_tiny_goes_through_the_same_classes(tiny):
@@ -137,7 +137,7 @@ def test_tiny_goes_through_the_same_classes(tiny):
 
 def test_tiny_weights_depend_on_the_seed_alone(tiny):
     state = torch.random.get_rng_state()
-    again, other = (build_resshift(ResShiftConfig(size="tiny", seed=s)) for s in (0, 1))
+    again, other = (build_resshift(ResShiftOptions(size="tiny", seed=s)) for s in (0, 1))
     assert torch.random.get_rng_state().equal(state)
     weight = "network.input_blocks.0.0.weight"
     assert again.get_parameter(weight).equal(tiny.get_parameter(weight))
@@ -146,7 +146,7 @@ def test_tiny_weights_depend_on_the_seed_alone(tiny):
 
 @pytest.mark.parametrize(("version", "nfe"), [("v1", 15), ("v2", 15), ("v3", 4)])
 def test_versions_differ_in_their_steps(version, nfe):
-    model = build_resshift(ResShiftConfig(size="tiny", version=version))
+    model = build_resshift(ResShiftOptions(size="tiny", version=version))
     assert (model.nfe, model.process.num_train_timesteps) == (nfe, nfe)
     assert math.isclose(model.process.table[1, -1], 0.99**2)
 
@@ -161,7 +161,7 @@ def test_restoring_is_repeatable_by_its_generator(tiny):
 
 
 def test_the_deterministic_sampler_draws_noise_only_for_its_start():
-    model = build_resshift(ResShiftConfig(size="tiny", sampler="deterministic"))
+    model = build_resshift(ResShiftOptions(size="tiny", sampler="deterministic"))
     condition = model.condition(torch.rand(1, 3, 16, 16) * 2 - 1)
     start = torch.randn_like(condition.y)
     ends = []

@@ -5,9 +5,9 @@ import torch
 
 from distillkit import DiffusionModel, DistillkitError, OutputTeacher
 from distillkit_superres.resshift.build import build_sinsr
+from distillkit_superres.resshift.options import SinSROptions
 from distillkit_superres.resshift.schedule import SINSR_MAX_START, deterministic, make_sqrt_eta
 from distillkit_superres.resshift.sinsr import SinSR
-from distillkit_superres.resshift.specs import SinSRConfig
 
 CLOSE = {"atol": 1e-4, "rtol": 0}
 
@@ -71,7 +71,7 @@ def test_the_losses_it_was_trained_with_come_out_as_published(case):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return build_sinsr(SinSRConfig(size="tiny"))
+    return build_sinsr(SinSROptions(size="tiny"))
 
 
 def test_is_an_output_teacher_only(tiny):

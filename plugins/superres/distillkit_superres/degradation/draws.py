@@ -1,4 +1,8 @@
-"""What chance decides for one image: drawn first and on its own, so that it can be looked at without degrading anything."""
+"""The random parameters of the Real-ESRGAN degradation.
+
+Those of an image are drawn first and on their own, so that they can be inspected without degrading
+anything. The order of the draws is part of what a seed means.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,25 @@ from typing import Literal, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from distillkit_superres.degradation.kernels import SHAPES, Shape, gaussian_kernel, sinc_kernel
-from distillkit_superres.degradation.options import RealESRGANConfig, Stage
+from distillkit_superres.degradation.kernels import (
+    KERNEL_SHAPES,
+    KernelShape,
+    gaussian_kernel,
+    sinc_kernel,
+)
+from distillkit_superres.degradation.options import RealESRGANOptions, RoundOptions
 
-Mode = Literal["area", "bilinear", "bicubic"]
-MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
+ResizeMode = Literal["area", "bilinear", "bicubic"]
+RESIZE_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
+NoiseKind = Literal["gaussian", "poisson"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class GaussianBlur:
     """Parameters of :func:`gaussian_kernel`."""
 
-    shape: Shape
+    shape: KernelShape
     size: int
     sigma_x: float
     sigma_y: float
@@ -30,38 +40,50 @@ class Gaussian:
     beta: float
 
     def kernel(self) -> Tensor:
+        """Compute the kernel, (size, size), float64."""
         return gaussian_kernel(
-            self.shape, self.size, self.sigma_x, self.sigma_y, self.theta, self.beta
+            self.shape,
+            self.size,
+            self.sigma_x,
+            self.sigma_y,
+            self.theta,
+            self.beta,
         )
 
 
 @dataclass(frozen=True)
-class Sinc:
+class SincBlur:
     """Parameters of :func:`sinc_kernel`."""
 
     size: int
     cutoff: float
 
     def kernel(self) -> Tensor:
+        """Compute the kernel, (size, size), float64."""
         return sinc_kernel(self.size, self.cutoff)
+
+
+Blur = GaussianBlur | SincBlur
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise of standard deviation ``strength`` / 255, or Poisson noise times ``strength``."""
+    """Gaussian or Poisson noise."""
 
-    kind: Literal["gaussian", "poisson"]
+    kind: NoiseKind
     strength: float
+    """Gaussian: standard deviation in units of 1/255. Poisson: factor on the noise."""
     gray: bool
+    """Whether all channels get the same noise."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One blur (or none), resize and noise."""
+    """One round of blur (or none), resize and noise."""
 
-    blur: Gaussian | Sinc | None
+    blur: Blur | None
     factor: float
-    mode: Mode
+    mode: ResizeMode
     noise: Noise
 
 
@@ -73,72 +95,131 @@ class Draws:
     first_quality: float
     second: Round | None
     second_quality: float
-    final_mode: Mode
-    final_sinc: Sinc | None
+    final_mode: ResizeMode
+    final_sinc: SincBlur | None
     jpeg_last: bool
-    """The second JPEG follows the final resize and sinc filter; otherwise it comes before them."""
+    """Whether the second JPEG follows the final resize and sinc filter, or comes before them."""
 
 
-def draw(config: RealESRGANConfig, g: Generator) -> Draws:
-    """Draw for one image. ``g`` lives on the CPU."""
+def draw(options: RealESRGANOptions, generator: Generator) -> Draws:
+    """Draw the parameters for one image.
+
+    Args:
+        options: Their distributions.
+        generator: Source of the draws, on the CPU.
+    """
+    first = _draw_round(options.first, generator)
+    first_quality = _draw_uniform(options.first.jpeg_quality, generator)
+    second = None
+    if _draw_bool(options.second_prob, generator):
+        second = _draw_round(options.second, generator)
     return Draws(
-        first=_round(config.first, g),
-        first_quality=_uniform(g, *config.first.jpeg_quality),
-        second=_round(config.second, g) if _chance(g, config.second_prob) else None,
-        second_quality=_uniform(g, *config.second.jpeg_quality),
-        final_mode=_pick(g, MODES),
-        final_sinc=_final_sinc(config, g),
-        jpeg_last=_chance(g, 0.5),
+        first=first,
+        first_quality=first_quality,
+        second=second,
+        second_quality=_draw_uniform(options.second.jpeg_quality, generator),
+        final_mode=_choose(RESIZE_MODES, generator),
+        final_sinc=_draw_final_sinc(options, generator),
+        jpeg_last=_draw_bool(0.5, generator),
     )
 
 
-def _round(stage: Stage, g: Generator) -> Round:
-    blur = _blur(stage, g) if _chance(g, stage.blur_prob) else None
-    direction = _pick(g, ("up", "down", "keep"), stage.resize_prob)
-    low, high = stage.resize_range
-    factor = {"up": _uniform(g, 1, high), "down": _uniform(g, low, 1), "keep": 1.0}[direction]
-    kind: Literal["gaussian", "poisson"] = (
-        "gaussian" if _chance(g, stage.gaussian_prob) else "poisson"
+def _draw_round(options: RoundOptions, generator: Generator) -> Round:
+    blur = None
+    if _draw_bool(options.blur_prob, generator):
+        blur = _draw_blur(options, generator)
+    factor = _draw_resize_factor(options, generator)
+    kind: NoiseKind = "poisson"
+    strengths = options.poisson_scale
+    if _draw_bool(options.gaussian_prob, generator):
+        kind = "gaussian"
+        strengths = options.gaussian_sigma
+    strength = _draw_uniform(strengths, generator)
+    return Round(
+        blur=blur,
+        factor=factor,
+        mode=_choose(RESIZE_MODES, generator),
+        noise=Noise(kind, strength, gray=_draw_bool(options.gray_prob, generator)),
     )
-    strength = _uniform(g, *(stage.gaussian_sigma if kind == "gaussian" else stage.poisson_scale))
-    return Round(blur, factor, _pick(g, MODES), Noise(kind, strength, _chance(g, stage.gray_prob)))
 
 
-def _blur(stage: Stage, g: Generator) -> Gaussian | Sinc:
-    size = _odd(g, stage.kernel_sizes)
-    if _chance(g, stage.sinc_prob):
-        return Sinc(size, _uniform(g, math.pi / 3 if size < 13 else math.pi / 5, math.pi))
-    shape = _pick(g, SHAPES, stage.kernel_mix)
-    low, high = stage.beta_plateau if shape.startswith("plateau") else stage.beta_generalised
-    return Gaussian(
+def _draw_blur(options: RoundOptions, generator: Generator) -> Blur:
+    size = _draw_odd(options.kernel_sizes, generator)
+    if _draw_bool(options.sinc_prob, generator):
+        lowest = math.pi / 3 if size < 13 else math.pi / 5
+        return SincBlur(size, cutoff=_draw_uniform((lowest, math.pi), generator))
+    shape = _choose(KERNEL_SHAPES, generator, options.kernel_mix)
+    return GaussianBlur(
         shape=shape,
         size=size,
-        sigma_x=_uniform(g, *stage.sigma),
-        sigma_y=_uniform(g, *stage.sigma),
-        theta=_uniform(g, -math.pi, math.pi),
-        beta=_uniform(g, low, 1) if _chance(g, 0.5) else _uniform(g, 1, high),
+        sigma_x=_draw_uniform(options.sigma, generator),
+        sigma_y=_draw_uniform(options.sigma, generator),
+        theta=_draw_uniform((-math.pi, math.pi), generator),
+        beta=_draw_beta(options, shape, generator),
     )
 
 
-def _final_sinc(config: RealESRGANConfig, g: Generator) -> Sinc | None:
-    if not _chance(g, config.final_sinc_prob):
+def _draw_beta(options: RoundOptions, shape: KernelShape, generator: Generator) -> float:
+    """Draw an exponent, at even odds below or above 1."""
+    if shape.startswith("plateau"):
+        low, high = options.beta_plateau
+    else:
+        low, high = options.beta_generalized
+    if _draw_bool(0.5, generator):
+        return _draw_uniform((low, 1), generator)
+    return _draw_uniform((1, high), generator)
+
+
+def _draw_resize_factor(options: RoundOptions, generator: Generator) -> float:
+    direction = _choose(("up", "down", "keep"), generator, options.resize_prob)
+    low, high = options.resize_range
+    # Both factors are drawn whatever the direction: leaving one out would change the later draws.
+    factor_up = _draw_uniform((1, high), generator)
+    factor_down = _draw_uniform((low, 1), generator)
+    if direction == "up":
+        return factor_up
+    if direction == "down":
+        return factor_down
+    return 1.0
+
+
+def _draw_final_sinc(options: RealESRGANOptions, generator: Generator) -> SincBlur | None:
+    if not _draw_bool(options.final_sinc_prob, generator):
         return None
-    return Sinc(_odd(g, config.final_sinc_sizes), _uniform(g, math.pi / 3, math.pi))
+    return SincBlur(
+        size=_draw_odd(options.final_sinc_sizes, generator),
+        cutoff=_draw_uniform((math.pi / 3, math.pi), generator),
+    )
 
 
-def _uniform(g: Generator, low: float, high: float) -> float:
-    return low + (high - low) * torch.rand((), generator=g, dtype=torch.float64).item()
+def _draw_uniform(bounds: tuple[float, float], generator: Generator) -> float:
+    low, high = bounds
+    return low + (high - low) * _draw_unit(generator)
 
 
-def _chance(g: Generator, probability: float) -> bool:
-    return torch.rand((), generator=g, dtype=torch.float64).item() < probability
+def _draw_bool(probability: float, generator: Generator) -> bool:
+    return _draw_unit(generator) < probability
 
 
-def _pick(g: Generator, options: Sequence[T], shares: Sequence[float] | None = None) -> T:
-    weights = torch.tensor(shares or [1.0] * len(options), dtype=torch.float64)
-    return options[int(torch.multinomial(weights, 1, generator=g))]
+def _draw_unit(generator: Generator) -> float:
+    return torch.rand((), generator=generator, dtype=torch.float64).item()
 
 
-def _odd(g: Generator, sizes: tuple[int, int]) -> int:
-    low, high = sizes
-    return low + 2 * int(torch.randint((high - low) // 2 + 1, (), generator=g))
+def _choose(
+    choices: Sequence[T],
+    generator: Generator,
+    probabilities: Sequence[float] | None = None,
+) -> T:
+    """Choose one of several, by default each as likely."""
+    if probabilities is None:
+        probabilities = [1.0] * len(choices)
+    weights = torch.tensor(probabilities, dtype=torch.float64)
+    index = torch.multinomial(weights, 1, generator=generator)
+    return choices[int(index)]
+
+
+def _draw_odd(bounds: tuple[int, int], generator: Generator) -> int:
+    """Draw an odd number between two, both included."""
+    low, high = bounds
+    steps = torch.randint((high - low) // 2 + 1, (), generator=generator)
+    return low + 2 * int(steps)

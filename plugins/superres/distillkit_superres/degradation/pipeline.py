@@ -1,4 +1,4 @@
-"""The second-order Real-ESRGAN degradation (Wang et al. 2021, Sec. 3), and plain bicubic reduction."""
+"""The second-order Real-ESRGAN degradation (Wang et al. 2021, Sec. 3), and bicubic reduction."""
 
 from __future__ import annotations
 
@@ -7,105 +7,154 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from distillkit import DistillkitError, filter2d, jpeg
-from distillkit_superres.degradation.draws import Draws, Gaussian, Round, Sinc, draw
-from distillkit_superres.degradation.kernels import fitted
-from distillkit_superres.degradation.operations import add_noise, resize, sharpened
-from distillkit_superres.degradation.options import BicubicConfig, RealESRGANConfig
+from distillkit_superres.degradation.draws import Blur, Draws, Round, draw
+from distillkit_superres.degradation.kernels import fit_kernel
+from distillkit_superres.degradation.operations import add_noise, resize, sharpen
+from distillkit_superres.degradation.options import BicubicOptions, RealESRGANOptions
 
 
 class RealESRGAN:
-    """Blur, resize, noise and JPEG, twice, with a sinc filter at the end: ``(gt, generator) -> lq``.
+    """Blur, resize, noise and JPEG, twice, with a sinc filter at the end.
 
-    Every image has draws of its own, from seeds of its own: what happens to one does not depend on the others of the batch. (The
-    published ResShift configuration shares resize factors, modes, the order of the last steps and gray noise over a batch.) The
-    parameters are drawn on the CPU and are the same on every device; the noise is drawn on the device of ``gt``.
+    Every image has draws of its own, from seeds of its own: what happens to one does not depend on
+    the others of the batch. (The published ResShift configuration shares resize factors, modes, the
+    order of the last steps and gray noise over a batch.) The parameters are drawn on the CPU and
+    are the same on every device; the noise is drawn on the device of ``gt``.
     """
 
-    def __init__(self, config: RealESRGANConfig) -> None:
-        self.config, self.scale = config, config.scale
+    def __init__(self, options: RealESRGANOptions) -> None:
+        self.options = options
+        self.scale = options.scale
 
     @torch.no_grad()
     def __call__(self, gt: Tensor, generator: Generator) -> Tensor:
-        """Clean (B, 3, H, W) in [-1, 1] -> degraded (B, 3, H / scale, W / scale) in [-1, 1], rounded to 8 bits.
+        """Degrade images.
+
+        Args:
+            gt: Clean images, shape (B, 3, H, W), in [-1, 1].
+            generator: Source of the images' seeds, on the CPU.
+
+        Returns:
+            Degraded images, shape (B, 3, H / scale, W / scale), in [-1, 1], rounded to 8 bits.
 
         Raises:
-            DistillkitError: H or W is not a multiple of ``scale``, or so small that the first resize could leave no pixel of it.
+            DistillkitError: H or W is not a multiple of ``scale``, or so small that the first
+                resize could leave no pixel of it.
         """
         size = reduced_size(gt, self.scale)
-        smallest = self.config.first.resize_range[0]
-        if min(gt.shape[2:]) * smallest < 1:
-            raise DistillkitError(
-                f"a clean image of {gt.shape[2]}x{gt.shape[3]} is too small to be resized by {smallest}; use larger crops"
-            )
+        self._check_size(gt)
         seeds = torch.randint(2**62, (len(gt), 2), generator=generator).tolist()
         images = _to_unit(gt)
-        if self.config.sharpen:
-            images = sharpened(images)
-        return _from_unit(
-            torch.cat(
-                [
-                    self._one(image, size, *pair)
-                    for image, pair in zip(images.split(1), seeds, strict=True)
-                ]
-            )
-        )
+        if self.options.sharpen:
+            images = sharpen(images)
+        degraded = []
+        for image, (seed, noise_seed) in zip(images.split(1), seeds, strict=True):
+            draws = draw(self.options, Generator().manual_seed(seed))
+            noise_generator = Generator(image.device).manual_seed(noise_seed)
+            degraded.append(degrade(image, draws, size, noise_generator))
+        return _from_unit(torch.cat(degraded))
 
-    def _one(self, image: Tensor, size: tuple[int, int], seed: int, noise_seed: int) -> Tensor:
-        draws = draw(self.config, Generator().manual_seed(seed))
-        return degrade(image, draws, size, Generator(image.device).manual_seed(noise_seed))
+    def _check_size(self, gt: Tensor) -> None:
+        height, width = gt.shape[2:]
+        smallest, _ = self.options.first.resize_range
+        if min(height, width) * smallest < 1:
+            raise DistillkitError(
+                f"a clean image of {height}x{width} is too small to be resized by {smallest}; "
+                "use larger crops"
+            )
 
 
 def degrade(image: Tensor, draws: Draws, size: tuple[int, int], generator: Generator) -> Tensor:
-    """One image (1, 3, H, W) in [0, 1] -> (1, 3, *size), degraded as ``draws`` say; bicubic and sinc may leave [0, 1].
+    """Degrade one image by given parameters.
 
-    The first resize is relative to the image, the second to ``size``. ``generator`` draws the noise, on the device of ``image``.
+    The first resize is relative to the image, the second to ``size``.
+
+    Args:
+        image: Shape (1, 3, H, W), in [0, 1].
+        draws: The parameters.
+        size: Height and width of the result.
+        generator: Source of the noise, on the device of ``image``.
+
+    Returns:
+        Shape (1, 3, *size); bicubic and sinc may leave [0, 1].
     """
     image = _blur_resize_noise(image, draws.first, draws.first.factor, generator)
     image = jpeg(image, torch.tensor([draws.first_quality]))
     if draws.second is not None:
-        height, width = (max(1, int(side * draws.second.factor)) for side in size)
-        image = _blur_resize_noise(image, draws.second, (height, width), generator)
+        factor = draws.second.factor
+        target = (_scale_side(size[0], factor), _scale_side(size[1], factor))
+        image = _blur_resize_noise(image, draws.second, target, generator)
     quality = torch.tensor([draws.second_quality])
     if not draws.jpeg_last:
         image = jpeg(image.clamp(0, 1), quality)
-    image = _blurred(resize(image, size, draws.final_mode), draws.final_sinc)
-    return jpeg(image.clamp(0, 1), quality) if draws.jpeg_last else image
+    image = _blur(resize(image, size, draws.final_mode), draws.final_sinc)
+    if draws.jpeg_last:
+        image = jpeg(image.clamp(0, 1), quality)
+    return image
+
+
+def _scale_side(side: int, factor: float) -> int:
+    return max(1, int(side * factor))
 
 
 def _blur_resize_noise(
-    image: Tensor, draws: Round, to: tuple[int, int] | float, generator: Generator
+    image: Tensor,
+    draws: Round,
+    target: tuple[int, int] | float,
+    generator: Generator,
 ) -> Tensor:
-    return add_noise(resize(_blurred(image, draws.blur), to, draws.mode), draws.noise, generator)
+    blurred = _blur(image, draws.blur)
+    resized = resize(blurred, target, draws.mode)
+    return add_noise(resized, draws.noise, generator)
 
 
-def _blurred(image: Tensor, blur: Gaussian | Sinc | None) -> Tensor:
-    return image if blur is None else filter2d(image, fitted(blur.kernel(), min(image.shape[2:])))
+def _blur(image: Tensor, blur: Blur | None) -> Tensor:
+    if blur is None:
+        return image
+    kernel = fit_kernel(blur.kernel(), side=min(image.shape[2:]))
+    return filter2d(image, kernel)
 
 
 class Bicubic:
-    """Antialiased bicubic reduction (a = -0.5, the one of MATLAB and PIL) and nothing else; draws nothing."""
+    """Antialiased bicubic reduction (a = -0.5, as in MATLAB and PIL) and nothing else."""
 
-    def __init__(self, config: BicubicConfig) -> None:
-        self.scale = config.scale
+    def __init__(self, options: BicubicOptions) -> None:
+        self.scale = options.scale
 
     def __call__(self, gt: Tensor, generator: Generator) -> Tensor:
-        """Clean (B, 3, H, W) in [-1, 1] -> reduced (B, 3, H / scale, W / scale) in [-1, 1], rounded to 8 bits.
+        """Reduce images.
+
+        Args:
+            gt: Clean images, shape (B, 3, H, W), in [-1, 1].
+            generator: Not used: nothing is drawn.
+
+        Returns:
+            Shape (B, 3, H / scale, W / scale), in [-1, 1], rounded to 8 bits.
 
         Raises:
             DistillkitError: H or W is not a multiple of ``scale``.
         """
-        size = reduced_size(gt, self.scale)
-        return _from_unit(
-            F.interpolate(_to_unit(gt), size, mode="bicubic", antialias=True, align_corners=False)
+        reduced = F.interpolate(
+            _to_unit(gt),
+            reduced_size(gt, self.scale),
+            mode="bicubic",
+            antialias=True,
+            align_corners=False,
         )
+        return _from_unit(reduced)
 
 
 def reduced_size(gt: Tensor, scale: int) -> tuple[int, int]:
-    """(H / scale, W / scale) of images (B, 3, H, W)."""
+    """Divide the sides of images (B, 3, H, W) by a scale.
+
+    Raises:
+        DistillkitError: H or W is not a multiple of ``scale``.
+    """
     height, width = gt.shape[2:]
     if height % scale or width % scale:
         raise DistillkitError(
-            f"a clean image of {height}x{width} cannot be reduced {scale}x; crop its sides to multiples of {scale}"
+            f"a clean image of {height}x{width} cannot be reduced {scale}x; "
+            f"crop its sides to multiples of {scale}"
         )
     return height // scale, width // scale
 

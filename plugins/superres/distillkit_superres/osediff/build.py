@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor
 
 from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
     Networks,
+    make_empty,
+    make_random_networks,
     make_text,
     make_unet,
     make_vae,
-    random_networks,
-    without_memory,
 )
 from distillkit_superres.osediff.checkpoints import (
     OSEDiffCheckpoint,
@@ -25,122 +26,156 @@ from distillkit_superres.osediff.checkpoints import (
 from distillkit_superres.osediff.lora import Shapes, merge, unet_layout, vae_layout
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean, StableDiffusion
 from distillkit_superres.osediff.options import (
-    BaseModelConfig,
-    OSEDiffConfig,
-    OSEDiffTeacherConfig,
-    SD21BaseConfig,
+    BaseModelOptions,
+    OSEDiffOptions,
+    OSEDiffTeacherOptions,
+    SD21BaseOptions,
 )
 from distillkit_superres.osediff.text import (
     FixedPrompt,
     Prompt,
     PromptEncoder,
-    PromptOfEach,
+    PromptPerImage,
     find_tagger,
     read_tokenizer,
 )
 
+RANDOM_RANK = 4
+"""Rank of the random adapters of size tiny; it is that of the published ones."""
 
-def build_sd21_base(config: SD21BaseConfig) -> StableDiffusion:
-    """The plain base model, as a score teacher.
+
+def build_sd21_base(options: SD21BaseOptions) -> StableDiffusion:
+    """Build the plain base model, as a score teacher.
 
     Raises:
-        WeightsError: a file is missing, damaged or of another model. DistillkitError: no such tagger, or a damaged tokenizer.
+        WeightsError: A file is missing, damaged or of another model.
+        DistillkitError: There is no such tagger, or the tokenizer is damaged.
     """
-    networks = _base(config)
-    encoder = _prompt_encoder(config, networks)
-    negative = None if config.guidance == 1 else encoder([config.negative_prompt])
+    networks = _make_base(options)
+    encoder = _make_prompt_encoder(options, networks)
+    negative = None
+    if options.guidance != 1:
+        negative = encoder([options.negative_prompt])
     return StableDiffusion(
         networks.unet,
         networks.vae,
-        _prompt(config, encoder),
-        _space(config),
+        _make_prompt(options, encoder),
+        _space(options),
         negative=negative,
-        guidance=config.guidance,
+        guidance=options.guidance,
     )
 
 
-def build_osediff(config: OSEDiffConfig) -> OSEDiff:
-    """OSEDiff with its adapters merged into the base weights, so that ``network`` is free for a student's own; errors as above."""
-    networks = _base(config)
-    file = config.adapters()
-    checkpoint = read_osediff(file.fetch()) if file else random_osediff(networks, config.seed)
-    lq_encoder = apply_osediff(
-        networks, checkpoint, config.lora_alpha, file.name if file else "random weights"
-    )
-    prompt = _prompt(config, _prompt_encoder(config, networks))
+def build_osediff(options: OSEDiffOptions) -> OSEDiff:
+    """Build OSEDiff with its adapters merged into the base weights.
+
+    Its ``network`` is then free for a student's own adapters.
+
+    Raises:
+        WeightsError: A file is missing, damaged or of another model.
+        DistillkitError: There is no such tagger, or the tokenizer is damaged.
+    """
+    networks = _make_base(options)
+    file = options.adapter_file()
+    if file is None:
+        checkpoint = make_random_osediff(networks, options.seed)
+        source = "random weights"
+    else:
+        checkpoint = read_osediff(file.fetch())
+        source = file.name
+    lq_encoder = apply_osediff(networks, checkpoint, options.lora_alpha, source)
+    is_teacher = isinstance(options, OSEDiffTeacherOptions)
     return OSEDiff(
         networks.unet,
         networks.vae,
         lq_encoder,
-        prompt,
-        _space(config),
-        color_fix=config.color_fix if isinstance(config, OSEDiffTeacherConfig) else "none",
+        _make_prompt(options, _make_prompt_encoder(options, networks)),
+        _space(options),
+        color_fix=options.color_fix if is_teacher else "none",
     )
 
 
 def apply_osediff(
-    networks: Networks, checkpoint: OSEDiffCheckpoint, alpha: float, source: object
+    networks: Networks,
+    checkpoint: OSEDiffCheckpoint,
+    alpha: float,
+    source: object,
 ) -> PosteriorMean:
-    """Merge the UNet's adapters in place; the tuned encoder is returned and the autoencoder stays as it is.
+    """Merge OSEDiff's adapters into the networks.
+
+    Those of the UNet are merged in place. The autoencoder stays as it is: a copy of its encoder is
+    tuned.
+
+    Args:
+        networks: The base model.
+        checkpoint: The adapters.
+        alpha: ``lora_alpha`` of the adapters.
+        source: Where they come from, for the error.
+
+    Returns:
+        The tuned encoder.
 
     Raises:
-        WeightsError: the checkpoint is of another base model; ``source`` is named.
+        WeightsError: The checkpoint is of another base model.
     """
-    merge(
-        networks.unet,
-        checkpoint.unet,
-        unet_layout(networks.unet.state_dict(), checkpoint.rank_unet),
-        alpha,
-        source,
-    )
+    layout = unet_layout(networks.unet.state_dict(), checkpoint.rank_unet)
+    merge(networks.unet, checkpoint.unet, layout, alpha, source)
     lq_encoder = copy.deepcopy(PosteriorMean(networks.vae))
-    merge(
-        lq_encoder,
-        checkpoint.vae,
-        vae_layout(lq_encoder.state_dict(), checkpoint.rank_vae),
-        alpha,
-        source,
-    )
+    layout = vae_layout(lq_encoder.state_dict(), checkpoint.rank_vae)
+    merge(lq_encoder, checkpoint.vae, layout, alpha, source)
     return lq_encoder
 
 
-def _base(config: BaseModelConfig) -> Networks:
-    architecture = ARCHITECTURES[config.size]
-    if config.size == "tiny":
-        return random_networks(architecture, config.seed)
-    unet = without_memory(make_unet, architecture.unet)
-    load_unet(unet, config.file("unet").fetch())
-    vae = without_memory(make_vae, architecture.vae)
-    load_vae(vae, config.file("vae").fetch())
-    text = without_memory(make_text, architecture.text)
-    load_text(text, config.file("text_encoder").fetch())
+def _make_base(options: BaseModelOptions) -> Networks:
+    """Make the base model: read from files, or of toy size and random."""
+    architecture = ARCHITECTURES[options.size]
+    if options.size == "tiny":
+        return make_random_networks(architecture, options.seed)
+    unet = make_empty(make_unet, architecture.unet)
+    load_unet(unet, options.file("unet").fetch())
+    vae = make_empty(make_vae, architecture.vae)
+    load_vae(vae, options.file("vae").fetch())
+    text = make_empty(make_text, architecture.text)
+    load_text(text, options.file("text_encoder").fetch())
     return Networks(unet, vae, text)
 
 
-def random_osediff(networks: Networks, seed: int) -> OSEDiffCheckpoint:
-    """Seeded random adapters of rank 4 for ``networks``, in the layout of the published checkpoint."""
-    g = torch.Generator().manual_seed(seed)
+def make_random_osediff(networks: Networks, seed: int) -> OSEDiffCheckpoint:
+    """Make seeded random adapters for networks, in the layout of the published checkpoint."""
+    unet = unet_layout(networks.unet.state_dict(), RANDOM_RANK)
+    vae = vae_layout(networks.vae.state_dict(), RANDOM_RANK)
+    generator = torch.Generator().manual_seed(seed)
+    return OSEDiffCheckpoint(
+        unet=_draw_tensors(unet, generator),
+        vae=_draw_tensors(vae, generator),
+        rank_unet=RANDOM_RANK,
+        rank_vae=RANDOM_RANK,
+    )
 
-    def random(layout: Shapes) -> dict[str, torch.Tensor]:
-        return {k: 0.1 * torch.randn(shape, generator=g) for k, shape in layout.items()}
 
-    unet, vae = unet_layout(networks.unet.state_dict(), 4), vae_layout(networks.vae.state_dict(), 4)
-    return OSEDiffCheckpoint(random(unet), random(vae), 4, 4)
+def _draw_tensors(layout: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
+    return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in layout.items()}
 
 
-def _prompt_encoder(config: BaseModelConfig, networks: Networks) -> PromptEncoder:
-    if not config.texts:
+def _make_prompt_encoder(options: BaseModelOptions, networks: Networks) -> PromptEncoder:
+    if not options.needs_tokenizer:
         return PromptEncoder(networks.text)
-    vocabulary, _ = config.file("vocabulary").fetch(), config.file("merges").fetch()
+    vocabulary = options.file("vocabulary").fetch()
+    options.file("merges").fetch()  # the tokenizer finds it beside the vocabulary
     return PromptEncoder(networks.text, read_tokenizer(vocabulary.parent))
 
 
-def _prompt(config: BaseModelConfig, encoder: PromptEncoder) -> Prompt:
-    if config.tagger is not None or config.captions:
-        tagger = None if config.tagger is None else find_tagger(config.tagger)
-        return PromptOfEach(encoder, config.prompt, tagger, config.captions)
-    return FixedPrompt(encoder([config.prompt]))
+def _make_prompt(options: BaseModelOptions, encoder: PromptEncoder) -> Prompt:
+    if options.tagger is None and not options.captions:
+        return FixedPrompt(encoder([options.prompt]))
+    tagger = None
+    if options.tagger is not None:
+        tagger = find_tagger(options.tagger)
+    return PromptPerImage(encoder, options.prompt, tagger, options.captions)
 
 
-def _space(config: BaseModelConfig) -> str:
-    return "sd-kl-f8" if config.size == "full" else f"sd-kl-f8-tiny{config.seed}"
+def _space(options: BaseModelOptions) -> str:
+    """Name the latent space: each tiny autoencoder has another."""
+    if options.size == "full":
+        return "sd-kl-f8"
+    return f"sd-kl-f8-tiny{options.seed}"

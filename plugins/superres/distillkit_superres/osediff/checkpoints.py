@@ -1,4 +1,7 @@
-"""Reading Stable Diffusion 2.1-base in diffusers' file layout, in its old and new key styles, and OSEDiff's checkpoint."""
+"""Reading the files of Stable Diffusion 2.1-base and OSEDiff.
+
+The base model is in diffusers' file layout, in its old or new key style.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +14,79 @@ from torch import Tensor, nn
 
 from distillkit import WeightsError, load_exactly, read_state_dict
 
-# Autoencoders saved before diffusers 0.12 name the projections of their attention so.
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_KEY = re.compile(r"(?<=\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
+OLD_ATTENTION_NAMES = {
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+}
+"""Attention layers of autoencoders saved before diffusers 0.12, and their present names."""
+
+_OLD_ATTENTION = re.compile(
+    r"(?<=\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)",
+)
+_TEXT_PREFIX = "text_model."
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A flat file of tensors, in float32.
+    """Read a flat file of tensors, in float32.
 
     Raises:
-        WeightsError: not readable, unsafe, or not a flat dictionary of tensors.
+        WeightsError: The file is not readable, unsafe, or no flat dictionary of tensors.
     """
-    return _tensors(read_state_dict(path), path)
+    return _as_tensors(read_state_dict(path), path)
 
 
 def load_unet(network: nn.Module, path: Path) -> None:
     """Load a UNet's file.
 
     Raises:
-        WeightsError: not a weight file, or one of another architecture.
+        WeightsError: It is no weight file, or one of another architecture.
     """
     load_exactly(network, read_tensors(path), path)
 
 
 def load_vae(network: nn.Module, path: Path) -> None:
-    """Load an autoencoder's file, in either key style; errors as :func:`load_unet`."""
-    load_exactly(network, renamed_vae(read_tensors(path)), path)
+    """Load an autoencoder's file, in either key style.
+
+    Raises:
+        WeightsError: It is no weight file, or one of another architecture.
+    """
+    load_exactly(network, rename_vae(read_tensors(path)), path)
 
 
 def load_text(network: nn.Module, path: Path) -> None:
-    """Load a text encoder's file, with or without the ``text_model.`` prefix; errors as :func:`load_unet`."""
-    load_exactly(network, renamed_text(read_tensors(path), network), path)
+    """Load a text encoder's file, with or without the prefix ``text_model.``.
+
+    Raises:
+        WeightsError: It is no weight file, or one of another architecture.
+    """
+    load_exactly(network, rename_text(read_tensors(path), network), path)
 
 
-def renamed_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's tensors under diffusers' present names."""
-    return {_OLD_KEY.sub(lambda m: _OLD_ATTENTION[m[0]], k): v for k, v in state.items()}
+def rename_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give an autoencoder's tensors diffusers' present names."""
+
+    def present_name(old: re.Match[str]) -> str:
+        return OLD_ATTENTION_NAMES[old[0]]
+
+    return {_OLD_ATTENTION.sub(present_name, name): tensor for name, tensor in state.items()}
 
 
-def renamed_text(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """A CLIP text encoder's tensors under the names ``network`` uses: transformers 5 dropped the prefix, files have it."""
-    prefix = "text_model." if any(k.startswith("text_model.") for k in network.state_dict()) else ""
-    bare = {k.removeprefix("text_model."): v for k, v in state.items()}
-    bare.pop("embeddings.position_ids", None)  # 0, 1, 2, …, in old files
-    return {prefix + k: v for k, v in bare.items()}
+def rename_text(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Give a CLIP text encoder's tensors the names that a network uses.
+
+    Files have the prefix ``text_model.``, which transformers 5 dropped.
+    """
+    names = {name.removeprefix(_TEXT_PREFIX): tensor for name, tensor in state.items()}
+    names.pop("embeddings.position_ids", None)  # 0, 1, 2, ..., in old files
+    if not any(name.startswith(_TEXT_PREFIX) for name in network.state_dict()):
+        return names
+    return {_TEXT_PREFIX + name: tensor for name, tensor in names.items()}
 
 
 class OSEDiffCheckpoint(NamedTuple):
-    """What an ``osediff.pkl`` holds that matters: the tensors of both networks' adapters, and their ranks."""
+    """The tensors of both networks' adapters in an ``osediff.pkl``, and their ranks."""
 
     unet: dict[str, Tensor]
     vae: dict[str, Tensor]
@@ -66,28 +94,50 @@ class OSEDiffCheckpoint(NamedTuple):
     rank_vae: int
 
 
+CHECKPOINT_KEYS = ("state_dict_unet", "state_dict_vae", "rank_unet", "rank_vae")
+
+
 def read_osediff(path: Path) -> OSEDiffCheckpoint:
     """Read ``osediff.pkl`` without running anything in it.
 
     Raises:
-        WeightsError: not readable, unsafe, or not an OSEDiff checkpoint.
+        WeightsError: The file is not readable, unsafe, or no OSEDiff checkpoint.
     """
-    content: dict[str, Any] = read_state_dict(path)
-    wanted = ("state_dict_unet", "state_dict_vae", "rank_unet", "rank_vae")
-    missing = [k for k in wanted if k not in content] if isinstance(content, dict) else list(wanted)
+    content: Any = read_state_dict(path)
+    if not isinstance(content, dict):
+        content = {}
+    missing = [key for key in CHECKPOINT_KEYS if key not in content]
     if missing:
         raise WeightsError(f"{path} - not an OSEDiff checkpoint: it has no {', '.join(missing)}")
-    unet, vae, rank_unet, rank_vae = (content[k] for k in wanted)
-    if not all(isinstance(r, int) and r > 0 for r in (rank_unet, rank_vae)):
+    checkpoint = OSEDiffCheckpoint(
+        unet=_as_tensors(content["state_dict_unet"], path),
+        vae=_as_tensors(content["state_dict_vae"], path),
+        rank_unet=content["rank_unet"],
+        rank_vae=content["rank_vae"],
+    )
+    if not _is_rank(checkpoint.rank_unet) or not _is_rank(checkpoint.rank_vae):
         raise WeightsError(
-            f"{path} - not an OSEDiff checkpoint: its ranks are {rank_unet!r} and {rank_vae!r}"
+            f"{path} - not an OSEDiff checkpoint: "
+            f"its ranks are {checkpoint.rank_unet!r} and {checkpoint.rank_vae!r}"
         )
-    return OSEDiffCheckpoint(_tensors(unet, path), _tensors(vae, path), rank_unet, rank_vae)
+    return checkpoint
 
 
-def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    if not isinstance(content, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
-    ):
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and value > 0
+
+
+def _as_tensors(content: object, path: Path) -> dict[str, Tensor]:
+    """Check that something is a dictionary of tensors, and make them float32."""
+    if not isinstance(content, dict) or not all(map(_is_named_tensor, content.items())):
         raise WeightsError(f"{path} - not a dictionary of tensors")
-    return {k: v.float() if v.is_floating_point() else v for k, v in content.items()}
+    return {name: _as_float32(tensor) for name, tensor in content.items()}
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    name, tensor = item
+    return isinstance(name, str) and isinstance(tensor, Tensor)
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

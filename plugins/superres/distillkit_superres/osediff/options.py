@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -11,47 +12,82 @@ from distillkit import Options, WeightFile
 from distillkit_superres.files import PublishedWeights
 
 CHECKPOINT = "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl"
+CHECKPOINT_SIZE = 17_750_000
 BASE = "a repository stable-diffusion-2-1-base of the Hub, in diffusers' layout"
+APACHE = "Apache-2.0"
+OPENRAIL = "openrail++"
+OSEDIFF_LICENSE = f"{APACHE} AND {OPENRAIL}"
 
-Part = Literal["unet", "vae", "text_encoder", "vocabulary", "merges"]
-_FILES: dict[Part, tuple[str, ...]] = {
-    "unet": ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
-    "vae": ("vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin"),
-    "text_encoder": ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
-    "vocabulary": ("tokenizer/vocab.json",),
-    "merges": ("tokenizer/merges.txt",),
+
+class _BaseFile(NamedTuple):
+    """One file of the base model."""
+
+    names: tuple[str, ...]
+    """Its possible names, the preferred one first."""
+    size: int
+    """Bytes of the float32 tensors."""
+
+
+BASE_FILES = {
+    "unet": _BaseFile(
+        (
+            "unet/diffusion_pytorch_model.safetensors",
+            "unet/diffusion_pytorch_model.bin",
+        ),
+        size=3_463_642_896,
+    ),
+    "vae": _BaseFile(
+        (
+            "vae/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.bin",
+        ),
+        size=334_615_452,
+    ),
+    "text_encoder": _BaseFile(
+        (
+            "text_encoder/model.safetensors",
+            "text_encoder/pytorch_model.bin",
+        ),
+        size=1_361_551_360,
+    ),
+    "vocabulary": _BaseFile(("tokenizer/vocab.json",), size=1_059_962),
+    "merges": _BaseFile(("tokenizer/merges.txt",), size=524_619),
 }
-# Bytes of the float32 files, without their headers.
-_SIZES: dict[Part, int] = {
-    "unet": 3_463_642_896,
-    "vae": 334_615_452,
-    "text_encoder": 1_361_551_360,
-    "vocabulary": 1_059_962,
-    "merges": 524_619,
-}
 
 
-class BaseModelConfig(Options):
+class BaseModelOptions(Options):
     """Which Stable Diffusion 2.1-base, and how it is prompted."""
 
     size: Literal["full", "tiny"] = Field(
-        "full", description="tiny: toy networks with random weights; no file is read"
+        "full",
+        description="tiny: toy networks with random weights; no file is read",
     )
-    seed: int = Field(0, description="of the random weights, for size tiny")
+    seed: int = Field(
+        0,
+        description="of the random weights, for size tiny",
+    )
     folder: Path | None = Field(
         None,
-        description="Stable Diffusion 2.1-base in diffusers' layout (unet/, vae/, text_encoder/, tokenizer/)",
+        description=(
+            "Stable Diffusion 2.1-base in diffusers' layout "
+            "(unet/, vae/, text_encoder/, tokenizer/)"
+        ),
     )
     repo: str = Field(
         "Manojb/stable-diffusion-2-1-base",
         description="Hub repository in the same layout, where no folder is given",
     )
-    revision: str = Field("main", description="branch, tag or commit of the Hub repository")
+    revision: str = Field(
+        "main",
+        description="branch, tag or commit of the Hub repository",
+    )
     prompt: str = Field(
-        "", description="text for every image; it follows an image's own text, where there is one"
+        "",
+        description="text for every image; it follows an image's own text, where there is one",
     )
     captions: bool = Field(
-        False, description="take an image's caption, where its source has one, as its own text"
+        False,
+        description="take an image's caption, where its source has one, as its own text",
     )
     tagger: str | None = Field(
         None,
@@ -59,44 +95,48 @@ class BaseModelConfig(Options):
     )
 
     @model_validator(mode="after")
-    def _tiny_reads_nothing(self) -> Self:
-        if self.size == "tiny" and self.texts:
+    def _check_that_tiny_reads_no_text(self) -> Self:
+        if self.size == "tiny" and self.needs_tokenizer:
             raise ValueError(
-                'size = "tiny" has no tokenizer: prompts must be empty, captions off and no tagger named'
+                'size = "tiny" has no tokenizer: '
+                "prompts must be empty, captions off and no tagger named"
             )
         return self
 
     @property
-    def texts(self) -> bool:
-        """Whether texts beside the empty one have to be read."""
+    def needs_tokenizer(self) -> bool:
+        """Whether there are texts beside the empty one."""
         return bool(self.prompt or self.tagger or self.captions)
 
-    def file(self, part: Part) -> WeightFile:
-        """Where one file of the base model is."""
-        names = _FILES[part]
+    def file(self, role: str) -> WeightFile:
+        """Locate one file of the base model, a key of :data:`BASE_FILES`."""
+        names, size = BASE_FILES[role]
         if self.folder is None:
             return WeightFile(
                 repo=self.repo,
                 filename=names[0],
                 revision=self.revision,
-                size=_SIZES[part],
-                license="openrail++",
+                size=size,
+                license=OPENRAIL,
             )
         paths = [self.folder / name for name in names]
-        path = next((p for p in paths if p.is_file()), paths[0])
-        return WeightFile(path=path, size=_SIZES[part], license="openrail++", source=BASE)
+        existing = [path for path in paths if path.is_file()]
+        path = existing[0] if existing else paths[0]
+        return WeightFile(path=path, size=size, license=OPENRAIL, source=BASE)
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        """Every file that must be there."""
+        """List every file that must be there; none for size tiny."""
         if self.size == "tiny":
             return ()
-        parts: tuple[Part, ...] = ("unet", "vae", "text_encoder")
-        return tuple(
-            self.file(part) for part in (*parts, *(("vocabulary", "merges") if self.texts else ()))
-        )
+        return tuple(self.file(role) for role in self._roles())
+
+    def _roles(self) -> Iterator[str]:
+        yield from ("unet", "vae", "text_encoder")
+        if self.needs_tokenizer:
+            yield from ("vocabulary", "merges")
 
 
-class SD21BaseConfig(BaseModelConfig):
+class SD21BaseOptions(BaseModelOptions):
     """Options of ``superres/sd21-base``."""
 
     guidance: float = Field(
@@ -104,54 +144,68 @@ class SD21BaseConfig(BaseModelConfig):
         ge=0,
         description="classifier-free guidance: eps_neg + guidance (eps_pos - eps_neg); 1: none",
     )
-    negative_prompt: str = Field("", description="what guidance leads away from")
+    negative_prompt: str = Field(
+        "",
+        description="what guidance leads away from",
+    )
 
     @model_validator(mode="after")
-    def _guidance_has_a_direction(self) -> Self:
-        if self.guidance != 1 and self.size == "full" and self._same_text:
+    def _check_that_guidance_has_a_direction(self) -> Self:
+        if self.guidance != 1 and self.size == "full" and self._prompts_are_the_same:
             raise ValueError(
-                "guidance leads from negative_prompt to prompt, and they are the same; give different texts, or guidance = 1"
+                "guidance leads from negative_prompt to prompt, and they are the same; "
+                "give different texts, or guidance = 1"
             )
         return self
 
     @property
-    def texts(self) -> bool:
-        return super().texts or bool(self.negative_prompt)
+    def needs_tokenizer(self) -> bool:
+        return super().needs_tokenizer or bool(self.negative_prompt)
 
     @property
-    def _same_text(self) -> bool:
-        return self.tagger is None and not self.captions and self.prompt == self.negative_prompt
+    def _prompts_are_the_same(self) -> bool:
+        images_have_texts = self.tagger is not None or self.captions
+        return not images_have_texts and self.prompt == self.negative_prompt
 
 
-class OSEDiffConfig(BaseModelConfig, PublishedWeights):
+class OSEDiffOptions(BaseModelOptions, PublishedWeights):
     """Options of ``superres/osediff`` as a student."""
 
     checkpoint: WeightFile | None = Field(
         None,
-        description="OSEDiff's adapters, a path or a file on the Hub; default: the published osediff.pkl in weights_dir",
+        description=(
+            "OSEDiff's adapters, a path or a file on the Hub; "
+            "default: the published osediff.pkl in weights_dir"
+        ),
     )
     lora_alpha: float = Field(
         8.0,
         gt=0,
-        description="of the checkpoint's adapters, which are scaled by lora_alpha / rank; the file does not say",
+        description=(
+            "of the checkpoint's adapters, which are scaled by lora_alpha / rank; "
+            "the file does not say"
+        ),
     )
 
-    def adapters(self) -> WeightFile | None:
-        """The checkpoint's file; none at size tiny."""
-        return (
-            None
-            if self.size == "tiny"
-            else self.weight_file(self.checkpoint, CHECKPOINT, "Apache-2.0", 17_750_000)
-        )
+    def adapter_file(self) -> WeightFile | None:
+        """Locate the checkpoint; None for size tiny."""
+        if self.size == "tiny":
+            return None
+        return self.weight_file(self.checkpoint, CHECKPOINT, APACHE, CHECKPOINT_SIZE)
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        adapters = self.adapters()
-        return super().weight_files() + ((adapters,) if adapters else ())
+        """List every file that must be there; none for size tiny."""
+        files = super().weight_files()
+        adapters = self.adapter_file()
+        if adapters is None:
+            return files
+        return (*files, adapters)
 
 
-class OSEDiffTeacherConfig(OSEDiffConfig):
+class OSEDiffTeacherOptions(OSEDiffOptions):
     """Options of ``superres/osediff`` as a teacher."""
 
     color_fix: Literal["adain", "wavelet", "none"] = Field(
-        "adain", description="how restored images get their input's colors"
+        "adain",
+        description="how restored images get their input's colors",
     )

@@ -14,65 +14,86 @@ from transformers import CLIPTokenizer
 from distillkit import DistillkitError, current_captions
 
 Tagger = Callable[[Tensor], list[str]]
-"""Images (B, 3, H, W) in [-1, 1], the input enlarged to output size -> a text for each, such as ``"dog, grass, ball"``."""
+"""Writes a text for each image, such as ``"dog, grass, ball"``.
+
+The images are inputs enlarged to output size, shape (B, 3, H, W), in [-1, 1]."""
 
 TAGGERS = "distillkit_superres.taggers"
-"""Entry-point group in which packages offer taggers: a callable without arguments that returns a :data:`Tagger`."""
+"""The entry-point group in which packages offer taggers.
+
+An entry point names a callable without arguments that returns a :data:`Tagger`."""
+
+PADDING_TOKEN_ID = 0
+"""The token that texts are padded with, ``"!"``, as Stable Diffusion 2 does."""
 
 
 class PromptEncoder(nn.Module):
-    """CLIP's text tower over padded token ids.
-
-    Texts are padded to the full length with token 0 ("!"), as Stable Diffusion 2 does, and the padding is attended to.
+    """CLIP's text encoder over padded token ids; the padding is attended to.
 
     Args:
-        tokenizer: may be None if only empty texts are asked for, whose tokens are known.
+        network: A ``CLIPTextModel``.
+        tokenizer: Its tokenizer; None if there are only empty texts, whose tokens are known.
     """
 
     def __init__(self, network: nn.Module, tokenizer: CLIPTokenizer | None = None) -> None:
         super().__init__()
-        self.network, self.tokenizer = network, tokenizer
+        self.network = network
+        self.tokenizer = tokenizer
 
     @torch.no_grad()
     def forward(self, texts: list[str]) -> Tensor:
-        """-> (N, length, width): the last hidden states, after the final norm.
+        """Embed texts.
+
+        Returns:
+            The last hidden states, after the final norm, shape (N, length, width).
 
         Raises:
-            DistillkitError: a text that is not empty, and no tokenizer.
+            DistillkitError: A text is not empty, and there is no tokenizer.
         """
         ids = self._token_ids(texts).to(next(self.network.parameters()).device)
         return self.network(input_ids=ids).last_hidden_state
 
     def _token_ids(self, texts: list[str]) -> Tensor:
         config: Any = self.network.config
-        if not any(texts):
-            return torch.tensor(
-                [
-                    [config.bos_token_id, config.eos_token_id]
-                    + [0] * (config.max_position_embeddings - 2)
-                ]
-                * len(texts)
-            )
+        length = config.max_position_embeddings
+        nonempty = [text for text in texts if text]
+        if not nonempty:
+            padding = [PADDING_TOKEN_ID] * (length - 2)
+            empty = [config.bos_token_id, config.eos_token_id, *padding]
+            return torch.tensor([empty] * len(texts))
         if self.tokenizer is None:
             raise DistillkitError(
-                f"the prompt {next(t for t in texts if t)!r} needs a tokenizer, and this model was built without one"
+                f"the prompt {nonempty[0]!r} needs a tokenizer, "
+                "and this model was built without one"
             )
-        length = config.max_position_embeddings
-        return self.tokenizer(
-            texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).input_ids
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return tokens.input_ids
 
 
 def read_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer from a folder with ``vocab.json`` and ``merges.txt``."""
+    """Read CLIP's tokenizer from a folder with ``vocab.json`` and ``merges.txt``.
+
+    Raises:
+        DistillkitError: It is no CLIP tokenizer.
+    """
     try:
         return CLIPTokenizer.from_pretrained(str(folder), pad_token="!")
-    except Exception as e:  # whatever the library makes of damaged files
+    except Exception as e:  # the library has no error of its own for damaged files
         raise DistillkitError(f"{folder} - not a CLIP tokenizer: {e}") from e
 
 
 class FixedPrompt(nn.Module):
-    """One text for every image. ``embedding``: (1, length, width)."""
+    """One text for every image.
+
+    Args:
+        embedding: The text's embedding, shape (1, length, width).
+    """
 
     embedding: Tensor
 
@@ -81,15 +102,18 @@ class FixedPrompt(nn.Module):
         self.register_buffer("embedding", embedding)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> (B, length, width)."""
+        """Repeat the embedding for images (B, 3, H, W), shape (B, length, width)."""
         return self.embedding.expand(len(image), -1, -1)
 
 
-class PromptOfEach(nn.Module):
-    """A text for each image: its caption, or else its tags, and after them ``prompt``.
+class PromptPerImage(nn.Module):
+    """A text for each image: its caption, or else its tags, followed by a prompt.
 
     Args:
-        tagger: asked if an image of the batch has no caption. captions: whether captions are looked at.
+        encoder: Embeds the texts.
+        prompt: The text that follows an image's own.
+        tagger: Called if an image of the batch has no caption.
+        captions: Whether captions are used.
     """
 
     def __init__(
@@ -100,35 +124,48 @@ class PromptOfEach(nn.Module):
         captions: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.prompt, self.tagger, self.captions = encoder, prompt, tagger, captions
+        self.encoder = encoder
+        self.prompt = prompt
+        self.tagger = tagger
+        self.captions = captions
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> (B, length, width)."""
-        captions = current_captions(image) if self.captions else [None] * len(image)
-        tags = (
-            self.tagger(image)
-            if self.tagger is not None and None in captions
-            else [""] * len(image)
-        )
-        own = [
-            tag if caption is None else caption for caption, tag in zip(captions, tags, strict=True)
-        ]
-        return self.encoder([", ".join(filter(None, [text, self.prompt])) for text in own])
+        """Embed the texts of images.
+
+        Args:
+            image: Shape (B, 3, H, W), in [-1, 1].
+
+        Returns:
+            Shape (B, length, width).
+        """
+        captions: list[str | None] = [None] * len(image)
+        if self.captions:
+            captions = current_captions(image)
+        tags = [""] * len(image)
+        if self.tagger is not None and None in captions:
+            tags = self.tagger(image)
+        texts = []
+        for caption, tag in zip(captions, tags, strict=True):
+            own = tag if caption is None else caption
+            texts.append(", ".join(filter(None, [own, self.prompt])))
+        return self.encoder(texts)
 
 
-Prompt = FixedPrompt | PromptOfEach
+Prompt = FixedPrompt | PromptPerImage
 
 
 def find_tagger(name: str) -> Tagger:
-    """The tagger that an installed package offers under ``name``.
+    """Find the tagger that an installed package offers under a name.
 
     Raises:
-        DistillkitError: no installed package does.
+        DistillkitError: No installed package does.
     """
-    known = {e.name: e for e in entry_points(group=TAGGERS)}
-    if name not in known:
-        offered = ", ".join(sorted(known)) or "none"
+    offered = {entry_point.name: entry_point for entry_point in entry_points(group=TAGGERS)}
+    if name not in offered:
+        names = ", ".join(sorted(offered)) or "none"
         raise DistillkitError(
-            f"tagger {name!r} - no installed package offers it (entry-point group {TAGGERS}; offered: {offered})"
+            f"tagger {name!r} - no installed package offers it "
+            f"(entry-point group {TAGGERS}; offered: {names})"
         )
-    return known[name].load()()
+    make_tagger = offered[name].load()
+    return make_tagger()

@@ -1,8 +1,6 @@
-"""From a config to a teacher: the published sizes, and tiny ones of the same classes."""
+"""From options to a teacher: the published sizes, and tiny ones of the same classes."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,6 +8,7 @@ from distillkit import ResidualShifting
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
 from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.model import ResShift
+from distillkit_superres.resshift.options import NetworkOptions, ResShiftOptions, SinSROptions
 from distillkit_superres.resshift.schedule import (
     SINSR_MAX_START,
     ancestral,
@@ -18,9 +17,6 @@ from distillkit_superres.resshift.schedule import (
 )
 from distillkit_superres.resshift.sinsr import SinSR
 from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
-
-if TYPE_CHECKING:
-    from distillkit_superres.resshift.specs import ResShiftConfig, SinSRConfig
 
 KAPPA = 2.0
 SCHEDULES = {"v1": (15, 0.04), "v2": (15, 0.04), "v3": (4, 0.2)}
@@ -56,16 +52,16 @@ def make_process(
     return ResidualShifting(table, KAPPA)
 
 
-def _make_networks(config: ResShiftConfig | SinSRConfig) -> tuple[SwinUNet, VQModel]:
+def _make_networks(options: NetworkOptions) -> tuple[SwinUNet, VQModel]:
     """Make the two networks with their weights.
 
-    The weights are read from files; those of size tiny are drawn from ``config.seed``.
+    The weights are read from files; those of size tiny are drawn from ``options.seed``.
     """
-    if config.size == "tiny":
+    if options.size == "tiny":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(options.seed)
             return SwinUNet(TINY_UNET), VQModel(TINY_AUTOENCODER)
-    network_file, autoencoder_file = (file.fetch() for file in config.weight_files())
+    network_file, autoencoder_file = (file.fetch() for file in options.weight_files())
     network = SwinUNet(SwinUNetConfig())
     load_checkpoint(network, network_file)
     autoencoder = VQModel(VQConfig())
@@ -73,21 +69,21 @@ def _make_networks(config: ResShiftConfig | SinSRConfig) -> tuple[SwinUNet, VQMo
     return network, autoencoder
 
 
-def build_resshift(config: ResShiftConfig) -> ResShift:
+def build_resshift(options: ResShiftOptions) -> ResShift:
     """Build the score teacher ``superres/resshift``, frozen."""
-    process = make_process(*SCHEDULES[config.version])
-    make_reverse = ancestral if config.sampler == "ancestral" else deterministic
+    process = make_process(*SCHEDULES[options.version])
+    make_reverse = ancestral if options.sampler == "ancestral" else deterministic
     model = ResShift(
-        *_make_networks(config),
+        *_make_networks(options),
         process,
-        space="vq-f4" if config.size == "full" else "vq-f4-tiny",
+        space="vq-f4" if options.size == "full" else "vq-f4-tiny",
         reverse=make_reverse(process),
     )
     return model.eval().requires_grad_(False)
 
 
-def build_sinsr(config: SinSRConfig) -> SinSR:
+def build_sinsr(options: SinSROptions) -> SinSR:
     """Build the output teacher ``superres/sinsr``, frozen."""
     process = make_process(*SCHEDULES["v1"], SINSR_MAX_START)
-    model = SinSR(ResShift(*_make_networks(config), process))
+    model = SinSR(ResShift(*_make_networks(options), process))
     return model.eval().requires_grad_(False)

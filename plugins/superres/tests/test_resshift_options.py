@@ -17,16 +17,17 @@ from distillkit import WeightFile, WeightsError
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET
 from distillkit_superres.resshift.checkpoints import load_checkpoint
-from distillkit_superres.resshift.specs import TEACHERS, ResShiftConfig, SinSRConfig
+from distillkit_superres.resshift.options import ResShiftOptions, SinSROptions
 from distillkit_superres.resshift.unet import SwinUNet
 
-RESSHIFT, SINSR = TEACHERS
+TEACHERS = {spec.name: spec for spec in distillkit_superres.distillkit_teachers()}
+RESSHIFT = TEACHERS["resshift"]
+SINSR = TEACHERS["sinsr"]
 
 
 def test_the_hooks_offer_both_teachers():
-    offered = {spec.name: spec.capabilities for spec in distillkit_superres.distillkit_teachers()}
-    assert offered["resshift"] == {"score", "output"}
-    assert offered["sinsr"] == {"output"}
+    assert RESSHIFT.capabilities == {"score", "output"}
+    assert SINSR.capabilities == {"output"}
 
 
 def test_describing_the_plugin_imports_no_torch():
@@ -37,11 +38,11 @@ def test_describing_the_plugin_imports_no_torch():
 @pytest.mark.parametrize(
     ("spec", "config", "name"),
     [
-        (RESSHIFT, ResShiftConfig(version="v1"), "resshift_realsrx4_s15_v1.pth"),
-        (RESSHIFT, ResShiftConfig(version="v2"), "resshift_realsrx4_s15_v2.pth"),
-        (RESSHIFT, ResShiftConfig(), "resshift_realsrx4_s4_v3.pth"),
-        (SINSR, SinSRConfig(), "SinSR_v1.pth"),
-        (SINSR, SinSRConfig(version="v2"), "SinSR_v2.pth"),
+        (RESSHIFT, ResShiftOptions(version="v1"), "resshift_realsrx4_s15_v1.pth"),
+        (RESSHIFT, ResShiftOptions(version="v2"), "resshift_realsrx4_s15_v2.pth"),
+        (RESSHIFT, ResShiftOptions(), "resshift_realsrx4_s4_v3.pth"),
+        (SINSR, SinSROptions(), "SinSR_v1.pth"),
+        (SINSR, SinSROptions(version="v2"), "SinSR_v2.pth"),
     ],
 )
 def test_the_published_files_are_named_with_their_license(spec, config, name):
@@ -58,7 +59,7 @@ def test_the_published_files_are_named_with_their_license(spec, config, name):
 
 def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
     hub = {"repo": "owner/name", "filename": "x.pth", "sha256": "0" * 64}
-    config = ResShiftConfig(weights=str(tmp_path / "x.pth"), autoencoder=hub)
+    config = ResShiftOptions(weights=str(tmp_path / "x.pth"), autoencoder=hub)
     network, autoencoder = config.weight_files()
     assert network.path == tmp_path / "x.pth" and not network.fetchable
     assert (autoencoder.repo, autoencoder.filename, autoencoder.sha256) == (
@@ -73,13 +74,13 @@ def test_weights_may_be_a_path_or_on_the_hub(tmp_path):
         match=r"x\.pth - its sha256 is .*, not 0{64} as the recipe or its plugin has it",
     ):
         RESSHIFT.create(
-            ResShiftConfig(weights={"path": str(tmp_path / "x.pth"), "sha256": "0" * 64})
+            ResShiftOptions(weights={"path": str(tmp_path / "x.pth"), "sha256": "0" * 64})
         )
     with pytest.raises(ValidationError, match="sha256"):
-        ResShiftConfig(weights={"path": "x.pth", "sha256": "abc"})
+        ResShiftOptions(weights={"path": "x.pth", "sha256": "abc"})
     with pytest.raises(ValidationError, match="filname"):
-        ResShiftConfig(weights={"repo": "owner/name", "filname": "x.pth"})
-    assert ResShiftConfig(size="tiny").weight_files() == ()
+        ResShiftOptions(weights={"repo": "owner/name", "filname": "x.pth"})
+    assert ResShiftOptions(size="tiny").weight_files() == ()
 
 
 def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
@@ -87,7 +88,7 @@ def test_a_missing_file_is_named_with_where_it_is_published(tmp_path):
         WeightsError,
         match=r"nowhere\.pth - no such weight file; get it from .*SinSR/.*/v1\.0/SinSR_v1\.pth",
     ):
-        SINSR.create(SinSRConfig(weights=tmp_path / "nowhere.pth"))
+        SINSR.create(SinSROptions(weights=tmp_path / "nowhere.pth"))
 
 
 @pytest.fixture(scope="module")
