@@ -59,7 +59,9 @@ def test_every_weight_of_the_realness_teacher_is_the_students():
 
 
 def test_teacher_of_another_unet_still_shares_the_autoencoder():
-    cast = build_cast(load_recipe(RECIPE, ['teachers.realness={use="superres/sd21-base", size="tiny"}']), CPU)
+    cast = build_cast(
+        load_recipe(RECIPE, ['teachers.realness={use="superres/sd21-base", size="tiny"}']), CPU
+    )
     teacher = cast.teachers["realness"]
     assert storages(teacher.codec) <= storages(cast.student)
     assert storages(teacher.network) - storages(cast.student), (

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from distillkit import ColorFix
 from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
     Networks,
@@ -84,14 +85,16 @@ def build_osediff(options: OSEDiffOptions) -> OSEDiff:
         checkpoint = read_osediff(file.fetch())
         source = file.name
     lq_encoder = apply_osediff(networks, checkpoint, options.lora_alpha, source)
-    is_teacher = isinstance(options, OSEDiffTeacherOptions)
+    color_fix: ColorFix = "none"
+    if isinstance(options, OSEDiffTeacherOptions):
+        color_fix = options.color_fix
     return OSEDiff(
         networks.unet,
         networks.vae,
         lq_encoder,
         _make_prompt(options, _make_prompt_encoder(options, networks)),
         _space(options),
-        color_fix=options.color_fix if is_teacher else "none",
+        color_fix=color_fix,
     )
 
 
