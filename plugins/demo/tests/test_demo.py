@@ -133,7 +133,7 @@ def test_no_photo_is_no_error(client):
         (photo()[:300], "Not restored: "),
     ],
 )
-def test_what_is_refused_is_status_text(client, content, says):
+def test_refusals_are_explained(client, content, says):
     outputs = client.restore(content)
     assert outputs[0] is None and outputs[1]["value"] is None and says in status_text(outputs)
 
@@ -155,7 +155,7 @@ def test_a_wrong_tradeoff_harms_nobody(client, tradeoff):
     assert client.restore(photo())[0]
 
 
-def test_what_a_model_says_when_it_fails_stays_in_the_log(server, client, monkeypatch, caplog):
+def test_errors_of_models_stay_in_the_log(server, client, monkeypatch, caplog):
     monkeypatch.setattr(server[0], "error", RuntimeError(f"in {__file__}"))
     outputs = client.restore(photo(5, 5))
     assert status_text(outputs).startswith("Not restored: the model failed on this photo.")

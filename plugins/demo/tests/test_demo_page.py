@@ -10,12 +10,15 @@ pytest.importorskip("gradio", reason="gradio is not installed: pip install 'dist
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'"
 )
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
-PICTURES = "[...document.querySelectorAll('#compare img')].map(i => i.complete && i.naturalWidth ? i.src : '')"
+PICTURES = (
+    "[...document.querySelectorAll('#compare img')]"
+    ".map(i => i.complete && i.naturalWidth ? i.src : '')"
+)
 STATUS = "document.querySelector('#status').innerText"
 
 
@@ -36,18 +39,18 @@ def restorer():
 def address(restorer):
     from distillkit_demo.page import serve
 
-    with serve(
-        restorer, "A toy", port=free_port(), max_pixels=10_000, max_upload=200_000
-    ) as address:
+    limits = {"max_pixels": 10_000, "max_upload": 200_000}
+    with serve(restorer, "A toy", port=free_port(), **limits) as address:
         yield address
 
 
 @pytest.fixture
 def page(browser, address):
-    """The opened page; what it asked for is in ``page.asked``."""
+    """The opened page, with its requests in ``asked`` and its errors in ``failed``."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(60_000)
-    page.asked, page.failed = [], []
+    page.asked = []
+    page.failed = []
     page.on("request", lambda request: page.asked.append(request.url))
     page.on("pageerror", lambda error: page.failed.append(str(error)))
     page.goto(address)
@@ -57,17 +60,14 @@ def page(browser, address):
 
 
 def choose(page, content, name="photo.png"):
-    page.set_input_files(
-        "#photo input[type=file]", {"name": name, "mimeType": "image/png", "buffer": content}
-    )
+    file = {"name": name, "mimeType": "image/png", "buffer": content}
+    page.set_input_files("#photo input[type=file]", file)
 
 
-def shown(page, than=()):
-    """The addresses of both pictures, once they are loaded and others than ``than``."""
-    page.wait_for_function(
-        f"old => {{ const p = {PICTURES}; return p[1] && p.every(Boolean) && p != '' + old }}",
-        arg=than,
-    )
+def shown(page, before=()):
+    """The addresses of both pictures, once they are loaded and others than ``before``."""
+    both_are_new = "p[1] && p.every(Boolean) && p != '' + old"
+    page.wait_for_function(f"old => {{ const p = {PICTURES}; return {both_are_new} }}", arg=before)
     return page.evaluate(PICTURES)
 
 
@@ -86,9 +86,8 @@ def test_a_photo_is_uploaded_the_tradeoff_moved_and_the_picture_changes(page, ad
     with page.expect_download() as download:
         page.click("text=Download")
     assert download.value.suggested_filename == "restored_t1.png"
-    assert {
-        urlsplit(url).netloc for url in page.asked if not url.startswith(("data:", "blob:"))
-    } == {urlsplit(address).netloc}
+    requests = [url for url in page.asked if not url.startswith(("data:", "blob:"))]
+    assert {urlsplit(url).netloc for url in requests} == {urlsplit(address).netloc}
     assert page.failed == []
 
 
@@ -115,12 +114,16 @@ def test_a_full_queue_is_said_to_be_full(page, restorer, address):
 
     restorer.open.clear()
     try:
-        crowd = [DemoClient(address) for _ in range(MAX_WAITING_CALLS + 2)]
-        accepted = [v for i, v in enumerate(crowd) if v.join(v.upload(photo(6, 7 + i))).is_success]
+        accepted = []
+        for i in range(MAX_WAITING_CALLS + 2):
+            client = DemoClient(address)
+            path = client.upload(photo(6, 7 + i))
+            if client.join(path).is_success:
+                accepted.append(client)
         choose(page, photo(11, 13))
         page.wait_for_selector("text=This application is currently busy. Please try again.")
     finally:
         restorer.open.set()
-    assert all(v.result()[0] for v in accepted)
+    assert all(client.result()[0] for client in accepted)
     page.click("button:has-text('Restore')")
     page.wait_for_function(f"{STATUS}.includes('13 x 11 → 26 x 22 pixels')")
