@@ -2,10 +2,12 @@
 
 import json
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from distillkit.cli import main as cli
 from distillkit.evaluation.results import Results
@@ -13,94 +15,105 @@ from distillkit.evaluation.results import Results
 NAMES = [f"photo{i}" for i in range(4)]
 
 
+class Outcome(NamedTuple):
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def distillkit(monkeypatch, capfd):
+    """Run ``distillkit`` with the arguments."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["distillkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return Outcome(stopped.value.code or 0, *capfd.readouterr())
+
+    return call
+
+
 def save(path, array):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
 
 
+def read_array(path):
+    return np.array(Image.open(path)).astype(float)
+
+
+def read_results(folder):
+    return Results.from_json((folder / "per_image.json").read_text())
+
+
 @pytest.fixture
 def folders(tmp_path):
-    """``gt``, ``lq`` at half its size, and the outputs of two methods with little and much noise."""
+    """Make ``gt``, ``lq`` at half its size, and the images of a noisy and a cleaner method."""
     rng = np.random.default_rng(0)
     for name in NAMES:
         small = rng.uniform(0, 255, (5, 6, 3)).astype(np.uint8)
         gt = np.array(Image.fromarray(small).resize((48, 40), Image.Resampling.BICUBIC))
+        lq = np.array(Image.fromarray(gt).resize((24, 20), Image.Resampling.BOX))
         save(tmp_path / "gt" / f"{name}.png", gt)
-        save(
-            tmp_path / "lq" / f"{name}.png",
-            np.array(Image.fromarray(gt).resize((24, 20), Image.Resampling.BOX)),
-        )
-        for method, noise in (("sharp", 20), ("soft", 4)):
+        save(tmp_path / "lq" / f"{name}.png", lq)
+        for method, noise, suffix in (("sharp", 20, "png"), ("soft", 4, "bmp")):
             noisy = np.clip(gt + rng.normal(0, noise, gt.shape), 0, 255).astype(np.uint8)
-            save(tmp_path / method / f"{name}.{'bmp' if method == 'soft' else 'png'}", noisy)
+            save(tmp_path / method / f"{name}.{suffix}", noisy)
     return tmp_path
 
 
 @pytest.fixture
-def compare(monkeypatch, capfd, folders):
-    """``compare("--metrics", ...)`` of the two methods -> exit code, standard output, standard error."""
+def compare(distillkit, folders):
+    """Compare methods with ``gt``: names of folders, or NAME=DIR."""
 
     def call(*arguments, methods=("sharp", "soft")):
-        given = [x for m in methods for x in ("--method", m if "=" in m else f"{m}={folders / m}")]
-        line = [
-            "distillkit",
-            "eval",
-            "--gt",
-            folders / "gt",
-            *given,
-            "--out",
-            folders / "out",
-            *arguments,
-        ]
-        monkeypatch.setattr(sys, "argv", [*map(str, line)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
+        options = []
+        for method in methods:
+            if "=" not in method:
+                method = f"{method}={folders / method}"
+            options += ["--method", method]
+        gt = folders / "gt"
+        return distillkit("eval", "--gt", gt, *options, "--out", folders / "out", *arguments)
 
     return call
 
 
 def test_two_folders_their_combinations_and_bicubic(compare, folders):
-    options = (
-        "--lq",
-        folders / "lq",
-        "--metrics",
-        "psnr-y,ssim-y",
-        "--combine",
-        "soft,sharp",
-        "--alphas",
-        "0.25,0.75",
+    outcome = compare(
+        *("--lq", folders / "lq"),
+        *("--metrics", "psnr-y,ssim-y"),
+        *("--combine", "soft,sharp"),
+        *("--alphas", "0.25,0.75"),
     )
-    code, said, told = compare(*options)
-    assert code == 0 and f"open {folders / 'out' / 'report.html'}" in said, told
-    results = Results.from_json((folders / "out" / "per_image.json").read_text())
-    assert [e.label for e in results.methods] == [
-        "sharp",
-        "soft",
-        "bicubic",
-        "linear:0.25",
-        "linear:0.75",
-    ]
-    assert list(results.items) == NAMES and results.reference == "sharp"
-    rows = {
-        (r["method"], r["metric"]): r
-        for r in json.loads((folders / "out" / "metrics.json").read_text())
-    }
-    assert rows["soft", "psnr-y"]["difference_low"] > 5
-    gt, soft = (
-        np.array(Image.open(folders / f)).astype(float)
-        for f in ("gt/photo0.png", "soft/photo0.bmp")
-    )
-    weights = np.array([65.481, 128.553, 24.966]) / 255
-    expected = 10 * np.log10(255**2 / np.mean(((gt - soft) @ weights) ** 2))
-    assert results.values["soft", "psnr-y"][0] == pytest.approx(expected, abs=1e-3)
+    assert outcome.code == 0, outcome.err
+    assert f"open {folders / 'out' / 'report.html'}" in outcome.out
+    results = read_results(folders / "out")
+    labels = ["sharp", "soft", "bicubic", "linear:0.25", "linear:0.75"]
+    assert [method.label for method in results.methods] == labels
+    assert list(results.items) == NAMES
+    assert results.reference == "sharp"
     page = (folders / "out" / "report.html").read_text()
-    assert (
-        "<summary>Recipe" not in page
-        and "soft teacher" not in page
-        and "Differences from sharp" in page
-    )
+    assert "Differences from sharp" in page
+    assert "<summary>Recipe" not in page
+    assert "soft teacher" not in page
+
+
+def test_a_folder_is_measured_as_its_files_are(compare, folders):
+    outcome = compare("--metrics", "psnr-y")
+    assert outcome.code == 0, outcome.err
+    rows = json.loads((folders / "out" / "metrics.json").read_text())
+    (soft_row,) = [row for row in rows if row["method"] == "soft"]
+    assert soft_row["difference_low"] > 5
+    gt = read_array(folders / "gt" / "photo0.png")
+    soft = read_array(folders / "soft" / "photo0.bmp")
+    luma_weights = np.array([65.481, 128.553, 24.966]) / 255
+    error = np.mean(((gt - soft) @ luma_weights) ** 2)
+    psnr = 10 * np.log10(255**2 / error)
+    measured = read_results(folders / "out").values["soft", "psnr-y"]
+    assert measured[0] == pytest.approx(psnr, abs=1e-3)
 
 
 def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
@@ -109,43 +122,49 @@ def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
         f"student@1={folders / 'soft'}",
         f"theirs={folders / 'sharp'}",
     ]
-    code, _, told = compare(
-        "--metrics", "psnr,ssim", "--reference", "theirs", "--only", "photo[0-2]", methods=methods
+    outcome = compare(
+        *("--metrics", "psnr,ssim"),
+        *("--reference", "theirs"),
+        *("--only", "photo[0-2]"),
+        methods=methods,
     )
-    assert code == 0, told
-    results = Results.from_json((folders / "out" / "per_image.json").read_text())
-    assert [e.tradeoff for e in results.sweep()] == [0, 1] and len(results.items) == 3
-    assert "the tradeoff spans at least" in told
-    assert all(e.seconds is None and e.nfe is None for e in results.methods)
+    assert outcome.code == 0, outcome.err
+    assert "the tradeoff spans at least" in outcome.err
+    results = read_results(folders / "out")
+    assert [method.tradeoff for method in results.sweep()] == [0, 1]
+    assert len(results.items) == 3
+    for method in results.methods:
+        assert method.seconds is None
+        assert method.nfe is None
 
 
 def test_options_of_a_metric_and_weights_that_are_absent(compare, folders):
-    code, _, told = compare(
-        "--metrics", "psnr,niqe", "--set", f"niqe.parameters='{folders / 'none.npz'}'"
-    )
-    assert code == 0 and "not measured: niqe" in told and "none.npz" in told
+    option = f"niqe.parameters='{folders / 'none.npz'}'"
+    outcome = compare("--metrics", "psnr,niqe", "--set", option)
+    assert outcome.code == 0, outcome.err
+    assert "not measured: niqe" in outcome.err
+    assert "none.npz" in outcome.err
     assert "weights absent" in (folders / "out" / "table.md").read_text()
 
 
-def test_everything_that_does_not_fit_together_is_told_at_once(compare, folders):
+def test_all_images_that_do_not_fit_are_named_at_once(compare, folders):
     (folders / "sharp" / "photo0.png").unlink()
     (folders / "sharp" / "photo1.png").write_bytes(b"no picture")
     save(folders / "sharp" / "extra.png", np.zeros((4, 4, 3), np.uint8))
     save(folders / "soft" / "photo2.bmp", np.zeros((4, 5, 3), np.uint8))
-    code, said, told = compare("--metrics", "psnr")
-    assert code == 2 and said == "" and "Traceback" not in told
-    for line in (
-        "missing: photo0",
-        "left over: extra",
-        "photo1.png - ",
-        "photo2.bmp - 5 x 4 pixels, the ground truth 48 x 40",
-    ):
-        assert line in told
+    outcome = compare("--metrics", "psnr")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert "missing: photo0" in outcome.err
+    assert "left over: extra" in outcome.err
+    assert "photo1.png - " in outcome.err
+    assert "photo2.bmp - 5 x 4 pixels, the ground truth 48 x 40" in outcome.err
     assert not (folders / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "methods", "says"),
+    ("arguments", "methods", "message"),
     [
         ((), ["nowhere=/nowhere"], "/nowhere - no such folder"),
         (("--only", "x*"), ["sharp"], "holds no images called x*"),
@@ -177,67 +196,93 @@ def test_everything_that_does_not_fit_together_is_told_at_once(compare, folders)
         ((), ["sharp="], "expected NAME=DIR"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_written(
-    compare, folders, arguments, methods, says
+def test_bad_arguments_are_refused_before_anything_is_written(
+    compare, folders, arguments, methods, message
 ):
-    code, _, told = compare("--metrics", "psnr", *arguments, methods=methods)
-    assert code == 2 and says in told and "Traceback" not in told
+    outcome = compare("--metrics", "psnr", *arguments, methods=methods)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
     assert not (folders / "out").exists()
 
 
-def test_two_files_of_one_name_and_a_runs_folder_are_refused(compare, folders):
+def test_two_files_of_one_name_are_refused(compare, folders):
     save(folders / "sharp" / "photo0.jpg", np.zeros((40, 48, 3), np.uint8))
-    code, _, told = compare("--metrics", "psnr")
-    assert code == 2 and "have the same name apart from the suffix" in told
+    outcome = compare("--metrics", "psnr")
+    assert outcome.code == 2
+    assert "have the same name apart from the suffix" in outcome.err
+
+
+def test_a_runs_folder_is_refused(compare, folders):
     (folders / "out").mkdir()
     (folders / "out" / "recipe.toml").write_text("")
-    code, _, told = compare("--metrics", "psnr", methods=["soft"])
-    assert code == 2 and "is a run's folder" in told
+    outcome = compare("--metrics", "psnr")
+    assert outcome.code == 2
+    assert "is a run's folder" in outcome.err
 
 
-def test_damaged_inputs_are_named(compare, folders):
-    content = (folders / "lq" / "photo1.png").read_bytes()
-    (folders / "lq" / "photo1.png").write_bytes(content[: len(content) // 2])
+def test_a_damaged_ground_truth_is_named(compare, folders):
     (folders / "gt" / "photo3.png").write_bytes(b"")
-    code, _, told = compare("--metrics", "psnr", "--lq", folders / "lq")
-    assert code == 2 and "photo3.png" in told and "Traceback" not in told
-    (folders / "gt" / "photo3.png").write_bytes((folders / "gt" / "photo2.png").read_bytes())
-    code, _, told = compare("--metrics", "psnr", "--lq", folders / "lq")
-    assert code == 2 and "photo1.png" in told and not (folders / "out").exists()
+    outcome = compare("--metrics", "psnr", "--lq", folders / "lq")
+    assert outcome.code == 2
+    assert "photo3.png" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
-def test_a_runs_evaluation_gains_methods(recipe, photos, tmp_path, monkeypatch, capfd):
-    def distillkit(*arguments):
-        monkeypatch.setattr(sys, "argv", ["distillkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capfd.readouterr()
+def test_a_damaged_input_is_named(compare, folders):
+    lq = folders / "lq" / "photo1.png"
+    content = lq.read_bytes()
+    lq.write_bytes(content[: len(content) // 2])
+    outcome = compare("--metrics", "psnr", "--lq", folders / "lq")
+    assert outcome.code == 2
+    assert "photo1.png" in outcome.err
+    assert not (folders / "out").exists()
 
-    run = tmp_path / "run"
-    assert distillkit("run", recipe, "--out", run)[0] == 0
-    copies = f"copies={photos / 'test'}"
-    code, _, told = distillkit(
-        "eval", run, "--method", copies, "--combine", "copies,bicubic", "--alphas", "0.5"
+
+@pytest.fixture
+def run(distillkit, recipe, tmp_path):
+    """A finished run of the toy recipe."""
+    folder = tmp_path / "run"
+    outcome = distillkit("run", recipe, "--out", folder)
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+def test_a_runs_evaluation_gains_methods(distillkit, run, photos):
+    outcome = distillkit(
+        "eval",
+        run,
+        *("--method", f"copies={photos / 'test'}"),
+        *("--combine", "copies,bicubic"),
+        *("--alphas", "0.5"),
     )
-    assert code == 0, told
-    results = Results.from_json((run / "evaluation" / "per_image.json").read_text())
-    assert results.values["copies", "psnr"].min() == 100 and results.teachers == (
-        "copies",
-        "bicubic",
-    )
-    assert results.method("linear:0.5").nfe is None and results.method("copies").seconds is None
-    student = results.sweep()[0]
-    assert student.parameters and student.trainable and student.seconds > 0
-    stored = [sum(np.prod(t.shape) for t in load(run, f"stage{n}").values()) for n in (1, 2)]
-    assert student.trainable == sum(stored)
-    code, _, told = distillkit("eval", run, "--method", f"copies={photos / 'train'}")
-    assert code == 2 and "missing: test0, test1, test2" in told
-    code, _, told = distillkit("eval", run, "--gt", photos)
-    assert code == 2 and "a run has its own" in told
-    assert distillkit("eval")[0] == 2
+    assert outcome.code == 0, outcome.err
+    results = read_results(run / "evaluation")
+    assert results.values["copies", "psnr"].min() == 100
+    assert results.method("copies").seconds is None
+    assert results.teachers == ("copies", "bicubic")
+    assert results.method("linear:0.5").nfe is None
 
 
-def load(run, stage):
-    from safetensors.numpy import load_file
+def test_a_runs_evaluation_counts_parameters_and_time(run):
+    student = read_results(run / "evaluation").sweep()[0]
+    assert student.parameters > 0
+    assert student.seconds > 0
+    stored = 0
+    for stage in ("stage1", "stage2"):
+        tensors = load_file(run / "student" / f"{stage}.safetensors")
+        stored += sum(tensor.size for tensor in tensors.values())
+    assert student.trainable == stored
 
-    return load_file(run / "student" / f"{stage}.safetensors")
+
+def test_a_runs_evaluation_refuses_what_does_not_fit(distillkit, run, photos):
+    outcome = distillkit("eval", run, "--method", f"copies={photos / 'train'}")
+    assert outcome.code == 2
+    assert "missing: test0, test1, test2" in outcome.err
+    outcome = distillkit("eval", run, "--gt", photos)
+    assert outcome.code == 2
+    assert "a run has its own" in outcome.err
+
+
+def test_an_evaluation_without_arguments_is_refused(distillkit):
+    assert distillkit("eval").code == 2
