@@ -179,7 +179,7 @@ class Baseline:
                 self.start.condition(lq), self._draws("stage2", data_step, "student")
             )
             z_1 = self._endpoint(lq, self._draws("stage2", data_step, "endpoint"))
-        with self.adapter.at(t):
+        with self.adapter.at_scale(t):
             z_t = self.student.generate(
                 self.student.condition(lq), self._draws("stage2", data_step, "student")
             )

@@ -3,7 +3,7 @@ import torch
 from toy_models import ToyModel
 
 from distillkit import DistillkitError
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 
 kinds = pytest.mark.parametrize("kind", ["lora", "full"])
 
@@ -32,7 +32,7 @@ def test_new_adapter_changes_nothing_and_alone_is_trainable(kind):
 @kinds
 def test_scale_zero_is_the_frozen_network_bit_for_bit(kind):
     model, frozen, adapter, condition = trained(kind)
-    with adapter.at(0.0):
+    with adapter.at_scale(0.0):
         assert torch.equal(model.generate(condition), frozen.generate(condition))
     assert not torch.allclose(model.generate(condition), frozen.generate(condition))
 
@@ -44,7 +44,7 @@ def test_scale_is_absolute_and_restored_after_an_error(kind):
     for scale in (0.5, 0.5, 0.0, 1.0):
         adapter.set_scale(scale)
     assert torch.equal(model.generate(condition), full)
-    with pytest.raises(ZeroDivisionError), adapter.at(0.25):
+    with pytest.raises(ZeroDivisionError), adapter.at_scale(0.25):
         _ = 1 / 0
     assert adapter.scale == 1.0 and torch.equal(model.generate(condition), full)
 
@@ -64,31 +64,31 @@ def test_merging_keeps_the_output_and_leaves_plain_layers(kind, scale):
 
 @kinds
 @pytest.mark.parametrize("scale", [0.0, 0.3, 1.0])
-def test_folding_is_the_same_network_and_leaves_everything_as_it_was(kind, scale):
+def test_merging_for_a_block_is_the_same_network_and_leaves_everything_as_it_was(kind, scale):
     model, frozen, adapter, condition = trained(kind)
-    with adapter.at(scale):
+    with adapter.at_scale(scale):
         expected = model.generate(condition)
     before, names = model.generate(condition), dict(adapter.tensors())
-    with pytest.raises(ZeroDivisionError), adapter.folded(scale):
-        with adapter.folded(scale):
-            folded = model.generate(condition)
-        assert torch.equal(folded, model.generate(condition)) and not folded.isnan().any()
+    with pytest.raises(ZeroDivisionError), adapter.merged_at(scale):
+        with adapter.merged_at(scale):
+            merged = model.generate(condition)
+        assert torch.equal(merged, model.generate(condition)) and not merged.isnan().any()
         _ = 1 / 0
-    assert torch.allclose(folded, expected, atol=1e-5) and (
-        scale > 0 or torch.equal(folded, frozen.generate(condition))
+    assert torch.allclose(merged, expected, atol=1e-5) and (
+        scale > 0 or torch.equal(merged, frozen.generate(condition))
     )
     assert torch.equal(model.generate(condition), before) and adapter.scale == 1.0
     assert all(tensor is names[name] for name, tensor in adapter.tensors().items())
     assert model.generate(condition).requires_grad
 
 
-def test_folded_lora_is_made_of_plain_layers_and_of_one_scale():
+def test_merged_lora_is_made_of_plain_layers_and_of_one_scale():
     model, frozen, adapter, _ = trained("lora")
-    with adapter.folded(0.5):
+    with adapter.merged_at(0.5):
         assert model.network.state_dict().keys() == frozen.network.state_dict().keys()
         with (
-            pytest.raises(ValueError, match="folded at 0.5: they cannot be at 0.25"),
-            adapter.folded(0.25),
+            pytest.raises(ValueError, match="merged at 0.5: they cannot be at 0.25"),
+            adapter.merged_at(0.25),
         ):
             pass
 

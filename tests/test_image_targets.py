@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from toy_models import ToyModel
 
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import open_source

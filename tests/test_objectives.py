@@ -12,7 +12,7 @@ from distillkit import (
     ResidualShifting,
     VariancePreserving,
 )
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.objectives.controllability import (
     AdapterScaling,
     CtsrAlg2,

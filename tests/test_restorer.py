@@ -13,7 +13,7 @@ from PIL import Image
 from toy_models import ToyModel
 
 from distillkit import DistillkitError, Restorer
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
 from distillkit.inference.color import WAVELET_LEVELS, blur, fix_colors
 from distillkit.inference.image_types import quantized, to_unit
@@ -246,7 +246,7 @@ def test_a_bar_counts_the_rows_of_an_image_in_tiles(capsys, monkeypatch):
     assert "/60 [" in capsys.readouterr().err
 
 
-def test_all_tiles_of_one_tradeoff_are_made_by_the_same_folded_weights():
+def test_all_tiles_of_one_tradeoff_are_made_by_the_same_merged_weights():
     model, seen = ToyModel(), []
     student = student_of(model)
     model.network.first.base_layer.register_forward_hook(

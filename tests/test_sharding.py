@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from toy_models import ToyModel
 
 from distillkit import DistillkitError
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.errors import PluginError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe

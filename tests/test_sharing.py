@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_models import ToyModel
 
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.adapters.sharing import share_storage
 
 

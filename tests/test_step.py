@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_models import ToyModel, unshuffled
 
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.data.pairs import Batch
 from distillkit.errors import RecipeError
 from distillkit.objectives.dual_teacher import StudentSample, denoised_output_distillation

@@ -1,7 +1,8 @@
-"""One base, many roles: frozen models made of the same weights keep them in memory once.
+"""Frozen models made of the same weights keep them in memory once.
 
-A teacher that is what the student started from, a shared autoencoder or text encoder: whatever is equal bit for bit is stored once.
-Each model keeps modules of its own, so that nothing has to be switched between their passes: no adapter is ever on a teacher.
+A teacher that is what the student started from, a shared autoencoder or text encoder: whatever is
+equal bit for bit is stored once. Each model keeps modules of its own, so that nothing has to be
+switched between their passes: no adapter is ever on a teacher.
 """
 
 from __future__ import annotations
@@ -16,55 +17,68 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 @torch.no_grad()
 def share_storage(module: nn.Module, *owners: nn.Module) -> int:
-    """Let every frozen tensor of ``module`` that equals one of ``owners`` bit for bit lie in the same memory.
+    """Store the frozen tensors of ``module`` that equal one of ``owners`` bit for bit only once.
 
-    Trainable tensors, and those of other devices or types, stay apart. Of weights that are sharded over several processes, this
-    process's parts are compared. Afterwards neither model's weights may be written in place;
-    replacing them, as :meth:`distillkit.adapters.adapters.Adapter.merge` does, leaves the other model as it is.
+    Trainable tensors, and those of other devices or types, stay apart. Of sharded weights, this
+    process's shards are compared. Afterwards no model's weights may be written in place; replacing
+    them, as :meth:`distillkit.adapters.Adapter.merge` does, leaves the other models as they are.
 
     Returns:
-        bytes that are no longer stored twice.
+        Bytes that are no longer stored twice.
     """
-    known: dict[object, list[Tensor]] = defaultdict(list)
+    owned: dict[object, list[Tensor]] = defaultdict(list)
     for owner in owners:
-        for part in map(own_part, _frozen(owner)):
-            known[_fingerprint(part)].append(part)
+        for tensor in _frozen_tensors(owner):
+            shard = local_shard(tensor)
+            owned[_fingerprint(shard)].append(shard)
     saved = 0
-    for tensor in _frozen(module):
-        part = own_part(tensor)
-        twin = next((t for t in known.get(_fingerprint(part), ()) if torch.equal(t, part)), None)
-        if twin is not None and twin.data_ptr() != part.data_ptr():
-            if isinstance(tensor, DTensor):
-                tensor._local_tensor = twin.data  # what FSDP looks at when weights were replaced
-            else:
-                tensor.data = twin.data
-            saved += part.nbytes
+    for tensor in _frozen_tensors(module):
+        shard = local_shard(tensor)
+        twin = _find_equal(shard, owned[_fingerprint(shard)])
+        if twin is None or twin.data_ptr() == shard.data_ptr():
+            continue
+        if isinstance(tensor, DTensor):
+            # what FSDP looks at when weights were replaced
+            tensor._local_tensor = twin.data
+        else:
+            tensor.data = twin.data
+        saved += shard.nbytes
     return saved
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether this process keeps only parts of some of the weights."""
+    """Whether this process keeps only shards of some of the weights."""
     return any(isinstance(p, DTensor) for p in module.parameters())
 
 
-def laid_out_like(tensor: Tensor, whole: Tensor) -> Tensor:
-    """``whole``, known to every process, sharded as ``tensor`` is; itself where that is not sharded."""
+def shard_like(tensor: Tensor, full: Tensor) -> Tensor:
+    """Shard ``full``, which every process has, as ``tensor`` is; return it where that is not."""
     if not isinstance(tensor, DTensor):
-        return whole
-    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+        return full
+    return distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """What this process keeps of a tensor; all of one that is not sharded."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return what this process keeps of a tensor; all of one that is not sharded."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local()
+    return tensor
 
 
-def _frozen(module: nn.Module) -> Iterator[Tensor]:
+def _frozen_tensors(module: nn.Module) -> Iterator[Tensor]:
     for tensor in (*module.parameters(), *module.buffers()):
         if not tensor.requires_grad and tensor.numel():
             yield tensor
 
 
+def _find_equal(tensor: Tensor, candidates: list[Tensor]) -> Tensor | None:
+    for candidate in candidates:
+        if torch.equal(candidate, tensor):
+            return candidate
+    return None
+
+
 def _fingerprint(tensor: Tensor) -> object:
-    """Equal for equal tensors, and nearly always different for others."""
-    return tensor.shape, tensor.dtype, tensor.device, tuple(tensor.flatten()[:8].tolist())
+    """Return something equal for equal tensors, and nearly always different for others."""
+    beginning = tuple(tensor.flatten()[:8].tolist())
+    return tensor.shape, tensor.dtype, tensor.device, beginning

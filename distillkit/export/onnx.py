@@ -97,7 +97,7 @@ class TradeoffGraph(FixedTradeoffGraph):
         self.adapter = variant.adapter
 
     def forward(self, image: Tensor, tradeoff: Tensor) -> Tensor:  # type: ignore[override]
-        with self.adapter.at(tradeoff.clamp(0, 1)):
+        with self.adapter.at_scale(tradeoff.clamp(0, 1)):
             return super().forward(image)
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.adapters.adapters import Adapter, FullAdapter, add_adapter
+from distillkit.adapters import Adapter, FullAdapter, add_adapter
 from distillkit.diffusion.model import DiffusionModel, OutputTeacher
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.files.atomic import atomic_dir
@@ -228,7 +228,7 @@ def interpolated(
     model, other = (load_student(path, device, stage1_only=True).model for path in (first, second))
     assert isinstance(model, DiffusionModel) and isinstance(other, DiffusionModel)
     adapter = FullAdapter(model.network)
-    adapter.aim_at(other.network)
+    adapter.interpolate_toward(other.network)
     return Student(model, AdapterScaling(model, adapter, "reconstruction"))
 
 

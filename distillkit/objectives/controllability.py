@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from distillkit.adapters.adapters import Adapter
+from distillkit.adapters import Adapter
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.errors import PluginError
@@ -167,11 +167,11 @@ class AdapterScaling(Variant):
         generator: torch.Generator | None = None,
         z_0: Tensor | None = None,
     ) -> Tensor:
-        with self.adapter.at(_clamp(tradeoff)):
+        with self.adapter.at_scale(_clamp(tradeoff)):
             return self.student.generate(condition, generator)
 
     def ready(self, tradeoff: float) -> AbstractContextManager[None]:
-        return self.adapter.folded(_clamp(tradeoff))
+        return self.adapter.merged_at(_clamp(tradeoff))
 
     def _draw_tradeoff(self, lesson: Stage2Batch) -> float:
         drawn = float(torch.rand((), generator=lesson.generator))
@@ -201,7 +201,7 @@ class _Literal(Variant):
     ) -> Tensor:
         t = _clamp(tradeoff)
         if z_0 is None:
-            with self.adapter.at(0.0):
+            with self.adapter.at_scale(0.0):
                 z_0 = self.student.generate(condition, generator)
         if t == 0:
             return z_0
@@ -209,7 +209,7 @@ class _Literal(Variant):
 
     def _noise(self, z: Tensor, t: Tensor, condition: Condition, *, scale: float) -> Tensor:
         """``eps_S(z, t, c)`` for scale 1, ``eps_TS(z, t, c)`` for scale 0; t (B,) in [0, 1] spans the model's range of times."""
-        with self.adapter.at(scale):
+        with self.adapter.at_scale(scale):
             return self.student.predict(
                 z, knob_time(self.student.process, t).to(z.device), condition
             ).epsilon

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from distillkit.adapters.adapters import Adapter
+from distillkit.adapters import Adapter
 
 Forward = Callable[..., Any]
 
@@ -169,7 +169,7 @@ def _checkpointed_forward(
 
 
 class _AtScale(AbstractContextManager[None]):
-    """Sets an adapter's scale; unlike ``Adapter.with_scale``, it can be entered repeatedly."""
+    """Sets an adapter's scale; unlike ``Adapter.at_scale``, it can be entered repeatedly."""
 
     def __init__(self, adapter: Adapter, scale: float | Tensor) -> None:
         self._adapter = adapter

@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from distillkit.adapters.sharing import own_part, share_storage
+from distillkit.adapters.sharing import local_shard, share_storage
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.recipe.schema import Training
 from distillkit.training.blocks import blocks_of
@@ -185,7 +185,7 @@ def count_weight_bytes(models: Iterable[nn.Module]) -> tuple[int, int]:
     with torch.no_grad():
         for model in models:
             for tensor in (*model.parameters(), *model.buffers()):
-                own = own_part(tensor)
+                own = local_shard(tensor)
                 address = own.untyped_storage().data_ptr() or id(own)
                 kept[address] = own.nbytes
                 full[address] = tensor.numel() * tensor.itemsize

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from distillkit.adapters.adapters import Adapter
+from distillkit.adapters import Adapter
 from distillkit.data.pairs import Batch, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.captions import captioned

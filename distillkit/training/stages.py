@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distillkit.adapters.adapters import Adapter
+from distillkit.adapters import Adapter
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.inference.student import make_variant, stage1_adapter
 from distillkit.objectives.controllability import Variant

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from distillkit.adapters.adapters import Adapter
+from distillkit.adapters import Adapter
 from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import Condition, DiffusionModel

@@ -15,7 +15,7 @@ from PIL import Image
 from toy_models import ToyModel
 
 from distillkit import Restorer
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import AdapterScaling
 

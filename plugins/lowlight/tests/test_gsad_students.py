@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distillkit.adapters.adapters import add_adapter
+from distillkit.adapters import add_adapter
 from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon
 from distillkit.objectives.dual_teacher import StudentSample, score_distillation
 from distillkit_lowlight.build import gsad_student, gsad_teacher

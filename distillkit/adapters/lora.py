@@ -1,0 +1,148 @@
+"""Adapters of low rank (LoRA; Hu et al. 2021), through peft."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from distillkit.adapters.base import Adapter
+from distillkit.adapters.sharing import is_sharded, shard_like
+from distillkit.errors import PluginError
+
+_NAME = "distillkit"
+"""peft's name of the adapter."""
+
+
+class LoRAAdapter(Adapter):
+    """LoRA on Linear and Conv2d layers: ``W + scale (alpha / rank) B A``, B starting at zero.
+
+    Args:
+        network: The network, which keeps its other weights.
+        rank: Rank of B A.
+        alpha: LoRA's alpha.
+        targets: Endings of the names of the layers to adapt; None: every Linear and Conv2d.
+        seed: Seed of the random factor A.
+
+    Raises:
+        PluginError: No layer matches ``targets``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        rank: int,
+        alpha: float,
+        targets: Sequence[str] | None,
+        seed: int,
+    ) -> None:
+        self._network = network
+        self._unit = alpha / rank
+        self._merged_scale: float | None = None
+        names = _find_layers(network, targets)
+        if not names:
+            raise PluginError(
+                f"no Linear or Conv2d layer of {type(network).__name__} ends in "
+                f"one of {list(targets or [])}"
+            )
+        options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(LoraConfig(**options), network, _NAME)
+        self._layers: dict[str, Any] = {}
+        for name, module in network.named_modules():
+            if isinstance(module, LoraLayer):
+                self._layers[name] = module
+        for parameter in self.tensors().values():
+            parameter.requires_grad_(True)
+
+    def set_scale(self, scale: float | Tensor) -> None:
+        self.scale = scale
+        for layer in self._layers.values():
+            layer.scaling[_NAME] = scale * self._unit
+
+    @contextmanager
+    def merged_at(self, scale: float) -> Iterator[None]:
+        """Replace the adapted layers by plain ones, with the weights of that scale.
+
+        No gradient is computed inside the ``with`` block. At scale 0 the layers are the frozen
+        ones themselves, else they hold a copy of the adapted weights. A block inside one of the
+        same scale costs nothing. Sharded weights are not merged: then it is :meth:`at_scale`.
+
+        Raises:
+            ValueError: Inside a block of another scale.
+        """
+        if self._merged_scale is not None:
+            if self._merged_scale != scale:
+                raise ValueError(
+                    f"the weights are merged at {self._merged_scale:g}: they cannot be at {scale:g}"
+                )
+            yield
+            return
+        with self.at_scale(scale), torch.no_grad():
+            if is_sharded(self._network):
+                yield
+            else:
+                with self._plain_layers(scale):
+                    yield
+
+    @contextmanager
+    def _plain_layers(self, scale: float) -> Iterator[None]:
+        bases = {name: layer.get_base_layer() for name, layer in self._layers.items()}
+        frozen = {name: base.weight for name, base in bases.items()}
+        self._merged_scale = scale
+        try:
+            for name, layer in self._layers.items():
+                if scale:
+                    merged = frozen[name] + layer.get_delta_weight(_NAME)
+                    bases[name].weight = nn.Parameter(merged, requires_grad=False)
+                self._replace(name, bases[name])
+            yield
+        finally:
+            for name, layer in self._layers.items():
+                bases[name].weight = frozen[name]
+                self._replace(name, layer)
+            self._merged_scale = None
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        trained: dict[str, nn.Parameter] = {}
+        for name, parameter in self._network.named_parameters():
+            if f".{_NAME}." in name:
+                trained[name] = parameter
+        return trained
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        for name, layer in self._layers.items():
+            base: Any = layer.get_base_layer()
+            change = shard_like(base.weight, layer.get_delta_weight(_NAME))
+            merged = base.weight.clone().add_(change)
+            # assign: a new tensor in the old one's place
+            base.load_state_dict({"weight": merged}, strict=False, assign=True)
+            self._replace(name, base)
+        del self._network.peft_config
+
+    def _replace(self, name: str, layer: nn.Module) -> None:
+        """Put ``layer`` in the network's place called ``name``."""
+        parent, _, attribute = name.rpartition(".")
+        setattr(self._network.get_submodule(parent), attribute, layer)
+
+
+def _find_layers(network: nn.Module, targets: Sequence[str] | None) -> list[str]:
+    """List the names of the Linear and Conv2d layers that end in one of ``targets``."""
+    names: list[str] = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, targets):
+            names.append(name)
+    return names
+
+
+def _matches(name: str, targets: Sequence[str] | None) -> bool:
+    if targets is None:
+        return True
+    return any(f".{name}".endswith(f".{target}") for target in targets)
