@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from distillkit.errors import DistillkitError
-from distillkit.files.images import decode
+from distillkit.files.images import decode_image
 
 Image.MAX_IMAGE_PIXELS = None
 
@@ -40,7 +40,7 @@ def main() -> None:
         "--gib", type=float, default=4.0, help="memory to hold (default: %(default)g)"
     )
     arguments, options = parser.parse_known_args()
-    photo = decode(arguments.photo or default_photo())
+    photo = decode_image(arguments.photo or default_photo())
     print(
         f"{'input':>12}{'result':>14}{'seconds':>9}{'CPU s':>8}{'s/Mpixel':>10}{'peak GiB':>10}   within {arguments.gib:g} GiB"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from distillkit.errors import DataError, did_you_mean
-from distillkit.files.images import decode
+from distillkit.files.images import decode_image
 
 
 class Example(NamedTuple):
@@ -313,7 +313,7 @@ def _decode(value: dict[str, Any] | None, name: str, part: str) -> np.ndarray:
     if not content:
         raise BadImageError(name, f"{part}the row holds no image")
     try:
-        return decode(content, name)
+        return decode_image(content, name)
     except DataError as error:
         raise BadImageError(name, part + str(error).removeprefix(f"{name} - ")) from error
 

@@ -1,4 +1,4 @@
-"""Weight files: where they come from, whether they are the right ones, and reading them without running anything in them."""
+"""Find, fetch and verify weight files, and read them without running anything in them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillkit.errors import WeightsError
-from distillkit.files.download import check, download
+from distillkit.files.download import download, verify_hash
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 class WeightFile(BaseModel):
-    """One file of weights: a local one, which may be published at a ``url``, or one of a Hub repository.
+    """A file of weights: a local one, perhaps published at a ``url``, or one on the Hub.
 
     Either ``path`` is given, or ``repo`` and ``filename``. In a recipe, a path alone is enough
     (``weights = "models/x.pth"``); more is a table (``{ path = "models/x.pth", sha256 = "..." }``).
@@ -63,7 +63,10 @@ class WeightFile(BaseModel):
 
     @property
     def name(self) -> str:
-        return str(self.path) if self.path else f"{self.repo}/{self.filename}@{self.revision}"
+        """Its path, or its address on the Hub."""
+        if self.path:
+            return str(self.path)
+        return f"{self.repo}/{self.filename}@{self.revision}"
 
     @property
     def fetchable(self) -> bool:
@@ -71,58 +74,64 @@ class WeightFile(BaseModel):
         return self.path is None or self.url is not None
 
     def find(self) -> Path | None:
-        """The file on this machine, or None. Never touches the network."""
+        """Find the file on this machine, if it is there. The network is not asked."""
         if self.path is not None:
             return self.path if self.path.is_file() else None
         from huggingface_hub import try_to_load_from_cache
 
         assert self.repo and self.filename
-        found = try_to_load_from_cache(self.repo, self.filename, revision=self.revision)
-        return Path(found) if isinstance(found, str) else None
+        cached = try_to_load_from_cache(self.repo, self.filename, revision=self.revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        return None
 
     def fetch(self) -> Path:
-        """The file, downloaded if it is not here (an interrupted download resumes), its hash checked where one is known.
+        """Give the file: download it if it is not here, and verify its hash where one is known.
 
-        Hashes are :attr:`sha256` and :func:`~distillkit.files.download.recorded_sha256`.
+        Interrupted downloads resume. Hashes are :attr:`sha256` and
+        :func:`~distillkit.files.download.recorded_sha256`.
 
         Raises:
-            WeightsError: it is not here and nowhere to be had, or its hash differs.
+            WeightsError: it is not here and cannot be downloaded, or its hash differs.
         """
         path = self.find()
-        if path is None:
-            return self._from_hub() if self.path is None else self._from_url(self.path)
-        return check(path, self.sha256)
+        if path is not None:
+            return verify_hash(path, self.sha256)
+        if self.path is None:
+            return self._download_from_hub()
+        return self._download(self.path)
 
-    def _from_url(self, path: Path) -> Path:
-        if self.url is None:
-            advice = f"; get it from {self.source} (license {self.license})" if self.source else ""
-            raise WeightsError(f"{path} - no such weight file{advice}")
-        return download(self.url, path, self.sha256)
+    def _download(self, path: Path) -> Path:
+        if self.url is not None:
+            return download(self.url, path, self.sha256)
+        advice = ""
+        if self.source:
+            advice = f"; get it from {self.source} (license {self.license})"
+        raise WeightsError(f"{path} - no such weight file{advice}")
 
-    def _from_hub(self) -> Path:
+    def _download_from_hub(self) -> Path:
         from huggingface_hub import hf_hub_download
 
         assert self.repo and self.filename
         try:
-            path = Path(hf_hub_download(self.repo, self.filename, revision=self.revision))
-        except (
-            Exception
-        ) as e:  # the Hub's client raises its own, its HTTP library's and the system's
+            path = hf_hub_download(self.repo, self.filename, revision=self.revision)
+        # The Hub's client raises its own errors, its HTTP library's and the system's.
+        except Exception as error:
             raise WeightsError(
-                f"{self.name} - not downloaded from the Hub: {_first_line(e)}"
-            ) from e
-        return check(path, self.sha256)
+                f"{self.name} - not downloaded from the Hub: {_first_line(error)}"
+            ) from error
+        return verify_hash(Path(path), self.sha256)
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file or of a torch checkpoint, on the CPU.
+    """Read the tensors of a ``.safetensors`` file or of a torch checkpoint, on the CPU.
 
-    Torch checkpoints are read with ``weights_only=True``: a file that holds anything but containers, numbers, strings and tensors
-    is refused. A nested layout is returned as it is.
+    Torch checkpoints are read with ``weights_only=True``: a file that holds anything but
+    containers, numbers, strings and tensors is refused. A nested layout is returned as it is.
 
     Raises:
-        WeightsError: no such file, one that has changed since it was fetched, truncated, not a weight file, or one that would run
-            code.
+        WeightsError: the file is missing, has changed since it was fetched, is truncated, is not a
+            weight file, or would run code.
     """
     import torch
     from safetensors import SafetensorError
@@ -131,78 +140,90 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path} - no such weight file")
-    check(path)
+    verify_hash(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of an unusual pickle protocol, before it is refused
+        # torch warns of an unusual pickle protocol before it refuses the file.
+        with warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as e:
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"{path} - not a readable weight file (truncated or damaged): {_first_line(e)}"
-        ) from e
-    except Exception as e:  # pickle.UnpicklingError and whatever a hostile stream provokes in the restricted unpickler
+            f"{path} - not a readable weight file (truncated or damaged): {_first_line(error)}"
+        ) from error
+    # UnpicklingError, and whatever a hostile stream provokes in the restricted unpickler.
+    except Exception as error:
         raise WeightsError(
-            f"{path} - refused: not a plain file of tensors: {_foreign(e)}"
+            f"{path} - refused: not a plain file of tensors: {_explain_refusal(error)}"
         ) from None
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
-    """Load ``state`` into ``module``, key for key and shape for shape.
+    """Load weights into a module, key for key and shape for shape.
 
     A module built on the meta device takes the tensors themselves instead of copies.
 
+    Args:
+        module: takes the weights.
+        state: the weights.
+        source: what errors call the weights.
+
     Raises:
-        WeightsError: naming the first keys that are missing, unexpected, or of another shape.
+        WeightsError: it names the first keys that are missing, unexpected, or of another shape.
     """
     own = module.state_dict()
-    problems = [f"missing {k}" for k in own.keys() - state.keys()]
-    problems += [f"unexpected {k}" for k in state.keys() - own.keys()]
-    problems += [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own.keys() & state.keys()
-        if state[k].shape != own[k].shape
-    ]
+    problems = [f"missing {key}" for key in own.keys() - state.keys()]
+    problems += [f"unexpected {key}" for key in state.keys() - own.keys()]
+    for key in own.keys() & state.keys():
+        shape = tuple(state[key].shape)
+        expected = tuple(own[key].shape)
+        if shape != expected:
+            problems.append(f"{key} is {shape}, expected {expected}")
     if problems:
-        shown = "; ".join(sorted(problems)[:5]) + (
-            f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        )
+        shown = "; ".join(sorted(problems)[:5])
+        if len(problems) > 5:
+            shown += f"; and {len(problems) - 5} more"
         raise WeightsError(
             f"{source} - weights of another architecture than {type(module).__name__}: {shown}"
         )
-    module.load_state_dict(state, assign=any(p.is_meta for p in module.parameters()))
+    on_meta = any(parameter.is_meta for parameter in module.parameters())
+    module.load_state_dict(state, assign=on_meta)
 
 
 def load_tensors(
     tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: object
 ) -> None:
-    """Copy ``values`` into ``tensors`` in place, name for name.
+    """Copy values into tensors in place, name for name.
+
+    Args:
+        tensors: take the values.
+        values: by the same names.
+        source: what errors call the values.
 
     Raises:
         WeightsError: other names or shapes.
     """
     import torch
 
-    if tensors.keys() != values.keys() or any(tensors[k].shape != values[k].shape for k in tensors):
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    if shapes != {name: value.shape for name, value in values.items()}:
         raise WeightsError(
-            f"{source} - holds other tensors than this student trains; was it written with another recipe?"
+            f"{source} - holds other tensors than this student trains; was it written with another "
+            "recipe?"
         )
     with torch.no_grad():
         for name, value in values.items():
             tensors[name].copy_(value)
 
 
-def _foreign(error: Exception) -> str:
-    """What a file was refused for. torch's own text would tell how to load it all the same."""
+def _explain_refusal(error: Exception) -> str:
+    """Say why a file was refused; torch's own text would tell how to load it all the same."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return (
-        f"it holds {found[1]}, and loading that could run code"
-        if found
-        else "its bytes are no torch checkpoint"
-    )
+    if found is None:
+        return "its bytes are no torch checkpoint"
+    return f"it holds {found[1]}, and loading that could run code"
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

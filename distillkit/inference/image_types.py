@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.errors import DataError
-from distillkit.files.images import ImageSource, decode_apart, to_float, to_pil
+from distillkit.files.images import ImageSource, decode_with_alpha, to_float, to_pil
 
 OneImage = ImageSource | np.ndarray | Tensor
 Back = Callable[[np.ndarray], Any]
@@ -95,7 +95,7 @@ def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
 
 def _decode(source: ImageSource) -> np.ndarray:
     """Decode to (h, w, C): gray or RGB, and opacity if there is transparency."""
-    pixels = decode_apart(source)
+    pixels = decode_with_alpha(source)
     channels = [pixels.colors[..., :1] if pixels.gray else pixels.colors]
     if pixels.alpha is not None:
         channels.append(pixels.alpha[..., None])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
-from distillkit.files.images import decode, read_image
+from distillkit.files.images import decode_image, read_image
 from distillkit.inference.files import IMAGE_FILES
 
 Files = Mapping[str, Path]
@@ -84,7 +84,7 @@ def measure_images(files: Files) -> tuple[Sizes, list[str]]:
     problems = []
     for name, path in files.items():
         try:
-            height, width = decode(path).shape[:2]
+            height, width = decode_image(path).shape[:2]
         except DataError as e:
             problems.append(str(e))
         else:
