@@ -17,6 +17,8 @@ from distillkit.errors import did_you_mean
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe, refuse
 from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
+Table = dict[str, Any]
+
 
 @dataclass
 class Document:
@@ -24,10 +26,10 @@ class Document:
 
     name: str
     """The recipe file, as errors show it."""
-    values: dict[str, Any] = field(default_factory=dict)
+    values: Table = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    """Overrides that could not be applied."""
+    """What was wrong with the files, and with overrides."""
 
     def get(self, path: KeyPath) -> Any:
         """Return the value at ``path``, or None."""
@@ -40,13 +42,12 @@ class Document:
 
     def origin(self, path: KeyPath) -> Origin:
         """Return what set ``path``; for a missing key, what set its table."""
-        if path in self.origins:
-            return self.origins[path]
-        if self.get(path) is not None:
+        if path not in self.origins and self.get(path) is not None:
             return DEFAULT
-        for depth in range(len(path) - 1, 0, -1):
-            if path[:depth] in self.origins:
-                return self.origins[path[:depth]]
+        while path:
+            if path in self.origins:
+                return self.origins[path]
+            path = path[:-1]
         return Origin(self.name, 1)
 
     def folder(self, path: KeyPath) -> Path:
@@ -56,12 +57,17 @@ class Document:
             return Path(self.name).parent.absolute()
         return origin.folder.absolute()
 
+    def problem(self, path: KeyPath, message: str) -> Problem:
+        """Describe what is wrong with the value at ``path``, or with its absence."""
+        return Problem(self.origin(path), path, message)
+
     def set(self, path: KeyPath, value: Any, origin: Origin) -> None:
         """Put ``value`` at ``path``, whose table must exist."""
-        self.get(path[:-1])[path[-1]] = value
-        replaced = [old for old in self.origins if old[: len(path)] == path]
-        for old in replaced:
-            del self.origins[old]
+        table = self.get(path[:-1])
+        table[path[-1]] = value
+        for known in list(self.origins):
+            if known[: len(path)] == path:
+                del self.origins[known]
         for new in _paths(value, path):
             self.origins[new] = origin
 
@@ -71,40 +77,21 @@ class Document:
         Tables merge key by key. Everything else is replaced, and so is a table that names
         another ``use``: its options would mean nothing to the new component.
         """
-        self._merge_table((), over.values, over)
+        self._merge_table(over, ())
         self.origins.update(over.origins)
+        self.problems += over.problems
 
-    def _merge_table(self, path: KeyPath, table: dict[str, Any], over: Document) -> None:
-        for key, value in table.items():
+    def _merge_table(self, over: Document, path: KeyPath) -> None:
+        for key, value in over.get(path).items():
             here = (*path, key)
             if _can_merge(self.get(here), value):
-                self._merge_table(here, value, over)
+                self._merge_table(over, here)
             else:
                 self.set(here, value, over.origin(here))
 
 
-@dataclass(frozen=True)
-class _Mention:
-    """A file, and where it is named: on the command line or in an ``extends`` list."""
-
-    path: Path
-    origin: Origin
-    key: KeyPath = ()
-    """The ``extends`` entry; empty on the command line."""
-    extended_by: tuple[Path, ...] = ()
-    """The files that led here, the outermost first."""
-
-
-class _Unreadable(Exception):
-    """A recipe file that cannot be read."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
-
-
 def read(
-    path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, Any] | None = None
+    path: Path | str, overrides: Iterable[str] = (), defaults: Table | None = None
 ) -> Document:
     """Read a recipe file and the files it extends, then apply overrides.
 
@@ -117,95 +104,106 @@ def read(
     Raises:
         RecipeError: listing every file that is missing or not TOML, and every cycle.
     """
-    problems: list[Problem] = []
     document = Document(str(path), defaults or {})
-    document.merge(_read_file(_Mention(Path(path), Origin(str(path))), problems))
-    refuse(problems)
+    try:
+        document.merge(_read_file(Path(path)))
+    except _CannotRead as e:
+        document.problems.append(Problem(Origin(str(path)), (), str(e)))
+    refuse(document.problems)
     for override in overrides:
         _apply_override(override, document)
     return document
 
 
-def _read_file(mention: _Mention, problems: list[Problem]) -> Document:
-    """Read a file and what it extends; add to ``problems`` what is wrong.
+class _CannotRead(Exception):
+    """A recipe file that is missing, cannot be read, or extends itself."""
 
-    A file that cannot be read counts as an empty one, so that all problems are found at once.
+
+def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> Document:
+    """Read a file and what it extends.
+
+    Args:
+        path: the file.
+        extended_by: the files that led here, the outermost first.
+
+    Returns:
+        the merged values, and as problems what is wrong inside the files.
+
+    Raises:
+        _CannotRead: the file itself cannot be read.
     """
-    path = mention.path
-    document = Document(str(path))
-    try:
-        _refuse_cycle(mention)
-        text = _read_text(mention)
-        values = _parse(text, path)
-        folder = path.parent.absolute()
-        origins = {key: Origin(str(path), line, folder) for key, line in key_lines(text).items()}
-        bases = _take_bases(values, origins)
-    except _Unreadable as e:
-        problems.append(e.problem)
-        return document
-    for i, name in enumerate(bases):
-        key: KeyPath = ("extends", i)
-        base = Path(os.path.normpath(path.parent / name))
-        named = _Mention(base, origins[key], key, (*mention.extended_by, path))
-        document.merge(_read_file(named, problems))
-    own_origins = {key: origin for key, origin in origins.items() if key[0] != "extends"}
-    document.merge(Document(str(path), values, own_origins))
+    _refuse_cycle(path, extended_by)
+    own = _parse_file(path, extended_by)
+    document = Document(own.name)
+    for key, name in _take_bases(own).items():
+        base = os.path.normpath(path.parent / name)
+        try:
+            document.merge(_read_file(Path(base), (*extended_by, path)))
+        except _CannotRead as e:
+            own.problems.append(own.problem(key, str(e)))
+    document.merge(own)
     return document
 
 
-def _read_text(mention: _Mention) -> str:
-    path = mention.path
+def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
+    """Read a single file; if it is not TOML, the document has a problem and no values."""
+    document = Document(str(path))
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        document.values = tomllib.loads(text)
     except FileNotFoundError:
-        message = _missing_file(mention)
-    except UnicodeDecodeError:
-        problem = Problem(Origin(str(path), 1), (), "not a text file in UTF-8")
-        raise _Unreadable(problem) from None
+        raise _CannotRead(_missing_file(path, extended_by)) from None
     except OSError as e:
-        message = f"cannot be read: {e.strerror}"
-    raise _Unreadable(Problem(mention.origin, mention.key, message))
+        raise _CannotRead(f"cannot be read: {e.strerror}") from e
+    except tomllib.TOMLDecodeError as e:
+        document.problems = [_syntax_problem(path, text, e)]
+        return document
+    except UnicodeDecodeError:
+        first_line = Origin(document.name, 1)
+        document.problems = [Problem(first_line, (), "not a text file in UTF-8")]
+        return document
+    folder = path.parent.absolute()
+    for key, line in key_lines(text).items():
+        document.origins[key] = Origin(document.name, line, folder)
+    return document
 
 
-def _refuse_cycle(mention: _Mention) -> None:
-    resolved = [file.resolve() for file in mention.extended_by]
-    if mention.path.resolve() in resolved:
-        chain = " -> ".join(str(file) for file in (*mention.extended_by, mention.path))
-        message = f"the files extend each other in a circle: {chain}"
-        raise _Unreadable(Problem(mention.origin, mention.key, message))
+def _refuse_cycle(path: Path, extended_by: tuple[Path, ...]) -> None:
+    above = [file.resolve() for file in extended_by]
+    if path.resolve() in above:
+        chain = " -> ".join(str(file) for file in [*extended_by, path])
+        raise _CannotRead(f"the files extend each other in a circle: {chain}")
 
 
-def _missing_file(mention: _Mention) -> str:
+def _missing_file(path: Path, extended_by: tuple[Path, ...]) -> str:
     """Say that a file is missing, and which one may be meant."""
-    path = mention.path
-    others = [file for file in path.parent.glob("*.toml") if file not in mention.extended_by]
-    suggestion = did_you_mean(path.name, [file.name for file in others])
-    if not mention.key:  # the line begins with the file's name already
+    present = set(path.parent.glob("*.toml")) - set(extended_by)
+    suggestion = did_you_mean(path.name, [file.name for file in present])
+    if not extended_by:
+        # The line that reports it begins with the file's name.
         return f"no such file{suggestion}"
     return f"no such file: {path}{suggestion}"
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
-        # "Invalid value (at line 2, column 5)", or "... (at end of document)"
-        message, _, position = str(e).partition(" (at ")
-        line = re.match(r"line (\d+)", position)
-        number = int(line[1]) if line else len(text.splitlines())
-        message = message[0].lower() + message[1:]
-        problem = Problem(Origin(str(path), number), (), f"not valid TOML: {message}")
-        raise _Unreadable(problem) from None
+def _syntax_problem(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Problem:
+    # "Invalid value (at line 2, column 5)", or "... (at end of document)"
+    message, _, position = str(error).partition(" (at ")
+    line = len(text.splitlines())
+    stated = re.match(r"line (\d+)", position)
+    if stated:
+        line = int(stated[1])
+    message = message[0].lower() + message[1:]
+    return Problem(Origin(str(path), line), (), f"not valid TOML: {message}")
 
 
-def _take_bases(values: dict[str, Any], origins: dict[KeyPath, Origin]) -> list[str]:
-    """Remove the ``extends`` list from a file's values and return it."""
-    bases = values.pop("extends", [])
-    if isinstance(bases, list) and all(isinstance(name, str) for name in bases):
-        return bases
-    key: KeyPath = ("extends",)
-    message = f"expected a list of file names, got {describe(bases)}"
-    raise _Unreadable(Problem(origins[key], key, message))
+def _take_bases(document: Document) -> dict[KeyPath, str]:
+    """Remove the ``extends`` list from a file's document; return its entries by key path."""
+    bases = document.values.pop("extends", [])
+    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
+        message = f"expected a list of file names, got {describe(bases)}"
+        document.problems.append(document.problem(("extends",), message))
+        return {}
+    return {("extends", i): name for i, name in enumerate(bases)}
 
 
 def _can_merge(old: Any, new: Any) -> bool:
@@ -226,29 +224,21 @@ def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 def _apply_override(override: str, document: Document) -> None:
     """Set what ``key.path=VALUE`` says, or note why that is impossible."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
     origin = Origin("--set", folder=Path.cwd())
-    key = override.partition("=")[0].strip()
     try:
-        parts, value = _parse_override(override)
+        parts = parse_key(key)
+        if not equals:
+            raise ValueError("expected key.path=VALUE")
+        if parts[0] == "extends":
+            raise ValueError("only a recipe file can extend others")
+        value = _parse_value(key, text.strip())
         path = _make_room(document, parts, origin)
-        document.set(path, value, origin)
     except ValueError as e:
         document.problems.append(Problem(origin, (), f"{key} - {e}"))
-
-
-def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
-    """Split ``key.path=VALUE`` into the parts of the key and the value.
-
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
-    left, equals, right = override.partition("=")
-    parts = parse_key(left.strip())
-    if not equals:
-        raise ValueError("expected key.path=VALUE")
-    if parts[0] == "extends":
-        raise ValueError("only a recipe file can extend others")
-    return parts, _parse_value(left, right.strip())
+        return
+    document.set(path, value, origin)
 
 
 def _parse_value(key: str, text: str) -> Any:
@@ -257,7 +247,7 @@ def _parse_value(key: str, text: str) -> Any:
     except tomllib.TOMLDecodeError:
         values = {}
     # A text with line breaks could hold further keys.
-    if len(values) == 1:
+    if values.keys() == {"value"}:
         return values["value"]
     message = f"{text or 'nothing'} is not a TOML value; a string needs quotes"
     raise ValueError(f"{message}: --set '{key}=\"{text}\"'")
@@ -273,22 +263,22 @@ def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> Ke
         ValueError: a value that is not a table is in the way.
     """
     path: KeyPath = ()
-    for depth, part in enumerate(parts, 1):
-        parent = document.get(path)
-        key = _key_in(parent, part, path)
-        path = (*path, key)
-        if depth < len(parts) and document.get(path) is None:
+    for part in parts:
+        if document.get(path) is None:
             document.set(path, {}, origin)
+        path = (*path, _key_in(document, path, part))
     return path
 
 
-def _key_in(parent: Any, part: str, path: KeyPath) -> str | int:
+def _key_in(document: Document, path: KeyPath, part: str) -> str | int:
     """Return ``part`` as a key of the table, or as an index of the list, at ``path``."""
+    parent = document.get(path)
     if isinstance(parent, dict):
         return part
     if not isinstance(parent, list):
         raise ValueError(f"{dotted(path)} is {describe(parent)}, not a table")
-    if part.isdecimal() and int(part) < len(parent):
-        return int(part)
-    count = len(parent)
-    raise ValueError(f"{dotted(path)} is a list of {count}, its entries are counted from 0")
+    index = int(part) if part.isdecimal() else len(parent)
+    if index >= len(parent):
+        count = len(parent)
+        raise ValueError(f"{dotted(path)} is a list of {count}, its entries are counted from 0")
+    return index

@@ -21,12 +21,13 @@ def to_toml(values: dict[str, Any]) -> str:
 
 def with_origin(document: Document) -> str:
     """List every value of a document as ``key.path = value  # origin``."""
-    rows = []
+    origins = {}
     for path, value in leaves(document.values):
-        rows.append((f"{dotted(path)} = {inline(value)}", document.origin(path)))
-    longest = max(len(setting) for setting, _ in rows)
-    width = min(longest, MAX_ALIGNED)
-    return "".join(f"{setting:<{width}}  # {origin}\n" for setting, origin in rows)
+        setting = f"{dotted(path)} = {inline(value)}"
+        origins[setting] = document.origin(path)
+    width = min(MAX_ALIGNED, max(map(len, origins)))
+    lines = [f"{setting:<{width}}  # {origin}\n" for setting, origin in origins.items()]
+    return "".join(lines)
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -36,11 +37,11 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         value: a document's values, or a part of them.
         path: where ``value`` stands; the key paths found start with it.
     """
-    if value and (isinstance(value, dict) or _is_table_array(value)):
-        for key, entry in children(value):
-            yield from leaves(entry, (*path, key))
-    else:
+    if not _has_keys(value):
         yield path, value
+        return
+    for key, entry in children(value):
+        yield from leaves(entry, (*path, key))
 
 
 def inline(value: Any) -> str:
@@ -52,15 +53,22 @@ def inline(value: Any) -> str:
         case str():
             return quoted(value)
         case list() | tuple():
-            entries = ", ".join(inline(entry) for entry in value)
+            entries = ", ".join(map(inline, value))
             return f"[{entries}]"
         case dict() if value:
-            pairs = (f"{dotted((key,))} = {inline(entry)}" for key, entry in value.items())
-            return "{ " + ", ".join(pairs) + " }"
+            pairs = ", ".join(_assignment(*item) for item in value.items())
+            return f"{{ {pairs} }}"
         case _:
             # Numbers, dates and the empty table read alike in Python and TOML.
             return str(value)
 
 
-def _is_table_array(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+def _assignment(key: str, value: Any) -> str:
+    return f"{dotted((key,))} = {inline(value)}"
+
+
+def _has_keys(value: Any) -> bool:
+    """Tell whether a value is a table, or a list of tables, that is not empty."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(entry, dict) for entry in value)
+    return bool(value) and isinstance(value, dict)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 KeyPath = tuple[str | int, ...]
@@ -20,6 +21,8 @@ _TOKEN = re.compile(
       | (?P<word>[^\s\[\]{}=,.\#"']+)""",
     re.VERBOSE,
 )
+_END_OF_VALUE = (",", "]", "}", "\n", "")
+_BETWEEN_ENTRIES = (",", "\n")
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -62,147 +65,150 @@ def parse_key(text: str) -> tuple[str, ...]:
     """
     scanner = _Scanner(text)
     parts = scanner.key()
-    if scanner.peek() != "":
+    if scanner.token:
         raise ValueError(f"{text!r} is not a dotted key")
     return parts
 
 
 def parse_path(text: str) -> KeyPath:
-    """Split a dotted key whose numbers are list indices: ``data.train.0.weight``."""
-    return tuple(int(part) if part.isdecimal() else part for part in parse_key(text))
+    """Split a dotted key whose numbers are list indices: ``data.train.0.weight``.
+
+    Raises:
+        ValueError: not a key.
+    """
+    path: KeyPath = ()
+    for part in parse_key(text):
+        path += (int(part) if part.isdecimal() else part,)
+    return path
 
 
 class _Scanner:
     """A walk over the tokens of a TOML document that notes where keys stand."""
 
+    token: str
+    """The next token; empty at the end."""
+    line: int
+    """Its line."""
+
     def __init__(self, text: str) -> None:
-        self.tokens: list[tuple[str, int]] = []
-        self.position = 0
         self.lines: dict[KeyPath, int] = {}
-        self.array_lengths: dict[KeyPath, int] = {}
+        self.table_counts: Counter[KeyPath] = Counter()
         """How many entries each array of tables has so far."""
-        line = 1
-        for match in _TOKEN.finditer(text):
-            token = match.group()
-            if match.lastgroup != "space":
-                self.tokens.append((token, line))
-            line += token.count("\n")
+        self.tokens = _tokenize(text)
+        self.advance()
+
+    def advance(self) -> None:
+        self.token, self.line = next(self.tokens, ("", 0))
 
     def scan(self) -> dict[KeyPath, int]:
         table: KeyPath = ()
-        while self.position < len(self.tokens):
-            token = self.peek()
-            if token == "[":
+        while self.token:
+            if self.token == "[":
                 table = self.header()
-            elif token == "\n":
-                self.take()
+            elif self.token == "\n":
+                self.advance()
             else:
                 self.assignment(table)
         return self.lines
 
-    def peek(self) -> str:
-        """Return the next token, or an empty text at the end."""
-        if self.position >= len(self.tokens):
-            return ""
-        return self.tokens[self.position][0]
-
-    def take(self) -> str:
-        """Return the next token and step over it."""
-        token = self.peek()
-        self.position += 1
-        return token
-
-    def note(self, path: KeyPath) -> None:
-        """Note the line of the token just taken for ``path`` and its tables.
-
-        The first mention counts: a table may have got its line before.
-        """
-        _, line = self.tokens[self.position - 1]
-        for depth in range(1, len(path) + 1):
-            self.lines.setdefault(path[:depth], line)
+    def note(self, path: KeyPath, line: int) -> None:
+        """Note the line of a key, and of the tables that it is the first to mention."""
+        while path:
+            self.lines.setdefault(path, line)
+            path = path[:-1]
 
     def header(self) -> KeyPath:
         """Read ``[a.b]`` or ``[[a.b]]``."""
-        self.take()
-        is_array = self.peek() == "["
+        line = self.line
+        self.advance()
+        is_array = self.token == "["
         if is_array:
-            self.take()
-        *parents, name = self.key()
+            self.advance()
         path: KeyPath = ()
-        for parent in parents:
-            path = self.last_entry((*path, parent))
-        path = (*path, name)
+        for part in self.key():
+            path = (*self.newest_entry(path), part)
+        self.advance()
         if is_array:
-            self.array_lengths[path] = self.array_lengths.get(path, 0) + 1
-            path = self.last_entry(path)
-        self.note(path)
-        self.take()
-        if is_array:
-            self.take()
+            self.advance()
+            self.table_counts[path] += 1
+            path = self.newest_entry(path)
+        self.note(path, line)
         return path
 
-    def last_entry(self, path: KeyPath) -> KeyPath:
-        """Return the newest entry of an array of tables; any other path as it is."""
-        if path not in self.array_lengths:
+    def newest_entry(self, path: KeyPath) -> KeyPath:
+        """Return the last entry of an array of tables; any other path as it is."""
+        count = self.table_counts[path]
+        if count == 0:
             return path
-        return (*path, self.array_lengths[path] - 1)
+        return (*path, count - 1)
 
     def key(self) -> tuple[str, ...]:
-        parts = [_unquoted(self.take())]
-        while self.peek() == ".":
-            self.take()
-            parts.append(_unquoted(self.take()))
+        parts = [self.key_part()]
+        while self.token == ".":
+            self.advance()
+            parts.append(self.key_part())
         return tuple(parts)
 
+    def key_part(self) -> str:
+        token = self.token
+        self.advance()
+        if token.startswith(('"', "'")):
+            return tomllib.loads(f"key = {token}")["key"]
+        if not _BARE_KEY.fullmatch(token):
+            raise ValueError(f"{token!r} is not a key")
+        return token
+
     def assignment(self, table: KeyPath) -> None:
-        path = (*table, *self.key())
-        self.note(path)
-        self.take()
+        line = self.line
+        path = table + self.key()
+        self.note(path, line)
+        self.advance()
         self.value(path)
 
     def value(self, path: KeyPath) -> None:
-        opening = self.peek()
-        if opening == "[":
+        if self.token == "[":
             self.array(path)
-        elif opening == "{":
+        elif self.token == "{":
             self.inline_table(path)
         else:
             # A number or date may be several tokens: 1.5 is three.
-            while self.peek() not in (",", "]", "}", "\n", ""):
-                self.take()
+            while self.token not in _END_OF_VALUE:
+                self.advance()
 
     def array(self, path: KeyPath) -> None:
-        self.take()
+        self.advance()
         index = 0
-        while self.peek() not in ("]", ""):
-            if self.peek() in (",", "\n"):
-                self.take()
+        while self.token != "]":
+            if self.token in _BETWEEN_ENTRIES:
+                self.advance()
                 continue
             entry = (*path, index)
-            _, self.lines[entry] = self.tokens[self.position]
+            self.lines[entry] = self.line
             self.value(entry)
             index += 1
-        self.take()
+        self.advance()
 
     def inline_table(self, path: KeyPath) -> None:
-        self.take()
-        while self.peek() not in ("}", ""):
-            if self.peek() in (",", "\n"):
-                self.take()
+        self.advance()
+        while self.token != "}":
+            if self.token in _BETWEEN_ENTRIES:
+                self.advance()
             else:
                 self.assignment(path)
-        self.take()
+        self.advance()
+
+
+def _tokenize(text: str) -> Iterator[tuple[str, int]]:
+    """Yield the tokens with their lines; a string may span several lines."""
+    line = 1
+    for match in _TOKEN.finditer(text):
+        token = match.group()
+        if match.lastgroup != "space":
+            yield token, line
+        line += token.count("\n")
 
 
 def _key_text(key: str) -> str:
     if _BARE_KEY.fullmatch(key):
         return key
     return quoted(key)
-
-
-def _unquoted(token: str) -> str:
-    if token.startswith(('"', "'")):
-        return tomllib.loads(f"key = {token}")["key"]
-    if not _BARE_KEY.fullmatch(token):
-        raise ValueError(f"{token!r} is not a key")
-    return token
