@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from distillkit import read_image, write_image
 from distillkit.errors import DataError
+from distillkit.metrics.distortion import psnr_from_mse
 from distillkit_superres.degradation.draws import Draws, GaussianBlur, Round, SincBlur, draw
 from distillkit_superres.degradation.options import (
     PRESETS,
@@ -193,7 +194,8 @@ def degrade_all(
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
-    return float(10 * torch.log10(4 / (a - b).square().mean()))
+    """Measure images in [-1, 1] that are not rounded to 8 bits."""
+    return float(psnr_from_mse((a - b).square().mean(), peak=2))
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -64,8 +64,11 @@ if TYPE_CHECKING:
     from distillkit.inference.files import FileKind as FileKind
     from distillkit.inference.image_types import read_picture as read_picture
     from distillkit.inference.restorer import Restorer as Restorer
+    from distillkit.metrics.base import FullReference as FullReference
     from distillkit.metrics.base import Metric as Metric
+    from distillkit.metrics.base import NoReference as NoReference
     from distillkit.metrics.base import SetMetric as SetMetric
+    from distillkit.metrics.distortion import psnr as psnr
     from distillkit.metrics.perceptual import PerceptualDistance as PerceptualDistance
     from distillkit.plugins.descriptors import DatasetSpec as DatasetSpec
     from distillkit.plugins.descriptors import DegradationSpec as DegradationSpec
@@ -101,7 +104,8 @@ _HOME = {
     ],
     "diffusion.remembered": ["current_memory"],
     "errors": ["DataError", "DistillkitError", "PluginError", "WeightsError"],
-    "metrics.base": ["Metric", "SetMetric"],
+    "metrics.base": ["FullReference", "Metric", "NoReference", "SetMetric"],
+    "metrics.distortion": ["psnr"],
     "metrics.perceptual": ["PerceptualDistance"],
     "plugins.hookspecs": ["hookimpl"],
     "plugins.manager": ["load_plugins"],

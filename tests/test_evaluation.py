@@ -27,7 +27,9 @@ from distillkit.evaluation.protocol import (
 )
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
-from distillkit.metrics.base import FullReference, from_uint8, psnr, to_uint8
+from distillkit.files.images import to_uint8
+from distillkit.metrics.base import FullReference, from_uint8
+from distillkit.metrics.distortion import psnr
 from distillkit.report.documents import evaluation_markdown
 from distillkit.report.files import write_evaluation
 from distillkit.report.losses import draw_losses

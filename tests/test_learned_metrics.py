@@ -1,11 +1,18 @@
 """DISTS, FID and the metrics of pyiqa: the formulas against plain arithmetic, files that are absent or of another network."""
 
+import io
 import sys
 import types
 
 import pytest
 import torch
 from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import (
+    KEY_METRIC_FID,
+    fid_features_to_statistics,
+    fid_statistics_to_metric,
+)
 
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, WeightsError
@@ -16,11 +23,13 @@ from distillkit.evaluation.protocol import (
     evaluate,
 )
 from distillkit.evaluation.results import Results
+from distillkit.files.images import to_uint8
 from distillkit.metrics import builtin
-from distillkit.metrics.base import Metric, NoReference, SetMetric, psnr
+from distillkit.metrics.base import Metric, NoReference, SetMetric
+from distillkit.metrics.distortion import psnr
 from distillkit.metrics.dists import WIDTHS, Dists, L2Pool, dists
 from distillkit.metrics.fid import Fid, fid
-from distillkit.metrics.no_reference import blind
+from distillkit.metrics.no_reference import pyiqa_metric
 from distillkit.report.documents import evaluation_markdown
 from distillkit.report.tables import Cell, main_table, metric_cells
 
@@ -121,8 +130,8 @@ def test_dists_weights_that_are_absent_or_of_another_network(files, tmp_path):
 class Means(nn.Module):
     """Color means as features."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean((2, 3))
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (x.float().mean((2, 3)),)
 
 
 def test_fid_is_the_frechet_distance_of_gaussians():
@@ -143,26 +152,40 @@ def test_fid_is_the_frechet_distance_of_gaussians():
         metric.distance(a[:1], b)
 
 
-def test_fid_reads_torchvisions_inception_only(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match="inception_v3_google"):
-        SPECS["fid"].create(SPECS["fid"].config())
-    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="another architecture"):
-        fid(tmp_path / "other.pth")
-    from torchvision.models import inception_v3
+def test_fid_is_the_distance_of_torch_fidelity():
+    g = torch.Generator().manual_seed(1)
+    a, b = torch.randn(40, 6, generator=g), 2 * torch.randn(30, 6, generator=g) + 1
+    statistics = [fid_features_to_statistics(features.double()) for features in (a, b)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+    assert Fid(Means(), "none").distance(a, b) == pytest.approx(theirs, rel=1e-9)
 
-    torch.save(
-        inception_v3(weights=None, init_weights=False, transform_input=False).state_dict(),
-        tmp_path / "inception.pth",
-    )
-    metric = fid(tmp_path / "inception.pth")
+
+def untrained_inception(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractorInceptionV3:
+    """The network of published FIDs with random weights: its class insists on reading a file."""
+    nothing = io.BytesIO()
+    torch.save({}, nothing)
+    nothing.seek(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        return FeatureExtractorInceptionV3("random", ["2048"], nothing)
+
+
+def test_fid_reads_the_inception_of_published_numbers_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match="weights-inception-2015-12-05-6726825d.pth"):
+        SPECS["fid"].create(SPECS["fid"].config())
+    for name, content in {"other": {"fc.weight": torch.zeros(2)}, "list": [torch.zeros(2)]}.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        with pytest.raises(WeightsError, match=rf"{name}\.pth - weights of another architecture"):
+            fid(tmp_path / f"{name}.pth")
+    inception = untrained_inception(monkeypatch)
+    torch.save(inception.state_dict(), tmp_path / "inception.pth")
+    metric = SPECS["fid"].create(SPECS["fid"].config(weights=tmp_path / "inception.pth"))
     assert isinstance(metric, SetMetric) and not isinstance(metric, Metric)
-    assert metric.features(noise(1, 40)).shape == (1, 2048)
-    assert (
-        "inception.pth" in metric.protocol
-        and "not the Inception of published FIDs" in metric.protocol
-    )
+    images = noise(2, 40)
+    (expected,) = inception(to_uint8(images))
+    assert torch.equal(metric.features(images), expected) and expected.shape == (2, 2048)
+    assert "inception.pth" in metric.protocol and "published FIDs" in metric.protocol
 
 
 def items(n: int = 3):
@@ -223,7 +246,7 @@ def test_metrics_of_pyiqa_through_a_stand_in(monkeypatch):
     images = torch.stack([torch.full((3, 8, 8), v) for v in (-1.0, 0.0, 1.0)])
     torch.testing.assert_close(metric(images, images[:1]), torch.tensor([0.0, 0.5, 1.0]))
     with pytest.raises(WeightsError, match="could not create unheard-of: KeyError"):
-        blind("musiq", "unheard-of")
+        pyiqa_metric("musiq", "unheard-of")
 
 
 def test_without_pyiqa_the_cell_says_so(monkeypatch):

@@ -64,7 +64,7 @@ def test_it_judges_each_image_by_itself(parameters):
 )
 def test_the_shape_and_scales_of_known_distributions_are_found(draw, shape):
     values = draw(np.random.default_rng(0), size=(1, 1000, 1000))
-    found, left, right = niqe._asymmetric_gaussian(torch.from_numpy(values))
+    found, left, right = niqe._fit_asymmetric_gaussian(torch.from_numpy(values))
     assert found.item() == pytest.approx(shape, abs=0.01)
     scale = np.sqrt(2) if shape == 2 else 1.0  # exp(-(|x| / scale)^shape)
     assert left.item() == pytest.approx(scale, rel=0.01) and right.item() == pytest.approx(
@@ -75,14 +75,14 @@ def test_the_shape_and_scales_of_known_distributions_are_found(draw, shape):
 def test_a_skewed_distribution_has_two_scales():
     values = np.random.default_rng(0).standard_normal((1, 1000, 1000))
     values[values > 0] *= 3
-    _, left, right = niqe._asymmetric_gaussian(torch.from_numpy(values))
+    _, left, right = niqe._fit_asymmetric_gaussian(torch.from_numpy(values))
     assert right.item() / left.item() == pytest.approx(3, rel=0.01)
 
 
 def test_halving_is_antialiased_bicubic():
     gray = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (1, 1, 40, 52)))
     expected = F.interpolate(gray, scale_factor=0.5, mode="bicubic", antialias=True)
-    torch.testing.assert_close(niqe._halved(gray)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+    torch.testing.assert_close(niqe._halve(gray)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
 def test_what_does_not_fill_a_block_is_left_out():

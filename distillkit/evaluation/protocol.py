@@ -26,7 +26,8 @@ from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_
 from distillkit.evaluation.gallery import Images
 from distillkit.evaluation.results import COMBINATION, MeasuredMetric, MethodRow, Results
 from distillkit.files.images import to_uint8
-from distillkit.metrics.base import Metric, SetMetric, from_uint8, psnr
+from distillkit.metrics.base import Metric, SetMetric, from_uint8
+from distillkit.metrics.distortion import psnr
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PIXELS_PER_BATCH = 2**18

@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 from distillkit.errors import WeightsError
-from distillkit.metrics import base, learned
-from distillkit.metrics import dists as _dists
-from distillkit.metrics import fid as _fid
-from distillkit.metrics import niqe as _niqe
+from distillkit.metrics import distortion, learned
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.metrics.builtin import (
-    BlindOptions,
     DistsOptions,
     FidOptions,
     LpipsOptions,
     NiqeOptions,
+    PyiqaOptions,
 )
-from distillkit.metrics.no_reference import blind
+from distillkit.metrics.dists import dists as make_dists
+from distillkit.metrics.fid import fid as make_fid
+from distillkit.metrics.niqe import niqe as make_niqe
+from distillkit.metrics.no_reference import pyiqa_metric
 from distillkit.plugins.options import Options
 
 
 def psnr(options: Options) -> Metric:
     """Build PSNR in RGB."""
-    return base.psnr()
+    return distortion.psnr()
 
 
 def psnr_y(options: Options) -> Metric:
     """Build PSNR of the luma."""
-    return base.psnr_y()
+    return distortion.psnr_y()
 
 
 def ssim(options: Options) -> Metric:
     """Build SSIM in RGB."""
-    return base.ssim()
+    return distortion.ssim()
 
 
 def ssim_y(options: Options) -> Metric:
     """Build SSIM of the luma."""
-    return base.ssim_y()
+    return distortion.ssim_y()
 
 
 def stlpips_alex(options: Options) -> Metric:
@@ -67,7 +67,7 @@ def dists(options: DistsOptions) -> Metric:
             "DISTS needs its trained weights: set `weights`, "
             "and `trunk` to the ImageNet weights of VGG16"
         )
-    return _dists.dists(options.weights, options.trunk)
+    return make_dists(options.weights, options.trunk)
 
 
 def niqe(options: NiqeOptions) -> Metric:
@@ -81,26 +81,26 @@ def niqe(options: NiqeOptions) -> Metric:
             "NIQE needs the statistics of pristine photographs: "
             "set `parameters` to a niqe_pris_params.npz"
         )
-    return _niqe.niqe(options.parameters)
+    return make_niqe(options.parameters)
 
 
 def fid(options: FidOptions) -> SetMetric:
     """Build FID."""
     (inception,) = options.weight_files()
     assert inception.path is not None
-    return _fid.fid(inception.path)
+    return make_fid(inception.path)
 
 
-def musiq(options: BlindOptions) -> Metric:
+def musiq(options: PyiqaOptions) -> Metric:
     """Build MUSIQ."""
-    return blind("musiq", options.model or "musiq")
+    return pyiqa_metric("musiq", options.model or "musiq")
 
 
-def maniqa(options: BlindOptions) -> Metric:
+def maniqa(options: PyiqaOptions) -> Metric:
     """Build MANIQA."""
-    return blind("maniqa", options.model or "maniqa")
+    return pyiqa_metric("maniqa", options.model or "maniqa")
 
 
-def clipiqa(options: BlindOptions) -> Metric:
+def clipiqa(options: PyiqaOptions) -> Metric:
     """Build CLIPIQA."""
-    return blind("clipiqa", options.model or "clipiqa")
+    return pyiqa_metric("clipiqa", options.model or "clipiqa")

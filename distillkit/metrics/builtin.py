@@ -18,12 +18,13 @@ class LpipsOptions(Options):
 
     net: ClassVar[Literal["alex", "vgg"]]
     trunk: Path | None = None
-    """The network's ImageNet weights (keys ``features.*``), or all of LPIPS; by default torchvision's file in torch hub's cache."""
+    """The network's ImageNet weights (keys ``features.*``), or all of LPIPS.
+
+    By default it is torchvision's file in torch hub's cache.
+    """
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        if self.trunk:
-            return (WeightFile(path=self.trunk),)
-        return (_of_torchvision(_TRUNK_FILE[self.net], _TRUNK_SIZE[self.net]),)
+        return _local_files(self.trunk) or (_trunk_file(self.net),)
 
 
 class LpipsAlexOptions(LpipsOptions):
@@ -42,10 +43,13 @@ class NiqeOptions(Options):
     """Options of NIQE."""
 
     parameters: Path | None = None
-    """``niqe_pris_params.npz``: mean and covariance of pristine photographs (``mu_pris_param``, ``cov_pris_param``)."""
+    """``niqe_pris_params.npz``: mean and covariance of pristine photographs.
+
+    Their keys are ``mu_pris_param`` and ``cov_pris_param``.
+    """
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _files(self.parameters)
+        return _local_files(self.parameters)
 
 
 class DistsOptions(Options):
@@ -57,20 +61,20 @@ class DistsOptions(Options):
     """ImageNet weights of VGG16 (keys ``features.*``), where ``weights`` does not hold them."""
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _files(self.weights, self.trunk)
+        return _local_files(self.weights, self.trunk)
 
 
 class FidOptions(Options):
     """Options of FID."""
 
     weights: Path | None = None
-    """ImageNet weights of torchvision's Inception v3; by default its file in torch hub's cache."""
+    """The Inception of published FIDs; by default torch-fidelity's file in torch hub's cache."""
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _files(self.weights) or (_of_torchvision(_INCEPTION_FILE),)
+        return _local_files(self.weights) or (_inception_file(),)
 
 
-class BlindOptions(Options):
+class PyiqaOptions(Options):
     """Options of a metric of pyiqa."""
 
     model: str | None = None
@@ -79,43 +83,56 @@ class BlindOptions(Options):
 
 @hookimpl
 def distillkit_metrics() -> Sequence[MetricSpec]:
-    """PSNR and SSIM (RGB and luma), shift-tolerant LPIPS, LPIPS, DISTS, NIQE, FID; MUSIQ, MANIQA and CLIPIQA through pyiqa."""
+    """Offer distortion measures, perceptual distances, and metrics without a reference."""
     return (
-        *(
-            MetricSpec(
-                name=name,
-                summary=summary,
-                build=f"distillkit.metrics.build:{name.replace('-', '_')}",
-            )
-            for name, summary in _DISTORTION
-        ),
-        *(_stlpips(net) for net in ("alex", "vgg")),
+        _spec("psnr", "PSNR in RGB, dB"),
+        _spec("psnr-y", "PSNR of the luma, dB, as many published tables give it"),
+        _spec("ssim", "SSIM, mean of the RGB channels"),
+        _spec("ssim-y", "SSIM of the luma, as many published tables give it"),
+        _stlpips("alex"),
+        _stlpips("vgg"),
         _lpips(LpipsAlexOptions),
         _lpips(LpipsVggOptions),
-        _DISTS,
-        _NIQE,
-        _FID,
-        *(_blind(name) for name in ("musiq", "maniqa", "clipiqa")),
+        _spec(
+            "dists",
+            "DISTS (structure and texture); needs its weights and those of VGG16 on disk",
+            DistsOptions,
+            license="MIT",
+        ),
+        _spec(
+            "niqe",
+            "NIQE, without a reference; needs its parameters on disk",
+            NiqeOptions,
+        ),
+        _spec(
+            "fid",
+            "FID of all images together, on the published scale; needs its Inception on disk",
+            FidOptions,
+            license="Apache-2.0",
+        ),
+        _pyiqa("musiq"),
+        _pyiqa("maniqa"),
+        _pyiqa("clipiqa"),
     )
 
 
-_DISTORTION = (
-    ("psnr", "PSNR in RGB, dB"),
-    ("psnr-y", "PSNR of the luma, dB, as many published tables give it"),
-    ("ssim", "SSIM, mean of the RGB channels"),
-    ("ssim-y", "SSIM of the luma, as many published tables give it"),
-)
-_TRUNK_FILE = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-_TRUNK_SIZE = {"alex": 244_408_911, "vgg": 553_433_881}
-_INCEPTION_FILE = "inception_v3_google-0cc3c7bd.pth"
-_TORCHVISION_URL = "https://download.pytorch.org/models/"
+def _spec(
+    name: str, summary: str, config: type[Options] = Options, license: str = "unknown"
+) -> MetricSpec:
+    function = name.replace("-", "_")
+    return MetricSpec(
+        name=name,
+        summary=summary,
+        config=config,
+        build=f"distillkit.metrics.build:{function}",
+        license=license,
+    )
 
 
 def _stlpips(net: str) -> MetricSpec:
-    return MetricSpec(
-        name=f"stlpips-{net}",
-        summary=f"Shift-tolerant LPIPS, {net}; its weights install from the package index",
-        build=f"distillkit.metrics.build:stlpips_{net}",
+    return _spec(
+        f"stlpips-{net}",
+        f"Shift-tolerant LPIPS, {net}; its weights install from the package index",
         license="BSD-2-Clause",
     )
 
@@ -130,59 +147,50 @@ def _lpips(config: type[LpipsOptions]) -> MetricSpec:
     )
 
 
-_DISTS = MetricSpec(
-    name="dists",
-    summary="DISTS (structure and texture); needs its weights and those of VGG16 on disk",
-    config=DistsOptions,
-    build="distillkit.metrics.build:dists",
-    license="MIT",
-)
-_NIQE = MetricSpec(
-    name="niqe",
-    summary="NIQE, without a reference; needs its parameters on disk",
-    config=NiqeOptions,
-    build="distillkit.metrics.build:niqe",
-)
-_FID = MetricSpec(
-    name="fid",
-    summary="FID of all images together; needs torchvision's Inception v3 on disk, and is not the published FIDs' scale",
-    config=FidOptions,
-    build="distillkit.metrics.build:fid",
-    license="BSD-3-Clause",
-)
-
-
-def _blind(name: str) -> MetricSpec:
-    return MetricSpec(
-        name=name,
-        summary=f"{name.upper()} through pyiqa (extra `iqa`), without a reference; PolyForm Noncommercial: no commercial use",
-        config=BlindOptions,
-        build=f"distillkit.metrics.build:{name}",
+def _pyiqa(name: str) -> MetricSpec:
+    return _spec(
+        name,
+        f"{name.upper()} through pyiqa (extra `iqa`), without a reference; "
+        "PolyForm Noncommercial: no commercial use",
+        PyiqaOptions,
         license="PolyForm-Noncommercial-1.0.0",
     )
 
 
-def _files(*paths: Path | None) -> tuple[WeightFile, ...]:
+def _local_files(*paths: Path | None) -> tuple[WeightFile, ...]:
     return tuple(WeightFile(path=path) for path in paths if path is not None)
 
 
-def _of_torchvision(name: str, size: int | None = None) -> WeightFile:
-    """A file whose name ends in the first digits of its hash, as torch hub's rule wants it."""
-    digits = name.rpartition("-")[2].removesuffix(".pth")
+def _trunk_file(net: Literal["alex", "vgg"]) -> WeightFile:
+    """Name torchvision's ImageNet weights of a network."""
+    # torch hub's rule: the name ends in the first digits of the file's hash.
+    names = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+    sizes = {"alex": 244_408_911, "vgg": 553_433_881}
+    name = names[net]
     return WeightFile(
         path=_torch_hub() / name,
-        url=_TORCHVISION_URL + name,
-        sha256=digits,
-        size=size,
+        url=f"https://download.pytorch.org/models/{name}",
+        sha256=name.removesuffix(".pth").rpartition("-")[2],
+        size=sizes[net],
         license="BSD-3-Clause",
     )
 
 
-def _torch_hub() -> Path:
-    """Where torch keeps what it downloads, by its own rule, without importing it."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return (
-        Path(os.environ.get("TORCH_HOME", Path(cache, "torch"))).expanduser()
-        / "hub"
-        / "checkpoints"
+def _inception_file() -> WeightFile:
+    """Name the weights of the Inception of published FIDs, converted by torch-fidelity."""
+    name = "weights-inception-2015-12-05-6726825d.pth"
+    releases = "https://github.com/toshas/torch-fidelity/releases/download"
+    return WeightFile(
+        path=_torch_hub() / name,
+        url=f"{releases}/v0.2.0/{name}",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        size=95_628_359,
+        license="Apache-2.0",
     )
+
+
+def _torch_hub() -> Path:
+    """Find the folder of torch's downloads by torch's own rule, without importing it."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("TORCH_HOME", f"{cache}/torch")
+    return Path(home).expanduser() / "hub" / "checkpoints"

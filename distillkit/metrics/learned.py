@@ -1,10 +1,10 @@
-"""Perceptual metrics with networks: shift-tolerant LPIPS (weights on the package index) and LPIPS (trunk fetched by the user)."""
+"""LPIPS, and shift-tolerant LPIPS whose weights come with an installed package."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,61 +12,80 @@ from torch import Tensor, nn
 from distillkit.errors import WeightsError
 from distillkit.files.weights import load_exactly, read_state_dict
 from distillkit.metrics.base import FullReference, Metric
+from distillkit.metrics.perceptual import PerceptualDistance
 
 Trunk = Literal["alex", "vgg"]
 
 
 def stlpips(net: Trunk) -> Metric:
-    """Shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022). Its scale is not LPIPS's: never put both in one column."""
-    from distillkit.metrics.perceptual import PerceptualDistance
+    """Make shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022).
 
-    return _perceptual(
-        f"stlpips-{net}", f"shift-tolerant LPIPS vST0.0, {net}, RGB", PerceptualDistance(net)
-    )
+    Its scale is not that of LPIPS: never put both in one column.
+    """
+    protocol = f"shift-tolerant LPIPS vST0.0, {net}, RGB"
+    return _perceptual(f"stlpips-{net}", protocol, PerceptualDistance(net))
 
 
 def lpips(net: Trunk, trunk: Path) -> Metric:
-    """LPIPS v0.1 (Zhang et al., CVPR 2018) through the ``lpips`` package, whose linear weights it uses. Never downloads.
+    """Make LPIPS v0.1 (Zhang et al., CVPR 2018) with the ``lpips`` package.
+
+    The package brings the linear weights; nothing is downloaded.
 
     Args:
-        trunk: ImageNet weights of the network, with torchvision's keys ``features.*``. Where the file holds the linear layers too
-            (``lin0.weight`` ..., a complete LPIPS), they are taken from it; other keys are passed over.
+        net: the trunk's network.
+        trunk: its ImageNet weights, with torchvision's keys ``features.*``. Where the file holds
+            the linear layers too (``lin0.weight`` ..., a complete LPIPS), they are taken from it;
+            other keys are ignored.
 
     Raises:
-        WeightsError: the trunk's file is not there, damaged or of another network.
+        WeightsError: the trunk's file is missing, damaged or of another network.
     """
     if not trunk.is_file():
         raise WeightsError(
-            f"{trunk} - LPIPS needs torchvision's ImageNet weights of {net}: put the file there or set `trunk` to it"
+            f"{trunk} - LPIPS needs torchvision's ImageNet weights of {net}: "
+            "put the file there or set `trunk` to it"
         )
-    return _perceptual(f"lpips-{net}", f"LPIPS v0.1, {net}, RGB", _lpips_network(net, trunk))
+    return _perceptual(f"lpips-{net}", f"LPIPS v0.1, {net}, RGB", _read_lpips(net, trunk))
 
 
-def _lpips_network(net: Trunk, path: Path) -> nn.Module:
-    import lpips as package
-
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torchvision deprecates the argument by which lpips asks for an untrained trunk
-        model = package.LPIPS(net=net, pnet_rand=True, verbose=False)
-    state = read_state_dict(path)
-    features = {k: v for k, v in state.items() if k.startswith("features.")}
-    own = {f"features.{k.split('.', 1)[1]}": k for k in model.net.state_dict()}
-    load_exactly(model.net, {own.get(k, k): v for k, v in features.items()}, path)
-    if linear := {k: v for k, v in state.items() if k.startswith("lin")}:
-        load_exactly(model.lins, {f"{k[3]}.model.1.weight": v for k, v in linear.items()}, path)
+def _read_lpips(net: Trunk, path: Path) -> nn.Module:
+    model = _untrained_lpips(net)
+    # The package numbers the layers of its slices as torchvision does: slice2.3 is features.3.
+    own_keys = {}
+    for key in model.net.state_dict():
+        own_keys[f"features.{key.split('.', 1)[1]}"] = key
+    trunk = {}
+    linear = {}
+    for key, value in read_state_dict(path).items():
+        if key.startswith("features."):
+            trunk[own_keys.get(key, key)] = value
+        elif key.startswith("lin"):
+            number = key.removeprefix("lin")[0]
+            linear[f"{number}.model.1.weight"] = value
+    load_exactly(model.net, trunk, path)
+    if linear:
+        load_exactly(model.lins, linear, path)
     return model.requires_grad_(False).eval()
 
 
+def _untrained_lpips(net: Trunk) -> Any:
+    """Make the package's LPIPS with a random trunk, and leave the global random state alone."""
+    import lpips as package
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # torchvision deprecates the argument with which lpips asks for an untrained trunk.
+        warnings.simplefilter("ignore")
+        return package.LPIPS(net=net, pnet_rand=True, verbose=False)
+
+
 def _perceptual(name: str, protocol: str, network: nn.Module) -> Metric:
-    def distance(restored: Tensor, gt: Tensor) -> Tensor:
+    def measure(restored: Tensor, gt: Tensor) -> Tensor:
         return network.to(restored.device)(restored, gt).flatten()
 
     return FullReference(
-        name,
-        f"{protocol}, no border crop",
-        distance,
+        name=name,
+        protocol=f"{protocol}, no border crop",
+        function=measure,
         higher_is_better=False,
         differentiable=True,
         perceptual=True,

@@ -1,7 +1,9 @@
-"""NIQE (Mittal, Soundararajan and Bovik, "Making a Completely Blind Image Quality Analyzer", 2013), which needs no reference.
+"""NIQE, which judges naturalness without a reference.
 
-Blocks of the image are described by 36 numbers of natural scene statistics; NIQE is the distance of their Gaussian to one that was
-fitted to pristine photographs. The pristine mean and covariance come from a file.
+Mittal, Soundararajan and Bovik, "Making a Completely Blind Image Quality Analyzer", 2013. Blocks of
+the image are described by 36 numbers of natural scene statistics; NIQE is the distance of their
+Gaussian to one that was fitted to pristine photographs. The pristine mean and covariance come from
+a file.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ from distillkit.metrics.base import Metric, NoReference
 BLOCK = 96
 FEATURES = 36
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Neighbours, down and right, whose products are described."""
+"""Neighbors, down and right, whose products are described."""
 PROTOCOL = (
-    "no reference; Y of YIQ of 8-bit RGB, rounded, 96x96 blocks (48x48 at half size), remainder at right and bottom left out, "
-    "no border crop, parameters {name}"
+    "no reference; Y of YIQ of 8-bit RGB, rounded, 96x96 blocks (48x48 at half size), "
+    "remainder at right and bottom left out, no border crop, parameters {name}"
 )
+Array = NDArray[np.float64]
 
 
 def niqe(parameters: Path) -> Metric:
-    """NIQE with the pristine parameters of a file.
+    """Make NIQE with the pristine parameters of a file.
 
     Args:
         parameters: an ``.npz`` with ``mu_pris_param`` (1, 36) and ``cov_pris_param`` (36, 36).
@@ -40,139 +43,165 @@ def niqe(parameters: Path) -> Metric:
     Raises:
         WeightsError: the file is missing, damaged, or holds something else.
     """
-    mean, covariance = _read(parameters)
+    mean, covariance = _read_parameters(parameters)
 
-    def value(images: Tensor) -> Tensor:
-        return torch.tensor(
-            [_distance(block_features(image), mean, covariance) for image in images.split(1)]
-        )
+    def measure(images: Tensor) -> Tensor:
+        values = []
+        for image in images.split(1):
+            values.append(_distance(block_features(image), mean, covariance))
+        return torch.tensor(values)
 
-    return NoReference("niqe", PROTOCOL.format(name=parameters.name), value, higher_is_better=False)
+    return NoReference(
+        name="niqe",
+        protocol=PROTOCOL.format(name=parameters.name),
+        function=measure,
+        higher_is_better=False,
+    )
 
 
-def block_features(image: Tensor) -> NDArray[np.float64]:
-    """(1, 3, H, W) in [-1, 1] -> (blocks, 36): 18 numbers of each 96x96 block at full size, and 18 at half size.
+def block_features(image: Tensor) -> Array:
+    """Describe each 96x96 block of an image: 18 numbers at full size, and 18 at half size.
+
+    Args:
+        image: (1, 3, H, W) in [-1, 1].
+
+    Returns:
+        (blocks, 36).
 
     Raises:
         DataError: fewer than two blocks, which have no covariance.
     """
-    rows, columns = (side // BLOCK for side in image.shape[2:])
+    height, width = image.shape[2:]
+    rows = height // BLOCK
+    columns = width // BLOCK
     if rows * columns < 2:
-        height, width = image.shape[2:]
-        raise DataError(
-            f"NIQE needs an image of at least two blocks of {BLOCK}x{BLOCK} pixels, not {width}x{height}"
-        )
-    gray = _gray(image)[..., : rows * BLOCK, : columns * BLOCK]
-    scales = [
-        _described(_normalised(gray), BLOCK),
-        _described(_normalised(_halved(gray)), BLOCK // 2),
-    ]
-    return torch.cat(scales, dim=1).cpu().numpy()
+        needed = f"at least two blocks of {BLOCK}x{BLOCK} pixels"
+        raise DataError(f"NIQE needs an image of {needed}, not {width}x{height}")
+    luma = full_range_luma(to_uint8(image).double()).round()
+    luma = luma[..., : rows * BLOCK, : columns * BLOCK]
+    at_full_size = _describe_blocks(_normalize(luma), BLOCK)
+    at_half_size = _describe_blocks(_normalize(_halve(luma)), BLOCK // 2)
+    return torch.cat([at_full_size, at_half_size], dim=1).cpu().numpy()
 
 
-def _gray(image: Tensor) -> Tensor:
-    """Y of YIQ, (1, 1, H, W) float64 in [0, 255], rounded."""
-    return full_range_luma(to_uint8(image).double()).round()
+def _normalize(luma: Tensor) -> Tensor:
+    """Subtract the local mean and divide by the local contrast: ``(I - mu) / (sigma + 1)``.
 
-
-def _normalised(gray: Tensor) -> Tensor:
-    """Mean-subtracted, contrast-normalized: ``(I - mu) / (sigma + 1)``, local moments under a 7x7 Gaussian of sigma 7/6."""
-    x = torch.arange(-3, 4, dtype=gray.dtype, device=gray.device)
+    Local moments are taken under a 7x7 Gaussian of sigma 7/6.
+    """
+    x = torch.arange(-3, 4, dtype=luma.dtype, device=luma.device)
     line = torch.exp(-(x**2) / (2 * (7 / 6) ** 2))
     line = line / line.sum()
 
-    def blur(v: Tensor) -> Tensor:
-        padded = F.pad(v, (3, 3, 3, 3), mode="replicate")
-        return F.conv2d(F.conv2d(padded, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
+    def blur(image: Tensor) -> Tensor:
+        padded = F.pad(image, (3, 3, 3, 3), mode="replicate")
+        blurred = F.conv2d(padded, line.view(1, 1, -1, 1))
+        return F.conv2d(blurred, line.view(1, 1, 1, -1))
 
-    mean = blur(gray)
-    return (gray - mean) / ((blur(gray.square()) - mean.square()).abs().sqrt() + 1)
+    mean = blur(luma)
+    deviation = (blur(luma.square()) - mean.square()).abs().sqrt()
+    return (luma - mean) / (deviation + 1)
 
 
-def _halved(gray: Tensor) -> Tensor:
-    """Half the size by antialiased bicubic interpolation (a = -0.5, eight taps), borders mirrored with their edge."""
-    distance = torch.arange(-3.5, 4, dtype=gray.dtype, device=gray.device).abs() / 2
+def _halve(luma: Tensor) -> Tensor:
+    """Halve the size by antialiased bicubic interpolation (a = -0.5, eight taps).
+
+    Borders are mirrored with their edge.
+    """
+    taps = torch.arange(-3.5, 4, dtype=luma.dtype, device=luma.device)
+    distance = taps.abs() / 2
     inner = 1.5 * distance**3 - 2.5 * distance**2 + 1
     outer = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
     line = torch.where(distance <= 1, inner, outer)
     line = line / line.sum()
-    for dim, kernel in ((2, line.view(1, 1, -1, 1)), (3, line.view(1, 1, 1, -1))):
-        before, after = (
-            gray.narrow(dim, 0, 3).flip(dim),
-            gray.narrow(dim, gray.shape[dim] - 3, 3).flip(dim),
-        )
-        stride = (2, 1) if dim == 2 else (1, 2)
-        gray = F.conv2d(torch.cat([before, gray, after], dim), kernel, stride=stride)
-    return gray
+    halved = F.conv2d(_mirror(luma, dim=2), line.view(1, 1, -1, 1), stride=(2, 1))
+    return F.conv2d(_mirror(halved, dim=3), line.view(1, 1, 1, -1), stride=(1, 2))
 
 
-def _described(normalized: Tensor, side: int) -> Tensor:
-    """(1, 1, H, W) -> (blocks, 18), blocks of ``side`` row by row.
+def _mirror(image: Tensor, dim: int) -> Tensor:
+    """Extend an image by three mirrored rows or columns on both sides."""
+    last = image.shape[dim] - 3
+    before = image.narrow(dim, 0, 3).flip(dim)
+    after = image.narrow(dim, last, 3).flip(dim)
+    return torch.cat([before, image, after], dim)
 
-    Shape and mean scale of the generalised Gaussian of a block's values; shape, mean, left and right scale of that of the products
-    of neighbors, which wrap around within the block.
+
+def _describe_blocks(normalized: Tensor, side: int) -> Tensor:
+    """Describe blocks of ``side`` pixels, row by row: (1, 1, H, W) -> (blocks, 18).
+
+    The numbers are shape and mean scale of the generalized Gaussian of a block's values; then
+    shape, mean, left and right scale of the products of neighbors, which wrap around within the
+    block.
     """
     blocks = normalized[0, 0].unfold(0, side, side).unfold(1, side, side).flatten(0, 1)
-    shape, left, right = _asymmetric_gaussian(blocks)
-    found = [shape, (left + right) / 2]
+    shape, left, right = _fit_asymmetric_gaussian(blocks)
+    numbers = [shape, (left + right) / 2]
     for shift in SHIFTS:
-        shape, left, right = _asymmetric_gaussian(blocks * blocks.roll(shift, (1, 2)))
+        products = blocks * blocks.roll(shift, (1, 2))
+        shape, left, right = _fit_asymmetric_gaussian(products)
         mean = (right - left) * torch.exp(torch.lgamma(2 / shape) - torch.lgamma(1 / shape))
-        found += [shape, mean, left, right]
-    return torch.stack(found, dim=1)
+        numbers += [shape, mean, left, right]
+    return torch.stack(numbers, dim=1)
 
 
-@functools.cache
-def _shapes() -> tuple[Tensor, Tensor]:
-    """Candidate shapes 0.2, 0.201 ... 10, and ``gamma(2/a)^2 / (gamma(1/a) gamma(3/a))`` of each."""
-    a = torch.arange(200, 10_001, dtype=torch.float64) / 1000
-    return a, torch.exp(2 * torch.lgamma(2 / a) - torch.lgamma(1 / a) - torch.lgamma(3 / a))
+def _fit_asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit the asymmetric generalized Gaussian with the moments of each block (n, h, w).
 
-
-def _asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Shape, left and right scale, each (n,), of the asymmetric generalised Gaussian with the moments of ``blocks`` (n, h, w)."""
-    v = blocks.flatten(1)
-    left = (v.clamp(max=0).square().sum(1) / (v < 0).sum(1)).sqrt()
-    right = (v.clamp(min=0).square().sum(1) / (v > 0).sum(1)).sqrt()
+    Returns:
+        shape, left scale and right scale, each (n,).
+    """
+    values = blocks.flatten(1)
+    left = (values.clamp(max=0).square().sum(1) / (values < 0).sum(1)).sqrt()
+    right = (values.clamp(min=0).square().sum(1) / (values > 0).sum(1)).sqrt()
     skew = left / right
-    ratio = v.abs().mean(1).square() / v.square().mean(1)
+    ratio = values.abs().mean(1).square() / values.square().mean(1)
     ratio = ratio * (skew**3 + 1) * (skew + 1) / (skew**2 + 1).square()
-    shapes, of_shape = (table.to(v.device) for table in _shapes())
-    nearest = torch.searchsorted(of_shape, ratio.nan_to_num()).clamp(1, len(shapes) - 1)
-    nearest -= (ratio - of_shape[nearest - 1] < of_shape[nearest] - ratio).long()
-    shape = shapes[nearest]
+    shape = _shape_of_ratio(ratio)
     width = torch.exp((torch.lgamma(1 / shape) - torch.lgamma(3 / shape)) / 2)
     return shape, left * width, right * width
 
 
-def _distance(
-    features: NDArray[np.float64], mean: NDArray[np.float64], covariance: NDArray[np.float64]
-) -> float:
-    """``sqrt(d' ((S_1 + S_2) / 2)^+ d)`` of the Gaussian of ``features`` and the pristine one; flat blocks are left out of S_1."""
-    whole = features[~np.isnan(features).any(axis=1)]
-    if len(whole) < 2:
+def _shape_of_ratio(ratio: Tensor) -> Tensor:
+    """Look up the shape whose moment ratio is nearest."""
+    shapes, ratios = (table.to(ratio.device) for table in _shape_table())
+    nearest = torch.searchsorted(ratios, ratio.nan_to_num()).clamp(1, len(shapes) - 1)
+    below_is_nearer = ratio - ratios[nearest - 1] < ratios[nearest] - ratio
+    return shapes[nearest - below_is_nearer.long()]
+
+
+@functools.cache
+def _shape_table() -> tuple[Tensor, Tensor]:
+    """Tabulate ``gamma(2/a)^2 / (gamma(1/a) gamma(3/a))`` for the shapes a = 0.2, 0.201 ... 10."""
+    a = torch.arange(200, 10_001, dtype=torch.float64) / 1000
+    log_ratio = 2 * torch.lgamma(2 / a) - torch.lgamma(1 / a) - torch.lgamma(3 / a)
+    return a, torch.exp(log_ratio)
+
+
+def _distance(features: Array, mean: Array, covariance: Array) -> float:
+    """Measure the distance of the Gaussian of ``features`` to the pristine one.
+
+    ``sqrt(d' ((S_1 + S_2) / 2)^+ d)``; flat blocks have no part in S_1.
+    """
+    textured = features[~np.isnan(features).any(axis=1)]
+    if len(textured) < 2:
         raise DataError("NIQE needs at least two blocks that are not flat")
     d = mean - np.nanmean(features, axis=0)
-    return float(np.sqrt(d @ np.linalg.pinv((covariance + np.cov(whole, rowvar=False)) / 2) @ d))
+    inverse = np.linalg.pinv((covariance + np.cov(textured, rowvar=False)) / 2)
+    return float(np.sqrt(d @ inverse @ d))
 
 
-def _read(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _read_parameters(path: Path) -> tuple[Array, Array]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            mean, covariance = (
-                np.asarray(file[key], np.float64) for key in ("mu_pris_param", "cov_pris_param")
-            )
+            mean = np.asarray(file["mu_pris_param"], np.float64)
+            covariance = np.asarray(file["cov_pris_param"], np.float64)
     except FileNotFoundError:
         raise WeightsError(f"{path} - no such file of NIQE parameters") from None
     except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as e:
-        raise WeightsError(
-            f"{path} - not a file of NIQE parameters (mu_pris_param, cov_pris_param): {e}"
-        ) from e
-    if (
-        mean.size != FEATURES
-        or covariance.shape != (FEATURES, FEATURES)
-        or not np.isfinite([*mean.flat, *covariance.flat]).all()
-    ):
+        wanted = "a file of NIQE parameters (mu_pris_param, cov_pris_param)"
+        raise WeightsError(f"{path} - not {wanted}: {e}") from e
+    right_shapes = mean.size == FEATURES and covariance.shape == (FEATURES, FEATURES)
+    if not (right_shapes and np.isfinite(mean).all() and np.isfinite(covariance).all()):
         shapes = f"{mean.shape} and {covariance.shape}"
         raise WeightsError(
             f"{path} - not NIQE parameters: {shapes}, expected 36 and 36 x 36 finite numbers"

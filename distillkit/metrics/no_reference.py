@@ -1,8 +1,11 @@
-"""MUSIQ, MANIQA and CLIPIQA through ``pyiqa``, an optional package; its license (PolyForm Noncommercial) forbids commercial use."""
+"""MUSIQ, MANIQA and CLIPIQA from ``pyiqa``.
+
+pyiqa is an optional package; its license (PolyForm Noncommercial) forbids commercial use.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
@@ -10,50 +13,50 @@ from torch import Tensor
 from distillkit.errors import WeightsError
 from distillkit.metrics.base import Metric, NoReference
 
-LICENSE = "PolyForm-Noncommercial-1.0.0"
 
+def pyiqa_metric(name: str, model: str) -> Metric:
+    """Make a no-reference metric of pyiqa; higher is better.
 
-def blind(name: str, model: str) -> Metric:
-    """A no-reference metric of pyiqa; higher is better.
+    pyiqa downloads its weights on first use.
 
     Args:
-        name: the column's. model: pyiqa's name of it. Its weights are pyiqa's affair, which downloads them on first use.
+        name: the metric's name here.
+        model: the name that pyiqa has for it.
 
     Raises:
-        WeightsError: pyiqa is not installed, or could not create the metric (it has no network, for instance).
+        WeightsError: pyiqa is not installed, or could not create the metric (it has no network,
+            for instance).
     """
     try:
         import pyiqa
     except ImportError as e:
         raise WeightsError(
-            f"pyiqa is not installed: pip install 'distillkit[iqa]' (license {LICENSE}: no commercial use)"
+            "pyiqa is not installed: pip install 'distillkit[iqa]' "
+            "(license PolyForm-Noncommercial-1.0.0: no commercial use)"
         ) from e
     try:
         network = pyiqa.create_metric(model, device=torch.device("cpu"))
-    except Exception as e:  # whatever its downloads and its models raise
+    except Exception as e:  # its downloads and its models raise nearly anything
         raise WeightsError(f"pyiqa could not create {model}: {type(e).__name__}: {e}") from e
+
+    @torch.no_grad()
+    def measure(images: Tensor) -> Tensor:
+        scorer = network.to(images.device)
+        scores = []
+        for image in images.split(1):
+            in_unit_range = (image.clamp(-1, 1) + 1) / 2
+            scores.append(scorer(in_unit_range).flatten()[0])
+        return torch.stack(scores)
+
     return NoReference(
-        name,
-        f"no reference; {model} of pyiqa {_version()}, RGB, not resized here",
-        _scores(network),
-        True,
+        name=name,
+        protocol=f"no reference; {model} of pyiqa {_version()}, RGB, not resized here",
+        function=measure,
+        higher_is_better=True,
     )
 
 
-def _scores(network: Any) -> Any:
-    @torch.no_grad()
-    def scores(images: Tensor) -> Tensor:
-        scored = network.to(images.device)
-        return torch.stack(
-            [scored((image.clamp(-1, 1) + 1) / 2).flatten()[0] for image in images.split(1)]
-        )
-
-    return scores
-
-
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version("pyiqa")
     except PackageNotFoundError:

@@ -1,8 +1,9 @@
-"""Shift-tolerant LPIPS: a perceptual distance whose trained weights install from the package index.
+"""Shift-tolerant LPIPS: a perceptual distance whose weights install from the package index.
 
-Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022): LPIPS (Zhang et al. 2018) on trunks that blur before
-every stride. The distribution ``stlpips-pytorch`` carries the weights (BSD 2-Clause); its weight files are read, its code is not
-imported. The scale is not that of LPIPS: the two must not share a column.
+Ghildyal & Liu, "Shift-tolerant Perceptual Similarity Metric" (ECCV 2022): LPIPS (Zhang et al. 2018)
+on trunks that blur before every stride. The distribution ``stlpips-pytorch`` carries the weights
+(BSD 2-Clause); its weight files are read, its code is not imported. The scale is not that of LPIPS:
+the two must not share a column.
 """
 
 from __future__ import annotations
@@ -22,10 +23,18 @@ from distillkit.files.weights import load_exactly, read_state_dict
 Network = Literal["alex", "vgg"]
 SMALLEST_SIDE: dict[Network, int] = {"alex": 21, "vgg": 18}
 """Pixels; below it a feature map is too small for the reflection at its border."""
+SLICE_WIDTHS: dict[Network, tuple[int, ...]] = {
+    "alex": (64, 192, 384, 256, 256),
+    "vgg": (64, 128, 256, 512, 512),
+}
+"""Channels of the features that each slice of a trunk ends in."""
 
 
 class _BlurPool(nn.Module):
-    """Stride 2 behind a 3x3 binomial filter, channel by channel (Zhang 2019), with two reflected pixels around."""
+    """Stride 2 behind a 3x3 binomial filter, channel by channel (Zhang 2019).
+
+    Two pixels around the image are reflected.
+    """
 
     filt: Tensor
 
@@ -34,13 +43,13 @@ class _BlurPool(nn.Module):
         self.register_buffer("filt", torch.empty(channels, 1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(
-            F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1]
-        )
+        padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
+        return F.conv2d(padded, self.filt, stride=2, groups=x.shape[1])
 
 
 def _conv(inputs: int, outputs: int, size: int = 3) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, size, padding=min(size // 2, 2)), nn.ReLU()]
+    padding = min(size // 2, 2)
+    return [nn.Conv2d(inputs, outputs, size, padding=padding), nn.ReLU()]
 
 
 def _pool(size: int, channels: int) -> list[nn.Module]:
@@ -68,28 +77,31 @@ def _vgg() -> list[list[nn.Module]]:
     ]
 
 
-def _named_as_in_the_file(slices: Sequence[Sequence[nn.Module]]) -> nn.Sequential:
-    """``slice1.0, slice1.1, ..., slice2.3, ...``: layers are numbered through, not per slice."""
-    net, number = nn.Sequential(), 0
-    for i, layers in enumerate(slices, start=1):
-        part = nn.Sequential()
+def _name_as_in_the_file(slices: Sequence[Sequence[nn.Module]]) -> nn.Sequential:
+    """Name layers ``slice1.0, slice1.1, ..., slice2.3, ...``: numbered through, not per slice."""
+    trunk = nn.Sequential()
+    number = 0
+    for position, layers in enumerate(slices, start=1):
+        trunk_slice = nn.Sequential()
         for layer in layers:
-            part.add_module(str(number), layer)
+            trunk_slice.add_module(str(number), layer)
             number += 1
-        net.add_module(f"slice{i}", part)
-    return net
+        trunk.add_module(f"slice{position}", trunk_slice)
+    return trunk
 
 
 class PerceptualDistance(nn.Module):
-    """``d(a, b) = sum_l mean_hw w_l . (f_l(a) - f_l(b))^2`` with unit-length features ``f_l`` of five layers ``l``.
+    """Shift-tolerant LPIPS, frozen; differentiable in both images and symmetric in them.
 
-    Frozen; differentiable in both images and symmetric in them.
+    ``d(a, b) = sum_l mean_hw w_l . (f_l(a) - f_l(b))^2`` with unit-length features ``f_l`` of five
+    layers ``l``.
 
     Args:
         network: ``"alex"`` (2.5 M parameters) or ``"vgg"`` (14.7 M, about 15 times as slow).
 
     Raises:
-        WeightsError: the distribution ``stlpips-pytorch`` is not installed, or its weight file is damaged.
+        WeightsError: the distribution ``stlpips-pytorch`` is not installed, or its weight file is
+            damaged.
     """
 
     shift: Tensor
@@ -98,59 +110,75 @@ class PerceptualDistance(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network: Network = network
-        self.net = _named_as_in_the_file({"alex": _alex, "vgg": _vgg}[network]())
-        widths = [
-            next(m.out_channels for m in reversed(s) if isinstance(m, nn.Conv2d)) for s in self.net
-        ]  # type: ignore[call-overload]
+        slices = _alex() if network == "alex" else _vgg()
+        self.net = _name_as_in_the_file(slices)
+        widths = SLICE_WIDTHS[network]
         self.lin = nn.ModuleList(nn.Conv2d(width, 1, 1, bias=False) for width in widths)
         self.register_buffer("shift", torch.empty(1, 3, 1, 1))
         self.register_buffer("scale", torch.empty(1, 3, 1, 1))
         path = weight_file(network)
-        state = {_own_name(key): value for key, value in read_state_dict(path).items()}
+        state = {_own_key(key): value for key, value in read_state_dict(path).items()}
         load_exactly(self, state, path)
         self.requires_grad_(False).eval()
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Unit-length features of the five layers, each (B, C, h, w), of images (B, 3, H, W) in [-1, 1]."""
-        smallest = SMALLEST_SIDE[self.network]
-        if min(image.shape[-2:]) < smallest:
-            height, width = image.shape[-2:]
-            raise DataError(
-                f"an image of {height}x{width} px is too small for {self.network}; it takes {smallest} px a side or more"
-            )
-        x = (image - self.shift) / self.scale
-        features = []
-        for part in self.net:
-            x = part(x)
-            features.append(x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt())
-        return features
+        """Compute the unit-length features of the five layers.
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """The distance of images ``a`` and ``b``, each (B, 3, H, W) in [-1, 1], as (B,); 0 for equal images.
+        Args:
+            image: (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            five tensors (B, C, h, w).
 
         Raises:
             DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
         """
-        pairs = zip(self.lin, self.features(a), self.features(b), strict=True)
-        return torch.stack([lin((fa - fb).square()).mean((1, 2, 3)) for lin, fa, fb in pairs]).sum(
-            0
-        )
+        smallest = SMALLEST_SIDE[self.network]
+        height, width = image.shape[-2:]
+        if min(height, width) < smallest:
+            raise DataError(
+                f"an image of {height}x{width} px is too small for {self.network}; "
+                f"it takes {smallest} px a side or more"
+            )
+        x = (image - self.shift) / self.scale
+        features = []
+        for trunk_slice in self.net:
+            x = trunk_slice(x)
+            length = (x.square().sum(1, keepdim=True) + 1e-20).sqrt()
+            features.append(x / length)
+        return features
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Measure the distance of images, each (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            the distances (B,), 0 for equal images.
+
+        Raises:
+            DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
+        """
+        distances = []
+        layers = zip(self.lin, self.features(a), self.features(b), strict=True)
+        for weigh, features_a, features_b in layers:
+            weighted = weigh((features_a - features_b).square())
+            distances.append(weighted.mean((1, 2, 3)))
+        return torch.stack(distances).sum(0)
 
 
 def weight_file(network: Network) -> Path:
-    """Where the installed ``stlpips-pytorch`` keeps the weights of ``network``."""
-    found = importlib.util.find_spec("stlpips_pytorch")
-    if found is None or not found.submodule_search_locations:
+    """Find the weights of ``network`` in the installed ``stlpips-pytorch``."""
+    package = importlib.util.find_spec("stlpips_pytorch")
+    if package is None or not package.submodule_search_locations:
         raise WeightsError(
             "the weights of the perceptual distance are not installed; pip install stlpips-pytorch"
         )
-    return Path(
-        found.submodule_search_locations[0], "weights", "vST0.0", f"{network}_shift_tolerant.pth"
-    )
+    folder = Path(package.submodule_search_locations[0])
+    return folder / "weights" / "vST0.0" / f"{network}_shift_tolerant.pth"
 
 
-def _own_name(key: str) -> str:
-    """``lin0.model.1.weight`` -> ``lin.0.weight``, ``scaling_layer.shift`` -> ``shift``; trunk keys as they are."""
+def _own_key(key: str) -> str:
+    """Map ``lin0.model.1.weight`` to ``lin.0.weight`` and ``scaling_layer.shift`` to ``shift``."""
     if key.startswith("lin"):
-        return f"lin.{key[3]}.weight"
+        number = key.removeprefix("lin")[0]
+        return f"lin.{number}.weight"
     return key.removeprefix("scaling_layer.")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from distillkit import Options
+from distillkit import Metric, Options
 from distillkit_lowlight import metrics
 from distillkit_lowlight.degradation import LowLight
 from distillkit_lowlight.gsad.model import GSAD, LastStepStudent, OneStepStudent
@@ -116,22 +116,22 @@ def dark(options: DarkOptions) -> LowLight:
     return LowLight(**options.model_dump())
 
 
-def psnr_gtmean(options: Options) -> metrics.Measure:
+def psnr_gtmean(options: Options) -> Metric:
     """Build GSAD's PSNR."""
     return metrics.psnr_gtmean()
 
 
-def ssim_uniform(options: Options) -> metrics.Measure:
+def ssim_uniform(options: Options) -> Metric:
     """Build the SSIM of GSAD's code, without its GT-mean."""
-    return metrics.ssim_uniform_raw()
+    return metrics.ssim_uniform()
 
 
-def ssim_uniform_gtmean(options: Options) -> metrics.Measure:
+def ssim_uniform_gtmean(options: Options) -> Metric:
     """Build GSAD's SSIM."""
     return metrics.ssim_uniform_gtmean()
 
 
-def engine_metric_after_gt_mean(options: AfterGtMean) -> metrics.Measure:
+def engine_metric_after_gt_mean(options: AfterGtMean) -> Metric:
     """Build a metric of the engine after GT-mean."""
     spec, engine_options = options.engine_metric()
     name = f"{options.base}-gtmean"

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillkit import PerceptualDistance
+from distillkit import PerceptualDistance, psnr
 from distillkit_mini.crops import read_photo
 from distillkit_mini.models import MiniModel
 from distillkit_mini.photos import PHOTOS, photo_path
@@ -58,12 +58,7 @@ def eight_bits(image: Tensor) -> Tensor:
     return ((image.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """dB, (B,), of images in [-1, 1]."""
-    return 10 * torch.log10(4 / (a - b).square().mean((1, 2, 3)))
-
-
-PSNR: dict[str, Callable[[], Distance]] = {"PSNR": lambda: psnr}
+PSNR: dict[str, Callable[[], Distance]] = {"PSNR": psnr}
 AFTER_GT_MEAN: dict[str, Callable[[], Distance]] = {
     "PSNR, GT-mean": partial(plugin_thing, "metrics", "lowlight/psnr-gtmean")
 }
