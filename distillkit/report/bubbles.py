@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import matplotlib
@@ -14,6 +13,7 @@ from matplotlib.ticker import FormatStrFormatter, NullFormatter
 from distillkit.evaluation.gallery import image_title
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.report.style import encode_figure, figure_style, make_panels, method_color
+from distillkit.report.tables import mean_values
 
 MAX_PANELS = 3
 
@@ -25,10 +25,10 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
     several tradeoffs stands at its median time.
 
     Returns:
-        A PNG file, or None with under two entries whose time and size are known.
+        A PNG file, or None with under two methods whose time and size are known.
     """
-    entries = [entry for entry in results.methods if _has_costs(entry)]
-    if len(entries) < 2:
+    methods = [method for method in results.methods if _has_costs(method)]
+    if len(methods) < 2:
         return None
     fidelity = next(metric for metric in results.metrics if metric.name == results.fidelity)
     metrics = [fidelity, *results.perceptual][:MAX_PANELS]
@@ -36,28 +36,30 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
     with figure_style(dark):
         figure, panels = make_panels(count, width=max(5.4, 3.6 * count), height=4.2)
         for axis, metric in zip(panels, metrics, strict=True):
-            _draw_methods(axis, results, entries, metric)
+            _draw_methods(axis, results, methods, metric)
             _label_panel(axis, metric)
         _add_legend(figure, panels[0])
         return encode_figure(figure)
 
 
-def _has_costs(entry: MethodRow) -> bool:
-    return bool(entry.seconds) and entry.parameters is not None and not entry.is_combination
+def _has_costs(method: MethodRow) -> bool:
+    return bool(method.seconds) and method.parameters is not None and not method.is_combination
 
 
 def _draw_methods(
-    axis: Axes, results: Results, entries: Sequence[MethodRow], metric: MeasuredMetric
+    axis: Axes,
+    results: Results,
+    methods: Sequence[MethodRow],
+    metric: MeasuredMetric,
 ) -> None:
-    largest = max(entry.parameters or 1 for entry in entries)
-    entries_by_name = defaultdict(list)
-    for entry in entries:
-        entries_by_name[entry.name].append(entry)
-    for name, own in sorted(entries_by_name.items()):
+    # A method without parameters, such as bicubic enlargement, gets the smallest bubble.
+    largest = max(method.parameters or 1 for method in methods)
+    for name in sorted({method.name for method in methods}):
+        own = [method for method in methods if method.name == name]
         parameters = own[0].parameters or 0
         area = 30 + 1500 * parameters / largest
-        seconds = np.median([entry.seconds for entry in own])
-        means = [results.summary(entry.label, metric.name).mean for entry in own]
+        seconds = np.median([method.seconds for method in own])
+        means = mean_values(results, own, metric.name)
         axis.scatter(
             [seconds] * len(own),
             means,
@@ -68,17 +70,16 @@ def _draw_methods(
             lw=0.8,
             label=f"{image_title(name, results.teachers)} ({_millions(parameters)})",
         )
-        if own[0].tradeoff is not None:
-            tradeoffs = [entry.tradeoff for entry in own]
-            ends = sorted(zip(tradeoffs, means, strict=True))
-            for tradeoff, mean in (ends[0], ends[-1]):
-                axis.annotate(
-                    f"{tradeoff:g}",
-                    (seconds, mean),
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                )
+        sweep = results.sweep(name)
+        # Only the first and the last tradeoff are written: bubbles between them overlap.
+        for method in [*sweep[:1], *sweep[-1:]]:
+            axis.annotate(
+                f"{method.tradeoff:g}",
+                (seconds, means[own.index(method)]),
+                ha="center",
+                va="center",
+                fontsize=9,
+            )
 
 
 def _label_panel(axis: Axes, metric: MeasuredMetric) -> None:

@@ -36,18 +36,26 @@ def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | No
     """
     centers = [crop_center(images, TILE // 2) for images in photos.values()]
     labels = sort_for_display(list(centers[0]), teachers)
-    width = len(labels) * (TILE + GAP) - GAP
-    height = HEADER + len(centers) * (TILE + GAP) - GAP
+    step = TILE + GAP
+    width = step * len(labels) - GAP
+    height = HEADER + step * len(centers) - GAP
     canvas = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.truetype(_font_file(), 14)
     for column, label in enumerate(labels):
-        left = column * (TILE + GAP)
-        middle = (left + TILE / 2, HEADER / 2)
-        draw.text(middle, image_title(label, teachers), fill=TEXT_COLOR, font=font, anchor="mm")
+        left = step * column
+        draw.text(
+            (left + TILE / 2, HEADER / 2),
+            image_title(label, teachers),
+            fill=TEXT_COLOR,
+            font=font,
+            anchor="mm",
+        )
         for row, images in enumerate(centers):
-            top = HEADER + row * (TILE + GAP)
-            canvas.paste(_enlarge(_to_pillow(images[label])), (left, top))
+            # A crop smaller than the tile stays in its upper left corner.
+            tile = _enlarge(_to_pillow(images[label]))
+            top = HEADER + step * row
+            canvas.paste(tile, (left, top))
     return _encode(canvas)
 
 
@@ -57,7 +65,7 @@ def encode_image(image: Tensor) -> bytes:
 
 
 def _font_file() -> Path:
-    """The font that matplotlib ships, so that captions look alike on every machine."""
+    """Find the font that matplotlib ships: titles look alike on every machine."""
     return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
@@ -68,7 +76,8 @@ def _enlarge(image: Image.Image) -> Image.Image:
 
 
 def _to_pillow(image: Tensor) -> Image.Image:
-    return to_pil(image.movedim(0, -1).contiguous().numpy())
+    channels_last = image.movedim(0, -1).contiguous()
+    return to_pil(channels_last.numpy())
 
 
 def _encode(image: Image.Image) -> bytes:

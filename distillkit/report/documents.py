@@ -19,7 +19,7 @@ def fill_template(name: str, **content: Any) -> str:
     environment = Environment(
         loader=PackageLoader("distillkit.report"),
         autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelled name is an error, not a gap in the text
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -28,7 +28,9 @@ def fill_template(name: str, **content: Any) -> str:
 
 
 def evaluation_markdown(
-    results: Results, trained_against: Collection[str], checks: Sequence[Check]
+    results: Results,
+    trained_against: Collection[str],
+    checks: Sequence[Check],
 ) -> str:
     """Write the tables, the checks and the protocols."""
     content = evaluation_content(results, trained_against, checks)
@@ -36,7 +38,9 @@ def evaluation_markdown(
 
 
 def evaluation_content(
-    results: Results, trained_against: Collection[str], checks: Sequence[Check]
+    results: Results,
+    trained_against: Collection[str],
+    checks: Sequence[Check],
 ) -> dict[str, Any]:
     """Collect what Markdown and the page both show."""
     return {

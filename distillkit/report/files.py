@@ -18,14 +18,17 @@ from distillkit.report.tradeoff import draw_tradeoff
 
 
 def write_evaluation(
-    results: Results, gallery: Gallery, out_dir: Path, trained_against: Collection[str] = ()
+    results: Results,
+    gallery: Gallery,
+    out_dir: Path,
+    trained_against: Collection[str] = (),
 ) -> None:
     """Write the tables and figures of an evaluation into a folder.
 
     ``metrics.json``, ``metrics.csv`` and ``table.md`` hold the means, ``per_image.json`` every
     value (:meth:`Results.from_json` reads it back), so that two runs on the same images can be
     compared in pairs. The figures are ``tradeoff.png``, ``comparison.png`` and, where there is
-    enough to draw, ``radar.png`` (three metrics) and ``bubbles.png`` (two entries whose time and
+    enough to draw, ``radar.png`` (three metrics) and ``bubbles.png`` (two methods whose time and
     size are known). Each file appears whole or not at all.
 
     Args:

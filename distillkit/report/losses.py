@@ -70,6 +70,7 @@ def _loss_curves(lines: Sequence[Mapping[str, Any]]) -> Curves:
 def _draw_curves(axis: Axes, curves: Curves) -> None:
     colors = itertools.cycle(ALL_COLORS)
     for (name, points), color in zip(curves.items(), colors, strict=False):
+        # Noise stays visible, but pale; the running mean is what to look at.
         steps, values = np.array(points, dtype=float).T
         axis.plot(steps, values, color=color, lw=0.8, alpha=0.3)
         is_total = name == "loss"
@@ -81,12 +82,14 @@ def _draw_curves(axis: Axes, curves: Curves) -> None:
             label=name,
             zorder=3 if is_total else 2,
         )
+    # Terms differ by decades, but a log scale has no place for 0.
     smallest = min(value for points in curves.values() for _, value in points)
     if smallest > 0:
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.yaxis.set_minor_formatter(NullFormatter())
+    # Below the panel, for terms are many and curves fill the panel.
     axis.legend(
         fontsize=8,
         ncols=3,

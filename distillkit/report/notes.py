@@ -45,7 +45,7 @@ def uncertainty_note(results: Results) -> str:
 
 def cost_note(results: Results) -> str:
     """Say what seconds and parameters are of; nothing where no seconds were measured."""
-    if all(entry.seconds is None for entry in results.methods):
+    if all(method.seconds is None for method in results.methods):
         return ""
     device = f" on {results.device}" if results.device else ""
     return (

@@ -17,7 +17,7 @@ from distillkit.report.comparison import draw_comparison, encode_image
 from distillkit.report.documents import evaluation_content, fill_template
 from distillkit.report.losses import draw_losses
 from distillkit.report.radar import draw_radar
-from distillkit.report.tables import decimals, metric_role, number_cell
+from distillkit.report.tables import decimals, mean_values, metric_role, number_cell
 from distillkit.report.tradeoff import draw_tradeoff
 
 
@@ -86,42 +86,55 @@ def _headlines(results: Results, trained_against: Collection[str]) -> list[Headl
     nfe = sweep[0].nfe
     counts = [f"{nfe} of the student"]
     for label in results.teachers or ():
-        counts.append(f"{results.method(label).nfe} of {image_title(label, results.teachers)}")
-    headlines.append(Headline(f"{nfe}", "network evaluations per image (NFE)", ", ".join(counts)))
-    return headlines
+        teacher = image_title(label, results.teachers)
+        counts.append(f"{results.method(label).nfe} of {teacher}")
+    headline = Headline(
+        value=f"{nfe}",
+        name="network evaluations per image (NFE)",
+        detail=", ".join(counts),
+    )
+    return [*headlines, headline]
 
 
 def _metric_headline(
-    results: Results, metric: MeasuredMetric, trained_against: Collection[str]
+    results: Results,
+    metric: MeasuredMetric,
+    trained_against: Collection[str],
 ) -> Headline:
     realistic, *_, faithful = results.sweep()
-    change = results.paired(faithful.label, realistic.label, metric.name)
+    low, high = mean_values(results, [realistic, faithful], metric.name)
+    difference = results.paired(faithful.label, realistic.label, metric.name)
     digits = decimals(results, metric.name)
-    means = []
-    for entry in (realistic, faithful):
-        mean = results.summary(entry.label, metric.name).mean
-        means.append(f"{mean:.{min(digits, 3)}f}")
+    # A headline is large; the tables have all digits.
+    shown = min(digits, 3)
     role = metric_role(metric, trained_against) if metric.perceptual else "dB"
+    change = number_cell(difference, digits, "+").text
     return Headline(
-        value=" → ".join(means),
+        value=f"{low:.{shown}f} → {high:.{shown}f}",
         name=f"{metric.name} ({role})",
-        detail=f"change from tradeoff 0 to 1: {number_cell(change, digits, '+').text}",
+        detail=f"change from tradeoff 0 to 1: {change}",
     )
 
 
 def _viewer(results: Results, gallery: Gallery) -> dict[str, Any]:
     """Collect what the page's script shows: images, their captions, the student's tradeoffs."""
-    photos = []
-    labels: list[str] = []
+    photos: list[dict[str, Any]] = []
     for name, images in gallery.photos.items():
-        labels = sort_for_display(list(images), results.teachers)
         height, width = images["gt"].shape[1:]
-        uris = {label: _data_uri(encode_image(image)) for label, image in images.items()}
+        uris = {}
+        for label, image in images.items():
+            uris[label] = _data_uri(encode_image(image))
         photos.append({"name": name, "size": [width, height], "images": uris})
+    # All photos show the same methods.
+    labels = sort_for_display(list(photos[0]["images"]), results.teachers)
+    titles = [image_title(label, results.teachers) for label in labels]
+    sweep = []
+    for method in results.sweep():
+        sweep.append({"label": method.label, "tradeoff": method.tradeoff})
     return {
         "photos": photos,
-        "labels": [(label, image_title(label, results.teachers)) for label in labels],
-        "sweep": [{"label": e.label, "tradeoff": e.tradeoff} for e in results.sweep()],
+        "labels": list(zip(labels, titles, strict=True)),
+        "sweep": sweep,
     }
 
 
@@ -132,7 +145,8 @@ def _light_and_dark(draw: Callable[..., bytes | None]) -> list[str]:
 
 
 def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    content = base64.b64encode(png).decode()
+    return f"data:image/png;base64,{content}"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

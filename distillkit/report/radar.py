@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from distillkit.evaluation.gallery import image_title
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.report.style import encode_figure, figure_style, method_color
+from distillkit.report.tables import mean_values
 
 MAX_METHODS = 7
 INNER_RING = 0.12
@@ -21,7 +22,10 @@ INNER_RING = 0.12
 
 
 def draw_radar(
-    results: Results, trained_against: Collection[str], *, dark: bool = False
+    results: Results,
+    trained_against: Collection[str],
+    *,
+    dark: bool = False,
 ) -> bytes | None:
     """Draw one axis for each metric, from the worst mean shown (inner ring) to the best (rim).
 
@@ -31,25 +35,26 @@ def draw_radar(
         A PNG file, or None with under three metrics or two methods.
     """
     metrics = results.metrics
-    entries = select_methods(results)
-    if len(metrics) < 3 or len(entries) < 2:
+    methods = select_methods(results)
+    if len(metrics) < 3 or len(methods) < 2:
         return None
-    means = np.empty((len(entries), len(metrics)))
-    for row, entry in enumerate(entries):
-        means[row] = [results.summary(entry.label, metric.name).mean for metric in metrics]
     angles = np.linspace(0, 2 * math.pi, len(metrics), endpoint=False)
     with figure_style(dark):
         figure = Figure(figsize=(9.6, 6.4))
+        # The margins are room for the names of the axes.
         axis = figure.add_axes(
             (0.2, 0.2, 0.6, 0.66),
             projection="polar",
             theta_offset=math.pi / 2,
             theta_direction=-1,
         )
-        _draw_methods(axis, results, entries, angles, _radii(means, metrics))
+        radii = []
         names = []
-        for metric, metric_means in zip(metrics, means.T, strict=True):
-            names.append(_axis_name(metric, metric_means, metric.name in trained_against))
+        for metric in metrics:
+            means = np.array(mean_values(results, methods, metric.name))
+            radii.append(_radii(means, metric))
+            names.append(_axis_name(metric, means, trained_against))
+        _draw_methods(axis, results, methods, angles, np.transpose(radii))
         _name_axes(axis, angles, names)
         axis.set_yticks([INNER_RING, 0.56, 1.0], [])
         axis.set_ylim(0, 1.04)
@@ -71,45 +76,50 @@ def select_methods(results: Results) -> list[MethodRow]:
     return [*fixed[: MAX_METHODS - len(student)], *student]
 
 
-def _radii(means: np.ndarray, metrics: Sequence[MeasuredMetric]) -> np.ndarray:
-    """Scale each metric's means to radii: the worst to the inner ring, the best to the rim."""
-    signs = [1 if metric.higher_is_better else -1 for metric in metrics]
-    signed = means * signs
-    worst = signed.min(0)
-    best = signed.max(0)
-    differ = best > worst
-    span = np.where(differ, best - worst, 1)
-    shares = np.where(differ, (signed - worst) / span, 1)
+def _radii(means: np.ndarray, metric: MeasuredMetric) -> np.ndarray:
+    """Scale the means of a metric: the worst to the inner ring, the best to the rim."""
+    sign = 1 if metric.higher_is_better else -1
+    signed = means * sign
+    worst = signed.min()
+    best = signed.max()
+    if best == worst:
+        return np.ones_like(means)
+    shares = (signed - worst) / (best - worst)
     return INNER_RING + 0.88 * shares
 
 
 def _draw_methods(
     axis: Axes,
     results: Results,
-    entries: Sequence[MethodRow],
+    methods: Sequence[MethodRow],
     angles: np.ndarray,
     radii: np.ndarray,
 ) -> None:
+    # A closed line ends where it began.
     closed_angles = np.append(angles, angles[0])
     student_lines = itertools.cycle(("-", "--", ":"))
-    for entry, values in zip(entries, radii, strict=True):
+    for method, values in zip(methods, radii, strict=True):
         line = "-"
-        if entry.tradeoff is not None:
+        if method.tradeoff is not None:
             line = next(student_lines)
         closed_values = np.append(values, values[0])
-        color = method_color(results, entry.name)
+        color = method_color(results, method.name)
         axis.plot(
             closed_angles,
             closed_values,
             line,
             color=color,
             lw=2,
-            label=image_title(entry.label, results.teachers),
+            label=image_title(method.label, results.teachers),
         )
         axis.fill(closed_angles, closed_values, color=color, alpha=0.06)
 
 
-def _axis_name(metric: MeasuredMetric, means: np.ndarray, trained_against: bool) -> str:
+def _axis_name(
+    metric: MeasuredMetric,
+    means: np.ndarray,
+    trained_against: Collection[str],
+) -> str:
     """Name a metric with its direction, the means of worst and best method, and its role."""
     arrow = "↓"
     worst = means.max()
@@ -124,12 +134,16 @@ def _axis_name(metric: MeasuredMetric, means: np.ndarray, trained_against: bool)
         f"{metric.name} {arrow}",
         f"{worst:.{digits}f} to {best:.{digits}f}",
     ]
-    if trained_against:
+    if metric.name in trained_against:
         lines.append("trained against")
     return "\n".join(lines)
 
 
-def _name_axes(axis: Axes, angles: np.ndarray, names: Sequence[str]) -> None:
+def _name_axes(
+    axis: Axes,
+    angles: np.ndarray,
+    names: Sequence[str],
+) -> None:
     axis.set_xticks(angles, names)
     axis.tick_params(axis="x", pad=10)
     for text, angle in zip(axis.get_xticklabels(), angles, strict=True):

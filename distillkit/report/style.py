@@ -58,7 +58,11 @@ def figure_style(dark: bool) -> Iterator[None]:
         yield
 
 
-def make_panels(count: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def make_panels(
+    count: int,
+    width: float,
+    height: float,
+) -> tuple[Figure, np.ndarray]:
     """Make a figure with panels side by side.
 
     Args:
@@ -90,9 +94,10 @@ def method_color(results: Results, name: str) -> str:
         faithful, realistic = results.teachers
         colors[faithful] = FAITHFUL_COLOR
         colors[realistic] = REALISTIC_COLOR
+    # All other methods get a color by their place in the results.
     next_color = 0
-    for entry in results.methods:
-        if entry.name not in colors:
-            colors[entry.name] = OTHER_COLORS[next_color % len(OTHER_COLORS)]
+    for method in results.methods:
+        if method.name not in colors:
+            colors[method.name] = OTHER_COLORS[next_color % len(OTHER_COLORS)]
             next_color += 1
     return colors[name]

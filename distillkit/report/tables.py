@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,30 +40,33 @@ def main_table(results: Results, trained_against: Collection[str]) -> Table:
     heads = [metric_head(metric, trained_against) for metric in results.metrics]
     header = ["method", "tradeoff", *cost_columns(results), *heads, *results.absent]
     rows = []
-    for entry in ordered_entries(results):
-        costs = cost_cells(results, entry)
-        metrics = metric_cells(results, entry)
-        rows.append([entry.name, tradeoff_text(entry.tradeoff), *costs, *metrics])
+    for method in ordered_methods(results):
+        row: list[Any] = [method.name, tradeoff_text(method.tradeoff)]
+        row += cost_cells(results, method)
+        row += metric_cells(results, method)
+        rows.append(row)
     return Table(header, rows)
 
 
 def difference_table(results: Results) -> Table | None:
-    """Compare all entries with the reference, in pairs.
+    """Compare all methods with the reference, in pairs.
 
     Returns:
         The table, or None without a reference, or with nothing to compare it with.
     """
     reference = results.reference
-    others = [entry for entry in ordered_entries(results) if entry.label != reference]
-    if reference is None or not others:
+    if reference is None or len(results.methods) < 2:
         return None
     metrics = [metric.name for metric in results.metrics if not metric.of_set]
     rows = []
-    for entry in others:
-        row: list[Any] = [entry.name, tradeoff_text(entry.tradeoff)]
+    for method in ordered_methods(results):
+        if method.label == reference:
+            continue
+        row: list[Any] = [method.name, tradeoff_text(method.tradeoff)]
         for metric in metrics:
-            difference = results.paired(entry.label, reference, metric)
-            row.append(number_cell(difference, decimals(results, metric), "+"))
+            difference = results.paired(method.label, reference, metric)
+            digits = decimals(results, metric)
+            row.append(number_cell(difference, digits, "+"))
         rows.append(row)
     return Table(["method", "tradeoff", *metrics], rows)
 
@@ -87,7 +90,7 @@ def gap_table(results: Results) -> Table | None:
             else:
                 row.append(number_cell(gap.difference, 2, "+").text)
         rows.append(row)
-    tradeoffs = [f"tradeoff {entry.tradeoff:g}" for entry in sweep]
+    tradeoffs = [f"tradeoff {method.tradeoff:g}" for method in sweep]
     return Table(["gap in", "at equal", "above", *tradeoffs], rows)
 
 
@@ -112,15 +115,17 @@ def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str
     return ""
 
 
-def metric_cells(results: Results, entry: MethodRow) -> list[Cell]:
-    """Fill the metric columns of an entry: means, or the reasons why there are none."""
+def metric_cells(results: Results, method: MethodRow) -> list[Cell]:
+    """Fill the metric columns of a method: means, or the reasons why there are none."""
     cells = []
     for metric in results.metrics:
         digits = decimals(results, metric.name)
-        cell = number_cell(results.summary(entry.label, metric.name), digits)
-        deviation = results.deviation(entry.label, metric.name)
+        summary = results.summary(method.label, metric.name)
+        cell = number_cell(summary, digits)
+        deviation = results.deviation(method.label, metric.name)
         if deviation is not None:
-            cell = Cell(f"{cell.text} (sd {deviation:.{digits}f})", cell.note)
+            spread = f"(sd {deviation:.{digits}f})"
+            cell = Cell(f"{cell.text} {spread}", cell.note)
         cells.append(cell)
     for reason in results.absent.values():
         cells.append(Cell(why_absent(reason)))
@@ -128,20 +133,20 @@ def metric_cells(results: Results, entry: MethodRow) -> list[Cell]:
 
 
 def cost_columns(results: Results) -> list[str]:
-    """Head a column for each cost that is known of any entry."""
+    """Head a column for each cost that is known of any method."""
     heads = []
     for head, (name, _) in COSTS.items():
-        if any(getattr(entry, name) is not None for entry in results.methods):
+        if any(getattr(method, name) is not None for method in results.methods):
             heads.append(head)
     return heads
 
 
-def cost_cells(results: Results, entry: MethodRow) -> list[str]:
-    """Fill the cost columns of an entry; a cost that is not known is empty."""
+def cost_cells(results: Results, method: MethodRow) -> list[str]:
+    """Fill the cost columns of a method; a cost that is not known is empty."""
     cells = []
     for head in cost_columns(results):
         name, write = COSTS[head]
-        cost = getattr(entry, name)
+        cost = getattr(method, name)
         cells.append("" if cost is None else write(cost))
     return cells
 
@@ -163,7 +168,7 @@ COSTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "parameters": ("parameters", parameters_text),
     "trained": ("trainable", parameters_text),
 }
-"""The attribute of :class:`~distillkit.evaluation.results.MethodRow` below each head, and how to write it."""
+"""The attribute of a method below each head, and how to write it."""
 
 
 def tradeoff_text(tradeoff: float | None) -> str:
@@ -173,33 +178,45 @@ def tradeoff_text(tradeoff: float | None) -> str:
     return f"{tradeoff:g}"
 
 
-def number_cell(value: Estimate, digits: int, sign: str = "") -> Cell:
+def number_cell(
+    value: Estimate,
+    digits: int,
+    sign: str = "",
+) -> Cell:
     """Write ``24.31 ± 0.12`` and ``[24.08, 24.55]``; ``sign="+"`` for differences."""
     text = f"{value.mean:{sign}.{digits}f}"
     if value.sem is not None:
         text += f" ± {value.sem:.{digits}f}"
     if value.interval is None:
         return Cell(text)
-    low, high = value.interval
-    return Cell(text, f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]")
+    bounds = [f"{bound:{sign}.{digits}f}" for bound in value.interval]
+    return Cell(text, f"[{', '.join(bounds)}]")
 
 
 def decimals(results: Results, metric: str) -> int:
     """Choose two digits for metrics with large values, such as dB, and four for distances."""
-    means = [results.values[entry.label, metric].mean() for entry in results.methods]
-    if max(abs(mean) for mean in means) >= 5:
+    means = mean_values(results, results.methods, metric)
+    if max(map(abs, means)) >= 5:
         return 2
     return 4
 
 
-def ordered_entries(results: Results) -> list[MethodRow]:
-    """Sort the entries for reading.
+def mean_values(results: Results, methods: Iterable[MethodRow], metric: str) -> list[float]:
+    """Return a metric's mean over the images for each method."""
+    return [float(results.values[method.label, metric].mean()) for method in methods]
+
+
+def ordered_methods(results: Results) -> list[MethodRow]:
+    """Sort the methods for reading.
 
     Baselines come first, then teachers, combinations, and methods by tradeoff, the student last.
     """
-    teachers = results.teachers or ()
-    fixed = [entry for entry in results.methods if entry.tradeoff is None]
-    fixed.sort(key=lambda entry: (entry.is_combination, entry.label in teachers))
-    swept = [entry for entry in results.methods if entry.tradeoff is not None]
-    swept.sort(key=lambda entry: (entry.name == STUDENT, entry.name, entry.tradeoff))
-    return fixed + swept
+
+    def place(method: MethodRow) -> tuple[Any, ...]:
+        if method.tradeoff is None:
+            # Teachers stand next to their combinations and the student.
+            is_teacher = method.label in (results.teachers or ())
+            return False, method.is_combination, is_teacher
+        return True, method.name == STUDENT, method.name, method.tradeoff
+
+    return sorted(results.methods, key=place)

@@ -16,14 +16,17 @@ from distillkit.report.style import (
     make_panels,
     method_color,
 )
-from distillkit.report.tables import metric_role
+from distillkit.report.tables import mean_values, metric_role
 
 Points = tuple[list[float], list[float]]
 """Perceptual distances, and the PSNRs there."""
 
 
 def draw_tradeoff(
-    results: Results, trained_against: Collection[str], *, dark: bool = False
+    results: Results,
+    trained_against: Collection[str],
+    *,
+    dark: bool = False,
 ) -> bytes:
     """Draw PSNR over perceptual distance, one panel for each perceptual metric.
 
@@ -55,7 +58,10 @@ def draw_tradeoff(
 
 
 def _label_panel(
-    axis: Axes, results: Results, metric: MeasuredMetric, trained_against: Collection[str]
+    axis: Axes,
+    results: Results,
+    metric: MeasuredMetric,
+    trained_against: Collection[str],
 ) -> None:
     better = "right" if metric.higher_is_better else "left"
     axis.set_title(f"{metric.name} ({metric_role(metric, trained_against)})")
@@ -63,19 +69,24 @@ def _label_panel(
     axis.set_ylabel(f"{results.fidelity}, dB  (better upwards)")
 
 
-def _draw_panel(axis: Axes, results: Results, metric: MeasuredMetric) -> None:
+def _draw_panel(
+    axis: Axes,
+    results: Results,
+    metric: MeasuredMetric,
+) -> None:
     sweep = results.sweep()
     if sweep:
         gaps = results.at_equal(metric.name)
         _draw_student(axis, _points(results, sweep, metric), gaps)
-    for entry in results.methods:
-        if entry.tradeoff is None and not entry.is_combination:
-            _draw_fixed_method(axis, results, entry, metric)
+    for method in results.methods:
+        if method.tradeoff is None and not method.is_combination:
+            _draw_fixed_method(axis, results, method, metric)
     for name in results.baselines():
         _draw_baseline(axis, results, name, metric)
     axis.margins(0.1)
-    bicubic = [entry for entry in results.methods if entry.label == "bicubic"]
-    others = [entry for entry in results.methods if entry.label != "bicubic"]
+    # Bicubic enlargement may be so far from all others that they could not be told apart.
+    bicubic = [method for method in results.methods if method.label == "bicubic"]
+    others = [method for method in results.methods if method.label != "bicubic"]
     leave_out_far_point(
         axis,
         far=_points(results, bicubic, metric),
@@ -83,16 +94,21 @@ def _draw_panel(axis: Axes, results: Results, metric: MeasuredMetric) -> None:
     )
 
 
-def _points(results: Results, entries: Sequence[MethodRow], metric: MeasuredMetric) -> Points:
-    distances = []
-    psnrs = []
-    for entry in entries:
-        distances.append(results.summary(entry.label, metric.name).mean)
-        psnrs.append(results.summary(entry.label, results.fidelity).mean)
+def _points(
+    results: Results,
+    methods: Sequence[MethodRow],
+    metric: MeasuredMetric,
+) -> Points:
+    distances = mean_values(results, methods, metric.name)
+    psnrs = mean_values(results, methods, results.fidelity)
     return distances, psnrs
 
 
-def _draw_student(axis: Axes, points: Points, gaps: Sequence[Gap]) -> None:
+def _draw_student(
+    axis: Axes,
+    points: Points,
+    gaps: Sequence[Gap],
+) -> None:
     color = STUDENT_COLOR
     axis.plot(
         *points,
@@ -113,6 +129,7 @@ def _draw_student(axis: Axes, points: Points, gaps: Sequence[Gap]) -> None:
             fontsize=9,
             color=color,
         )
+        # There is no gap where the combinations do not reach, no error with one photo.
         if gap.difference is not None and gap.difference.sem is not None:
             axis.errorbar(
                 distance,
@@ -125,7 +142,10 @@ def _draw_student(axis: Axes, points: Points, gaps: Sequence[Gap]) -> None:
 
 
 def _draw_fixed_method(
-    axis: Axes, results: Results, entry: MethodRow, metric: MeasuredMetric
+    axis: Axes,
+    results: Results,
+    method: MethodRow,
+    metric: MeasuredMetric,
 ) -> None:
     markers = {"bicubic": "^"}
     if results.teachers is not None:
@@ -133,26 +153,32 @@ def _draw_fixed_method(
         markers[faithful] = "s"
         markers[realistic] = "D"
     axis.plot(
-        *_points(results, [entry], metric),
-        markers.get(entry.label, "P"),
-        color=method_color(results, entry.name),
+        *_points(results, [method], metric),
+        markers.get(method.label, "P"),
+        color=method_color(results, method.name),
         ms=8,
-        label=image_title(entry.label, results.teachers),
+        label=image_title(method.label, results.teachers),
     )
 
 
-def _draw_baseline(axis: Axes, results: Results, name: str, metric: MeasuredMetric) -> None:
+def _draw_baseline(
+    axis: Axes,
+    results: Results,
+    name: str,
+    metric: MeasuredMetric,
+) -> None:
     """Draw a curve that the student is compared with."""
     if name == LINEAR:
-        entries = results.combinations()
+        methods = results.combinations()
         color = GRAY
         label = f"linear combinations of {' and '.join(results.teachers or ())}"
     else:
-        entries = results.sweep(name)
+        methods = results.sweep(name)
         color = method_color(results, name)
         label = name
+    # Behind everything else: the student's curve may lie on it.
     axis.plot(
-        *_points(results, entries, metric),
+        *_points(results, methods, metric),
         ".--",
         color=color,
         lw=1.4,
@@ -162,7 +188,11 @@ def _draw_baseline(axis: Axes, results: Results, name: str, metric: MeasuredMetr
     )
 
 
-def leave_out_far_point(axis: Axes, far: Points, near: Points) -> None:
+def leave_out_far_point(
+    axis: Axes,
+    far: Points,
+    near: Points,
+) -> None:
     """Frame the near points where the far one would make them a speck.
 
     That is on each axis whose range it would more than triple.

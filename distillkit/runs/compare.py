@@ -68,7 +68,10 @@ class CompareOptions:
 
 
 def compare_folders(
-    gt: Path, method_folders: Mapping[str, Path], out: Path, options: CompareOptions
+    gt: Path,
+    method_folders: Mapping[str, Path],
+    out: Path,
+    options: CompareOptions,
 ) -> Path:
     """Measure methods' images against the ground truth; write an evaluation and its report.
 
@@ -105,6 +108,7 @@ def compare_folders(
 
     def observe(name: str, images: Images) -> None:
         if not lq_files:
+            # The ground truth stood in for the input, and is shown already.
             images = {label: image for label, image in images.items() if label != "lq"}
         gallery(name, images)
 
@@ -122,6 +126,7 @@ def compare_folders(
 
 
 def _check_arguments(out: Path, options: CompareOptions) -> None:
+    # The evaluation of a run would be lost.
     if (out / "recipe.toml").exists():
         advice = f"add methods to the run: distillkit evaluate {out} --method ..."
         raise DistillkitError(
@@ -134,7 +139,11 @@ def _check_arguments(out: Path, options: CompareOptions) -> None:
             raise DistillkitError(f"--set {name}. - {problem}")
 
 
-def _find_inputs(folder: Path, pattern: str, gt_sizes: Sizes) -> tuple[Files, int | None]:
+def _find_inputs(
+    folder: Path,
+    pattern: str,
+    gt_sizes: Sizes,
+) -> tuple[Files, int | None]:
     """List the inputs of all images; return them and how much larger the ground truth is."""
     files = list_images(folder, pattern)
     sizes, damaged = measure_images(files)
@@ -143,12 +152,11 @@ def _find_inputs(folder: Path, pattern: str, gt_sizes: Sizes) -> tuple[Files, in
 
 
 def _common_scale(lq_sizes: Sizes, gt_sizes: Sizes) -> int | None:
-    """How much larger the ground truth is, where that is one whole number for all images."""
+    """Return how much larger the ground truth is, if one whole number for all images."""
     ratios = set()
-    for name, (gt_height, gt_width) in gt_sizes.items():
-        height, width = lq_sizes[name]
-        ratios.add(gt_height / height)
-        ratios.add(gt_width / width)
+    for name, gt_size in gt_sizes.items():
+        for gt_side, lq_side in zip(gt_size, lq_sizes[name], strict=True):
+            ratios.add(gt_side / lq_side)
     ratio = ratios.pop()
     if ratios or ratio < 1 or ratio != int(ratio):
         return None
@@ -171,7 +179,11 @@ def _build_metrics(
     return metrics, absent
 
 
-def _read_items(gt_files: Files, lq_files: Files, device: torch.device) -> Iterator[EvaluationPair]:
+def _read_items(
+    gt_files: Files,
+    lq_files: Files,
+    device: torch.device,
+) -> Iterator[EvaluationPair]:
     """Read the pairs; without inputs the ground truth stands in for them."""
     for name, path in gt_files.items():
         gt = read_image(path)[None].to(device)
@@ -181,7 +193,12 @@ def _read_items(gt_files: Files, lq_files: Files, device: torch.device) -> Itera
         yield EvaluationPair(name, lq, gt)
 
 
-def _write_comparison(results: Results, gallery: Gallery, out: Path, device: torch.device) -> Path:
+def _write_comparison(
+    results: Results,
+    gallery: Gallery,
+    out: Path,
+    device: torch.device,
+) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(out / "manifest.json", device=str(device))
     write_evaluation(results, gallery, out)

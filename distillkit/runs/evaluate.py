@@ -71,7 +71,8 @@ def evaluate_run(
         combine = ROLES
     items = _held_out_items(resolved, student.model.scale, device)
     metrics, absent = _build_metrics(resolved, device)
-    sizes = {item.name: (item.gt.shape[2], item.gt.shape[3]) for item in items}
+    sizes = {item.name: tuple(item.gt.shape[2:]) for item in items}
+    # Metrics measure the images of all methods in one batch, in this order.
     methods = [
         *_model_methods(resolved, run_dir, student, teachers, device),
         *folder_methods(method_folders or {}, sizes),
@@ -87,6 +88,7 @@ def evaluate_run(
         device=describe_device(device),
         absent=absent,
     )
+    # The gallery keeps the images of the first seed: it takes every photo once.
     gallery = Gallery(options.gallery)
     results_by_seed = []
     for seed_offset in range(options.seeds):
@@ -111,7 +113,9 @@ def _build_output_teachers(
 
 
 def _held_out_items(
-    resolved: ResolvedRecipe, scale: int, device: torch.device
+    resolved: ResolvedRecipe,
+    scale: int,
+    device: torch.device,
 ) -> list[EvaluationPair]:
     degradation: Degradation | None = None
     if "degradation" in resolved.components:
@@ -145,6 +149,7 @@ def _model_methods(
     for tradeoff in _tradeoffs(student, options.tradeoffs):
         methods.append(_model_method(STUDENT, student, tradeoff, trained, device))
     for role, teacher in teachers.items():
+        # A teacher is evaluated as a student with a fixed tradeoff.
         methods.append(_model_method(role, Student(teacher, None), None, 0, device))
     if options.interpolate is not None:
         student = interpolated(run_dir, options.interpolate, device)
@@ -154,7 +159,7 @@ def _model_methods(
 
 
 def _tradeoffs(student: Student, tradeoffs: list[float]) -> list[float]:
-    """The tradeoffs to evaluate: 0 alone where the student has a fixed one."""
+    """Choose the tradeoffs to evaluate: 0 alone where the student has a fixed one."""
     if student.variant is None:
         return [0.0]
     return tradeoffs
@@ -170,10 +175,15 @@ def _model_method(
     """Make a method that restores images of any size."""
     model = student.model
 
-    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
+    def restore(
+        item: str,
+        lq: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         def restore_lq(padded: Tensor) -> Tensor:
             return student.restore(padded, tradeoff, generator)
 
+        # Called as a user's image is restored, one at a time.
         image = restore_padded(restore_lq, lq.to(device), model.scale, model.size_multiple)
         return image.cpu()
 
@@ -204,7 +214,10 @@ def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[
 
 
 def _write_results(
-    resolved: ResolvedRecipe, run_dir: Path, results: Results, gallery: Gallery
+    resolved: ResolvedRecipe,
+    run_dir: Path,
+    results: Results,
+    gallery: Gallery,
 ) -> Path:
     trained_against = _metrics_trained_against(resolved, results)
     write_evaluation(results, gallery, run_dir / "evaluation", trained_against)

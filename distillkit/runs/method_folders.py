@@ -17,7 +17,7 @@ from distillkit.inference.files import IMAGE_FILES
 
 Files = Mapping[str, Path]
 """Image files by their path inside a folder, without suffix."""
-Sizes = dict[str, tuple[int, int]]
+Sizes = dict[str, tuple[int, ...]]
 """Height and width of images, by the same names."""
 
 RESERVED_NAMES = ("lq", "gt")
@@ -26,7 +26,11 @@ MAX_NAMES_SHOWN = 5
 MAX_PROBLEMS_SHOWN = 20
 
 
-def folder_methods(folders: Mapping[str, Path], sizes: Sizes, pattern: str = "*") -> list[Method]:
+def folder_methods(
+    folders: Mapping[str, Path],
+    sizes: Sizes,
+    pattern: str = "*",
+) -> list[Method]:
     """Make a method of each folder, whose outputs are the folder's files.
 
     Args:
@@ -41,6 +45,7 @@ def folder_methods(folders: Mapping[str, Path], sizes: Sizes, pattern: str = "*"
     methods = []
     problems: list[str] = []
     for label, folder in folders.items():
+        # All problems of all folders are collected, to be mended at once.
         files = list_images(folder, pattern)
         problems += find_unpaired(label, folder, files, sizes)
         problems += _find_unusable(files, sizes)
@@ -84,15 +89,18 @@ def measure_images(files: Files) -> tuple[Sizes, list[str]]:
     problems = []
     for name, path in files.items():
         try:
-            height, width = decode_image(path).shape[:2]
+            sizes[name] = decode_image(path).shape[:2]
         except DataError as e:
             problems.append(str(e))
-        else:
-            sizes[name] = (height, width)
     return sizes, problems
 
 
-def find_unpaired(label: str, folder: Path, files: Files, expected: Sizes) -> Iterator[str]:
+def find_unpaired(
+    label: str,
+    folder: Path,
+    files: Files,
+    expected: Sizes,
+) -> Iterator[str]:
     """Tell which expected images a folder lacks, and which others it has."""
     missing = expected.keys() - files.keys()
     left_over = files.keys() - expected.keys()
@@ -112,12 +120,18 @@ def refuse_problems(problems: Sequence[str]) -> None:
 def _find_unusable(files: Files, expected: Sizes) -> list[str]:
     """Find what is wrong with each image by itself: it is damaged, or not of its size."""
     sizes, problems = measure_images(files)
-    for name, (height, width) in sizes.items():
-        gt_height, gt_width = expected.get(name, (height, width))
-        if (height, width) != (gt_height, gt_width):
-            difference = f"{width} x {height} pixels, the ground truth {gt_width} x {gt_height}"
+    for name, size in sizes.items():
+        # An image that is left over has been reported, and has no expected size.
+        gt_size = expected.get(name, size)
+        if size != gt_size:
+            difference = f"{_size_text(size)} pixels, the ground truth {_size_text(gt_size)}"
             problems.append(f"{files[name]} - {difference}")
     return problems
+
+
+def _size_text(size: tuple[int, ...]) -> str:
+    height, width = size
+    return f"{width} x {height}"
 
 
 def _shorten(lines: Sequence[str], limit: int) -> list[str]:
@@ -127,7 +141,11 @@ def _shorten(lines: Sequence[str], limit: int) -> list[str]:
 
 
 def _file_method(label: str, files: Files) -> Method:
-    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
+    def restore(
+        item: str,
+        lq: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
         return read_image(files[item])[None].to(lq.device)
 
     name, tradeoff = _parse_label(label)

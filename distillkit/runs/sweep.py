@@ -34,13 +34,17 @@ class SweepRun:
     def status(self) -> str:
         """``finished``, ``interrupted``, ``failed``, ``running``, or ``new``."""
         try:
-            return json.loads((self.folder / "manifest.json").read_text())["status"]
+            manifest = (self.folder / "manifest.json").read_text()
         except FileNotFoundError:
             return "new"
+        return json.loads(manifest)["status"]
 
 
 def plan_sweep(
-    recipe: Path, grids: Sequence[str], overrides: Sequence[str], out: Path
+    recipe: Path,
+    grids: Sequence[str],
+    overrides: Sequence[str],
+    out: Path,
 ) -> list[SweepRun]:
     """Resolve the recipe for every combination of the grids' values, in order.
 
@@ -54,7 +58,7 @@ def plan_sweep(
         RecipeError: every problem of every run.
         DistillkitError: a grid that cannot be read, or grids that do not give separate runs.
     """
-    values_by_key = dict(_parse_grid(text) for text in grids)
+    values_by_key = dict(map(_parse_grid, grids))
     if len(values_by_key) < len(grids):
         raise DistillkitError("--grid - each key once")
     runs = []
@@ -91,10 +95,11 @@ def run_sweep(runs: Sequence[SweepRun], out: Path) -> list[str]:
     from distillkit.runs.folder import check_folder
     from distillkit.runs.run import run_recipe
 
-    changed = [bool(check_folder(run.folder, run.resolved, resume=True)) for run in runs]
+    # Every folder is checked before the first run starts.
+    changed = [run for run in runs if check_folder(run.folder, run.resolved, resume=True)]
     failures = []
-    for number, (run, is_changed) in enumerate(zip(runs, changed, strict=True), 1):
-        if is_changed or run.status != "finished":
+    for number, run in enumerate(runs, 1):
+        if run in changed or run.status != "finished":
             print_status(f"run {number} of {len(runs)}: {run.folder}")
             was_started = (run.folder / "recipe.toml").exists()
             try:
@@ -134,12 +139,11 @@ def _summary_table(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Ta
     for row in rows:
         settings = [row[key] for key in keys]
         head = (*settings, tradeoff_text(row["tradeoff"]))
+        # Runs may differ in their metrics: a cell stays empty where one was not measured.
         cells = lines.setdefault(head, [""] * len(metrics))
         cells[metrics.index(row["metric"])] = _summary_cell(row)
-    return Table(
-        [*keys, "tradeoff", *metrics],
-        [[*head, *cells] for head, cells in lines.items()],
-    )
+    header = [*keys, "tradeoff", *metrics]
+    return Table(header, [[*head, *cells] for head, cells in lines.items()])
 
 
 def _summary_cell(row: Mapping[str, Any]) -> str:
@@ -157,9 +161,11 @@ def _student_rows(run: SweepRun) -> list[dict[str, Any]]:
     path = run.folder / "evaluation" / "metrics.json"
     if run.status != "finished" or not path.exists():
         return []
-    rows = json.loads(path.read_text())
-    folder = {"folder": run.folder.name}
-    return [run.settings | row | folder for row in rows if row["method"] == STUDENT]
+    rows = []
+    for row in json.loads(path.read_text()):
+        if row["method"] == STUDENT:
+            rows.append({**run.settings, **row, "folder": run.folder.name})
+    return rows
 
 
 def _check_separate(runs: Sequence[SweepRun]) -> None:
@@ -188,4 +194,5 @@ def _parse_grid(text: str) -> tuple[str, list[str]]:
 
 def _folder_name(changes: Sequence[str]) -> str:
     """Name a folder by its settings: ``stage1.weights.fidelity=1.6,seed=0``."""
+    # Quotes and brackets of TOML values do not belong into a folder's name.
     return re.sub(r"[^\w.=,+-]+", "_", ",".join(changes)).strip("_")
