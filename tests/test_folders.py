@@ -51,7 +51,7 @@ def read_results(folder):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Make ``gt``, ``lq`` at half its size, and the images of a noisy and a cleaner method."""
+    """Make ``gt``, ``lq`` at half its size, and a noisy and a cleaner method."""
     rng = np.random.default_rng(0)
     for name in NAMES:
         small = rng.uniform(0, 255, (5, 6, 3)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Strangers' files in an evaluation: each is read or named; a failed one leaves the old report."""
+"""Strangers' files in an evaluation: each is read, or named in an error."""
 
 import sys
 
@@ -16,7 +16,7 @@ from distillkit.runs.run import run_recipe
 
 @pytest.fixture
 def folder(tmp_path):
-    """The hostile files, a folder each, because names may differ by their suffix alone."""
+    """Write the hostile files, a folder each: names differ by suffix alone."""
     for name, content in hostile_files().items():
         path = tmp_path / "hostile" / name.replace(".", "_") / name
         path.parent.mkdir(parents=True)

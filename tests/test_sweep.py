@@ -1,4 +1,4 @@
-"""Sweeps: all runs are checked first, run once each, resumed, and put into one table."""
+"""Sweeps: runs are checked first, made once, resumed, put into one table."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A metric chart: quality, time and size of all methods as bubbles (CTSR, Fig. 1b)."""
+"""A metric chart: quality, time and size as bubbles (CTSR, Fig. 1b)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ MAX_PANELS = 3
 
 
 def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
-    """Draw quality over seconds per image, one panel for each of the first metrics.
+    """Draw quality over seconds per image.
 
-    Bubble areas grow with the parameters of all networks that a method takes. A method with
-    several tradeoffs stands at its median time.
+    There is one panel for each of the first metrics. Bubble areas grow with the parameters of
+    all networks that a method takes. A method with several tradeoffs stands at its median time.
+
+    Args:
+        results: what was measured.
+        dark: for a dark page.
 
     Returns:
         A PNG file, or None with under two methods whose time and size are known.
@@ -30,11 +34,13 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
     methods = [method for method in results.methods if _has_costs(method)]
     if len(methods) < 2:
         return None
-    fidelity = next(metric for metric in results.metrics if metric.name == results.fidelity)
-    metrics = [fidelity, *results.perceptual][:MAX_PANELS]
+    metrics = [m for m in results.metrics if m.name == results.fidelity]
+    metrics += results.perceptual
+    metrics = metrics[:MAX_PANELS]
     count = len(metrics)
     with figure_style(dark):
-        figure, panels = make_panels(count, width=max(5.4, 3.6 * count), height=4.2)
+        width = max(5.4, 3.6 * count)
+        figure, panels = make_panels(count, width, 4.2)
         for axis, metric in zip(panels, metrics, strict=True):
             _draw_methods(axis, results, methods, metric)
             _label_panel(axis, metric)
@@ -43,7 +49,9 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
 
 
 def _has_costs(method: MethodRow) -> bool:
-    return bool(method.seconds) and method.parameters is not None and not method.is_combination
+    if method.is_combination or method.parameters is None:
+        return False
+    return bool(method.seconds)
 
 
 def _draw_methods(
@@ -60,6 +68,7 @@ def _draw_methods(
         area = 30 + 1500 * parameters / largest
         seconds = np.median([method.seconds for method in own])
         means = mean_values(results, own, metric.name)
+        title = image_title(name, results.teachers)
         axis.scatter(
             [seconds] * len(own),
             means,
@@ -68,7 +77,7 @@ def _draw_methods(
             alpha=0.35,
             edgecolors=matplotlib.rcParams["text.color"],
             lw=0.8,
-            label=f"{image_title(name, results.teachers)} ({_millions(parameters)})",
+            label=f"{title} ({_millions(parameters)})",
         )
         sweep = results.sweep(name)
         # Only the first and the last tradeoff are written: bubbles between them overlap.

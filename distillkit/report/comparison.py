@@ -1,4 +1,4 @@
-"""The comparison figure: photos as rows, methods as columns, pixel for pixel (CTSR, Fig. 6)."""
+"""The comparison figure: photos as rows, methods as columns (CTSR, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -70,9 +70,11 @@ def _font_file() -> Path:
 
 
 def _enlarge(image: Image.Image) -> Image.Image:
-    scale = max(1, TILE // max(image.size))
-    size = (image.width * scale, image.height * scale)
-    return image.resize(size, Image.Resampling.NEAREST)
+    longer_side = max(image.size)
+    scale = max(1, TILE // longer_side)
+    width = image.width * scale
+    height = image.height * scale
+    return image.resize((width, height), Image.Resampling.NEAREST)
 
 
 def _to_pillow(image: Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""An evaluation as documents: Markdown and CSV, and what the page has in common with them."""
+"""An evaluation as Markdown and CSV, and the content it shares with the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from distillkit.report import notes, tables
 
 
 def fill_template(name: str, **content: Any) -> str:
-    """Fill a file of ``report/templates``; values are escaped in HTML, not in Markdown."""
+    """Fill a file of ``report/templates``.
+
+    Values are escaped in HTML, not in Markdown.
+    """
     environment = Environment(
         loader=PackageLoader("distillkit.report"),
         autoescape=select_autoescape(["html.j2"]),
@@ -57,7 +60,11 @@ def evaluation_content(
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows of the same keys, at least one, below a line of the keys; None is empty."""
+    """Write rows as CSV, below a line of their keys.
+
+    Args:
+        rows: at least one; all have the same keys. None becomes an empty cell.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
     writer.writeheader()

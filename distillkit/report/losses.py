@@ -41,11 +41,11 @@ def draw_losses(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> 
         return None
     count = len(lines_by_stage)
     with figure_style(dark):
-        figure, panels = make_panels(count, width=5.4 * count, height=4.2)
-        for axis, (stage, lines) in zip(panels, lines_by_stage.items(), strict=True):
+        figure, panels = make_panels(count, 5.4 * count, 4.2)
+        for axis, stage in zip(panels, lines_by_stage, strict=True):
             axis.set_title(stage)
             axis.set_xlabel("step")
-            curves = _loss_curves(lines)
+            curves = _loss_curves(lines_by_stage[stage])
             if curves:
                 _draw_curves(axis, curves)
         return encode_figure(figure)
@@ -54,11 +54,12 @@ def draw_losses(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> 
 def _loss_curves(lines: Sequence[Mapping[str, Any]]) -> Curves:
     curves = defaultdict(list)
     for line in lines:
+        step = line["step"]
         for name, value in line.items():
-            if name in NOT_A_LOSS or not isinstance(value, int | float):
+            if name in NOT_A_LOSS:
                 continue
-            if math.isfinite(value):
-                curves[name].append((line["step"], value))
+            if isinstance(value, int | float) and math.isfinite(value):
+                curves[name].append((step, value))
     # The total of a single term repeats it.
     if len(curves) == 2 and "loss" in curves:
         first, second = curves.values()
@@ -73,18 +74,22 @@ def _draw_curves(axis: Axes, curves: Curves) -> None:
         # Noise stays visible, but pale; the running mean is what to look at.
         steps, values = np.array(points, dtype=float).T
         axis.plot(steps, values, color=color, lw=0.8, alpha=0.3)
-        is_total = name == "loss"
+        width = 1.5
+        order = 2
+        if name == "loss":
+            # The total stands out.
+            width = 2.4
+            order = 3
         axis.plot(
             steps,
             _smooth(values),
             color=color,
-            lw=2.4 if is_total else 1.5,
+            lw=width,
             label=name,
-            zorder=3 if is_total else 2,
+            zorder=order,
         )
     # Terms differ by decades, but a log scale has no place for 0.
-    smallest = min(value for points in curves.values() for _, value in points)
-    if smallest > 0:
+    if _all_positive(curves):
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -98,11 +103,20 @@ def _draw_curves(axis: Axes, curves: Curves) -> None:
     )
 
 
+def _all_positive(curves: Curves) -> bool:
+    for points in curves.values():
+        for _, value in points:
+            if value <= 0:
+                return False
+    return True
+
+
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Take running means over a tenth of the curve, over less near its ends."""
     half = max(1, len(values) // 20)
     means = []
     for i in range(len(values)):
         start = max(0, i - half)
-        means.append(values[start : i + half + 1].mean())
+        window = values[start : i + half + 1]
+        means.append(window.mean())
     return np.array(means)

@@ -22,7 +22,7 @@ FEW_PHOTOS = 10
 
 
 def uncertainty_note(results: Results) -> str:
-    """Say what the standard errors and deviations are over."""
+    """Explain the standard errors and deviations."""
     images = len(results.items)
     photos = len(set(results.photos))
     note = "1 image" if images == 1 else f"{images} images"
@@ -44,7 +44,7 @@ def uncertainty_note(results: Results) -> str:
 
 
 def cost_note(results: Results) -> str:
-    """Say what seconds and parameters are of; nothing where no seconds were measured."""
+    """Explain the cost columns, if seconds were measured."""
     if all(method.seconds is None for method in results.methods):
         return ""
     device = f" on {results.device}" if results.device else ""

@@ -1,4 +1,4 @@
-"""The report of a run or a comparison: one HTML page that needs nothing else."""
+"""The report of a run or a comparison, as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def write_report(
     recipe_toml: str = "",
     history: Iterable[Mapping[str, Any]] = (),
 ) -> Path:
-    """Write ``report.html`` into a folder, whose name becomes the page's title.
+    """Write ``report.html`` into a folder.
+
+    The folder's name becomes the page's title.
 
     Args:
         out_dir: the folder of the run or the comparison.
@@ -75,13 +77,14 @@ def write_report(
 
 
 def _headlines(results: Results, trained_against: Collection[str]) -> list[Headline]:
-    """Sum the student up: its metrics from tradeoff 0 to 1, and its network evaluations."""
+    """Sum up the student's metrics from tradeoff 0 to 1, and its NFE."""
     sweep = results.sweep()
     if len(sweep) < 2:
         return []
     headlines = []
+    shown = [results.fidelity, *(metric.name for metric in results.perceptual)]
     for metric in results.metrics:
-        if metric.name == results.fidelity or metric in results.perceptual:
+        if metric.name in shown:
             headlines.append(_metric_headline(results, metric, trained_against))
     nfe = sweep[0].nfe
     counts = [f"{nfe} of the student"]
@@ -117,29 +120,34 @@ def _metric_headline(
 
 
 def _viewer(results: Results, gallery: Gallery) -> dict[str, Any]:
-    """Collect what the page's script shows: images, their captions, the student's tradeoffs."""
+    """Collect the images, titles and tradeoffs that the page's script shows."""
     photos: list[dict[str, Any]] = []
     for name, images in gallery.photos.items():
-        height, width = images["gt"].shape[1:]
-        uris = {}
+        _, height, width = images["gt"].shape
+        photo: dict[str, Any] = {
+            "name": name,
+            "size": [width, height],
+            "images": {},
+        }
         for label, image in images.items():
-            uris[label] = _data_uri(encode_image(image))
-        photos.append({"name": name, "size": [width, height], "images": uris})
+            photo["images"][label] = _data_uri(encode_image(image))
+        photos.append(photo)
     # All photos show the same methods.
-    labels = sort_for_display(list(photos[0]["images"]), results.teachers)
-    titles = [image_title(label, results.teachers) for label in labels]
+    labels = []
+    for label in sort_for_display(list(photos[0]["images"]), results.teachers):
+        labels.append((label, image_title(label, results.teachers)))
     sweep = []
     for method in results.sweep():
         sweep.append({"label": method.label, "tradeoff": method.tradeoff})
-    return {
-        "photos": photos,
-        "labels": list(zip(labels, titles, strict=True)),
-        "sweep": sweep,
-    }
+    return {"photos": photos, "labels": labels, "sweep": sweep}
 
 
 def _light_and_dark(draw: Callable[..., bytes | None]) -> list[str]:
-    """Draw a figure for both kinds of page; the list is empty where there is no figure."""
+    """Draw a figure for both kinds of page.
+
+    Returns:
+        Two data URIs, or none where there is no figure.
+    """
     figures = [draw(dark=False), draw(dark=True)]
     return [_data_uri(figure) for figure in figures if figure is not None]
 

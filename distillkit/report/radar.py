@@ -27,9 +27,15 @@ def draw_radar(
     *,
     dark: bool = False,
 ) -> bytes | None:
-    """Draw one axis for each metric, from the worst mean shown (inner ring) to the best (rim).
+    """Draw one axis for each metric.
 
-    The axes are relative to the methods shown: an area compares these methods and nothing else.
+    An axis reaches from the worst mean shown (inner ring) to the best (rim). The axes are
+    relative to the methods shown: an area compares these methods and nothing else.
+
+    Args:
+        results: what was measured.
+        trained_against: names of the metrics that the student was trained against.
+        dark: for a dark page.
 
     Returns:
         A PNG file, or None with under three metrics or two methods.
@@ -63,21 +69,25 @@ def draw_radar(
 
 
 def select_methods(results: Results) -> list[MethodRow]:
-    """Choose the methods of a radar: those with a fixed tradeoff, and the student.
+    """Choose the student and the methods with a fixed tradeoff.
 
     Of the student's tradeoffs it shows the first, the middle and the last, so that lines stay
     apart; of linear combinations none.
     """
-    sweep = results.sweep()
-    student = sweep
-    if len(sweep) > 3:
-        student = [sweep[0], sweep[len(sweep) // 2], sweep[-1]]
-    fixed = [e for e in results.methods if e.tradeoff is None and not e.is_combination]
-    return [*fixed[: MAX_METHODS - len(student)], *student]
+    student = results.sweep()
+    if len(student) > 3:
+        middle = len(student) // 2
+        student = [student[0], student[middle], student[-1]]
+    fixed = []
+    for method in results.methods:
+        if method.tradeoff is None and not method.is_combination:
+            fixed.append(method)
+    room = MAX_METHODS - len(student)
+    return [*fixed[:room], *student]
 
 
 def _radii(means: np.ndarray, metric: MeasuredMetric) -> np.ndarray:
-    """Scale the means of a metric: the worst to the inner ring, the best to the rim."""
+    """Scale the means of a metric to radii, the best to the rim."""
     sign = 1 if metric.higher_is_better else -1
     signed = means * sign
     worst = signed.min()
@@ -120,7 +130,7 @@ def _axis_name(
     means: np.ndarray,
     trained_against: Collection[str],
 ) -> str:
-    """Name a metric with its direction, the means of worst and best method, and its role."""
+    """Name a metric with its direction, its worst and best mean, its role."""
     arrow = "↓"
     worst = means.max()
     best = means.min()

@@ -1,4 +1,4 @@
-"""The look that all figures share: colors, a light and a dark style, PNG files.
+"""The look of all figures: colors, a light and a dark style, PNG files.
 
 Color-blind readers can tell the colors apart (after Okabe and Ito).
 """
@@ -74,7 +74,8 @@ def make_panels(
         The figure and its panels.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+    grid = figure.subplots(1, count, squeeze=False)
+    return figure, grid[0]
 
 
 def encode_figure(figure: Figure) -> bytes:

@@ -1,4 +1,4 @@
-"""The tables of an evaluation, for its Markdown file and for the report's page."""
+"""The tables of an evaluation, for its Markdown file and its page."""
 
 from __future__ import annotations
 
@@ -36,14 +36,19 @@ class Table(NamedTuple):
 
 
 def main_table(results: Results, trained_against: Collection[str]) -> Table:
-    """List the costs and the mean of every metric, a row for each method and tradeoff."""
-    heads = [metric_head(metric, trained_against) for metric in results.metrics]
-    header = ["method", "tradeoff", *cost_columns(results), *heads, *results.absent]
+    """List costs and metrics, a row for each method and tradeoff."""
+    header: list[Any] = ["method", "tradeoff"]
+    header += cost_columns(results)
+    for metric in results.metrics:
+        header.append(metric_head(metric, trained_against))
+    header += results.absent
     rows = []
     for method in ordered_methods(results):
-        row: list[Any] = [method.name, tradeoff_text(method.tradeoff)]
-        row += cost_cells(results, method)
-        row += metric_cells(results, method)
+        row = [
+            *_name_cells(method),
+            *cost_cells(results, method),
+            *metric_cells(results, method),
+        ]
         rows.append(row)
     return Table(header, rows)
 
@@ -62,7 +67,7 @@ def difference_table(results: Results) -> Table | None:
     for method in ordered_methods(results):
         if method.label == reference:
             continue
-        row: list[Any] = [method.name, tradeoff_text(method.tradeoff)]
+        row = _name_cells(method)
         for metric in metrics:
             difference = results.paired(method.label, reference, metric)
             digits = decimals(results, metric)
@@ -81,24 +86,36 @@ def gap_table(results: Results) -> Table | None:
     baselines = results.baselines()
     if not sweep or not baselines:
         return None
+    kinds = itertools.product(
+        results.psnrs,
+        results.perceptual,
+        baselines,
+    )
     rows = []
-    for psnr, metric, baseline in itertools.product(results.psnrs, results.perceptual, baselines):
+    for psnr, metric, baseline in kinds:
         row = [psnr, metric.name, baseline]
         for gap in results.at_equal(metric.name, baseline, psnr):
             if gap.difference is None:
                 row.append("none")
             else:
-                row.append(number_cell(gap.difference, 2, "+").text)
+                cell = number_cell(gap.difference, 2, "+")
+                row.append(cell.text)
         rows.append(row)
-    tradeoffs = [f"tradeoff {method.tradeoff:g}" for method in sweep]
-    return Table(["gap in", "at equal", "above", *tradeoffs], rows)
+    header = ["gap in", "at equal", "above"]
+    for method in sweep:
+        header.append(f"tradeoff {method.tradeoff:g}")
+    return Table(header, rows)
 
 
 def metric_head(metric: MeasuredMetric, trained_against: Collection[str]) -> Cell:
     """Head a metric's column with its direction and its role."""
-    arrow = "↑" if metric.higher_is_better else "↓"
+    text = f"{metric.name} ↓"
+    if metric.higher_is_better:
+        text = f"{metric.name} ↑"
     role = metric_role(metric, trained_against)
-    return Cell(f"{metric.name} {arrow}", role and f"({role})")
+    if not role:
+        return Cell(text)
+    return Cell(text, f"({role})")
 
 
 def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str:
@@ -116,7 +133,10 @@ def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str
 
 
 def metric_cells(results: Results, method: MethodRow) -> list[Cell]:
-    """Fill the metric columns of a method: means, or the reasons why there are none."""
+    """Fill the metric columns of a method.
+
+    A metric that was not measured gets the reason instead of a mean.
+    """
     cells = []
     for metric in results.metrics:
         digits = decimals(results, metric.name)
@@ -136,7 +156,8 @@ def cost_columns(results: Results) -> list[str]:
     """Head a column for each cost that is known of any method."""
     heads = []
     for head, (name, _) in COSTS.items():
-        if any(getattr(method, name) is not None for method in results.methods):
+        costs = [getattr(method, name) for method in results.methods]
+        if costs.count(None) < len(costs):
             heads.append(head)
     return heads
 
@@ -147,8 +168,15 @@ def cost_cells(results: Results, method: MethodRow) -> list[str]:
     for head in cost_columns(results):
         name, write = COSTS[head]
         cost = getattr(method, name)
-        cells.append("" if cost is None else write(cost))
+        text = ""
+        if cost is not None:
+            text = write(cost)
+        cells.append(text)
     return cells
+
+
+def _name_cells(method: MethodRow) -> list[Any]:
+    return [method.name, tradeoff_text(method.tradeoff)]
 
 
 def parameters_text(count: int) -> str:
@@ -183,7 +211,13 @@ def number_cell(
     digits: int,
     sign: str = "",
 ) -> Cell:
-    """Write ``24.31 ± 0.12`` and ``[24.08, 24.55]``; ``sign="+"`` for differences."""
+    """Write ``24.31 ± 0.12`` and ``[24.08, 24.55]``.
+
+    Args:
+        value: a mean with its error and interval.
+        digits: decimals of all numbers.
+        sign: ``"+"`` for differences.
+    """
     text = f"{value.mean:{sign}.{digits}f}"
     if value.sem is not None:
         text += f" ± {value.sem:.{digits}f}"
@@ -194,7 +228,7 @@ def number_cell(
 
 
 def decimals(results: Results, metric: str) -> int:
-    """Choose two digits for metrics with large values, such as dB, and four for distances."""
+    """Choose the decimals: two for large values, such as dB, else four."""
     means = mean_values(results, results.methods, metric)
     if max(map(abs, means)) >= 5:
         return 2
@@ -217,6 +251,7 @@ def ordered_methods(results: Results) -> list[MethodRow]:
             # Teachers stand next to their combinations and the student.
             is_teacher = method.label in (results.teachers or ())
             return False, method.is_combination, is_teacher
-        return True, method.name == STUDENT, method.name, method.tradeoff
+        is_student = method.name == STUDENT
+        return True, is_student, method.name, method.tradeoff
 
     return sorted(results.methods, key=place)

@@ -28,12 +28,17 @@ def draw_tradeoff(
     *,
     dark: bool = False,
 ) -> bytes:
-    """Draw PSNR over perceptual distance, one panel for each perceptual metric.
+    """Draw PSNR over perceptual distance.
 
-    A panel shows the student's curve, the teachers and the curves of the baselines. Bars on the
-    student's points are one standard error of the PSNR gap to the linear combinations at the same
-    distance, paired by image: unpaired bars would show how much photos differ from each other, not
-    how much methods do.
+    There is one panel for each perceptual metric. It shows the student's curve, the teachers
+    and the curves of the baselines. Bars on the student's points are one standard error of the
+    PSNR gap to the linear combinations at the same distance, paired by image: unpaired bars
+    would show how much photos differ from each other, not how much methods do.
+
+    Args:
+        results: what was measured.
+        trained_against: names of the metrics that the student was trained against.
+        dark: for a dark page.
 
     Returns:
         A PNG file.
@@ -41,7 +46,7 @@ def draw_tradeoff(
     metrics = results.perceptual
     count = max(1, len(metrics))
     with figure_style(dark):
-        figure, panels = make_panels(count, width=5.4 * count, height=4.4)
+        figure, panels = make_panels(count, 5.4 * count, 4.4)
         if not metrics:
             panels[0].set_axis_off()
             figure.text(0.5, 0.5, "no perceptual metric was measured", ha="center")
@@ -64,7 +69,8 @@ def _label_panel(
     trained_against: Collection[str],
 ) -> None:
     better = "right" if metric.higher_is_better else "left"
-    axis.set_title(f"{metric.name} ({metric_role(metric, trained_against)})")
+    role = metric_role(metric, trained_against)
+    axis.set_title(f"{metric.name} ({role})")
     axis.set_xlabel(f"{metric.name}  (better to the {better})")
     axis.set_ylabel(f"{results.fidelity}, dB  (better upwards)")
 
@@ -210,4 +216,5 @@ def leave_out_far_point(
         span = high - low
         distance = max(value - high, low - value)
         if distance > 2 * span > 0:
-            axis.set(**{limits: (low - 0.15 * span, high + 0.15 * span)})
+            margin = 0.15 * span
+            axis.set(**{limits: (low - margin, high + margin)})

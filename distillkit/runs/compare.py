@@ -1,4 +1,4 @@
-"""Compare methods by their images in folders: no model is run, and none needs to be here."""
+"""Compare methods by their images in folders, without any model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from distillkit.runs.method_folders import (
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What to measure in a comparison of folders, and how to compare it."""
+    """The metrics of a comparison of folders, and its references."""
 
     lq: Path | None = None
     """Folder of the inputs, to show beside the results.
@@ -73,7 +73,7 @@ def compare_folders(
     out: Path,
     options: CompareOptions,
 ) -> Path:
-    """Measure methods' images against the ground truth; write an evaluation and its report.
+    """Measure methods' images, write an evaluation and its report.
 
     Images belong together that have the same path in their folders, apart from the suffix.
 
@@ -144,7 +144,7 @@ def _find_inputs(
     pattern: str,
     gt_sizes: Sizes,
 ) -> tuple[Files, int | None]:
-    """List the inputs of all images; return them and how much larger the ground truth is."""
+    """List the inputs, and tell how much larger the ground truth is."""
     files = list_images(folder, pattern)
     sizes, damaged = measure_images(files)
     refuse_problems([*find_unpaired("--lq", folder, files, gt_sizes), *damaged])
@@ -152,7 +152,7 @@ def _find_inputs(
 
 
 def _common_scale(lq_sizes: Sizes, gt_sizes: Sizes) -> int | None:
-    """Return how much larger the ground truth is, if one whole number for all images."""
+    """Divide the sides: the same whole number for all images, or None."""
     ratios = set()
     for name, gt_size in gt_sizes.items():
         for gt_side, lq_side in zip(gt_size, lq_sizes[name], strict=True):
@@ -166,7 +166,7 @@ def _common_scale(lq_sizes: Sizes, gt_sizes: Sizes) -> int | None:
 def _build_metrics(
     options: CompareOptions, device: torch.device
 ) -> tuple[list[Metric | SetMetric], dict[str, str]]:
-    """Build the metrics whose weights are here; print which others are not measured, and why."""
+    """Build the metrics whose weights are here, print why others are not."""
     plugins = load_plugins()
     builders = {}
     for name in options.metrics:

@@ -1,4 +1,4 @@
-"""Evaluate a run's student beside its teachers and baselines, on held-out images."""
+"""Evaluate a run's student beside its teachers and baselines."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def evaluate_run(
     method_folders: Mapping[str, Path] | None = None,
     combine: tuple[str, str] | None = None,
 ) -> Path | None:
-    """Evaluate a run's student; write ``evaluation/`` and ``report.html``, print the checks.
+    """Evaluate a run's student on held-out images.
 
-    The student is loaded from the run's ``student`` folder, as a user would load it.
+    Writes ``evaluation/`` and ``report.html``, prints the checks. The student is loaded from
+    the run's ``student`` folder, as a user would load it.
 
     Args:
         resolved: the run's recipe.
@@ -127,7 +128,11 @@ def _held_out_items(
 def _build_metrics(
     resolved: ResolvedRecipe, device: torch.device
 ) -> tuple[list[Metric | SetMetric], dict[str, str]]:
-    """Build the metrics whose weights are here; return the reasons for the others, too."""
+    """Build the metrics whose weights are here.
+
+    Returns:
+        The metrics, and the reasons why others are missing, by name.
+    """
     builders = {}
     for key, component in resolved.components.items():
         if key.startswith("evaluation.metrics."):
@@ -142,7 +147,7 @@ def _model_methods(
     teachers: Mapping[str, OutputTeacher],
     device: torch.device,
 ) -> list[Method]:
-    """Make methods of the student, the teachers and, if asked for, interpolated weights."""
+    """Make methods of the student, the teachers and interpolated weights."""
     options = resolved.recipe.evaluation
     trained = count_trained_parameters(run_dir / "student")
     methods = []
@@ -159,7 +164,7 @@ def _model_methods(
 
 
 def _tradeoffs(student: Student, tradeoffs: list[float]) -> list[float]:
-    """Choose the tradeoffs to evaluate: 0 alone where the student has a fixed one."""
+    """Keep only tradeoff 0 where the student has a fixed one."""
     if student.variant is None:
         return [0.0]
     return tradeoffs
@@ -198,7 +203,7 @@ def _model_method(
 
 
 def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[str]:
-    """Name the metrics that the student was trained against, variants of them included."""
+    """Name the metrics that the student was trained against, and variants."""
     keys = [f"stage1.{role}_anchor" for role in ROLES]
     if resolved.recipe.stage1.weights.perceptual > 0:
         keys.append("stage1.perceptual")
@@ -235,7 +240,7 @@ def _write_results(
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of ``metrics.jsonl``; a kill may have cut the last one off."""
+    """Read ``metrics.jsonl``, without a last line that a kill cut off."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)

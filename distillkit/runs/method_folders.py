@@ -21,7 +21,7 @@ Sizes = dict[str, tuple[int, ...]]
 """Height and width of images, by the same names."""
 
 RESERVED_NAMES = ("lq", "gt")
-"""What the input and the ground truth are called among a method's images."""
+"""Labels of the input and the ground truth, beside those of methods."""
 MAX_NAMES_SHOWN = 5
 MAX_PROBLEMS_SHOWN = 20
 
@@ -64,7 +64,8 @@ def list_images(folder: Path, pattern: str = "*") -> Files:
         raise DataError(f"{folder} - no such folder")
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_FILES.readable or not path.is_file():
+        suffix = path.suffix.lower()
+        if suffix not in IMAGE_FILES.readable or not path.is_file():
             continue
         name = path.relative_to(folder).with_suffix("").as_posix()
         if not fnmatch(name, pattern):
@@ -102,23 +103,26 @@ def find_unpaired(
     expected: Sizes,
 ) -> Iterator[str]:
     """Tell which expected images a folder lacks, and which others it has."""
-    missing = expected.keys() - files.keys()
-    left_over = files.keys() - expected.keys()
-    for problem, names in (("missing", missing), ("left over", left_over)):
+    differences = {
+        "missing": expected.keys() - files.keys(),
+        "left over": files.keys() - expected.keys(),
+    }
+    for difference, names in differences.items():
         if names:
-            shown = _shorten(sorted(names), MAX_NAMES_SHOWN)
-            yield f"{label} ({folder}) - {problem}: {', '.join(shown)}"
+            shown = ", ".join(_shorten(sorted(names), MAX_NAMES_SHOWN))
+            yield f"{label} ({folder}) - {difference}: {shown}"
 
 
 def refuse_problems(problems: Sequence[str]) -> None:
     """Raise a DataError that lists the problems, if there are any."""
     if problems:
-        lines = ["these folders cannot be compared:", *_shorten(problems, MAX_PROBLEMS_SHOWN)]
+        lines = ["these folders cannot be compared:"]
+        lines += _shorten(problems, MAX_PROBLEMS_SHOWN)
         raise DataError("\n  ".join(lines))
 
 
 def _find_unusable(files: Files, expected: Sizes) -> list[str]:
-    """Find what is wrong with each image by itself: it is damaged, or not of its size."""
+    """Find the images that are damaged or of another size than expected."""
     sizes, problems = measure_images(files)
     for name, size in sizes.items():
         # An image that is left over has been reported, and has no expected size.
@@ -135,9 +139,11 @@ def _size_text(size: tuple[int, ...]) -> str:
 
 
 def _shorten(lines: Sequence[str], limit: int) -> list[str]:
-    if len(lines) <= limit:
-        return [*lines]
-    return [*lines[:limit], f"and {len(lines) - limit} more"]
+    shown = list(lines[:limit])
+    hidden = len(lines) - limit
+    if hidden > 0:
+        shown.append(f"and {hidden} more")
+    return shown
 
 
 def _file_method(label: str, files: Files) -> Method:
@@ -146,18 +152,20 @@ def _file_method(label: str, files: Files) -> Method:
         lq: Tensor,
         generator: torch.Generator,
     ) -> Tensor:
-        return read_image(files[item])[None].to(lq.device)
+        image = read_image(files[item])
+        return image[None].to(lq.device)
 
     name, tradeoff = _parse_label(label)
     return Method(name, tradeoff, None, restore)
 
 
 def _parse_label(label: str) -> tuple[str, float | None]:
-    """Split ``"ours@0.5"`` into ``("ours", 0.5)``, ``"ours"`` into ``("ours", None)``."""
+    """Split ``"ours@0.5"`` into a name and a tradeoff, if there is one."""
     match = re.fullmatch(r"([\w.+-]+)(?:@(\d*\.?\d+))?", label)
-    if match is None or match[1] in RESERVED_NAMES or float(match[2] or 0) > 1:
+    name, tradeoff = match.groups() if match else ("", None)
+    if not name or name in RESERVED_NAMES or float(tradeoff or 0) > 1:
         expected = "a name, or a name and a tradeoff from 0 to 1 (ours, ours@0.5)"
         raise DistillkitError(f"--method {label}=... - not a name; expected {expected}")
-    if match[2] is None:
-        return match[1], None
-    return match[1], float(match[2])
+    if tradeoff is None:
+        return name, None
+    return name, float(tradeoff)

@@ -23,7 +23,7 @@ from distillkit.runs.console import print_status
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One run of a sweep: the recipe with one combination of the grids' values."""
+    """A run of the recipe with one combination of the grids' values."""
 
     folder: Path
     settings: dict[str, str]
@@ -66,12 +66,13 @@ def plan_sweep(
     for values in itertools.product(*values_by_key.values()):
         settings = dict(zip(values_by_key, values, strict=True))
         changes = [f"{key}={value}" for key, value in settings.items()]
+        folder = out / _folder_name(changes)
         try:
             resolved = load_recipe(recipe, [*overrides, *changes])
         except RecipeError as e:
             problems += str(e).splitlines()
         else:
-            runs.append(SweepRun(out / _folder_name(changes), settings, resolved))
+            runs.append(SweepRun(folder, settings, resolved))
     if problems:
         # Every run repeats the problems of what they share.
         raise RecipeError("\n".join(dict.fromkeys(problems)))
@@ -80,10 +81,11 @@ def plan_sweep(
 
 
 def run_sweep(runs: Sequence[SweepRun], out: Path) -> list[str]:
-    """Run what is not finished, each from its newest checkpoint; update the summary after each.
+    """Run what is not finished, each from its newest checkpoint.
 
-    A finished run is only evaluated again, where its recipe has changed in what leaves its steps
-    as they are, such as the metrics. An interrupted sweep can be called again and resumes.
+    The summary is updated after each run. A finished run is only evaluated again, where its
+    recipe has changed in what leaves its steps as they are, such as the metrics. An interrupted
+    sweep can be called again and resumes.
 
     Returns:
         A line for each run that failed.
@@ -96,14 +98,17 @@ def run_sweep(runs: Sequence[SweepRun], out: Path) -> list[str]:
     from distillkit.runs.run import run_recipe
 
     # Every folder is checked before the first run starts.
-    changed = [run for run in runs if check_folder(run.folder, run.resolved, resume=True)]
+    changed = []
+    for run in runs:
+        if check_folder(run.folder, run.resolved, resume=True):
+            changed.append(run)
     failures = []
     for number, run in enumerate(runs, 1):
         if run in changed or run.status != "finished":
             print_status(f"run {number} of {len(runs)}: {run.folder}")
-            was_started = (run.folder / "recipe.toml").exists()
+            recipe_file = run.folder / "recipe.toml"
             try:
-                run_recipe(run.resolved, run.folder, resume=was_started)
+                run_recipe(run.resolved, run.folder, resume=recipe_file.exists())
             except DistillkitError as e:
                 failures.append(f"{run.folder} - {e}")
         write_summary(runs, out)
@@ -126,7 +131,8 @@ def write_summary(runs: Sequence[SweepRun], out: Path) -> None:
         main_table=_summary_table(list(runs[0].settings), rows),
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_file(out / "summary.json", json.dumps(rows, indent=1) + "\n")
+    content = json.dumps(rows, indent=1)
+    write_file(out / "summary.json", f"{content}\n")
     write_file(out / "summary.md", markdown)
     if rows:
         write_file(out / "summary.csv", csv_text(rows))
@@ -141,58 +147,72 @@ def _summary_table(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Ta
         head = (*settings, tradeoff_text(row["tradeoff"]))
         # Runs may differ in their metrics: a cell stays empty where one was not measured.
         cells = lines.setdefault(head, [""] * len(metrics))
-        cells[metrics.index(row["metric"])] = _summary_cell(row)
-    header = [*keys, "tradeoff", *metrics]
-    return Table(header, [[*head, *cells] for head, cells in lines.items()])
+        column = metrics.index(row["metric"])
+        cells[column] = _summary_cell(row)
+    return Table(
+        header=[*keys, "tradeoff", *metrics],
+        rows=[[*head, *cells] for head, cells in lines.items()],
+    )
 
 
 def _summary_cell(row: Mapping[str, Any]) -> str:
-    """``24.3100 [24.08, 24.55]``, or why there is no number."""
+    """Write ``24.3100 [24.08, 24.55]``, or why there is no number."""
     if row["mean"] is None:
         return row["protocol"]
     mean = f"{row['mean']:.4f}"
-    if row["ci_low"] is None:
+    low = row["ci_low"]
+    high = row["ci_high"]
+    if low is None:
         return mean
-    return f"{mean} [{row['ci_low']:.4g}, {row['ci_high']:.4g}]"
+    return f"{mean} [{low:.4g}, {high:.4g}]"
 
 
 def _student_rows(run: SweepRun) -> list[dict[str, Any]]:
-    """Read the student's rows of a finished run's ``metrics.json``, and add its settings."""
+    """Read the student's results of a finished run, and add its settings."""
     path = run.folder / "evaluation" / "metrics.json"
     if run.status != "finished" or not path.exists():
         return []
     rows = []
     for row in json.loads(path.read_text()):
         if row["method"] == STUDENT:
-            rows.append({**run.settings, **row, "folder": run.folder.name})
+            row["folder"] = run.folder.name
+            rows.append({**run.settings, **row})
     return rows
 
 
 def _check_separate(runs: Sequence[SweepRun]) -> None:
-    if len({run.folder for run in runs}) < len(runs):
+    folders = {run.folder for run in runs}
+    if len(folders) < len(runs):
         problem = "two runs would have the same folder"
         advice = "values may not be equal, or differ in signs only"
         raise DistillkitError(f"--grid - {problem}: {advice}")
-    if len({run.resolved.recipe.training.mixed_precision for run in runs}) > 1:
+    precisions = {run.resolved.recipe.training.mixed_precision for run in runs}
+    if len(precisions) > 1:
         problem = "a process has one precision; sweep each into a folder of its own"
         raise DistillkitError(f"--grid training.mixed_precision - {problem}")
 
 
 def _parse_grid(text: str) -> tuple[str, list[str]]:
-    """Split ``"a.b=1,2"`` into ``"a.b"`` and ``["1", "2"]``; TOML strings and lists stay whole."""
+    """Split ``"a.b=1,2"`` into ``"a.b"`` and ``["1", "2"]``.
+
+    TOML strings and lists stay in one piece.
+    """
     key, equals, values_text = text.partition("=")
     try:
-        values = tomllib.loads(f"values = [{values_text}]")["values"]
+        document = tomllib.loads(f"values = [{values_text}]")
     except tomllib.TOMLDecodeError as e:
         example = '--grid \'stage2.target="reconstruction","teacher"\''
         expected = f"expected KEY=VALUE,VALUE,... in TOML; strings need quotes: {example}"
         raise DistillkitError(f"--grid {text} - {expected}") from e
-    if not (key.strip() and equals and values):
+    key = key.strip()
+    values = [inline(value) for value in document["values"]]
+    if not (key and equals and values):
         raise DistillkitError(f"--grid {text} - expected KEY=VALUE,VALUE,...")
-    return key.strip(), [inline(value) for value in values]
+    return key, values
 
 
 def _folder_name(changes: Sequence[str]) -> str:
     """Name a folder by its settings: ``stage1.weights.fidelity=1.6,seed=0``."""
     # Quotes and brackets of TOML values do not belong into a folder's name.
-    return re.sub(r"[^\w.=,+-]+", "_", ",".join(changes)).strip("_")
+    name = ",".join(changes)
+    return re.sub(r"[^\w.=,+-]+", "_", name).strip("_")
