@@ -1,1 +1,4 @@
-"""Low-light enhancement for distillkit: the teachers GSAD and Reti-Diff, LOL data, a degradation, and the field's protocols."""
+"""Low-light enhancement for distillkit.
+
+The teachers GSAD and Reti-Diff, a student, LOL data, a degradation, and the protocols of the field.
+"""

@@ -1,4 +1,7 @@
-"""Makes what the descriptors offer. Full-size networks read published weights; tiny ones have seeded random weights."""
+"""From options to what the descriptors offer.
+
+Full-size networks read published weights; tiny ones have seeded random weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from distillkit_lowlight.options import (
     DarkOptions,
     GSADOptions,
     GSADStudentOptions,
-    Network,
+    NetworkOptions,
     PriorOptions,
     RetiDiffOptions,
     RetinexOptions,
@@ -49,70 +52,83 @@ TINY_RETIDIFF = RetiDiffConfig(
 
 
 @contextmanager
-def _seeded(options: Network) -> Iterator[None]:
-    """Random weights made inside are those of ``options.seed``; the generator outside is not moved."""
+def _seeded(options: NetworkOptions) -> Iterator[None]:
+    """Draw random weights from the options' seed.
+
+    The global generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
         yield
 
 
-def _unet(options: GSADOptions) -> UNet:
-    with _seeded(options):
-        network = UNet(TINY_UNET if options.size == "tiny" else UNetConfig())
-    if files := options.files():
-        load_unet(network, files["weights"])
-    return network
-
-
 def gsad_teacher(options: GSADOptions) -> GSAD:
-    """GSAD, sampling all steps of its data set's schedule."""
-    return GSAD(_unet(options), EVALUATION[options.data_set])
+    """Build GSAD; it takes all steps of its data set's schedule."""
+    return GSAD(_make_unet(options), EVALUATION[options.data_set])
 
 
 def gsad_student(options: GSADStudentOptions) -> GSAD:
-    """The student that ``options.generate`` names, with GSAD's weights."""
+    """Build the student of ``options.generate``, with GSAD's weights."""
+    network = _make_unet(options)
     if options.generate == "one-step":
-        return OneStepStudent(_unet(options))
-    return LastStepStudent(_unet(options), EVALUATION[options.data_set])
+        return OneStepStudent(network)
+    return LastStepStudent(network, EVALUATION[options.data_set])
 
 
-def _decomposition(options: RetiDiffOptions | RetinexOptions) -> Decomposition:
+def _make_unet(options: GSADOptions) -> UNet:
+    config = TINY_UNET if options.size == "tiny" else UNetConfig()
     with _seeded(options):
-        network = Decomposition()
-    if files := options.files():
-        load_decomposition(network, files["decomposition"])
-    return network.eval().requires_grad_(False)
+        network = UNet(config)
+    files = options.files()
+    if files:
+        load_unet(network, files["weights"].fetch())
+    return network
 
 
 def retidiff_teacher(options: RetiDiffOptions) -> RetiDiffTeacher:
-    """Reti-Diff with its decomposition network."""
+    """Build Reti-Diff with its decomposition network."""
     with _seeded(options):
-        network = RetiDiff(TINY_RETIDIFF if options.size == "tiny" else RetiDiffConfig())
-    if files := options.files():
-        load_retidiff(network, files["weights"])
-    return RetiDiffTeacher(network, _decomposition(options)).eval()
+        network = RetiDiff(_retidiff_config(options))
+    files = options.files()
+    if files:
+        load_retidiff(network, files["weights"].fetch())
+    return RetiDiffTeacher(network, _make_decomposition(options)).eval()
 
 
 def prior_teacher(options: PriorOptions) -> PriorTeacher:
-    """Reti-Diff's diffusion over priors as a score teacher."""
+    """Build Reti-Diff's diffusion over priors as a score teacher."""
     restorer = retidiff_teacher(options)
-    config = TINY_RETIDIFF if options.size == "tiny" else RetiDiffConfig()
+    config = _retidiff_config(options)
     with _seeded(options):
         extractors = StageOneExtractors(config.n_feats, config.n_encoder_res)
-        bright = Decomposition()
-    if files := options.files():
-        load_stage_one(extractors, files["stage_one"])
-        load_decomposition(bright, files["decomposition_high"])
-    return PriorTeacher(restorer.network, extractors, restorer.decomposition, bright)
+        decomposition_high = Decomposition()
+    files = options.files()
+    if files:
+        load_stage_one(extractors, files["stage_one"].fetch())
+        load_decomposition(decomposition_high, files["decomposition_high"].fetch())
+    return PriorTeacher(restorer.network, extractors, restorer.decomposition, decomposition_high)
+
+
+def _retidiff_config(options: RetiDiffOptions) -> RetiDiffConfig:
+    return TINY_RETIDIFF if options.size == "tiny" else RetiDiffConfig()
+
+
+def _make_decomposition(options: RetiDiffOptions | RetinexOptions) -> Decomposition:
+    with _seeded(options):
+        network = Decomposition()
+    files = options.files()
+    if files:
+        load_decomposition(network, files["decomposition"].fetch())
+    return network.eval().requires_grad_(False)
 
 
 def retinex_distance(options: RetinexOptions) -> RetinexDistance:
-    """The distance of retinex maps."""
-    return RetinexDistance(_decomposition(options))
+    """Build the distance of retinex maps."""
+    return RetinexDistance(_make_decomposition(options))
 
 
 def dark(options: DarkOptions) -> LowLight:
-    """Build the degradation of photographs in too little light."""
+    """Build the low-light degradation."""
     return LowLight(**options.model_dump())
 
 

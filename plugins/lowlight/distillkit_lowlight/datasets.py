@@ -91,7 +91,13 @@ def lol_v2_syn(options: LOLOptions) -> Dataset:
     return load(LOL_V2_SYN, options.root, options.split, check=options.check)
 
 
-def load(published: PublishedDataset, root: Path, split: Split, *, check: bool = True) -> Dataset:
+def load(
+    published: PublishedDataset,
+    root: Path,
+    split: Split,
+    *,
+    check: bool = True,
+) -> Dataset:
     """Load the pairs of a data set, in the order of their names.
 
     Args:
@@ -324,7 +330,12 @@ class _StoredImage:
         return self.path
 
 
-def _check_number(pairs: int, published: PublishedDataset, split: Split, source: Path) -> None:
+def _check_number(
+    pairs: int,
+    published: PublishedDataset,
+    split: Split,
+    source: Path,
+) -> None:
     expected = published.pairs[split]
     if pairs != expected:
         raise DistillkitError(

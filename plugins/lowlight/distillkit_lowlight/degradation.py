@@ -67,7 +67,12 @@ class LowLight:
         return _round_to_8_bits(compressed) * 2 - 1
 
 
-def _draw(bounds: Range, gt: Tensor, generator: Generator, channels: int = 1) -> Tensor:
+def _draw(
+    bounds: Range,
+    gt: Tensor,
+    generator: Generator,
+    channels: int = 1,
+) -> Tensor:
     """Draw uniformly from a range for each image, shape (B, channels, 1, 1)."""
     low, high = bounds
     uniform = torch.rand(len(gt), channels, 1, 1, generator=generator)

@@ -1,4 +1,4 @@
-"""What a recipe may set, per name of this plugin."""
+"""The options of everything that this plugin offers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ from pydantic import AfterValidator, Field, model_validator
 from distillkit import MetricSpec, Options, WeightFile, load_plugins
 
 UNLICENSED = "NONE"
-"""SPDX: the authors publish no license. Their weights may be used as their authors allow, and are never part of this plugin."""
+"""SPDX: the authors publish no license.
+
+Their weights may be used as their authors allow, and are never part of this plugin."""
+
+GSAD_SOURCE = "the Google Drive folder that the README of github.com/jinnh/GSAD links to"
+RETIDIFF_REPOSITORY = "github.com/ChunmingHe/Reti-Diff"
 
 
-class Network(Options):
+class NetworkOptions(Options):
     """A network of published size, or a toy of the same classes."""
 
     source: ClassVar[str]
     """Where the authors publish its files."""
 
     size: Literal["full", "tiny"] = Field(
-        "full", description='"tiny": toy sizes with random weights, to try a recipe on a CPU'
+        "full",
+        description='"tiny": toy sizes with random weights, to try a recipe on a CPU',
     )
-    seed: int = Field(0, ge=0, description="of a tiny network's random weights")
+    seed: int = Field(
+        0,
+        ge=0,
+        description="of a tiny network's random weights",
+    )
     weights_dir: Path = Field(
-        Path("weights"), description="folder where published files are looked for"
+        Path("weights"),
+        description="folder where published files are looked for",
     )
 
     @property
@@ -33,108 +44,128 @@ class Network(Options):
     def published(self) -> dict[str, str]:
         """The published file of each option that names one."""
 
-    def files(self) -> dict[str, Path]:
-        """The weight file of each option that names one; none for a toy."""
+    def files(self) -> dict[str, WeightFile]:
+        """Locate the weight file of each option that names one; none for size tiny."""
         if self.size == "tiny":
             return {}
-        return {
-            option: getattr(self, option) or self.weights_dir / file
-            for option, file in self.published.items()
-        }
+        known = {"license": UNLICENSED, "source": self.source}
+        files = {}
+        for option, name in self.published.items():
+            file = getattr(self, option) or WeightFile(path=self.weights_dir / name)
+            files[option] = file.model_copy(update=known)
+        return files
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return tuple(
-            WeightFile(path=path, license=UNLICENSED, source=self.source)
-            for path in self.files().values()
-        )
+        return tuple(self.files().values())
 
     @model_validator(mode="after")
-    def _a_toy_reads_no_file(self) -> Self:
+    def _check_that_tiny_reads_no_file(self) -> Self:
         given = [option for option in self.published if getattr(self, option) is not None]
         if self.size == "tiny" and given:
             raise ValueError(f'size = "tiny" has random weights and reads no {" and ".join(given)}')
         return self
 
 
-_RETIDIFF_FILES = "github.com/ChunmingHe/Reti-Diff"
+class GSADOptions(NetworkOptions):
+    """Options of ``lowlight/gsad`` as a teacher."""
 
+    source = GSAD_SOURCE
 
-class GSADOptions(Network):
-    """GSAD."""
-
-    source = "the Google Drive folder that the README of github.com/jinnh/GSAD links to"
-
-    weights: Path | None = Field(
+    weights: WeightFile | None = Field(
         None,
-        description="its file; default: the one published for data_set, lolv2_syn_gen.pth in weights_dir",
+        description=(
+            "its file; default: the one published for data_set in weights_dir, "
+            "such as lolv2_syn_gen.pth"
+        ),
     )
     data_set: Literal["lol-v1", "lol-v2-real", "lol-v2-syn"] = Field(
-        "lol-v2-syn", description="whose published sampling schedule is used: 20, 10 and 10 steps"
+        "lol-v2-syn",
+        description="whose published sampling schedule is used: 20, 10 and 10 steps",
+    )
+
+    @property
+    def published(self) -> dict[str, str]:
+        names = {
+            "lol-v1": "lolv1_gen.pth",
+            "lol-v2-real": "lolv2_real_gen.pth",
+            "lol-v2-syn": "lolv2_syn_gen.pth",
+        }
+        return {"weights": names[self.data_set]}
+
+
+class GSADStudentOptions(GSADOptions):
+    """Options of ``lowlight/gsad`` as a student."""
+
+    generate: Literal["last-step", "one-step"] = Field(
+        "last-step",
+        description=(
+            '"last-step": training stops the sampler at a random step and sends gradient through '
+            "that step alone; restoring takes all steps. "
+            '"one-step": one network evaluation from noise at the noisiest level of training, '
+            "in training and when restoring"
+        ),
+    )
+
+
+class RetiDiffOptions(NetworkOptions):
+    """Options of ``lowlight/retidiff``."""
+
+    source = (
+        f"{RETIDIFF_REPOSITORY}: the decomposition network is in the repository, "
+        "the rest in the Google Drive folder it links to"
+    )
+
+    weights: WeightFile | None = Field(
+        None,
+        description="its file; default: llie_syn.pth in weights_dir",
+    )
+    decomposition: WeightFile | None = Field(
+        None,
+        description=(
+            "decomposition network of dark images; default: retinex_decomnet.pth in weights_dir"
+        ),
     )
 
     @property
     def published(self) -> dict[str, str]:
         return {
-            "weights": {"lol-v1": "lolv1", "lol-v2-real": "lolv2_real", "lol-v2-syn": "lolv2_syn"}[
-                self.data_set
-            ]
-            + "_gen.pth"
+            "weights": "llie_syn.pth",
+            "decomposition": "retinex_decomnet.pth",
         }
 
 
-class GSADStudentOptions(GSADOptions):
-    """A student that starts as GSAD."""
-
-    generate: Literal["last-step", "one-step"] = Field(
-        "last-step",
-        description='"last-step": the sampler is stopped at a random step, gradient through that step alone; all steps are made '
-        'when restoring. "one-step": one pass from noise at the noisiest level of training, in training and when restoring',
-    )
-
-
-class RetiDiffOptions(Network):
-    """Reti-Diff."""
-
-    source = f"{_RETIDIFF_FILES}: the decomposition network is in the repository, the rest in the Google Drive folder it links to"
-
-    weights: Path | None = Field(None, description="its file; default: llie_syn.pth in weights_dir")
-    decomposition: Path | None = Field(
-        None,
-        description="decomposition network of dark images; default: retinex_decomnet.pth in weights_dir",
-    )
-
-    @property
-    def published(self) -> dict[str, str]:
-        return {"weights": "llie_syn.pth", "decomposition": "retinex_decomnet.pth"}
-
-
 class PriorOptions(RetiDiffOptions):
-    """Reti-Diff's diffusion over priors, which needs the extractors of stage 1 to encode an image."""
+    """Options of ``lowlight/retidiff-priors``, which needs the extractors of stage 1."""
 
-    source = f"{RetiDiffOptions.source}. Weights of stage 1 are not published: train them with the authors' program"
-
-    stage_one: Path | None = Field(
-        None, description="weights of stage 1; default: retidiff_s1.pth in weights_dir"
+    source = (
+        f"{RetiDiffOptions.source}. "
+        "Weights of stage 1 are not published: train them with the authors' program"
     )
-    decomposition_high: Path | None = Field(
+
+    stage_one: WeightFile | None = Field(
+        None,
+        description="weights of stage 1; default: retidiff_s1.pth in weights_dir",
+    )
+    decomposition_high: WeightFile | None = Field(
         None,
         description="decomposition network of bright images; default: init_high.pth in weights_dir",
     )
 
     @property
     def published(self) -> dict[str, str]:
-        return super().published | {
+        return {
+            **super().published,
             "stage_one": "retidiff_s1.pth",
             "decomposition_high": "init_high.pth",
         }
 
 
-class RetinexOptions(Network):
-    """The distance of retinex maps."""
+class RetinexOptions(NetworkOptions):
+    """Options of the metric ``lowlight/retinex``."""
 
-    source = f"the repository {_RETIDIFF_FILES}"
+    source = f"the repository {RETIDIFF_REPOSITORY}"
 
-    decomposition: Path | None = Field(
+    decomposition: WeightFile | None = Field(
         None,
         description="decomposition network of bright images; default: init_high.pth in weights_dir",
     )
@@ -195,32 +226,45 @@ class LpipsAlexBgrOptions(LpipsAlexOptions):
 
 
 class LOLOptions(Options):
-    """A LOL data set on disk."""
+    """Options of a LOL data set on disk."""
 
     root: Path = Field(
-        description="the data set's folder, or the one it lies in; or a folder of parquet files"
+        description=(
+            "the data set's folder, or the folder that contains it; or a folder of parquet files"
+        ),
     )
     split: Literal["train", "test"] = "train"
-    check: bool = Field(True, description="require the published number of pairs and image size")
+    check: bool = Field(
+        True,
+        description="require the published number of pairs and image size",
+    )
 
 
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError(f"the lower end, {value[0]:g}, is above the upper, {value[1]:g}")
-    return value
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if low > high:
+        raise ValueError(f"the lower end, {low:g}, is above the upper, {high:g}")
+    return bounds
 
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Amount = Annotated[float, Field(ge=0, le=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _Quality = Annotated[float, Field(ge=1, le=100)]
+
+PositiveRange = Annotated[tuple[_Positive, _Positive], AfterValidator(_check_order)]
+ShareRange = Annotated[tuple[_Share, _Share], AfterValidator(_check_order)]
+QualityRange = Annotated[tuple[_Quality, _Quality], AfterValidator(_check_order)]
 
 
 class DarkOptions(Options):
-    """Ranges that every image draws from."""
+    """Options of ``lowlight/dark``: the ranges that every image draws from.
 
-    gamma: Annotated[tuple[_Positive, _Positive], AfterValidator(_ordered)] = (2.0, 3.5)
-    exposure: Annotated[tuple[_Amount, _Amount], AfterValidator(_ordered)] = (0.3, 0.9)
-    cast: Annotated[tuple[_Positive, _Positive], AfterValidator(_ordered)] = (0.85, 1.15)
-    shot: Annotated[tuple[_Amount, _Amount], AfterValidator(_ordered)] = (0.0, 0.002)
-    read: Annotated[tuple[_Amount, _Amount], AfterValidator(_ordered)] = (0.001, 0.006)
-    jpeg: Annotated[tuple[_Quality, _Quality], AfterValidator(_ordered)] = (75.0, 97.0)
+    :class:`distillkit_lowlight.degradation.LowLight` says what they mean.
+    """
+
+    gamma: PositiveRange = (2.0, 3.5)
+    exposure: ShareRange = (0.3, 0.9)
+    cast: PositiveRange = (0.85, 1.15)
+    shot: ShareRange = (0.0, 0.002)
+    read: ShareRange = (0.001, 0.006)
+    jpeg: QualityRange = (75.0, 97.0)

@@ -1,4 +1,7 @@
-"""What this plugin offers to distillkit. Light: networks and torch are imported when something is built."""
+"""What this plugin offers, as light descriptors.
+
+Networks and torch are imported when something is built.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ from distillkit_lowlight.options import (
 
 @hookimpl
 def distillkit_teachers() -> Sequence[TeacherSpec]:
-    """GSAD (score and output) and Reti-Diff (output; score in the space of its priors)."""
+    """Offer GSAD and Reti-Diff; the score of Reti-Diff is in the space of its priors."""
     return (
         TeacherSpec(
             name="gsad",
@@ -45,7 +48,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         ),
         TeacherSpec(
             name="retidiff",
-            summary="Reti-Diff: retinex-guided transformer for low light, one pass",
+            summary="Reti-Diff: retinex-guided transformer for low light, one step",
             config=RetiDiffOptions,
             build="distillkit_lowlight.build:retidiff_teacher",
             license=UNLICENSED,
@@ -53,7 +56,10 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         ),
         TeacherSpec(
             name="retidiff-priors",
-            summary="Reti-Diff's score in the space of its priors; needs weights of stage 1, which are not published",
+            summary=(
+                "Reti-Diff's score in the space of its priors; "
+                "needs weights of stage 1, which are not published"
+            ),
             config=PriorOptions,
             build="distillkit_lowlight.build:prior_teacher",
             license=UNLICENSED,
@@ -64,11 +70,13 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
 
 @hookimpl
 def distillkit_students() -> Sequence[StudentSpec]:
-    """A student that starts as GSAD."""
+    """Offer a student that starts as GSAD."""
     return (
         StudentSpec(
             name="gsad",
-            summary="Starts as GSAD; trained through one step of its sampler, or as a one-step model",
+            summary=(
+                "Starts as GSAD; trained through one step of its sampler, or as a one-step model"
+            ),
             config=GSADStudentOptions,
             build="distillkit_lowlight.build:gsad_student",
             license=UNLICENSED,
@@ -78,8 +86,7 @@ def distillkit_students() -> Sequence[StudentSpec]:
 
 @hookimpl
 def distillkit_degradations() -> Sequence[DegradationSpec]:
-    """Photographs in too little light."""
-
+    """Offer photographs in too little light."""
     return (
         DegradationSpec(
             name="dark",
@@ -93,7 +100,7 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
 
 @hookimpl
 def distillkit_datasets() -> Sequence[DatasetSpec]:
-    """LOL v1, v2-real and v2-syn, from folders or parquet files."""
+    """Offer LOL v1, v2-real and v2-syn, from folders or parquet files."""
 
     def spec(name: str, function: str, summary: str) -> DatasetSpec:
         return DatasetSpec(
@@ -133,7 +140,7 @@ def _after_gt_mean(name: str, config: type[AfterGtMean]) -> MetricSpec:
 
 @hookimpl
 def distillkit_metrics() -> Sequence[MetricSpec]:
-    """The GT-mean protocol before every kind of metric, the uniform-window SSIM, and the distance of retinex maps."""
+    """Offer the protocols of low-light papers, and the distance of retinex maps."""
 
     def spec(name: str, function: str, summary: str) -> MetricSpec:
         return MetricSpec(
@@ -163,7 +170,10 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
         _after_gt_mean("lpips-alex-gtmean-bgr", LpipsAlexBgrOptions),
         MetricSpec(
             name="retinex",
-            summary="Difference of retinex maps through Reti-Diff's decomposition network; differentiable",
+            summary=(
+                "Difference of retinex maps through Reti-Diff's decomposition network; "
+                "differentiable"
+            ),
             config=RetinexOptions,
             build="distillkit_lowlight.build:retinex_distance",
             license=UNLICENSED,

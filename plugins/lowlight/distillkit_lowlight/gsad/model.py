@@ -56,8 +56,9 @@ class GSAD(DiffusionModel):
             t: Noise levels ``sqrt(alpha_bar)``, shape (B,).
             condition: From :meth:`condition`.
         """
-        border = choose_border(*z_t.shape[-2:], self._network_multiple)
-        x = pad(torch.cat([condition.extra["lq"], z_t], dim=1), border)
+        border = choose_border(z_t, self._network_multiple)
+        x = torch.cat([condition.extra["lq"], z_t], dim=1)
+        x = pad(x, border)
         epsilon = self.network(x, t.to(x.device, torch.float32))
         return crop(epsilon, border)
 
@@ -79,7 +80,7 @@ class GSAD(DiffusionModel):
         Gradient flows through this last evaluation of the network only.
         """
         lq = condition.extra["lq"]
-        border = choose_border(*lq.shape[-2:], self._network_multiple)
+        border = choose_border(lq, self._network_multiple)
         padded_lq = pad(lq, border)
         padded_condition = Condition(extra={"lq": padded_lq})
         noises = _normal_like(padded_lq, generator)
@@ -89,7 +90,8 @@ class GSAD(DiffusionModel):
 
         with torch.no_grad():
             x = run_reverse_chain(predict_noise, self.schedule, next(noises), noises, stop)
-        return crop(predict_sample(predict_noise, self.schedule, x, stop), border)
+        sample = predict_sample(predict_noise, self.schedule, x, stop)
+        return crop(sample, border)
 
 
 class LastStepStudent(GSAD):

@@ -29,26 +29,28 @@ The photographs of LOL v1 and v2-real are padded to 416 x 608, although 400 rows
 """
 
 
-def choose_border(height: int, width: int, size_multiple: int) -> Border:
+def choose_border(image: Tensor, size_multiple: int) -> Border:
     """Choose the border that brings an image to a multiple.
 
     A published border comes first; what is then missing is split between the two sides.
 
     Args:
-        height: Rows of the image.
-        width: Columns of the image.
+        image: Images, shape (..., H, W).
         size_multiple: What both sides have to be multiples of.
     """
+    height, width = image.shape[-2:]
     border = PUBLISHED_BORDERS.get((height, width), NO_BORDER)
-    rows = -(height + border.top + border.bottom) % size_multiple
-    columns = -(width + border.left + border.right) % size_multiple
-    rows_above = rows // 2
-    columns_left = columns // 2
+    height += border.top + border.bottom
+    width += border.left + border.right
+    missing_rows = -height % size_multiple
+    missing_columns = -width % size_multiple
+    rows_above = missing_rows // 2
+    columns_left = missing_columns // 2
     return Border(
         top=border.top + rows_above,
-        bottom=border.bottom + rows - rows_above,
+        bottom=border.bottom + missing_rows - rows_above,
         left=border.left + columns_left,
-        right=border.right + columns - columns_left,
+        right=border.right + missing_columns - columns_left,
     )
 
 

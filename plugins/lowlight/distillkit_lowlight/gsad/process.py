@@ -41,10 +41,13 @@ class NoiseLevelProcess(ForwardProcess):
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         t = torch.randint(1, self.edges.numel(), (n,), generator=generator)
         share = torch.rand(n, dtype=torch.float64, generator=generator)
-        levels = torch.lerp(self.edges[t - 1], self.edges[t], share)
+        above = self.edges[t - 1]
+        below = self.edges[t]
+        levels = torch.lerp(above, below, share)
         return levels.clamp(max=CLEANEST_LEVEL).float()
 
     def log_snr_range(self) -> tuple[float, float]:
         cleanest = torch.tensor(CLEANEST_LEVEL, dtype=torch.float64)
-        low, high = self.log_snr(torch.stack([self.edges[-1], cleanest]))
+        noisiest = self.edges[-1]
+        low, high = self.log_snr(torch.stack([noisiest, cleanest]))
         return float(low), float(high)

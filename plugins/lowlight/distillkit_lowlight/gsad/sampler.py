@@ -103,7 +103,8 @@ def run_reverse_chain(
     for step in range(schedule.steps - 1, stop, -1):
         sample = predict_sample(predict_noise, schedule, x, step).clamp(-1, 1)
         mean, log_variance = schedule.posterior(step, x, sample)
-        x = mean + math.exp(0.5 * log_variance) * next(noises)
+        deviation = math.exp(0.5 * log_variance)
+        x = mean + deviation * next(noises)
     return x
 
 

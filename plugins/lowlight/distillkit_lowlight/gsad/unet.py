@@ -73,8 +73,8 @@ class NoiseLevelEncoding(nn.Module):
     def forward(self, level: Tensor) -> Tensor:
         """Encode noise levels (B,) as vectors (B, channels)."""
         half = self.channels // 2
-        k = torch.arange(half, dtype=level.dtype, device=level.device) / half
-        frequency = torch.exp(-math.log(1e4) * k)
+        index = torch.arange(half, dtype=level.dtype, device=level.device)
+        frequency = torch.exp(-math.log(1e4) * (index / half))
         angle = level[:, None] * frequency
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -94,7 +94,13 @@ class Shift(nn.Module):
 class Block(nn.Module):
     """GroupNorm, SiLU, dropout, 3x3 convolution."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        groups: int,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.GroupNorm(groups, inputs),
@@ -144,10 +150,12 @@ class SelfAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        qkv = self.qkv(self.norm(x))
+        tokens = qkv.flatten(2).transpose(1, 2)
         q, k, v = tokens.chunk(3, dim=2)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).reshape_as(x)) + x
+        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attended.transpose(1, 2).reshape_as(x)
+        return self.out(attended) + x
 
 
 class Stage(nn.Module):
@@ -230,8 +238,9 @@ class UNet(nn.Module):
         for layer in self.ups:
             if isinstance(layer, Upsample):
                 x = layer(x)
-            else:
-                x = layer(torch.cat([x, skips.pop()], dim=1), embedding)
+                continue
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = layer(x, embedding)
         return x
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -263,7 +272,12 @@ def _shortcut(inputs: int, outputs: int) -> nn.Module:
     return nn.Conv2d(inputs, outputs, 1)
 
 
-def _make_stage(config: UNetConfig, inputs: int, outputs: int, attention: bool) -> Stage:
+def _make_stage(
+    config: UNetConfig,
+    inputs: int,
+    outputs: int,
+    attention: bool,
+) -> Stage:
     res_block = ResBlock(
         inputs,
         outputs,

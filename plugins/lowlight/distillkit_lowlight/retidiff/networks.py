@@ -81,9 +81,9 @@ class RetiDiff(nn.Module):
         """
         condition = self.conditions(lq, maps)
         run = self.diffusion.run_reverse_chain
-        rex = run(self.rex_denoise, start.rex, condition.rex)[-1]
-        img = run(self.img_denoise, start.img, condition.img)[-1]
-        return Priors(rex, img)
+        rex_chain = run(self.rex_denoise, start.rex, condition.rex)
+        img_chain = run(self.img_denoise, start.img, condition.img)
+        return Priors(rex=rex_chain[-1], img=img_chain[-1])
 
     def forward(self, lq: Tensor, maps: Tensor, start: Priors) -> Tensor:
         """Restore images.
@@ -115,7 +115,13 @@ class StageOneExtractors(nn.Module):
         self.E_rex = RetinexExtractor(n_feats, n_encoder_res, images=2)
         self.E_img = ImageExtractor(n_feats, n_encoder_res, images=2)
 
-    def forward(self, lq: Tensor, lq_maps: Tensor, gt: Tensor, gt_maps: Tensor) -> Priors:
+    def forward(
+        self,
+        lq: Tensor,
+        lq_maps: Tensor,
+        gt: Tensor,
+        gt_maps: Tensor,
+    ) -> Priors:
         """Extract the priors of image pairs.
 
         Args:

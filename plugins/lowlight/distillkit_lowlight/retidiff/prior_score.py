@@ -81,7 +81,8 @@ class PriorTeacher(DiffusionModel):
             The transformer's image, shape (B, 3, H, W), nominally in [-1, 1].
         """
         priors = _to_priors(latent)
-        restored = self.network.G(condition.extra["lq"], priors.rex, priors.img)
+        lq = condition.extra["lq"]
+        restored = self.network.G(lq, priors.rex, priors.img)
         return restored * 2 - 1
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -95,12 +96,14 @@ class PriorTeacher(DiffusionModel):
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         """Run the reverse chains from random starts to the latent."""
         lq = condition.extra["lq"]
+        maps = condition.extra["maps"]
         start = self.network.draw_start(lq, generator)
-        return _to_latent(self.network.priors(lq, condition.extra["maps"], start))
+        return _to_latent(self.network.priors(lq, maps, start))
 
 
 def _to_latent(priors: Priors) -> Tensor:
-    return torch.cat([priors.rex, priors.img], dim=1)[:, :, None, None]
+    vector = torch.cat([priors.rex, priors.img], dim=1)
+    return vector[:, :, None, None]
 
 
 def _to_priors(latent: Tensor) -> Priors:

@@ -211,7 +211,13 @@ class VectorDiffusion:
         deviation = self._at("sqrt_one_minus_alphas_cumprod", t)
         return signal * sample + deviation * noise
 
-    def step(self, denoiser: VectorDenoiser, x: Tensor, t: int, condition: Tensor) -> Tensor:
+    def step(
+        self,
+        denoiser: VectorDenoiser,
+        x: Tensor,
+        t: int,
+        condition: Tensor,
+    ) -> Tensor:
         """Take the reverse step from ``x_t`` to ``x_{t-1}``, (B, width) each."""
         timesteps = torch.full((len(x),), t, device=x.device)
         sample = denoiser(x, timesteps, condition)

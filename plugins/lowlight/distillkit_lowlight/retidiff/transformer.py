@@ -26,10 +26,12 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         centered = x - x.mean(1, keepdim=True)
         variance = centered.square().mean(1, keepdim=True)
-        scale = (variance + self.body.eps).rsqrt() * self.body.weight[:, None, None]
+        weight = self.body.weight[:, None, None]
+        scale = (variance + self.body.eps).rsqrt() * weight
         if self.body.bias is None:
             return x * scale
-        return centered * scale + self.body.bias[:, None, None]
+        bias = self.body.bias[:, None, None]
+        return centered * scale + bias
 
 
 def modulate(x: Tensor, kernel: nn.Module, prior: Tensor) -> Tensor:
@@ -50,7 +52,12 @@ def _depthwise(channels: int, bias: bool) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=bias)
 
 
-def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> Tensor:
+def channel_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    temperature: Tensor,
+) -> Tensor:
     """Attend between the channels of each head.
 
     Args:
@@ -63,10 +70,17 @@ def channel_attention(q: Tensor, k: Tensor, v: Tensor, temperature: Tensor) -> T
         Shape (B, heads, C / heads, H W).
     """
     heads = temperature.shape[0]
-    q, k, v = (features.unflatten(1, (heads, -1)).flatten(3) for features in (q, k, v))
-    cosines = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)
+    q = F.normalize(_split_heads(q, heads), dim=-1)
+    k = F.normalize(_split_heads(k, heads), dim=-1)
+    v = _split_heads(v, heads)
+    cosines = q @ k.transpose(-2, -1)
     weights = (cosines * temperature).softmax(-1)
     return weights @ v
+
+
+def _split_heads(features: Tensor, heads: int) -> Tensor:
+    """Arrange (B, C, H, W) as (B, heads, C / heads, H W)."""
+    return features.unflatten(1, (heads, -1)).flatten(3)
 
 
 class RetinexAttention(nn.Module):
@@ -76,7 +90,13 @@ class RetinexAttention(nn.Module):
     are the illumination's and make keys and values. A prior is divided likewise.
     """
 
-    def __init__(self, channels: int, heads: int, bias: bool, prior_size: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        bias: bool,
+        prior_size: int,
+    ) -> None:
         super().__init__()
         self.split = _split_sizes(channels)
         self.prior_split = _split_sizes(prior_size)
@@ -96,7 +116,8 @@ class RetinexAttention(nn.Module):
         reflectance = modulate(reflectance, self.kernel_R, reflectance_prior)
         illumination = modulate(illumination, self.kernel_I, illumination_prior)
         q = self.q_dwconv(self.q_R(reflectance))
-        k, v = self.kv_dwconv(self.kv_I(illumination)).chunk(2, dim=1)
+        kv = self.kv_dwconv(self.kv_I(illumination))
+        k, v = kv.chunk(2, dim=1)
         attended = channel_attention(q, k, v, self.temperature)
         return self.project_out(attended.reshape(x.shape))
 
@@ -109,7 +130,13 @@ def _split_sizes(channels: int) -> list[int]:
 class Attention(nn.Module):
     """Ordinary channel attention on modulated features."""
 
-    def __init__(self, channels: int, heads: int, bias: bool, prior_size: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        bias: bool,
+        prior_size: int,
+    ) -> None:
         super().__init__()
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.kernel = _modulation_kernel(prior_size, channels)
@@ -119,7 +146,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         modulated = modulate(x, self.kernel, prior)
-        q, k, v = self.qkv_dwconv(self.qkv(modulated)).chunk(3, dim=1)
+        qkv = self.qkv_dwconv(self.qkv(modulated))
+        q, k, v = qkv.chunk(3, dim=1)
         attended = channel_attention(q, k, v, self.temperature)
         return self.project_out(attended.reshape(x.shape))
 
@@ -127,7 +155,13 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated feed-forward layers on modulated features."""
 
-    def __init__(self, channels: int, expansion: float, bias: bool, prior_size: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        expansion: float,
+        bias: bool,
+        prior_size: int,
+    ) -> None:
         super().__init__()
         hidden = int(channels * expansion)
         self.kernel = _modulation_kernel(prior_size, channels)
@@ -137,7 +171,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         modulated = modulate(x, self.kernel, prior)
-        gate, value = self.dwconv(self.project_in(modulated)).chunk(2, dim=1)
+        hidden = self.dwconv(self.project_in(modulated))
+        gate, value = hidden.chunk(2, dim=1)
         return self.project_out(F.gelu(gate) * value)
 
 
@@ -282,13 +317,19 @@ class Transformer(nn.Module):
         prior_img: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Restore images; also return the first level's and the last upsampled features."""
-        level1 = _apply(self.encoder_level1, self.patch_embed(lq), prior_rex)
-        level2 = _apply(self.encoder_level2, self.down1_2(level1), prior_rex)
-        level3 = _apply(self.encoder_level3, self.down2_3(level2), prior_rex)
-        x = _apply(self.latent, self.down3_4(level3), prior_rex)
-        x = self.reduce_chan_level3(torch.cat([self.up4_3(x), level3], dim=1))
+        x = self.patch_embed(lq)
+        level1 = _apply(self.encoder_level1, x, prior_rex)
+        x = self.down1_2(level1)
+        level2 = _apply(self.encoder_level2, x, prior_rex)
+        x = self.down2_3(level2)
+        level3 = _apply(self.encoder_level3, x, prior_rex)
+        x = self.down3_4(level3)
+        x = _apply(self.latent, x, prior_rex)
+        x = torch.cat([self.up4_3(x), level3], dim=1)
+        x = self.reduce_chan_level3(x)
         x = _apply(self.decoder_level3, x, prior_rex)
-        x = self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], dim=1))
+        x = torch.cat([self.up3_2(x), level2], dim=1)
+        x = self.reduce_chan_level2(x)
         x = _apply(self.decoder_level2, x, prior_rex)
         upsampled = self.up2_1(x)
         x = torch.cat([upsampled, level1], dim=1)

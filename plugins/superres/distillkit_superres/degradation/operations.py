@@ -66,7 +66,8 @@ def _poisson_noise(image: Tensor, noise: Noise, generator: Generator) -> Tensor:
         weights = image.new_tensor(LUMA_WEIGHTS).view(1, 3, 1, 1)
         base = (image * weights).sum(1, keepdim=True)
     base = (base * 255).round().clamp(0, 255) / 255
-    values = 2 ** math.ceil(math.log2(base.unique().numel()))
+    distinct = base.unique().numel()
+    values = 2 ** math.ceil(math.log2(distinct))
     counted = torch.poisson(base * values, generator=generator) / values
     return noise.strength * (counted - base)
 

@@ -64,7 +64,12 @@ class RealESRGAN:
             )
 
 
-def degrade(image: Tensor, draws: Draws, size: tuple[int, int], generator: Generator) -> Tensor:
+def degrade(
+    image: Tensor,
+    draws: Draws,
+    size: tuple[int, int],
+    generator: Generator,
+) -> Tensor:
     """Degrade one image by given parameters.
 
     The first resize is relative to the image, the second to ``size``.
@@ -81,8 +86,7 @@ def degrade(image: Tensor, draws: Draws, size: tuple[int, int], generator: Gener
     image = _blur_resize_noise(image, draws.first, draws.first.factor, generator)
     image = jpeg(image, torch.tensor([draws.first_quality]))
     if draws.second is not None:
-        factor = draws.second.factor
-        target = (_scale_side(size[0], factor), _scale_side(size[1], factor))
+        target = _scale_size(size, draws.second.factor)
         image = _blur_resize_noise(image, draws.second, target, generator)
     quality = torch.tensor([draws.second_quality])
     if not draws.jpeg_last:
@@ -93,8 +97,12 @@ def degrade(image: Tensor, draws: Draws, size: tuple[int, int], generator: Gener
     return image
 
 
-def _scale_side(side: int, factor: float) -> int:
-    return max(1, int(side * factor))
+def _scale_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    height, width = size
+    return (
+        max(1, int(height * factor)),
+        max(1, int(width * factor)),
+    )
 
 
 def _blur_resize_noise(

@@ -20,12 +20,16 @@ LATENT_SCALE = 0.18215
 """The factor by which the autoencoder's latents are multiplied."""
 
 
+NetworkConfig = dict[str, Any]
+"""Constructor arguments of one network."""
+
+
 class Architecture(NamedTuple):
     """Constructor arguments of the three networks."""
 
-    unet: dict[str, Any]
-    vae: dict[str, Any]
-    text: dict[str, Any]
+    unet: NetworkConfig
+    vae: NetworkConfig
+    text: NetworkConfig
 
 
 FULL = Architecture(
@@ -109,21 +113,24 @@ class Networks(NamedTuple):
     """A ``CLIPTextModel``."""
 
 
-def make_unet(config: dict[str, Any]) -> nn.Module:
+def make_unet(config: NetworkConfig) -> nn.Module:
     return UNet2DConditionModel(**config)  # type: ignore[return-value]
 
 
-def make_vae(config: dict[str, Any]) -> nn.Module:
+def make_vae(config: NetworkConfig) -> nn.Module:
     return AutoencoderKL(**config)  # type: ignore[return-value]
 
 
-def make_text(config: dict[str, Any]) -> nn.Module:
+def make_text(config: NetworkConfig) -> nn.Module:
     """Make a text encoder; the last two tokens of its vocabulary start and end a text."""
     last = config["vocab_size"] - 1
     return CLIPTextModel(CLIPTextConfig(**config, bos_token_id=last - 1, eos_token_id=last))
 
 
-def make_empty(make: Callable[[dict[str, Any]], nn.Module], config: dict[str, Any]) -> nn.Module:
+def make_empty(
+    make: Callable[[NetworkConfig], nn.Module],
+    config: NetworkConfig,
+) -> nn.Module:
     """Make a network with parameters on the meta device.
 
     :func:`distillkit.load_exactly` puts tensors in; no memory is used before.

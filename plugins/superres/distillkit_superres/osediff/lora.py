@@ -130,7 +130,12 @@ def _layers(base: Mapping[str, Tensor]) -> list[str]:
     return layers
 
 
-def _adapter_shapes(layer: str, adapter: str, weight: Tensor, rank: int) -> Shapes:
+def _adapter_shapes(
+    layer: str,
+    adapter: str,
+    weight: Tensor,
+    rank: int,
+) -> Shapes:
     """Give the shapes of an adapter's two matrices for a layer."""
     out_features, *rest = weight.shape
     kernel = [1] * (len(rest) - 1)

@@ -127,8 +127,10 @@ class StableDiffusion(DiffusionModel):
         prompt = condition.extra["prompt"]
         if self.negative is None:
             return self.network(z_t, t, prompt).sample
+        z_twice = torch.cat([z_t, z_t])
+        t_twice = torch.cat([t, t])
         prompts = torch.cat([self.negative.expand_as(prompt), prompt])
-        predictions = self.network(torch.cat([z_t, z_t]), torch.cat([t, t]), prompts).sample
+        predictions = self.network(z_twice, t_twice, prompts).sample
         negative, positive = predictions.chunk(2)
         return negative + self.guidance * (positive - negative)
 
@@ -192,7 +194,8 @@ class OSEDiff(StableDiffusion):
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         z = condition.extra["latent"]()
         assert self.process.num_train_timesteps is not None
-        t = torch.full((len(z),), self.process.num_train_timesteps - 1, device=z.device)
+        last = self.process.num_train_timesteps - 1
+        t = torch.full((len(z),), last, device=z.device)
 
         def predict_noise(tile: Tensor) -> Tensor:
             return self(tile, t, condition)

@@ -50,7 +50,8 @@ class PromptEncoder(nn.Module):
         Raises:
             DistillkitError: A text is not empty, and there is no tokenizer.
         """
-        ids = self._token_ids(texts).to(next(self.network.parameters()).device)
+        device = next(self.network.parameters()).device
+        ids = self._token_ids(texts).to(device)
         return self.network(input_ids=ids).last_hidden_state
 
     def _token_ids(self, texts: list[str]) -> Tensor:

@@ -40,7 +40,9 @@ def denoise_tiled(
     total_weight = torch.zeros_like(latent[:1, :1])
     for top in _tile_starts(height, tile, overlap):
         for left in _tile_starts(width, tile, overlap):
-            area = (..., slice(top, top + tile), slice(left, left + tile))
+            rows = slice(top, top + tile)
+            columns = slice(left, left + tile)
+            area = (..., rows, columns)
             total[area] += denoise(latent[area]) * weight
             total_weight[area] += weight
     return total / total_weight

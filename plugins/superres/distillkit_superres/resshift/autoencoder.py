@@ -211,14 +211,16 @@ class Codebook(nn.Module):
             # Exact distances: those by matrix product are too coarse to choose between codes.
             distances = torch.cdist(chunk, codes, compute_mode="donot_use_mm_for_euclid_dist")
             indices.append(distances.argmin(dim=1))
-        return torch.cat(indices).view(z.shape[0], *z.shape[2:])
+        batch, _, height, width = z.shape
+        return torch.cat(indices).view(batch, height, width)
 
     def forward(self, z: Tensor) -> Tensor:
         """Replace latents (B, C, h, w) by their nearest codes.
 
         The gradient passes straight through, as if nothing were replaced.
         """
-        quantized = self.embedding(self.nearest(z)).permute(0, 3, 1, 2)
+        quantized = self.embedding(self.nearest(z))
+        quantized = quantized.permute(0, 3, 1, 2)
         return z + (quantized - z).detach()
 
 

@@ -111,6 +111,11 @@ class ResShift(DiffusionModel):
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         y = condition.y
         assert y is not None
-        noises = (torch.randn(y.shape, generator=generator).to(y) for _ in range(self.nfe + 1))
-        *_, (z, _) = self.chain(condition, noises)
+        *_, (z, _) = self.chain(condition, _normal_like(y, generator))
         return z
+
+
+def _normal_like(latent: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Draw standard normal noise on the CPU, tensor after tensor."""
+    while True:
+        yield torch.randn(latent.shape, generator=generator).to(latent)

@@ -74,8 +74,18 @@ class ReverseStep(NamedTuple):
             y: Latents of the upsampled inputs, shape (B, C, h, w).
             noise: Standard normal noise, shape (B, C, h, w).
         """
-        a, b, c, d = (table.to(t.device)[t].float().view(-1, 1, 1, 1) for table in self)
-        return a * sample + b * current + c * y + d * noise
+        return (
+            _factor(self.sample, t) * sample
+            + _factor(self.current, t) * current
+            + _factor(self.shift, t) * y
+            + _factor(self.noise, t) * noise
+        )
+
+
+def _factor(table: Tensor, t: Tensor) -> Tensor:
+    """Look up a factor at each timestep, shape (B, 1, 1, 1)."""
+    factors = table.to(t.device)[t]
+    return factors.float().view(-1, 1, 1, 1)
 
 
 def _etas(process: ResidualShifting) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,10 @@ def shifted_window_mask(
     wrapped = token_column >= window - shift
     # Not !=, which torch.compile's inductor fails on.
     separated = wrapped[:, None] ^ wrapped
-    mask = torch.zeros(rows * columns, window**2, window**2, device=device)
-    mask[(rows - 1) * columns :] = -100.0 * separated
+    tokens = window**2
+    mask = torch.zeros(rows * columns, tokens, tokens, device=device)
+    last_row = (rows - 1) * columns
+    mask[last_row:] = -100.0 * separated
     return mask
 
 
@@ -88,9 +90,12 @@ def _relative_position_index(window: int) -> Tensor:
     token = torch.arange(window**2)
     y = token // window
     x = token % window
-    relative_y = y[:, None] - y[None, :] + window - 1
-    relative_x = x[:, None] - x[None, :] + window - 1
-    return relative_y * (2 * window - 1) + relative_x
+    # From -(window - 1) to window - 1; the sum makes them indices from 0 on.
+    relative_y = y[:, None] - y
+    relative_x = x[:, None] - x
+    row = relative_y + window - 1
+    column = relative_x + window - 1
+    return row * (2 * window - 1) + column
 
 
 class WindowAttention(nn.Module):
@@ -169,20 +174,27 @@ class SwinBlock(nn.Module):
         rows = x.shape[2] // self.window
         columns = x.shape[3] // self.window
         mask = shifted_window_mask(rows, columns, self.window, self.shift, x.device)
-        shifted = x.roll((-self.shift, -self.shift), dims=(2, 3))
+        shifted = _roll(x, -self.shift)
         attended = self._attend_in_windows(shifted, mask)
-        return attended.roll((self.shift, self.shift), dims=(2, 3))
+        return _roll(attended, self.shift)
 
     def _attend_in_windows(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, channels, height, width = x.shape
         side = self.window
         rows = height // side
         columns = width // side
-        windows = x.view(batch, channels, rows, side, columns, side).permute(0, 2, 4, 3, 5, 1)
+        windows = x.view(batch, channels, rows, side, columns, side)
+        windows = windows.permute(0, 2, 4, 3, 5, 1)
         tokens = windows.reshape(batch, rows * columns, side**2, channels)
         tokens = self.attn(tokens, mask)
         windows = tokens.view(batch, rows, columns, side, side, channels)
-        return windows.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+        windows = windows.permute(0, 5, 1, 3, 2, 4)
+        return windows.reshape(x.shape)
+
+
+def _roll(x: Tensor, shift: int) -> Tensor:
+    """Shift rows and columns; those that leave come in again on the other side."""
+    return x.roll((shift, shift), dims=(2, 3))
 
 
 def _make_mlp(channels: int, hidden: int) -> nn.Sequential:
@@ -210,7 +222,8 @@ class SwinLayer(nn.Module):
         self.patch_embed = _projection(channels, config.embed_dim)
         self.blocks = nn.Sequential()
         for i in range(config.depth):
-            self.blocks.append(SwinBlock(config, resolution, shifted=i % 2 == 1))
+            is_odd = i % 2 == 1
+            self.blocks.append(SwinBlock(config, resolution, shifted=is_odd))
         self.patch_unembed = _projection(config.embed_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:

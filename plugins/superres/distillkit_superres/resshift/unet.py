@@ -150,9 +150,11 @@ class ResBlock(nn.Module):
         self.skip_connection = _shortcut(channels, out_channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.emb_layers(embedding)[..., None, None].chunk(2, dim=1)
+        modulation = self.emb_layers(embedding)[..., None, None]
+        scale, shift = modulation.chunk(2, dim=1)
         norm, *rest = self.out_layers
-        h = norm(self.in_layers(x)) * (1 + scale) + shift
+        h = norm(self.in_layers(x))
+        h = h * (1 + scale) + shift
         for layer in rest:
             h = layer(h)
         return self.skip_connection(x) + h
@@ -209,15 +211,18 @@ class SwinUNet(nn.Module):
             raise ValueError(
                 f"latent is {height}x{width}; both sides must be multiples of {self.size_multiple}"
             )
-        embedding = self.time_embed(timestep_embedding(t, self.model_channels).to(x.dtype))
-        h = torch.cat([x, self.feature_extractor(lq.to(x.dtype))], dim=1)
+        embedding = timestep_embedding(t, self.model_channels)
+        embedding = self.time_embed(embedding.to(x.dtype))
+        lq_features = self.feature_extractor(lq.to(x.dtype))
+        h = torch.cat([x, lq_features], dim=1)
         skips = []
         for block in self.input_blocks:
             h = _run(block, h, embedding)
             skips.append(h)
         h = _run(self.middle_block, h, embedding)
         for block in self.output_blocks:
-            h = _run(block, torch.cat([h, skips.pop()], dim=1), embedding)
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = _run(block, h, embedding)
         return self.out(h)
 
 
@@ -302,7 +307,8 @@ def _make_output_blocks(
     levels = config.levels()
     for level in reversed(levels):
         for i in range(level.depth + 1):
-            block = _make_block(config, level, channels + skips.pop(), with_swin=i == 0)
+            inputs = channels + skips.pop()
+            block = _make_block(config, level, inputs, with_swin=i == 0)
             channels = level.width
             if i == level.depth and level is not levels[0]:
                 block.append(_make_upsample(channels))
