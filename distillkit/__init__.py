@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from distillkit.files.weights import WeightFile as WeightFile
     from distillkit.files.weights import load_exactly as load_exactly
     from distillkit.files.weights import read_state_dict as read_state_dict
+    from distillkit.files.weights import read_tensors as read_tensors
     from distillkit.inference.color import ColorFix as ColorFix
     from distillkit.inference.color import match_colors as match_colors
     from distillkit.inference.files import IMAGE_FILES as IMAGE_FILES
@@ -124,7 +125,7 @@ _HOME = {
     "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
     "recipe.load": ["load_recipe"],
     "runs.run": ["run_recipe"],
-    "files.weights": ["WeightFile", "load_exactly", "read_state_dict"],
+    "files.weights": ["WeightFile", "load_exactly", "read_state_dict", "read_tensors"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

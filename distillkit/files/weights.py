@@ -16,6 +16,9 @@ from distillkit.files.download import download, verify_hash
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+"""What DDP and ``torch.compile`` put in front of every name."""
+
 
 class WeightFile(BaseModel):
     """A file of weights: a local one, perhaps published at a ``url``, or one on the Hub.
@@ -156,6 +159,39 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} - refused: not a plain file of tensors: {_explain_refusal(error)}"
         ) from None
+
+
+def read_tensors(path: Path | str, *keys: str) -> dict[str, Tensor]:
+    """Read the named tensors of a weight file, out of a training program's container.
+
+    The prefixes that DDP and ``torch.compile`` put in front of every name are taken off.
+
+    Args:
+        path: The weight file.
+        *keys: Keys to descend by where the file is a container; a flat file is taken as it is.
+
+    Raises:
+        WeightsError: As :func:`read_state_dict`, or there is no dictionary of tensors.
+    """
+    state: Any = read_state_dict(path)
+    for key in keys:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not _holds_tensors(state):
+        place = " / ".join(keys) or "its top level"
+        raise WeightsError(
+            f"{path} - no dictionary of tensors at {place}; "
+            "is it the network's file and not the optimizer's?"
+        )
+    return {_WRAPPERS.sub("", str(name)): tensor for name, tensor in state.items()}
+
+
+def _holds_tensors(state: object) -> bool:
+    from torch import Tensor
+
+    if not isinstance(state, Mapping) or not state:
+        return False
+    return all(isinstance(value, Tensor) for value in state.values())
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:

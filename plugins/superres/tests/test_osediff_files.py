@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from distillkit import WeightFile, WeightsError
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_random_networks
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base, make_random_osediff
-from distillkit_superres.osediff.checkpoints import read_osediff, read_tensors
+from distillkit_superres.osediff.checkpoints import read_float32, read_osediff
 from distillkit_superres.osediff.options import OSEDiffOptions, SD21BaseOptions
 
 TINY = ARCHITECTURES["tiny"]
@@ -81,7 +81,7 @@ def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
     old = write_base(tmp_path / "old", networks, old=True)
     assert any(
         "mid_block.attentions.0.proj_attn" in k
-        for k in read_tensors(old / "vae/diffusion_pytorch_model.bin")
+        for k in read_float32(old / "vae/diffusion_pytorch_model.bin")
     )
     a, b = build_osediff(config), build_osediff(config.model_copy(update={"folder": old}))
     assert all(v.equal(b.state_dict()[k]) for k, v in a.state_dict().items())
@@ -225,7 +225,7 @@ def bad_checkpoints(networks, tmp_path):
         ("fewer", r"adapters of another network.*missing conv_in\.base_layer\.weight"),
         ("rank", "adapters of another network"),
         ("ranks", "not an OSEDiff checkpoint: its ranks are 4 and 'four'"),
-        ("texts", "not a dictionary of tensors"),
+        ("texts", "no dictionary of tensors at state_dict_vae"),
     ],
 )
 def test_bad_checkpoints_are_refused_with_the_reason(config, networks, tmp_path, name, reason):

@@ -15,8 +15,7 @@ from pydantic import ValidationError
 import distillkit_superres
 from distillkit import WeightFile, WeightsError
 from distillkit_superres.resshift.autoencoder import VQModel
-from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET
-from distillkit_superres.resshift.checkpoints import load_checkpoint
+from distillkit_superres.resshift.build import TINY_AUTOENCODER, TINY_UNET, load_checkpoint
 from distillkit_superres.resshift.options import ResShiftOptions, SinSROptions
 from distillkit_superres.resshift.unet import SwinUNet
 

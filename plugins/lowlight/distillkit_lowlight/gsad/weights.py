@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillkit import load_exactly
-from distillkit_lowlight.checkpoint import read_tensors
+from distillkit import load_exactly, read_tensors
 from distillkit_lowlight.gsad.unet import UNet
 from distillkit_lowlight.schedule import TABLE_NAMES
 

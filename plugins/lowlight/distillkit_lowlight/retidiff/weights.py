@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillkit import WeightsError, load_exactly
-from distillkit_lowlight.checkpoint import read_tensors
+from distillkit import WeightsError, load_exactly, read_tensors
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import RetiDiff, StageOneExtractors
 from distillkit_lowlight.schedule import TABLE_NAMES

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from distillkit import WeightsError, load_exactly, read_state_dict
+from distillkit import WeightsError, load_exactly, read_state_dict, read_tensors
 
 OLD_ATTENTION_NAMES = {
     "query": "to_q",
@@ -28,13 +28,13 @@ _OLD_ATTENTION = re.compile(
 _TEXT_PREFIX = "text_model."
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_float32(path: Path) -> dict[str, Tensor]:
     """Read a flat file of tensors, in float32.
 
     Raises:
         WeightsError: The file is not readable, unsafe, or no flat dictionary of tensors.
     """
-    return _as_tensors(read_state_dict(path), path)
+    return _to_float32(read_tensors(path))
 
 
 def load_unet(network: nn.Module, path: Path) -> None:
@@ -43,7 +43,7 @@ def load_unet(network: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: It is no weight file, or one of another architecture.
     """
-    load_exactly(network, read_tensors(path), path)
+    load_exactly(network, read_float32(path), path)
 
 
 def load_vae(network: nn.Module, path: Path) -> None:
@@ -52,7 +52,7 @@ def load_vae(network: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: It is no weight file, or one of another architecture.
     """
-    load_exactly(network, rename_vae(read_tensors(path)), path)
+    load_exactly(network, rename_vae(read_float32(path)), path)
 
 
 def load_text(network: nn.Module, path: Path) -> None:
@@ -61,7 +61,7 @@ def load_text(network: nn.Module, path: Path) -> None:
     Raises:
         WeightsError: It is no weight file, or one of another architecture.
     """
-    load_exactly(network, rename_text(read_tensors(path), network), path)
+    load_exactly(network, rename_text(read_float32(path), network), path)
 
 
 def rename_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,35 +109,26 @@ def read_osediff(path: Path) -> OSEDiffCheckpoint:
     missing = [key for key in CHECKPOINT_KEYS if key not in content]
     if missing:
         raise WeightsError(f"{path} - not an OSEDiff checkpoint: it has no {', '.join(missing)}")
-    checkpoint = OSEDiffCheckpoint(
-        unet=_as_tensors(content["state_dict_unet"], path),
-        vae=_as_tensors(content["state_dict_vae"], path),
-        rank_unet=content["rank_unet"],
-        rank_vae=content["rank_vae"],
-    )
-    if not _is_rank(checkpoint.rank_unet) or not _is_rank(checkpoint.rank_vae):
+    rank_unet = content["rank_unet"]
+    rank_vae = content["rank_vae"]
+    if not _is_rank(rank_unet) or not _is_rank(rank_vae):
         raise WeightsError(
-            f"{path} - not an OSEDiff checkpoint: "
-            f"its ranks are {checkpoint.rank_unet!r} and {checkpoint.rank_vae!r}"
+            f"{path} - not an OSEDiff checkpoint: its ranks are {rank_unet!r} and {rank_vae!r}"
         )
-    return checkpoint
+    return OSEDiffCheckpoint(
+        unet=_to_float32(read_tensors(path, "state_dict_unet")),
+        vae=_to_float32(read_tensors(path, "state_dict_vae")),
+        rank_unet=rank_unet,
+        rank_vae=rank_vae,
+    )
 
 
 def _is_rank(value: object) -> bool:
     return isinstance(value, int) and value > 0
 
 
-def _as_tensors(content: object, path: Path) -> dict[str, Tensor]:
-    """Check that something is a dictionary of tensors, and make them float32."""
-    if not isinstance(content, dict) or not all(map(_is_named_tensor, content.items())):
-        raise WeightsError(f"{path} - not a dictionary of tensors")
-    return {name: _as_float32(tensor) for name, tensor in content.items()}
-
-
-def _is_named_tensor(item: tuple[object, object]) -> bool:
-    name, tensor = item
-    return isinstance(name, str) and isinstance(tensor, Tensor)
-
-
-def _as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _to_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    float32 = {}
+    for name, tensor in tensors.items():
+        float32[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return float32

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from distillkit import ResidualShifting
+import torch
+from torch import nn
+
+from distillkit import ResidualShifting, load_exactly, read_tensors
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
-from distillkit_superres.resshift.checkpoints import load_checkpoint
 from distillkit_superres.resshift.model import ResShift
 from distillkit_superres.resshift.options import NetworkOptions, ResShiftOptions, SinSROptions
 from distillkit_superres.resshift.schedule import (
@@ -67,6 +69,15 @@ def _make_networks(options: NetworkOptions) -> tuple[SwinUNet, VQModel]:
     autoencoder = VQModel(VQConfig())
     load_checkpoint(autoencoder, autoencoder_file)
     return network, autoencoder
+
+
+def load_checkpoint(network: nn.Module, path: Path) -> None:
+    """Load a published file into a network, key for key.
+
+    Raises:
+        WeightsError: The file is unreadable or unsafe, or of another architecture.
+    """
+    load_exactly(network, read_tensors(path, "state_dict"), path)
 
 
 def build_resshift(options: ResShiftOptions) -> ResShift:
