@@ -15,7 +15,9 @@ from distillkit.data.sources import open_source
 from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 
 SMALL = {"pairs": {"train": 3, "test": 3}, "size": (8, 12)}
-V1, V2_REAL, V2_SYN = (replace(p, **SMALL) for p in (LOL_V1, LOL_V2_REAL, LOL_V2_SYN))
+V1 = replace(LOL_V1, **SMALL)
+V2_REAL = replace(LOL_V2_REAL, **SMALL)
+V2_SYN = replace(LOL_V2_SYN, **SMALL)
 
 
 def write(folder, names, size=(8, 12), value=0):
@@ -25,49 +27,50 @@ def write(folder, names, size=(8, 12), value=0):
 
 
 NUMBERED = ["1.png", "10.png", "2.png"]
+SAME_NAMES = (NUMBERED, NUMBERED)
+WITHOUT_NUMBERS = (["r1t.png", "r2t.png", "r3t.png"], ["r1t.png", "r2t.png", "r3t.png"])
+WITH_PREFIXES = (
+    ["low00001.png", "low00002.png", "low00690.png"],
+    ["normal00001.png", "normal00002.png", "normal00690.png"],
+)
 LAYOUTS = [
-    (V1, "train", "our485/low", "our485/high", NUMBERED, NUMBERED),
-    (V1, "test", "LOLv1/eval15/low", "LOLv1/eval15/high", NUMBERED, NUMBERED),
-    (V1, "train", "LOLv1/Train/input", "LOLv1/Train/target", NUMBERED, NUMBERED),
+    (V1, "train", ("our485/low", "our485/high"), SAME_NAMES),
+    (V1, "test", ("LOLv1/eval15/low", "LOLv1/eval15/high"), SAME_NAMES),
+    (V1, "train", ("LOLv1/Train/input", "LOLv1/Train/target"), SAME_NAMES),
     (
-        *(V2_REAL, "train", "Real_captured/Train/Low", "Real_captured/Train/Normal"),
-        *(
-            ["low00001.png", "low00002.png", "low00690.png"],
-            ["normal00001.png", "normal00002.png", "normal00690.png"],
-        ),
+        V2_REAL,
+        "train",
+        ("Real_captured/Train/Low", "Real_captured/Train/Normal"),
+        WITH_PREFIXES,
     ),
     (
         V2_REAL,
         "test",
-        "LOLv2/Real_captured/Test/Low",
-        "LOLv2/Real_captured/Test/Normal",
-        NUMBERED,
-        NUMBERED,
+        ("LOLv2/Real_captured/Test/Low", "LOLv2/Real_captured/Test/Normal"),
+        SAME_NAMES,
     ),
-    (
-        V2_SYN,
-        "test",
-        "Synthetic/Test/Low",
-        "Synthetic/Test/Normal",
-        ["r1t.png", "r2t.png", "r3t.png"],
-        None,
-    ),
-    (V2_SYN, "test", "LOLv2/Synthetic/Test/low", "LOLv2/Synthetic/Test/high", NUMBERED, NUMBERED),
+    (V2_SYN, "test", ("Synthetic/Test/Low", "Synthetic/Test/Normal"), WITHOUT_NUMBERS),
+    (V2_SYN, "test", ("LOLv2/Synthetic/Test/low", "LOLv2/Synthetic/Test/high"), SAME_NAMES),
 ]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    ("published", "split", "low", "bright", "dark_names", "bright_names"), LAYOUTS
-)
-def test_published_layouts(tmp_path, published, split, low, bright, dark_names, bright_names):
-    write(tmp_path / low, dark_names, value=10)
-    write(tmp_path / bright, bright_names or dark_names, value=100)
-    pairs = load(published, tmp_path, split)
-    assert set(pairs.column_names) == {"gt", "lq"} and len(pairs) == 3
+def assert_three_pairs(pairs):
+    """Three pairs as the tests write them: 90 gray levels apart, dark and bright."""
+    assert set(pairs.column_names) == {"gt", "lq"}
+    assert len(pairs) == 3
     for row in pairs:
-        lq, gt = (np.asarray(row[c])[0, 0, 0] for c in ("lq", "gt"))
-        assert gt - lq == 90 and lq < 20
+        lq = np.asarray(row["lq"])[0, 0, 0]
+        gt = np.asarray(row["gt"])[0, 0, 0]
+        assert gt - lq == 90
+        assert lq < 20
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("published", "split", "folders", "names"), LAYOUTS)
+def test_published_layouts(tmp_path, published, split, folders, names):
+    for folder, folder_names, value in zip(folders, names, (10, 100), strict=True):
+        write(tmp_path / folder, folder_names, value=value)
+    assert_three_pairs(load(published, tmp_path, split))
 
 
 def test_counts_of_the_papers():
@@ -152,21 +155,24 @@ def test_empty_folders(tmp_path):
 
 
 def parquet(
-    path, names, columns=("low", "high"), sizes=((8, 12), (8, 12)), split_names=("low", "normal")
+    path,
+    names,
+    columns=("low", "high"),
+    sizes=((8, 12), (8, 12)),
+    prefixes=("low", "normal"),
 ):
-    """A file of pairs with the images inside, as copies on the Hub have them."""
+    """Write a file of pairs with the images inside, as copies on the Hub have them."""
     rows = {}
-    for column, size, prefix, value in zip(columns, sizes, split_names, (10, 100), strict=True):
+    for column, size, prefix, value in zip(columns, sizes, prefixes, (10, 100), strict=True):
         rows[column] = []
         for i, name in enumerate(names):
             file = io.BytesIO()
             Image.fromarray(np.full((*size, 3), value + i, np.uint8)).save(file, "PNG")
-            rows[column].append({"bytes": file.getvalue(), "path": name and f"{prefix}{name}"})
+            stored_name = f"{prefix}{name}" if name else None
+            rows[column].append({"bytes": file.getvalue(), "path": stored_name})
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = datasets.Image()
-    datasets.Dataset.from_dict(
-        rows, features=datasets.Features(dict.fromkeys(columns, image))
-    ).to_parquet(path)
+    features = datasets.Features(dict.fromkeys(columns, datasets.Image()))
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
 
 
 @pytest.fixture(autouse=True)
@@ -182,11 +188,7 @@ def test_parquet_files_of_pairs(tmp_path, names, columns):
     parquet(tmp_path / "data/test-00000-of-00002.parquet", names[:2], columns)
     parquet(tmp_path / "data/test-00001-of-00002.parquet", names[2:], columns)
     parquet(tmp_path / "data/train-00000-of-00001.parquet", names * 2, columns)
-    pairs = load(V2_SYN, tmp_path, "test")
-    assert set(pairs.column_names) == {"gt", "lq"} and len(pairs) == 3
-    for row in pairs:
-        lq, gt = (np.asarray(row[c])[0, 0, 0] for c in ("lq", "gt"))
-        assert gt - lq == 90 and lq < 20
+    assert_three_pairs(load(V2_SYN, tmp_path, "test"))
     with pytest.raises(DistillkitError, match="6 pairs, but the train split of LOL v2-syn has 3"):
         load(V2_SYN, tmp_path, "train")
 
@@ -207,7 +209,7 @@ NAMES = ["001.png", "002.png", "003.png"]
             r"row 0 lq - 9 x 9, but LOL v2-syn is 8 x 12",
         ),
         (
-            {"split_names": ("low", "normal1")},
+            {"prefixes": ("low", "normal1")},
             r"row 0 - low001\.png is paired with normal1001\.png, which is another image",
         ),
         (

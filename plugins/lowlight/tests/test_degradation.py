@@ -13,8 +13,10 @@ def seeded(seed=0):
 
 
 def test_darkens_to_8_bits(images):
-    gt, dark = images(4, 40, 56), LowLight()
-    assert isinstance(dark, Degradation) and dark.scale == 1
+    gt = images(4, 40, 56)
+    dark = LowLight()
+    assert isinstance(dark, Degradation)
+    assert dark.scale == 1
     lq = dark(gt, seeded())
     assert lq.shape == gt.shape
     assert ((lq + 1).mean((1, 2, 3)) < 0.7 * (gt + 1).mean((1, 2, 3))).all()
@@ -63,9 +65,9 @@ def test_nothing_is_done_when_everything_is_off():
 def test_shot_noise_grows_with_light_and_read_noise_does_not():
     def spread(**options):
         gray = torch.tensor([0.2, 0.8]).view(2, 1, 1, 1).expand(2, 3, 64, 64) * 2 - 1
-        return (
-            LowLight(**OFF | options)(gray, seeded()).mean(1).std((1, 2))
-        )  # over channels: chroma is subsampled by JPEG
+        lq = LowLight(**OFF | options)(gray, seeded())
+        # The mean over channels, because JPEG subsamples chroma.
+        return lq.mean(1).std((1, 2))
 
     dark, bright = spread(shot=(0.01, 0.01))
     assert bright / dark == pytest.approx(2, rel=0.1)

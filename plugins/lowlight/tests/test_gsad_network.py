@@ -1,6 +1,7 @@
 """The U-Net against numbers of the published code, and reading weight files."""
 
 import pickle
+import random
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,9 @@ from distillkit_lowlight.schedule import TABLE_NAMES, make_betas, make_tables
 
 @pytest.mark.golden("gsad_unet_small*")
 def test_outputs_and_input_gradient(case):
-    network, x, level = case.unet(), case["in.x"].requires_grad_(), case["in.noise_level"][:, 0]
+    network = case.unet()
+    x = case["in.x"].requires_grad_()
+    level = case["in.noise_level"][:, 0]
     encoded = network.noise_level_mlp[0](level)
     assert_close(encoded, case["mid.positional_encoding"].flatten(1), atol=1e-6, rtol=0)
     assert_close(
@@ -32,7 +35,9 @@ def test_outputs_and_input_gradient(case):
 
 @pytest.mark.golden("gsad_unet_small*")
 def test_images_of_a_batch_do_not_mix(case):
-    network, x, level = case.unet(), case["in.x"], case["in.noise_level"][:, 0]
+    network = case.unet()
+    x = case["in.x"]
+    level = case["in.noise_level"][:, 0]
     assert_close(network(x[1:], level[1:]), case["out.eps"][1:], atol=3e-5, rtol=0)
 
 
@@ -74,9 +79,16 @@ def tiny():
 
 
 def _published(network, prefix=""):
-    """The network as the training program saves it: under ``denoise_fn.``, beside the tables of its schedule."""
-    state = {f"{prefix}denoise_fn.{k}": v.clone() for k, v in network.state_dict().items()}
-    return state | {f"{prefix}{k}": v for k, v in make_tables(make_betas("linear", 500)).items()}
+    """The network as the training program saves it.
+
+    It is under ``denoise_fn.``, beside the tables of its schedule.
+    """
+    state = {}
+    for name, tensor in network.state_dict().items():
+        state[f"{prefix}denoise_fn.{name}"] = tensor.clone()
+    for name, table in make_tables(make_betas("linear", 500)).items():
+        state[f"{prefix}{name}"] = table
+    return state
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -102,9 +114,7 @@ def _write_bad(kind, path, network):
     good = path.with_suffix(".good")
     torch.save(_published(network), good)
     if kind == "random bytes":
-        path.write_bytes(
-            bytes(torch.randint(256, (5000,), generator=torch.Generator().manual_seed(0)).tolist())
-        )
+        path.write_bytes(random.Random(0).randbytes(5000))
     elif kind == "truncated":
         path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     elif kind == "code":

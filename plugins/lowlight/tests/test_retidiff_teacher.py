@@ -1,4 +1,4 @@
-"""Reti-Diff's weight files, the output teacher, the distance of retinex maps, and the score in prior space."""
+"""Reti-Diff's weight files, its output, the distance of retinex maps, and the prior score."""
 
 from dataclasses import replace
 
@@ -28,24 +28,27 @@ from distillkit_lowlight.schedule import make_betas, make_tables
 
 
 def published(network):
-    """The flat state dictionary of the training program: denoisers and extractors a second time, and the schedule's tables."""
+    """The flat state dictionary of the training program.
+
+    It has denoisers and extractors a second time, and the schedule's tables.
+    """
     state = {k: v.clone() for k, v in network.state_dict().items()}
-    for name in ("img", "rex"):
+    tables = make_tables(make_betas("quad", 4, 0.1, 0.99))
+    for prior in ("img", "rex"):
         for own, wrapped in (("denoise", "model"), ("condition", "condition")):
-            prefix = f"{name}_{own}."
-            copies = {
-                k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)
-            }
-            state |= {f"{name}_diffusion.{wrapped}.{k}": v for k, v in copies.items()}
-        state |= {
-            f"{name}_diffusion.{k}": v
-            for k, v in make_tables(make_betas("quad", 4, 0.1, 0.99)).items()
-        }
+            for name, tensor in list(state.items()):
+                head, _, rest = name.partition(".")
+                if head == f"{prior}_{own}":
+                    state[f"{prior}_diffusion.{wrapped}.{rest}"] = tensor.clone()
+        for name, table in tables.items():
+            state[f"{prior}_diffusion.{name}"] = table
     return state
 
 
 def save(path, state):
-    torch.save({"params": {k: v + 1 for k, v in state.items()}, "params_ema": state}, path)
+    """Save weights as the average of a training program, beside others that are not it."""
+    others = {k: v + 1 for k, v in state.items()}
+    torch.save({"params": others, "params_ema": state}, path)
     return path
 
 
