@@ -15,25 +15,60 @@ from distillkit_superres.resshift.schedule import ancestral, deterministic
 from distillkit_superres.resshift.sinsr import SinSR
 
 UNET = {
-    "image_size": 16, "in_channels": 3, "model_channels": 32, "out_channels": 3, "num_res_blocks": [1, 1],
-    "attention_resolutions": [16, 8], "channel_mult": [1, 2], "num_head_channels": 32, "swin_depth": 2, "swin_embed_dim": 64,
-    "window_size": 8, "mlp_ratio": 2, "cond_lq": True, "lq_size": 16,
-}  # fmt: skip
+    "image_size": 16,
+    "in_channels": 3,
+    "model_channels": 32,
+    "out_channels": 3,
+    "num_res_blocks": [1, 1],
+    "attention_resolutions": [16, 8],
+    "channel_mult": [1, 2],
+    "num_head_channels": 32,
+    "swin_depth": 2,
+    "swin_embed_dim": 64,
+    "window_size": 8,
+    "mlp_ratio": 2,
+    "cond_lq": True,
+    "lq_size": 16,
+}
 OTHER_UNET = UNET | {
-    "num_res_blocks": [2, 1, 1], "attention_resolutions": [16, 4], "channel_mult": [1, 1, 1], "num_head_channels": 16,
-    "swin_depth": 3, "swin_embed_dim": 32, "window_size": 4, "lq_size": 64,
-}  # fmt: skip
+    "num_res_blocks": [2, 1, 1],
+    "attention_resolutions": [16, 4],
+    "channel_mult": [1, 1, 1],
+    "num_head_channels": 16,
+    "swin_depth": 3,
+    "swin_embed_dim": 32,
+    "window_size": 4,
+    "lq_size": 64,
+}
 VQ = {
-    "embed_dim": 3, "n_embed": 64,
-    "ddconfig": {"double_z": False, "z_channels": 3, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2, 2],
-                 "num_res_blocks": 1, "attn_resolutions": []},
-}  # fmt: skip
+    "embed_dim": 3,
+    "n_embed": 64,
+    "ddconfig": {
+        "double_z": False,
+        "z_channels": 3,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 2, 2],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+    },
+}
 DIFFUSION = {
-    "sf": 4, "schedule_name": "exponential", "schedule_kwargs": {"power": 0.3}, "etas_end": 0.99, "steps": 4,
-    "min_noise_level": 0.2, "kappa": 2.0, "weighted_mse": False, "predict_type": "xstart",
-    "timestep_respacing": None, "scale_factor": 1.0,
-    "normalize_input": True, "latent_flag": True,
-}  # fmt: skip
+    "sf": 4,
+    "schedule_name": "exponential",
+    "schedule_kwargs": {"power": 0.3},
+    "etas_end": 0.99,
+    "steps": 4,
+    "min_noise_level": 0.2,
+    "kappa": 2.0,
+    "weighted_mse": False,
+    "predict_type": "xstart",
+    "timestep_respacing": None,
+    "scale_factor": 1.0,
+    "normalize_input": True,
+    "latent_flag": True,
+}
 NETWORKS = {
     "unet_from": "resshift_unet_small_recipe_a.safetensors",
     "vq_from": "vqf4_small_recipe.safetensors",
@@ -41,17 +76,17 @@ NETWORKS = {
 
 
 def declare(name, **info):
+    """Write a case's json."""
     path = SHIPPED / f"{name}.json"
-    path.write_text(
-        json.dumps({"source": "this implementation, see README.md", **info}, indent=1) + "\n"
-    )
+    content = {"source": "this implementation, see README.md", **info}
+    path.write_text(json.dumps(content, indent=1) + "\n")
     return SuperResCase(path)
 
 
 def record(case, **tensors):
-    save_file(
-        {k: v.contiguous() for k, v in tensors.items()}, case.path.with_suffix(".safetensors")
-    )
+    """Write a case's tensors."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, case.path.with_suffix(".safetensors"))
 
 
 def unet_case(name, seed, kwargs, sizes, times):

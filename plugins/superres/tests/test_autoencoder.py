@@ -11,17 +11,16 @@ from distillkit_superres.resshift.build import TINY_AUTOENCODER
 @pytest.mark.golden("vqf4_small_*")
 def test_reproduces_published_outputs(case):
     network = case.load_into(case.autoencoder())
+    close = {"atol": 2e-5, "rtol": 0}
     for i in range(sum(k.endswith(".x") for k in case.tensors)):
-        x, z, zq, indices, dec, dec_noquant = (
-            case.tensors[f"case{i}.{k}"] for k in ("x", "z", "zq", "indices", "dec", "dec_noquant")
-        )
-        torch.testing.assert_close(network.encode(x), z, atol=2e-5, rtol=0)
-        assert network.quantize.nearest(z).flatten().equal(indices)
-        torch.testing.assert_close(network.quantize(z), zq, atol=2e-5, rtol=0)
-        torch.testing.assert_close(network.decode(z), dec, atol=2e-5, rtol=0)
-        torch.testing.assert_close(
-            network.decode(z, force_not_quantize=True), dec_noquant, atol=2e-5, rtol=0
-        )
+        stored = case.tensors_under(f"case{i}.")
+        z = stored["z"]
+        torch.testing.assert_close(network.encode(stored["x"]), z, **close)
+        assert network.quantize.nearest(z).flatten().equal(stored["indices"])
+        torch.testing.assert_close(network.quantize(z), stored["zq"], **close)
+        torch.testing.assert_close(network.decode(z), stored["dec"], **close)
+        unquantized = network.decode(z, force_not_quantize=True)
+        torch.testing.assert_close(unquantized, stored["dec_noquant"], **close)
 
 
 @pytest.mark.golden("vqf4_keys_full")
@@ -72,9 +71,8 @@ def test_encoding_builds_no_score_matrix_either_way():
     with _LargestTensor() as seen:
         network.encode(image).sum().backward()
     feature_map = 32 * 258 * 258
-    assert (
-        feature_map // 2 < seen.largest <= feature_map
-    )  # a score matrix would have (64 * 64)^2 elements, 8 times as many
+    # A score matrix would have (64 * 64)^2 elements, 8 times as many.
+    assert feature_map // 2 < seen.largest <= feature_map
 
 
 def test_the_code_search_holds_few_distances_at_once():

@@ -1,4 +1,4 @@
-"""``benchmarks/degradation.py`` tabulates what was drawn, and sees draws that are not as published."""
+"""``benchmarks/degradation.py`` tabulates draws, and sees those that are not as published."""
 
 import re
 

@@ -34,7 +34,7 @@ def old_style(key):
 
 
 def published(state):
-    """A text encoder's tensors as files have them, whatever this version of transformers calls them."""
+    """A text encoder's tensors under the names of files, whichever transformers uses."""
     return {"text_model." + k.removeprefix("text_model."): v for k, v in state.items()}
 
 
@@ -193,19 +193,16 @@ class Evil:
 
 def bad_checkpoints(networks, tmp_path):
     good = write_osediff(tmp_path / "good.pkl", networks).read_bytes()
-    other = make_random_networks(
-        TINY._replace(unet=TINY.unet | {"block_out_channels": [16, 64]}), 0
-    )
+    wider = TINY._replace(unet=TINY.unet | {"block_out_channels": [16, 64]})
+    other = make_random_networks(wider, seed=0)
     fewer = make_random_osediff(networks, 4).unet
     del fewer["conv_in.base_layer.weight"]
-    save = lambda content, name: torch.save(content, tmp_path / name)
     (tmp_path / "random.pkl").write_bytes(bytes(range(256)) * 40)
     (tmp_path / "truncated.pkl").write_bytes(good[: len(good) // 2])
-    (tmp_path / "evil.pkl").write_bytes(
-        pickle.dumps({"state_dict_unet": Evil(tmp_path / "it-ran")}, protocol=2)
-    )
-    save(networks.unet.state_dict(), "plain.pkl")
-    save([1, 2], "list.pkl")
+    evil = {"state_dict_unet": Evil(tmp_path / "it-ran")}
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(evil, protocol=2))
+    torch.save(networks.unet.state_dict(), tmp_path / "plain.pkl")
+    torch.save([1, 2], tmp_path / "list.pkl")
     write_osediff(tmp_path / "other.pkl", other)
     write_osediff(tmp_path / "fewer.pkl", networks, state_dict_unet=fewer)
     write_osediff(tmp_path / "rank.pkl", networks, rank_unet=3)

@@ -80,32 +80,37 @@ def test_sides_are_multiples_of_the_windows(change, multiple):
 
 def test_a_larger_low_quality_image_is_brought_down_by_strided_convolutions():
     network = SwinUNet(replace(TINY_UNET, lq_size=64, lq_channels=4))
-    assert {
-        k: tuple(v.shape[:2])
-        for k, v in network.feature_extractor.named_parameters()
-        if k.endswith("weight")
-    } == {
+    channels = {}
+    for name, parameter in network.feature_extractor.named_parameters():
+        if name.endswith("weight"):
+            channels[name] = tuple(parameter.shape[:2])
+    assert channels == {
         "0.weight": (16, 4),
         "2.op.weight": (32, 16),
         "3.weight": (32, 32),
         "5.op.weight": (64, 32),
     }
-    x, lq = torch.randn(1, 3, 16, 16), torch.randn(1, 4, 64, 64)
+    x = torch.randn(1, 3, 16, 16)
+    lq = torch.randn(1, 4, 64, 64)
     assert network(x, torch.tensor([0]), lq).shape == x.shape
 
 
 def test_images_of_a_batch_do_not_mix():
     network = SwinUNet(TINY_UNET)
-    x, lq, t = torch.randn(3, 3, 32, 16), torch.randn(3, 3, 32, 16), torch.tensor([0, 3, 14])
-    torch.testing.assert_close(
-        network(x, t, lq)[1:2], network(x[1:2], t[1:2], lq[1:2]), atol=1e-5, rtol=0
-    )
+    x = torch.randn(3, 3, 32, 16)
+    lq = torch.randn(3, 3, 32, 16)
+    t = torch.tensor([0, 3, 14])
+    together = network(x, t, lq)
+    alone = network(x[1:2], t[1:2], lq[1:2])
+    torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
 
 
 def test_bfloat16_follows_float32():
     torch.manual_seed(0)
     network = SwinUNet(TINY_UNET)
-    x, lq, t = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16), torch.tensor([2])
+    x = torch.randn(1, 3, 16, 16)
+    lq = torch.randn(1, 3, 16, 16)
+    t = torch.tensor([2])
     expected = network(x, t, lq)
     low = network.to(torch.bfloat16)(x.bfloat16(), t, lq.bfloat16())
     assert low.dtype == torch.bfloat16
