@@ -12,14 +12,12 @@ import torch
 
 from distillkit import Metric, Options
 from distillkit_lowlight import metrics
-from distillkit_lowlight.degradation import LowLight
 from distillkit_lowlight.gsad.model import GSAD, LastStepStudent, OneStepStudent
 from distillkit_lowlight.gsad.sampler import EVALUATION
 from distillkit_lowlight.gsad.unet import UNet, UNetConfig
 from distillkit_lowlight.gsad.weights import load_unet
 from distillkit_lowlight.options import (
     AfterGtMean,
-    DarkOptions,
     GSADOptions,
     GSADStudentOptions,
     NetworkOptions,
@@ -51,6 +49,7 @@ TINY_RETIDIFF = RetiDiffConfig(
 )
 
 
+# Every network is drawn from the seed anew, so that its weights do not depend on other networks.
 @contextmanager
 def _seeded(options: NetworkOptions) -> Iterator[None]:
     """Draw random weights from the options' seed.
@@ -125,11 +124,6 @@ def _make_decomposition(options: RetiDiffOptions | RetinexOptions) -> Decomposit
 def retinex_distance(options: RetinexOptions) -> RetinexDistance:
     """Build the distance of retinex maps."""
     return RetinexDistance(_make_decomposition(options))
-
-
-def dark(options: DarkOptions) -> LowLight:
-    """Build the low-light degradation."""
-    return LowLight(**options.model_dump())
 
 
 def psnr_gtmean(options: Options) -> Metric:

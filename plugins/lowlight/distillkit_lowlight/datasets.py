@@ -126,6 +126,7 @@ def load(
         pairs = _read_folders(low, normal)
     if check:
         _check_number(len(pairs), published, split, source)
+    # Images stay encoded until a run reads them: their sizes are in the headers of the files.
     for row, pair in enumerate(pairs):
         lq = _StoredImage.from_column(pair, "lq", f"{source} row {row}")
         gt = _StoredImage.from_column(pair, "gt", f"{source} row {row}")
@@ -137,6 +138,7 @@ def load(
 
 
 def _warn_of_overlap(published: PublishedDataset) -> None:
+    # A warning and no error: either data set alone is fine.
     warnings.warn(
         f"{published.name} and {published.overlaps} share photographs, also across their train and "
         "test splits: never train on one and test on the other",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Generator, Tensor
 
 from distillkit import jpeg
+from distillkit_lowlight.options import LowLightOptions
 
-Range = tuple[float, float]
 
-
-@dataclass(frozen=True)
 class LowLight:
     """Under-exposure, color cast, sensor noise and JPEG; each image has draws of its own.
 
@@ -26,19 +22,10 @@ class LowLight:
     3. The image is rounded to 8 bits, compressed, and rounded again.
     """
 
-    gamma: Range = (2.0, 3.5)
-    """Exponents: about 2.2 gives linear light, more a harder contrast."""
-    exposure: Range = (0.3, 0.9)
-    """Factors, at most 1."""
-    cast: Range = (0.85, 1.15)
-    """Factors of each color channel."""
-    shot: Range = (0.0, 0.002)
-    """Variance of the shot noise for each unit of signal."""
-    read: Range = (0.001, 0.006)
-    """Standard deviation of the read noise, on the scale [0, 1]."""
-    jpeg: Range = (75.0, 97.0)
-    """JPEG qualities, 1 to 100."""
     scale = 1
+
+    def __init__(self, options: LowLightOptions) -> None:
+        self.options = options
 
     def __call__(self, gt: Tensor, generator: Generator) -> Tensor:
         """Darken photographs.
@@ -51,12 +38,12 @@ class LowLight:
             Dark photographs of the same shape, in [-1, 1], rounded to 8 bits.
         """
         # The order of the draws is part of what a seed means.
-        gamma = _draw(self.gamma, gt, generator)
-        exposure = _draw(self.exposure, gt, generator)
-        cast = _draw(self.cast, gt, generator, channels=3)
-        shot = _draw(self.shot, gt, generator)
-        read = _draw(self.read, gt, generator)
-        quality = _draw(self.jpeg, gt, generator).flatten()
+        gamma = _draw(self.options.gamma, gt, generator)
+        exposure = _draw(self.options.exposure, gt, generator)
+        cast = _draw(self.options.cast, gt, generator, channels=3)
+        shot = _draw(self.options.shot, gt, generator)
+        read = _draw(self.options.read, gt, generator)
+        quality = _draw(self.options.jpeg, gt, generator).flatten()
         noise = torch.randn(gt.shape, generator=generator).to(gt)
 
         light = ((gt + 1) / 2).clamp(0, 1) ** gamma
@@ -68,7 +55,7 @@ class LowLight:
 
 
 def _draw(
-    bounds: Range,
+    bounds: tuple[float, float],
     gt: Tensor,
     generator: Generator,
     channels: int = 1,

@@ -256,15 +256,30 @@ ShareRange = Annotated[tuple[_Share, _Share], AfterValidator(_check_order)]
 QualityRange = Annotated[tuple[_Quality, _Quality], AfterValidator(_check_order)]
 
 
-class DarkOptions(Options):
-    """Options of ``lowlight/dark``: the ranges that every image draws from.
+class LowLightOptions(Options):
+    """Options of ``lowlight/dark``: the ranges that every image draws from."""
 
-    :class:`distillkit_lowlight.degradation.LowLight` says what they mean.
-    """
-
-    gamma: PositiveRange = (2.0, 3.5)
-    exposure: ShareRange = (0.3, 0.9)
-    cast: PositiveRange = (0.85, 1.15)
-    shot: ShareRange = (0.0, 0.002)
-    read: ShareRange = (0.001, 0.006)
-    jpeg: QualityRange = (75.0, 97.0)
+    gamma: PositiveRange = Field(
+        (2.0, 3.5),
+        description="exponents: about 2.2 gives linear light, more a harder contrast",
+    )
+    exposure: ShareRange = Field(
+        (0.3, 0.9),
+        description="factors of the light",
+    )
+    cast: PositiveRange = Field(
+        (0.85, 1.15),
+        description="factors of each color channel",
+    )
+    shot: ShareRange = Field(
+        (0.0, 0.002),
+        description="variance of the shot noise for each unit of signal",
+    )
+    read: ShareRange = Field(
+        (0.001, 0.006),
+        description="standard deviation of the read noise, on the scale [0, 1]",
+    )
+    jpeg: QualityRange = Field(
+        (75.0, 97.0),
+        description="JPEG qualities",
+    )

@@ -18,10 +18,10 @@ from distillkit import (
 from distillkit_lowlight.options import (
     UNLICENSED,
     AfterGtMean,
-    DarkOptions,
     GSADOptions,
     GSADStudentOptions,
     LOLOptions,
+    LowLightOptions,
     LpipsAlexBgrOptions,
     LpipsAlexOptions,
     LpipsVggOptions,
@@ -91,8 +91,8 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
         DegradationSpec(
             name="dark",
             summary="Under-exposure, color cast, shot and read noise, JPEG",
-            config=DarkOptions,
-            build="distillkit_lowlight.build:dark",
+            config=LowLightOptions,
+            build="distillkit_lowlight.degradation:LowLight",
             license="Apache-2.0",
         ),
     )

@@ -146,4 +146,7 @@ def test_published_files_are_the_default_and_come_by_hand(plugins, kind, name, o
 
 
 def test_degradation_takes_its_options(plugins):
-    assert build(plugins, "degradations", "dark", exposure=[0.1, 0.2]).exposure == (0.1, 0.2)
+    assert build(plugins, "degradations", "dark", exposure=[0.1, 0.2]).options.exposure == (
+        0.1,
+        0.2,
+    )

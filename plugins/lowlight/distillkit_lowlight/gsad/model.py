@@ -59,7 +59,9 @@ class GSAD(DiffusionModel):
         border = choose_border(z_t, self._network_multiple)
         x = torch.cat([condition.extra["lq"], z_t], dim=1)
         x = pad(x, border)
-        epsilon = self.network(x, t.to(x.device, torch.float32))
+        # Half precision could not tell the cleanest levels apart.
+        levels = t.to(x.device, torch.float32)
+        epsilon = self.network(x, levels)
         return crop(epsilon, border)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:

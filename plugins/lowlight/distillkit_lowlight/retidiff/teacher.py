@@ -49,6 +49,7 @@ class RetiDiffTeacher(nn.Module):
             start: Standard normal vectors.
         """
         height, width = lq.shape[-2:]
+        # At the right and bottom only, and before the decomposition, as in the published code.
         missing_rows = -height % 8
         missing_columns = -width % 8
         padded = F.pad(lq, (0, missing_columns, 0, missing_rows), mode="reflect")

@@ -47,6 +47,7 @@ def unique_tensors(state: dict[str, Tensor], source: object) -> dict[str, Tensor
     for name, tensor in state.items():
         if _is_table(name):
             continue
+        # Copies are compared rather than dropped: if they differ, it is unclear which one counts.
         canonical = canonical_name(name)
         first = unique.setdefault(canonical, tensor)
         if first.shape != tensor.shape or not torch.equal(first, tensor):

@@ -88,6 +88,7 @@ def degrade(
     if draws.second is not None:
         target = _scale_size(size, draws.second.factor)
         image = _blur_resize_noise(image, draws.second, target, generator)
+    # JPEG takes [0, 1], which bicubic resizing and the sinc filter may leave.
     quality = torch.tensor([draws.second_quality])
     if not draws.jpeg_last:
         image = jpeg(image.clamp(0, 1), quality)

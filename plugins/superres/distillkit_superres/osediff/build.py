@@ -123,6 +123,7 @@ def apply_osediff(
     """
     layout = unet_layout(networks.unet.state_dict(), checkpoint.rank_unet)
     merge(networks.unet, checkpoint.unet, layout, alpha, source)
+    # A copy, because the ground truth goes through the base encoder.
     lq_encoder = copy.deepcopy(PosteriorMean(networks.vae))
     layout = vae_layout(lq_encoder.state_dict(), checkpoint.rank_vae)
     merge(lq_encoder, checkpoint.vae, layout, alpha, source)

@@ -103,6 +103,7 @@ def merge(
         WeightsError: ``lora`` has other keys or shapes than ``layout``.
     """
     _check_layout(lora, layout, source)
+    # First the retrained layers, to which adapters are added, too.
     for key, value in lora.items():
         if ".base_layer." in key:
             retrained = network.get_parameter(key.replace(".base_layer.", "."))

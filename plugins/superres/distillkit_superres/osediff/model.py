@@ -117,6 +117,7 @@ class StableDiffusion(DiffusionModel):
         self.prompt = prompt
         self.guidance = guidance
         self.takes_captions = isinstance(prompt, PromptPerImage) and prompt.captions
+        # Made from the options at every start, so no checkpoint has to hold it.
         self.register_buffer("negative", negative, persistent=False)
 
     def condition(self, lq: Tensor) -> Condition:

@@ -142,6 +142,7 @@ class PromptPerImage(nn.Module):
         captions: list[str | None] = [None] * len(image)
         if self.captions:
             captions = current_captions(image)
+        # The tagger sees the whole batch or nothing: it is a network of its own.
         tags = [""] * len(image)
         if self.tagger is not None and None in captions:
             tags = self.tagger(image)

@@ -151,6 +151,7 @@ class SwinBlock(nn.Module):
         super().__init__()
         channels = config.embed_dim
         self.window = min(config.window_size, resolution)
+        # A map of one window has nothing to shift across.
         self.shift = 0
         if shifted and resolution > config.window_size:
             self.shift = config.window_size // 2
