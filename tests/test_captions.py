@@ -10,7 +10,7 @@ from toy_models import CaptionedToy
 from distillkit import Restorer, captioned, current_captions
 from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.data.sources import open_source
+from distillkit.data.sources import Columns, open_source
 from distillkit.errors import DataError, DistillkitError, RecipeError
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
@@ -36,7 +36,7 @@ def captions_of(photos):
 
 
 def test_a_folder_names_captions_in_its_metadata(described):
-    source = open_source(imagefolder=described, caption_column="text")
+    source = open_source(imagefolder=described, columns=Columns(caption="text"))
     said = {source.label(i): source.read(i).caption for i in range(len(source))}
     assert said == {f"train{i}.png": f"photo {i}" for i in range(5)} | {"train5.png": None}
     assert open_source(imagefolder=described).read(0).caption is None
@@ -46,21 +46,24 @@ def test_datasets_and_parquet_files_have_captions_in_a_column(photos, tmp_path):
     dataset = datasets.Dataset.from_dict(captions_of(photos))
     dataset.to_parquet(tmp_path / "a.parquet")
     for kind in ({"dataset": dataset}, {"parquet": str(tmp_path / "a.parquet")}):
-        assert open_source(**kind, caption_column="words").read(3).caption == "photo 3"
+        assert open_source(**kind, columns=Columns(caption="words")).read(3).caption == "photo 3"
 
 
 def test_a_column_that_is_missing_or_no_text_is_refused(photos):
     dataset = datasets.Dataset.from_dict(captions_of(photos) | {"tags": [["a", "b"]] * 6})
     with pytest.raises(DataError, match='no column .word.; did you mean "words"'):
-        open_source(dataset=dataset, caption_column="word")
+        open_source(dataset=dataset, columns=Columns(caption="word"))
     with pytest.raises(DataError, match="column 'tags' holds .*, not one text an image"):
-        open_source(dataset=dataset, caption_column="tags")
+        open_source(dataset=dataset, columns=Columns(caption="tags"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_captions_stay_with_their_images_in_batches_of_several_sources(described, photos, workers):
     silent = open_source(imagefolder=photos / "test", name="silent")
-    sources = [open_source(imagefolder=described, caption_column="text", name="said"), silent]
+    sources = [
+        open_source(imagefolder=described, columns=Columns(caption="text"), name="said"),
+        silent,
+    ]
     settings = BatchSettings(crop=16, batch_size=4, scale=2, seed=0, workers=workers)
     batches = PairedBatches(sources, [1.0, 1.0], settings)
     met = [
@@ -77,7 +80,7 @@ def test_captions_stay_with_their_images_in_batches_of_several_sources(described
 
 
 def test_evaluation_pairs_carry_their_captions(described):
-    source = open_source(imagefolder=described, caption_column="text")
+    source = open_source(imagefolder=described, columns=Columns(caption="text"))
     pairs = evaluation_pairs(
         source, lambda gt, g: gt[..., ::2, ::2], crop=16, scale=2, seed=0, crops_per_image=2
     )

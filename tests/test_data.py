@@ -23,7 +23,7 @@ from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.pairs import Batch, BatchSettings, PairedBatches
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import Source, open_source
+from distillkit.data.sources import Columns, Source, open_source
 from distillkit.errors import DataError
 from distillkit.files.images import to_float
 
@@ -147,7 +147,7 @@ def test_a_folder_names_pairs_in_its_metadata(tmp_path: Path) -> None:
         (tmp_path / f"lr{k}.png").write_bytes(png(pixels(9 + k, 12, 14)))
         rows.append(json.dumps({"file_name": f"hr{k}.png", "lq_file_name": f"lr{k}.png"}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
-    source = open_source(imagefolder=tmp_path, lq_column="lq")
+    source = open_source(imagefolder=tmp_path, columns=Columns(lq="lq"))
     assert source.paired
     index = [source.label(k) for k in range(2)].index("hr1.png")
     example = source.read(index)
@@ -162,7 +162,7 @@ def test_parquet_files_and_globs(tmp_path: Path) -> None:
             {"photo": rows}, features=datasets.Features({"photo": datasets.Image()})
         )
         data.to_parquet(tmp_path / f"part-{part}.parquet")
-    source = open_source(parquet=str(tmp_path / "part-*.parquet"), column="photo")
+    source = open_source(parquet=str(tmp_path / "part-*.parquet"), columns=Columns("photo"))
     assert sorted(source.label(k) for k in range(len(source))) == [
         "00.png",
         "01.png",
@@ -171,7 +171,9 @@ def test_parquet_files_and_globs(tmp_path: Path) -> None:
         "11.png",
         "12.png",
     ]
-    one = open_source(parquet=str(tmp_path / "part-1.parquet"), column="photo", name="second")
+    one = open_source(
+        parquet=str(tmp_path / "part-1.parquet"), columns=Columns("photo"), name="second"
+    )
     assert np.array_equal(one.read(2).gt, pixels(12))
     assert one.read(2).id == "second[2] 12.png"
 
@@ -211,7 +213,7 @@ def test_datasets_that_are_already_open(tmp_path: Path) -> None:
             "no column 'image'; did you mean \"images\"",
         ),
         (
-            {"dataset": datasets.Dataset.from_dict({"image": ["a"]}), "lq_column": "lq"},
+            {"dataset": datasets.Dataset.from_dict({"image": ["a"]}), "columns": Columns(lq="lq")},
             "no column 'lq'",
         ),
         (

@@ -66,7 +66,7 @@ def test_the_command_names_them_and_leaves_the_old_evaluation(
         cli.main()
     assert stopped.value.code == 2
     err = capfd.readouterr().err
-    assert "mend or remove them" in err
+    assert "repair or remove them" in err
     assert "Traceback" not in err
     assert read_files(run) == before
 

@@ -14,7 +14,7 @@ from toy_models import ToyModel
 from distillkit.adapters import add_adapter
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import open_source
+from distillkit.data.sources import Columns, open_source
 from distillkit.diffusion.captions import current_captions
 from distillkit.files.images import to_float
 from distillkit.recipe.load import load_recipe
@@ -92,8 +92,7 @@ def source(count=4, paired=True, captions=None):
     data = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     return open_source(
         dataset=data,
-        lq_column="lq" if paired else None,
-        caption_column="said" if captions else None,
+        columns=Columns(lq="lq" if paired else None, caption="said" if captions else None),
     )
 
 

@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 
 from distillkit import DistillkitError, Options, WeightFile
-from distillkit.data.sources import hub_facts, is_cached
+from distillkit.data.hub import is_cached, size_and_license
 from distillkit.errors import DataError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.preflight import check_presence, fetch_all
@@ -166,15 +166,15 @@ def test_a_dataset_is_fetched_after_its_size_is_told(recipe, hub, monkeypatch, p
 
 
 def test_the_hub_that_cannot_be_reached_and_the_one_that_does_not_know(hub, monkeypatch):
-    assert hub_facts("owner/Photos") == (2_500_000_000, "cc0-1.0")
+    assert size_and_license("owner/Photos") == (2_500_000_000, "cc0-1.0")
     with pytest.raises(DataError, match="no such dataset on the Hub, or one that needs a login"):
-        hub_facts("owner/Paintings")
+        size_and_license("owner/Paintings")
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         DataError,
         match='the Hub cannot be reached .* "hf download --repo-type dataset owner/Photos"',
     ):
-        hub_facts("owner/Photos")
+        size_and_license("owner/Photos")
 
 
 def test_a_dataset_in_the_cache_counts_as_here(recipe, cache):

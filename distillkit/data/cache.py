@@ -13,7 +13,11 @@ Key = tuple[int, int]
 
 
 class ImageCache:
-    """The examples used last, up to ``limit`` bytes, and which images are bad. Safe across threads; its pickled copy is empty."""
+    """The examples used last, and which images are bad. Thread-safe; its pickled copy is empty.
+
+    Args:
+        limit: bytes of the images that are kept.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -25,33 +29,44 @@ class ImageCache:
         return ImageCache, (self.limit,)
 
     def get(self, key: Key, read: Callable[[], Example]) -> Example:
-        """What is kept under ``key``, or else what ``read`` returns or raises (:class:`BadImageError`)."""
-        with self._lock:
-            found = self._kept.pop(key, None)
-            if found is not None:
-                self._kept[key] = found
-        if found is None:
-            found = self._keep(key, read)
-        if isinstance(found, BadImageError):
-            raise BadImageError(found.id, found.reason)
-        return found
+        """Give the example of a key, or read it.
 
-    def _keep(self, key: Key, read: Callable[[], Example]) -> Example | BadImageError:
-        value: Example | BadImageError
-        try:
-            value = read()
-        except BadImageError as error:
-            value = BadImageError(error.id, error.reason)  # without the frames of its traceback
+        Raises:
+            BadImageError: ``read`` raised it, now or before.
+        """
         with self._lock:
-            if key not in self._kept and _size(value) <= self.limit:
-                self._kept[key] = value
-                self._size += _size(value)
-            while self._size > self.limit:
-                self._size -= _size(self._kept.popitem(last=False)[1])
+            value = self._kept.get(key)
+            if value is not None:
+                self._kept.move_to_end(key)
+        if value is None:
+            value = self._read(read)
+            self._keep(key, value)
+        if isinstance(value, BadImageError):
+            raise BadImageError(value.id, value.reason)
         return value
 
+    def _read(self, read: Callable[[], Example]) -> Example | BadImageError:
+        try:
+            return read()
+        except BadImageError as error:
+            # A new one, without the traceback, whose frames hold the image.
+            return BadImageError(error.id, error.reason)
 
-def _size(value: Example | BadImageError) -> int:
+    def _keep(self, key: Key, value: Example | BadImageError) -> None:
+        size = _size_of(value)
+        with self._lock:
+            if key not in self._kept and size <= self.limit:
+                self._kept[key] = value
+                self._size += size
+            while self._size > self.limit:
+                _, oldest = self._kept.popitem(last=False)
+                self._size -= _size_of(oldest)
+
+
+def _size_of(value: Example | BadImageError) -> int:
     if isinstance(value, BadImageError):
         return 0
-    return value.gt.nbytes + (0 if value.lq is None else value.lq.nbytes)
+    size = value.gt.nbytes
+    if value.lq is not None:
+        size += value.lq.nbytes
+    return size

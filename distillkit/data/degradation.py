@@ -1,4 +1,4 @@
-"""What a degradation is: the thing that makes a low-quality input of a clean image."""
+"""The interface of degradations, which make low-quality inputs from clean images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from torch import Tensor
 
 @runtime_checkable
 class Degradation(Protocol):
-    """Batched, on the device of its input, and a pure function of its input and the generator."""
+    """A pure function of images and a generator: batched, on the device of the images."""
 
     scale: int
     """Size of the clean image divided by the size of the degraded one."""
 
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        """Clean images (B, 3, H, W) in [-1, 1] -> degraded (B, 3, H / scale, W / scale) in [-1, 1], rounded to 8 bits.
+        """Degrade images, each with draws of its own.
 
-        Every image of the batch has draws of its own. ``generator`` lives on the CPU.
+        Args:
+            gt: (B, 3, H, W) in [-1, 1].
+            generator: lives on the CPU.
+
+        Returns:
+            (B, 3, H / scale, W / scale) in [-1, 1], rounded to 8 bits.
         """
         ...

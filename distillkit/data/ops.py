@@ -1,4 +1,7 @@
-"""Image operations that degradations are made of: batched, on any device, with parameters of each image's own."""
+"""Image operations that degradations are made of.
+
+Batched, on any device, with parameters of each image's own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Quantisation tables of ITU-T T.81, tables K.1 (luminance) and K.2 (chrominance), as printed there: a row is a vertical frequency.
+# Quantization tables of ITU-T T.81, K.1 (luminance) and K.2 (chrominance), as printed there: a row
+# is a vertical frequency.
 _LUMINANCE = [
     [16, 11, 10, 16, 24, 40, 51, 61],
     [12, 12, 14, 19, 26, 58, 60, 55],
@@ -24,77 +28,107 @@ _CHROMINANCE = [
     [18, 21, 26, 66, 99, 99, 99, 99],
     [24, 26, 56, 99, 99, 99, 99, 99],
     [47, 66, 99, 99, 99, 99, 99, 99],
-    *([[99] * 8] * 4),
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
+    [99, 99, 99, 99, 99, 99, 99, 99],
 ]
 # RGB -> YCbCr and back, JFIF (ITU-R BT.601, full range); chroma is centered on 0 here.
 _TO_YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 _TO_RGB = [[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772, 0.0]]
+_MIN_FACTOR = 1e-3
+"""Quality 100 would divide by zero; steps this small leave only rounding errors of floats."""
 
 
 def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate every channel with a kernel; borders are reflected (the edge pixel is not repeated).
+    """Correlate every channel with a kernel.
 
-    ``image``: (B, C, H, W). ``kernel``: (k, k), or (B, k, k) for a kernel of each image's own; k odd. -> (B, C, H, W).
+    Borders are reflected; the edge pixel is not repeated.
+
+    Args:
+        image: (B, C, H, W).
+        kernel: (k, k), or (B, k, k) for a kernel of each image's own; k odd.
+
+    Returns:
+        (B, C, H, W).
 
     Raises:
         ValueError: k is even, there are not B kernels, or a side of the image is k // 2 or shorter.
     """
     batch, channels, height, width = image.shape
     size = kernel.shape[-1]
-    if (
-        kernel.shape[-2] != size
-        or size % 2 == 0
-        or kernel.ndim not in (2, 3)
-        or (kernel.ndim == 3 and len(kernel) != batch)
-    ):
+    margin = size // 2
+    if kernel.shape not in ((size, size), (batch, size, size)) or size % 2 == 0:
         raise ValueError(
-            f"filter2d: the kernel is {tuple(kernel.shape)}, not (k, k) or ({batch}, k, k) with k odd"
+            f"filter2d: the kernel is {tuple(kernel.shape)}, not (k, k) or ({batch}, k, k) with k "
+            "odd"
         )
-    if min(height, width) <= size // 2:
+    if min(height, width) <= margin:
         raise ValueError(
             f"filter2d: an image of {height}x{width} is too small for a {size}x{size} kernel"
         )
-    weight = kernel.to(image).expand(batch, size, size).repeat_interleave(channels, 0).unsqueeze(1)
-    padded = F.pad(image, [size // 2] * 4, mode="reflect").view(
-        1, batch * channels, height + size - 1, width + size - 1
-    )
-    return F.conv2d(padded, weight, groups=batch * channels).view(batch, channels, height, width)
+    # Every channel of every image becomes a group of one convolution.
+    groups = batch * channels
+    kernels = kernel.to(image).expand(batch, size, size)
+    weight = kernels.repeat_interleave(channels, 0).unsqueeze(1)
+    padded = F.pad(image, [margin] * 4, mode="reflect")
+    padded = padded.view(1, groups, height + size - 1, width + size - 1)
+    return F.conv2d(padded, weight, groups=groups).view(batch, channels, height, width)
 
 
 def jpeg(image: Tensor, quality: Tensor) -> Tensor:
-    """What JPEG makes of images: 4:2:0 chroma, 8x8 DCT, quantization at ``quality``, and back. Carries no gradient.
+    """Compress images as JPEG does, and decompress them. Carries no gradient.
 
-    ``image``: (B, 3, H, W) in [0, 1]. ``quality``: (B,) or a scalar, in [1, 100]. -> (B, 3, H, W) in [0, 1], not rounded to 8 bits.
+    4:2:0 chroma, 8x8 DCT, quantization. The tables of ITU-T T.81 annex K are scaled by 50 / q below
+    quality 50 and by 2 - q / 50 from there on, and not rounded, so that quality is continuous; at
+    100 only the chroma subsampling is left. Right and bottom are filled with black to a multiple of
+    16. The luminance table is transposed, as in DiffJPEG (Shin & Song 2017) and the degradation
+    pipelines that restorers are trained with: results equal theirs, and come close to libjpeg's.
 
-    The tables of ITU-T T.81 annex K are scaled by 50 / q below quality 50 and by 2 - q / 50 from there on, and not rounded, so that
-    quality is continuous; at 100 only the chroma subsampling is left. Right and bottom are filled with black to a multiple of 16.
-    The luminance table is transposed, as in DiffJPEG (Shin & Song 2017) and the degradation pipelines that restorers are trained
-    with: results equal theirs, and come close to libjpeg's.
+    Args:
+        image: (B, 3, H, W) in [0, 1].
+        quality: (B,) or a scalar, in [1, 100].
+
+    Returns:
+        (B, 3, H, W) in [0, 1], not rounded to 8 bits.
 
     Raises:
         ValueError: not RGB, not one quality for each image, or a quality outside [1, 100].
     """
     batch, channels, height, width = image.shape
-    if channels != 3 or quality.ndim > 1 or (quality.ndim == 1 and len(quality) != batch):
+    if channels != 3 or quality.shape not in ((), (batch,)):
         raise ValueError(
-            f"jpeg: images {tuple(image.shape)} with qualities {tuple(quality.shape)}, not (B, 3, H, W) with (B,)"
+            f"jpeg: images {tuple(image.shape)} with qualities {tuple(quality.shape)}, not "
+            "(B, 3, H, W) with (B,)"
         )
     if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError(f"jpeg: quality must be in [1, 100], not {quality.tolist()}")
     q = quality.to(image.device, torch.float32).expand(batch)
-    factor = torch.where(q < 50, 50 / q, 2 - q / 50).clamp(min=1e-3)
+    factor = torch.where(q < 50, 50 / q, 2 - q / 50).clamp(min=_MIN_FACTOR)
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         padded = F.pad(image.float() * 255, [0, -width % 16, 0, -height % 16])
-        ycbcr = torch.einsum("dc,bchw->bdhw", padded.new_tensor(_TO_YCBCR), padded)
-        luma = _quantise(ycbcr[:, :1] - 128, padded.new_tensor(_LUMINANCE).T, factor) + 128
-        chroma = _quantise(F.avg_pool2d(ycbcr[:, 1:], 2), padded.new_tensor(_CHROMINANCE), factor)
-        ycbcr = torch.cat([luma, F.interpolate(chroma, scale_factor=2, mode="nearest")], 1)
-        rgb = torch.einsum("dc,bchw->bdhw", padded.new_tensor(_TO_RGB), ycbcr)
+        ycbcr = _mix_channels(padded, _TO_YCBCR)
+        luma_table = padded.new_tensor(_LUMINANCE).T
+        luma = _quantize(ycbcr[:, :1] - 128, luma_table, factor) + 128
+        chroma_table = padded.new_tensor(_CHROMINANCE)
+        chroma = _quantize(F.avg_pool2d(ycbcr[:, 1:], 2), chroma_table, factor)
+        chroma = F.interpolate(chroma, scale_factor=2, mode="nearest")
+        rgb = _mix_channels(torch.cat([luma, chroma], 1), _TO_RGB)
         return (rgb[..., :height, :width].clamp(0, 255) / 255).to(image)
 
 
-def _quantise(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
-    """Round the 8x8 DCT of planes (B, C, H, W), values around 0, to multiples of ``table * factor``; ``factor``: (B,)."""
+def _mix_channels(image: Tensor, matrix: list[list[float]]) -> Tensor:
+    return torch.einsum("dc,bchw->bdhw", image.new_tensor(matrix), image)
+
+
+def _quantize(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
+    """Round the 8x8 DCT of planes to multiples of ``table * factor``.
+
+    Args:
+        planes: (B, C, H, W), values around 0.
+        table: (8, 8).
+        factor: (B,).
+    """
     batch, channels, height, width = planes.shape
     dct = _dct_matrix().to(planes)
     steps = (table * factor.view(-1, 1, 1)).view(batch, 1, 1, 8, 1, 8)
@@ -105,8 +139,9 @@ def _quantise(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
 
 
 def _dct_matrix() -> Tensor:
-    """The orthonormal 8-point DCT-II, (frequency, sample)."""
-    frequency, sample = torch.arange(8.0)[:, None], torch.arange(8.0)
+    """Compute the orthonormal 8-point DCT-II, (frequency, sample)."""
+    frequency = torch.arange(8.0)[:, None]
+    sample = torch.arange(8.0)
     basis = torch.cos((2 * sample + 1) * frequency * math.pi / 16) / 2
     basis[0] /= math.sqrt(2)
     return basis

@@ -227,7 +227,7 @@ class PairedBatches:
             replacements = keyed_generator(*key, "replacement", slot)
             example = self._read_usable(source, image, replacements, bad_images)
             crops.append(self._cut(example, keyed_generator(*key, "data", slot)))
-        has_captions = any(self.sources[k].caption_column for k in self._groups[kind])
+        has_captions = any(self.sources[k].columns.caption for k in self._groups[kind])
         return _PreparedBatch(_collate(crops, step, has_captions), list(bad_images))
 
     def _draw_kind(self, stage: str, position: int) -> tuple[int, int]:

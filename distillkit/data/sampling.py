@@ -1,4 +1,7 @@
-"""What comes at a given position of an endless sequence: pure functions, so that any process can start at any position."""
+"""Endless random sequences as functions of the position.
+
+Being pure, they let any process start at any position.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +17,51 @@ _BLOCK = 1000
 
 
 def interleave(weights: Sequence[float], position: int, *key: str | int) -> tuple[int, int]:
-    """The choice at ``position`` of a random sequence that shares its positions out by weight.
+    """Look up the choice at a position of a random sequence that follows weights.
 
-    Every block of 1000 positions holds each choice in proportion to its weight (to within one, and at least one), in an order
-    of the block's own that depends on ``key``.
+    Every block of 1000 positions holds each choice in proportion to its weight (to within one, and
+    at least one), in an order of its own.
+
+    Args:
+        weights: of the choices.
+        position: from 0 on.
+        key: the order depends on it.
 
     Returns:
-        the index of the choice, and how many earlier positions made the same choice.
+        The index of the choice, and how many earlier positions have the same choice.
     """
-    counts = _shares(tuple(weights))
-    block, within = divmod(position, sum(counts))
-    order = _order(counts, block, key)
-    choice = int(order[within])
-    return choice, block * counts[choice] + int((order[:within] == choice).sum())
+    counts = _share_block(tuple(weights))
+    block, place = divmod(position, sum(counts))
+    order = _order_of_block(counts, block, key)
+    choice = int(order[place])
+    earlier_here = int((order[:place] == choice).sum())
+    return choice, block * counts[choice] + earlier_here
 
 
 def shuffled(count: int, position: int, *key: str | int) -> int:
-    """Item ``position`` of a sequence that runs through ``range(count)`` again and again, each time in a new random order."""
-    epoch, within = divmod(position, count)
-    return int(_permutation(count, *key, epoch)[within])
+    """Look up an item of ``range(count)``, run through again and again in new random orders."""
+    epoch, place = divmod(position, count)
+    return int(_permutation(count, *key, epoch)[place])
 
 
 @lru_cache(maxsize=64)
-def _shares(weights: tuple[float, ...]) -> list[int]:
-    """Positions of each choice in a block: whole numbers, at least 1, as near as possible to the weights."""
+def _share_block(weights: tuple[float, ...]) -> list[int]:
+    """Count the positions of each choice in a block: at least 1, and near the weights."""
     size = max(_BLOCK, len(weights))
     ideal = [weight / sum(weights) * size for weight in weights]
     counts = [max(1, int(share)) for share in ideal]
-    while sum(counts) != size:
-        step = 1 if sum(counts) < size else -1
-        allowed = [k for k in range(len(counts)) if counts[k] + step >= 1]
-        counts[max(allowed, key=lambda k: step * (ideal[k] - counts[k]))] += step
+    while sum(counts) < size:
+        deficits = [share - count for share, count in zip(ideal, counts, strict=True)]
+        counts[deficits.index(max(deficits))] += 1
+    while sum(counts) > size:
+        surplus = [count - share for share, count in zip(ideal, counts, strict=True)]
+        # A choice with one position keeps it.
+        reducible = [choice for choice, count in enumerate(counts) if count > 1]
+        counts[max(reducible, key=surplus.__getitem__)] -= 1
     return counts
 
 
-def _order(counts: list[int], block: int, key: tuple[str | int, ...]) -> Tensor:
+def _order_of_block(counts: list[int], block: int, key: tuple[str | int, ...]) -> Tensor:
     choices = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     return choices[_permutation(len(choices), *key, block)]
 

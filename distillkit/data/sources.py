@@ -1,4 +1,7 @@
-"""Where photographs come from: Hugging Face datasets, whose images are decoded here so that every kind of file is read alike."""
+"""Sources of photographs: Hugging Face datasets, whose images are decoded here.
+
+So every kind of file is read alike.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,19 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from distillkit.data.hub import first_line, load_from_hub
 from distillkit.errors import DataError, did_you_mean
 from distillkit.files.images import decode_image
 
 
 class Example(NamedTuple):
-    """A decoded image, (H, W, 3) uint8 or uint16, and its low-quality partner and its caption where the source has them."""
+    """A decoded image, with what the source has besides it."""
 
     id: str
     gt: np.ndarray
+    """The clean image, (H, W, 3) uint8 or uint16."""
     lq: np.ndarray | None
+    """Its low-quality partner, (h, w, 3) uint8 or uint16."""
     caption: str | None = None
 
 
@@ -31,10 +37,22 @@ class BadImageError(DataError):
 
     def __init__(self, id: str, reason: str) -> None:
         super().__init__(id, reason)
-        self.id, self.reason = id, reason
+        self.id = id
+        self.reason = reason
 
     def __str__(self) -> str:
         return f"{self.id} - {self.reason}"
+
+
+class Columns(NamedTuple):
+    """Names of a dataset's columns."""
+
+    image: str = "image"
+    """The clean images."""
+    lq: str | None = None
+    """The low-quality images, in a source of pairs."""
+    caption: str | None = None
+    """Texts about the images; a null stands for none."""
 
 
 @dataclass(frozen=True)
@@ -43,49 +61,51 @@ class Source:
 
     name: str
     dataset: datasets.Dataset
-    column: str
-    lq_column: str | None = None
-    caption_column: str | None = None
+    columns: Columns
     folder: Path | None = None
-    """What file names are given relative to."""
+    """File names are given relative to it."""
 
     @property
     def paired(self) -> bool:
-        """Whether the source has low-quality inputs of its own."""
-        return self.lq_column is not None
+        """Whether the source has low-quality images of its own."""
+        return self.columns.lq is not None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def label(self, index: int) -> str:
-        """The image's file name (in a folder: its path below it), or its row number where it has none."""
+        """Name an image by its file (in a folder: its path below it), or else by its row."""
         return self._label(self.dataset[index], index)
 
     def read(self, index: int) -> Example:
-        """Decode image ``index``.
+        """Decode an image and its partner.
 
         Raises:
-            BadImageError: it, or its low-quality partner, cannot be read.
+            BadImageError: one of them cannot be read.
         """
+        columns = self.columns
         row = self.dataset[index]
-        name = f"{self.name}[{index}] {self._label(row, index)}"
-        gt = _decode(row[self.column], name, "")
-        lq = (
-            None
-            if self.lq_column is None
-            else _decode(row[self.lq_column], name, f"{self.lq_column}: ")
-        )
-        return Example(
-            name, gt, lq, None if self.caption_column is None else row[self.caption_column]
-        )
+        id = f"{self.name}[{index}] {self._label(row, index)}"
+        gt = _decode(row[columns.image], id)
+        lq = None
+        if columns.lq is not None:
+            try:
+                lq = _decode(row[columns.lq], id)
+            except BadImageError as error:
+                raise BadImageError(id, f"{columns.lq}: {error.reason}") from error
+        caption = None
+        if columns.caption is not None:
+            caption = row[columns.caption]
+        return Example(id, gt, lq, caption)
 
     def _label(self, row: dict[str, Any], index: int) -> str:
-        path = (row[self.column] or {}).get("path")
-        if not path:
+        stored = row[self.columns.image] or {}
+        if not stored.get("path"):
             return str(index)
-        if self.folder is not None and Path(path).is_relative_to(self.folder):
-            return Path(path).relative_to(self.folder).as_posix()
-        return Path(path).name
+        path = Path(stored["path"])
+        if self.folder is not None and path.is_relative_to(self.folder):
+            return path.relative_to(self.folder).as_posix()
+        return path.name
 
 
 def open_source(
@@ -97,97 +117,77 @@ def open_source(
     parquet: str | None = None,
     dataset: Any = None,
     name: str | None = None,
-    column: str = "image",
-    lq_column: str | None = None,
-    caption_column: str | None = None,
+    columns: Columns | None = None,
 ) -> Source:
-    """Open one source of images; exactly one of ``hub``, ``imagefolder``, ``parquet`` and ``dataset`` is given.
+    """Open one source of images: a ``hub`` dataset, ``imagefolder``, ``parquet`` or ``dataset``.
 
     Args:
-        hub: a dataset repository on the Hugging Face Hub; ``revision`` and ``split`` choose what of it. It is downloaded, or taken
-            from the local cache.
-        imagefolder: a folder, read recursively whatever its folders are called. A ``metadata.jsonl`` in it may name pairs
-            (``{"file_name": …, "lq_file_name": …}`` makes columns ``image`` and ``lq``).
+        hub: a dataset repository on the Hugging Face Hub. It is downloaded, or taken from the
+            local cache.
+        revision: branch, tag or commit of that repository.
+        split: which split of that repository.
+        imagefolder: a folder, read recursively whatever its folders are called. A
+            ``metadata.jsonl`` in it may name pairs (``{"file_name": …, "lq_file_name": …}`` makes
+            columns ``image`` and ``lq``).
         parquet: a file or a glob.
         dataset: a map-style ``datasets.Dataset`` that somebody else built.
         name: what ids and errors call the source; default: the value of the argument that is given.
-        column: of the clean images; a dataset without ``image`` but with ``gt`` and ``lq`` is taken as pairs.
-        lq_column: of the low-quality inputs.
-        caption_column: of texts about the images; a null stands for none.
+        columns: default: ``image``, or in a dataset without it ``gt`` and ``lq``.
 
     Raises:
-        DataError: it cannot be reached or read, is empty, lacks a column, or is a stream: a stream has no image number k, so a
-            resumed run could not see what an uninterrupted one would have seen.
+        DataError: the source cannot be reached or read, is empty, lacks a column, or is a stream: a
+            stream has no image number k, so a resumed run could not see what an uninterrupted one
+            would have seen.
     """
-    given = {"hub": hub, "imagefolder": imagefolder, "parquet": parquet, "dataset": dataset}
-    kinds = [kind for kind, value in given.items() if value is not None]
-    if len(kinds) != 1:
+    choices = {"hub": hub, "imagefolder": imagefolder, "parquet": parquet, "dataset": dataset}
+    given = [choice for choice, value in choices.items() if value is not None]
+    if len(given) != 1:
         raise DataError(
-            f"a source is exactly one of {', '.join(given)}, not {' and '.join(kinds) or 'none'}"
+            f"a source is exactly one of {', '.join(choices)}, not {' and '.join(given) or 'none'}"
         )
-    name = name or (str(given[kinds[0]]) if dataset is None else "dataset")
+    default_name = "dataset"
     folder = None
     if hub is not None:
-        dataset = _from_hub(hub, revision, split)
+        default_name = hub
+        dataset = load_from_hub(hub, revision, split)
     elif imagefolder is not None:
+        default_name = str(imagefolder)
         folder = Path(imagefolder).absolute()
-        dataset = _from_folder(folder)
+        dataset = _load_folder(folder)
     elif parquet is not None:
-        dataset = _from_parquet(parquet)
-    return _check(name, dataset, column, lq_column, caption_column, folder)
-
-
-def is_cached(hub: str) -> bool:
-    """Whether some version of a dataset of the Hub is ready on this machine. Never touches the network."""
-    owner, _, name = hub.rpartition("/")
-    folder = "___".join(filter(None, [owner, datasets.naming.camelcase_to_snakecase(name)]))
-    versions = Path(datasets.config.HF_DATASETS_CACHE).expanduser().joinpath(folder).glob("*/*/*")
-    return any(version.is_dir() and version.suffix != ".incomplete" for version in versions)
-
-
-def hub_facts(hub: str, revision: str | None = None) -> tuple[int, str]:
-    """Bytes of a dataset's repository on the Hub, and its license.
-
-    Raises:
-        DataError: the Hub cannot be reached, or has no such dataset.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        info = HfApi().dataset_info(hub, revision=revision, files_metadata=True, timeout=10)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise DataError(_no_such_dataset(hub, revision)) from error
-    except Exception as error:  # the client raises its own, its HTTP library's and the system's
-        raise DataError(_unreachable(hub)) from error
-    card = info.card_data.to_dict() if info.card_data else {}
-    return sum(file.size or 0 for file in info.siblings or []), str(
-        card.get("license") or "unknown"
-    )
+        default_name = parquet
+        dataset = _load_parquet(parquet)
+    return _check(name or default_name, dataset, columns or Columns(), folder)
 
 
 def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) -> None:
-    """Raise a DataError that names the first of ``bad`` (id -> reason) if they are more than this share of the source's images."""
-    if len(bad) > max_bad_fraction * len(source):
-        named = [f"\n  {name} - {reason}" for name, reason in bad.items()]
-        raise DataError(
-            f"{source.name} - {len(bad)} of {len(source)} images cannot be used, more than the allowed share of "
-            f"{max_bad_fraction:g}; mend or remove them:{''.join(named[:5])}"
-            + ("\n  ..." if len(named) > 5 else "")
-        )
+    """Refuse a source with too many unusable images.
+
+    Args:
+        source: the images.
+        bad: id of each unusable image, and why it is.
+        max_bad_fraction: the share that is allowed.
+
+    Raises:
+        DataError: it names the first of them.
+    """
+    if len(bad) <= max_bad_fraction * len(source):
+        return
+    lines = [
+        f"{source.name} - {len(bad)} of {len(source)} images cannot be used, more than the allowed "
+        f"share of {max_bad_fraction:g}; repair or remove them:"
+    ]
+    lines += [f"  {id} - {reason}" for id, reason in bad.items()][:5]
+    if len(bad) > 5:
+        lines.append("  ...")
+    raise DataError("\n".join(lines))
 
 
-def _check(
-    name: str,
-    dataset: Any,
-    column: str,
-    lq_column: str | None,
-    caption_column: str | None,
-    folder: Path | None,
-) -> Source:
+def _check(name: str, dataset: Any, columns: Columns, folder: Path | None) -> Source:
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError(
-            f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a map-style dataset)"
+            f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a "
+            "map-style dataset)"
         )
     if not isinstance(dataset, datasets.Dataset):
         raise DataError(
@@ -195,128 +195,106 @@ def _check(
         )
     if len(dataset) == 0:
         raise DataError(f"{name} - the dataset is empty")
-    known = dataset.column_names
-    if (
-        column == "image"
-        and lq_column is None
-        and "image" not in known
-        and {"gt", "lq"} <= set(known)
-    ):
-        column, lq_column = "gt", "lq"
-    images = [column] if lq_column is None else [column, lq_column]
-    columns = images if caption_column is None else [*images, caption_column]
-    for wanted in columns:
-        if wanted not in known:
+    columns = _find_columns(name, dataset.column_names, columns)
+    dataset = dataset.with_format(None).select_columns([c for c in columns if c is not None])
+    if columns.caption is not None:
+        _check_captions(name, dataset, columns.caption)
+    dataset = _without_decoding(name, dataset, columns.image)
+    if columns.lq is not None:
+        dataset = _without_decoding(name, dataset, columns.lq)
+    return Source(name, dataset, columns, folder)
+
+
+def _find_columns(name: str, present: list[str], columns: Columns) -> Columns:
+    """Check that a dataset has the columns; fall back on ``gt`` and ``lq`` for the default."""
+    is_default = columns.image == "image" and columns.lq is None
+    if is_default and "image" not in present and {"gt", "lq"} <= set(present):
+        columns = columns._replace(image="gt", lq="lq")
+    for column in columns:
+        if column is not None and column not in present:
             raise DataError(
-                f"{name} - no column {wanted!r}{did_you_mean(wanted, known)}; it has {', '.join(known)}"
+                f"{name} - no column {column!r}{did_you_mean(column, present)}; it has "
+                f"{', '.join(present)}"
             )
-    dataset = dataset.with_format(None).select_columns(columns)
-    if caption_column is not None and getattr(
-        dataset.features[caption_column], "dtype", ""
-    ) not in ("string", "large_string"):
-        raise DataError(
-            f"{name} - column {caption_column!r} holds {dataset.features[caption_column]}, not one text an image"
-        )
-    for wanted in images:
-        kind = dataset.features[wanted]
-        try:
-            dataset = dataset.cast_column(wanted, datasets.Image(decode=False))
-        except Exception as error:  # arrow has an error of its own for each type
-            raise DataError(
-                f"{name} - column {wanted!r} holds {kind}, not images or their paths"
-            ) from error
-    return Source(name, dataset, column, lq_column, caption_column, folder)
+    return columns
 
 
-def _from_hub(hub: str, revision: str | None, split: str) -> Any:
-    if Path(hub).exists():
-        raise DataError(
-            f"{hub} - a local file or folder, not a dataset on the Hub; use imagefolder or parquet"
-        )
+def _check_captions(name: str, dataset: datasets.Dataset, column: str) -> None:
+    kind = dataset.features[column]
+    if getattr(kind, "dtype", "") not in ("string", "large_string"):
+        raise DataError(f"{name} - column {column!r} holds {kind}, not one text an image")
+
+
+def _without_decoding(name: str, dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """Make a column give the content or the path of its images."""
+    kind = dataset.features[column]
     try:
-        return datasets.load_dataset(hub, revision=revision, split=split)
-    except ConnectionError as error:
-        raise DataError(_unreachable(hub)) from error
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise DataError(_no_such_dataset(hub, revision)) from error
-    except Exception as error:  # the Hub client raises dozens of types
+        return dataset.cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # arrow has an error of its own for each type
         raise DataError(
-            f"{hub} (split {split!r}) - cannot be loaded: {_first_line(error)}"
+            f"{name} - column {column!r} holds {kind}, not images or their paths"
         ) from error
 
 
-def _unreachable(hub: str) -> str:
-    return (
-        f"{hub} - the Hub cannot be reached and the dataset is not in the cache; go online once, or fetch it elsewhere with "
-        f'"hf download --repo-type dataset {hub}" and point imagefolder or parquet at the files'
-    )
-
-
-def _no_such_dataset(hub: str, revision: str | None) -> str:
-    return (
-        f"{hub}{'' if revision is None else '@' + revision} - no such dataset on the Hub, or one that needs a login; check its "
-        'name and revision, or run "hf auth login"'
-    )
-
-
-def _from_folder(folder: Path) -> Any:
+def _load_folder(folder: Path) -> Any:
     if not folder.is_dir():
         raise DataError(
-            f"{folder} - no such folder; imagefolder is a folder of images, relative to where the command runs"
+            f"{folder} - no such folder; imagefolder is a folder of images, relative to where the "
+            "command runs"
         )
-    if not any(path.suffix.lower() in Image.registered_extensions() for path in folder.rglob("*")):
+    suffixes = Image.registered_extensions()
+    if not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
         raise DataError(f"{folder} - no images in this folder")
-    files = {"train": f"{_escaped(folder)}/**"}  # one split, whatever the folders are called
+    # Stated as one split: or else folders called "train" or "test" would become splits.
+    files = {"train": f"{_escape(folder)}/**"}
     try:
-        with _quiet():
+        with _no_progress_bars():
             return datasets.load_dataset(
                 "imagefolder", data_files=files, split="train", drop_labels=True
             )
     except Exception as error:
         raise DataError(
-            f"{folder} - cannot be loaded as a folder of images: {_first_line(error)}"
+            f"{folder} - cannot be loaded as a folder of images: {first_line(error)}"
         ) from error
 
 
-def _from_parquet(parquet: str) -> Any:
+def _load_parquet(parquet: str) -> Any:
     path = Path(parquet)
-    if not any(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
+    below_root = str(path.relative_to(path.anchor))
+    if not any(Path(path.anchor).glob(below_root)):
         raise DataError(
-            f"{parquet} - no such file; parquet is a file or a glob, relative to where the command runs"
+            f"{parquet} - no such file; parquet is a file or a glob, relative to where the command "
+            "runs"
         )
     try:
-        with _quiet():
+        with _no_progress_bars():
             return datasets.load_dataset("parquet", data_files=parquet, split="train")
     except Exception as error:
-        raise DataError(f"{parquet} - cannot be loaded as parquet: {_first_line(error)}") from error
+        raise DataError(f"{parquet} - cannot be loaded as parquet: {first_line(error)}") from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars for files that are already here."""
-    shown = datasets.is_progress_bar_enabled()
+def _no_progress_bars() -> Iterator[None]:
+    """Show no progress bars for files that are already here."""
+    enabled = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             datasets.enable_progress_bars()
 
 
-def _escaped(folder: Path) -> str:
-    """``folder`` as a glob that matches nothing else."""
+def _escape(folder: Path) -> str:
+    """Write a folder as a glob that matches nothing else."""
     return re.sub(r"([*?[])", r"[\1]", str(folder))
 
 
-def _decode(value: dict[str, Any] | None, name: str, part: str) -> np.ndarray:
-    content = value and (value.get("bytes") or value.get("path"))
+def _decode(stored: dict[str, Any] | None, id: str) -> np.ndarray:
+    content = stored and (stored.get("bytes") or stored.get("path"))
     if not content:
-        raise BadImageError(name, f"{part}the row holds no image")
+        raise BadImageError(id, "the row holds no image")
     try:
-        return decode_image(content, name)
+        return decode_image(content, id)
     except DataError as error:
-        raise BadImageError(name, part + str(error).removeprefix(f"{name} - ")) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadImageError(id, str(error).removeprefix(f"{id} - ")) from error

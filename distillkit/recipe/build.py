@@ -11,7 +11,7 @@ from torch import nn
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair, evaluation_pairs
-from distillkit.data.sources import Source, open_source
+from distillkit.data.sources import Columns, Source, open_source
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
 from distillkit.objectives.reconstruction import Distance
 from distillkit.plugins.descriptors import Spec
@@ -139,9 +139,7 @@ def open_sources(resolved: ResolvedRecipe, part: Literal["train", "eval"]) -> li
                 parquet=table.parquet,
                 dataset=dataset,
                 name=table.use,
-                column=table.column,
-                lq_column=table.lq_column,
-                caption_column=table.caption_column,
+                columns=Columns(table.column, table.lq_column, table.caption_column),
             )
         )
     return opened

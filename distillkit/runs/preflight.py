@@ -149,7 +149,7 @@ def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
     """Yield the Hub's datasets that are not in the cache, each with its name in errors."""
     for key, source in _sources(resolved):
         if source.hub is not None:
-            from distillkit.data.sources import is_cached
+            from distillkit.data.hub import is_cached
 
             if not is_cached(source.hub):
                 yield f"{_locate(resolved, (*key, 'hub'))} - dataset {source.hub}", source
@@ -181,18 +181,17 @@ def _matches_a_file(pattern: str) -> bool:
 
 
 def _fetch_dataset(source: Source, say: Say) -> None:
-    from distillkit.data.sources import hub_facts, open_source
+    from distillkit.data.hub import size_and_license
+    from distillkit.data.sources import Columns, open_source
 
     assert source.hub is not None
-    size, license = hub_facts(source.hub, source.revision)
+    size, license = size_and_license(source.hub, source.revision)
     say(f"downloading the dataset {source.hub}: {_format_size(size)}, license {license}")
     opened = open_source(
         hub=source.hub,
         revision=source.revision,
         split=source.split,
-        column=source.column,
-        lq_column=source.lq_column,
-        caption_column=source.caption_column,
+        columns=Columns(source.column, source.lq_column, source.caption_column),
     )
     say(f"here: {len(opened)} images of {source.hub}")
 

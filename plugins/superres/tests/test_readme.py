@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distillkit.data.sources import open_source
+from distillkit.data.sources import Columns, open_source
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -29,7 +29,7 @@ def test_the_pairs_are_those_of_the_two_folders(tmp_path, monkeypatch):
             )
     monkeypatch.chdir(tmp_path)
     exec(program("RealSRVal_crop128"), {})
-    source = open_source(imagefolder="data/RealSRVal_crop128", lq_column="lq")
+    source = open_source(imagefolder="data/RealSRVal_crop128", columns=Columns(lq="lq"))
     pairs = [source.read(i) for i in range(len(source))]
     assert [(len(p.gt), len(p.lq)) for p in pairs] == [(16, 4)] * 3
     assert [(p.gt.max(), p.lq.max()) for p in pairs] == [(0, 0), (50, 50), (100, 100)]
