@@ -31,7 +31,8 @@ class CropBox(NamedTuple):
             scale: pixels of the image per low-quality pixel, along a side.
         """
         rows, columns = self._slices(scale)
-        crop = torch.rot90(image[..., rows, columns], self.turn % 4, (-2, -1))
+        crop = image[..., rows, columns]
+        crop = torch.rot90(crop, self.turn % 4, (-2, -1))
         if self.turn >= 4:
             crop = crop.flip(-1)
         return crop
@@ -50,8 +51,10 @@ class CropBox(NamedTuple):
         return crop
 
     def _slices(self, scale: int) -> tuple[slice, slice]:
-        rows = slice(self.top * scale, (self.top + self.height) * scale)
-        columns = slice(self.left * scale, (self.left + self.width) * scale)
+        bottom = self.top + self.height
+        right = self.left + self.width
+        rows = slice(self.top * scale, bottom * scale)
+        columns = slice(self.left * scale, right * scale)
         return rows, columns
 
 
@@ -107,7 +110,12 @@ def cut_pair(example: Example, box: CropBox, scale: int) -> tuple[Tensor, Tensor
 
 
 def draw_box(
-    height: int, width: int, side: int, *, flip: bool, generator: torch.Generator
+    height: int,
+    width: int,
+    side: int,
+    *,
+    flip: bool,
+    generator: torch.Generator,
 ) -> CropBox:
     """Draw the place of a square crop, and with ``flip`` one of its eight turns.
 
@@ -118,12 +126,16 @@ def draw_box(
         flip: whether crops are turned and mirrored.
         generator: a CPU generator.
     """
-    top = int(torch.randint(height - side + 1, (), generator=generator))
-    left = int(torch.randint(width - side + 1, (), generator=generator))
+    top = _draw(height - side + 1, generator)
+    left = _draw(width - side + 1, generator)
     turn = 0
     if flip:
-        turn = int(torch.randint(8, (), generator=generator))
+        turn = _draw(8, generator)
     return CropBox(top, left, side, side, turn)
+
+
+def _draw(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))
 
 
 def central_grid(height: int, width: int, side: int) -> list[tuple[int, int]]:
@@ -151,4 +163,8 @@ def central_grid(height: int, width: int, side: int) -> list[tuple[int, int]]:
 def _even_starts(length: int, side: int) -> list[int]:
     """Spread as many pieces of ``side`` as fit evenly over ``length``."""
     count = length // side
-    return [int((i + 0.5) * length / count - side / 2) for i in range(count)]
+    starts = []
+    for number in range(count):
+        center = (number + 0.5) * length / count
+        starts.append(int(center - side / 2))
+    return starts

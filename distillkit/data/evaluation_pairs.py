@@ -96,7 +96,11 @@ def _name_photo(source: Source, index: int, photos: set[str]) -> str:
 
 
 def _name_boxes(
-    photo: str, example: Example, crop: int | None, count: int, scale: int
+    photo: str,
+    example: Example,
+    crop: int | None,
+    count: int,
+    scale: int,
 ) -> list[tuple[str, CropBox]]:
     """Choose the crops of one image, each with its name."""
     height = example.gt.shape[0] // scale
@@ -112,7 +116,11 @@ def _name_boxes(
 
 
 def _degrade(
-    gt: Tensor, degradation: Degradation | None, source: Source, seed: int, name: str
+    gt: Tensor,
+    degradation: Degradation | None,
+    source: Source,
+    seed: int,
+    name: str,
 ) -> Tensor:
     if degradation is None:
         raise DataError(

@@ -66,7 +66,8 @@ def size_and_license(hub: str, revision: str | None = None) -> tuple[int, str]:
     license = None
     if info.card_data:
         license = info.card_data.to_dict().get("license")
-    size = sum(file.size or 0 for file in info.siblings or [])
+    files = info.siblings or []
+    size = sum(file.size or 0 for file in files)
     return size, str(license or "unknown")
 
 

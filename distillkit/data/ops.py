@@ -34,8 +34,16 @@ _CHROMINANCE = [
     [99, 99, 99, 99, 99, 99, 99, 99],
 ]
 # RGB -> YCbCr and back, JFIF (ITU-R BT.601, full range); chroma is centered on 0 here.
-_TO_YCBCR = [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
-_TO_RGB = [[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772, 0.0]]
+_TO_YCBCR = [
+    [0.299, 0.587, 0.114],
+    [-0.168736, -0.331264, 0.5],
+    [0.5, -0.418688, -0.081312],
+]
+_TO_RGB = [
+    [1.0, 0.0, 1.402],
+    [1.0, -0.344136, -0.714136],
+    [1.0, 1.772, 0.0],
+]
 _MIN_FACTOR = 1e-3
 """Quality 100 would divide by zero; steps this small leave only rounding errors of floats."""
 
@@ -58,7 +66,8 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
     batch, channels, height, width = image.shape
     size = kernel.shape[-1]
     margin = size // 2
-    if kernel.shape not in ((size, size), (batch, size, size)) or size % 2 == 0:
+    allowed_shapes = [(size, size), (batch, size, size)]
+    if kernel.shape not in allowed_shapes or size % 2 == 0:
         raise ValueError(
             f"filter2d: the kernel is {tuple(kernel.shape)}, not (k, k) or ({batch}, k, k) with k "
             "odd"
@@ -104,21 +113,25 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
     if not bool(((quality >= 1) & (quality <= 100)).all()):
         raise ValueError(f"jpeg: quality must be in [1, 100], not {quality.tolist()}")
     q = quality.to(image.device, torch.float32).expand(batch)
-    factor = torch.where(q < 50, 50 / q, 2 - q / 50).clamp(min=_MIN_FACTOR)
+    factor = torch.where(q < 50, 50 / q, 2 - q / 50)
+    factor = factor.clamp(min=_MIN_FACTOR)
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        padded = F.pad(image.float() * 255, [0, -width % 16, 0, -height % 16])
+        margins = [0, -width % 16, 0, -height % 16]
+        padded = F.pad(image.float() * 255, margins)
         ycbcr = _mix_channels(padded, _TO_YCBCR)
-        luma_table = padded.new_tensor(_LUMINANCE).T
-        luma = _quantize(ycbcr[:, :1] - 128, luma_table, factor) + 128
-        chroma_table = padded.new_tensor(_CHROMINANCE)
-        chroma = _quantize(F.avg_pool2d(ycbcr[:, 1:], 2), chroma_table, factor)
+        luma = ycbcr[:, :1] - 128
+        chroma = F.avg_pool2d(ycbcr[:, 1:], 2)
+        luma = _quantize(luma, padded.new_tensor(_LUMINANCE).T, factor)
+        chroma = _quantize(chroma, padded.new_tensor(_CHROMINANCE), factor)
         chroma = F.interpolate(chroma, scale_factor=2, mode="nearest")
-        rgb = _mix_channels(torch.cat([luma, chroma], 1), _TO_RGB)
-        return (rgb[..., :height, :width].clamp(0, 255) / 255).to(image)
+        ycbcr = torch.cat([luma + 128, chroma], 1)
+        rgb = _mix_channels(ycbcr, _TO_RGB)[..., :height, :width]
+        return (rgb.clamp(0, 255) / 255).to(image)
 
 
 def _mix_channels(image: Tensor, matrix: list[list[float]]) -> Tensor:
-    return torch.einsum("dc,bchw->bdhw", image.new_tensor(matrix), image)
+    weights = image.new_tensor(matrix)
+    return torch.einsum("dc,bchw->bdhw", weights, image)
 
 
 def _quantize(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
@@ -131,17 +144,20 @@ def _quantize(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
     """
     batch, channels, height, width = planes.shape
     dct = _dct_matrix().to(planes)
-    steps = (table * factor.view(-1, 1, 1)).view(batch, 1, 1, 8, 1, 8)
+    steps = table * factor.view(-1, 1, 1)
+    steps = steps.view(batch, 1, 1, 8, 1, 8)
     blocks = planes.reshape(batch, channels, height // 8, 8, width // 8, 8)
     frequencies = torch.einsum("vy,bcmynx,ux->bcmvnu", dct, blocks, dct)
     rounded = torch.round(frequencies / steps) * steps
-    return torch.einsum("vy,bcmvnu,ux->bcmynx", dct, rounded, dct).reshape(planes.shape)
+    blocks = torch.einsum("vy,bcmvnu,ux->bcmynx", dct, rounded, dct)
+    return blocks.reshape(planes.shape)
 
 
 def _dct_matrix() -> Tensor:
     """Compute the orthonormal 8-point DCT-II, (frequency, sample)."""
     frequency = torch.arange(8.0)[:, None]
     sample = torch.arange(8.0)
-    basis = torch.cos((2 * sample + 1) * frequency * math.pi / 16) / 2
+    angle = (2 * sample + 1) * frequency * math.pi / 16
+    basis = torch.cos(angle) / 2
     basis[0] /= math.sqrt(2)
     return basis

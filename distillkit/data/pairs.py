@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,45 +76,24 @@ class _Place(NamedTuple):
     micro_batch: int
 
 
-class _Crop(NamedTuple):
-    """One crop of a batch, and the example it was cut from."""
-
-    gt: Tensor
-    lq: Tensor | None
-    example: Example
-    full_image: FullImage | None
-
-
-class _BadImages:
-    """Unusable images, by source, with a limit on their share."""
-
-    def __init__(self, sources: Sequence[Source], max_fraction: float) -> None:
-        self._sources = sources
-        self._max_fraction = max_fraction
-        self._errors: list[dict[str, BadImageError]] = [{} for _ in sources]
-
-    def add(self, source: int, error: BadImageError) -> None:
-        """Add an image.
-
-        Raises:
-            DataError: too many images of that source cannot be used.
-        """
-        errors = self._errors[source]
-        errors[error.id] = error
-        reasons = {id: bad.reason for id, bad in errors.items()}
-        check_share(self._sources[source], reasons, self._max_fraction)
-
-    def __iter__(self) -> Iterator[tuple[int, BadImageError]]:
-        for source, errors in enumerate(self._errors):
-            for error in errors.values():
-                yield source, error
+BadImages = dict[int, dict[str, str]]
+"""By the number of the source: the ids of unusable images, and why they cannot be used."""
 
 
 @dataclass(frozen=True)
 class _PreparedBatch:
     batch: Batch
-    bad_images: list[tuple[int, BadImageError]]
-    """Unusable images that were drawn for it, each with the number of its source."""
+    bad_images: BadImages
+    """Unusable images that were drawn for it."""
+
+
+class _Crop(NamedTuple):
+    """One crop of a batch, and the example it was cut from."""
+
+    gt: Tensor
+    lq: Tensor | None
+    box: CropBox
+    example: Example
 
 
 class PairedBatches:
@@ -147,22 +126,14 @@ class PairedBatches:
     def __init__(
         self, sources: Sequence[Source], weights: Sequence[float], settings: BatchSettings
     ) -> None:
-        if not sources or len(sources) != len(weights) or min(weights) <= 0:
-            raise DataError(
-                f"{len(sources)} sources of images with weights {list(weights)}: give at least "
-                "one, each a weight above 0"
-            )
-        if settings.crop % settings.scale:
-            raise DataError(
-                f"a crop of {settings.crop} pixels is not a multiple of the scale {settings.scale}"
-            )
+        _check(sources, weights, settings)
         self.sources = list(sources)
         self.weights = list(weights)
         self.settings = settings
         self.cache = ImageCache(int(settings.image_cache_mb * 1e6))
         self.wait_seconds = 0.0
         """Time that consumers of :meth:`iterate` have waited for batches."""
-        self._bad_images = self._no_bad_images()
+        self._bad_images: BadImages = defaultdict(dict)
         # A batch is of one kind. Unpaired sources come first: their number is part of the seeds.
         unpaired = [k for k, source in enumerate(sources) if not source.paired]
         paired = [k for k, source in enumerate(sources) if source.paired]
@@ -171,7 +142,10 @@ class PairedBatches:
     @property
     def bad_images(self) -> dict[str, str]:
         """Unusable images that were drawn so far, and why they cannot be used."""
-        return {error.id: error.reason for _, error in self._bad_images}
+        reasons = {}
+        for of_source in self._bad_images.values():
+            reasons.update(of_source)
+        return reasons
 
     def batch(self, stage: str, step: int, micro_batch: int = 0) -> Batch:
         """Prepare one micro-batch of one step.
@@ -183,7 +157,11 @@ class PairedBatches:
         return self._accept(self._prepare(stage, _Place(step, micro_batch)))
 
     def iterate(
-        self, stage: str, first_step: int, last_step: int, micro_batches: Sequence[int] = (0,)
+        self,
+        stage: str,
+        first_step: int,
+        last_step: int,
+        micro_batches: Sequence[int] = (0,),
     ) -> Iterator[Batch]:
         """Yield the batches of several steps, prepared ahead.
 
@@ -217,35 +195,42 @@ class PairedBatches:
         step, micro_batch = place
         if settings.cycle:
             step %= settings.cycle
-        kind, earlier = self._draw_kind(stage, step * settings.micro_batches + micro_batch)
+        number = step * settings.micro_batches + micro_batch
+        kind, earlier = self._draw_kind(stage, number)
         key = (settings.seed, stage, step, micro_batch)
-        bad_images = self._no_bad_images()
-        crops: list[_Crop] = []
+        crops = []
+        bad_images: BadImages = defaultdict(dict)
         for slot in range(settings.batch_size):
             position = earlier * settings.batch_size + slot
-            source, image = self._draw_image(stage, kind, position)
+            source, first = self._draw_image(stage, kind, position)
             replacements = keyed_generator(*key, "replacement", slot)
-            example = self._read_usable(source, image, replacements, bad_images)
+            example = self._read_usable(source, first, replacements, bad_images)
             crops.append(self._cut(example, keyed_generator(*key, "data", slot)))
-        has_captions = any(self.sources[k].columns.caption for k in self._groups[kind])
-        return _PreparedBatch(_collate(crops, step, has_captions), list(bad_images))
+        return _PreparedBatch(self._collate(crops, kind, step), bad_images)
 
-    def _draw_kind(self, stage: str, position: int) -> tuple[int, int]:
+    def _draw_kind(self, stage: str, number: int) -> tuple[int, int]:
         """Draw the kind of a batch, and count the earlier batches of that kind."""
-        weights = [sum(self.weights[k] for k in group) for group in self._groups]
-        return interleave(weights, position, self.settings.seed, stage, "kind")
+        weights = []
+        for group in self._groups:
+            weights.append(sum(self.weights[source] for source in group))
+        return interleave(weights, number, self.settings.seed, stage, "kind")
 
     def _draw_image(self, stage: str, kind: int, position: int) -> tuple[int, int]:
         """Draw the source and the index of an image, by its position among those of its kind."""
         seed = self.settings.seed
         group = self._groups[kind]
-        weights = [self.weights[k] for k in group]
+        weights = [self.weights[source] for source in group]
         choice, position = interleave(weights, position, seed, stage, "source", kind)
         source = group[choice]
-        return source, shuffled(len(self.sources[source]), position, seed, stage, "image", source)
+        count = len(self.sources[source])
+        return source, shuffled(count, position, seed, stage, "image", source)
 
     def _read_usable(
-        self, number: int, first: int, replacements: torch.Generator, bad_images: _BadImages
+        self,
+        number: int,
+        first: int,
+        replacements: torch.Generator,
+        bad_images: BadImages,
     ) -> Example:
         """Read image ``first`` of a source, or else the first usable one in a random order."""
         source = self.sources[number]
@@ -260,7 +245,8 @@ class PairedBatches:
                 return self.cache.get((number, index), read)
             except BadImageError as error:
                 last_error = error
-                bad_images.add(number, error)
+                bad_images[number][error.id] = error.reason
+                self._check_share(number, bad_images)
         raise DataError(
             f"{source.name} - not one of {len(source)} images can be used; the last one: "
             f"{last_error}"
@@ -273,24 +259,46 @@ class PairedBatches:
         unit = settings.scale
         if example.lq is None and not settings.full_images:
             unit = 1
-        height = example.gt.shape[0] // unit
-        width = example.gt.shape[1] // unit
-        side = settings.crop // unit
-        box = draw_box(height, width, side, flip=settings.flip, generator=generator)
+        height, width, _ = example.gt.shape
+        box = draw_box(
+            height // unit,
+            width // unit,
+            settings.crop // unit,
+            flip=settings.flip,
+            generator=generator,
+        )
         gt, lq = cut_pair(example, box, unit)
-        full_image = None
-        if settings.full_images:
-            full_image = _full_image(example, box, settings.scale)
-        return _Crop(gt, lq, example, full_image)
+        return _Crop(gt, lq, box, example)
+
+    def _collate(self, crops: Sequence[_Crop], kind: int, step: int) -> Batch:
+        lq = [crop.lq for crop in crops if crop.lq is not None]
+        full_images = None
+        if self.settings.full_images:
+            full_images = [_full_image(crop, self.settings.scale) for crop in crops]
+        return Batch(
+            gt=torch.stack([crop.gt for crop in crops]),
+            lq=torch.stack(lq) if lq else None,
+            ids=[crop.example.id for crop in crops],
+            step=step,
+            captions=self._captions(crops, kind),
+            full_images=full_images,
+        )
+
+    def _captions(self, crops: Sequence[_Crop], kind: int) -> list[str | None] | None:
+        for source in self._groups[kind]:
+            if self.sources[source].columns.caption is not None:
+                return [crop.example.caption for crop in crops]
+        return None
 
     def _accept(self, prepared: _PreparedBatch) -> Batch:
         """Count the unusable images of a prepared batch and unwrap it."""
-        for source, error in prepared.bad_images:
-            self._bad_images.add(source, error)
+        for source, reasons in prepared.bad_images.items():
+            self._bad_images[source].update(reasons)
+            self._check_share(source, self._bad_images)
         return prepared.batch
 
-    def _no_bad_images(self) -> _BadImages:
-        return _BadImages(self.sources, self.settings.max_bad_fraction)
+    def _check_share(self, source: int, bad_images: BadImages) -> None:
+        check_share(self.sources[source], bad_images[source], self.settings.max_bad_fraction)
 
     def _from_thread(
         self, stage: str, places: Sequence[_Place]
@@ -345,30 +353,31 @@ class _WorkerBatches(Dataset[_PreparedBatch | DataError]):
             return error
 
 
+def _check(
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    settings: BatchSettings,
+) -> None:
+    if not sources or len(sources) != len(weights) or min(weights) <= 0:
+        raise DataError(
+            f"{len(sources)} sources of images with weights {list(weights)}: give at least one, "
+            "each a weight above 0"
+        )
+    if settings.crop % settings.scale:
+        raise DataError(
+            f"a crop of {settings.crop} pixels is not a multiple of the scale {settings.scale}"
+        )
+
+
 def _candidates(first: int, count: int, generator: torch.Generator) -> Iterator[int]:
     yield first
     yield from torch.randperm(count, generator=generator).tolist()
 
 
-def _full_image(example: Example, box: CropBox, scale: int) -> FullImage:
-    if example.lq is not None:
-        return FullImage(example.lq, box)
-    height, width = example.gt.shape[:2]
-    trimmed = example.gt[: height // scale * scale, : width // scale * scale]
-    return FullImage(trimmed, box)
-
-
-def _collate(crops: Sequence[_Crop], step: int, has_captions: bool) -> Batch:
-    gt = [crop.gt for crop in crops]
-    lq = [crop.lq for crop in crops if crop.lq is not None]
-    ids = [crop.example.id for crop in crops]
-    captions = [crop.example.caption for crop in crops]
-    full_images = [crop.full_image for crop in crops if crop.full_image is not None]
-    return Batch(
-        gt=torch.stack(gt),
-        lq=torch.stack(lq) if lq else None,
-        ids=ids,
-        step=step,
-        captions=captions if has_captions else None,
-        full_images=full_images or None,
-    )
+def _full_image(crop: _Crop, scale: int) -> FullImage:
+    if crop.example.lq is not None:
+        return FullImage(crop.example.lq, crop.box)
+    clean = crop.example.gt
+    height = clean.shape[0] // scale * scale
+    width = clean.shape[1] // scale * scale
+    return FullImage(clean[:height, :width], crop.box)

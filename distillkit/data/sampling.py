@@ -48,22 +48,28 @@ def shuffled(count: int, position: int, *key: str | int) -> int:
 def _share_block(weights: tuple[float, ...]) -> list[int]:
     """Count the positions of each choice in a block: at least 1, and near the weights."""
     size = max(_BLOCK, len(weights))
-    ideal = [weight / sum(weights) * size for weight in weights]
+    total = sum(weights)
+    ideal = [weight / total * size for weight in weights]
     counts = [max(1, int(share)) for share in ideal]
+
+    def deficit(choice: int) -> float:
+        return ideal[choice] - counts[choice]
+
+    choices = range(len(counts))
     while sum(counts) < size:
-        deficits = [share - count for share, count in zip(ideal, counts, strict=True)]
-        counts[deficits.index(max(deficits))] += 1
+        counts[max(choices, key=deficit)] += 1
     while sum(counts) > size:
-        surplus = [count - share for share, count in zip(ideal, counts, strict=True)]
         # A choice with one position keeps it.
-        reducible = [choice for choice, count in enumerate(counts) if count > 1]
-        counts[max(reducible, key=surplus.__getitem__)] -= 1
+        reducible = [choice for choice in choices if counts[choice] > 1]
+        counts[min(reducible, key=deficit)] -= 1
     return counts
 
 
 def _order_of_block(counts: list[int], block: int, key: tuple[str | int, ...]) -> Tensor:
-    choices = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return choices[_permutation(len(choices), *key, block)]
+    numbers = torch.arange(len(counts))
+    choices = torch.repeat_interleave(numbers, torch.tensor(counts))
+    order = _permutation(len(choices), *key, block)
+    return choices[order]
 
 
 @lru_cache(maxsize=32)

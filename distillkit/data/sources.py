@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,13 +178,19 @@ def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) ->
         f"{source.name} - {len(bad)} of {len(source)} images cannot be used, more than the allowed "
         f"share of {max_bad_fraction:g}; repair or remove them:"
     ]
-    lines += [f"  {id} - {reason}" for id, reason in bad.items()][:5]
+    for id, reason in islice(bad.items(), 5):
+        lines.append(f"  {id} - {reason}")
     if len(bad) > 5:
         lines.append("  ...")
     raise DataError("\n".join(lines))
 
 
-def _check(name: str, dataset: Any, columns: Columns, folder: Path | None) -> Source:
+def _check(
+    name: str,
+    dataset: Any,
+    columns: Columns,
+    folder: Path | None,
+) -> Source:
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError(
             f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a "
@@ -196,7 +203,8 @@ def _check(name: str, dataset: Any, columns: Columns, folder: Path | None) -> So
     if len(dataset) == 0:
         raise DataError(f"{name} - the dataset is empty")
     columns = _find_columns(name, dataset.column_names, columns)
-    dataset = dataset.with_format(None).select_columns([c for c in columns if c is not None])
+    used = [column for column in columns if column is not None]
+    dataset = dataset.with_format(None).select_columns(used)
     if columns.caption is not None:
         _check_captions(name, dataset, columns.caption)
     dataset = _without_decoding(name, dataset, columns.image)

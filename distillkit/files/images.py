@@ -114,7 +114,8 @@ def to_float(array: np.ndarray) -> Tensor:
 
 def to_uint8(image: Tensor) -> Tensor:
     """Convert [-1, 1] to uint8 as an 8-bit file holds it: clamped, rounded to nearest."""
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    scaled = (image.clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8)
 
 
 def to_pil(array: np.ndarray) -> Image.Image:

@@ -50,13 +50,14 @@ class WeightFile(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_a_path_alone(cls, given: Any) -> Any:
-        return {"path": given} if isinstance(given, str | Path) else given
+        if isinstance(given, str | Path):
+            return {"path": given}
+        return given
 
     @model_validator(mode="after")
     def _check_that_it_names_one_place(self) -> Self:
-        on_the_hub = self.repo is not None and self.filename is not None
-        half_named = not on_the_hub and (self.repo is not None or self.filename is not None)
-        if half_named or on_the_hub == (self.path is not None):
+        given = [self.path is not None, self.repo is not None, self.filename is not None]
+        if given not in ([True, False, False], [False, True, True]):
             raise ValueError("give either a path, or repo and filename")
         return self
 
@@ -79,7 +80,9 @@ class WeightFile(BaseModel):
     def find(self) -> Path | None:
         """Find the file on this machine, if it is there. The network is not asked."""
         if self.path is not None:
-            return self.path if self.path.is_file() else None
+            if self.path.is_file():
+                return self.path
+            return None
         from huggingface_hub import try_to_load_from_cache
 
         assert self.repo and self.filename

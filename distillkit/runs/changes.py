@@ -7,7 +7,7 @@ a *fork*.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,7 +83,9 @@ class Change:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {_written(self.old)} -> {_written(self.new)}  ({self.reason})"
+        old = _written(self.old)
+        new = _written(self.new)
+        return f"{self.key}: {old} -> {new}  ({self.reason})"
 
 
 def compare_recipes(
@@ -123,16 +125,21 @@ def _written(value: Any) -> str:
     return inline(value)
 
 
-def _judge(path: KeyPath, before: Values, after: Values, progress: RunProgress | None) -> Judgment:
+def _judge(
+    path: KeyPath,
+    before: Values,
+    after: Values,
+    progress: RunProgress | None,
+) -> Judgment:
     if progress is None:
         return "safe", "there is no checkpoint yet"
     if path in STEPS:
         return _judge_steps(path, before, after, progress)
     if path in (PROCESSES, ACCUMULATION):
         return _judge_step_size(before, after, progress)
-    rule = next((RULES[key] for key in _tables_above(path) if key in RULES), RULES["training"])
-    of_a_later_stage = path[0] == "stage2" and progress.stage == "stage1"
-    if rule[0] == "incompatible" and of_a_later_stage:
+    rule = _find_rule(path)
+    has_not_begun = path[0] == "stage2" and progress.stage == "stage1"
+    if rule[0] == "incompatible" and has_not_begun:
         return RULES["stage2"]
     return rule
 
@@ -156,7 +163,12 @@ def _judge_step_size(before: Values, after: Values, progress: RunProgress) -> Ju
     return "fork", reason
 
 
-def _judge_steps(path: KeyPath, before: Values, after: Values, progress: RunProgress) -> Judgment:
+def _judge_steps(
+    path: KeyPath,
+    before: Values,
+    after: Values,
+    progress: RunProgress,
+) -> Judgment:
     """Judge a stage's number of steps.
 
     Steps that both recipes have are the same, unless the learning rate falls towards the last one.
@@ -166,20 +178,23 @@ def _judge_steps(path: KeyPath, before: Values, after: Values, progress: RunProg
         return "incompatible", "stage 1 is over, and stage 2 has begun from its end"
     old = before.get(path, 0)
     new = after.get(path, 0)
-    done = progress.steps_done if stage == progress.stage else 0
-    if done and new <= done:
-        return "incompatible", f"{done} steps of it are done"
+    is_current = stage == progress.stage
+    if is_current and new <= progress.steps_done:
+        return "incompatible", f"{progress.steps_done} steps of it are done"
     decay: KeyPath = ("training", "lr_decay_fraction")
     if before.get(decay) or after.get(decay):
         return "fork", f"with {dotted(decay)} the learning rate depends on it"
-    if done and progress.stage_ended:
+    if is_current and progress.stage_ended:
         return "fork", "the stage has ended"
     if not (old and new):
         return "fork", "it adds or removes stage 2"
     return "safe", "the steps are the same, only their number differs"
 
 
-def _tables_above(path: KeyPath) -> Iterator[str]:
-    """Yield a key and the tables that it stands in, the innermost first."""
+def _find_rule(path: KeyPath) -> Judgment:
+    """Look for the rule of a key, or else of the innermost table around it that has one."""
     for length in range(len(path), 0, -1):
-        yield dotted(path[:length])
+        rule = RULES.get(dotted(path[:length]))
+        if rule is not None:
+            return rule
+    return RULES["training"]

@@ -60,7 +60,10 @@ def prepare_folder(
 
 
 def check_folder(
-    out: Path, resolved: ResolvedRecipe, resume: bool, processes: int = 1
+    out: Path,
+    resolved: ResolvedRecipe,
+    resume: bool,
+    processes: int = 1,
 ) -> list[Change]:
     """Refuse a folder that holds another run, or that cannot be written to.
 
@@ -152,7 +155,11 @@ def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[C
 
 
 def _make_fork(
-    out: Path, resolved: ResolvedRecipe, source: Path, say: Callable[[str], None], processes: int
+    out: Path,
+    resolved: ResolvedRecipe,
+    source: Path,
+    say: Callable[[str], None],
+    processes: int,
 ) -> None:
     """Write a folder with the checkpoint, the log and the history of another run."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -214,7 +221,10 @@ def _check_fork(out: Path, source: Path) -> None:
 
 
 def _refuse_incompatible(
-    changes: Sequence[Change], run: Path, checkpoint: Checkpoint, resolved: ResolvedRecipe
+    changes: Sequence[Change],
+    run: Path,
+    checkpoint: Checkpoint,
+    resolved: ResolvedRecipe,
 ) -> None:
     incompatible = [change for change in changes if change.compatibility == "incompatible"]
     if not incompatible:

@@ -51,7 +51,8 @@ class Manifest:
         """
         self.facts |= facts
         if self._writes:
-            write_file(self._path, json.dumps(self.facts, indent=2, default=str) + "\n")
+            text = json.dumps(self.facts, indent=2, default=str)
+            write_file(self._path, f"{text}\n")
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

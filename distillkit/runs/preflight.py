@@ -152,7 +152,8 @@ def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
             from distillkit.data.hub import is_cached
 
             if not is_cached(source.hub):
-                yield f"{_locate(resolved, (*key, 'hub'))} - dataset {source.hub}", source
+                place = _locate(resolved, (*key, "hub"))
+                yield f"{place} - dataset {source.hub}", source
 
 
 def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:

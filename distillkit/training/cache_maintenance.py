@@ -22,8 +22,9 @@ def cache_table(folder: Path | None) -> Iterator[str]:
         everything.append(feature)
     yield f"{'kind':<12}{'entries':>9}{'MiB':>11}  last used"
     for kind, features in sorted(by_kind.items()):
-        last_used = time.localtime(max(feature.last_used for feature in features))
-        yield _row(kind, features, time.strftime("%Y-%m-%d %H:%M", last_used))
+        last_used = max(feature.last_used for feature in features)
+        local_time = time.localtime(last_used)
+        yield _row(kind, features, time.strftime("%Y-%m-%d %H:%M", local_time))
     yield _row("all", everything, str(store.folder))
 
 
@@ -57,7 +58,9 @@ def _open_store(folder: Path | None) -> FeatureStore:
 
 
 def _row(kind: str, features: Sequence[CachedFeature], note: str) -> str:
-    return f"{kind:<12}{len(features):>9}{_mib(features):>11.1f}  {note}"
+    count = len(features)
+    size = _mib(features)
+    return f"{kind:<12}{count:>9}{size:>11.1f}  {note}"
 
 
 def _mib(features: Sequence[CachedFeature]) -> float:

@@ -165,11 +165,12 @@ class Checkpoints:
         Later ones are damaged, or of steps that a run has taken back.
         """
         paths = self._newest_first()
-        later = [path for path in paths if path > newest]
-        earlier = [path for path in paths if path <= newest]
-        old = [path for path in earlier[self._keep :] if not _ends_stage(path)]
-        for path in later + old:
+        position = paths.index(newest)
+        for path in paths[:position]:
             shutil.rmtree(path)
+        for path in paths[position + self._keep :]:
+            if not _ends_stage(path):
+                shutil.rmtree(path)
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
@@ -183,9 +184,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         DistillkitError: it has another format.
     """
     manifest = _read_manifest(path)
-    hashes: dict[str, str] = manifest["files"]
+    changed = []
     try:
-        changed = [name for name, stated in hashes.items() if sha256_of(path / name) != stated]
+        for name, stated in manifest["files"].items():
+            if sha256_of(path / name) != stated:
+                changed.append(name)
     except OSError as error:
         raise CheckpointError(f"{path} - damaged checkpoint: {error}") from error
     if changed:
@@ -230,7 +233,9 @@ def _ends_stage(path: Path, stage: str | None = None) -> bool:
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {}
+    for name, tensor in tensors.items():
+        on_cpu[name] = tensor.detach().cpu().contiguous()
     save_file(on_cpu, path)
 
 

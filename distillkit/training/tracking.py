@@ -49,8 +49,11 @@ class RunLog:
         """Remove lines after global step ``step``: a resumed run writes them again."""
         if not (self._accelerator.is_main_process and self._path.exists()):
             return
-        kept = [line for line in self._path.read_text().splitlines() if _step_of(line) <= step]
-        write_file(self._path, "".join(f"{line}\n" for line in kept))
+        kept = ""
+        for line in self._path.read_text().splitlines():
+            if _step_of(line) <= step:
+                kept += f"{line}\n"
+        write_file(self._path, kept)
 
     def begin(self, stage: str, done: int, total: int) -> None:
         """Begin a stage.
@@ -88,8 +91,10 @@ class RunLog:
             return
         line = json.dumps({"stage": self._stage, "step": step, **means})
         append_text(self._path, f"{line}\n")
-        tracked = {f"{self._stage}/{name}": value for name, value in means.items()}
-        self._accelerator.log(tracked, step=step)
+        self._accelerator.log(
+            {f"{self._stage}/{name}": value for name, value in means.items()},
+            step=step,
+        )
         self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(means))
         self._show(means)
         if "loss" in means:
@@ -116,11 +121,15 @@ class RunLog:
         entries = gather_object([entry])
         if not self._accelerator.is_main_process:
             return
-        append_text(self.nonfinite_path, "".join(json.dumps(one) + "\n" for one in entries))
-        drawn = ", ".join(id for one in entries for id in one["ids"])
+        lines = ""
+        drawn = []
+        for entry in entries:
+            lines += json.dumps(entry) + "\n"
+            drawn += entry["ids"]
+        append_text(self.nonfinite_path, lines)
         self.say(
-            f"step {step}: the loss is not finite, the step is skipped ({drawn}); see "
-            f"{self.nonfinite_path}"
+            f"step {step}: the loss is not finite, the step is skipped "
+            f"({', '.join(drawn)}); see {self.nonfinite_path}"
         )
 
     def say(self, text: str) -> None:
@@ -136,18 +145,24 @@ class RunLog:
             self._bar = None
 
     def _show(self, values: Mapping[str, float]) -> None:
-        shown = {name: f"{value:.4f}" for name, value in values.items() if name not in NOT_SHOWN}
+        shown = {}
+        for name, value in values.items():
+            if name not in NOT_SHOWN:
+                shown[name] = f"{value:.4f}"
         if self._bar is not None:
             self._bar.set_postfix(shown)
             return
         elapsed = time.monotonic() - self._started
         pace = (self._done - self._done_before) / max(elapsed, 1e-9)
         remaining = (self._total - self._done) / max(pace, 1e-9)
-        terms = "  ".join(f"{name} {value}" for name, value in shown.items())
-        self.say(
-            f"{self._stage} {self._done}/{self._total}  {terms}  {pace:.1f} steps/s  "
-            f"ETA {_format_time(remaining)}"
-        )
+        terms = [f"{name} {value}" for name, value in shown.items()]
+        parts = [
+            f"{self._stage} {self._done}/{self._total}",
+            *terms,
+            f"{pace:.1f} steps/s",
+            f"ETA {_format_time(remaining)}",
+        ]
+        self.say("  ".join(parts))
 
     def _warn_of_divergence(self, loss: float) -> None:
         """Warn, once a stage, of a loss far above that of the stage's first line."""
@@ -169,7 +184,8 @@ def _mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Average the processes' values; the first process decides which there are."""
     means = {}
     for name in values[0]:
-        means[name] = statistics.fmean(one[name] for one in values if name in one)
+        of_each = [one[name] for one in values if name in one]
+        means[name] = statistics.fmean(of_each)
     return means
 
 
