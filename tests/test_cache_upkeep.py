@@ -1,4 +1,4 @@
-"""The cache's size before a run, and looking after it."""
+"""The estimate of the cache that a run uses, and the commands that look after it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Capture = pytest.CaptureFixture[str]
         ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"],
     ],
 )
-def test_the_size_foretold_is_the_size_it_takes(
+def test_the_estimated_size_is_the_size_it_takes(
     recipe: Path, tmp_path: Path, sets: list[str], capfd: Capture
 ) -> None:
     folder = tmp_path / "cache"
@@ -44,31 +44,30 @@ def test_the_size_foretold_is_the_size_it_takes(
     ]
     resolved = load_recipe(recipe, [*sets, *cached])
     cast = build_cast(resolved, CPU)
-    foretold = forecast(resolved.recipe, cast, open_batches(resolved, cast, 1))
+    estimate = forecast(resolved.recipe, cast, open_batches(resolved, cast, 1))
     dry_run(resolved)
     before = capfd.readouterr().err
-    assert (
-        f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before
-        and not folder.exists()
-    )
-    assert all(f"{f.entries} {f.kind}" in before for f in foretold)
+    assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before
+    assert not folder.exists()
+    assert all(f"{f.entries} {f.kind}" in before for f in estimate)
     run_recipe(resolved, tmp_path / "out")
-    entries = list(FeatureStore(folder, 0).features())
-    assert {f.kind: f.entries for f in foretold} == Counter(e.kind for e in entries)
-    assert sum(f.size for f in foretold) == pytest.approx(sum(e.size for e in entries), rel=0.02)
+    features = list(FeatureStore(folder, 0).features())
+    assert {f.kind: f.entries for f in estimate} == Counter(f.kind for f in features)
+    assert sum(f.size for f in estimate) == pytest.approx(sum(f.size for f in features), rel=0.02)
 
 
 def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
-    def said(*sets: str) -> str:
+    def description(*sets: str) -> str:
         resolved = load_recipe(recipe, ["stage2.target='teacher'", "training.cache_gib=1", *sets])
         cast = build_cast(resolved, CPU)
         return describe(resolved.recipe, cast, open_batches(resolved, cast, 1))
 
-    assert "no batch comes again within it (data.cycle = 0)" in said() and "no batch" not in said(
-        "data.cycle=2"
-    )
-    assert re.search(r"only about \d+% of it will be kept", said("training.cache_gib=1e-5"))
-    assert "it has nothing to keep" in said("stage2.target='reconstruction'", "data.cycle=2")
+    assert "no batch comes again within it (data.cycle = 0)" in description()
+    assert "no batch" not in description("data.cycle=2")
+    too_small = description("training.cache_gib=1e-5")
+    assert re.search(r"only about \d+% of it will be kept", too_small)
+    useless = description("stage2.target='reconstruction'", "data.cycle=2")
+    assert "it has nothing to keep" in useless
 
 
 def test_ls_verify_and_prune(tmp_path: Path) -> None:
@@ -88,12 +87,9 @@ def test_ls_verify_and_prune(tmp_path: Path) -> None:
     assert call("verify") == (1, f"damaged: {first}\n2 of 3 entries are whole\n")
     assert call("prune")[0] == 1 and first.exists()
     (first.parent / "half.part").write_text("")
-    assert (
-        "removed 1 entries" in call("prune", "--damaged")[1]
-        and not first.exists()
-        and not (first.parent / "half.part").exists()
-    )
-    assert "removed 1 entries" in call("prune", "--days", "2")[1] and not second.exists()
-    assert "removed 1 entries" in call("prune", "--all")[1] and not list(
-        tmp_path.rglob("*.safetensors")
-    )
+    assert "removed 1 entries" in call("prune", "--damaged")[1]
+    assert not first.exists() and not (first.parent / "half.part").exists()
+    assert "removed 1 entries" in call("prune", "--days", "2")[1]
+    assert not second.exists()
+    assert "removed 1 entries" in call("prune", "--all")[1]
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -1,3 +1,5 @@
+"""Checkpoints read back exactly; damaged ones are named and never used."""
+
 import json
 import random
 import shutil
@@ -27,9 +29,8 @@ def test_a_checkpoint_reads_back_exactly(tmp_path):
     save(checkpoints, 7, value=1 / 3)
     newest = checkpoints.newest()
     assert (newest.stage, newest.step, newest.final) == ("stage1", 7, False)
-    assert torch.equal(
-        newest.tensors()["w"], torch.full((3,), 1 / 3)
-    ) and newest.average().keys() == {"w"}
+    assert torch.equal(newest.tensors()["w"], torch.full((3,), 1 / 3))
+    assert newest.average().keys() == {"w"}
     assert float(newest.optimizer()["state"][0]["step"]) == 1
 
 
@@ -85,10 +86,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name
     save(checkpoints, 1)
     path = save(checkpoints, 2)
     HARMS[harm](path / name)
-    with pytest.raises(
-        CheckpointError,
-        match=f"step-00000002 - damaged checkpoint: .*{'manifest' if 'empty' in harm else name}",
-    ):
+    damaged = "manifest" if "empty" in harm else name
+    with pytest.raises(CheckpointError, match=f"step-00000002 - damaged checkpoint: .*{damaged}"):
         read_checkpoint(path)
     with pytest.warns(
         UserWarning, match="step-00000002 - damaged checkpoint.*using the one before it"
@@ -99,12 +98,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, name
 @pytest.mark.parametrize("name", FILES)
 def test_a_bit_flipped_anywhere_is_noticed(tmp_path, name):
     victim = save(Checkpoints(tmp_path, keep=3), 1) / name
-    whole = victim.read_bytes()
-    for bit in random.Random(name).sample(range(8 * len(whole)), 200):
+    intact = victim.read_bytes()
+    for bit in random.Random(name).sample(range(8 * len(intact)), 200):
         flip(victim, bit)
         with pytest.raises(CheckpointError, match="damaged checkpoint"):
             read_checkpoint(victim.parent)
-        victim.write_bytes(whole)
+        victim.write_bytes(intact)
     assert read_checkpoint(victim.parent).step == 1
 
 
@@ -125,7 +124,7 @@ def test_where_no_checkpoint_is_good_a_run_does_not_start_from_nothing(tmp_path)
 
 @pytest.mark.filterwarnings("ignore:.*step-00000002 - damaged checkpoint")
 @pytest.mark.parametrize("name", FILES)
-def test_stage_2_cannot_go_on_without_the_end_of_stage_1(tmp_path, name):
+def test_stage_2_cannot_continue_without_the_end_of_stage_1(tmp_path, name):
     checkpoints = Checkpoints(tmp_path, keep=2)
     save(checkpoints, 1)
     end = save(checkpoints, 2, final=True)
@@ -139,9 +138,8 @@ def test_stage_2_cannot_go_on_without_the_end_of_stage_1(tmp_path, name):
         pytest.raises(CheckpointError, match="no checkpoint here can be used"),
     ):
         checkpoints.newest()
-    save(
-        checkpoints, 1
-    )  # as it is with a larger ``keep``: the step before the end of stage 1 is still there
+    # With a larger ``keep`` the step before the end of stage 1 would still be there.
+    save(checkpoints, 1)
     save(checkpoints, 3, stage="stage2")
     flip(save(checkpoints, 2, final=True) / name, 77)
     with pytest.warns(UserWarning, match="step-00000002 - damaged checkpoint"):
@@ -153,7 +151,8 @@ def test_going_back_over_damaged_checkpoints_loses_no_good_one(tmp_path):
     for step in (2, 4, 6):
         save(checkpoints, step)
     flip(tmp_path / "step-00000006" / "manifest.json", 9)
-    save(checkpoints, 5)  # what the run makes next, from 4 on
+    # The run makes step 5 next, from step 4 on.
+    save(checkpoints, 5)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
     assert checkpoints.newest().step == 5
 
@@ -177,9 +176,8 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(tmp_path, monkeypatch)
         DistillkitError, match="No space left on device.*earlier checkpoints are intact"
     ):
         save(checkpoints, 2)
-    assert [p.name for p in tmp_path.iterdir()] == [
-        "step-00000001"
-    ] and checkpoints.newest().step == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoints.newest().step == 1
 
 
 @pytest.mark.parametrize("format", [1, 99])
@@ -189,7 +187,8 @@ def test_another_format_is_refused_and_not_passed_over(tmp_path, format, monkeyp
     monkeypatch.setattr("distillkit.training.checkpoint.FORMAT", format)
     path = save(checkpoints, 2)
     monkeypatch.undo()
-    if format == 1:  # those had no hash of the manifest
+    if format == 1:
+        # Those had no hash of the manifest.
         manifest = json.loads((path / "manifest.json").read_text())
         del manifest["sha256"]
         (path / "manifest.json").write_text(json.dumps(manifest))

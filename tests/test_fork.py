@@ -1,4 +1,4 @@
-"""A recipe that has changed since the run: gone on with where the steps are the same, forked, or refused."""
+"""A changed recipe is judged key by key: a run continues, forks, or is refused."""
 
 import json
 import os
@@ -25,7 +25,7 @@ FAST = ["data.eval=[]"]
 
 @pytest.fixture
 def cut(recipe, tmp_path, monkeypatch):
-    """``cut(step)`` -> the folder of a run that a signal stopped after that step; stage 2 begins with step 7."""
+    """``cut(step)`` runs until a signal stops it after that step; stage 2 begins with step 7."""
 
     def cut(step, *sets):
         monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
@@ -39,10 +39,11 @@ def cut(recipe, tmp_path, monkeypatch):
     return cut
 
 
-def whole(recipe, tmp_path, *sets):
-    """The weights of an uninterrupted run."""
-    run_recipe(load_recipe(recipe, [*FAST, *sets]), tmp_path / "whole")
-    return weights_of(tmp_path / "whole")
+def uninterrupted(recipe, tmp_path, *sets):
+    """Run a recipe at once, and give the weights."""
+    out = tmp_path / "uninterrupted"
+    run_recipe(load_recipe(recipe, [*FAST, *sets]), out)
+    return weights_of(out)
 
 
 def weights_of(out):
@@ -101,29 +102,23 @@ def test_what_is_called_safe_leaves_the_weights_as_they_are_bit_for_bit(
     run_recipe(
         load_recipe(recipe, [f"{key}={value}" for key, value in SAFE.items()]), out, resume=True
     )
-    told = capfd.readouterr().err
-    assert (
-        "continues with another recipe; its steps are the same:" in told
-        and "training.logging_steps: 2 -> 1" in told
-    )
-    assert same(weights_of(out), whole(recipe, tmp_path))
-    (once,) = json.loads((out / "manifest.json").read_text())["history"]
-    assert (
-        once["changes"]["training.logging_steps"] == [2, 1]
-        and once["changes"]["name"] == ["toy", "other"]
-        and once["time"]
-    )
+    errors = capfd.readouterr().err
+    assert "continues with another recipe; its steps are the same:" in errors
+    assert "training.logging_steps: 2 -> 1" in errors
+    assert same(weights_of(out), uninterrupted(recipe, tmp_path))
+    (entry,) = json.loads((out / "manifest.json").read_text())["history"]
+    assert entry["changes"]["training.logging_steps"] == [2, 1]
+    assert entry["changes"]["name"] == ["toy", "other"]
+    assert entry["time"]
     assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "other"
 
 
 def test_a_recipe_written_in_another_way_is_the_same(recipe, tmp_path, cut):
     out = cut(3)
-    lines = (
-        (out / "recipe.toml")
-        .read_text()
-        .replace("learning_rate = 0.01", "learning_rate = 10e-3  # the same")
-    )
-    (out / "recipe.toml").write_text(lines)
+    text = (out / "recipe.toml").read_text()
+    rewritten = text.replace("learning_rate = 0.01", "learning_rate = 10e-3  # the same")
+    assert rewritten != text
+    (out / "recipe.toml").write_text(rewritten)
     run_recipe(load_recipe(recipe, FAST), out, resume=True)
     assert "history" not in json.loads((out / "manifest.json").read_text())
 
@@ -131,7 +126,7 @@ def test_a_recipe_written_in_another_way_is_the_same(recipe, tmp_path, cut):
 def test_more_steps_of_a_stage_that_goes_on_end_as_they_would_have(recipe, tmp_path, cut):
     out = cut(3)
     run_recipe(load_recipe(recipe, [*FAST, "stage1.steps=8"]), out, resume=True)
-    assert same(weights_of(out), whole(recipe, tmp_path, "stage1.steps=8"))
+    assert same(weights_of(out), uninterrupted(recipe, tmp_path, "stage1.steps=8"))
 
 
 def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(
@@ -148,57 +143,50 @@ def test_another_recipe_is_refused_with_a_table_and_the_command_that_forks(
     ]
     with pytest.raises(DistillkitError) as refused:
         run_recipe(load_recipe(recipe, sets), out, resume=True)
-    told = str(refused.value)
-    assert told.startswith(
+    message = str(refused.value)
+    assert message.startswith(
         f"{out} - stands at stage1 step 3, and its steps are not those of {recipe}:"
     )
-    assert (
-        "  stage1.learning_rate: 0.01 -> 0.5  (steps of stage 1 depend on it)" in told
-        and "logging_steps: " not in told
-    )
-    assert "  seed: 0 -> 4  (every draw depends on it)" in told and content(out) == before
+    assert "  stage1.learning_rate: 0.01 -> 0.5  (steps of stage 1 depend on it)" in message
+    assert "  seed: 0 -> 4  (every draw depends on it)" in message
+    assert "logging_steps: " not in message
+    assert content(out) == before
 
-    command = shlex.split(told.splitlines()[-1].partition(": ")[2])
+    command = shlex.split(message.splitlines()[-1].partition(": ")[2])
     forked = tmp_path / "forked"
-    assert command[:3] == ["distillkit", "run", str(recipe)] and command[-4:] == [
-        "--fork",
-        str(out),
-        "--out",
-        "NEWDIR",
-    ]
+    assert command[:3] == ["distillkit", "run", str(recipe)]
+    assert command[-4:] == ["--fork", str(out), "--out", "NEWDIR"]
     monkeypatch.setattr(sys, "argv", [*command[:-1], str(forked)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
     assert content(out) == before
     manifest = json.loads((forked / "manifest.json").read_text())
-    assert (
-        manifest["forked_from"] == {"run": str(out), "stage": "stage1", "step": 3}
-        and manifest["status"] == "finished"
-    )
+    assert manifest["forked_from"] == {"run": str(out), "stage": "stage1", "step": 3}
+    assert manifest["status"] == "finished"
     assert manifest["history"][-1]["changes"]["training.adam_weight_decay"] == [0.01, 30.0]
     logged = [
         json.loads(line)["step"] for line in (forked / "metrics.jsonl").read_text().splitlines()
     ]
-    assert logged == [
-        2,
-        *range(4, 11),
-    ]  # the log of the steps before, every second of them, and its own
-    assert not list(tmp_path.glob(".*")) and "forked from" in capfd.readouterr().err
+    # The copied log has every second step, the fork's own lines each.
+    assert logged == [2, *range(4, 11)]
+    assert not list(tmp_path.glob(".*"))
+    assert "forked from" in capfd.readouterr().err
 
 
 def test_a_fork_goes_on_exactly_and_obeys_its_own_recipe(recipe, tmp_path, cut):
     out = cut(3)
-    same_recipe, decayed = tmp_path / "same", tmp_path / "decayed"
+    same_recipe = tmp_path / "same"
+    decayed = tmp_path / "decayed"
     run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out)
     run_recipe(load_recipe(recipe, [*FAST, "training.adam_weight_decay=30.0"]), decayed, fork=out)
-    expected = whole(recipe, tmp_path)
-    assert same(weights_of(same_recipe), expected) and not same(weights_of(decayed), expected)
+    expected = uninterrupted(recipe, tmp_path)
+    assert same(weights_of(same_recipe), expected)
+    assert not same(weights_of(decayed), expected)
     with pytest.raises(DistillkitError, match="same - is not empty"):
         run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out)
-    run_recipe(
-        load_recipe(recipe, FAST), same_recipe, fork=out, resume=True
-    )  # the same command again, with --resume
+    # The same command again, with --resume.
+    run_recipe(load_recipe(recipe, FAST), same_recipe, fork=out, resume=True)
     with pytest.raises(DistillkitError, match="same - holds a run that was forked from .*cut"):
         run_recipe(load_recipe(recipe, FAST), same_recipe, fork=decayed, resume=True)
 
@@ -211,17 +199,17 @@ def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(
     recipe, tmp_path, cut, monkeypatch, change
 ):
     out = cut(3)
-    monkeypatch.setattr("distillkit.runs.run.build_cast", None)  # nothing is built
-    for options in ({"resume": True}, {"fork": out}):
-        with pytest.raises(
-            DistillkitError,
-            match=r"(?s)cannot continue from its checkpoint \(stage1 step 3\):\n  s.* -> .*from the first step",
-        ):
-            run_recipe(
-                load_recipe(recipe, [*FAST, change]),
-                out if "resume" in options else tmp_path / "new",
-                **options,
-            )
+    # Nothing is built.
+    monkeypatch.setattr("distillkit.runs.run.build_cast", None)
+    changed = load_recipe(recipe, [*FAST, change])
+    message = (
+        r"(?s)cannot continue from its checkpoint \(stage1 step 3\):\n"
+        r"  s.* -> .*from the first step"
+    )
+    with pytest.raises(DistillkitError, match=message):
+        run_recipe(changed, out, resume=True)
+    with pytest.raises(DistillkitError, match=message):
+        run_recipe(changed, tmp_path / "new", fork=out)
     assert not (tmp_path / "new").exists()
 
 
@@ -235,7 +223,7 @@ def test_another_stage_2_forks_from_the_end_of_stage_1(recipe, tmp_path, cut):
     run_recipe(
         load_recipe(recipe, sets), tmp_path / "new", fork=out / "checkpoints" / "step-00000006"
     )
-    assert same(weights_of(tmp_path / "new"), whole(recipe, tmp_path, *sets))
+    assert same(weights_of(tmp_path / "new"), uninterrupted(recipe, tmp_path, *sets))
 
 
 def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
@@ -279,13 +267,12 @@ def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
     ],
 )
 def test_each_change_is_judged(recipe, change, progress, compatibility):
-    old, new = (load_recipe(recipe, sets).document.values for sets in ([], [change]))
-    (found,) = compare_recipes(old, new, progress)
-    assert (
-        found.compatibility == compatibility
-        and found.key == change.partition("=")[0]
-        and found.reason
-    )
+    old = load_recipe(recipe).document.values
+    new = load_recipe(recipe, [change]).document.values
+    (judged,) = compare_recipes(old, new, progress)
+    assert judged.compatibility == compatibility
+    assert judged.key == change.partition("=")[0]
+    assert judged.reason
     assert compare_recipes(old, old, progress) == []
 
 
@@ -325,18 +312,20 @@ def test_where_the_learning_rate_falls_towards_the_end_its_number_of_steps_is_no
             RunProgress("stage1", 3, False),
             ["fork"],
         ),
+        # Stage 2 is still to come.
         (
             (2, 1),
             "training.gradient_accumulation_steps=1",
             RunProgress("stage1", 3, True),
             ["fork"],
-        ),  # stage 2 is to come
+        ),
+        # All steps are done, so the run is only evaluated again.
         (
             (2, 1),
             "training.gradient_accumulation_steps=1",
             RunProgress("stage2", 4, True),
             ["safe"],
-        ),  # only judged again
+        ),
     ],
 )
 def test_another_number_of_processes_goes_on_where_a_step_takes_as_many_batches(

@@ -1,4 +1,4 @@
-"""A disk that is really full: every file of a run is written whole or not at all, is named, and the run goes on afterwards."""
+"""On a full disk no file is half written, it is named, and the run continues later."""
 
 import json
 import pkgutil
@@ -33,11 +33,10 @@ def disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(
-            f"NOT TESTED: what happens on a full disk; only root may mount one ({done.stderr.strip()})"
-        )
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        reason = mounted.stderr.strip()
+        pytest.skip(f"NOT TESTED: full disks; only root may mount a small one ({reason})")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -55,8 +54,9 @@ def fill(disk, leave=0):
 
 @contextmanager
 def filled_at(monkeypatch, disk, where, call):
-    """The disk is full from the ``call``-th call of ``where`` on."""
-    calls, real = [], pkgutil.resolve_name(where)
+    """Fill the disk at the ``call``-th call of ``where``, and empty it after the block."""
+    calls = []
+    real = pkgutil.resolve_name(where)
 
     def full(*args, **kwargs):
         calls.append(1)
@@ -72,7 +72,7 @@ def filled_at(monkeypatch, disk, where, call):
 
 
 def distill(monkeypatch, capfd, *arguments):
-    """``distillkit run ...`` -> exit code, standard error."""
+    """Call ``distillkit run ...``; give the exit code and standard error."""
     monkeypatch.setattr(sys, "argv", ["distillkit", "run", *map(str, arguments)])
     try:
         cli.main()
@@ -81,8 +81,12 @@ def distill(monkeypatch, capfd, *arguments):
     return 0, capfd.readouterr().err
 
 
-def rubbish(out):
+def unfinished(out):
     return [p for p in out.rglob("*") if p.name.startswith(".") or p.suffix in (".tmp", ".part")]
+
+
+def settings(sets):
+    return [word for text in sets for word in ("--set", text)]
 
 
 def weights_of(out):
@@ -104,34 +108,32 @@ UNINTERRUPTED = {}
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_space(
+def test_a_full_disk_is_named_and_the_run_continues_when_there_is_space(
     disk, recipe, tmp_path, monkeypatch, capfd, victim
 ):
     out = disk / "run"
-    arguments = [recipe, *(x for text in SMALL for x in ("--set", text)), "--out", out]
+    arguments = [recipe, *settings(SMALL), "--out", out]
     with filled_at(monkeypatch, disk, *VICTIMS[victim]):
-        code, told = distill(monkeypatch, capfd, *arguments)
-    assert (
-        code == 2 and f"error: {out / victim} - cannot be written: No space left on device" in told
-    ), told
-    assert "free space, then" in told and "--resume" in told and rubbish(out) == []
-    assert (
-        json.loads((out / "manifest.json").read_text())["status"] == "running"
-    )  # "failed" found no space
+        code, errors = distill(monkeypatch, capfd, *arguments)
+    assert code == 2
+    assert f"error: {out / victim} - cannot be written: No space left on device" in errors
+    assert "free space, then" in errors and "--resume" in errors
+    assert unfinished(out) == []
+    # "failed" found no space.
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running"
     assert all(json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
-    code, told = distill(monkeypatch, capfd, *arguments, "--resume")
-    assert code == 0, told
+    code, errors = distill(monkeypatch, capfd, *arguments, "--resume")
+    assert code == 0, errors
     if not UNINTERRUPTED:
-        run_recipe(load_recipe(recipe, SMALL), tmp_path / "whole")
-        UNINTERRUPTED.update(weights_of(tmp_path / "whole"))
+        run_recipe(load_recipe(recipe, SMALL), tmp_path / "uninterrupted")
+        UNINTERRUPTED.update(weights_of(tmp_path / "uninterrupted"))
     resumed = weights_of(out)
-    assert resumed.keys() == UNINTERRUPTED.keys() and all(
-        torch.equal(resumed[k], UNINTERRUPTED[k]) for k in resumed
-    )
+    assert resumed.keys() == UNINTERRUPTED.keys()
+    assert all(torch.equal(resumed[k], UNINTERRUPTED[k]) for k in resumed)
 
 
 @pytest.mark.filterwarnings("ignore:Exception in thread")
-def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatch, capfd):
+def test_a_full_disk_that_another_package_meets_is_named(disk, recipe, monkeypatch, capfd):
     """TensorBoard's file, which has room in its last page for some steps more."""
     monkeypatch.setattr("distillkit.training.tracking.append_text", lambda path, text: None)
     sets = [
@@ -139,19 +141,11 @@ def test_a_full_disk_that_another_package_meets_is_told(disk, recipe, monkeypatc
         "stage1.steps=20",
         "training={log_with=['tensorboard'], logging_steps=1, validation_steps=0}",
     ]
+    out = disk / "run"
     with filled_at(monkeypatch, disk, "accelerate.Accelerator.log", 1):
-        code, told = distill(
-            monkeypatch,
-            capfd,
-            recipe,
-            *(x for text in sets for x in ("--set", text)),
-            "--out",
-            disk / "run",
-        )
-    assert (
-        code == 2
-        and f"error: {disk / 'run'} - cannot be written: No space left on device; " in told
-    ), told
+        code, errors = distill(monkeypatch, capfd, recipe, *settings(sets), "--out", out)
+    assert code == 2
+    assert f"error: {out} - cannot be written: No space left on device; " in errors
 
 
 @pytest.mark.parametrize("pages", range(5))
@@ -166,16 +160,15 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_earlier_one(disk, pages):
             match="step-00000002 - cannot be written: No space left on device; earlier .* intact",
         ):
             save(checkpoints, 2)
-        assert (
-            sorted(p.name for p in disk.iterdir()) == ["ballast", "step-00000001"]
-            and checkpoints.newest().step == 1
-        )
+        assert sorted(p.name for p in disk.iterdir()) == ["ballast", "step-00000001"]
+        assert checkpoints.newest().step == 1
         (disk / "ballast").unlink()
     assert save(checkpoints, 2) and checkpoints.newest().step == 2
 
 
-def test_lines_are_added_whole_or_not_at_all(disk):
-    path, line = disk / "metrics.jsonl", "x" * 2999 + "\n"
+def test_lines_are_added_completely_or_not_at_all(disk):
+    path = disk / "metrics.jsonl"
+    line = "x" * 2999 + "\n"
     append_text(path, line)
     fill(disk)
     with pytest.raises(
@@ -189,7 +182,7 @@ def test_lines_are_added_whole_or_not_at_all(disk):
     assert path.read_text() == 2 * line
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(disk):
+def test_a_file_is_replaced_completely_or_not_at_all(disk):
     path = disk / "recipe.toml"
     write_file(path, "old")
     fill(disk)
@@ -197,10 +190,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(disk):
         DiskError, match=r"recipe\.toml - cannot be written: No space left on device; .*free space"
     ):
         write_file(path, "new")
-    assert path.read_text() == "old" and sorted(p.name for p in disk.iterdir()) == [
-        "ballast",
-        "recipe.toml",
-    ]
+    assert path.read_text() == "old"
+    assert sorted(p.name for p in disk.iterdir()) == ["ballast", "recipe.toml"]
 
 
 def test_the_cache_does_without_and_leaves_nothing_half_written(disk):

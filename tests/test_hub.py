@@ -1,4 +1,4 @@
-"""Pushing to and loading from a server on this machine that speaks the Hub's calls, as far as they are needed."""
+"""Pushing to and loading from a local server that answers the Hub's calls."""
 
 import base64
 import hashlib
@@ -36,24 +36,18 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self.answer({"errors": [], "warnings": []})
         elif self.path == f"/api/models/{REPOSITORY}/preupload/main":
-            asked = json.loads(body)["files"]
-            self.answer(
-                {
-                    "files": [
-                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                        for f in asked
-                    ]
-                }
-            )
+            answers = []
+            for file in json.loads(body)["files"]:
+                answers.append(
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                )
+            self.answer({"files": answers})
         elif self.path.startswith(f"/api/models/{REPOSITORY}/commit/main"):
-            lines = [json.loads(line) for line in body.splitlines()]
-            self.files.update(
-                {
-                    x["value"]["path"]: base64.b64decode(x["value"]["content"])
-                    for x in lines
-                    if x["key"] == "file"
-                }
-            )
+            for line in body.splitlines():
+                entry = json.loads(line)
+                if entry["key"] == "file":
+                    content = base64.b64decode(entry["value"]["content"])
+                    self.files[entry["value"]["path"]] = content
             self.answer({"commitUrl": f"{address}/commit/{SHA}", "commitOid": SHA, "success": True})
         else:
             self.answer({"error": self.path}, 404)
@@ -63,16 +57,13 @@ class Hub(BaseHTTPRequestHandler):
         if name in self.files:
             self.answer(self.files[name])
         elif self.path.startswith(f"/api/models/{REPOSITORY}/tree/"):
-            self.answer(
-                [
-                    {"type": "file", "path": f, "size": len(c), "oid": SHA}
-                    for f, c in self.files.items()
-                ]
-            )
+            tree = []
+            for path, content in self.files.items():
+                tree.append({"type": "file", "path": path, "size": len(content), "oid": SHA})
+            self.answer(tree)
         elif self.path.startswith(f"/api/models/{REPOSITORY}"):
-            self.answer(
-                {"id": REPOSITORY, "sha": SHA, "siblings": [{"rfilename": f} for f in self.files]}
-            )
+            siblings = [{"rfilename": path} for path in self.files]
+            self.answer({"id": REPOSITORY, "sha": SHA, "siblings": siblings})
         else:
             self.answer({"error": self.path}, 404)
 
@@ -117,32 +108,31 @@ def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, monkeypat
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "exported")
     assert push(tmp_path / "exported", REPOSITORY).endswith(REPOSITORY)
-    pushed, hub.files = hub.files, {}
-    monkeypatch.setattr(
-        "sys.argv", ["distillkit", "push", str(tmp_path / "run"), REPOSITORY]
-    )  # exports by itself
+    pushed = hub.files
+    hub.files = {}
+    # The command exports by itself.
+    monkeypatch.setattr("sys.argv", ["distillkit", "push", str(tmp_path / "run"), REPOSITORY])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code and hub.files.keys() == pushed.keys()
-    local = {
-        p.relative_to(tmp_path / "exported").as_posix(): p.read_bytes()
-        for p in (tmp_path / "exported").rglob("*")
-        if p.is_file()
-    }
-    assert hub.files == local
+    exported = {}
+    for path in (tmp_path / "exported").rglob("*"):
+        if path.is_file():
+            name = path.relative_to(tmp_path / "exported").as_posix()
+            exported[name] = path.read_bytes()
+    assert hub.files == exported
     image = torch.rand(3, 16, 16)
-    wanted = Restorer.from_pretrained(tmp_path / "run", "cpu")(image, 0.5)
-    assert torch.equal(Restorer.from_pretrained(REPOSITORY, "cpu")(image, 0.5), wanted)
+    expected = Restorer.from_pretrained(tmp_path / "run", "cpu")(image, 0.5)
+    assert torch.equal(Restorer.from_pretrained(REPOSITORY, "cpu")(image, 0.5), expected)
     own = DistilledRestorationPipeline.from_pretrained(REPOSITORY, cache_dir=tmp_path / "second")
     plain = DiffusionPipeline.from_pretrained(
         huggingface_hub.snapshot_download(REPOSITORY), trust_remote_code=True
     )
-    assert torch.equal(own(image, 0.5).images[0], wanted) and torch.equal(
-        plain(image, 0.5).images[0], wanted
-    )
+    assert torch.equal(own(image, 0.5).images[0], expected)
+    assert torch.equal(plain(image, 0.5).images[0], expected)
 
 
-def test_what_the_hub_refuses_is_said(hub, tmp_path):
+def test_the_hubs_refusal_is_an_error(hub, tmp_path):
     hub.refuse = True
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(DistillkitError, match="me/student - not uploaded: .*403"):

@@ -1,4 +1,4 @@
-"""Images of every kind are read as a viewer shows them, bad ones are refused by name, and files are written whole or not at all."""
+"""Images of every kind are read as a viewer shows them; bad ones are refused by name."""
 
 from __future__ import annotations
 
@@ -33,15 +33,12 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
 
 
 def raw_png(width: int, height: int, depth: int, color_type: int, rows: bytes) -> bytes:
-    """A PNG with exactly this header, whatever the rows."""
+    """Write a PNG with exactly this header, whatever the rows."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        length = struct.pack(">I", len(content))
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return length + kind + content + checksum
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
@@ -125,17 +122,15 @@ def test_exif_orientation_is_applied() -> None:
 
 
 def test_cmyk_jpeg_shows_its_colors() -> None:
-    pixels = decode_image(
-        encoded(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=95)
-    )
+    image = Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK")
+    pixels = decode_image(encoded(image, "JPEG", quality=95))
     np.testing.assert_allclose(pixels[8, 8], [200, 60, 20], atol=4)
 
 
 def test_gif_gives_its_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    assert decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))[
-        3, 3
-    ].tolist() == [255, 0, 0]
+    animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(animation)[3, 3].tolist() == [255, 0, 0]
 
 
 def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
@@ -176,12 +171,8 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
 def test_to_uint8_rounds_and_clamps() -> None:
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(levels.float() / 127.5 - 1), levels)
-    assert to_uint8(torch.tensor([-3.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 3.0])).tolist() == [
-        0,
-        0,
-        1,
-        255,
-    ]
+    between = torch.tensor([-3.0, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 3.0])
+    assert to_uint8(between).tolist() == [0, 0, 1, 255]
     assert np.array_equal(to_uint8(read_image(RGB)).permute(1, 2, 0), COLORS)
 
 

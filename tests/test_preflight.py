@@ -1,9 +1,10 @@
-"""What a recipe lacks on this machine, and fetching it. The Hub is a loopback server, or gone."""
+"""Files that a recipe lacks on this machine are named, and fetched from a loopback Hub."""
 
 import json
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 import datasets
 import huggingface_hub.constants
@@ -38,11 +39,11 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps(known).encode())
         return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-    def answer(self, code, body, headers=()):
+    def answer(self, code, body, headers=MappingProxyType({})):
         self.send_response(code)
-        for name, value in dict(
-            headers, **{"Content-Length": str(len(body)), "Content-Type": "application/json"}
-        ).items():
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Type", "application/json")
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
@@ -54,9 +55,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(
-        huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9"
-    )  # nobody listens there
+    # Nobody listens at that port.
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     return tmp_path / "cache"
 
 
@@ -78,22 +78,27 @@ class Needing(Options):
 
 
 def needing(resolved, **files):
-    """``resolved``, with components that need the given weight files."""
+    """Make components of a recipe need weight files, by their keys (``__`` for a dot)."""
     components = dict(resolved.components)
-    for key, needed in files.items():
-        component = components[key.replace("__", ".")]
-        components[key.replace("__", ".")] = replace(component, config=Needing(files=needed))
+    for argument, needed in files.items():
+        key = argument.replace("__", ".")
+        components[key] = replace(components[key], config=Needing(files=needed))
     return replace(resolved, components=components)
 
 
-def test_nothing_is_said_of_a_recipe_that_lacks_nothing(recipe):
+def test_a_recipe_that_lacks_nothing_is_accepted(recipe):
     check_presence(load_recipe(recipe))
 
 
 def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
-    train = '[{hub="owner/Photos"}, {imagefolder="gone"}, {parquet="gone/*.parquet"}, {use="toy/photos", folder="nowhere"}]'
+    sources = [
+        '{hub="owner/Photos"}',
+        '{imagefolder="gone"}',
+        '{parquet="gone/*.parquet"}',
+        '{use="toy/photos", folder="nowhere"}',
+    ]
     resolved = needing(
-        load_recipe(recipe, [f"data.train={train}"]),
+        load_recipe(recipe, [f"data.train=[{', '.join(sources)}]"]),
         student=[
             WeightFile(
                 path=tmp_path / "a.pth",
@@ -119,7 +124,8 @@ def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
     assert str(refused.value).splitlines() == [
         "not on this machine, and needed:",
         f"  {tmp_path}/a.pth  18 MB, license MIT",
-        f"  {tmp_path}/b.pth  size unknown, license CC-BY-4.0; to be put there by hand, from a shelf",
+        f"  {tmp_path}/b.pth  size unknown, license CC-BY-4.0; to be put there by hand, "
+        "from a shelf",
         "  --set  data.train.0.hub - dataset owner/Photos of the Hub",
         "  " + here("1.imagefolder", "folder", "gone"),
         "  " + here("2.parquet", "file", "gone/*.parquet"),
@@ -134,32 +140,34 @@ def test_one_failure_does_not_keep_the_rest_from_being_fetched(recipe, tmp_path,
     there = WeightFile(path=tmp_path / "new" / "w.bin", url=f"{hub}/w.bin")
     resolved = load_recipe(recipe, ['data.train=[{hub="nobody/nothing"}, {imagefolder="gone"}]'])
     resolved = needing(resolved, student=[missing, by_hand, there], evaluation__metrics__0=[there])
-    said = []
-    assert not fetch_all(resolved, said.append)
+    lines = []
+    assert not fetch_all(resolved, lines.append)
     assert (tmp_path / "new" / "w.bin").read_bytes() == b"weights"
-    assert [line.partition(":")[0] for line in said] == [
+    assert [line.partition(":")[0] for line in lines] == [
         "not here",
         "by hand",
         "here",
         "not here",
         "by hand",
     ]
-    assert "gone.bin - the server answered 404" in said[0] and "from a shelf" in said[1]
-    assert "nobody/nothing - no such dataset on the Hub" in said[3] and "no such folder" in said[4]
+    assert "gone.bin - the server answered 404" in lines[0] and "from a shelf" in lines[1]
     assert (
-        fetch_all(needing(load_recipe(recipe), student=[there]), said.append)
-        and said[-1] == f"here: {there.path}"
+        "nobody/nothing - no such dataset on the Hub" in lines[3] and "no such folder" in lines[4]
+    )
+    assert (
+        fetch_all(needing(load_recipe(recipe), student=[there]), lines.append)
+        and lines[-1] == f"here: {there.path}"
     )
 
 
-def test_a_dataset_is_fetched_after_its_size_is_told(recipe, hub, monkeypatch, photos):
+def test_a_dataset_is_fetched_after_its_size_is_shown(recipe, hub, monkeypatch, photos):
     loaded = datasets.Dataset.from_dict(
         {"image": [str(next((photos / "train").iterdir()))]}
     ).cast_column("image", datasets.Image())
     monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: loaded)
-    said = []
-    assert fetch_all(load_recipe(recipe, ['data.train=[{hub="owner/Photos"}]']), said.append)
-    assert said == [
+    lines = []
+    assert fetch_all(load_recipe(recipe, ['data.train=[{hub="owner/Photos"}]']), lines.append)
+    assert lines == [
         "downloading the dataset owner/Photos: 2.5 GB, license cc0-1.0",
         "here: 1 images of owner/Photos",
     ]

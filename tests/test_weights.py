@@ -1,3 +1,5 @@
+"""Weight files are found, verified and read without running anything in them."""
+
 import pickle
 from pathlib import Path
 
@@ -27,9 +29,8 @@ class Bomb:
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 def test_random_and_truncated_bytes_are_refused(tmp_path, name):
     good = tmp_path / f"good-{name}"
-    save_file({"a": torch.zeros(100)}, good) if name.endswith("safetensors") else torch.save(
-        {"a": torch.zeros(100)}, good
-    )
+    save = save_file if name.endswith("safetensors") else torch.save
+    save({"a": torch.zeros(100)}, good)
     for content in (b"\x00\x01random bytes" * 9, good.read_bytes()[:-40], b""):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=name):
@@ -43,14 +44,12 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
         "a.pth": "its bytes are no torch checkpoint",
         "b.pth": "it holds exec, and loading that could run code",
     }
-    for name, why in reasons.items():
-        with pytest.raises(
-            WeightsError, match=f"{name} - refused: not a plain file of tensors: {why}"
-        ) as refusal:
+    for name, reason in reasons.items():
+        message = f"{name} - refused: not a plain file of tensors: {reason}"
+        with pytest.raises(WeightsError, match=message) as refusal:
             read_state_dict(tmp_path / name)
-        assert "weights_only" not in str(
-            refusal.value
-        )  # torch's text tells how to load it all the same
+        # torch's own text would tell how to load it all the same.
+        assert "weights_only" not in str(refusal.value)
 
 
 def test_missing_file_and_wrong_architecture_are_named(tmp_path):
@@ -81,7 +80,8 @@ def test_a_local_weight_file_is_found_and_its_hash_checked(tmp_path):
 
 
 def test_a_file_is_held_against_the_hash_beside_it_whenever_it_is_read(tmp_path):
-    path, record = tmp_path / "w.pth", tmp_path / "w.pth.sha256"
+    path = tmp_path / "w.pth"
+    record = tmp_path / "w.pth.sha256"
     torch.save({"a": torch.zeros(3)}, path)
     record.write_text(f"{sha256_of(path)}  w.pth\n")
     assert read_state_dict(path).keys() == {"a"} and WeightFile(path=path).fetch() == path
@@ -99,11 +99,10 @@ def test_a_file_is_held_against_the_hash_beside_it_whenever_it_is_read(tmp_path)
 
 
 def test_a_file_of_the_hubs_cache_is_held_against_its_name(tmp_path):
-    (tmp_path / "blobs").mkdir()
-    torch.save({"a": torch.zeros(3)}, tmp_path / "blobs" / "new")
-    blob = (tmp_path / "blobs" / "new").rename(
-        tmp_path / "blobs" / sha256_of(tmp_path / "blobs" / "new")
-    )
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    torch.save({"a": torch.zeros(3)}, blobs / "new")
+    blob = (blobs / "new").rename(blobs / sha256_of(blobs / "new"))
     link = tmp_path / "w.pth"
     link.symlink_to(blob)
     assert read_state_dict(link).keys() == {"a"}
