@@ -1,4 +1,4 @@
-"""The contract checks: they pass what keeps its promises, and each names the promise that is broken."""
+"""The contract checks pass what keeps the contract, and name what breaks it."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResu
     spec = kinds[kind](
         **{
             "name": "it",
+            "plugin": "toy",
             "summary": "",
             "build": importable(lambda options: build()),
             **fields,
@@ -117,19 +118,19 @@ def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResu
 
 
 def failures(results: list[CheckResult]) -> dict[str, str]:
-    return {r.promise: r.detail for r in results if r.outcome == "failed"}
+    return {r.statement: r.detail for r in results if r.outcome == "failed"}
 
 
 @pytest.mark.parametrize("shifting", [True, False])
 @pytest.mark.parametrize("kind", ["teachers", "students"])
-def test_a_good_model_keeps_every_promise(kind: Kind, shifting: bool) -> None:
+def test_a_good_model_passes_every_check(kind: Kind, shifting: bool) -> None:
     results = check(kind, lambda: Toy(shifting))
     assert len(results) >= 9
     assert {str(r) for r in results if r.outcome != "passed"} == set()
 
 
 @pytest.mark.parametrize(("kind", "build"), [("degradations", Halve), ("metrics", Distance)])
-def test_a_good_degradation_and_a_good_metric_keep_every_promise(
+def test_a_good_degradation_and_a_good_metric_pass_every_check(
     kind: Kind, build: Callable[[], Any]
 ) -> None:
     results = check(kind, build)
@@ -204,27 +205,27 @@ def lossy(model: Toy) -> Toy:
 
 
 @pytest.mark.parametrize(
-    ("kind", "build", "promise", "detail"),
+    ("kind", "build", "statement", "detail"),
     [
-        ("teachers", lambda: nn.Identity(), "is a DiffusionModel", "build returned a Identity"),
-        ("students", CutStudent, "generates with gradient", "generate cuts the gradient"),
-        ("students", Forgetful, "generates a latent", "draws from somewhere else"),
-        ("students", WrongSize, "generates a latent", "has shape"),
-        ("teachers", Unclamped, "restores images", "expected [-1, 1]"),
-        ("teachers", InPlace, "restores images", "differs between two calls"),
-        ("teachers", Drifting, "keeps its weights", "restore changes network.weight"),
-        ("teachers", CutScore, "passes gradient", "predict cuts the gradient"),
-        ("teachers", Inconsistent, "predicts a clean latent", "misses z_t"),
-        ("teachers", Picky, "restores images", "ValueError: sides must be multiples of 8"),
-        ("teachers", lambda: backwards(Toy()), "has a process whose timestep_at", "is off by"),
-        ("teachers", lambda: lossy(Toy()), "encodes images", "cuts the gradient"),
+        ("teachers", lambda: nn.Identity(), "Be a DiffusionModel", "build returned a Identity"),
+        ("students", CutStudent, "Generate with gradient", "generate cuts the gradient"),
+        ("students", Forgetful, "Generate a latent", "draws from somewhere else"),
+        ("students", WrongSize, "Generate a latent", "has shape"),
+        ("teachers", Unclamped, "Restore images", "expected [-1, 1]"),
+        ("teachers", InPlace, "Restore images", "differs between two calls"),
+        ("teachers", Drifting, "Keep weights", "restore changes network.weight"),
+        ("teachers", CutScore, "Pass gradient", "predict cuts the gradient"),
+        ("teachers", Inconsistent, "Predict a sample", "misses z_t"),
+        ("teachers", Picky, "Restore images", "ValueError: sides must be multiples of 8"),
+        ("teachers", lambda: backwards(Toy()), "Have a process whose timestep_at", "is off by"),
+        ("teachers", lambda: lossy(Toy()), "Encode images", "cuts the gradient"),
     ],
 )
-def test_a_broken_promise_of_a_model_is_named(
-    kind: Kind, build: Callable[[], Any], promise: str, detail: str
+def test_a_failed_check_of_a_model_is_named(
+    kind: Kind, build: Callable[[], Any], statement: str, detail: str
 ) -> None:
     found = failures(check(kind, build))
-    assert any(p.startswith(promise) and detail in d for p, d in found.items()), found
+    assert any(s.startswith(statement) and detail in d for s, d in found.items()), found
 
 
 class SharedDraw(Halve):
@@ -266,22 +267,22 @@ class Cut(Distance):
 
 
 @pytest.mark.parametrize(
-    ("kind", "build", "promise", "detail"),
+    ("kind", "build", "statement", "detail"),
     [
-        ("degradations", SharedDraw, "draws for every image", "share one draw"),
-        ("degradations", Mixing, "draws for every image", "in the company of another"),
-        ("degradations", Unrounded, "makes images smaller", "not rounded to 8 bits"),
-        ("degradations", NumpyNoise, "depends on nothing but", "draws from somewhere else"),
-        ("metrics", Mean, "gives one finite number", "has shape ()"),
-        ("metrics", UpsideDown, "rates the reference itself", "no worse than the reference"),
-        ("metrics", Cut, "passes gradient", "RuntimeError"),
+        ("degradations", SharedDraw, "Draw for each image", "share one draw"),
+        ("degradations", Mixing, "Draw for each image", "in the company of another"),
+        ("degradations", Unrounded, "Shrink images", "not rounded to 8 bits"),
+        ("degradations", NumpyNoise, "Depend on nothing but", "draws from somewhere else"),
+        ("metrics", Mean, "Give one finite number", "has shape ()"),
+        ("metrics", UpsideDown, "Rate the reference itself", "no worse than the reference"),
+        ("metrics", Cut, "Pass gradient", "RuntimeError"),
     ],
 )
-def test_a_broken_promise_about_images_is_named(
-    kind: Kind, build: Callable[[], Any], promise: str, detail: str
+def test_a_failed_check_of_images_is_named(
+    kind: Kind, build: Callable[[], Any], statement: str, detail: str
 ) -> None:
     found = failures(check(kind, build))
-    assert any(p.startswith(promise) and detail in d for p, d in found.items()), found
+    assert any(s.startswith(statement) and detail in d for s, d in found.items()), found
 
 
 def test_a_dataset_must_be_readable() -> None:
@@ -302,9 +303,9 @@ def test_what_cannot_be_built_here_is_skipped_loudly() -> None:
         weights: WeightFile = WeightFile(path=Path("/no/such.pt"))
 
     (no_default,) = check("students", Toy, config=Needs)
-    assert str(no_default) == "SKIPPED  builds: its options have no usable defaults: root: missing"
+    assert str(no_default) == "SKIPPED  Build: its options have no usable defaults: root: missing"
     (no_weights,) = check("students", Toy, config=NeedsWeights)
-    assert str(no_weights) == "SKIPPED  builds: needs weights that are not here: /no/such.pt"
+    assert str(no_weights) == "SKIPPED  Build: needs weights that are not here: /no/such.pt"
 
 
 def test_a_build_that_raises_fails() -> None:
@@ -312,7 +313,7 @@ def test_a_build_that_raises_fails() -> None:
         raise RuntimeError("no luck\nat all")
 
     assert [str(r) for r in check("students", build)] == [
-        "FAILED   builds: RuntimeError: no luck at all"
+        "FAILED   Build: RuntimeError: no luck at all"
     ]
 
 
@@ -321,7 +322,7 @@ def test_options_may_replace_the_defaults() -> None:
         shifting: str
 
     build = importable(lambda options: Toy(options.shifting == "yes"))
-    spec = StudentSpec(name="it", summary="", config=Size, build=build)
+    spec = StudentSpec(name="it", plugin="toy", summary="", config=Size, build=build)
     plugins = Plugins([Plugin("toy", "toy 1", specs={"students": {"it": spec}})])
     results = check_plugin("toy/it", {"toy/it": {"shifting": "yes"}}, plugins)
     assert {r.outcome for r in results} == {"passed"}
@@ -330,17 +331,17 @@ def test_options_may_replace_the_defaults() -> None:
 def test_a_report_shows_a_broken_plugin_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins = load_plugins([EntryPoint("bad", "no_such_module_here", "distillkit")])
     monkeypatch.setattr(contract, "load_plugins", lambda: plugins)
-    text, passed = contract.report("bad")
+    text, passed = contract.describe_checks("bad")
     assert not passed
     assert text.startswith("bad (no_such_module_here)\n  FAILED   loads: ModuleNotFoundError")
     assert "Traceback (most recent call last)" in text
     with pytest.raises(PluginError, match='no plugin is called "bat"; did you mean "bad"'):
-        contract.report("bat")
+        contract.describe_checks("bat")
 
 
 def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     build = importable(lambda options: Unrounded())
-    spec = DegradationSpec(name="halve", summary="", build=build)
+    spec = DegradationSpec(name="halve", plugin="toy", summary="", build=build)
     plugin = Plugin(
         "toy",
         "toy 1",
@@ -348,13 +349,13 @@ def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         problems=("has a hook x, which does not exist",),
     )
     monkeypatch.setattr(contract, "load_plugins", lambda: Plugins([plugin]))
-    text, passed = contract.report("toy")
+    text, passed = contract.describe_checks("toy")
     lines = text.splitlines()
     assert lines[:4] == [
         "toy (toy 1)",
         "  FAILED   has a hook x, which does not exist",
         "  degradation toy/halve",
-        "    passed   builds",
+        "    passed   Build",
     ]
     assert "not rounded to 8 bits" in lines[4]
     assert lines[-1] == "1 passed, 2 failed, 0 skipped"
@@ -384,5 +385,5 @@ def test_contract_tests_are_two_lines_of_pytest(pytester: pytest.Pytester) -> No
     pytester.syspathinsert()
     result = pytester.runpytest_subprocess("-v", "-p", "no:cacheprovider")
     result.stdout.fnmatch_lines(["*test_good.py::test_contract[[]degradation-good/halve] PASSED*"])
-    result.stdout.fnmatch_lines(["*FAILED   makes images smaller*not rounded to 8 bits"])
+    result.stdout.fnmatch_lines(["*FAILED   Shrink images*not rounded to 8 bits"])
     result.assert_outcomes(passed=1, failed=1)

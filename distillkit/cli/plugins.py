@@ -32,9 +32,9 @@ def check_plugin(
     ],
 ) -> None:
     """Check a plugin against the contracts; for a broken one, show why it does not load."""
-    from distillkit.testing.contract import report
+    from distillkit.testing.contract import describe_checks
 
-    text, passed = report(name)
+    text, passed = describe_checks(name)
     typer.echo(text)
     if not passed:
         raise typer.Exit(1)

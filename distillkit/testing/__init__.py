@@ -1,8 +1,10 @@
-"""Checks of what plugins promise. A plugin's own test file needs two lines::
+"""Checks of what a plugin offers.
 
-from distillkit.testing import contract_tests
+A plugin's own test file needs two lines::
 
-test_contract = contract_tests("example")
+    from distillkit.testing import contract_tests
+
+    test_contract = contract_tests("example")
 """
 
 from distillkit.testing.contract import CheckResult, check_plugin, contract_tests

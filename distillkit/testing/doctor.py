@@ -1,4 +1,4 @@
-"""What ``distillkit doctor`` looks at."""
+"""What ``distillkit doctor`` examines."""
 
 from __future__ import annotations
 
@@ -19,50 +19,82 @@ IMPORTS = ("torch", "torchvision", "diffusers", "peft", "accelerate", "datasets"
 
 
 def diagnose() -> tuple[list[str], bool]:
-    """Lines to print, and whether everything is well. Imports what a run imports, so that a broken pair of versions shows here."""
-    problems = [*_import_problems(), *_version_problems(requires("distillkit") or [])]
-    problems += [f"{p} is broken: {p.error}" for p in load_plugins().broken]
-    lines = [
-        f"python       {platform.python_version()} on {platform.system()} {platform.machine()}"
-    ]
-    lines += [f"{name:<13}{found}" for name, found in versions().items()]
-    lines += [f"{'device':<13}{device}" for device in _devices()]
-    free = shutil.disk_usage(Path.cwd()).free
-    lines += [f"{'note':<13}{note}" for note in _notes()]
-    lines.append(f"{'disk':<13}{free / 1e9:.1f} GB free in {Path.cwd()}")
-    lines += [f"{'plugin':<13}{p.name} ({p.distribution})" for p in load_plugins() if not p.error]
-    lines += [f"PROBLEM      {problem}" for problem in problems] or ["all is well"]
+    """Examine this machine and its packages.
+
+    It imports what a run imports, so that a broken pair of versions shows here.
+
+    Returns:
+        Lines to print, and whether all is well.
+    """
+    problems = list(_find_problems())
+    lines = [f"{label:<13}{fact}" for label, fact in _list_facts()]
+    lines += [f"PROBLEM      {problem}" for problem in problems]
+    if not problems:
+        lines.append("all is well")
     return lines, not problems
+
+
+def _list_facts() -> Iterator[tuple[str, str]]:
+    """List labeled facts about machine, packages and plugins."""
+    yield (
+        "python",
+        f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+    )
+    yield from versions().items()
+    for device in _list_devices():
+        yield "device", device
+    if _is_torchvision_foreign():
+        yield (
+            "note",
+            "torchvision was built for another torch: models and metrics work here, "
+            "torchvision.ops and torchvision.io do not",
+        )
+    free = shutil.disk_usage(Path.cwd()).free
+    yield "disk", f"{free / 1e9:.1f} GB free in {Path.cwd()}"
+    for plugin in load_plugins():
+        if not plugin.error:
+            yield "plugin", f"{plugin.name} ({plugin.distribution})"
+
+
+def _find_problems() -> Iterator[str]:
+    yield from _import_problems()
+    yield from _version_problems(requires("distillkit") or [])
+    for plugin in load_plugins().broken:
+        yield f"{plugin} is broken: {plugin.error}"
 
 
 def _import_problems() -> Iterator[str]:
     for name in IMPORTS:
         try:
             importlib.import_module(name)
-        except Exception as e:  # a broken binary raises whatever it likes
+        except Exception as e:  # a broken binary may raise anything
             yield f"{name} cannot be imported: {type(e).__name__}: {e}"
 
 
 def _version_problems(requirements: Iterable[str]) -> Iterator[str]:
-    """Packages that are absent, or older than distillkit works with."""
-    for requirement in map(Requirement, requirements):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            found = versions([requirement.name])[requirement.name]
-            if found == "absent" or not requirement.specifier.contains(found, prereleases=True):
-                yield f"{requirement.name} is {found}, and distillkit needs {requirement}; pip install '{requirement}'"
+    """Find packages that are absent, or older than distillkit works with."""
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = versions([requirement.name])[requirement.name]
+        if installed == "absent" or not requirement.specifier.contains(installed, prereleases=True):
+            yield (
+                f"{requirement.name} is {installed}, and distillkit needs {requirement}; "
+                f"pip install '{requirement}'"
+            )
 
 
-def _notes() -> Iterator[str]:
-    """Pairs of versions that are known to be bad and that distillkit copes with."""
+def _is_torchvision_foreign() -> bool:
+    """Whether torchvision was built for another torch, which distillkit copes with."""
     try:
         from torchvision.extension import _has_ops  # type: ignore[import-untyped]
     except Exception:  # reported among the import problems
-        return
-    if not _has_ops():
-        yield "torchvision was built for another torch: models and metrics work here, torchvision.ops and torchvision.io do not"
+        return False
+    return not _has_ops()
 
 
-def _devices() -> Iterator[str]:
+def _list_devices() -> Iterator[str]:
     import torch
 
     yield f"cpu, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"

@@ -1,10 +1,10 @@
-"""Promises of teachers and students. Each function tests what its docstring states, and raises if it is not kept."""
+"""Checks of teachers and students."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, cast, get_args
+from collections.abc import Collection
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,229 +13,269 @@ from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.model import Condition, DiffusionModel, OutputTeacher
 from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
-from distillkit.plugins.descriptors import Spec, TeacherSpec
-from distillkit.testing.contract import DoesNotApply
+from distillkit.plugins.descriptors import Capability
 from distillkit.testing.probe import (
-    finite,
-    generator,
-    images,
-    in_range,
-    positive_integer,
-    repeatable,
     require,
+    require_finite,
+    require_image_range,
+    require_positive_integer,
+    require_repeatable,
+    seeded,
+    smooth_images,
 )
+from distillkit.testing.results import Check, DoesNotApply
 
 BATCH = 2
+TIMESTEPS = 64
+"""Timesteps drawn to check a process."""
+LEAST_SIDE = 32
+"""Sides of the inputs are about this many pixels, or more where the model asks for it."""
 
 
 def _lq(model: Any) -> Tensor:
-    """Inputs of an awkward size: sides that are odd multiples of what the model asks for."""
-    side = model.size_multiple * (2 * (math.ceil(32 / model.size_multiple) // 2) + 1)
-    return images(
-        BATCH, side, side + 2 * model.size_multiple if model.size_multiple <= 16 else side
-    )
+    """Draw inputs of an awkward size: odd multiples of what the model asks for."""
+    unit = model.size_multiple
+    count = 2 * (math.ceil(LEAST_SIDE / unit) // 2) + 1
+    height = width = unit * count
+    # Larger units would make the images too large.
+    if unit <= 16:
+        width += 2 * unit
+    return smooth_images(BATCH, height, width)
 
 
 def _gt(model: Any, seed: int = 1) -> Tensor:
-    lq = _lq(model)
-    return images(BATCH, lq.shape[2] * model.scale, lq.shape[3] * model.scale, seed)
+    height, width = _lq(model).shape[2:]
+    return smooth_images(BATCH, height * model.scale, width * model.scale, seed)
 
 
-def _noised(model: DiffusionModel, seed: int = 2) -> tuple[Tensor, Tensor, Condition]:
-    """A noised latent, its times, and the condition, without gradient."""
-    with torch.no_grad():
-        condition = model.condition(_lq(model))
-        z_0 = model.encode(_gt(model), condition)
-        t = model.process.sample_timesteps(BATCH, generator(seed))
-        noise = torch.randn(z_0.shape, generator=generator(seed))
-        return model.process.add_noise(z_0, noise, t, condition.y), t, condition
+def _condition(model: DiffusionModel) -> Condition:
+    return model.condition(_lq(model))
 
 
-def is_a_model(model: Any) -> None:
-    """is a DiffusionModel with a named latent space, a process, a network, and what it predicts."""
+class _Noised(NamedTuple):
+    """A noised latent and what it was made of, without gradient."""
+
+    z_t: Tensor
+    z_0: Tensor
+    noise: Tensor
+    t: Tensor
+    condition: Condition
+
+
+@torch.no_grad()
+def _noised_latent(model: DiffusionModel, seed: int = 2) -> _Noised:
+    condition = _condition(model)
+    z_0 = model.encode(_gt(model), condition)
+    t = model.process.sample_timesteps(BATCH, seeded(seed))
+    noise = torch.randn(z_0.shape, generator=seeded(seed))
+    z_t = model.process.add_noise(z_0, noise, t, condition.y)
+    return _Noised(z_t, z_0, noise, t, condition)
+
+
+def _combine(model: DiffusionModel, noised: _Noised, sample: Tensor, epsilon: Tensor) -> Tensor:
+    """Compute ``signal sample + noise epsilon + shift y``."""
+    c = model.process.coefficients(noised.t)
+    z_t = c.signal * sample + c.noise * epsilon
+    if noised.condition.y is not None:
+        z_t = z_t + c.shift * noised.condition.y
+    return z_t
+
+
+def check_interface(model: Any) -> None:
+    """Be a DiffusionModel with a latent space, a process and a network."""
     require(isinstance(model, DiffusionModel), f"build returned a {type(model).__name__}")
     require(isinstance(model.space, str), "its latent space has no name")
     require(isinstance(model.process, ForwardProcess), "process is no ForwardProcess")
-    require(
-        model.prediction_type in get_args(PredictionType),
-        f"predicts is {model.prediction_type!r}, expected one of {get_args(PredictionType)}",
-    )
+    types = get_args(PredictionType)
+    message = f"prediction_type is {model.prediction_type!r}, expected one of {types}"
+    require(model.prediction_type in types, message)
     require(isinstance(model.network, nn.Module), "network is no torch module")
+    _check_sizes(model)
+
+
+def _check_sizes(model: Any) -> None:
     for attribute in ("scale", "nfe", "size_multiple"):
-        positive_integer(model, attribute)
+        require_positive_integer(model, attribute)
 
 
-def codec_keeps_sizes(model: DiffusionModel) -> None:
-    """encodes images to finite latents and decodes them to images of the same size, with gradient through both."""
-    image, condition = _gt(model).requires_grad_(), model.condition(_lq(model))
+def check_codec(model: DiffusionModel) -> None:
+    """Encode images and decode them to their size, with gradient."""
+    image = _gt(model).requires_grad_()
+    condition = _condition(model)
     latent = model.encode(image, condition)
-    finite("the latent", latent, (BATCH, *latent.shape[1:4]))
+    require_finite("the latent", latent, (BATCH, *latent.shape[1:4]))
     decoded = model.decode(latent, condition)
-    finite("the decoded latent", decoded, tuple(image.shape))
-    require(
-        decoded.requires_grad, "the codec cuts the gradient from the decoded image to the image"
-    )
+    require_finite("the decoded latent", decoded, tuple(image.shape))
+    message = "the codec cuts the gradient from the decoded image to the image"
+    require(decoded.requires_grad, message)
     (gradient,) = torch.autograd.grad(decoded.square().mean(), image)
-    require(
-        bool(gradient.abs().sum() > 0), "no gradient reaches the image through encode and decode"
-    )
+    message = "no gradient reaches the image through encode and decode"
+    require(gradient.abs().sum() > 0, message)
 
 
-def process_is_positive(model: DiffusionModel) -> None:
-    """has a process with positive signal and noise at every time it was trained at, each (B, 1, 1, 1)."""
-    c = model.process.coefficients(model.process.sample_timesteps(64, generator()))
+def check_coefficients(model: DiffusionModel) -> None:
+    """Have a process with positive signal and noise at every timestep.
+
+    Each coefficient is a tensor (B, 1, 1, 1).
+    """
+    t = model.process.sample_timesteps(TIMESTEPS, seeded())
+    c = model.process.coefficients(t)
     for name, value in zip(c._fields, c, strict=True):
-        finite(name, value, (64, 1, 1, 1))
-    require(bool((c.signal > 0).all() and (c.noise > 0).all()), "signal or noise is not positive")
+        require_finite(name, value, (TIMESTEPS, 1, 1, 1))
+        if name != "shift":
+            require((value > 0).all(), f"{name} is not positive")
 
 
-def process_times_invert(model: DiffusionModel) -> None:
-    """has a process whose timestep_at inverts log_snr, within log_snr_range."""
+def check_log_snr(model: DiffusionModel) -> None:
+    """Have a process whose timestep_at inverts log_snr, in its range."""
     process = model.process
-    t = process.sample_timesteps(64, generator())
+    t = process.sample_timesteps(TIMESTEPS, seeded())
     log_snr = process.log_snr(t)
     low, high = process.log_snr_range()
     slack = 1e-3 * max(1.0, high - low)
-    require(
-        bool(((log_snr >= low - slack) & (log_snr <= high + slack)).all()),
-        f"log_snr leaves log_snr_range ({low:.3g}, {high:.3g})",
-    )
-    error = (process.timestep_at(log_snr).double() - t.double()).abs().max()
-    require(
-        float(error) <= 1e-3 * max(1.0, float(t.abs().max())),
-        f"timestep_at(log_snr(t)) is off by {float(error):.3g}",
-    )
+    message = f"log_snr leaves log_snr_range ({low:.3g}, {high:.3g})"
+    require(log_snr.min() >= low - slack, message)
+    require(log_snr.max() <= high + slack, message)
+    error = float((process.timestep_at(log_snr).double() - t.double()).abs().max())
+    largest = max(1.0, float(t.abs().max()))
+    require(error <= 1e-3 * largest, f"timestep_at(log_snr(t)) is off by {error:.3g}")
 
 
-def process_diffuses(model: DiffusionModel) -> None:
-    """noises a latent as signal z_0 + shift y + noise eps."""
-    z_t, t, condition = _noised(model)
-    c, z_0 = model.process.coefficients(t), model.encode(_gt(model), condition).detach()
-    noise = torch.randn(z_0.shape, generator=generator(2))
-    if condition.y is not None:
-        finite("condition.y", condition.y, tuple(z_0.shape))
-    expected = (
-        c.signal * z_0 + c.noise * noise + (0 if condition.y is None else c.shift * condition.y)
-    )
-    require(torch.allclose(z_t, expected, atol=1e-4), "diffuse does not add up to its coefficients")
+def check_add_noise(model: DiffusionModel) -> None:
+    """Noise a latent as signal z_0 + shift y + noise epsilon."""
+    noised = _noised_latent(model)
+    if noised.condition.y is not None:
+        require_finite("condition.y", noised.condition.y, tuple(noised.z_0.shape))
+    expected = _combine(model, noised, noised.z_0, noised.noise)
+    same = torch.allclose(noised.z_t, expected, atol=1e-4)
+    require(same, "add_noise does not add up to its coefficients")
 
 
-def predictions_agree(model: DiffusionModel) -> None:
-    """predicts a clean latent and a noise that add up to z_t; two predictions obey |eps_a - eps_b|^2 = SNR |z0_a - z0_b|^2."""
-    z_t, t, condition = _noised(model)
-    c = model.process.coefficients(t)
+def check_predictions(model: DiffusionModel) -> None:
+    """Predict a sample and an epsilon that add up to z_t.
+
+    Two predictions obey ``|eps_a - eps_b|^2 = SNR |z0_a - z0_b|^2``.
+    """
+    noised = _noised_latent(model)
+    z_t, t, condition = noised.z_t, noised.t, noised.condition
+    shape = tuple(z_t.shape)
     with torch.no_grad():
-        finite("the network's output", model(z_t, t, condition), tuple(z_t.shape))
+        require_finite("the network's output", model(z_t, t, condition), shape)
         a = model.predict(z_t, t, condition)
         b = model.predict(z_t, t, model.condition(_lq(model).flip(0)))
-    for name, value in (("predict(...).sample", a.sample), ("predict(...).epsilon", a.epsilon)):
-        finite(name, value, tuple(z_t.shape))
-    again = (
-        c.signal * a.sample
-        + c.noise * a.epsilon
-        + (0 if condition.y is None else c.shift * condition.y)
-    )
+    require_finite("predict(...).sample", a.sample, shape)
+    require_finite("predict(...).epsilon", a.epsilon, shape)
+    combined = _combine(model, noised, a.sample, a.epsilon)
+    error = float((combined - z_t).abs().max())
     require(
-        torch.allclose(again, z_t, atol=1e-3),
-        f"signal clean + shift y + noise eps misses z_t by {float((again - z_t).abs().max()):.3g}",
+        torch.allclose(combined, z_t, atol=1e-3),
+        f"signal sample + shift y + noise epsilon misses z_t by {error:.3g}",
     )
-    if condition.y is None:  # with a y, the two conditions would have to share it
-        left, right = (
-            (a.epsilon - b.epsilon).square(),
-            c.ratio.square() * (a.sample - b.sample).square(),
-        )
-        require(
-            torch.allclose(left, right, rtol=1e-2, atol=1e-3),
-            "the differences of two predictions break the SNR identity",
-        )
+    if condition.y is not None:
+        return  # the two conditions would have to share it
+    ratio = model.process.coefficients(t).ratio
+    epsilons = (a.epsilon - b.epsilon).square()
+    samples = ratio.square() * (a.sample - b.sample).square()
+    same = torch.allclose(epsilons, samples, rtol=1e-2, atol=1e-3)
+    require(same, "the differences of two predictions break the SNR identity")
 
 
-def score_passes_gradient(model: DiffusionModel) -> None:
-    """passes gradient from its prediction to z_t while its own weights are frozen."""
+def check_score_gradient(model: DiffusionModel) -> None:
+    """Pass gradient from predictions to z_t while weights are frozen."""
     model.requires_grad_(False)
-    z_t, t, condition = _noised(model)
-    noise = model.predict(z_t.requires_grad_(), t, condition).epsilon
-    require(noise.requires_grad, "predict cuts the gradient (torch.no_grad or detach inside?)")
-    (gradient,) = torch.autograd.grad(noise.square().mean(), z_t)
-    finite("the gradient at z_t", gradient, tuple(z_t.shape))
+    noised = _noised_latent(model)
+    z_t = noised.z_t.requires_grad_()
+    epsilon = model.predict(z_t, noised.t, noised.condition).epsilon
+    message = "predict cuts the gradient (torch.no_grad or detach inside?)"
+    require(epsilon.requires_grad, message)
+    (gradient,) = torch.autograd.grad(epsilon.square().mean(), z_t)
+    require_finite("the gradient at z_t", gradient, tuple(z_t.shape))
 
 
-def generates(model: DiffusionModel) -> None:
-    """generates a latent of the size that its codec gives the restored image, the same for the same generator."""
-    with torch.no_grad():
-        condition = model.condition(_lq(model))
-        expected = model.encode(_gt(model), condition).shape
-        finite("generate(...)", model.generate(condition, generator()), tuple(expected))
-        repeatable("generate(...)", lambda: model.generate(condition, generator()))
+@torch.no_grad()
+def check_generate(model: DiffusionModel) -> None:
+    """Generate a latent of the codec's size that depends on the generator."""
+    condition = _condition(model)
+    expected = model.encode(_gt(model), condition).shape
+    require_finite("generate(...)", model.generate(condition, seeded()), tuple(expected))
+    require_repeatable("generate(...)", lambda: model.generate(condition, seeded()))
 
 
-def student_has_a_codec(model: DiffusionModel) -> None:
-    """has a Codec: a student's latents depend on the image alone."""
-    require(
-        isinstance(model.codec, Codec) and model.codec.space == model.space,
-        "codec is no Codec of the model's space",
-    )
+def check_student_codec(model: DiffusionModel) -> None:
+    """Have a Codec, so that its latents depend on the image alone."""
+    is_codec = isinstance(model.codec, Codec) and model.codec.space == model.space
+    require(is_codec, "codec is no Codec of the model's space")
 
 
-def student_learns(model: DiffusionModel) -> None:
-    """generates with gradient to the weights of its network."""
+def check_student_gradient(model: DiffusionModel) -> None:
+    """Generate with gradient to the weights of its network."""
     model.requires_grad_(False)
     model.network.requires_grad_(True)
-    latent = model.generate(model.condition(_lq(model)), generator())
-    require(latent.requires_grad, "generate cuts the gradient (torch.no_grad or detach inside?)")
+    latent = model.generate(_condition(model), seeded())
+    message = "generate cuts the gradient (torch.no_grad or detach inside?)"
+    require(latent.requires_grad, message)
     weights = [w for w in model.network.parameters() if w.is_floating_point()]
     gradients = torch.autograd.grad(latent.square().mean(), weights, allow_unused=True)
     model.requires_grad_(False)
-    reached = [g for g in gradients if g is not None]
-    require(
-        all(bool(torch.isfinite(g).all()) for g in reached),
-        "a gradient of the network's weights is NaN or infinite",
-    )
-    require(
-        any(bool(g.abs().sum() > 0) for g in reached), "no gradient reaches the network's weights"
-    )
+    reached = [gradient for gradient in gradients if gradient is not None]
+    for gradient in reached:
+        finite = torch.isfinite(gradient).all()
+        require(finite, "a gradient of the network's weights is NaN or infinite")
+    nonzero = any(gradient.abs().sum() > 0 for gradient in reached)
+    require(nonzero, "no gradient reaches the network's weights")
 
 
-def restores(model: Any) -> None:
-    """restores images of any size it allows to scale times that size, in [-1, 1], the same for the same generator."""
-    for attribute in ("scale", "nfe", "size_multiple"):
-        positive_integer(model, attribute)
+@torch.no_grad()
+def check_restore(model: Any) -> None:
+    """Restore images to scale times their size, repeatably, in [-1, 1]."""
+    _check_sizes(model)
     lq = _lq(model)
     before = lq.clone()
-    with torch.no_grad():
-        restored = model.restore(lq, generator())
-        finite("restore(...)", restored, tuple(_gt(model).shape))
-        in_range("restore(...)", restored)
-        repeatable("restore(...)", lambda: model.restore(lq, generator()))
+    restored = model.restore(lq, seeded())
+    require_finite("restore(...)", restored, tuple(_gt(model).shape))
+    require_image_range("restore(...)", restored)
+    require_repeatable("restore(...)", lambda: model.restore(lq, seeded()))
     require(torch.equal(lq, before), "restore changes its input in place")
 
 
-def stays_as_it_is(model: Any) -> None:
-    """keeps its weights and buffers while it works."""
+@torch.no_grad()
+def check_unchanged_weights(model: Any) -> None:
+    """Keep weights and buffers as they are while it restores."""
     if not isinstance(model, nn.Module):
         raise DoesNotApply("it is no torch module")
-    before = {name: value.double().sum() for name, value in model.state_dict().items()}
-    with torch.no_grad():
-        cast(OutputTeacher, model).restore(_lq(model), generator())
-    changed = [
-        name
-        for name, value in model.state_dict().items()
-        if not torch.equal(value.double().sum(), before[name])
-    ]
+    before = _sums(model)
+    cast(OutputTeacher, model).restore(_lq(model), seeded())
+    after = _sums(model)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
     require(not changed, f"restore changes {', '.join(changed[:3])}")
 
 
-def promises(spec: Spec) -> list[Callable[[Any], None]]:
-    """What a student, or a teacher with its capabilities, promises."""
-    model = [
-        is_a_model,
-        codec_keeps_sizes,
-        process_is_positive,
-        process_times_invert,
-        process_diffuses,
-        predictions_agree,
-    ]
-    if not isinstance(spec, TeacherSpec):
-        return [*model, student_has_a_codec, generates, restores, student_learns]
-    score = [*model, score_passes_gradient] if "score" in spec.capabilities else []
-    return [*score, *([restores, stays_as_it_is] if "output" in spec.capabilities else [])]
+def _sums(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.double().sum() for name, value in model.state_dict().items()}
+
+
+MODEL_CHECKS: list[Check] = [
+    check_interface,
+    check_codec,
+    check_coefficients,
+    check_log_snr,
+    check_add_noise,
+    check_predictions,
+]
+STUDENT_CHECKS: list[Check] = [
+    *MODEL_CHECKS,
+    check_student_codec,
+    check_generate,
+    check_restore,
+    check_student_gradient,
+]
+
+
+def teacher_checks(capabilities: Collection[Capability]) -> list[Check]:
+    """List the checks of a teacher's capabilities."""
+    checks: list[Check] = []
+    if "score" in capabilities:
+        checks += [*MODEL_CHECKS, check_score_gradient]
+    if "output" in capabilities:
+        checks += [check_restore, check_unchanged_weights]
+    return checks
