@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from distillkit.data.luma import full_range_luma as full_range_luma
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
+    from distillkit.data.pairs import BatchSettings as BatchSettings
+    from distillkit.data.pairs import PairedBatches as PairedBatches
+    from distillkit.data.sources import open_source as open_source
     from distillkit.diffusion.captions import captioned as captioned
     from distillkit.diffusion.captions import current_captions as current_captions
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
@@ -89,6 +92,8 @@ _HOME = {
     "files.images": ["picture_size", "read_image", "write_image", "write_picture"],
     "data.luma": ["full_range_luma"],
     "data.ops": ["filter2d", "jpeg"],
+    "data.pairs": ["BatchSettings", "PairedBatches"],
+    "data.sources": ["open_source"],
     "diffusion.captions": ["captioned", "current_captions"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
     "diffusion.model": ["Condition", "DiffusionModel", "OutputTeacher"],

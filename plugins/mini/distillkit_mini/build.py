@@ -24,27 +24,27 @@ Model = TypeVar("Model", bound=MiniModel)
 
 def faithful(options: FaithfulOptions) -> Faithful:
     """Build the faithful super-resolution model."""
-    return _loaded(Faithful(options.steps, options.temperature), options)
+    return _load(Faithful(options.steps, options.temperature), options)
 
 
 def faithful_dct(options: FaithfulOptions) -> FaithfulDct:
     """Build the faithful super-resolution model in the space of block frequencies."""
-    return _loaded(FaithfulDct(options.steps, options.temperature), options)
+    return _load(FaithfulDct(options.steps, options.temperature), options)
 
 
 def faithful_lle(options: FaithfulOptions) -> Faithful:
     """Build the faithful low-light model."""
-    return _loaded(Faithful(options.steps, options.temperature, LOW_LIGHT), options)
+    return _load(Faithful(options.steps, options.temperature, LOW_LIGHT), options)
 
 
 def realistic(options: RealisticOptions) -> Realistic:
     """Build the realistic super-resolution model."""
-    return _loaded(Realistic(), options)
+    return _load(Realistic(), options)
 
 
 def realistic_lle(options: RealisticOptions) -> Realistic:
     """Build the realistic low-light model."""
-    return _loaded(Realistic(LOW_LIGHT), options)
+    return _load(Realistic(LOW_LIGHT), options)
 
 
 def camera(options: CameraOptions) -> Camera:
@@ -57,6 +57,7 @@ def photos(options: PhotosOptions) -> Dataset:
     return build_photos(options.split)
 
 
-def _loaded(model: Model, options: FaithfulOptions | RealisticOptions) -> Model:
+def _load(model: Model, options: FaithfulOptions | RealisticOptions) -> Model:
+    """Load the weights that the options name."""
     load_network(model.network, options.weights.fetch())
     return model

@@ -1,73 +1,86 @@
-"""Measures the mini teachers on the packaged test photographs and prints the table of the model card.
+"""Measures the mini teachers on the packaged test photographs: the table of the model card.
 
-``python -m distillkit_mini.evaluate [--task lle] [--weights DIR]``: nine 96-pixel crops of each photograph, degraded as in training
-with a fixed seed; PSNR over RGB rounded to 8 bits (in low light also after GT-mean), and shift-tolerant LPIPS of two networks: mean
+``python -m distillkit_mini.evaluate [--task lle] [--weights DIR]`` takes nine 96-pixel crops of
+each photograph, degraded as in training with a fixed seed, and prints for each metric the mean
 ± standard error over the crops.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from distillkit import PerceptualDistance, psnr
-from distillkit_mini.crops import read_photo
+from distillkit import read_image
+from distillkit_mini.courses import COURSES, create_from_plugin
 from distillkit_mini.models import MiniModel
 from distillkit_mini.photos import PHOTOS, photo_path
 from distillkit_mini.plugin import SHIPPED, distillkit_teachers
-from distillkit_mini.train import COURSES, plugin_thing
 
-CROP, ROWS, SEED, BATCH = 96, 3, 0, 9
-Distance = Callable[[Tensor, Tensor], Tensor]
+CROP = 96
+ROWS = 3
+"""Crops of a photograph along each side."""
+SEED = 0
+BATCH = 9
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
+PERCEPTUAL = {"ST-LPIPS-Alex": "distillkit/stlpips-alex", "ST-LPIPS-VGG": "distillkit/stlpips-vgg"}
+METRICS = {
+    "sr4x": {"PSNR": "distillkit/psnr", **PERCEPTUAL},
+    "lle": {"PSNR": "distillkit/psnr", "PSNR, GT-mean": "lowlight/psnr-gtmean", **PERCEPTUAL},
+}
+"""The metrics of each task: column of the table -> name in a recipe."""
 
-def evaluation_pairs(task: str = "sr4x") -> tuple[Tensor, Tensor]:
-    """Inputs and clean crops (45, 3, 96, 96) in [-1, 1]: three by three evenly spaced of every test photograph."""
-    crops = []
+Values = dict[str, Tensor]
+"""One value per crop, (45,), by metric."""
+
+
+def evaluation_crops(task: str = "sr4x") -> tuple[Tensor, Tensor]:
+    """Cut evenly spaced crops from every test photograph, and degrade them.
+
+    Returns:
+        Inputs, and clean crops (45, 3, 96, 96), in [-1, 1].
+    """
+    crops: list[Tensor] = []
     for package, name in PHOTOS["test"]:
-        photo = read_photo(photo_path(package, name)).float() / 127.5 - 1
-        tops, lefts = (
-            torch.linspace(0, side - CROP, ROWS).long().tolist() for side in photo.shape[1:]
-        )
-        crops += [photo[:, top : top + CROP, left : left + CROP] for top in tops for left in lefts]
+        photo = read_image(photo_path(package, name))
+        height, width = photo.shape[1:]
+        for top in _evenly_spaced(height):
+            for left in _evenly_spaced(width):
+                crops.append(photo[:, top : top + CROP, left : left + CROP])
     gt = torch.stack(crops)
-    return COURSES[task].degradation()(gt, torch.Generator().manual_seed(SEED)), gt
+    degradation = COURSES[task].degradation()
+    return degradation(gt, _generator()), gt
 
 
-def restorations(lq: Tensor, faithful: MiniModel, realistic: MiniModel) -> dict[str, Tensor]:
-    """By name: the task's guess, the teachers, and ``linear:alpha``, which is ``alpha faithful + (1 - alpha) realistic``."""
-    f, r = (
-        model.restore(lq, torch.Generator().manual_seed(SEED)) for model in (faithful, realistic)
-    )
-    combinations = {f"linear:{alpha:g}": alpha * f + (1 - alpha) * r for alpha in ALPHAS}
-    return {
+def _evenly_spaced(length: int) -> list[int]:
+    return torch.linspace(0, length - CROP, ROWS).long().tolist()
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
+
+
+def restore_crops(lq: Tensor, faithful: MiniModel, realistic: MiniModel) -> dict[str, Tensor]:
+    """Restore crops by every method of the table.
+
+    Returns:
+        Images by method: the task's guess, the teachers, and ``linear:alpha``, which is
+        ``alpha faithful + (1 - alpha) realistic``.
+    """
+    f = faithful.restore(lq, _generator())
+    r = realistic.restore(lq, _generator())
+    images = {
         faithful.task.guess_name: faithful.task.guess(lq),
         "faithful": f,
         "realistic": r,
-    } | combinations
-
-
-def eight_bits(image: Tensor) -> Tensor:
-    """What a saved file holds of an image, in [-1, 1]."""
-    return ((image.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-
-
-PSNR: dict[str, Callable[[], Distance]] = {"PSNR": psnr}
-AFTER_GT_MEAN: dict[str, Callable[[], Distance]] = {
-    "PSNR, GT-mean": partial(plugin_thing, "metrics", "lowlight/psnr-gtmean")
-}
-PERCEPTUAL: dict[str, Callable[[], Distance]] = {
-    "ST-LPIPS-Alex": lambda: PerceptualDistance("alex"),
-    "ST-LPIPS-VGG": lambda: PerceptualDistance("vgg"),
-}
-METRICS = {"sr4x": PSNR | PERCEPTUAL, "lle": PSNR | AFTER_GT_MEAN | PERCEPTUAL}
-"""By task: name -> what builds the metric."""
+    }
+    for alpha in ALPHAS:
+        images[f"linear:{alpha:g}"] = alpha * f + (1 - alpha) * r
+    return images
 
 
 @torch.no_grad()
@@ -76,44 +89,64 @@ def measure(
     realistic: MiniModel,
     task: str = "sr4x",
     metrics: Iterable[str] | None = None,
-) -> dict[str, dict[str, Tensor]]:
-    """Method -> metric -> one value a crop, (45,). ``metrics``: some of the task's; default: all."""
-    lq, gt = evaluation_pairs(task)
-    images = {
-        method: eight_bits(image) for method, image in restorations(lq, faithful, realistic).items()
-    }
-    distances = {metric: METRICS[task][metric]() for metric in metrics or METRICS[task]}
-    return {
-        method: {
-            metric: torch.cat(
-                [distance(a, b) for a, b in zip(image.split(BATCH), gt.split(BATCH), strict=True)]
-            )
-            for metric, distance in distances.items()
-        }
-        for method, image in images.items()
-    }
+) -> dict[str, Values]:
+    """Measure two teachers and their linear combinations.
+
+    Args:
+        faithful: The faithful teacher.
+        realistic: The realistic teacher.
+        task: What they undo.
+        metrics: Columns to measure; default: all of the task.
+
+    Returns:
+        Values by method.
+    """
+    lq, gt = evaluation_crops(task)
+    columns = METRICS[task]
+    built = {name: create_from_plugin("metrics", columns[name]) for name in metrics or columns}
+    measured: dict[str, Values] = {}
+    for method, image in restore_crops(lq, faithful, realistic).items():
+        image = _round_to_8_bits(image)
+        batches = list(zip(image.split(BATCH), gt.split(BATCH), strict=True))
+        values: Values = {}
+        for name, metric in built.items():
+            values[name] = torch.cat([metric(restored, clean) for restored, clean in batches])
+        measured[method] = values
+    return measured
 
 
-def table(measured: dict[str, dict[str, Tensor]]) -> str:
-    """A Markdown table, mean ± standard error."""
+def _round_to_8_bits(image: Tensor) -> Tensor:
+    """Round an image in [-1, 1] as a saved file does."""
+    return ((image.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def format_table(measured: dict[str, Values]) -> str:
+    """Format a Markdown table of mean ± standard error."""
     metrics = list(next(iter(measured.values())))
     rows = [["method", *metrics], ["---"] * (len(metrics) + 1)]
     for method, values in measured.items():
-        cells = []
-        for metric in metrics:
-            v, digits = values[metric], 2 if metric.startswith("PSNR") else 4
-            cells.append(f"{v.mean():.{digits}f} ± {v.std() / len(v) ** 0.5:.{digits}f}")
-        rows.append([method, *cells])
+        rows.append([method, *(_format_cell(name, values[name]) for name in metrics)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def teacher(name: str, **options: object) -> MiniModel:
-    """A teacher as the plugin offers it, with options in place of its defaults."""
-    spec = next(spec for spec in distillkit_teachers() if spec.name == name)
-    return spec.create(spec.config(**options)).eval()
+def _format_cell(metric: str, values: Tensor) -> str:
+    digits = 4
+    if metric.startswith("PSNR"):
+        digits = 2
+    error = values.std() / len(values) ** 0.5
+    return f"{values.mean():.{digits}f} ± {error:.{digits}f}"
+
+
+def build_teacher(name: str, **options: object) -> MiniModel:
+    """Build a teacher as the plugin offers it, with other options than the defaults."""
+    for spec in distillkit_teachers():
+        if spec.name == name:
+            return spec.create(spec.config(**options)).eval()
+    raise ValueError(f"there is no mini teacher {name}")
 
 
 def main() -> None:
+    """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m distillkit_mini.evaluate", description=__doc__)
     parser.add_argument(
         "--task",
@@ -122,19 +155,26 @@ def main() -> None:
         help="what the models undo (default: %(default)s)",
     )
     parser.add_argument(
-        "--weights", type=Path, default=SHIPPED, help="folder of the weights of both teachers"
+        "--weights",
+        type=Path,
+        default=SHIPPED,
+        help="folder of the weights of both teachers",
     )
     parser.add_argument(
-        "--steps", type=int, help="steps of the faithful teacher (default: as the plugin offers it)"
+        "--steps",
+        type=int,
+        help="steps of the faithful teacher (default: as the plugin offers it)",
     )
     args = parser.parse_args()
     faithful, realistic = COURSES[args.task].names
-    steps = {} if args.steps is None else {"steps": args.steps}
-    pair = (
-        teacher(faithful, weights=args.weights / f"{faithful}.safetensors", **steps),
-        teacher(realistic, weights=args.weights / f"{realistic}.safetensors"),
+    options: dict[str, object] = {"weights": args.weights / f"{faithful}.safetensors"}
+    if args.steps is not None:
+        options["steps"] = args.steps
+    teachers = (
+        build_teacher(faithful, **options),
+        build_teacher(realistic, weights=args.weights / f"{realistic}.safetensors"),
     )
-    print(table(measure(*pair, args.task)))
+    print(format_table(measure(*teachers, args.task)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The mini models: codec, forward process and denoiser of each. A task decides what they start from; all else is shared."""
+"""The mini models: codec, forward process and denoiser of each.
+
+A task decides what they start from; everything else is shared.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +30,32 @@ SCALE = 4
 PATCH = 4
 """Pixels of the restored image along a side of a latent pixel."""
 CHANNELS = 3 * PATCH**2
-WIDTH, BLOCKS = 48, (2, 3, 2)
 LATENT_GAIN = 2.0
 """Latents are twice the pixels, which brings their spread near 1."""
+WIDTH = 48
+BLOCKS = (2, 3, 2)
+
+EXPOSURE = 0.28
+GAMMA = 2.15
+"""What :func:`brighten` assumes: about the middle of the low-light models' training ranges."""
 
 
 def enlarge(lq: Tensor) -> Tensor:
-    """Bicubic enlargement, (B, 3, h, w) -> (B, 3, 4 h, 4 w)."""
+    """Enlarge images bicubically, (B, 3, h, w) -> (B, 3, 4 h, 4 w)."""
     return F.interpolate(lq, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
-EXPOSURE, GAMMA = 0.28, 2.15
-"""What :func:`brighten` takes for granted: about the middle of what the low-light models were trained to undo."""
-
-
 def brighten(lq: Tensor) -> Tensor:
-    """``(x / EXPOSURE)^(1 / GAMMA)`` of x in [0, 1], the same for every pixel of every image; (B, 3, h, w) in [-1, 1].
+    """Brighten images by ``(x / EXPOSURE)^(1 / GAMMA)`` of x in [0, 1].
 
-    Not clamped, so that no highlight is lost. One fixed curve, not one for each image: how dark a pixel is tells how bright it was.
+    The result is not clamped, so that no highlight is lost. The curve is the same for every image:
+    how dark a pixel is tells how bright it was.
+
+    Args:
+        lq: (B, 3, h, w) in [-1, 1].
+
+    Returns:
+        (B, 3, h, w), 0 and above in [-1, 1] units.
     """
     light = ((lq + 1) / 2).clamp(0, 1)
     return (light / EXPOSURE) ** (1 / GAMMA) * 2 - 1
@@ -52,14 +63,14 @@ def brighten(lq: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Task:
-    """What a mini model is asked to undo."""
+    """What a mini model undoes."""
 
     scale: int
     """Output size divided by input size."""
     guess: Callable[[Tensor], Tensor]
-    """Inputs (B, 3, h, w) -> images of the output's size, without any learning: where the models start."""
+    """Maps inputs (B, 3, h, w) to images of the output's size, without a network: the start."""
     guess_name: str
-    """Of that baseline in tables."""
+    """The guess's name in tables."""
 
 
 SUPER_RESOLUTION = Task(SCALE, enlarge, "bicubic")
@@ -67,20 +78,25 @@ LOW_LIGHT = Task(1, brighten, "brightened")
 
 
 def load_network(network: nn.Module, path: Path) -> None:
-    """Fill ``network`` from a safetensors file, stored in half or full precision."""
-    load_exactly(
-        network, {name: value.float() for name, value in read_state_dict(path).items()}, path
-    )
+    """Load a network's weights from a safetensors file in half or full precision."""
+    weights = read_state_dict(path)
+    weights = {name: value.float() for name, value in weights.items()}
+    load_exactly(network, weights, path)
 
 
 class MiniModel(DiffusionModel):
-    """What they share: a latent of 48 channels at a quarter of the output's size, and ``y``, the encoded guess of the task."""
+    """The common part: a latent of 48 channels at a quarter of the output's size.
+
+    ``y`` is the encoded guess of the task.
+    """
 
     head = "out"
 
     def __init__(self, task: Task = SUPER_RESOLUTION) -> None:
         super().__init__()
-        self.task, self.scale, self.size_multiple = task, task.scale, PATCH // task.scale
+        self.task = task
+        self.scale = task.scale
+        self.size_multiple = PATCH // task.scale
         self.codec = PixelUnshuffle(PATCH, LATENT_GAIN)
         self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 
@@ -91,49 +107,56 @@ class MiniModel(DiffusionModel):
 class Faithful(MiniModel):
     """Residual shifting (Yue et al. 2023) from the task's guess to the clean image, in a few steps.
 
-    ``clean = y + F([z_t / sqrt(1 + noise(t)^2), y], t)``
+    ``sample = y + F([z_t / sqrt(1 + noise(t)^2), y], t)``
 
     Args:
-        steps: network passes of :meth:`generate`.
-        temperature: size of the noise that :meth:`generate` starts with, as a share of the process's own. At 1 it draws one of the
-            plausible images, grain included; toward 0 it approaches their mean, which has the higher PSNR.
+        steps: Network evaluations of :meth:`generate`.
+        temperature: Size of the noise that :meth:`generate` starts with, as a share of the
+            process's own. At 1 it draws one of the plausible images, grain included; toward 0 it
+            approaches their mean, which has the higher PSNR.
+        task: What it undoes.
     """
 
     prediction_type = "sample"
     process: ContinuousResidualShifting
 
     def __init__(
-        self, steps: int = 4, temperature: float = 0.25, task: Task = SUPER_RESOLUTION
+        self,
+        steps: int = 4,
+        temperature: float = 0.25,
+        task: Task = SUPER_RESOLUTION,
     ) -> None:
         super().__init__(task)
+        self.nfe = steps
         self.temperature = temperature
         self.process = ContinuousResidualShifting(kappa=0.2)
-        self.nfe = steps
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         assert condition.y is not None
-        z_in = z_t / (1 + self.process.coefficients(t).noise ** 2).sqrt()
+        noise = self.process.coefficients(t).noise
+        z_in = z_t / (1 + noise**2).sqrt()
         return condition.y + self.network(torch.cat([z_in, condition.y], 1), t)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        """From ``y`` and noise in ``passes`` equal steps of t, each to where the prediction says that ``z_t`` lies next."""
+        """Go from ``y`` and noise to a clean latent in ``nfe`` equal steps of t.
+
+        Each step goes to where the prediction says that ``z_t`` lies next.
+        """
         y = condition.y
         assert y is not None
-        times = torch.linspace(self.process.t_max, 0, self.nfe + 1)[:-1].tolist()
+        timesteps = torch.linspace(self.process.t_max, 0, self.nfe + 1).tolist()
         noise = torch.randn(y.shape, generator=generator).to(y)
-        z_t = y + self.temperature * self.process.kappa * times[0] * noise
-        for now, later in zip(times, [*times[1:], None], strict=True):
-            guess = self.predict(z_t, y.new_full((len(y),), now), condition)
-            if later is None:
-                break
-            z_t = self.process.add_noise(
-                guess.sample, guess.epsilon, y.new_full((len(y),), later), y
-            )
-        return guess.sample
+        z_t = y + self.temperature * self.process.kappa * timesteps[0] * noise
+        prediction = self.predict(z_t, y.new_full((len(y),), timesteps[0]), condition)
+        for timestep in timesteps[1:-1]:
+            t = y.new_full((len(y),), timestep)
+            z_t = self.process.add_noise(prediction.sample, prediction.epsilon, t, y)
+            prediction = self.predict(z_t, t, condition)
+        return prediction.sample
 
 
 class FaithfulDct(Faithful):
-    """The faithful model in another latent space: the same weights, asked through the rotation between the two."""
+    """The faithful model in another latent space: the same weights behind a rotation."""
 
     codec: BlockDct
 
@@ -148,14 +171,16 @@ class FaithfulDct(Faithful):
 
 
 class Realistic(MiniModel):
-    """A one-step restorer that is also a denoiser at every time.
+    """A one-step restorer that is also a denoiser at every timestep.
 
-    Variance preserving, ``signal = cos(pi t / 2)``; ``clean = y + F([z_t, y], t)``. One step takes ``y`` for ``z_t`` at ``t = 1``,
-    where it never saw noise: ``z_0 = clean(y, 1)``. The network is the faithful model's, trained on from its weights.
+    It is variance preserving with ``signal = cos(pi t / 2)``, and ``sample = y + F([z_t, y], t)``.
+    Restoring passes ``y`` as ``z_t`` at ``t = 1``, where it never saw noise:
+    ``z_0 = sample(y, 1)``. The network started from the faithful model's weights.
     """
 
     prediction_type = "sample"
     start = 1.0
+    """The timestep of the restoring step."""
 
     def __init__(self, task: Task = SUPER_RESOLUTION) -> None:
         super().__init__(task)
@@ -166,7 +191,7 @@ class Realistic(MiniModel):
         return condition.y + self.network(torch.cat([z_t, condition.y], 1), t)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        assert condition.y is not None
-        return self.predict(
-            condition.y, condition.y.new_full((len(condition.y),), self.start), condition
-        ).sample
+        y = condition.y
+        assert y is not None
+        t = y.new_full((len(y),), self.start)
+        return self.predict(y, t, condition).sample

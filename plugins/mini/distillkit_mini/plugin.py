@@ -1,4 +1,4 @@
-"""What the plugin offers, as light descriptors: torch and the networks are imported only when one is built."""
+"""What the plugin offers, as light descriptors: torch is imported only when one is built."""
 
 from __future__ import annotations
 
@@ -21,66 +21,66 @@ from distillkit import (
 LICENSE = "Apache-2.0"
 SHIPPED = Path(__file__).parent / "weights"
 
+Steps = Annotated[int, Field(ge=1, le=100, description="network evaluations per restoration")]
+Temperature = Annotated[
+    float, Field(ge=0, le=1, description="starting noise, as a share of the process's own")
+]
+Weights = Annotated[WeightFile, Field(description="weights of the network")]
+
 
 def _shipped(name: str) -> WeightFile:
     return WeightFile(path=SHIPPED / f"{name}.safetensors", license=LICENSE)
 
 
 class FaithfulOptions(Options):
-    steps: Annotated[int, Field(ge=1, le=100)] = Field(
-        4, description="network passes of one restoration"
-    )
-    temperature: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="starting noise, as a share of the process's own"
-    )
-    weights: WeightFile = Field(_shipped("faithful"), description="weights of the network")
+    steps: Steps = 4
+    temperature: Temperature = 0.25
+    weights: Weights = _shipped("faithful")
 
 
 class FaithfulLowLightOptions(FaithfulOptions):
-    steps: Annotated[int, Field(ge=1, le=100)] = Field(
-        1, description="network passes of one restoration"
-    )
-    temperature: Annotated[float, Field(ge=0, le=1)] = Field(
-        0, description="starting noise, as a share of the process's own"
-    )
-    weights: WeightFile = Field(_shipped("faithful-lle"), description="weights of the network")
+    steps: Steps = 1
+    temperature: Temperature = 0
+    weights: Weights = _shipped("faithful-lle")
 
 
 class RealisticOptions(Options):
-    weights: WeightFile = Field(
-        _shipped("realistic"),
-        description="weights of the network; a student starts from them",
-    )
+    weights: Weights = _shipped("realistic")
 
 
 class RealisticLowLightOptions(RealisticOptions):
-    weights: WeightFile = Field(
-        _shipped("realistic-lle"),
-        description="weights of the network; a student starts from them",
-    )
+    weights: Weights = _shipped("realistic-lle")
 
 
-def _upwards(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the range runs downwards, from {ends[0]:g} to {ends[1]:g}")
-    return ends
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if low > high:
+        raise ValueError(f"the range runs downwards, from {low:g} to {high:g}")
+    return bounds
 
 
+Ordered = AfterValidator(_check_order)
 Blur = Annotated[float, Field(ge=0.1, le=8)]
 Noise = Annotated[float, Field(ge=0, le=255)]
 Quality = Annotated[float, Field(ge=1, le=100)]
 
 
 class CameraOptions(Options):
-    blur: Annotated[tuple[Blur, Blur], AfterValidator(_upwards)] = Field(
-        (0.3, 2.0), description="standard deviation, clean pixels"
-    )
-    noise: Annotated[tuple[Noise, Noise], AfterValidator(_upwards)] = Field(
-        (0, 8), description="standard deviation, of 255 gray levels"
-    )
-    quality: Annotated[tuple[Quality, Quality], AfterValidator(_upwards)] = Field(
-        (50, 95), description="JPEG quality"
-    )
+    blur: Annotated[
+        tuple[Blur, Blur],
+        Ordered,
+        Field(description="standard deviation, clean pixels"),
+    ] = (0.3, 2.0)
+    noise: Annotated[
+        tuple[Noise, Noise],
+        Ordered,
+        Field(description="standard deviation, of 255 gray levels"),
+    ] = (0, 8)
+    quality: Annotated[
+        tuple[Quality, Quality],
+        Ordered,
+        Field(description="JPEG quality"),
+    ] = (50, 95)
 
 
 class PhotosOptions(Options):
@@ -100,7 +100,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         ),
         TeacherSpec(
             name="faithful-dct",
-            summary="the same weights in another latent space, the frequencies of 4x4 blocks",
+            summary="the same weights in another latent space, frequencies of 4x4 blocks",
             config=FaithfulOptions,
             build="distillkit_mini.build:faithful_dct",
             license=LICENSE,
@@ -108,7 +108,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         ),
         TeacherSpec(
             name="realistic",
-            summary="realistic 4x super-resolution: one step, trained with perceptual and adversarial losses",
+            summary="realistic 4x super-resolution: one step, perceptual and adversarial losses",
             config=RealisticOptions,
             build="distillkit_mini.build:realistic",
             license=LICENSE,
@@ -116,7 +116,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         ),
         TeacherSpec(
             name="faithful-lle",
-            summary="faithful low-light enhancement: residual shifting from the brightened input, one step",
+            summary="faithful low-light enhancement: residual shifting, one step",
             config=FaithfulLowLightOptions,
             build="distillkit_mini.build:faithful_lle",
             license=LICENSE,
@@ -124,7 +124,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         ),
         TeacherSpec(
             name="realistic-lle",
-            summary="realistic low-light enhancement: one step, trained with perceptual and adversarial losses",
+            summary="realistic low-light enhancement: one step, perceptual and adversarial losses",
             config=RealisticLowLightOptions,
             build="distillkit_mini.build:realistic_lle",
             license=LICENSE,
@@ -138,14 +138,14 @@ def distillkit_students() -> Sequence[StudentSpec]:
     return [
         StudentSpec(
             name="student",
-            summary="one-step 4x super-resolution, the realistic teacher's network with weights of its own",
+            summary="one-step 4x super-resolution: the realistic network, its own weights",
             config=RealisticOptions,
             build="distillkit_mini.build:realistic",
             license=LICENSE,
         ),
         StudentSpec(
             name="student-lle",
-            summary="one-step low-light enhancement, the realistic teacher's network with weights of its own",
+            summary="one-step low-light enhancement: the realistic network, its own weights",
             config=RealisticLowLightOptions,
             build="distillkit_mini.build:realistic_lle",
             license=LICENSE,
@@ -158,7 +158,7 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
     return [
         DegradationSpec(
             name="camera",
-            summary="blur, 4x down, noise, JPEG, each image with draws of its own",
+            summary="blur, 4x down, noise, JPEG; each image draws its own",
             config=CameraOptions,
             build="distillkit_mini.build:camera",
             license=LICENSE,

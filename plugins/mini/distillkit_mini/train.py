@@ -1,17 +1,22 @@
-"""The program that trained the shipped weights: ``python -m distillkit_mini.train --photos DIR [DIR ...] [--task lle]``.
+"""The program that trained the shipped weights.
 
-Two networks for each task are trained on one CPU core, the same way for the same seed, photographs and versions:
+``python -m distillkit_mini.train --photos DIR [DIR ...] [--task lle]`` trains two networks for a
+task on one CPU core, the same way for the same seed, photographs and versions:
 
 faithful
-    ``|clean(z_t, t) - z_0|^2`` from scratch. At first every sample is at the top time, where the network is a plain restorer; then
-    half of each batch is at times drawn uniformly. For low light it gets ``y`` in place of ``z_t`` at the top time: what little of
-    the clean image is in ``z_t`` tells its brightness, which is what there is to learn; and ``10 |error - its mean over a crop|^2``
-    is added, which moves no optimum: that mean is mostly brightness that nobody can know, and drowns what can be learnt.
+    ``|sample(z_t, t) - z_0|^2`` from scratch. At first every timestep is the top one, where the
+    network is a plain restorer; then half of each batch is at timesteps drawn uniformly. For low
+    light it gets ``y`` in place of ``z_t`` at the top timestep: what little of the clean image is
+    in ``z_t`` tells its brightness, which is what there is to learn. Also for low light,
+    ``10 |error - its mean over a crop|^2`` is added, which moves no optimum: that mean is mostly
+    unknowable brightness, and drowns what can be learned.
 realistic
-    from the faithful weights, ``|S(y) - z_0|^2 + 30 |cells|^2 + 2 ST-LPIPS + 0.4 adversarial + 0.5 denoising``. S is one step;
-    *cells* is the error averaged over 4 x 4 latent pixels, what a pattern that repeats with the latent's grid leaves; the patch
-    discriminator has the hinge loss. Perceptual distance and discriminator see randomly shifted crops, so that such a pattern
-    does not pay off. For low light the weights are 3 (errors of brightness are in *cells* too), 8 and 0.2.
+    From the faithful weights,
+    ``|S(y) - z_0|^2 + 30 |cells|^2 + 2 ST-LPIPS + 0.4 adversarial + 0.5 denoising``. S is one step;
+    *cells* is the error averaged over 4 x 4 latent pixels, which holds what a pattern that repeats
+    with the latent's grid leaves; the patch discriminator has the hinge loss. Perceptual distance
+    and discriminator see randomly shifted crops, so that such a pattern does not pay off. For low
+    light the weights are 3 (errors of brightness are in *cells*, too), 8 and 0.2.
 
 The weights kept are moving averages, stored in half precision.
 """
@@ -23,197 +28,116 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distillkit import Condition, Degradation, DistillkitError, PerceptualDistance, load_plugins
-from distillkit_mini.crops import Crops, find_photos
-from distillkit_mini.degradation import Camera
-from distillkit_mini.models import (
-    LOW_LIGHT,
-    SUPER_RESOLUTION,
-    Faithful,
-    MiniModel,
-    Realistic,
-    Task,
-    load_network,
-)
+from distillkit import Condition, DistillkitError, PerceptualDistance
+from distillkit_mini.courses import COURSES, Course
+from distillkit_mini.models import Faithful, MiniModel, Realistic, load_network
+from distillkit_mini.pairs import BATCH, TrainingPairs, open_photos
 
-BATCH = 8
 FEWER = 4
 """Crops of a batch that are denoised, and that the perceptual distance sees."""
 CELLS = 4
-WEIGHTS = {"l2": 1.0, "cells": 30.0, "perceptual": 2.0, "adversarial": 0.4, "denoising": 0.5}
+SHIFT = 12
+"""Pixels by which crops are shifted at most before the perceptual losses."""
+WARMUP_STEPS = 100
 REPORT_EVERY = 250
 
+Terms = dict[str, Tensor]
 M = TypeVar("M", bound=MiniModel)
 
 
-@dataclass(frozen=True)
-class Course:
-    """How the two models of a task are trained."""
+def train_faithful(pairs: TrainingPairs, course: Course, share: float = 1.0) -> Faithful:
+    """Train the faithful model.
 
-    task: Task
-    names: tuple[str, str]
-    """Of the weight files: faithful, realistic."""
-    degradation: Callable[[], Degradation]
-    crop: int
-    """Side of the training crops, pixels."""
-    large: int
-    """Photographs of at least this shorter side, in pixels, are also used at half their size."""
-    faithful_steps: tuple[int, int]
-    """Steps at the top time only, and at all times."""
-    realistic_steps: int
-    top_is_guess: bool
-    """At the top time the faithful network gets ``y`` in place of ``z_t``."""
-    faithful_rate: float
-    """Learning rate."""
-    detail: float
-    """Weight, in the faithful model's loss, of the error beside its mean over a crop."""
-    weights: dict[str, float]
-    """Of the terms of the realistic model's loss."""
-
-
-def plugin_thing(kind: Literal["degradations", "metrics"], use: str, **options: Any) -> Any:
-    """Something of an installed plugin with the options given, as a recipe would name it.
-
-    Raises:
-        PluginError: no installed plugin offers it.
+    Args:
+        pairs: Training pairs.
+        course: How it is trained.
+        share: Share of the full schedule.
     """
-    spec = load_plugins().find(kind, use)[1]
-    return spec.create(spec.config(**options))
-
-
-DARK: dict[str, tuple[float, float]] = {
-    "gamma": (2.0, 2.3),
-    "exposure": (0.25, 0.32),
-    "cast": (0.9, 1.1),
-    "shot": (0.001, 0.004),
-    "read": (0.003, 0.01),
-    "jpeg": (90, 98),
-}
-"""Options of ``lowlight/dark``: the exposure is nearly known, as a camera knows it, and there is much noise. Its defaults leave
-more of the brightness to guess than such small models can, and less noise, which is where faithful and realistic part."""
-
-COURSES = {
-    "sr4x": Course(
-        task=SUPER_RESOLUTION,
-        names=("faithful", "realistic"),
-        degradation=Camera,
-        crop=64,
-        large=480,
-        faithful_steps=(3_600, 5_400),
-        realistic_steps=2_400,
-        top_is_guess=False,
-        faithful_rate=1e-3,
-        detail=0.0,
-        weights=WEIGHTS,
-    ),
-    "lle": Course(
-        task=LOW_LIGHT,
-        names=("faithful-lle", "realistic-lle"),
-        degradation=partial(plugin_thing, "degradations", "lowlight/dark", **DARK),
-        crop=64,
-        large=192,
-        faithful_steps=(4_000, 6_000),
-        realistic_steps=2_400,
-        top_is_guess=True,
-        faithful_rate=5e-4,  # twice as much and the network dies: brightness that nobody can know makes the gradient noisy
-        detail=10.0,
-        weights=WEIGHTS | {"cells": 3.0, "perceptual": 8.0, "adversarial": 0.2},
-    ),
-}
-
-
-class Pairs:
-    """Batches (lq, gt), in [-1, 1], from one generator that also serves the noise and the times."""
-
-    def __init__(self, crops: Crops, degradation: Degradation, seed: int) -> None:
-        self._crops, self._degradation = crops, degradation
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def draw(self) -> tuple[Tensor, Tensor]:
-        gt = self._crops.draw(BATCH, self.generator)
-        return self._degradation(gt, self.generator), gt
-
-
-def train_faithful(pairs: Pairs, course: Course, share: float = 1.0) -> Faithful:
-    """The faithful model after ``share`` of its full schedule."""
     model = Faithful(task=course.task)
     early, late = (round(share * steps) for steps in course.faithful_steps)
 
-    def loss(step: int) -> dict[str, Tensor]:
-        lq, gt = pairs.draw()
-        z_0, condition = model.codec.encode(gt), model.condition(lq)
-        assert condition.y is not None
-        t = model.process.sample_timesteps(BATCH, pairs.generator)
-        top = BATCH if step < early else BATCH // 2
-        t[:top] = model.process.t_max
-        noise = torch.randn(z_0.shape, generator=pairs.generator)
-        z_t = model.process.add_noise(z_0, noise, t, condition.y)
-        if course.top_is_guess:
-            z_t = torch.cat([condition.y[:top], z_t[top:]])
-        error = model(z_t, t, condition) - z_0
-        terms = {"clean": error.square().mean()}
-        if course.detail:
-            terms["detail"] = (
-                course.detail * (error - error.mean((2, 3), keepdim=True)).square().mean()
-            )
-        return terms
+    def loss(step: int) -> Terms:
+        at_top = BATCH if step < early else BATCH // 2
+        return faithful_loss(model, pairs, course, at_top)
 
-    return _train(course.names[0], model, loss, early + late, course.faithful_rate, decay=0.999)
+    optimizer = torch.optim.AdamW(
+        model.network.parameters(), lr=course.faithful_rate, weight_decay=0.01
+    )
+    return _optimize(course.names[0], model, optimizer, loss, early + late, decay=0.999)
+
+
+def faithful_loss(model: Faithful, pairs: TrainingPairs, course: Course, at_top: int) -> Terms:
+    """Compute the faithful model's loss of a batch, the first ``at_top`` at the top timestep."""
+    lq, gt = pairs.draw()
+    z_0 = model.codec.encode(gt)
+    condition = model.condition(lq)
+    assert condition.y is not None
+    t = model.process.sample_timesteps(BATCH, pairs.generator)
+    t[:at_top] = model.process.t_max
+    noise = torch.randn(z_0.shape, generator=pairs.generator)
+    z_t = model.process.add_noise(z_0, noise, t, condition.y)
+    if course.top_is_guess:
+        z_t = torch.cat([condition.y[:at_top], z_t[at_top:]])
+    error = model(z_t, t, condition) - z_0
+    terms = {"clean": error.square().mean()}
+    if course.detail:
+        detail = error - error.mean((2, 3), keepdim=True)
+        terms["detail"] = course.detail * detail.square().mean()
+    return terms
 
 
 def train_realistic(
-    pairs: Pairs, course: Course, *, faithful: Path, share: float = 1.0
+    pairs: TrainingPairs, course: Course, faithful: Path, share: float = 1.0
 ) -> Realistic:
-    """The realistic model after ``share`` of its full schedule, from the weights in the file ``faithful``."""
+    """Train the realistic model.
+
+    Args:
+        pairs: Training pairs.
+        course: How it is trained.
+        faithful: The faithful model's weights, from which it starts.
+        share: Share of the full schedule.
+    """
     model = Realistic(course.task)
     load_network(model.network, faithful)
-    distance, judge = PerceptualDistance("alex"), Discriminator()
-    judge_optimizer = torch.optim.AdamW(judge.parameters(), lr=4e-4, betas=(0.5, 0.9))
+    distance = PerceptualDistance("alex")
+    discriminator = Discriminator()
+    discriminator_optimizer = torch.optim.AdamW(
+        discriminator.parameters(), lr=4e-4, betas=(0.5, 0.9)
+    )
 
-    def loss(step: int) -> dict[str, Tensor]:
-        attempt = restore_and_denoise(model, pairs)
-        fake, real = _shifted(model.codec.decode(attempt.restored), attempt.gt, pairs.generator)
-        judged = judge(torch.cat([fake.detach(), real]))
-        judge_loss = F.relu(1 + judged[:BATCH]).mean() + F.relu(1 - judged[BATCH:]).mean()
-        judge_optimizer.zero_grad()
-        judge_loss.backward()
-        judge_optimizer.step()
-        judge.requires_grad_(False)
-        adversarial = -judge(fake).mean()
-        judge.requires_grad_(True)
+    def loss(step: int) -> Terms:
+        result = restore_and_denoise(model, pairs)
+        image = model.codec.decode(result.restored)
+        fake, real = _shift(image, result.gt, pairs.generator)
+        discriminator_optimizer.zero_grad()
+        discriminator.loss(fake.detach(), real).backward()
+        discriminator_optimizer.step()
+        cells = F.avg_pool2d(result.restored, CELLS)
+        true_cells = F.avg_pool2d(result.z_0, CELLS)
         terms = {
-            "l2": F.mse_loss(attempt.restored, attempt.z_0),
-            "cells": F.mse_loss(
-                F.avg_pool2d(attempt.restored, CELLS), F.avg_pool2d(attempt.z_0, CELLS)
-            ),
+            "l2": F.mse_loss(result.restored, result.z_0),
+            "cells": F.mse_loss(cells, true_cells),
             "perceptual": distance(fake[:FEWER], real[:FEWER]).mean(),
-            "adversarial": adversarial,
-            "denoising": attempt.denoising,
+            "adversarial": discriminator.adversarial_loss(fake),
+            "denoising": result.denoising,
         }
         return {name: course.weights[name] * term for name, term in terms.items()}
 
-    return _train(
-        course.names[1],
-        model,
-        loss,
-        round(share * course.realistic_steps),
-        learning_rate=4e-4,
-        decay=0.998,
-    )
+    steps = round(share * course.realistic_steps)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=4e-4, weight_decay=0.01)
+    return _optimize(course.names[1], model, optimizer, loss, steps, decay=0.998)
 
 
-class Attempt(NamedTuple):
+class RealisticBatch(NamedTuple):
     """One batch through the realistic model."""
 
     restored: Tensor
@@ -221,26 +145,36 @@ class Attempt(NamedTuple):
     z_0: Tensor
     gt: Tensor
     denoising: Tensor
-    """``min(signal / noise, 1)^2 |clean(z_t, t) - z_0|^2`` on a part of the batch."""
+    """``min(signal / noise, 1)^2 |sample(z_t, t) - z_0|^2`` on some of the batch."""
 
 
-def restore_and_denoise(model: Realistic, pairs: Pairs) -> Attempt:
-    """Restore a batch and denoise a part of it, in one pass of the network."""
+def restore_and_denoise(model: Realistic, pairs: TrainingPairs) -> RealisticBatch:
+    """Restore a batch and denoise some of it, in one pass of the network."""
     lq, gt = pairs.draw()
-    z_0, condition = model.codec.encode(gt), model.condition(lq)
-    few, t = z_0[:FEWER], model.process.sample_timesteps(FEWER, pairs.generator)
+    z_0 = model.codec.encode(gt)
+    y = model.condition(lq).y
+    assert y is not None
+    few = z_0[:FEWER]
+    t = model.process.sample_timesteps(FEWER, pairs.generator)
     noise = torch.randn(few.shape, generator=pairs.generator)
-    assert condition.y is not None
-    y = condition.y
-    z_in = torch.cat([model.process.add_noise(few, noise, t), y])
-    times = torch.cat([t, torch.full((len(y),), model.start)])
-    clean = model(z_in, times, Condition(y=torch.cat([y[:FEWER], y])))
+    noised = model.process.add_noise(few, noise, t)
+    start = torch.full((len(y),), model.start)
+    clean = model(
+        torch.cat([noised, y]),
+        torch.cat([t, start]),
+        Condition(y=torch.cat([y[:FEWER], y])),
+    )
+    denoised, restored = clean[:FEWER], clean[FEWER:]
     weight = model.process.coefficients(t).ratio.clamp(max=1)
-    return Attempt(clean[FEWER:], z_0, gt, (weight * (clean[:FEWER] - few)).square().mean())
+    denoising = (weight * (denoised - few)).square().mean()
+    return RealisticBatch(restored, z_0, gt, denoising)
 
 
 class Discriminator(nn.Module):
-    """Judges overlapping patches of 14 px: images (B, 3, H, W) -> (B, 1, about H/4, about W/4), positive for real ones."""
+    """Judges overlapping patches of 14 px, with the hinge loss.
+
+    Images (B, 3, H, W) -> (B, 1, about H / 4, about W / 4), positive for real ones.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -258,33 +192,53 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image)
 
+    def loss(self, fake: Tensor, real: Tensor) -> Tensor:
+        """Compute its own loss."""
+        judged = self(torch.cat([fake, real]))
+        judged_fake, judged_real = judged.split([len(fake), len(real)])
+        return F.relu(1 + judged_fake).mean() + F.relu(1 - judged_real).mean()
 
-def _shifted(
-    a: Tensor, b: Tensor, generator: torch.Generator, less: int = 12
-) -> tuple[Tensor, Tensor]:
-    """The same randomly placed square of two batches of images, ``less`` pixels smaller than they are."""
-    top, left = torch.randint(less + 1, (2,), generator=generator).tolist()
-    window = a.shape[-1] - less
-    place = (..., slice(top, top + window), slice(left, left + window))
+    def adversarial_loss(self, fake: Tensor) -> Tensor:
+        """Compute the loss of what it judges, without gradient for itself."""
+        self.requires_grad_(False)
+        loss = -self(fake).mean()
+        self.requires_grad_(True)
+        return loss
+
+
+def _shift(a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut the same randomly placed square, ``SHIFT`` pixels smaller, from two batches of images."""
+    top, left = torch.randint(SHIFT + 1, (2,), generator=generator).tolist()
+    side = a.shape[-1] - SHIFT
+    place = (..., slice(top, top + side), slice(left, left + side))
     return a[place], b[place]
 
 
-def _train(
+def _optimize(
     name: str,
     model: M,
-    loss: Callable[[int], dict[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], Terms],
     steps: int,
-    learning_rate: float,
     decay: float,
 ) -> M:
-    """``steps`` steps of AdamW with a warm-up and a cosine; the model ends with the moving average of its weights."""
-    optimizer = torch.optim.AdamW(model.network.parameters(), lr=learning_rate, weight_decay=0.01)
-    warm = min(100, steps)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warm)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps - warm, 1))
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [warm])
+    """Train a model with a linear warm-up and a cosine decay of the learning rate.
+
+    Args:
+        name: The model's name in reports.
+        model: The model; it ends with the moving average of its weights.
+        optimizer: The optimizer of its network.
+        loss: Computes the terms of a step.
+        steps: Number of steps.
+        decay: Decay of the moving average.
+    """
+    warmup_steps = min(WARMUP_STEPS, steps)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warmup_steps)
+    cosine_steps = max(steps - warmup_steps, 1)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cosine_steps)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [warmup_steps])
     average = copy.deepcopy(model.network)
-    started, seen = time.monotonic(), dict[str, float]()
+    reporter = _Reporter(name, steps)
     for step in range(steps):
         terms = loss(step)
         optimizer.zero_grad()
@@ -292,35 +246,58 @@ def _train(
         nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        weight = max(1 - decay, 1 / (step + 1))
-        with torch.no_grad():
-            for slow, fast in zip(average.parameters(), model.network.parameters(), strict=True):
-                slow.lerp_(fast, weight)
-        seen = {k: seen.get(k, 0.0) + float(v.detach()) for k, v in terms.items()}
-        if (step + 1) % REPORT_EVERY == 0:
-            shown = " ".join(f"{k} {v / REPORT_EVERY:.5f}" for k, v in seen.items())
-            print(
-                f"{name} {step + 1}/{steps} {shown} ({time.monotonic() - started:.0f} s)",
-                flush=True,
-            )
-            seen = {}
+        # At first the average is the plain mean of all steps.
+        _update(average, model.network, max(1 - decay, 1 / (step + 1)))
+        reporter.add(step, terms)
     model.network.load_state_dict(average.state_dict())
     return model
 
 
+@torch.no_grad()
+def _update(average: nn.Module, network: nn.Module, weight: float) -> None:
+    for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
+        slow.lerp_(fast, weight)
+
+
+class _Reporter:
+    """Prints mean terms every so many steps."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self._name = name
+        self._steps = steps
+        self._started = time.monotonic()
+        self._sums: dict[str, float] = {}
+
+    def add(self, step: int, terms: Terms) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+        if (step + 1) % REPORT_EVERY:
+            return
+        means = [f"{name} {total / REPORT_EVERY:.5f}" for name, total in self._sums.items()]
+        seconds = time.monotonic() - self._started
+        progress = f"{self._name} {step + 1}/{self._steps}"
+        print(f"{progress} {' '.join(means)} ({seconds:.0f} s)", flush=True)
+        self._sums = {}
+
+
 def main() -> None:
+    """Run the program."""
     parser = argparse.ArgumentParser(
         prog="python -m distillkit_mini.train",
         description="Train the mini teachers on one CPU core.",
     )
     parser.add_argument(
-        "--photos", type=Path, nargs="+", required=True, help="photographs, or folders of them"
+        "--photos",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders of photographs",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("mini-weights"),
-        help="folder for the weights and the card (default: %(default)s)",
+        help="folder for the weights and their cards (default: %(default)s)",
     )
     parser.add_argument(
         "--task",
@@ -330,54 +307,82 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--share", type=float, default=1.0, help="share of the full schedule, for a trial run"
+        "--share",
+        type=float,
+        default=1.0,
+        help="share of the full schedule, for a trial run",
     )
-    parser.add_argument("--only", choices=["faithful", "realistic"], help="train one of the two")
+    parser.add_argument(
+        "--only",
+        choices=["faithful", "realistic"],
+        help="train one of the two",
+    )
     args = parser.parse_args()
     try:
-        run(args.photos, args.out, args.seed, args.share, args.only, COURSES[args.task])
+        course = COURSES[args.task]
+        run(args.photos, args.out, args.seed, course, args.share, args.only)
     except DistillkitError as e:
         parser.exit(2, f"{e}\n")
 
 
 def run(
-    photos: list[Path],
+    folders: Sequence[Path],
     out: Path,
     seed: int,
+    course: Course,
     share: float = 1.0,
     only: str | None = None,
-    course: Course = COURSES["sr4x"],
 ) -> None:
-    """Train, and write ``NAME.safetensors`` and ``NAME.json`` (how it was made) for each model of the course into ``out``."""
+    """Train the models of a course, and write each one's weights and card.
+
+    Args:
+        folders: Folders of photographs.
+        out: Folder for ``NAME.safetensors`` and ``NAME.json``, which says how they were made.
+        seed: Seed of all draws.
+        course: The course.
+        share: Share of the full schedule.
+        only: ``"faithful"``, or ``"realistic"`` if ``out`` has the faithful weights already;
+            default: both.
+
+    Raises:
+        DistillkitError: A folder has no photographs, or none is as large as a crop.
+    """
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    crops, degradation = (
-        Crops(find_photos(photos), course.crop, large=course.large),
-        course.degradation(),
-    )
+    batches = open_photos(folders, course, seed)
+    degradation = course.degradation()
     faithful, realistic = (out / f"{name}.safetensors" for name in course.names)
-    programs: dict[str, tuple[Path, Callable[..., MiniModel]]] = {
-        "faithful": (faithful, train_faithful),
-        "realistic": (realistic, partial(train_realistic, faithful=faithful)),
-    }
-    for role, (path, train) in programs.items():
-        if only not in (None, role):
-            continue
-        torch.manual_seed(seed)
+    if only != "realistic":
         started = time.monotonic()
-        model = train(Pairs(crops, degradation, seed), course, share=share)
-        save_file({k: v.half() for k, v in model.network.state_dict().items()}, path)
-        made: dict[str, object] = {
-            "seed": seed,
-            "share": share,
-            "photographs": len(crops),
-            "seconds": round(time.monotonic() - started),
-        }
-        made |= {
-            "torch": str(torch.__version__),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        path.with_suffix(".json").write_text(json.dumps(made, indent=2) + "\n")
+        torch.manual_seed(seed)
+        pairs = TrainingPairs(batches, degradation, seed)
+        save_weights(train_faithful(pairs, course, share), faithful)
+        write_card(faithful, started, seed, share, photographs=len(batches.sources[0]))
+    if only != "faithful":
+        started = time.monotonic()
+        torch.manual_seed(seed)
+        pairs = TrainingPairs(batches, degradation, seed)
+        save_weights(train_realistic(pairs, course, faithful, share), realistic)
+        write_card(realistic, started, seed, share, photographs=len(batches.sources[0]))
+
+
+def save_weights(model: MiniModel, path: Path) -> None:
+    """Save a model's network in half precision."""
+    weights = {name: value.half() for name, value in model.network.state_dict().items()}
+    save_file(weights, path)
+
+
+def write_card(path: Path, started: float, seed: int, share: float, photographs: int) -> None:
+    """Write beside a weight file how it was made."""
+    card = {
+        "seed": seed,
+        "share": share,
+        "photographs": photographs,
+        "seconds": round(time.monotonic() - started),
+        "torch": str(torch.__version__),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
 
 
 if __name__ == "__main__":

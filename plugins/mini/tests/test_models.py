@@ -13,7 +13,8 @@ from torch import Tensor
 
 from distillkit import DiffusionModel, StudentSpec, WeightsError
 from distillkit.testing import contract_tests
-from distillkit_mini.evaluate import METRICS, evaluation_pairs, measure
+from distillkit_mini.courses import COURSES, DARK
+from distillkit_mini.evaluate import METRICS, evaluation_crops, measure
 from distillkit_mini.models import EXPOSURE, GAMMA, FaithfulDct, Realistic, brighten
 from distillkit_mini.plugin import (
     SHIPPED,
@@ -21,7 +22,6 @@ from distillkit_mini.plugin import (
     distillkit_students,
     distillkit_teachers,
 )
-from distillkit_mini.train import COURSES, DARK
 
 TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
 LOW_LIGHT = "the degradation and the metric of low light are distillkit-lowlight's"
@@ -47,7 +47,7 @@ def model(request: pytest.FixtureRequest) -> DiffusionModel:
 
 @pytest.fixture(scope="module")
 def pairs() -> tuple[Tensor, Tensor]:
-    lq, gt = evaluation_pairs()
+    lq, gt = evaluation_crops()
     return lq[::5], gt[::5]
 
 
@@ -57,7 +57,7 @@ def own_pairs(model: DiffusionModel, pairs: tuple[Tensor, Tensor]) -> tuple[Tens
     if model.scale == 4:
         return pairs
     pytest.importorskip("distillkit_lowlight", reason=LOW_LIGHT)
-    lq, gt = evaluation_pairs("lle")
+    lq, gt = evaluation_crops("lle")
     return lq[::5], gt[::5]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -13,58 +14,84 @@ from safetensors.torch import load_file
 
 from distillkit import DistillkitError
 from distillkit_mini import train
-from distillkit_mini.crops import Crops, find_photos
+from distillkit_mini.courses import COURSES, DARK
+from distillkit_mini.pairs import BATCH, CANDIDATES, TrainingPairs, keep_detailed, open_photos
 from distillkit_mini.photos import PHOTOS, photo_path
+
+SUPER_RESOLUTION = COURSES["sr4x"]
 
 
 @pytest.fixture(scope="module")
-def photos() -> list[Path]:
-    return [photo_path(package, name) for package, name in PHOTOS["train"][:3]]
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for package, name in PHOTOS["train"][:3]:
+        shutil.copy(photo_path(package, name), folder)
+    return folder
 
 
-def test_crops_are_repeatable_and_prefer_detail(photos: list[Path]) -> None:
-    def draw(candidates: int, seed: int) -> torch.Tensor:
-        return Crops(photos, 32, candidates).draw(64, torch.Generator().manual_seed(seed))
-
-    def detail(crops: torch.Tensor) -> float:
-        return crops.diff(dim=3).abs().mean().item()
-
-    crops = draw(2, 0)
-    assert crops.shape == (64, 3, 32, 32) and crops.min() >= -1 and crops.max() <= 1
-    assert torch.equal(crops, draw(2, 0))
-    assert not torch.equal(crops, draw(2, 1))
-    assert detail(draw(6, 0)) > detail(draw(1, 0))
+def draw_pairs(folder: Path, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    batches = open_photos([folder], SUPER_RESOLUTION, seed)
+    return TrainingPairs(batches, SUPER_RESOLUTION.degradation(), seed).draw()
 
 
-def test_photos_are_found_or_the_place_is_named(photos: list[Path], tmp_path: Path) -> None:
-    assert find_photos([photos[0].parent]) == sorted(find_photos([photos[0].parent]))
-    with pytest.raises(DistillkitError, match="no such file or folder"):
-        find_photos([tmp_path / "none"])
-    with pytest.raises(DistillkitError, match="no photographs"):
-        find_photos([tmp_path])
-    with pytest.raises(DistillkitError, match="smaller than a crop of 4096 px"):
-        Crops(photos, 4096)
+def test_training_pairs_are_repeatable(photos: Path) -> None:
+    lq, gt = draw_pairs(photos, seed=0)
+    assert gt.shape == (BATCH, 3, 64, 64)
+    assert lq.shape == (BATCH, 3, 16, 16)
+    assert gt.min() >= -1 and gt.max() <= 1
+    again = draw_pairs(photos, seed=0)
+    assert torch.equal(again[0], lq) and torch.equal(again[1], gt)
+    assert not torch.equal(draw_pairs(photos, seed=1)[1], gt)
 
 
-@pytest.mark.parametrize("task", sorted(train.COURSES))
+def test_the_crop_with_the_most_detail_is_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    crops = torch.rand(4 * CANDIDATES, 3, 8, 8, generator=generator)
+    plain = torch.arange(len(crops)) % CANDIDATES != 1
+    crops[plain] *= 0.1
+    assert torch.equal(keep_detailed(crops), crops[~plain])
+
+
+def test_large_photographs_are_used_at_half_their_size_too(photos: Path) -> None:
+    full, halves = open_photos([photos], SUPER_RESOLUTION, seed=0).sources
+    sizes = [min(full.read(i).gt.shape[:2]) for i in range(len(full))]
+    large = [size // 2 for size in sizes if size >= SUPER_RESOLUTION.large]
+    assert [min(halves.read(i).gt.shape[:2]) for i in range(len(halves))] == large
+
+
+def test_folders_without_photographs_are_named(photos: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(DistillkitError, match=str(folder)):
+            open_photos([photos, folder], SUPER_RESOLUTION, seed=0)
+
+
+def test_photographs_smaller_than_a_crop_are_left_out(photos: Path, tmp_path: Path) -> None:
+    batches = open_photos([photos], replace(SUPER_RESOLUTION, crop=4096), seed=0)
+    pairs = TrainingPairs(batches, SUPER_RESOLUTION.degradation(), seed=0)
+    with pytest.raises(DistillkitError, match="smaller than the crop"):
+        pairs.draw()
+
+
+@pytest.mark.parametrize("task", sorted(COURSES))
 def test_both_teachers_train_and_a_seed_decides_their_weights(
-    photos: list[Path], tmp_path: Path, task: str
+    photos: Path, tmp_path: Path, task: str
 ) -> None:
     if task == "lle":
         pytest.importorskip(
             "distillkit_lowlight",
             reason="the degradation of the low-light models is distillkit-lowlight's",
         )
-    course = replace(train.COURSES[task], faithful_steps=(1, 2), realistic_steps=2)
+    course = replace(COURSES[task], faithful_steps=(1, 2), realistic_steps=2)
     threads = torch.get_num_threads()
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train.run(photos, tmp_path / out, seed, course=course)
+        train.run([photos], tmp_path / out, seed, course)
     torch.set_num_threads(threads)
     for name in course.names:
         a, b, c = (load_file(tmp_path / out / f"{name}.safetensors") for out in "abc")
-        assert all(torch.equal(a[k], b[k]) for k in a)
-        assert any(not torch.equal(a[k], c[k]) for k in a)
-        assert json.loads((tmp_path / "a" / f"{name}.json").read_text())["photographs"] == 3
+        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert any(not torch.equal(a[key], c[key]) for key in a)
+        card = json.loads((tmp_path / "a" / f"{name}.json").read_text())
+        assert card["photographs"] == 3
 
 
 def test_the_low_light_quickstart_darkens_as_its_teachers_training_did() -> None:
@@ -72,5 +99,5 @@ def test_the_low_light_quickstart_darkens_as_its_teachers_training_did() -> None
         (Path(__file__).parents[3] / "recipes" / "quickstart_lle.toml").read_text()
     )
     assert recipe["degradation"] == {"use": "lowlight/dark"} | {
-        name: list(bounds) for name, bounds in train.DARK.items()
+        name: list(bounds) for name, bounds in DARK.items()
     }

@@ -1,0 +1,96 @@
+"""Training pairs: crops of photographs, and what the degradation makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distillkit import BatchSettings, Degradation, PairedBatches, open_source
+from distillkit_mini.courses import Course
+
+BATCH = 8
+CANDIDATES = 2
+"""Crops drawn for each one that is kept."""
+
+
+def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBatches:
+    """Open folders of photographs as batches of crops.
+
+    Large photographs are also used at half their size, where they have more detail per pixel.
+    Photographs smaller than a crop are left out.
+
+    Args:
+        folders: Searched recursively.
+        course: Says how large crops are, and from which size on photographs are large.
+        seed: Seed of the crops.
+
+    Raises:
+        DistillkitError: A folder does not exist, has no photographs, or a file cannot be read.
+    """
+    tables = [open_source(imagefolder=folder).dataset for folder in folders]
+    photos = open_source(dataset=datasets.concatenate_datasets(tables), name="photographs")
+    halves: list[Image.Image] = []
+    for index in range(len(photos)):
+        photo = Image.fromarray(photos.read(index).gt)
+        if min(photo.size) >= max(course.large, 2 * course.crop):
+            halves.append(photo.reduce(2))
+    sources = [photos]
+    if halves:
+        features = datasets.Features({"image": datasets.Image()})
+        table = datasets.Dataset.from_dict({"image": halves}, features=features)
+        sources.append(open_source(dataset=table, name="photographs at half their size"))
+    settings = BatchSettings(
+        crop=course.crop,
+        batch_size=BATCH * CANDIDATES,
+        scale=course.task.scale,
+        seed=seed,
+        max_bad_fraction=1.0,
+    )
+    # Every photograph, and every half, is drawn equally often.
+    return PairedBatches(sources, [len(source) for source in sources], settings)
+
+
+class TrainingPairs:
+    """Batches (lq, gt) in [-1, 1], and the generator of all other draws.
+
+    Args:
+        batches: Crops of photographs.
+        degradation: Makes the inputs.
+        seed: Seed of the generator.
+    """
+
+    def __init__(self, batches: PairedBatches, degradation: Degradation, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self._batches = batches
+        self._degradation = degradation
+        self._step = 0
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Draw the next batch."""
+        crops = self._batches.batch("train", self._step).gt
+        self._step += 1
+        gt = keep_detailed(crops)
+        return self._degradation(gt, self.generator), gt
+
+
+def keep_detailed(crops: Tensor) -> Tensor:
+    """Keep the crop with the most detail of every ``CANDIDATES``: plain sky teaches little.
+
+    Detail is the mean absolute difference of neighboring pixels.
+
+    Args:
+        crops: (N, 3, H, W), N a multiple of ``CANDIDATES``.
+
+    Returns:
+        (N / CANDIDATES, 3, H, W).
+    """
+    rows = crops.diff(dim=2).abs().mean((1, 2, 3))
+    columns = crops.diff(dim=3).abs().mean((1, 2, 3))
+    groups = (rows + columns).view(-1, CANDIDATES)
+    first = torch.arange(0, len(crops), CANDIDATES)
+    return crops[first + groups.argmax(dim=1)]
