@@ -2,11 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from distillkit.evaluation import statistics
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.evaluation.statistics import confidence_interval, photo_of, standard_error
@@ -70,6 +72,25 @@ def test_an_interval_is_scipys_bca():
     assert confidence_interval(values, [str(i) for i in range(40)]) == pytest.approx(
         tuple(theirs), abs=0.02
     )
+
+
+def test_an_interval_is_scipys_bca_to_the_last_digits_on_the_same_draws():
+    rng = np.random.default_rng(3)
+    photos = np.repeat(np.arange(30), rng.integers(1, 6, size=30))
+    values = rng.exponential(size=len(photos))
+    sums = np.bincount(photos, weights=values)
+    sizes = np.bincount(photos)
+    draws = statistics._draws(30)
+    ours_means = SimpleNamespace(bootstrap_distribution=draws @ sums / (draws @ sizes))
+    theirs = bootstrap(
+        (sums, sizes),
+        lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
+        paired=True,
+        n_resamples=0,
+        bootstrap_result=ours_means,
+    ).confidence_interval
+    names = [f"{photo:02}" for photo in photos]  # in the order of their numbers
+    assert confidence_interval(values, names) == pytest.approx(tuple(theirs), rel=1e-12)
 
 
 def test_the_photo_of_a_crop():

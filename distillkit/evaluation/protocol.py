@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +32,7 @@ from distillkit.metrics.distortion import psnr
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PIXELS_PER_BATCH = 2**18
 """Images of one size are measured in batches of at most this many pixels, to bound memory."""
-COSTS = ("nfe", "parameters", "seconds")
-"""What a linear combination costs as the sum of its two methods."""
+Cost = TypeVar("Cost", int, float)
 
 
 @dataclass(frozen=True)
@@ -153,10 +152,11 @@ def linear_combinations(
     """
     f = faithful.float()
     r = realistic.float()
-    combined = {}
+    combinations = {}
     for alpha in alphas:
-        combined[f"{COMBINATION}{alpha:g}"] = (alpha * f + (1 - alpha) * r).round().to(torch.uint8)
-    return combined
+        image = alpha * f + (1 - alpha) * r
+        combinations[f"{COMBINATION}{alpha:g}"] = image.round().to(torch.uint8)
+    return combinations
 
 
 class _Evaluation:
@@ -248,22 +248,26 @@ class _Evaluation:
 
     def _rows_with_costs(self) -> list[MethodRow]:
         """Return the rows with their median seconds; a combination costs what both methods do."""
-        rows = [self._with_seconds(row) for row in self.rows]
+        rows = {row.label: self._with_seconds(row) for row in self.rows}
         if self.settings.combine is None:
-            return rows
-        by_label = {row.label: row for row in rows}
-        both = [by_label[label] for label in self.settings.combine]
-        costs: dict[str, Any] = {}
-        for name in COSTS:
-            each = [getattr(row, name) for row in both]
-            costs[name] = None if None in each else sum(each)
-        return [replace(row, **costs) if row.is_combination else row for row in rows]
+            return list(rows.values())
+        faithful, realistic = (rows[label] for label in self.settings.combine)
+        for label, row in rows.items():
+            if row.is_combination:
+                rows[label] = replace(
+                    row,
+                    nfe=_add(faithful.nfe, realistic.nfe),
+                    parameters=_add(faithful.parameters, realistic.parameters),
+                    seconds=_add(faithful.seconds, realistic.seconds),
+                )
+        return list(rows.values())
 
     def _with_seconds(self, row: MethodRow) -> MethodRow:
         """Add the median time, except where images were read instead of restored."""
         if row.nfe is None:
             return row
-        return replace(row, seconds=float(np.median(self.seconds[row.label])))
+        median = float(np.median(self.seconds[row.label]))
+        return replace(row, seconds=median)
 
 
 class SetFeatures:
@@ -276,7 +280,8 @@ class SetFeatures:
     def add(self, images: Mapping[str, Tensor]) -> None:
         """Keep the features of uint8 images (1, 3, H, W) by label; ``gt`` is the ground truth."""
         for label, image in images.items():
-            self.features[label].append(self.metric.features(from_uint8(image)).cpu())
+            features = self.metric.features(from_uint8(image))
+            self.features[label].append(features.cpu())
 
     def distances(self) -> dict[str, float]:
         """Measure each label but ``gt``.
@@ -288,8 +293,9 @@ class SetFeatures:
         gt = sets.pop("gt")
         distances = {}
         for label, features in sets.items():
-            distances[label] = self.metric.distance(features, gt)
-            _require_finite(distances[label], label, self.metric)
+            distance = self.metric.distance(features, gt)
+            _require_finite(distance, label, self.metric)
+            distances[label] = distance
         return distances
 
 
@@ -326,10 +332,21 @@ def _require_finite(value: float, where: str, metric: Metric | SetMetric) -> Non
         raise DistillkitError(f"{where} - metric {metric.name} is {value}")
 
 
+def _add(a: Cost | None, b: Cost | None) -> Cost | None:
+    """Add two costs; None where one of them is unknown."""
+    if a is None or b is None:
+        return None
+    return a + b
+
+
 def _describe(metric: Metric | SetMetric) -> MeasuredMetric:
-    of_set = isinstance(metric, SetMetric)
-    higher = metric.higher_is_better
-    return MeasuredMetric(metric.name, metric.protocol, higher, metric.perceptual, of_set)
+    return MeasuredMetric(
+        name=metric.name,
+        protocol=metric.protocol,
+        higher_is_better=metric.higher_is_better,
+        perceptual=metric.perceptual,
+        of_set=isinstance(metric, SetMetric),
+    )
 
 
 @torch.no_grad()
@@ -355,7 +372,9 @@ def _measure(metric: Metric, images: list[Tensor], gt: Tensor) -> list[float]:
     The ground truth is seen as its 8-bit file, too.
     """
     reference = from_uint8(to_uint8(gt))
-    pixels = gt.shape[2] * gt.shape[3]
-    batch = max(1, PIXELS_PER_BATCH // pixels)
-    values = [metric(from_uint8(part), reference) for part in torch.cat(images).split(batch)]
+    height, width = gt.shape[2:]
+    batch_size = max(1, PIXELS_PER_BATCH // (height * width))
+    values = []
+    for batch in torch.cat(images).split(batch_size):
+        values.append(metric(from_uint8(batch), reference))
     return torch.cat(values).double().tolist()

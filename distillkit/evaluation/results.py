@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,6 +72,13 @@ class MeasuredMetric:
 
     It has no standard error and takes part in no paired comparison.
     """
+
+
+class _Point(NamedTuple):
+    """A method's values of each image, (n,): one point of its curve."""
+
+    distance: Values
+    psnr: Values
 
 
 @dataclass(frozen=True)
@@ -216,26 +223,39 @@ class Results:
         Returns:
             a gap for each of the student's tradeoffs.
         """
-        psnr = psnr or self.fidelity
-        points = self.combinations() if baseline == LINEAR else self.sweep(baseline)
-        curve = [(self.values[p.label, metric], self.values[p.label, psnr]) for p in points]
+        if psnr is None:
+            psnr = self.fidelity
+        curve = [self._point(method.label, metric, psnr) for method in self._curve(baseline)]
         gaps = []
         for method in self.sweep():
             assert method.tradeoff is not None
-            distance = self.values[method.label, metric]
-            difference = self._gap_to_curve(curve, distance, self.values[method.label, psnr])
-            gaps.append(Gap(method.tradeoff, float(distance.mean()), difference))
+            point = self._point(method.label, metric, psnr)
+            gap = Gap(
+                tradeoff=method.tradeoff,
+                distance=float(point.distance.mean()),
+                difference=self._gap_to_curve(point, curve),
+            )
+            gaps.append(gap)
         return gaps
 
-    def _gap_to_curve(
-        self, curve: Sequence[tuple[Values, Values]], distance: Values, psnr: Values
-    ) -> Estimate | None:
-        """Estimate the gap to the best point of a curve (distance, PSNR) at equal distance."""
+    def _curve(self, baseline: str) -> list[MethodRow]:
+        if baseline == LINEAR:
+            return self.combinations()
+        return self.sweep(baseline)
+
+    def _point(self, label: str, metric: str, psnr: str) -> _Point:
+        return _Point(
+            distance=self.values[label, metric],
+            psnr=self.values[label, psnr],
+        )
+
+    def _gap_to_curve(self, point: _Point, curve: Sequence[_Point]) -> Estimate | None:
+        """Estimate the gap to the best point of a curve at equal distance."""
         gaps = []
         for start, end in itertools.pairwise(curve):
-            above = _above_segment(start, end, distance, psnr)
-            if above is not None:
-                gaps.append(estimate_mean(above, self.photos))
+            differences = _compare_at_equal_distance(point, start, end)
+            if differences is not None:
+                gaps.append(estimate_mean(differences, self.photos))
         return min(gaps, key=lambda gap: gap.mean, default=None)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -248,7 +268,11 @@ class Results:
         return [row for method in self.methods for row in self._rows_of(method)]
 
     def _rows_of(self, method: MethodRow) -> Iterator[dict[str, Any]]:
-        identity = {"method": method.name, "tradeoff": method.tradeoff, "dataset": self.dataset}
+        identity = {
+            "method": method.name,
+            "tradeoff": method.tradeoff,
+            "dataset": self.dataset,
+        }
         costs = {
             "nfe": method.nfe,
             "seconds": method.seconds,
@@ -256,21 +280,30 @@ class Results:
             "trainable": method.trainable,
         }
         for metric in self.metrics:
-            name = {"metric": metric.name, "protocol": self._protocol_of(method.label, metric)}
-            yield identity | name | self._statistics_of(method.label, metric) | costs
-        for metric_name, reason in self.absent.items():
-            name = {"metric": metric_name, "protocol": why_absent(reason)}
-            yield identity | name | self._statistics(None, None) | costs
+            measured = {
+                "metric": metric.name,
+                "protocol": self._protocol_of(method.label, metric),
+                **self._statistics_of(method.label, metric),
+            }
+            yield identity | measured | costs
+        for name, reason in self.absent.items():
+            missing = {
+                "metric": name,
+                "protocol": why_absent(reason),
+                **self._statistics(None, None),
+            }
+            yield identity | missing | costs
 
     def _protocol_of(self, label: str, metric: MeasuredMetric) -> str:
-        protocol = metric.protocol
-        if len(set(self.photos)) < len(self.items) and not metric.of_set:
-            protocol += "; sem and interval clustered by photo"
+        parts = [metric.protocol]
+        has_crops = len(set(self.photos)) < len(self.items)
+        if has_crops and not metric.of_set:
+            parts.append("sem and interval clustered by photo")
         deviation = self.deviation(label, metric.name)
         if deviation is not None:
-            protocol += f"; mean of {self.seeds} seeds, standard deviation over them "
-            protocol += f"{deviation:.3g}"
-        return protocol
+            spread = f"standard deviation over them {deviation:.3g}"
+            parts.append(f"mean of {self.seeds} seeds, {spread}")
+        return "; ".join(parts)
 
     def _statistics_of(self, label: str, metric: MeasuredMetric) -> dict[str, Any]:
         own = self.summary(label, metric.name)
@@ -327,31 +360,22 @@ class Results:
         )
 
 
-def _above_segment(
-    start: tuple[Values, Values], end: tuple[Values, Values], distance: Values, psnr: Values
-) -> Values | None:
-    """Return the gap of each image to a segment of a curve, at the mean distance.
-
-    Args:
-        start: distance and PSNR of each image at one point of the curve.
-        end: distance and PSNR of each image at the next point.
-        distance: the student's distance of each image.
-        psnr: the student's PSNR of each image.
+def _compare_at_equal_distance(point: _Point, start: _Point, end: _Point) -> Values | None:
+    """Return the gap of each image to a segment of a curve, at the point's mean distance.
 
     Returns:
-        ``dP - slope dD`` of each image; None where the segment does not reach the mean distance.
+        ``dP - slope dD`` of each image; None where the segment does not reach that distance.
     """
-    (d0, p0), (d1, p1) = start, end
-    step = d1.mean() - d0.mean()
+    step = end.distance.mean() - start.distance.mean()
     if not step:
         return None
-    weight = (distance.mean() - d0.mean()) / step
+    weight = (point.distance.mean() - start.distance.mean()) / step
     if not 0 <= weight <= 1:
         return None
-    slope = (p1.mean() - p0.mean()) / step
-    d_psnr = psnr - ((1 - weight) * p0 + weight * p1)
-    d_distance = distance - ((1 - weight) * d0 + weight * d1)
-    return d_psnr - slope * d_distance
+    slope = (end.psnr.mean() - start.psnr.mean()) / step
+    curve_psnr = (1 - weight) * start.psnr + weight * end.psnr
+    curve_distance = (1 - weight) * start.distance + weight * end.distance
+    return (point.psnr - curve_psnr) - slope * (point.distance - curve_distance)
 
 
 def _bound(estimate: Estimate | None, side: int) -> float | None:

@@ -61,13 +61,13 @@ def standard_error(values: Values, photos: Sequence[str]) -> float | None:
     Returns:
         the error, or None for a single photo, which says nothing about others.
     """
-    labels, index = np.unique(np.asarray(photos), return_inverse=True)
-    count = len(labels)
+    index, count = _number_photos(photos)
     if count < 2:
         return None
     deviations = values - values.mean()
     sums = np.bincount(index, weights=deviations, minlength=count)
-    return float(np.sqrt(count / (count - 1) * np.square(sums).sum()) / len(values))
+    variance = count / (count - 1) * np.square(sums).sum()
+    return float(np.sqrt(variance) / len(values))
 
 
 def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | None:
@@ -87,8 +87,7 @@ def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | Non
     Returns:
         the interval, or None for a single photo, which says nothing about others.
     """
-    labels, index = np.unique(np.asarray(photos), return_inverse=True)
-    count = len(labels)
+    index, count = _number_photos(photos)
     if count < 2:
         return None
     sums = np.bincount(index, weights=values, minlength=count)
@@ -99,11 +98,18 @@ def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | Non
     bias = _bias(means, values.mean())
     acceleration = _acceleration(sums, sizes)
     quantiles = []
-    for probability in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
-        shifted = bias + _NORMAL.inv_cdf(probability)
-        quantiles.append(_NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)))
+    for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
+        shifted = bias + _NORMAL.inv_cdf(tail)
+        corrected = bias + shifted / (1 - acceleration * shifted)
+        quantiles.append(_NORMAL.cdf(corrected))
     low, high = np.quantile(means, quantiles)
     return float(low), float(high)
+
+
+def _number_photos(photos: Sequence[str]) -> tuple[NDArray[np.intp], int]:
+    """Return the number of each crop's photo, and how many photos there are."""
+    names, index = np.unique(np.asarray(photos), return_inverse=True)
+    return index, len(names)
 
 
 @functools.lru_cache(maxsize=4)
@@ -116,17 +122,23 @@ def _draws(count: int) -> Values:
 
 def _bias(means: Values, observed: np.float64) -> float:
     """Return the normal quantile of the share of resampled means below the observed one."""
+    below = (means < observed).mean()
     ties = (means == observed).mean()
-    below = float((means < observed).mean() + ties / 2)
+    share = float(below + ties / 2)
     # The quantile of 0 or 1 would be infinite.
-    return _NORMAL.inv_cdf(min(max(below, 1 / RESAMPLES), 1 - 1 / RESAMPLES))
+    smallest = 1 / RESAMPLES
+    largest = 1 - 1 / RESAMPLES
+    return _NORMAL.inv_cdf(min(max(share, smallest), largest))
 
 
 def _acceleration(sums: NDArray[Any], sizes: NDArray[Any]) -> float:
     """Return a sixth of the skewness of the means that leave out one photo each."""
-    without = (sums.sum() - sums) / (sizes.sum() - sizes)
+    other_sums = sums.sum() - sums
+    other_sizes = sizes.sum() - sizes
+    without = other_sums / other_sizes
     influence = without.mean() - without
-    spread = float(np.square(influence).sum())
-    if not spread:
+    second_moment = float(np.square(influence).sum())
+    third_moment = float((influence**3).sum())
+    if not second_moment:
         return 0.0
-    return float((influence**3).sum()) / (6 * spread**1.5)
+    return third_moment / (6 * second_moment**1.5)
