@@ -2,13 +2,17 @@
 
 import json
 import sys
+import types
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-from distillkit import __version__
+from distillkit import __version__, hookimpl
 from distillkit.cli import main as cli
+from distillkit.plugins import manager
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def test_run_restore_eval(distillkit, recipe, tmp_path, photos):
         "restore", photos / "test", "--run", out, "--tradeoff", "0.5", "-o", tmp_path / "restored"
     )
     assert code == 0 and Image.open(tmp_path / "restored" / "test0.png").size == (96, 80)
-    code, said, _ = distillkit("eval", out, "--set", "evaluation.tradeoffs=[0.0,1.0]")
+    code, said, _ = distillkit("evaluate", out, "--set", "evaluation.tradeoffs=[0.0,1.0]")
     rows = json.loads((out / "evaluation/metrics.json").read_text())
     assert code == 0 and {r["tradeoff"] for r in rows if r["method"] == "student"} == {0.0, 1.0}
 
@@ -168,7 +172,7 @@ def test_restore_from_what_is_no_run(distillkit, tmp_path):
         "restore", tmp_path / "a.png", "--run", tmp_path, "-o", tmp_path / "b.png"
     )
     assert code == 2 and "no student here" in told
-    code, _, told = distillkit("eval", tmp_path)
+    code, _, told = distillkit("evaluate", tmp_path)
     assert code == 2 and "not a run's folder" in told
 
 
@@ -200,11 +204,94 @@ def test_doctor(distillkit, toys):
 
 def test_help_and_an_unknown_command(distillkit):
     code, said, _ = distillkit("--help")
-    assert code == 0 and all(
-        name in said
-        for name in ("run", "restore", "eval", "plugins", "recipe", "doctor", "fetch", "sweep")
-    )
-    assert distillkit("frobnicate")[0] == 2
+    assert code == 0
+    for name in ("run", "restore", "export", "push", "evaluate", "compare", "sweep", "fetch"):
+        assert f"\n  {name} " in said
+    for name in ("doctor", "plugins", "recipe", "cache"):
+        assert f"\n  {name} " in said
+    code, _, told = distillkit("frobnicate")
+    assert code == 2 and "No such command 'frobnicate'" in told
+
+
+def test_the_help_of_all_installed_plugins_cuts_no_summary(distillkit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, said, _ = distillkit("--help")
+    assert code == 0
+    commands = said.partition("Commands:")[2].splitlines()
+    assert len(commands) > 12
+    assert [line for line in commands if line.endswith("...")] == []
+
+
+@pytest.fixture
+def with_plugins(monkeypatch, toys):
+    """``with_plugins(name=hook)``: plugins that add commands by their hook, beside the toys."""
+
+    def add(**hooks):
+        points = []
+        for name, hook in hooks.items():
+            module = types.ModuleType(f"plugin_{name}")
+            module.distillkit_commands = hookimpl(specname="distillkit_commands")(hook)
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            points.append(EntryPoint(name, module.__name__, manager.GROUP))
+        plugins = manager.Plugins([*toys, *manager.load_plugins(points)])
+        monkeypatch.setattr(manager, "_installed", lambda: plugins)
+        return plugins
+
+    return add
+
+
+def say(text):
+    def hook(app):
+        @app.command("say")
+        def command(loud: bool = False):
+            """Say something.
+
+            It is said once.
+            """
+            typer.echo(text)
+
+    return hook
+
+
+def test_a_plugins_command_is_in_the_help_and_in_the_list_and_runs(distillkit, with_plugins):
+    with_plugins(mine=say("hello"))
+    assert "  say       Say something.\n" in distillkit("--help")[1]
+    assert "It is said once." in distillkit("say", "--help")[1]
+    assert distillkit("say") == (0, "hello\n", "")
+    assert "  command      say  Say something.\n" in distillkit("plugins")[1]
+    (listed,) = [p for p in json.loads(distillkit("plugins", "--json")[1]) if p["name"] == "mine"]
+    assert listed["commands"] == [{"name": "say", "summary": "Say something."}]
+
+
+def test_commands_of_one_name_are_asked_for_by_their_plugins(distillkit, with_plugins):
+    def run(app):
+        app.command("run")(lambda: typer.echo("not the engine's"))
+
+    with_plugins(a=say("of a"), b=say("of b"), c=run)
+    _, said, _ = distillkit("--help")
+    assert "\n  a/say " in said and "\n  b/say " in said and "\n  say " not in said
+    assert distillkit("a/say")[1] == "of a\n" and distillkit("b/say")[1] == "of b\n"
+    assert distillkit("c/run")[1] == "not the engine's\n"
+    assert "RECIPE" in distillkit("run", "--help")[1]
+
+
+def test_a_plugin_whose_commands_are_broken_takes_no_help_down(distillkit, with_plugins):
+    def broken(app):
+        raise RuntimeError("no luck")
+
+    with_plugins(bad=broken, good=say("hello"))
+    code, said, told = distillkit("--help")
+    assert code == 0 and told == "" and "  say " in said
+    assert distillkit("say")[1] == "hello\n"
+    assert "BROKEN: RuntimeError: no luck" in distillkit("plugins")[1]
+    code, _, told = distillkit("frobnicate")
+    reason = 'plugin "bad" (plugin_bad) is broken: RuntimeError: no luck'
+    assert code == 2 and told == f"error: no command frobnicate; {reason}\n"
+
+
+def test_a_command_that_comes_with_an_extra_says_so(distillkit, toys):
+    code, _, told = distillkit("demo")
+    assert code == 2 and "pip install 'distillkit[demo]'" in told
 
 
 def test_version(distillkit):

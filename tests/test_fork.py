@@ -240,7 +240,7 @@ def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
     (out / "student").mkdir()
     with pytest.raises(
         DistillkitError,
-        match="holds a student but no checkpoint to continue from; .*: distillkit eval",
+        match="holds a student but no checkpoint to continue from; .*: distillkit evaluate",
     ):
         run_recipe(load_recipe(recipe, FAST), out, resume=True)
 

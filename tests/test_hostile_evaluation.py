@@ -61,7 +61,7 @@ def test_the_command_names_them_and_leaves_the_old_evaluation(
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), run)
     before = read_files(run)
     hostile_data = f'data.eval=[{{imagefolder="{folder}"}}]'
-    monkeypatch.setattr(sys, "argv", ["distillkit", "eval", str(run), "--set", hostile_data])
+    monkeypatch.setattr(sys, "argv", ["distillkit", "evaluate", str(run), "--set", hostile_data])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 2

@@ -301,14 +301,6 @@ def test_an_unknown_observer_hook_is_the_callers_mistake(install: Install, load:
         load().notify("distillkit_stepp")
 
 
-def test_recipes_are_collected(install: Install, load: Load) -> None:
-    install(
-        "a",
-        'from distillkit import hookimpl\n@hookimpl\ndef distillkit_recipes(): return ["/x/a.toml"]',
-    )
-    assert [p.recipes for p in load()] == [(Path("/x/a.toml"),)]
-
-
 def test_an_entry_point_without_a_distribution_works() -> None:
     plugins = load_plugins([EntryPoint("gone", "no_such_module_here", "distillkit")])
     assert [p.distribution for p in plugins] == ["no_such_module_here"]

@@ -1,63 +1,107 @@
-"""What the options of the command line mean, where that is more than a word or a number. What is refused names the option."""
+"""Arguments that several commands share, and the meaning of those that are more than a word.
+
+What cannot be understood is refused with the name of the option.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillkit.errors import DistillkitError
 
+if TYPE_CHECKING:
+    from distillkit.recipe.load import ResolvedRecipe
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)"
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME=DIR",
+        help="a method's images; NAME@0.5 for one tradeoff; may be repeated",
+    ),
+]
+Combine = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="add linear combinations alpha A + (1 - alpha) B"),
+]
+Alphas = Annotated[str | None, typer.Option(help="of --combine; default: 0.1,0.2,...,0.9")]
+Reference = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="the method that others are compared with in pairs"),
+]
 
 
-def tradeoffs_of(text: str | None) -> list[float | None]:
-    """``"0,0.5,1"`` -> [0.0, 0.5, 1.0]; nothing -> [None], the student's own."""
-    return [None] if text is None else [*numbers_of("--tradeoff", text)]
+def load_recipe(recipe: Path, overrides: list[str] | None) -> ResolvedRecipe:
+    """Read and check a recipe, and import the code for it only now."""
+    from distillkit.recipe import load
+
+    return load.load_recipe(recipe, overrides or ())
 
 
-def numbers_of(option: str, text: str) -> list[float]:
+def parse_fractions(option: str, text: str) -> list[float]:
+    """Parse numbers from 0 to 1: ``"0,0.5,1"`` -> ``[0.0, 0.5, 1.0]``."""
+    problem = DistillkitError(
+        f"{option} {text} - expected a number from 0 to 1, or several with commas between them"
+    )
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [float(number) for number in text.split(",")]
     except ValueError:
-        values = [float("nan")]
+        raise problem from None
     if not all(0 <= value <= 1 for value in values):
-        raise DistillkitError(
-            f"{option} {text} - expected a number from 0 to 1, or several with commas between them"
-        )
+        raise problem
     return values
 
 
-def folders_of(texts: list[str]) -> dict[str, Path]:
-    """``["ours=outputs"]`` -> {"ours": Path("outputs")}."""
+def parse_tradeoffs(text: str | None) -> list[float | None]:
+    """Parse ``--tradeoff``; without one, ``[None]``, the student's own."""
+    if text is None:
+        return [None]
+    return [*parse_fractions("--tradeoff", text)]
+
+
+def parse_methods(texts: list[str] | None) -> dict[str, Path]:
+    """Parse every ``--method``: ``["ours=outputs"]`` -> ``{"ours": Path("outputs")}``."""
     folders: dict[str, Path] = {}
-    for text in texts:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder) or name in folders:
+    for text in texts or ():
+        name, _, folder = text.partition("=")
+        if not name or not folder or name in folders:
             raise DistillkitError(f"--method {text} - expected NAME=DIR, each name once")
         folders[name] = Path(folder)
     return folders
 
 
-def pair_of(text: str | None) -> tuple[str, str] | None:
+def parse_pair(text: str | None) -> tuple[str, str] | None:
+    """Parse ``--combine``: ``"a,b"`` -> ``("a", "b")``."""
     if text is None:
         return None
-    first, comma, second = (part.strip() for part in text.partition(","))
-    if not (first and comma and second) or "," in second or first == second:
+    names = [name.strip() for name in text.split(",")]
+    if len(names) != 2 or not all(names) or names[0] == names[1]:
         raise DistillkitError(
             f"--combine {text} - expected the names of two methods with a comma between them"
         )
-    return first, second
+    return names[0], names[1]
 
 
-def settings_of(texts: list[str]) -> dict[str, Any]:
+def parse_settings(texts: list[str] | None) -> dict[str, Any]:
+    """Parse every ``--set`` of a command without a recipe: ``["a.b=1"]`` -> ``{"a": {"b": 1}}``."""
     try:
-        return tomllib.loads("\n".join(texts))
+        return tomllib.loads("\n".join(texts or ()))
     except tomllib.TOMLDecodeError as e:
+        given = " ".join(texts or ())
         raise DistillkitError(
-            f"--set {' '.join(texts)} - not KEY=VALUE in TOML; a string needs quotes: --set 'a=\"b\"'"
+            f"--set {given} - not KEY=VALUE in TOML; a string needs quotes: --set 'a=\"b\"'"
         ) from e

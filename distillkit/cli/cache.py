@@ -10,7 +10,7 @@ import typer
 from distillkit.errors import DistillkitError
 
 cache_app = typer.Typer(
-    help="Look after what training runs keep on disk (training.cache_gib).",
+    help="List, check or prune the feature cache.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -1,4 +1,4 @@
-"""The commands ``distillkit plugins ...``: what the installed plugins offer, and whether they keep their contracts."""
+"""The commands ``distillkit plugins ...``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 plugins_app = typer.Typer(
-    help="List what the installed plugins offer, or check one of them.", rich_markup_mode=None
+    help="List what the installed plugins offer, or check one.", rich_markup_mode=None
 )
 
 
@@ -20,9 +20,12 @@ def list_plugins(
     """List what the installed plugins offer."""
     if context.invoked_subcommand is not None:
         return
-    from distillkit.plugins.listing import as_dicts, as_text
+    from distillkit.plugins.listing import describe_plugins, plugin_table
 
-    typer.echo(json.dumps(as_dicts(), indent=2) if as_json else as_text())
+    if as_json:
+        typer.echo(json.dumps(describe_plugins(), indent=2))
+    else:
+        typer.echo(plugin_table())
 
 
 @plugins_app.command("check")
@@ -31,7 +34,10 @@ def check_plugin(
         str, typer.Argument(help="a plugin, or one of its models: mini, mini/faithful")
     ],
 ) -> None:
-    """Check a plugin against the contracts; for a broken one, show why it does not load."""
+    """Check that a plugin keeps the contracts.
+
+    For a broken plugin, show why it does not load.
+    """
     from distillkit.testing.contract import describe_checks
 
     text, passed = describe_checks(name)

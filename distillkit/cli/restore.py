@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from distillkit.cli.arguments import Device, settings_of, tradeoffs_of
+from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
 from distillkit.errors import DistillkitError
 from distillkit.inference.files import FileJob, FileKind, plan_files, restore_files
 
@@ -76,9 +76,9 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if (run is None) == (model is None) or (set_ and model is None):
             raise DistillkitError("give either --run, or --model and its options by --set")
-        tradeoffs = tradeoffs_of(tradeoff)
+        tradeoffs = parse_tradeoffs(tradeoff)
         jobs = plan_files(inputs, output, tradeoffs, kind=kind, overwrite=overwrite)
-        settings = settings_of(set_ or [])
+        settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
         options = {"tile": tile, "color": color, "nodes": nodes, "progress": True}
         restorer = _load_restorer(run, model, settings, device, options)

@@ -14,6 +14,7 @@ from distillkit.errors import DistillkitError, PluginError
 from distillkit.plugins.options import Options
 
 Capability = Literal["score", "output"]
+Kind = Literal["teachers", "students", "degradations", "datasets", "metrics"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,3 +100,12 @@ class MetricSpec(Spec):
     """Builds a :class:`Metric`: ``(restored, gt) -> (B,)``; or a :class:`SetMetric`, of all images together."""
 
     kind = "metric"
+
+
+SPEC_TYPES: dict[Kind, type[Spec]] = {
+    "teachers": TeacherSpec,
+    "students": StudentSpec,
+    "degradations": DegradationSpec,
+    "datasets": DatasetSpec,
+    "metrics": MetricSpec,
+}

@@ -1,4 +1,7 @@
-"""The hooks a plugin may implement. Each returns descriptors; none does work."""
+"""The hooks that a plugin may implement.
+
+Those of the first kind return descriptors and do no work. The observers are called during a run.
+"""
 
 from __future__ import annotations
 
@@ -25,60 +28,57 @@ hookimpl = pluggy.HookimplMarker("distillkit")
 
 @hookspec
 def distillkit_teachers() -> Sequence[TeacherSpec]:
-    """Teachers this plugin offers."""
+    """Return the teachers that this plugin offers."""
     return ()
 
 
 @hookspec
 def distillkit_students() -> Sequence[StudentSpec]:
-    """Students this plugin offers."""
+    """Return the students that this plugin offers."""
     return ()
 
 
 @hookspec
 def distillkit_degradations() -> Sequence[DegradationSpec]:
-    """Degradations this plugin offers."""
+    """Return the degradations that this plugin offers."""
     return ()
 
 
 @hookspec
 def distillkit_datasets() -> Sequence[DatasetSpec]:
-    """Datasets this plugin offers."""
+    """Return the datasets that this plugin offers."""
     return ()
 
 
 @hookspec
 def distillkit_metrics() -> Sequence[MetricSpec]:
-    """Metrics this plugin offers."""
-    return ()
-
-
-@hookspec
-def distillkit_recipes() -> Sequence[Path]:
-    """Recipe files this plugin ships, for ``distillkit plugins`` to list."""
+    """Return the metrics that this plugin offers."""
     return ()
 
 
 @hookspec
 def distillkit_commands(app: typer.Typer) -> None:
-    """Add commands to the command line (``app.command(...)``)."""
+    """Add commands to ``distillkit``: ``app.command("name")(function)``.
+
+    It is called whenever the help is shown, so the functions import heavy code inside.
+    """
 
 
 @hookspec
 def distillkit_run_started(run_dir: Path, recipe: Any) -> None:
-    """A run is about to do its first step; ``recipe`` is the resolved recipe."""
+    """Observe that a run is about to do its first step; ``recipe`` is the resolved recipe."""
 
 
 @hookspec
 def distillkit_step(stage: str, step: int, terms: dict[str, float]) -> None:
-    """Loss terms were just logged, at global step ``step``."""
+    """Observe the loss terms that were just logged, at global step ``step``."""
 
 
 @hookspec
 def distillkit_checkpoint(path: Path, step: int) -> None:
-    """A checkpoint is safely on disk."""
+    """Observe that a checkpoint is safely on disk."""
 
 
 @hookspec
 def distillkit_run_finished(run_dir: Path) -> None:
-    """A run ended in success, its report written."""
+    """Observe that a run ended in success, its report written."""

@@ -2,63 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 from distillkit.plugins.descriptors import Spec, TeacherSpec
-from distillkit.plugins.manager import Kind, Plugin, load_plugins
+from distillkit.plugins.manager import Plugin, load_plugins
 
 
-def as_dicts() -> list[dict[str, Any]]:
-    """One dictionary a plugin: name, distribution, error, problems, and its descriptors by kind."""
-    return [_plugin(p) for p in load_plugins()]
+def describe_plugins() -> list[dict[str, Any]]:
+    """Describe each plugin: name, distribution, error, problems, and what it offers by kind."""
+    return [_describe_plugin(plugin) for plugin in load_plugins()]
 
 
-def as_text() -> str:
-    """A table for people: one block a plugin, the broken ones with their error."""
-    return "\n\n".join(_block(p) for p in load_plugins()) or "no plugins are installed"
+def plugin_table() -> str:
+    """Format the plugins for people, the broken ones with their error."""
+    blocks = ["\n".join(_block_lines(plugin)) for plugin in load_plugins()]
+    return "\n\n".join(blocks) or "no plugins are installed"
 
 
-def _plugin(plugin: Plugin) -> dict[str, Any]:
-    offers: dict[str, Any] = {
-        kind: [_spec(plugin, spec) for spec in specs.values()]
-        for kind, specs in plugin.specs.items()
-        if specs
-    }
-    return {
+def _describe_plugin(plugin: Plugin) -> dict[str, Any]:
+    description: dict[str, Any] = {
         "name": plugin.name,
         "distribution": plugin.distribution,
         "error": plugin.error,
         "problems": list(plugin.problems),
-        "recipes": [str(r) for r in plugin.recipes],
-        **offers,
     }
+    for kind, specs in plugin.specs.items():
+        if specs:
+            description[kind] = [_describe_spec(spec) for spec in specs.values()]
+    if plugin.commands:
+        description["commands"] = [
+            {"name": name, "summary": _summary(command)}
+            for name, command in plugin.commands.items()
+        ]
+    return description
 
 
-def _spec(plugin: Plugin, spec: Spec) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": f"{plugin.name}/{spec.name}",
+def _describe_spec(spec: Spec) -> dict[str, Any]:
+    description: dict[str, Any] = {
+        "name": spec.full_name,
         "summary": spec.summary,
         "license": spec.license,
     }
-    return row | (
-        {"capabilities": sorted(spec.capabilities)} if isinstance(spec, TeacherSpec) else {}
-    )
+    if isinstance(spec, TeacherSpec):
+        description["capabilities"] = sorted(spec.capabilities)
+    return description
 
 
-def _block(plugin: Plugin) -> str:
+def _block_lines(plugin: Plugin) -> list[str]:
     lines = [f"{plugin.name}  ({plugin.distribution})"]
     if plugin.error:
         lines.append(f"  BROKEN: {plugin.error}; see: distillkit plugins check {plugin.name}")
     lines += [f"  warning: {problem}" for problem in plugin.problems]
-    for kind in get_args(Kind):
-        for spec in plugin.specs.get(kind, {}).values():
-            offers = (
-                f" [{', '.join(sorted(spec.capabilities))}]"
-                if isinstance(spec, TeacherSpec)
-                else ""
-            )
-            lines.append(
-                f"  {kind[:-1]:<12}{plugin.name + '/' + spec.name:<26}{spec.summary}{offers}"
-            )
-    lines += [f"  {'recipe':<12}{path}" for path in plugin.recipes]
-    return "\n".join(lines)
+    rows = [_spec_row(spec) for specs in plugin.specs.values() for spec in specs.values()]
+    rows += [("command", name, _summary(command)) for name, command in plugin.commands.items()]
+    width = max((len(name) for _, name, _ in rows), default=0)
+    lines += [f"  {kind:<11}  {name:<{width}}  {summary}" for kind, name, summary in rows]
+    return lines
+
+
+def _spec_row(spec: Spec) -> tuple[str, str, str]:
+    summary = spec.summary
+    if isinstance(spec, TeacherSpec):
+        summary += f" [{', '.join(sorted(spec.capabilities))}]"
+    return spec.kind, spec.full_name, summary
+
+
+def _summary(command: Any) -> str:
+    """Return the first line of a command's help."""
+    return (command.help or "").partition("\n")[0]

@@ -1,47 +1,28 @@
-"""Finds the installed plugins and what they offer. Each has a pluggy manager of its own, so that what one breaks stays its own."""
+"""Finds the installed plugins and what they offer.
+
+Each plugin has a pluggy manager of its own, so a plugin that fails takes nothing else down.
+"""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import re
 import traceback
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import pluggy
 
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
-from distillkit.plugins.descriptors import (
-    Capability,
-    DatasetSpec,
-    DegradationSpec,
-    MetricSpec,
-    Spec,
-    StudentSpec,
-    TeacherSpec,
-)
-from distillkit.plugins.options import Options
+from distillkit.plugins.descriptors import Kind, Spec
+from distillkit.plugins.offers import collect_commands, collect_specs, find_misspelled_hooks
 
 GROUP = "distillkit"
 """The entry-point group of plugins."""
-
-Kind = Literal["teachers", "students", "degradations", "datasets", "metrics"]
-
-_SPEC_OF: dict[Kind, type[Spec]] = {
-    "teachers": TeacherSpec,
-    "students": StudentSpec,
-    "degradations": DegradationSpec,
-    "datasets": DatasetSpec,
-    "metrics": MetricSpec,
-}
-_HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("distillkit_"))
 
 
 @dataclass
@@ -52,15 +33,17 @@ class Plugin:
     """The entry point's name, the part of a full name before the slash."""
     distribution: str
     """Name and version of the distribution that brings it."""
-    specs: dict[Kind, dict[str, Spec]] = field(default_factory=dict)
+    specs: Mapping[Kind, Mapping[str, Spec]] = field(default_factory=dict)
     """Its descriptors by kind and short name; empty for a broken plugin."""
-    recipes: tuple[Path, ...] = ()
+    commands: Mapping[str, Any] = field(default_factory=dict)
+    """Its commands by name, as typer makes them."""
     problems: tuple[str, ...] = ()
-    """Misspelt or unmarked hooks: the plugin works without them."""
+    """Hooks that are misspelled or not marked: the plugin works without them."""
     error: str | None = None
     """Why it is broken, in one line."""
     traceback: str | None = None
-    _manager: pluggy.PluginManager | None = None
+    observers: pluggy.PluginManager | None = None
+    """Calls its hooks during a run; None once one of them has failed."""
 
     def __str__(self) -> str:
         return f'plugin "{self.name}" ({self.distribution})'
@@ -77,60 +60,51 @@ class Plugins:
 
     @property
     def broken(self) -> list[Plugin]:
+        """The plugins that do not load."""
         return [p for p in self if p.error]
 
     def specs(self, kind: Kind) -> dict[str, Spec]:
-        """Everything of a kind that the working plugins offer, by full name (``"<plugin>/<name>"``)."""
-        return {
-            f"{p.name}/{name}": spec for p in self for name, spec in p.specs.get(kind, {}).items()
-        }
+        """Return the descriptors of a kind by full name (``"<plugin>/<name>"``)."""
+        specs = {}
+        for plugin in self:
+            for name, spec in plugin.specs.get(kind, {}).items():
+                specs[f"{plugin.name}/{name}"] = spec
+        return specs
 
     def find(self, kind: Kind, use: str) -> tuple[str, Spec]:
-        """The full name and descriptor of what ``use`` names.
+        """Return the full name and the descriptor of what ``use`` names.
 
         Args:
+            kind: of what it names.
             use: a full name, or a short one where only one plugin offers it.
 
         Raises:
-            PluginError: nothing has that name, several have, or it belongs to a plugin that is broken.
+            PluginError: nothing has that name, several have, or its plugin is broken.
         """
-        offered = self.specs(kind)
-        named = [full for full in offered if _names(use, full)]
+        named = self._named(kind, use)
         if len(named) == 1:
-            return named[0], offered[named[0]]
+            return next(iter(named.items()))
         if named:
             raise PluginError(f'"{use}" is offered by several plugins; say which: {_quoted(named)}')
-        raise PluginError(self._why_unknown(kind, use))
+        raise PluginError(self._explain_unknown(kind, use))
 
-    def _why_unknown(self, kind: Kind, use: str) -> str:
-        owner = use.partition("/")[0] if "/" in use else None
-        broken = [f"{p} is broken: {p.error}" for p in self.broken if owner in (p.name, None)]
-        if owner and broken:
-            return "; ".join(broken)
-        others = [
-            other
-            for other in get_args(Kind)
-            if any(_names(use, full) for full in self.specs(other))
-        ]
-        if others:
-            return f'"{use}" is among the {" and ".join(others)}, not the {kind}'
-        full_names = self.specs(kind)
-        suggestion = did_you_mean(
-            use, [*full_names, *(full.partition("/")[2] for full in full_names)]
-        )
-        hints = [
-            f"{p} {problem}" for p in self if owner in (p.name, None) for problem in p.problems
-        ]
-        if not suggestion:
-            hints = [
-                f"known: {_quoted(full_names)}"
-                if full_names
-                else f"no installed plugin offers {kind}",
-                *hints,
-            ]
-        return "; ".join(
-            [f'no plugin offers "{use}" among its {kind}{suggestion}', *broken, *hints]
-        )
+    def commands(self, taken: Iterable[str] = ()) -> dict[str, Any]:
+        """Return the plugins' commands by the name to type.
+
+        That is the short name, or ``"<plugin>/<name>"`` where something else has the same.
+
+        Args:
+            taken: names of other commands.
+        """
+        offered = [(plugin, name) for plugin in self for name in plugin.commands]
+        count = Counter([*taken, *(name for _, name in offered)])
+        commands = {}
+        for plugin, name in offered:
+            typed = name
+            if count[name] > 1:
+                typed = f"{plugin.name}/{name}"
+            commands[typed] = plugin.commands[name]
+        return commands
 
     def notify(self, hook: str, /, **arguments: Any) -> None:
         """Call an observer hook (``"distillkit_step"``, ...) of every plugin that has it.
@@ -138,27 +112,56 @@ class Plugins:
         A plugin whose observer raises is warned of once, and observes no more.
         """
         for plugin in self:
-            if plugin._manager is None:
+            if plugin.observers is None:
                 continue
-            call = getattr(plugin._manager.hook, hook)
+            call = getattr(plugin.observers.hook, hook)
             try:
                 call(**arguments)
             except Exception as e:
-                plugin._manager = None
-                warnings.warn(
-                    f"{plugin} failed in {hook} and is not called again: {_in_one_line(e)}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                plugin.observers = None
+                reason = f"failed in {hook} and is not called again: {_in_one_line(e)}"
+                warnings.warn(f"{plugin} {reason}", RuntimeWarning, stacklevel=2)
+
+    def _named(self, kind: Kind, use: str) -> dict[str, Spec]:
+        specs = self.specs(kind).items()
+        return {name: spec for name, spec in specs if use in (name, spec.name)}
+
+    def _explain_unknown(self, kind: Kind, use: str) -> str:
+        owner, slash, _ = use.partition("/")
+        possible = [p for p in self if not slash or p.name == owner]
+        broken = [f"{p} is broken: {p.error}" for p in possible if p.error]
+        if slash and broken:
+            return "; ".join(broken)
+        other_kinds = [other for other in get_args(Kind) if self._named(other, use)]
+        if other_kinds:
+            return f'"{use}" is among the {" and ".join(other_kinds)}, not the {kind}'
+        problems = [f"{p} {problem}" for p in possible for problem in p.problems]
+        known, suggestion = self._suggest(kind, use)
+        reason = f'no plugin offers "{use}" among its {kind}{suggestion}'
+        if suggestion:
+            return "; ".join([reason, *broken, *problems])
+        return "; ".join([reason, *broken, known, *problems])
+
+    def _suggest(self, kind: Kind, use: str) -> tuple[str, str]:
+        """List the names of a kind, and pick the one that may be meant."""
+        specs = self.specs(kind)
+        if not specs:
+            return f"no installed plugin offers {kind}", ""
+        short_names = [spec.name for spec in specs.values()]
+        return f"known: {_quoted(specs)}", did_you_mean(use, [*specs, *short_names])
 
 
 def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
-    """Import every plugin of the entry-point group ``distillkit``. Never raises: a broken plugin is listed as broken.
+    """Import every plugin of the entry-point group ``distillkit``.
+
+    It never raises: a plugin that fails is listed as broken.
 
     Args:
-        points: load these instead; without it the installed plugins, found once per process.
+        points: load these; without it, the installed plugins, found once per process.
     """
-    return _installed() if points is None else _load(points)
+    if points is None:
+        return _installed()
+    return _load(points)
 
 
 @functools.cache
@@ -170,112 +173,48 @@ def _load(points: Iterable[EntryPoint]) -> Plugins:
     by_name: dict[str, list[EntryPoint]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point)
-    return Plugins(
-        _load_one(name, same[0]) if len(same) == 1 else _clash(name, same)
-        for name, same in by_name.items()
-    )
+    return Plugins(_load_one(same_name) for same_name in by_name.values())
 
 
-def _distribution(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
-
-
-def _clash(name: str, same: Sequence[EntryPoint]) -> Plugin:
-    owners = " and ".join(_distribution(p) for p in same)
-    return Plugin(
-        name,
-        owners,
-        error=f'{len(same)} plugins are called "{name}" ({owners}); uninstall all but one',
-    )
-
-
-def _load_one(name: str, point: EntryPoint) -> Plugin:
+def _load_one(same_name: Sequence[EntryPoint]) -> Plugin:
+    point = same_name[0]
+    if len(same_name) > 1:
+        owners = " and ".join(_distribution(p) for p in same_name)
+        clash = f'{len(same_name)} plugins are called "{point.name}" ({owners})'
+        return Plugin(point.name, owners, error=f"{clash}; uninstall all but one")
     try:
         module = point.load()
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
-        manager.register(module, name)
+        manager.register(module, point.name)
         return Plugin(
-            name,
+            point.name,
             _distribution(point),
-            specs={kind: _collect(manager, name, kind) for kind in _SPEC_OF},
-            recipes=tuple(Path(path) for path in _returned(manager, "distillkit_recipes")),
-            problems=tuple(_misspelt(module)),
-            _manager=manager,
+            specs=collect_specs(manager, point.name),
+            commands=collect_commands(manager),
+            problems=tuple(find_misspelled_hooks(module)),
+            observers=manager,
         )
     except (Exception, SystemExit) as e:
         return Plugin(
-            name, _distribution(point), error=_in_one_line(e), traceback=traceback.format_exc()
+            point.name,
+            _distribution(point),
+            error=_in_one_line(e),
+            traceback=traceback.format_exc(),
         )
 
 
-def _returned(manager: pluggy.PluginManager, hook: str) -> Sequence[Any]:
-    """What the one plugin of ``manager`` returns from ``hook``; nothing if it lacks the hook."""
-    caller = getattr(manager.hook, hook)
-    if not caller.get_hookimpls():
-        return ()
-    returned = (caller() or [None])[0]
-    if not isinstance(returned, Sequence):
-        raise PluginError(f"{hook} returned a {type(returned).__name__}, not a list or tuple")
-    return returned
-
-
-def _collect(manager: pluggy.PluginManager, plugin: str, kind: Kind) -> dict[str, Spec]:
-    specs: dict[str, Spec] = {}
-    for spec in _returned(manager, f"distillkit_{kind}"):
-        _check(spec, kind)
-        if spec.name in specs:
-            both = f'"{specs[spec.name].summary}" and "{spec.summary}"'
-            raise PluginError(f'distillkit_{kind} offers the name "{spec.name}" twice: {both}')
-        specs[spec.name] = replace(spec, plugin=plugin)
-    return specs
-
-
-def _check(spec: Any, kind: Kind) -> None:
-    """Raise PluginError unless ``spec`` is a well-formed descriptor of its kind."""
-    wanted, where = _SPEC_OF[kind], f"distillkit_{kind}"
-    if not isinstance(spec, wanted):
-        raise PluginError(f"{where} returned {spec!r:.80}, which is no {wanted.__name__}")
-    if not (isinstance(spec.name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.name)):
-        raise PluginError(f"{where}: {spec.name!r} is no name (letters, digits, '.', '_' and '-')")
-    if not isinstance(spec.summary, str):
-        raise PluginError(f'{where}: summary of "{spec.name}" is {spec.summary!r}, not a text')
-    if not (isinstance(spec.config, type) and issubclass(spec.config, Options)):
-        raise PluginError(
-            f'{where}: config of "{spec.name}" is {spec.config!r}, not a subclass of Options'
-        )
-    if not (isinstance(spec.build, str) and re.fullmatch(r"[\w.]+:[\w.]+", spec.build)):
-        raise PluginError(
-            f'{where}: build of "{spec.name}" is {spec.build!r}, not "module:function"'
-        )
-    if isinstance(spec, TeacherSpec) and not (
-        spec.capabilities and set(spec.capabilities) <= set(get_args(Capability))
-    ):
-        raise PluginError(
-            f'{where}: capabilities of "{spec.name}" are {list(spec.capabilities)}, not "score", "output" or both'
-        )
-
-
-def _misspelt(module: Any) -> Iterator[str]:
-    for name in dir(module):
-        function = getattr(module, name, None)
-        if not inspect.isroutine(function):
-            continue
-        options = getattr(function, f"{GROUP}_impl", None)
-        hook = (options and options["specname"]) or name
-        if hook in _HOOKS and not options:
-            yield f"has a function {hook} without @hookimpl, so it is never called"
-        elif hook not in _HOOKS and (options or hook.startswith(f"{GROUP}_")):
-            yield f"has a hook {hook}, which does not exist{did_you_mean(f'{GROUP}_' + hook.removeprefix(f'{GROUP}_'), _HOOKS)}"
-
-
-def _names(use: str, full_name: str) -> bool:
-    return use in (full_name, full_name.partition("/")[2])
+def _distribution(point: EntryPoint) -> str:
+    if point.dist is None:
+        return point.value
+    return f"{point.dist.name} {point.dist.version}"
 
 
 def _in_one_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, PluginError):
+        return lines[0]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _quoted(names: Iterable[str]) -> str:

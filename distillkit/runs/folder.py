@@ -92,7 +92,7 @@ def check_folder(
         if not has_checkpoints and (out / "student").exists():
             raise DistillkitError(
                 f"{out} - holds a student but no checkpoint to continue from; evaluate it again "
-                f"with: distillkit eval {out}; or train in another folder with --out"
+                f"with: distillkit evaluate {out}; or train in another folder with --out"
             )
         changes = _safe_changes(out, resolved, processes)
     elif has_checkpoints:

@@ -37,7 +37,10 @@ def demo(
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     ] = None,
 ) -> None:
-    """Show a student as a web page on this machine: upload a photo, move the tradeoff, compare."""
+    """Show a student as a web page on this machine.
+
+    Upload a photo, move the tradeoff, compare.
+    """
     from distillkit import Restorer
     from distillkit_demo.page import serve, wait_for_stop_signal
 

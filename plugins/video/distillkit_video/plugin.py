@@ -20,5 +20,5 @@ VIDEO_FILES = FileKind(
 def distillkit_commands(app: typer.Typer) -> None:
     app.command(
         "restore-video",
-        help="Restore videos frame by frame with a distilled student, or with a registered model.",
+        help="Restore videos with a student or another model.",
     )(restore_command(VIDEO_FILES, "distillkit_video.video:restore_video"))

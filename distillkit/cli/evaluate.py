@@ -1,0 +1,103 @@
+"""The commands ``distillkit evaluate`` and ``distillkit compare``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit.cli.arguments import (
+    Alphas,
+    Combine,
+    Device,
+    Methods,
+    Overrides,
+    Reference,
+    load_recipe,
+    parse_fractions,
+    parse_methods,
+    parse_pair,
+    parse_settings,
+)
+from distillkit.errors import DistillkitError
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
+    method: Methods = None,
+    combine: Combine = None,
+    alphas: Alphas = None,
+    reference: Reference = None,
+    overrides: Overrides = None,
+    device: Device = None,
+) -> None:
+    """Judge a run's student again on held-out images.
+
+    The student is compared with its teachers, the recipe's baselines, and methods whose images are
+    in folders (--method). Options change the run's recipe for this evaluation only.
+    """
+    method_folders = parse_methods(method)
+    pair = parse_pair(combine)
+    if not (run / "recipe.toml").is_file():
+        raise DistillkitError(f"{run} - not a run's folder (no recipe.toml)")
+    changes = list(overrides or ())
+    if alphas is not None:
+        changes.append(f"evaluation.alphas={parse_fractions('--alphas', alphas)}")
+    if reference is not None:
+        changes.append(f"evaluation.reference={json.dumps(reference)}")
+    resolved = load_recipe(run / "recipe.toml", changes)
+    from distillkit.runs.evaluate import evaluate_run
+
+    report = evaluate_run(resolved, run, device, method_folders=method_folders, combine=pair)
+    if report is not None:
+        typer.echo(f"open {report}")
+
+
+def compare(
+    gt: Annotated[Path, typer.Option(metavar="DIR", help="folder of the ground truth")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder of the results")],
+    method: Methods,
+    lq: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="the inputs, to show and to enlarge bicubically"),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="names with commas between them")
+    ] = "psnr-y,ssim-y,stlpips-alex",
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="the images to take")] = "*",
+    combine: Combine = None,
+    alphas: Alphas = None,
+    reference: Reference = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="METRIC.OPTION=VALUE", help="option of a metric; VALUE is TOML"
+        ),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Compare any methods by folders of their images.
+
+    No model is run. Images belong together that have the same path in their folders, apart from
+    the suffix.
+    """
+    method_folders = parse_methods(method)
+    pair = parse_pair(combine)
+    metric_settings = parse_settings(settings)
+    from distillkit.runs.compare import CompareOptions, compare_folders
+
+    options = CompareOptions(
+        lq=lq,
+        metrics=[name.strip() for name in metrics.split(",")],
+        metric_settings=metric_settings,
+        pattern=only,
+        combine=pair,
+        reference=reference,
+        device=device,
+    )
+    if alphas is not None:
+        options = replace(options, alphas=parse_fractions("--alphas", alphas))
+    typer.echo(f"open {compare_folders(gt, method_folders, out, options)}")

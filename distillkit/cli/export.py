@@ -1,0 +1,88 @@
+"""The commands ``distillkit export`` and ``distillkit push``."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit.errors import DistillkitError
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="a new folder")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="plain weights with one fixed --tradeoff")
+    ] = False,
+    tradeoff: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="of --merge or --onnx: 0 most realistic ... 1 most faithful"
+        ),
+    ] = None,
+) -> None:
+    """Write a student for others to use.
+
+    The folder is for distillkit, diffusers and peft, with a model card. It is loaded again and
+    compared with the original. An ONNX graph takes the tradeoff as an input, unless --tradeoff
+    fixes it.
+    """
+    if (output is None) == (onnx is None):
+        raise DistillkitError("give either -o, for a folder, or --onnx, for a graph")
+    if onnx is not None:
+        if merge:
+            raise DistillkitError("--merge is for folders; a graph is merged by --tradeoff alone")
+        _export_onnx(run, onnx, tradeoff)
+    else:
+        assert output is not None
+        if merge != (tradeoff is not None):
+            raise DistillkitError(
+                "--merge and --tradeoff need each other: plain weights have one tradeoff"
+            )
+        _export_folder(run, output, tradeoff)
+
+
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or an exported one")],
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="a model repository on the Hugging Face Hub")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="make a new repository private")
+    ] = False,
+) -> None:
+    """Export a student and upload it to the Hub.
+
+    Log in first: by HF_TOKEN, or by `hf auth login`.
+    """
+    from distillkit.export import folder as engine
+
+    if (run / "model_index.json").is_file():
+        address = engine.push(run, repository, private=private)
+    else:
+        with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
+            exported = Path(temporary) / "exported"
+            engine.export(run, exported)
+            address = engine.push(exported, repository, private=private)
+    typer.echo(f"done: {address}")
+
+
+def _export_onnx(run: str, file: Path, tradeoff: float | None) -> None:
+    from distillkit.export.onnx import export_onnx
+
+    typer.echo(export_onnx(run, file, tradeoff=tradeoff))
+    typer.echo(f"done: {file}")
+
+
+def _export_folder(run: str, folder: Path, merge_at: float | None) -> None:
+    from distillkit.export import folder as engine
+
+    for line in engine.export(run, folder, merge_at=merge_at):
+        typer.echo(line)
+    typer.echo(f"done: {folder}")

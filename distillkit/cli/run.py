@@ -1,0 +1,57 @@
+"""The command ``distillkit run``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit.cli.arguments import Overrides, RecipeFile, load_recipe
+from distillkit.errors import DistillkitError
+
+
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue from the newest checkpoint in the folder")
+    ] = False,
+    fork: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="continue in --out from another run: its folder or a checkpoint"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="one step of each stage, a checkpoint, an image evaluated"),
+    ] = False,
+) -> None:
+    """Distill a student, evaluate it and write a report.
+
+    Both stages, the export, the evaluation and the report are in one folder.
+    """
+    if fork is not None and (out is None or dry_run):
+        raise DistillkitError(
+            "--fork makes a new folder: give it by --out, and leave out --dry-run"
+        )
+    resolved = load_recipe(recipe, overrides)
+    from distillkit.runs import run as engine
+
+    if dry_run:
+        engine.dry_run(resolved)
+        typer.echo("dry run: every part of the recipe works")
+        return
+    folder = out or Path("runs") / resolved.recipe.name
+    report = engine.run_recipe(resolved, folder, resume=resume, fork=fork)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes, and not the first
+        return
+    if report is None:
+        typer.echo(f"done: {folder}")
+    else:
+        typer.echo(f"done: {folder}; open {report}")

@@ -1,0 +1,40 @@
+"""The command ``distillkit sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit.cli.arguments import Overrides, RecipeFile
+
+
+def sweep(
+    recipe: RecipeFile,
+    grid: Annotated[
+        list[str],
+        typer.Option(
+            "--grid", metavar="KEY=V1,V2,...", help="values of a key; grids are multiplied"
+        ),
+    ],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the runs; default: sweeps/<recipe file's name>")
+    ] = None,
+) -> None:
+    """Run a recipe at every point of a grid.
+
+    A table shows all runs that are finished. The same command again skips these and resumes the
+    others.
+    """
+    from distillkit.runs.sweep import plan_sweep, run_sweep
+
+    folder = out or Path("sweeps") / recipe.stem
+    runs = plan_sweep(recipe, grid, overrides or (), folder)
+    failures = run_sweep(runs, folder)
+    typer.echo(f"done: {folder / 'summary.md'}")
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    if failures:
+        raise typer.Exit(1)
