@@ -87,6 +87,18 @@ class Distance:
         return (restored - gt).square().mean(dim=(1, 2, 3))
 
 
+class Needs(Options):
+    root: Path
+
+
+class NeedsWeights(Options):
+    weights: WeightFile = WeightFile(path=Path("/no/such.pt"))
+
+
+class Size(Options):
+    shifting: str
+
+
 def importable(build: Callable[[Options], Any]) -> str:
     """Keep ``build`` where a descriptor can name it, and return that name."""
     globals()["the_build_in_use"] = build
@@ -296,15 +308,9 @@ def test_a_dataset_must_be_readable() -> None:
 
 
 def test_what_cannot_be_built_here_is_skipped_loudly() -> None:
-    class Needs(Options):
-        root: Path
-
-    class NeedsWeights(Options):
-        weights: WeightFile = WeightFile(path=Path("/no/such.pt"))
-
-    (no_default,) = check("students", Toy, config=Needs)
+    (no_default,) = check("students", Toy, options=f"{__name__}:Needs")
     assert str(no_default) == "SKIPPED  Build: its options have no usable defaults: root: missing"
-    (no_weights,) = check("students", Toy, config=NeedsWeights)
+    (no_weights,) = check("students", Toy, options=f"{__name__}:NeedsWeights")
     assert str(no_weights) == "SKIPPED  Build: needs weights that are not here: /no/such.pt"
 
 
@@ -318,11 +324,9 @@ def test_a_build_that_raises_fails() -> None:
 
 
 def test_options_may_replace_the_defaults() -> None:
-    class Size(Options):
-        shifting: str
-
     build = importable(lambda options: Toy(options.shifting == "yes"))
-    spec = StudentSpec(name="it", plugin="toy", summary="", config=Size, build=build)
+    options = f"{__name__}:Size"
+    spec = StudentSpec(name="it", plugin="toy", summary="", options=options, build=build)
     plugins = Plugins([Plugin("toy", "toy 1", specs={"students": {"it": spec}})])
     results = check_plugin("toy/it", {"toy/it": {"shifting": "yes"}}, plugins)
     assert {r.outcome for r in results} == {"passed"}

@@ -228,7 +228,7 @@ def test_a_descriptor_of_unknown_licence_has_that_of_its_files(of_descriptor, of
         def weight_files(self):
             return tuple(WeightFile(path="x", license=one) for one in of_files)
 
-    spec = Spec(name="x", summary="", config=Licensed, build="x:x", license=of_descriptor)
+    spec = Spec(name="x", summary="", build="x:x", license=of_descriptor)
     assert Component("toy/x", spec, Licensed(), {}).license == license
 
 

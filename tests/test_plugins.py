@@ -144,10 +144,10 @@ BROKEN = {
         + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('a/b')]",
         "distillkit_teachers: 'a/b' is no name (letters, digits, '.', '_' and '-')",
     ),
-    "a config that is no model": (
+    "options that are a class": (
         TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', config=dict)]",
-        "distillkit_teachers: config of \"x\" is <class 'dict'>, not a subclass of Options",
+        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', options=dict)]",
+        'distillkit_teachers: options of "x" is <class \'dict\'>, not "module:Class"',
     ),
     "a build that is a function": (
         TEACHERS
@@ -208,6 +208,28 @@ def test_a_build_that_cannot_be_imported_names_plugin_and_descriptor(
     assert str(caught.value) == (
         f'teacher "a/x": its build = "{build}" cannot be imported: {reason}'
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            "no_such_module_here:Options",
+            "cannot be imported: ModuleNotFoundError: No module named 'no_such_module_here'",
+        ),
+        ("builtins:dict", "is no subclass of Options"),
+        ("builtins:len", "is no subclass of Options"),
+    ],
+)
+def test_options_that_are_none_name_plugin_and_descriptor(
+    install: Install, load: Load, options: str, reason: str
+) -> None:
+    offered = f'return [teacher("x", options="{options}")]'
+    install("a", TEACHERS, f"@hookimpl\ndef distillkit_teachers(): {offered}")
+    _, spec = load().find("teachers", "x")
+    with pytest.raises(PluginError) as caught:
+        _ = spec.config
+    assert str(caught.value) == f'teacher "a/x": its options = "{options}" {reason}'
 
 
 def test_an_unknown_short_name_mentions_the_broken_plugins(install: Install, load: Load) -> None:

@@ -63,8 +63,9 @@ def unchanged(options: distillkit.Options) -> distillkit.Options:
 def spec(
     kind: type[Spec], name: str, config: type[distillkit.Options] = Options, **fields: Any
 ) -> Spec:
+    options = f"{config.__module__}:{config.__name__}"
     build = f"{__name__}:unchanged"
-    return kind(name=name, summary=f"the {name}", config=config, build=build, **fields)
+    return kind(name=name, summary=f"the {name}", options=options, build=build, **fields)
 
 
 PLUGINS = Plugins(

@@ -86,21 +86,21 @@ def distillkit_teachers():
         TeacherSpec(
             name="faithful",
             summary="toy",
-            config=Options,
+            options="toy_plugin:Options",
             build="toy_plugin:model",
             capabilities=score,
         ),
         TeacherSpec(
             name="realistic",
             summary="toy",
-            config=Options,
+            options="toy_plugin:Options",
             build="toy_plugin:model",
             capabilities=score,
         ),
         TeacherSpec(
             name="restorer",
             summary="toy",
-            config=Options,
+            options="toy_plugin:Options",
             build="toy_plugin:restorer",
             capabilities=frozenset({"output"}),
         ),
@@ -109,14 +109,26 @@ def distillkit_teachers():
 
 @hookimpl
 def distillkit_students():
-    return [StudentSpec(name="student", summary="toy", config=Options, build="toy_plugin:model")]
+    return [
+        StudentSpec(
+            name="student", summary="toy", options="toy_plugin:Options", build="toy_plugin:model"
+        )
+    ]
 
 
 @hookimpl
 def distillkit_degradations():
-    return [DegradationSpec(name="halve", summary="toy", config=Options, build="toy_plugin:halve")]
+    return [
+        DegradationSpec(
+            name="halve", summary="toy", options="toy_plugin:Options", build="toy_plugin:halve"
+        )
+    ]
 
 
 @hookimpl
 def distillkit_datasets():
-    return [DatasetSpec(name="photos", summary="toy", config=Photos, build="toy_plugin:photos")]
+    return [
+        DatasetSpec(
+            name="photos", summary="toy", options="toy_plugin:Photos", build="toy_plugin:photos"
+        )
+    ]

@@ -1,17 +1,19 @@
 """Descriptors: what a plugin offers.
 
-They are light: each names the code that builds the real thing by a text, ``"module:function"``,
-and the module is imported only when the thing is used.
+They are light: each names its code by texts, ``"module:name"``, and the modules are imported only
+when the thing is used. So the help of the command line can ask every plugin for its commands.
 """
 
 from __future__ import annotations
 
 import pkgutil
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.plugins.options import Options
+
+if TYPE_CHECKING:
+    from distillkit.plugins.options import Options
 
 Capability = Literal["score", "output"]
 Kind = Literal["teachers", "students", "degradations", "datasets", "metrics"]
@@ -22,7 +24,7 @@ class Spec:
     """One named thing of a plugin.
 
     A recipe names it by ``use = "<plugin>/<name>"`` (or ``"<name>"`` where that is unique). The
-    other keys of that table are validated by ``config``, and the result is passed to ``build``.
+    other keys of that table are the options, and what they are is passed to ``build``.
     """
 
     kind: ClassVar[str] = "thing"
@@ -30,9 +32,9 @@ class Spec:
     name: str
     summary: str
     build: str
-    """``"module:function"`` or ``"module:Class"``, called with the options; imported when used."""
-    config: type[Options] = Options
-    """The model of its options, which also names the weight files that it needs."""
+    """``"module:function"`` or ``"module:Class"``, which is called with the options."""
+    options: str = "distillkit:Options"
+    """``"module:Class"``, a subclass of :class:`Options`, which also names the weight files."""
     license: str = "unknown"
     """SPDX identifier of the weights' license, or of the code's where there are no weights.
 
@@ -46,22 +48,40 @@ class Spec:
         """``"<plugin>/<name>"``."""
         return f"{self.plugin}/{self.name}"
 
+    @property
+    def config(self) -> type[Options]:
+        """The class that ``options`` names.
+
+        Raises:
+            PluginError: it cannot be imported, or is no subclass of :class:`Options`.
+        """
+        from distillkit.plugins.options import Options
+
+        found = self._import("options", self.options)
+        if not (isinstance(found, type) and issubclass(found, Options)):
+            raise PluginError(f'{self}: its options = "{self.options}" is no subclass of Options')
+        return found
+
     def create(self, options: Options) -> Any:
         """Build the thing itself, a new one at each call.
 
         Raises:
             PluginError: ``build`` cannot be imported.
         """
+        builder = self._import("build", self.build)
+        return builder(options)
+
+    def __str__(self) -> str:
+        return f'{self.kind} "{self.full_name}"'
+
+    def _import(self, field: str, reference: str) -> Any:
         try:
-            builder = pkgutil.resolve_name(self.build)
+            return pkgutil.resolve_name(reference)
         except DistillkitError:
             raise
         except Exception as e:
-            raise PluginError(
-                f'{self.kind} "{self.full_name}": its build = "{self.build}" cannot be imported: '
-                f"{type(e).__name__}: {e}"
-            ) from e
-        return builder(options)
+            reason = f"cannot be imported: {type(e).__name__}: {e}"
+            raise PluginError(f'{self}: its {field} = "{reference}" {reason}') from e
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,10 @@ import pluggy
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
 from distillkit.plugins.descriptors import SPEC_TYPES, Capability, Kind, Spec, TeacherSpec
-from distillkit.plugins.options import Options
 
 PREFIX = "distillkit_"
+REFERENCE = r"[\w.]+:[\w.]+"
+"""What names code: ``"module:name"``."""
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
 
 
@@ -101,9 +102,9 @@ def _find_problem(spec: Any, expected: type[Spec]) -> str | None:
         return f": {spec.name!r} is no name (letters, digits, '.', '_' and '-')"
     if not isinstance(spec.summary, str):
         return f': summary of "{spec.name}" is {spec.summary!r}, not a text'
-    if not (isinstance(spec.config, type) and issubclass(spec.config, Options)):
-        return f': config of "{spec.name}" is {spec.config!r}, not a subclass of Options'
-    if not _matches(r"[\w.]+:[\w.]+", spec.build):
+    if not _matches(REFERENCE, spec.options):
+        return f': options of "{spec.name}" is {spec.options!r}, not "module:Class"'
+    if not _matches(REFERENCE, spec.build):
         return f': build of "{spec.name}" is {spec.build!r}, not "module:function"'
     if isinstance(spec, TeacherSpec):
         given = set(spec.capabilities)
