@@ -5,17 +5,17 @@ from __future__ import annotations
 from distillkit.errors import WeightsError
 from distillkit.metrics import distortion, learned
 from distillkit.metrics.base import Metric, SetMetric
-from distillkit.metrics.builtin import (
+from distillkit.metrics.dists import dists as make_dists
+from distillkit.metrics.fid import fid as make_fid
+from distillkit.metrics.niqe import niqe as make_niqe
+from distillkit.metrics.no_reference import pyiqa_metric
+from distillkit.metrics.options import (
     DistsOptions,
     FidOptions,
     LpipsOptions,
     NiqeOptions,
     PyiqaOptions,
 )
-from distillkit.metrics.dists import dists as make_dists
-from distillkit.metrics.fid import fid as make_fid
-from distillkit.metrics.niqe import niqe as make_niqe
-from distillkit.metrics.no_reference import pyiqa_metric
 from distillkit.plugins.options import Options
 
 

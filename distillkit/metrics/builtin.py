@@ -2,83 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar, Literal
 
-from distillkit.files.weights import WeightFile
 from distillkit.plugins.descriptors import MetricSpec
 from distillkit.plugins.hookspecs import hookimpl
-from distillkit.plugins.options import Options
-
-
-class LpipsOptions(Options):
-    """Options of LPIPS."""
-
-    net: ClassVar[Literal["alex", "vgg"]]
-    trunk: Path | None = None
-    """The network's ImageNet weights (keys ``features.*``), or all of LPIPS.
-
-    By default it is torchvision's file in torch hub's cache.
-    """
-
-    def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.trunk) or (_trunk_file(self.net),)
-
-
-class LpipsAlexOptions(LpipsOptions):
-    """Options of LPIPS with AlexNet."""
-
-    net = "alex"
-
-
-class LpipsVggOptions(LpipsOptions):
-    """Options of LPIPS with VGG16."""
-
-    net = "vgg"
-
-
-class NiqeOptions(Options):
-    """Options of NIQE."""
-
-    parameters: Path | None = None
-    """``niqe_pris_params.npz``: mean and covariance of pristine photographs.
-
-    Their keys are ``mu_pris_param`` and ``cov_pris_param``.
-    """
-
-    def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.parameters)
-
-
-class DistsOptions(Options):
-    """Options of DISTS."""
-
-    weights: Path | None = None
-    """The trained ``alpha`` and ``beta`` (``weights.pt`` of its authors), or all of DISTS."""
-    trunk: Path | None = None
-    """ImageNet weights of VGG16 (keys ``features.*``), where ``weights`` does not hold them."""
-
-    def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.weights, self.trunk)
-
-
-class FidOptions(Options):
-    """Options of FID."""
-
-    weights: Path | None = None
-    """The Inception of published FIDs; by default torch-fidelity's file in torch hub's cache."""
-
-    def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.weights) or (_inception_file(),)
-
-
-class PyiqaOptions(Options):
-    """Options of a metric of pyiqa."""
-
-    model: str | None = None
-    """Another model than the default, by pyiqa's name: ``maniqa-pipal``."""
 
 
 @hookimpl
@@ -91,23 +18,23 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
         _spec("ssim-y", "SSIM of the luma, as many published tables give it"),
         _stlpips("alex"),
         _stlpips("vgg"),
-        _lpips(LpipsAlexOptions),
-        _lpips(LpipsVggOptions),
+        _lpips("alex", "LpipsAlexOptions"),
+        _lpips("vgg", "LpipsVggOptions"),
         _spec(
             "dists",
             "DISTS (structure and texture); needs its weights and those of VGG16 on disk",
-            DistsOptions,
+            options="DistsOptions",
             license="MIT",
         ),
         _spec(
             "niqe",
             "NIQE, without a reference; needs its parameters on disk",
-            NiqeOptions,
+            options="NiqeOptions",
         ),
         _spec(
             "fid",
             "FID of all images together, on the published scale; needs its Inception on disk",
-            FidOptions,
+            options="FidOptions",
             license="Apache-2.0",
         ),
         _pyiqa("musiq"),
@@ -117,13 +44,13 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
 
 
 def _spec(
-    name: str, summary: str, config: type[Options] = Options, license: str = "unknown"
+    name: str, summary: str, *, options: str = "Options", license: str = "unknown"
 ) -> MetricSpec:
     function = name.replace("-", "_")
     return MetricSpec(
         name=name,
         summary=summary,
-        config=config,
+        options=f"distillkit.metrics.options:{options}",
         build=f"distillkit.metrics.build:{function}",
         license=license,
     )
@@ -137,11 +64,11 @@ def _stlpips(net: str) -> MetricSpec:
     )
 
 
-def _lpips(config: type[LpipsOptions]) -> MetricSpec:
+def _lpips(net: str, options: str) -> MetricSpec:
     return MetricSpec(
-        name=f"lpips-{config.net}",
-        summary=f"LPIPS v0.1, {config.net}; needs the trunk's ImageNet weights on disk",
-        config=config,
+        name=f"lpips-{net}",
+        summary=f"LPIPS v0.1, {net}; needs the trunk's ImageNet weights on disk",
+        options=f"distillkit.metrics.options:{options}",
         build="distillkit.metrics.build:lpips",
         license="BSD-2-Clause",
     )
@@ -152,45 +79,6 @@ def _pyiqa(name: str) -> MetricSpec:
         name,
         f"{name.upper()} through pyiqa (extra `iqa`), without a reference; "
         "PolyForm Noncommercial: no commercial use",
-        PyiqaOptions,
+        options="PyiqaOptions",
         license="PolyForm-Noncommercial-1.0.0",
     )
-
-
-def _local_files(*paths: Path | None) -> tuple[WeightFile, ...]:
-    return tuple(WeightFile(path=path) for path in paths if path is not None)
-
-
-def _trunk_file(net: Literal["alex", "vgg"]) -> WeightFile:
-    """Name torchvision's ImageNet weights of a network."""
-    # torch hub's rule: the name ends in the first digits of the file's hash.
-    names = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-    sizes = {"alex": 244_408_911, "vgg": 553_433_881}
-    name = names[net]
-    return WeightFile(
-        path=_torch_hub() / name,
-        url=f"https://download.pytorch.org/models/{name}",
-        sha256=name.removesuffix(".pth").rpartition("-")[2],
-        size=sizes[net],
-        license="BSD-3-Clause",
-    )
-
-
-def _inception_file() -> WeightFile:
-    """Name the weights of the Inception of published FIDs, converted by torch-fidelity."""
-    name = "weights-inception-2015-12-05-6726825d.pth"
-    releases = "https://github.com/toshas/torch-fidelity/releases/download"
-    return WeightFile(
-        path=_torch_hub() / name,
-        url=f"{releases}/v0.2.0/{name}",
-        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-        size=95_628_359,
-        license="Apache-2.0",
-    )
-
-
-def _torch_hub() -> Path:
-    """Find the folder of torch's downloads by torch's own rule, without importing it."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", f"{cache}/torch")
-    return Path(home).expanduser() / "hub" / "checkpoints"

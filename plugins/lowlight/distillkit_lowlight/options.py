@@ -9,11 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from distillkit import MetricSpec, Options, WeightFile, load_plugins
-
-UNLICENSED = "NONE"
-"""SPDX: the authors publish no license.
-
-Their weights may be used as their authors allow, and are never part of this plugin."""
+from distillkit_lowlight.licenses import UNLICENSED
 
 GSAD_SOURCE = "the Google Drive folder that the README of github.com/jinnh/GSAD links to"
 RETIDIFF_REPOSITORY = "github.com/ChunmingHe/Reti-Diff"

@@ -15,23 +15,7 @@ from distillkit import (
     TeacherSpec,
     hookimpl,
 )
-from distillkit_lowlight.options import (
-    UNLICENSED,
-    AfterGtMean,
-    GSADOptions,
-    GSADStudentOptions,
-    LOLOptions,
-    LowLightOptions,
-    LpipsAlexBgrOptions,
-    LpipsAlexOptions,
-    LpipsVggOptions,
-    PriorOptions,
-    RetiDiffOptions,
-    RetinexOptions,
-    SsimOptions,
-    StlpipsAlexOptions,
-    StlpipsVggOptions,
-)
+from distillkit_lowlight.licenses import UNLICENSED
 
 
 @hookimpl
@@ -41,7 +25,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         TeacherSpec(
             name="gsad",
             summary="GSAD: pixel-space diffusion for low light, 10 or 20 steps",
-            config=GSADOptions,
+            options="distillkit_lowlight.options:GSADOptions",
             build="distillkit_lowlight.build:gsad_teacher",
             license=UNLICENSED,
             capabilities=frozenset({"score", "output"}),
@@ -49,7 +33,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
         TeacherSpec(
             name="retidiff",
             summary="Reti-Diff: retinex-guided transformer for low light, one step",
-            config=RetiDiffOptions,
+            options="distillkit_lowlight.options:RetiDiffOptions",
             build="distillkit_lowlight.build:retidiff_teacher",
             license=UNLICENSED,
             capabilities=frozenset({"output"}),
@@ -60,7 +44,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
                 "Reti-Diff's score in the space of its priors; "
                 "needs weights of stage 1, which are not published"
             ),
-            config=PriorOptions,
+            options="distillkit_lowlight.options:PriorOptions",
             build="distillkit_lowlight.build:prior_teacher",
             license=UNLICENSED,
             capabilities=frozenset({"score", "output"}),
@@ -77,7 +61,7 @@ def distillkit_students() -> Sequence[StudentSpec]:
             summary=(
                 "Starts as GSAD; trained through one step of its sampler, or as a one-step model"
             ),
-            config=GSADStudentOptions,
+            options="distillkit_lowlight.options:GSADStudentOptions",
             build="distillkit_lowlight.build:gsad_student",
             license=UNLICENSED,
         ),
@@ -91,7 +75,7 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
         DegradationSpec(
             name="dark",
             summary="Under-exposure, color cast, shot and read noise, JPEG",
-            config=LowLightOptions,
+            options="distillkit_lowlight.options:LowLightOptions",
             build="distillkit_lowlight.degradation:LowLight",
             license="Apache-2.0",
         ),
@@ -106,7 +90,7 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
         return DatasetSpec(
             name=name,
             summary=summary,
-            config=LOLOptions,
+            options="distillkit_lowlight.options:LOLOptions",
             build=f"distillkit_lowlight.datasets:{function}",
         )
 
@@ -125,14 +109,16 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
     )
 
 
-def _after_gt_mean(name: str, config: type[AfterGtMean]) -> MetricSpec:
-    summary = f"{config.base} after GT-mean"
-    if config.bgr:
+def _after_gt_mean(base: str, options: str, *, bgr: bool = False) -> MetricSpec:
+    name = f"{base}-gtmean"
+    summary = f"{base} after GT-mean"
+    if bgr:
+        name += "-bgr"
         summary += ", channels in the order of GSAD's code"
     return MetricSpec(
         name=name,
         summary=summary,
-        config=config,
+        options=f"distillkit_lowlight.options:{options}",
         build="distillkit_lowlight.build:engine_metric_after_gt_mean",
         license="Apache-2.0",
     )
@@ -162,19 +148,19 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
             "ssim_uniform_gtmean",
             "SSIM with a uniform 7x7 window after GT-mean",
         ),
-        _after_gt_mean("ssim-gtmean", SsimOptions),
-        _after_gt_mean("stlpips-alex-gtmean", StlpipsAlexOptions),
-        _after_gt_mean("stlpips-vgg-gtmean", StlpipsVggOptions),
-        _after_gt_mean("lpips-alex-gtmean", LpipsAlexOptions),
-        _after_gt_mean("lpips-vgg-gtmean", LpipsVggOptions),
-        _after_gt_mean("lpips-alex-gtmean-bgr", LpipsAlexBgrOptions),
+        _after_gt_mean("ssim", "SsimOptions"),
+        _after_gt_mean("stlpips-alex", "StlpipsAlexOptions"),
+        _after_gt_mean("stlpips-vgg", "StlpipsVggOptions"),
+        _after_gt_mean("lpips-alex", "LpipsAlexOptions"),
+        _after_gt_mean("lpips-vgg", "LpipsVggOptions"),
+        _after_gt_mean("lpips-alex", "LpipsAlexBgrOptions", bgr=True),
         MetricSpec(
             name="retinex",
             summary=(
                 "Difference of retinex maps through Reti-Diff's decomposition network; "
                 "differentiable"
             ),
-            config=RetinexOptions,
+            options="distillkit_lowlight.options:RetinexOptions",
             build="distillkit_lowlight.build:retinex_distance",
             license=UNLICENSED,
         ),

@@ -13,8 +13,8 @@ from distillkit_mini.models import (
     Realistic,
     load_network,
 )
+from distillkit_mini.options import CameraOptions, FaithfulOptions, PhotosOptions, RealisticOptions
 from distillkit_mini.photos import build_photos
-from distillkit_mini.plugin import CameraOptions, FaithfulOptions, PhotosOptions, RealisticOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,8 +17,9 @@ from torch import Tensor
 from distillkit import read_image
 from distillkit_mini.courses import COURSES, create_from_plugin
 from distillkit_mini.models import MiniModel
+from distillkit_mini.options import SHIPPED
 from distillkit_mini.photos import PHOTOS, photo_path
-from distillkit_mini.plugin import SHIPPED, distillkit_teachers
+from distillkit_mini.plugin import distillkit_teachers
 
 CROP = 96
 ROWS = 3

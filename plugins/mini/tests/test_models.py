@@ -16,12 +16,8 @@ from distillkit.testing import contract_tests
 from distillkit_mini.courses import COURSES, DARK
 from distillkit_mini.evaluate import METRICS, evaluation_crops, measure
 from distillkit_mini.models import EXPOSURE, GAMMA, FaithfulDct, Realistic, brighten
-from distillkit_mini.plugin import (
-    SHIPPED,
-    RealisticOptions,
-    distillkit_students,
-    distillkit_teachers,
-)
+from distillkit_mini.options import SHIPPED, RealisticOptions
+from distillkit_mini.plugin import distillkit_students, distillkit_teachers
 
 TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
 LOW_LIGHT = "the degradation and the metric of low light are distillkit-lowlight's"

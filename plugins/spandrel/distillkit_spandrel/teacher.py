@@ -12,7 +12,7 @@ from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, Unsuppo
 from torch import Tensor, nn
 
 from distillkit import WeightsError, read_state_dict
-from distillkit_spandrel import Options
+from distillkit_spandrel.options import Options
 
 
 class Checkpoint(nn.Module):

@@ -5,20 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distillkit import DegradationSpec, StudentSpec, TeacherSpec, hookimpl
-from distillkit_superres.degradation.options import BicubicOptions, RealESRGANOptions
-from distillkit_superres.osediff.options import (
-    OPENRAIL,
-    OSEDIFF_LICENSE,
-    OSEDiffOptions,
-    OSEDiffTeacherOptions,
-    SD21BaseOptions,
-)
-from distillkit_superres.resshift.options import (
-    CC_BY_NC_SA,
-    S_LAB,
-    ResShiftOptions,
-    SinSROptions,
-)
+from distillkit_superres.licenses import APACHE, CC_BY_NC_SA, OPENRAIL, OSEDIFF_LICENSE, S_LAB
 
 
 @hookimpl
@@ -31,7 +18,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
                 "faithful 4x super-resolution: "
                 "diffusion by residual shifting in VQ f4 latents, 4 or 15 steps"
             ),
-            config=ResShiftOptions,
+            options="distillkit_superres.resshift.options:ResShiftOptions",
             build="distillkit_superres.resshift.build:build_resshift",
             license=S_LAB,
             capabilities=frozenset({"score", "output"}),
@@ -42,7 +29,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
                 "faithful 4x super-resolution: "
                 "ResShift distilled to one step; gives its output only"
             ),
-            config=SinSROptions,
+            options="distillkit_superres.resshift.options:SinSROptions",
             build="distillkit_superres.resshift.build:build_sinsr",
             license=CC_BY_NC_SA,
             capabilities=frozenset({"output"}),
@@ -53,7 +40,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
                 "OSEDiff: one-step 4x super-resolution on Stable Diffusion 2.1-base; "
                 "as a score, trained at the last timestep only"
             ),
-            config=OSEDiffTeacherOptions,
+            options="distillkit_superres.osediff.options:OSEDiffTeacherOptions",
             build="distillkit_superres.osediff.build:build_osediff",
             license=OSEDIFF_LICENSE,
             capabilities=frozenset({"score", "output"}),
@@ -63,7 +50,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
             summary=(
                 "Stable Diffusion 2.1-base as a score, with or without classifier-free guidance"
             ),
-            config=SD21BaseOptions,
+            options="distillkit_superres.osediff.options:SD21BaseOptions",
             build="distillkit_superres.osediff.build:build_sd21_base",
             license=OPENRAIL,
             capabilities=frozenset({"score"}),
@@ -78,7 +65,7 @@ def distillkit_students() -> Sequence[StudentSpec]:
         StudentSpec(
             name="osediff",
             summary="OSEDiff with its adapters merged, to be trained further",
-            config=OSEDiffOptions,
+            options="distillkit_superres.osediff.options:OSEDiffOptions",
             build="distillkit_superres.osediff.build:build_osediff",
             license=OSEDIFF_LICENSE,
         ),
@@ -95,15 +82,15 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
                 "second-order blur, resize, noise, JPEG and sinc, "
                 "as OSEDiff, ResShift or PiSA-SR configure it"
             ),
-            config=RealESRGANOptions,
+            options="distillkit_superres.degradation.options:RealESRGANOptions",
             build="distillkit_superres.degradation.pipeline:RealESRGAN",
-            license="Apache-2.0",
+            license=APACHE,
         ),
         DegradationSpec(
             name="bicubic",
             summary="antialiased bicubic reduction only",
-            config=BicubicOptions,
+            options="distillkit_superres.degradation.options:BicubicOptions",
             build="distillkit_superres.degradation.pipeline:Bicubic",
-            license="Apache-2.0",
+            license=APACHE,
         ),
     )

@@ -10,13 +10,11 @@ from pydantic import Field, model_validator
 
 from distillkit import Options, WeightFile
 from distillkit_superres.files import PublishedWeights
+from distillkit_superres.licenses import APACHE, OPENRAIL
 
 CHECKPOINT = "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl"
 CHECKPOINT_SIZE = 17_750_000
 BASE = "a repository stable-diffusion-2-1-base of the Hub, in diffusers' layout"
-APACHE = "Apache-2.0"
-OPENRAIL = "openrail++"
-OSEDIFF_LICENSE = f"{APACHE} AND {OPENRAIL}"
 
 
 class _BaseFile(NamedTuple):

@@ -8,9 +8,8 @@ from pydantic import Field
 
 from distillkit import WeightFile
 from distillkit_superres.files import PublishedWeights
+from distillkit_superres.licenses import CC_BY_NC_SA, S_LAB
 
-S_LAB = "LicenseRef-S-Lab-1.0-NonCommercial"
-CC_BY_NC_SA = "CC-BY-NC-SA-4.0"
 RESSHIFT_RELEASE = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
 SINSR_RELEASE = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
 AUTOENCODER = f"{RESSHIFT_RELEASE}/autoencoder_vq_f4.pth"
