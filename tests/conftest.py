@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 from toy_fixtures import photos, recipe, toys
 
+from distillkit.testing.golden import parametrize_golden
+
 __all__ = ["photos", "recipe", "toys"]
+
+
+def pytest_generate_tests(metafunc):
+    parametrize_golden(metafunc, Path(__file__).parent / "golden")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "golden(pattern): run once for every golden case of this name pattern"
+    )
 
 
 @pytest.fixture(scope="session")
