@@ -136,6 +136,19 @@ def test_refused_before_any_work(restore, tmp_path, arguments, what):
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("restore-video", "video")])
+def test_commands_of_extras_that_are_missing_name_the_extra(
+    toys, monkeypatch, capfd, command, extra
+):
+    own = [c for c in cli.app.registered_commands if c.name not in cli.EXTRA_OF_COMMAND]
+    monkeypatch.setattr(cli.app, "registered_commands", own)
+    monkeypatch.setattr(sys, "argv", ["distillkit", command, "somewhere"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert f"pip install 'distillkit[{extra}]'" in capfd.readouterr().err
+
+
 def test_overwriting_replaces_results_only_when_told(restore, tmp_path):
     picture(tmp_path / "a.png")
     target = picture(tmp_path / "b.png")

@@ -1,3 +1,5 @@
+"""Tiles: their sizes, their seams, and the padding of sides."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,18 +8,19 @@ from distillkit.inference.tiling import restore_padded, restored_bands
 
 
 def restore_tiled(restore, lq, scale, **options):
-    bands = list(
-        restored_bands(
-            lambda box: restore(lq[..., box[0] : box[1], box[2] : box[3]]),
-            *lq.shape[2:],
-            scale,
-            **options,
-        )
-    )
-    assert [top for top, _ in bands] == [
-        sum(band.shape[2] for _, band in bands[:i]) for i in range(len(bands))
-    ]
-    return torch.cat([band for _, band in bands], dim=2)
+    """Restore in tiles, and check that every band begins where the one above ends."""
+
+    def restore_box(box):
+        return restore(lq[..., box.top : box.bottom, box.left : box.right])
+
+    height, width = lq.shape[2:]
+    bands = []
+    rows = 0
+    for top, band in restored_bands(restore_box, height, width, scale, **options):
+        assert top == rows
+        rows += band.shape[2]
+        bands.append(band)
+    return torch.cat(bands, dim=2)
 
 
 def enlarge(lq):
@@ -28,9 +31,8 @@ def enlarge(lq):
 @pytest.mark.parametrize("overlap", [0, 4])
 def test_a_local_method_gives_the_same_image_tiled_or_not(size, overlap):
     lq = torch.rand(1, 3, *size)
-    assert torch.allclose(
-        restore_tiled(enlarge, lq, 2, tile=16, overlap=overlap), enlarge(lq), atol=1e-6
-    )
+    tiled = restore_tiled(enlarge, lq, 2, tile=16, overlap=overlap)
+    assert torch.allclose(tiled, enlarge(lq), atol=1e-6)
 
 
 def test_tiles_are_no_larger_than_asked_and_blended_without_seams():
@@ -47,11 +49,14 @@ def test_tiles_are_no_larger_than_asked_and_blended_without_seams():
 
 def test_sides_are_padded_to_the_multiple_and_cropped_back():
     seen = []
+
+    def restore(lq):
+        seen.append(tuple(lq.shape[-2:]))
+        return enlarge(lq)
+
     for size in [(5, 9), (1, 1), (8, 8)]:
         lq = torch.rand(1, 3, *size)
-        restored = restore_padded(
-            lambda x: seen.append(tuple(x.shape[-2:])) or enlarge(x), lq, 2, 8
-        )
+        restored = restore_padded(restore, lq, 2, 8)
         assert torch.equal(restored, enlarge(lq))
     assert seen == [(8, 16), (8, 8), (8, 8)]
 

@@ -236,6 +236,7 @@ def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
 
 
 def _refuse_targets_that_are_inputs(jobs: Sequence[FileJob]) -> None:
+    # A link may lead from the output folder to an input.
     sources = {os.path.realpath(job.source) for job in jobs}
     for target in _targets(jobs):
         if os.path.realpath(target) in sources:

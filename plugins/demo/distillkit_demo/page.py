@@ -92,6 +92,7 @@ def serve(
     Raises:
         DistillkitError: The port is taken, or the address is not this machine's.
     """
+    # Gradio's own error would come later, and not say what to do.
     _refuse_taken_port(host, port)
     with _gradio_folder() as folder:
         blocks = _Page(DemoService(restorer, folder, max_pixels), max_upload).build(title)
@@ -133,6 +134,7 @@ class _Page:
         self.has_tradeoff = service.restorer.student.variant is not None
 
     def build(self, title: str) -> gr.Blocks:
+        # Every ten minutes, files older than an hour are deleted.
         with gr.Blocks(
             title=f"distillkit: {title}", analytics_enabled=False, delete_cache=(600, 3600)
         ) as blocks:
@@ -153,6 +155,7 @@ class _Page:
                         interactive=False,
                         elem_id="compare",
                     )
+            # While a call runs, only the latest change of the page waits.
             gr.on(
                 [*(component.change for component in inputs), again.click],
                 self.restore,

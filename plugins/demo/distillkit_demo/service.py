@@ -83,6 +83,7 @@ class DemoService:
             DataError: The content is no image, a damaged one, or one of more than ``max_pixels``,
                 which is not decoded.
         """
+        # Not the file's name, which is new for every upload of the same photo.
         key = hashlib.sha256(content).hexdigest()
         return self._photos.get(key, lambda: self._decode(content, key))
 
@@ -108,12 +109,9 @@ class DemoService:
                 "`distillkit restore` takes photos of any size"
             )
         picture = read_picture(content)
-        enlarged_size = (
-            picture.width * self.restorer.scale,
-            picture.height * self.restorer.scale,
-        )
+        scale = self.restorer.scale
         folder = self._make_folder()
-        view = _write_view(picture, enlarged_size, folder)
+        view = _write_view(picture, (picture.width * scale, picture.height * scale), folder)
         return Photo(folder, view, key, picture)
 
     def _restore(self, picture: Image.Image, tradeoff: float | None) -> RestoredPhoto:
