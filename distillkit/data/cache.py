@@ -39,6 +39,7 @@ class ImageCache:
             if value is not None:
                 self._kept.move_to_end(key)
         if value is None:
+            # Outside the lock: two threads may decode the same image, but none waits for another.
             value = self._read(read)
             self._keep(key, value)
         if isinstance(value, BadImageError):

@@ -66,7 +66,11 @@ class FullImage(NamedTuple):
     box: CropBox
 
 
-def check_size(example: Example, crop: int, scale: int) -> None:
+def check_size(
+    example: Example,
+    crop: int,
+    scale: int,
+) -> None:
     """Raise an error if no crop can be cut out of an example.
 
     Args:
@@ -92,7 +96,11 @@ def check_size(example: Example, crop: int, scale: int) -> None:
         raise BadImageError(example.id, reason)
 
 
-def cut_pair(example: Example, box: CropBox, scale: int) -> tuple[Tensor, Tensor | None]:
+def cut_pair(
+    example: Example,
+    box: CropBox,
+    scale: int,
+) -> tuple[Tensor, Tensor | None]:
     """Cut the clean crop and its low-quality partner, in [-1, 1].
 
     Args:
@@ -126,6 +134,7 @@ def draw_box(
         flip: whether crops are turned and mirrored.
         generator: a CPU generator.
     """
+    # The order of the draws is part of what a seed means.
     top = _draw(height - side + 1, generator)
     left = _draw(width - side + 1, generator)
     turn = 0
@@ -138,7 +147,11 @@ def _draw(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-def central_grid(height: int, width: int, side: int) -> list[tuple[int, int]]:
+def central_grid(
+    height: int,
+    width: int,
+    side: int,
+) -> list[tuple[int, int]]:
     """List the corners of an even grid of squares, the most central squares first.
 
     Args:

@@ -86,7 +86,11 @@ def evaluation_pairs(
     return pairs
 
 
-def _name_photo(source: Source, index: int, photos: set[str]) -> str:
+def _name_photo(
+    source: Source,
+    index: int,
+    photos: set[str],
+) -> str:
     """Name an image by its file, with its number where the name is taken; add it to ``photos``."""
     photo = str(PurePath(source.label(index)).with_suffix(""))
     if photo in photos:

@@ -7,10 +7,14 @@ from typing import Any
 
 import datasets
 
-from distillkit.errors import DataError
+from distillkit.errors import DataError, first_line
 
 
-def load_from_hub(hub: str, revision: str | None, split: str) -> Any:
+def load_from_hub(
+    hub: str,
+    revision: str | None,
+    split: str,
+) -> Any:
     """Load one split of a dataset from the local cache, or download it.
 
     Args:
@@ -31,7 +35,8 @@ def load_from_hub(hub: str, revision: str | None, split: str) -> Any:
         raise DataError(_unreachable(hub)) from error
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(_not_found(hub, revision)) from error
-    except Exception as error:  # the Hub client raises dozens of types
+    # The Hub's client raises dozens of types.
+    except Exception as error:
         raise DataError(
             f"{hub} (split {split!r}) - cannot be loaded: {first_line(error)}"
         ) from error
@@ -39,6 +44,7 @@ def load_from_hub(hub: str, revision: str | None, split: str) -> Any:
 
 def is_cached(hub: str) -> bool:
     """Whether some version of a dataset is ready on this machine. The network is not asked."""
+    # The library's own rule for the names of its folders.
     owner, _, name = hub.rpartition("/")
     folder = datasets.naming.camelcase_to_snakecase(name)
     if owner:
@@ -61,7 +67,8 @@ def size_and_license(hub: str, revision: str | None = None) -> tuple[int, str]:
         info = HfApi().dataset_info(hub, revision=revision, files_metadata=True, timeout=10)
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise DataError(_not_found(hub, revision)) from error
-    except Exception as error:  # the client raises its own, its HTTP library's and the system's
+    # The client raises its own errors, its HTTP library's and the system's.
+    except Exception as error:
         raise DataError(_unreachable(hub)) from error
     license = None
     if info.card_data:
@@ -69,12 +76,6 @@ def size_and_license(hub: str, revision: str | None = None) -> tuple[int, str]:
     files = info.siblings or []
     size = sum(file.size or 0 for file in files)
     return size, str(license or "unknown")
-
-
-def first_line(error: Exception) -> str:
-    """Shorten the text of a foreign error."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _unreachable(hub: str) -> str:

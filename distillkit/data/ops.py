@@ -1,6 +1,6 @@
 """Image operations that degradations are made of.
 
-Batched, on any device, with parameters of each image's own.
+Batched, on any device, with parameters for each image.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def filter2d(image: Tensor, kernel: Tensor) -> Tensor:
 
     Args:
         image: (B, C, H, W).
-        kernel: (k, k), or (B, k, k) for a kernel of each image's own; k odd.
+        kernel: (k, k), or (B, k, k) for one kernel for each image; k odd.
 
     Returns:
         (B, C, H, W).
@@ -134,7 +134,11 @@ def _mix_channels(image: Tensor, matrix: list[list[float]]) -> Tensor:
     return torch.einsum("dc,bchw->bdhw", weights, image)
 
 
-def _quantize(planes: Tensor, table: Tensor, factor: Tensor) -> Tensor:
+def _quantize(
+    planes: Tensor,
+    table: Tensor,
+    factor: Tensor,
+) -> Tensor:
     """Round the 8x8 DCT of planes to multiples of ``table * factor``.
 
     Args:

@@ -124,7 +124,10 @@ class PairedBatches:
     """
 
     def __init__(
-        self, sources: Sequence[Source], weights: Sequence[float], settings: BatchSettings
+        self,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        settings: BatchSettings,
     ) -> None:
         _check(sources, weights, settings)
         self.sources = list(sources)
@@ -147,7 +150,12 @@ class PairedBatches:
             reasons.update(of_source)
         return reasons
 
-    def batch(self, stage: str, step: int, micro_batch: int = 0) -> Batch:
+    def batch(
+        self,
+        stage: str,
+        step: int,
+        micro_batch: int = 0,
+    ) -> Batch:
         """Prepare one micro-batch of one step.
 
         Raises:
@@ -195,6 +203,7 @@ class PairedBatches:
         step, micro_batch = place
         if settings.cycle:
             step %= settings.cycle
+        # Numbered over all micro-batches, so that shares and epochs hold over all processes.
         number = step * settings.micro_batches + micro_batch
         kind, earlier = self._draw_kind(stage, number)
         key = (settings.seed, stage, step, micro_batch)
@@ -215,7 +224,12 @@ class PairedBatches:
             weights.append(sum(self.weights[source] for source in group))
         return interleave(weights, number, self.settings.seed, stage, "kind")
 
-    def _draw_image(self, stage: str, kind: int, position: int) -> tuple[int, int]:
+    def _draw_image(
+        self,
+        stage: str,
+        kind: int,
+        position: int,
+    ) -> tuple[int, int]:
         """Draw the source and the index of an image, by its position among those of its kind."""
         seed = self.settings.seed
         group = self._groups[kind]
@@ -240,6 +254,7 @@ class PairedBatches:
             check_size(example, self.settings.crop, self.settings.scale)
             return example
 
+        # The replacement is random: neighbors of a bad image would come too often otherwise.
         for index in _candidates(first, len(source), replacements):
             try:
                 return self.cache.get((number, index), read)
@@ -270,7 +285,12 @@ class PairedBatches:
         gt, lq = cut_pair(example, box, unit)
         return _Crop(gt, lq, box, example)
 
-    def _collate(self, crops: Sequence[_Crop], kind: int, step: int) -> Batch:
+    def _collate(
+        self,
+        crops: Sequence[_Crop],
+        kind: int,
+        step: int,
+    ) -> Batch:
         lq = [crop.lq for crop in crops if crop.lq is not None]
         full_images = None
         if self.settings.full_images:
@@ -303,6 +323,7 @@ class PairedBatches:
     def _from_thread(
         self, stage: str, places: Sequence[_Place]
     ) -> Generator[_PreparedBatch, None, None]:
+        # A thread is enough: images are decoded outside the interpreter's lock.
         pool = ThreadPoolExecutor(1, "batches")
         pending: deque[Future[_PreparedBatch]] = deque()
         try:
@@ -319,6 +340,7 @@ class PairedBatches:
         self, stage: str, places: Sequence[_Place]
     ) -> Generator[_PreparedBatch, None, None]:
         workers = self.settings.workers
+        # The memory for images is shared out among the workers, whose caches start empty.
         worker = copy.copy(self)
         worker.cache = ImageCache(self.cache.limit // workers)
         loader = DataLoader(
@@ -369,7 +391,11 @@ def _check(
         )
 
 
-def _candidates(first: int, count: int, generator: torch.Generator) -> Iterator[int]:
+def _candidates(
+    first: int,
+    count: int,
+    generator: torch.Generator,
+) -> Iterator[int]:
     yield first
     yield from torch.randperm(count, generator=generator).tolist()
 

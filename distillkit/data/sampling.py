@@ -16,7 +16,11 @@ from distillkit.data.seeds import keyed_generator
 _BLOCK = 1000
 
 
-def interleave(weights: Sequence[float], position: int, *key: str | int) -> tuple[int, int]:
+def interleave(
+    weights: Sequence[float],
+    position: int,
+    *key: str | int,
+) -> tuple[int, int]:
     """Look up the choice at a position of a random sequence that follows weights.
 
     Every block of 1000 positions holds each choice in proportion to its weight (to within one, and
@@ -38,7 +42,11 @@ def interleave(weights: Sequence[float], position: int, *key: str | int) -> tupl
     return choice, block * counts[choice] + earlier_here
 
 
-def shuffled(count: int, position: int, *key: str | int) -> int:
+def shuffled(
+    count: int,
+    position: int,
+    *key: str | int,
+) -> int:
     """Look up an item of ``range(count)``, run through again and again in new random orders."""
     epoch, place = divmod(position, count)
     return int(_permutation(count, *key, epoch)[place])
@@ -50,6 +58,7 @@ def _share_block(weights: tuple[float, ...]) -> list[int]:
     size = max(_BLOCK, len(weights))
     total = sum(weights)
     ideal = [weight / total * size for weight in weights]
+    # Rounded down first; the positions that are left go to those that lack the most.
     counts = [max(1, int(share)) for share in ideal]
 
     def deficit(choice: int) -> float:
@@ -65,7 +74,11 @@ def _share_block(weights: tuple[float, ...]) -> list[int]:
     return counts
 
 
-def _order_of_block(counts: list[int], block: int, key: tuple[str | int, ...]) -> Tensor:
+def _order_of_block(
+    counts: list[int],
+    block: int,
+    key: tuple[str | int, ...],
+) -> Tensor:
     numbers = torch.arange(len(counts))
     choices = torch.repeat_interleave(numbers, torch.tensor(counts))
     order = _permutation(len(choices), *key, block)

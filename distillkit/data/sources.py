@@ -17,8 +17,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from distillkit.data.hub import first_line, load_from_hub
-from distillkit.errors import DataError, did_you_mean
+from distillkit.data.hub import load_from_hub
+from distillkit.errors import DataError, did_you_mean, first_line
 from distillkit.files.images import decode_image
 
 
@@ -161,7 +161,11 @@ def open_source(
     return _check(name or default_name, dataset, columns or Columns(), folder)
 
 
-def check_share(source: Source, bad: dict[str, str], max_bad_fraction: float) -> None:
+def check_share(
+    source: Source,
+    bad: dict[str, str],
+    max_bad_fraction: float,
+) -> None:
     """Refuse a source with too many unusable images.
 
     Args:
@@ -203,6 +207,7 @@ def _check(
     if len(dataset) == 0:
         raise DataError(f"{name} - the dataset is empty")
     columns = _find_columns(name, dataset.column_names, columns)
+    # Other columns would be decoded for nothing, and another format would not give plain values.
     used = [column for column in columns if column is not None]
     dataset = dataset.with_format(None).select_columns(used)
     if columns.caption is not None:
@@ -213,7 +218,11 @@ def _check(
     return Source(name, dataset, columns, folder)
 
 
-def _find_columns(name: str, present: list[str], columns: Columns) -> Columns:
+def _find_columns(
+    name: str,
+    present: list[str],
+    columns: Columns,
+) -> Columns:
     """Check that a dataset has the columns; fall back on ``gt`` and ``lq`` for the default."""
     is_default = columns.image == "image" and columns.lq is None
     if is_default and "image" not in present and {"gt", "lq"} <= set(present):
@@ -227,18 +236,27 @@ def _find_columns(name: str, present: list[str], columns: Columns) -> Columns:
     return columns
 
 
-def _check_captions(name: str, dataset: datasets.Dataset, column: str) -> None:
+def _check_captions(
+    name: str,
+    dataset: datasets.Dataset,
+    column: str,
+) -> None:
     kind = dataset.features[column]
     if getattr(kind, "dtype", "") not in ("string", "large_string"):
         raise DataError(f"{name} - column {column!r} holds {kind}, not one text an image")
 
 
-def _without_decoding(name: str, dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+def _without_decoding(
+    name: str,
+    dataset: datasets.Dataset,
+    column: str,
+) -> datasets.Dataset:
     """Make a column give the content or the path of its images."""
     kind = dataset.features[column]
     try:
         return dataset.cast_column(column, datasets.Image(decode=False))
-    except Exception as error:  # arrow has an error of its own for each type
+    # Arrow has an error of its own for each type.
+    except Exception as error:
         raise DataError(
             f"{name} - column {column!r} holds {kind}, not images or their paths"
         ) from error
@@ -268,6 +286,7 @@ def _load_folder(folder: Path) -> Any:
 
 def _load_parquet(parquet: str) -> Any:
     path = Path(parquet)
+    # Path.glob takes relative patterns only.
     below_root = str(path.relative_to(path.anchor))
     if not any(Path(path.anchor).glob(below_root)):
         raise DataError(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from distillkit.errors import DiskError
+from distillkit.errors import DiskError, first_line
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 """The system's codes for a full disk and a full quota."""
@@ -72,14 +72,17 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            for written in temporary.rglob("*"):
-                flush_to_disk(written)
+            # Content first: a folder must not get its name before its files are on the disk.
+            for entry in temporary.rglob("*"):
+                flush_to_disk(entry)
             flush_to_disk(temporary)
             if replace:
                 shutil.rmtree(path, ignore_errors=True)
+            # Windows does not rename over an empty folder, as other systems do.
             with suppress(OSError):
                 path.rmdir()
             temporary.rename(path)
+            # Only now would the new name survive a power failure.
             flush_to_disk(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,6 +113,7 @@ def append_text(path: Path, text: str) -> None:
             while remaining:
                 remaining = remaining[file.write(remaining) :]
         except OSError:
+            # A part of the text may have been written before the disk was full.
             file.truncate(end)
             raise
 
@@ -172,9 +176,8 @@ def _reason(error: Exception, folder: Path) -> str:
     """Say in a few words why something could not be written to a folder."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
-    # Packages have words of their own for a full disk.
+    # Each package words a full disk in its own way.
     with suppress(OSError):
         if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
             return os.strerror(errno.ENOSPC)
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

@@ -21,7 +21,11 @@ _CHUNK = 1 << 20
 _SHA256 = r"[0-9a-f]{64}"
 
 
-def download(url: str, to: Path, sha256: str | None = None) -> Path:
+def download(
+    url: str,
+    to: Path,
+    sha256: str | None = None,
+) -> Path:
     """Download a file, complete or not at all.
 
     Until it is complete and its hash is right, the content lies in ``<to>.part``; a second call
@@ -48,6 +52,7 @@ def download(url: str, to: Path, sha256: str | None = None) -> Path:
         _receive(url, part)
         actual = sha256_of(part)
         if expected is None or actual.startswith(expected):
+            # The hash first: the file must not appear without it.
             write_file(record, f"{actual}  {to.name}\n")
             flush_to_disk(part)
             part.replace(to)
@@ -69,7 +74,7 @@ def download(url: str, to: Path, sha256: str | None = None) -> Path:
 
 
 def verify_hash(path: Path, sha256: str | None = None) -> Path:
-    """Hold a file's content against the hashes that are known of it.
+    """Compare a file's content with the known hashes of it.
 
     Args:
         path: the file.
@@ -110,6 +115,7 @@ def recorded_sha256(path: Path) -> str | None:
         WeightsError: there is such a record, but no hash in it.
     """
     record = _record(path)
+    # A record beside the file was made by a download or by a person, so it comes first.
     if record.is_file():
         found = re.match(rf"{_SHA256}\b", record.read_text(errors="replace"))
         if found is None:
@@ -128,7 +134,11 @@ def sha256_of(path: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _sha256_at(path: Path, size: int, modified: int) -> str:
+def _sha256_at(
+    path: Path,
+    size: int,
+    modified: int,
+) -> str:
     """Compute a file's hash once for each state: student and teachers often read the same file."""
     return sha256_of(path)
 
@@ -138,7 +148,7 @@ def _record(path: Path) -> Path:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Download what is missing of a file."""
+    """Download the missing rest of a file."""
     present = 0
     if part.exists():
         present = part.stat().st_size
@@ -166,10 +176,15 @@ def _request(url: str, present: int) -> HTTPResponse:
     return urlopen(Request(url, headers=headers), timeout=TIMEOUT)
 
 
-def _append(response: HTTPResponse, part: Path, present: int) -> None:
+def _append(
+    response: HTTPResponse,
+    part: Path,
+    present: int,
+) -> None:
     """Write a response behind the bytes that are present, or over them if it is the whole file."""
     from tqdm import tqdm
 
+    # A server without ranges answers with the whole file.
     start = 0
     mode = "wb"
     content_range = response.headers.get("Content-Range", "")

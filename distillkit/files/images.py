@@ -78,6 +78,7 @@ def decode_image(source: ImageSource, name: str | None = None) -> np.ndarray:
     if alpha is None:
         return colors
     opacity = alpha[..., None].astype(np.uint16)
+    # In integers, rounded to nearest.
     on_white = colors * opacity + 255 * (255 - opacity)
     return ((on_white + 127) // 255).astype(np.uint8)
 
@@ -129,7 +130,11 @@ def to_pil(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def write_image(image: Tensor, path: str | Path, alpha: Tensor | None = None) -> None:
+def write_image(
+    image: Tensor,
+    path: str | Path,
+    alpha: Tensor | None = None,
+) -> None:
     """Write an image with 8 bits, in the format that the suffix names.
 
     PNG, WebP and TIFF are lossless, JPEG has quality 95 without chroma subsampling. The file
@@ -181,7 +186,11 @@ def _to_stored(image: Tensor) -> np.ndarray:
     return stored.permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _open_image(source: ImageSource, name: str | None, read: Callable[[Image.Image], T]) -> T:
+def _open_image(
+    source: ImageSource,
+    name: str | None,
+    read: Callable[[Image.Image], T],
+) -> T:
     """Open an image and read from it, with errors that name it."""
     if name is None:
         name = str(source) if isinstance(source, str | Path) else "image"
@@ -197,7 +206,8 @@ def _open_image(source: ImageSource, name: str | None, read: Callable[[Image.Ima
         raise DataError(f"{name} - empty, or not an image of a known format") from error
     except OSError as error:
         raise DataError(f"{name} - {error.strerror or error}") from error
-    except Exception as error:  # on damaged files the decoders raise nearly anything
+    # On damaged files the decoders raise nearly anything.
+    except Exception as error:
         raise DataError(f"{name} - cannot be decoded: {error}") from error
 
 
@@ -217,6 +227,7 @@ def _read_size(image: Image.Image) -> tuple[int, int]:
 
 def _read_pixels(image: Image.Image) -> Pixels:
     image.load()
+    # Cameras store turned pixels and the turn to show them with.
     upright = ImageOps.exif_transpose(image)
     is_16_bit = upright.mode.startswith("I")
     # Pillow opens 16-bit gray PNG and PPM files in the 32-bit mode "I".

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distillkit.errors import WeightsError
+from distillkit.errors import WeightsError, first_line
 from distillkit.files.download import download, verify_hash
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class WeightFile(BaseModel):
         # The Hub's client raises its own errors, its HTTP library's and the system's.
         except Exception as error:
             raise WeightsError(
-                f"{self.name} - not downloaded from the Hub: {_first_line(error)}"
+                f"{self.name} - not downloaded from the Hub: {first_line(error)}"
             ) from error
         return verify_hash(Path(path), self.sha256)
 
@@ -155,7 +155,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"{path} - not a readable weight file (truncated or damaged): {_first_line(error)}"
+            f"{path} - not a readable weight file (truncated or damaged): {first_line(error)}"
         ) from error
     # UnpicklingError, and whatever a hostile stream provokes in the restricted unpickler.
     except Exception as error:
@@ -197,7 +197,11 @@ def _holds_tensors(state: object) -> bool:
     return all(isinstance(value, Tensor) for value in state.values())
 
 
-def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) -> None:
+def load_exactly(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    source: object,
+) -> None:
     """Load weights into a module, key for key and shape for shape.
 
     A module built on the meta device takes the tensors themselves instead of copies.
@@ -230,7 +234,9 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], source: object) ->
 
 
 def load_tensors(
-    tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: object
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    source: object,
 ) -> None:
     """Copy values into tensors in place, name for name.
 
@@ -261,8 +267,3 @@ def _explain_refusal(error: Exception) -> str:
     if found is None:
         return "its bytes are no torch checkpoint"
     return f"it holds {found[1]}, and loading that could run code"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

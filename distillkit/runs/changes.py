@@ -138,14 +138,20 @@ def _judge(
     if path in (PROCESSES, ACCUMULATION):
         return _judge_step_size(before, after, progress)
     rule = _find_rule(path)
+    # The checkpoint holds no tensor of a stage that has not begun.
     has_not_begun = path[0] == "stage2" and progress.stage == "stage1"
     if rule[0] == "incompatible" and has_not_begun:
         return RULES["stage2"]
     return rule
 
 
-def _judge_step_size(before: Values, after: Values, progress: RunProgress) -> Judgment:
+def _judge_step_size(
+    before: Values,
+    after: Values,
+    progress: RunProgress,
+) -> Judgment:
     """Judge the number of micro-batches in a step; it does not matter which process has which."""
+    # The run will only be evaluated again.
     is_last_stage = progress.stage == "stage2" or not after.get(("stage2", "steps"))
     if progress.stage_ended and is_last_stage:
         return "safe", "all steps are done"

@@ -46,6 +46,7 @@ def prepare_folder(
         DistillkitError: the folder cannot be used, or the recipe cannot continue from ``fork``.
     """
     if fork is not None:
+        # An interrupted fork is continued by the same command with --resume.
         if resume and (out / "recipe.toml").exists():
             _check_fork(out, fork)
         else:
@@ -118,6 +119,7 @@ def history_entry(changes: Sequence[Change], **facts: Any) -> dict[str, Any]:
 
 
 def _check_writable(out: Path) -> None:
+    # Writing is tried: permissions alone do not show a full disk or a read-only file system.
     probe = out / ".probe"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -132,7 +134,11 @@ def _check_writable(out: Path) -> None:
         ) from error
 
 
-def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[Change]:
+def _safe_changes(
+    run: Path,
+    resolved: ResolvedRecipe,
+    processes: int,
+) -> list[Change]:
     """List the changes since the run's last start, all of them safe."""
     old = _read_recipe(run)
     new = resolved.document.values
@@ -142,6 +148,7 @@ def _safe_changes(run: Path, resolved: ResolvedRecipe, processes: int) -> list[C
     newest = _open_checkpoints(run).newest()
     changes = compare_recipes(old, new, _progress(newest), (old_processes, processes))
     unsafe = [change for change in changes if change.compatibility != "safe"]
+    # Without a checkpoint the run starts from its first step, so any recipe fits.
     if newest is None or not unsafe:
         return changes
     _refuse_incompatible(changes, run, newest, resolved)
@@ -209,7 +216,7 @@ def _find_checkpoint(run: Path, source: Path) -> Checkpoint:
 
 
 def _check_fork(out: Path, source: Path) -> None:
-    """Refuse to continue a fork that was made from another run."""
+    """Refuse to continue a fork of another run."""
     origin = _read_manifest(out).get("forked_from", {}).get("run")
     if origin is not None and source.resolve().is_relative_to(origin):
         return
@@ -230,6 +237,7 @@ def _refuse_incompatible(
     if not incompatible:
         return
     advice = "restore the old values, or start from the first step in another folder with --out"
+    # The end of stage 1 fits any stage 2.
     only_stage2 = all(change.key.startswith("stage2.") for change in incompatible)
     if checkpoint.stage1 and only_stage2:
         command = _fork_command(resolved, checkpoint.stage1.path)

@@ -26,7 +26,12 @@ class Manifest:
         facts: further entries.
     """
 
-    def __init__(self, path: Path, writes: bool = True, **facts: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        writes: bool = True,
+        **facts: Any,
+    ) -> None:
         self._path = path
         self._writes = writes
         former = {"started": _now()}
@@ -61,6 +66,7 @@ class Manifest:
         try:
             yield
         finally:
+            # A resumed run adds to the seconds of the former ones.
             seconds: dict[str, float] = self.facts.setdefault("seconds", {})
             total = seconds.get(name, 0) + time.monotonic() - started
             seconds[name] = round(total, 2)

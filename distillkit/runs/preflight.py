@@ -123,6 +123,7 @@ def _weight_files(resolved: ResolvedRecipe, *, evaluation: bool) -> list[WeightF
     """
     by_name: dict[str, WeightFile] = {}
     for key, component in resolved.components.items():
+        # A distance without weight is never built.
         if key == "stage1.perceptual" and resolved.recipe.stage1.weights.perceptual == 0:
             continue
         if key.startswith("evaluation.") and not evaluation:

@@ -57,7 +57,11 @@ def _open_store(folder: Path | None) -> FeatureStore:
     return FeatureStore(folder or default_folder(), limit=0)
 
 
-def _row(kind: str, features: Sequence[CachedFeature], note: str) -> str:
+def _row(
+    kind: str,
+    features: Sequence[CachedFeature],
+    note: str,
+) -> str:
     count = len(features)
     size = _mib(features)
     return f"{kind:<12}{count:>9}{size:>11.1f}  {note}"

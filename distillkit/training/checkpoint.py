@@ -59,11 +59,17 @@ class Checkpoints:
         writes: whether this process may change the folder.
     """
 
-    def __init__(self, folder: Path, keep: int, writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        writes: bool = True,
+    ) -> None:
         self.folder = folder
         self._keep = keep
         if writes:
             folder.mkdir(parents=True, exist_ok=True)
+            # A killed process may have left checkpoints under their temporary names.
             for unfinished in folder.glob(".*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -160,12 +166,10 @@ class Checkpoints:
         raise CheckpointError("it is missing, or its manifest is damaged")
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove checkpoints beyond the newest ``keep`` that end no stage, and later ones.
-
-        Later ones are damaged, or of steps that a run has taken back.
-        """
+        """Remove checkpoints beyond the newest ``keep`` that end no stage, and later ones."""
         paths = self._newest_first()
         position = paths.index(newest)
+        # Later ones are damaged, or of steps that the run has gone back from.
         for path in paths[:position]:
             shutil.rmtree(path)
         for path in paths[position + self._keep :]:

@@ -23,7 +23,7 @@ from distillkit.errors import DiskError
 from distillkit.files.atomic import atomic_file, explain_disk_errors
 
 FORMAT = 1
-"""Of the files and of what their keys are made of: files of another format are never found."""
+"""Of the files and of their keys: files of another format are never found."""
 FILLED_AFTER_CLEARING = 0.9
 """Share of the limit that stays filled when old files make room, so that it lasts a while."""
 
@@ -69,9 +69,9 @@ def default_folder() -> Path:
 
     It is ``$DISTILLKIT_CACHE``, else ``$XDG_CACHE_HOME/distillkit``, else ``~/.cache/distillkit``.
     """
-    own = os.environ.get("DISTILLKIT_CACHE")
-    if own:
-        return Path(own).expanduser()
+    folder = os.environ.get("DISTILLKIT_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(shared).expanduser() / "distillkit"
 
@@ -115,6 +115,7 @@ class FeatureStore:
             with suppress(OSError):
                 path.unlink()
             return None
+        # The time of its last use decides what makes room.
         with suppress(OSError):
             os.utime(path)
         return content, metadata
@@ -145,8 +146,10 @@ class FeatureStore:
     def features(self) -> Iterator[CachedFeature]:
         """List every file, in no order."""
         for path in self.folder.glob("??/*.safetensors"):
+            # Other people's files in the folder are left alone.
             if not _NAME.fullmatch(f"{path.parent.name}/{path.name}"):
                 continue
+            # Another process may remove it meanwhile.
             with suppress(FileNotFoundError):
                 status = path.stat()
                 yield CachedFeature(path, status.st_size, status.st_mtime)
@@ -209,6 +212,7 @@ def with_checksum(content: bytes, metadata: Metadata) -> bytes:
     header["__metadata__"] = stored
     stored["sha256"] = _digest(header, data)
     text = json.dumps(header).encode()
+    # The format aligns its data to 8 bytes by spaces in the header.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data
 

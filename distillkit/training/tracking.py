@@ -35,7 +35,12 @@ class RunLog:
         observe: calls the plugins' observers.
     """
 
-    def __init__(self, path: Path, accelerator: Accelerator, observe: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        accelerator: Accelerator,
+        observe: Callable[..., None],
+    ) -> None:
         self._path = path
         self._accelerator = accelerator
         self._observe = observe
@@ -55,13 +60,18 @@ class RunLog:
                 kept += f"{line}\n"
         write_file(self._path, kept)
 
-    def begin(self, stage: str, done: int, total: int) -> None:
+    def begin(
+        self,
+        stage: str,
+        done: int,
+        total: int,
+    ) -> None:
         """Begin a stage.
 
         Args:
             stage: its name.
-            done: steps that were made before.
-            total: steps of the whole stage.
+            done: steps of earlier runs.
+            total: all steps of the stage.
         """
         self._stage = stage
         self._done = done
@@ -95,6 +105,7 @@ class RunLog:
             {f"{self._stage}/{name}": value for name, value in means.items()},
             step=step,
         )
+        # Plugins get a copy: they may keep or change it.
         self._observe("distillkit_step", stage=self._stage, step=step, terms=dict(means))
         self._show(means)
         if "loss" in means:
@@ -104,7 +115,12 @@ class RunLog:
         """Let plugins know of a checkpoint that has been written."""
         self._observe("distillkit_checkpoint", path=path, step=step)
 
-    def write_nonfinite(self, step: int, ids: Sequence[str], terms: Mapping[str, float]) -> None:
+    def write_nonfinite(
+        self,
+        step: int,
+        ids: Sequence[str],
+        terms: Mapping[str, float],
+    ) -> None:
         """Record a step whose loss or gradient was not finite. All processes call it.
 
         Args:
@@ -116,6 +132,7 @@ class RunLog:
             "step": step,
             "rank": self._accelerator.process_index,
             "ids": list(ids),
+            # As text: JSON has no infinity and no NaN.
             "terms": {name: str(value) for name, value in terms.items()},
         }
         entries = gather_object([entry])
@@ -156,13 +173,13 @@ class RunLog:
         pace = (self._done - self._done_before) / max(elapsed, 1e-9)
         remaining = (self._total - self._done) / max(pace, 1e-9)
         terms = [f"{name} {value}" for name, value in shown.items()]
-        parts = [
+        fields = [
             f"{self._stage} {self._done}/{self._total}",
             *terms,
             f"{pace:.1f} steps/s",
             f"ETA {_format_time(remaining)}",
         ]
-        self.say("  ".join(parts))
+        self.say("  ".join(fields))
 
     def _warn_of_divergence(self, loss: float) -> None:
         """Warn, once a stage, of a loss far above that of the stage's first line."""
