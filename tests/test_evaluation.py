@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -38,12 +39,15 @@ from distillkit.report.page import write_report
 from distillkit.report.tables import cost_cells, cost_columns, difference_table
 from distillkit.report.tradeoff import leave_out_far_point
 
-BLUR = FullReference(
-    "roughness",
-    "difference of horizontal gradients, no border crop",
-    lambda a, b: (
-        a.diff(dim=-1).abs().mean((1, 2, 3)) - b.diff(dim=-1).abs().mean((1, 2, 3))
-    ).abs(),
+
+def roughness(image: torch.Tensor) -> torch.Tensor:
+    return image.diff(dim=-1).abs().mean((1, 2, 3))
+
+
+ROUGHNESS = FullReference(
+    name="roughness",
+    protocol="difference of horizontal gradients, no border crop",
+    function=lambda restored, gt: (roughness(restored) - roughness(gt)).abs(),
     higher_is_better=False,
     differentiable=True,
     perceptual=True,
@@ -55,71 +59,68 @@ def items(photos: int = 3, crops: int = 2, size: int = 12):
         for c in range(crops):
             g = torch.Generator().manual_seed(100 * p + c)
             gt = torch.rand(1, 3, size, size, generator=g) * 1.6 - 0.8
-            yield EvaluationPair(f"photo{p}.png#{c}", torch.nn.functional.avg_pool2d(gt, 2), gt)
+            yield EvaluationPair(f"photo{p}.png#{c}", F.avg_pool2d(gt, 2), gt)
 
 
 def evaluate_toy(methods, images, metrics, observe=None, **settings) -> Results:
-    return evaluate(
-        methods, images, metrics, EvaluationSettings("toy", **settings), observe=observe
-    )
+    toy = EvaluationSettings("toy", **settings)
+    return evaluate(methods, images, metrics, toy, observe=observe)
 
 
 def blend(name: str, tradeoff: float | None, weight: float, nfe: int = 1) -> Method:
     """Nearest enlargement, plus noise that the weight takes away."""
 
     def restore(item, lq, generator):
-        big = torch.nn.functional.interpolate(lq, scale_factor=2)
-        return big + (1 - weight) * 0.3 * torch.randn(big.shape, generator=generator)
+        enlarged = F.interpolate(lq, scale_factor=2)
+        noise = torch.randn(enlarged.shape, generator=generator)
+        return enlarged + (1 - weight) * 0.3 * noise
 
     return Method(name, tradeoff, nfe, restore)
 
 
 KEYS = (
-    *(
-        "method",
-        "tradeoff",
-        "dataset",
-        "metric",
-        "protocol",
-        "mean",
-        "sem",
-        "ci_low",
-        "ci_high",
-        "n",
-    ),
-    *(
-        "reference",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "nfe",
-        "seconds",
-        "parameters",
-        "trainable",
-    ),
+    "method",
+    "tradeoff",
+    "dataset",
+    "metric",
+    "protocol",
+    "mean",
+    "sem",
+    "ci_low",
+    "ci_high",
+    "n",
+    "reference",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "nfe",
+    "seconds",
+    "parameters",
+    "trainable",
 )
 METHODS = (
     blend("fidelity", None, 1.0, nfe=4),
     blend("realness", None, 0.0),
     bicubic_method(2),
-    *(blend("student", t, t) for t in (0.0, 0.5, 1.0)),
+    blend("student", 0.0, 0.0),
+    blend("student", 0.5, 0.5),
+    blend("student", 1.0, 1.0),
 )
 
 
 @pytest.fixture(scope="module")
 def evaluated() -> tuple[Results, Gallery]:
     gallery = Gallery(limit=2)
-    absent = {"lpips-vgg": "/nowhere/trunk.pth - not here"}
-    teachers = ("fidelity", "realness")
-    options = {
+    settings = {
         "seed": 1,
-        "combine": teachers,
+        "combine": ("fidelity", "realness"),
         "alphas": (0.25, 0.5),
-        "absent": absent,
-        "observe": gallery,
+        "reference": "bicubic",
+        "device": "cpu: a test",
+        "absent": {"lpips-vgg": "/nowhere/trunk.pth - not here"},
     }
-    options |= {"reference": "bicubic", "device": "cpu: a test"}
-    return evaluate_toy(METHODS, items(), [psnr(), BLUR], **options), gallery
+    results = evaluate_toy(METHODS, items(), [psnr(), ROUGHNESS], observe=gallery, **settings)
+    return results, gallery
 
 
 @pytest.fixture
@@ -130,8 +131,10 @@ def results(evaluated) -> Results:
 def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
     rows = results.rows()
     assert {tuple(row) for row in rows} == {KEYS}
-    seen = {(row["method"], row["tradeoff"]): row["nfe"] for row in rows if row["metric"] == "psnr"}
-    assert seen == {
+    nfe = {}
+    for row in rows:
+        nfe[row["method"], row["tradeoff"]] = row["nfe"]
+    assert nfe == {
         ("fidelity", None): 4,
         ("realness", None): 1,
         ("bicubic", None): 0,
@@ -150,56 +153,54 @@ def test_values_are_those_of_the_saved_8_bit_images(results):
     name, lq, gt, _ = next(items())
     assert results.items[0] == name
     image = METHODS[2].restore(name, lq, torch.Generator())
-    assert results.values["bicubic", "psnr"][0] == pytest.approx(
-        psnr()(from_uint8(to_uint8(image)), gt).item(), abs=1e-5
-    )
     saved = from_uint8(to_uint8(image))
-    assert results.values["bicubic", "roughness"][0] == pytest.approx(
-        BLUR(saved, from_uint8(to_uint8(gt))).item(), abs=1e-7
-    )
+    saved_gt = from_uint8(to_uint8(gt))
+    expected = psnr()(saved, gt).item()
+    assert results.values["bicubic", "psnr"][0] == pytest.approx(expected, abs=1e-5)
+    expected = ROUGHNESS(saved, saved_gt).item()
+    assert results.values["bicubic", "roughness"][0] == pytest.approx(expected, abs=1e-7)
 
 
 def test_linear_combinations_weigh_the_faithful_image_with_alpha():
-    faithful, realistic = (
-        torch.full((1, 3, 2, 2), 200, dtype=torch.uint8),
-        torch.full((1, 3, 2, 2), 100, dtype=torch.uint8),
-    )
-    combined = linear_combinations(faithful, realistic, (0.0, 0.25, 1.0))
-    assert {k: int(v[0, 0, 0, 0]) for k, v in combined.items()} == {
-        "linear:0": 100,
-        "linear:0.25": 125,
-        "linear:1": 200,
-    }
+    faithful = torch.full((1, 3, 2, 2), 200, dtype=torch.uint8)
+    realistic = torch.full((1, 3, 2, 2), 100, dtype=torch.uint8)
+    combinations = linear_combinations(faithful, realistic, (0.0, 0.25, 1.0))
+    pixels = {name: int(image[0, 0, 0, 0]) for name, image in combinations.items()}
+    assert pixels == {"linear:0": 100, "linear:0.25": 125, "linear:1": 200}
 
 
 def test_draws_depend_on_seed_item_and_method_only(results):
-    again = evaluate_toy(METHODS[1:2], list(items())[::-1], [psnr()], seed=1)
-    assert (
-        again.values["realness", "psnr"][::-1].tolist()
-        == results.values["realness", "psnr"].tolist()
-    )
-    other = evaluate_toy(METHODS[1:2], items(), [psnr()], seed=2)
-    assert (other.values["realness", "psnr"] != results.values["realness", "psnr"]).all()
+    key = ("realness", "psnr")
+    backwards = list(items())[::-1]
+    alone = evaluate_toy(METHODS[1:2], backwards, [psnr()], seed=1)
+    assert alone.values[key][::-1].tolist() == results.values[key].tolist()
+    other_seed = evaluate_toy(METHODS[1:2], items(), [psnr()], seed=2)
+    assert (other_seed.values[key] != results.values[key]).all()
 
 
 def test_several_seeds_give_their_mean_and_its_deviation(results):
-    options = {"combine": ("fidelity", "realness"), "alphas": (0.5,)}
-    one, two = (
-        evaluate_toy(METHODS[:3], items(), [psnr()], seed=seed, **options) for seed in (1, 2)
-    )
-    several, key = Results.over_seeds([one, two]), ("realness", "psnr")
-    assert several.seeds == 2 and one.seeds == 1
+    settings = {"combine": ("fidelity", "realness"), "alphas": (0.5,)}
+    one = evaluate_toy(METHODS[:3], items(), [psnr()], seed=1, **settings)
+    two = evaluate_toy(METHODS[:3], items(), [psnr()], seed=2, **settings)
+    several = Results.over_seeds([one, two])
+    assert (one.seeds, several.seeds) == (1, 2)
+    assert Results.over_seeds([one]) is one
+
+    key = ("realness", "psnr")
     np.testing.assert_allclose(several.values[key], (one.values[key] + two.values[key]) / 2)
-    assert several.deviation(*key) == pytest.approx(
-        np.std([alone.values[key].mean() for alone in (one, two)], ddof=1)
-    )
-    assert several.deviation(*key) > 0 and several.deviation("bicubic", "psnr") == 0
-    assert one.deviation(*key) is None and Results.over_seeds([one]) is one
+    means = [one.values[key].mean(), two.values[key].mean()]
+    deviation = several.deviation(*key)
+    assert deviation == pytest.approx(np.std(means, ddof=1))
+    assert deviation > 0
+    assert several.deviation("bicubic", "psnr") == 0
+    assert one.deviation(*key) is None
+    assert Results.from_json(several.to_json()).deviation(*key) == deviation
+
     assert any("mean of 2 seeds" in row["protocol"] for row in several.rows())
     table = evaluation_markdown(several, (), ())
-    assert "mean of 2 seeds" in table and f"(sd {several.deviation(*key):.2f})" in table
+    assert "mean of 2 seeds" in table
+    assert f"(sd {deviation:.2f})" in table
     assert "(sd" not in evaluation_markdown(results, (), ())
-    assert Results.from_json(several.to_json()).deviation(*key) == several.deviation(*key)
 
 
 def test_a_student_has_the_same_draws_at_every_tradeoff():
@@ -207,16 +208,19 @@ def test_a_student_has_the_same_draws_at_every_tradeoff():
 
     def restore(item, lq, generator):
         drawn.append(torch.randn(4, generator=generator))
-        return torch.nn.functional.interpolate(lq, scale_factor=2)
+        return F.interpolate(lq, scale_factor=2)
 
-    evaluate_toy([Method("student", t, 1, restore) for t in (0.0, 1.0)], items(1, 2), [psnr()])
-    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
-    assert not torch.equal(drawn[0], drawn[2])
+    student = [Method("student", 0.0, 1, restore), Method("student", 1.0, 1, restore)]
+    evaluate_toy(student, items(1, 2), [psnr()])
+    first_at_0, first_at_1, second_at_0, second_at_1 = drawn
+    assert torch.equal(first_at_0, first_at_1)
+    assert torch.equal(second_at_0, second_at_1)
+    assert not torch.equal(first_at_0, second_at_0)
 
 
 def test_a_method_cannot_change_what_the_next_one_sees():
     def vandal(item, lq, generator):
-        return torch.nn.functional.interpolate(lq.zero_(), scale_factor=2)
+        return F.interpolate(lq.zero_(), scale_factor=2)
 
     honest = bicubic_method(2)
     alone = evaluate_toy([honest], items(), [psnr()])
@@ -226,21 +230,17 @@ def test_a_method_cannot_change_what_the_next_one_sees():
 
 def test_non_finite_output_and_wrong_sizes_name_method_and_image():
     broken = Method("student", 0.5, 1, lambda item, lq, g: torch.full((1, 3, 12, 12), math.nan))
-    with pytest.raises(
-        DistillkitError, match=r"student@0\.5 on photo0\.png#0 - output is not finite"
-    ):
+    problem = r"student@0\.5 on photo0\.png#0 - output is not finite"
+    with pytest.raises(DistillkitError, match=problem):
         evaluate_toy([broken], items(), [psnr()])
     small = Method("realness", None, 1, lambda item, lq, g: lq)
-    with pytest.raises(
-        DistillkitError, match=r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"
-    ):
+    problem = r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"
+    with pytest.raises(DistillkitError, match=problem):
         evaluate_toy([small], items(), [psnr()])
 
 
 def test_a_metric_that_is_not_a_number_is_never_averaged():
-    silly = FullReference(
-        "silly", "none", lambda a, b: a.mean((1, 2, 3)) * math.nan, False, False, True
-    )
+    silly = replace(ROUGHNESS, name="silly", function=lambda a, b: roughness(a) * math.nan)
     with pytest.raises(DistillkitError, match=r"bicubic on photo0\.png#0 - metric silly is nan"):
         evaluate_toy([bicubic_method(2)], items(), [silly])
 
@@ -258,21 +258,19 @@ def test_items_must_exist_and_have_names_of_their_own():
 
 def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, monkeypatch):
     monkeypatch.setattr("distillkit.evaluation.protocol.PIXELS_PER_BATCH", 1)
-    one_by_one = evaluate_toy(METHODS, items(), [psnr(), BLUR], seed=1)
+    one_by_one = evaluate_toy(METHODS, items(), [psnr(), ROUGHNESS], seed=1)
     for key, values in one_by_one.values.items():
         np.testing.assert_allclose(values, results.values[key], atol=1e-6)
-    mixed = evaluate_toy(
-        METHODS,
-        [*items(1, 1), next(items(1, 1, size=20))._replace(name="large")],
-        [psnr()],
-    )
+    small = next(items())
+    large = next(items(size=20))._replace(name="large")
+    mixed = evaluate_toy(METHODS, [small, large], [psnr()])
     assert mixed.items == ("photo0.png#0", "large")
 
 
 def test_psnr_is_measured_even_if_nobody_asked():
-    found = evaluate_toy([bicubic_method(2)], items(), [BLUR])
-    assert [m.name for m in found.metrics] == ["psnr", "roughness"]
-    assert found.fidelity == "psnr"
+    results = evaluate_toy([bicubic_method(2)], items(), [ROUGHNESS])
+    assert [metric.name for metric in results.metrics] == ["psnr", "roughness"]
+    assert results.fidelity == "psnr"
 
 
 def test_absent_weights_become_cells_that_say_so():
@@ -280,10 +278,10 @@ def test_absent_weights_become_cells_that_say_so():
         raise WeightsError("/nowhere/trunk.pth - not here")
 
     metrics, absent = available_metrics({"psnr": psnr, "lpips-vgg": missing})
-    found = evaluate_toy([bicubic_method(2)], items(), metrics, absent=absent)
+    results = evaluate_toy([bicubic_method(2)], items(), metrics, absent=absent)
     assert absent == {"lpips-vgg": "/nowhere/trunk.pth - not here"}
-    (row,) = [row for row in found.rows() if row["metric"] == "lpips-vgg"]
-    assert row["mean"] is None and row["n"] == 0 and row["protocol"] == "weights absent"
+    (row,) = [row for row in results.rows() if row["metric"] == "lpips-vgg"]
+    assert (row["mean"], row["n"], row["protocol"]) == (None, 0, "weights absent")
 
 
 def test_results_survive_json(results):
@@ -295,21 +293,25 @@ def test_results_survive_json(results):
 
 # Files
 
+
+def logged(stage: str, step: int) -> dict[str, str | float]:
+    return {"stage": stage, "step": step, "loss": 1 / step, "l2": 0.5 / step, "lr": 1e-4}
+
+
 HISTORY = [
-    {"stage": stage, "step": step, "loss": 1 / step, "l2": 0.5 / step, "lr": 1e-4}
-    for stage, steps in (("stage1", range(10, 100, 10)), ("stage2", range(110, 200, 10)))
-    for step in steps
+    *(logged("stage1", step) for step in range(10, 100, 10)),
+    *(logged("stage2", step) for step in range(110, 200, 10)),
 ]
 
 
 def report(run_dir, evaluated, **changes) -> str:
-    given = {
+    arguments = {
         "trained_against": ["roughness"],
         "recipe_toml": "name = 'toy'",
         "manifest": {},
         "history": HISTORY,
-    } | changes
-    return write_report(run_dir, *evaluated, **given).read_text()
+    }
+    return write_report(run_dir, *evaluated, **(arguments | changes)).read_text()
 
 
 class Page(HTMLParser):
@@ -322,11 +324,9 @@ class Page(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
-        self.loads += [
-            value
-            for name, value in attrs
-            if name in ("src", "href", "srcset", "data", "action") and value
-        ]
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "data", "action") and value:
+                self.loads.append(value)
         if tag not in ("meta", "img", "input", "br", "source"):
             self.open.append(tag)
 
@@ -349,9 +349,8 @@ def test_an_evaluation_folder_holds_the_promised_files(tmp_path, evaluated):
     assert rows == evaluated[0].rows()
     lines = list(csv.DictReader(io.StringIO((tmp_path / "metrics.csv").read_text())))
     assert [line["method"] for line in lines] == [row["method"] for row in rows]
-    assert [float(line["mean"]) if line["mean"] else None for line in lines] == [
-        row["mean"] for row in rows
-    ]
+    means = ["" if row["mean"] is None else str(row["mean"]) for row in rows]
+    assert [line["mean"] for line in lines] == means
     assert Results.from_json((tmp_path / "per_image.json").read_text()).rows() == rows
 
 
@@ -361,14 +360,10 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
     write_evaluation(*evaluated, tmp_path, ["roughness"])
     table = (tmp_path / "table.md").read_text()
     assert "roughness ↓ (trained against)" in table
-    lines = [
-        line for line in table.partition("## Differences")[0].splitlines() if line.startswith("| ")
-    ]
-    assert all(
-        line.endswith("| weights absent |")
-        for line in lines
-        if re.match(r"\| (bicubic|student|linear)", line)
-    )
+    main_table, _, _ = table.partition("## Differences")
+    rows = re.findall(r"^\| (?:bicubic|student|linear).*$", main_table, re.MULTILINE)
+    assert len(rows) == 6
+    assert all(row.endswith("| weights absent |") for row in rows)
     assert "FAILED" in table or "passed" in table
     assert "3 photos" in table
     write_evaluation(*evaluated, tmp_path, [])
@@ -378,11 +373,9 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
 def test_the_pictures_are_pictures(tmp_path, evaluated):
     write_evaluation(*evaluated, tmp_path, ["roughness"])
     figure = np.array(Image.open(tmp_path / "comparison.png"))
-    assert figure.shape == (
-        26 + 2 * 192 + 6,
-        8 * 192 + 7 * 6,
-        3,
-    )  # input, bicubic, 2 teachers, student at 3 tradeoffs, truth
+    height = 26 + 2 * 192 + 6
+    width = 8 * 192 + 7 * 6  # input, bicubic, 2 teachers, student at 3 tradeoffs, truth
+    assert figure.shape == (height, width, 3)
     first = evaluated[1].photos["photo0.png"]
     left = 7 * (192 + 6)
     assert (figure[26, left] == first["gt"][:, 0, 0].numpy()).all()
@@ -393,74 +386,79 @@ def test_the_pictures_are_pictures(tmp_path, evaluated):
 
 
 def test_every_mean_has_an_interval_and_a_paired_difference_from_the_reference(results):
-    for row in results.rows():
-        if row["mean"] is None:
-            continue
-        assert row["ci_low"] <= row["mean"] <= row["ci_high"] and row["reference"] == "bicubic"
-        difference = row["mean"] - next(
-            r["mean"]
-            for r in results.rows()
-            if (r["method"], r["metric"]) == ("bicubic", row["metric"]) and r["mean"] is not None
-        )
+    rows = [row for row in results.rows() if row["mean"] is not None]
+    of_bicubic = {row["metric"]: row["mean"] for row in rows if row["method"] == "bicubic"}
+    for row in rows:
+        assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+        assert row["reference"] == "bicubic"
+        difference = row["mean"] - of_bicubic[row["metric"]]
         assert row["difference"] == pytest.approx(difference, abs=1e-6)
-        assert (
-            row["difference_low"] <= row["difference"] + 1e-9
-            and row["difference"] <= row["difference_high"] + 1e-9
-        )
+        assert row["difference_low"] <= row["difference"] + 1e-9
+        assert row["difference"] <= row["difference_high"] + 1e-9
+
+
+def test_the_differences_are_a_table(results):
     header, rows = difference_table(results)
-    assert (
-        header == ["method", "tradeoff", "psnr", "roughness"]
-        and len(rows) == len(results.methods) - 1
-    )
+    assert header == ["method", "tradeoff", "psnr", "roughness"]
+    assert len(rows) == len(results.methods) - 1
     assert difference_table(replace(results, reference=None)) is None
     with pytest.raises(DistillkitError, match='did you mean "bicubic"'):
         evaluate_toy([bicubic_method(2)], items(), [psnr()], reference="bicubik")
 
 
-def test_costs_are_measured_and_a_combination_costs_what_its_parts_do(tmp_path, evaluated):
+def test_costs_are_measured_and_a_combination_costs_what_both_methods_do(tmp_path, evaluated):
     results = evaluated[0]
-    seconds = {e.label: e.seconds for e in results.methods}
+    seconds = {method.label: method.seconds for method in results.methods}
     assert all(s > 0 for s in seconds.values())
     assert seconds["linear:0.5"] == pytest.approx(seconds["fidelity"] + seconds["realness"])
-    assert results.method("linear:0.5").nfe == 5 and results.method("linear:0.5").parameters is None
+    assert results.method("linear:0.5").nfe == 5
+    assert results.method("linear:0.5").parameters is None
     assert results.method("bicubic").parameters == 0
     assert cost_columns(results) == ["NFE", "seconds per image", "parameters"]
     write_evaluation(*evaluated, tmp_path, [])
     table = (tmp_path / "table.md").read_text()
-    assert (
-        "| seconds per image |" in table and "cpu: a test" in table and "| trained |" not in table
-    )
+    assert "| seconds per image |" in table
+    assert "cpu: a test" in table
+    assert "| trained |" not in table
 
 
-def test_costs_that_nobody_knows_have_no_column():
-    files = Method(
-        "theirs",
-        None,
-        None,
-        lambda item, lq, g: torch.nn.functional.interpolate(lq, scale_factor=2),
-    )
-    found = evaluate_toy([files], items(), [psnr()])
-    assert found.methods[0].seconds is None and cost_columns(found) == [] and cost_note(found) == ""
-    known = replace(
-        found,
-        methods=(replace(found.methods[0], parameters=865_910_000, trainable=8500, nfe=1),),
-    )
-    assert cost_cells(known, known.methods[0]) == ["1", "865.9 M", "8.5 k"]
+def test_unknown_costs_have_no_column():
+    files = Method("theirs", None, None, lambda item, lq, g: F.interpolate(lq, scale_factor=2))
+    results = evaluate_toy([files], items(), [psnr()])
+    (method,) = results.methods
+    assert method.seconds is None
+    assert cost_columns(results) == []
+    assert cost_note(results) == ""
+    method = replace(method, parameters=865_910_000, trainable=8500, nfe=1)
+    results = replace(results, methods=(method,))
+    assert cost_cells(results, method) == ["1", "865.9 M", "8.5 k"]
 
 
 def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
     photos = evaluated[1].photos
     assert list(photos) == ["photo0.png", "photo1.png"]
     assert set(photos["photo0.png"]) == {"lq", "gt", *(m.label for m in METHODS)}
-    assert sort_for_display(list(photos["photo0.png"]), ("fidelity", "realness")) == [
-        *("lq", "bicubic", "fidelity", "realness", "student@0", "student@0.5", "student@1", "gt")
+
+
+def test_images_are_sorted_and_titled_for_display(evaluated):
+    teachers = ("fidelity", "realness")
+    labels = list(evaluated[1].photos["photo0.png"])
+    assert sort_for_display(labels, teachers) == [
+        "lq",
+        "bicubic",
+        "fidelity",
+        "realness",
+        "student@0",
+        "student@0.5",
+        "student@1",
+        "gt",
     ]
-    assert sort_for_display(["student@1", "gt", "soup@1", "soup@0", "student@0", "lq"], None) == [
-        *("lq", "soup@0", "soup@1", "student@0", "student@1", "gt")
-    ]
-    assert [
-        image_title(label, ("fidelity", "realness")) for label in ("lq", "fidelity", "student@0.5")
-    ] == [*("input", "fidelity teacher", "student 0.5")]
+    labels = ["student@1", "gt", "soup@1", "soup@0", "student@0", "lq"]
+    in_order = ["lq", "soup@0", "soup@1", "student@0", "student@1", "gt"]
+    assert sort_for_display(labels, None) == in_order
+    assert image_title("lq", teachers) == "input"
+    assert image_title("fidelity", teachers) == "fidelity teacher"
+    assert image_title("student@0.5", teachers) == "student 0.5"
 
 
 def test_a_gallery_cuts_the_same_region_of_every_image():
@@ -468,7 +466,8 @@ def test_a_gallery_cuts_the_same_region_of_every_image():
     gallery = Gallery(limit=1, side=30)
     gallery("a", {"lq": gt[:, ::4, ::4], "gt": gt, "student": gt})
     (shown,) = gallery.photos.values()
-    assert shown["gt"].shape == (3, 28, 28) and shown["lq"].shape == (3, 7, 7)
+    assert shown["gt"].shape == (3, 28, 28)
+    assert shown["lq"].shape == (3, 7, 7)
     assert torch.equal(shown["gt"][:, ::4, ::4], shown["lq"])
 
 
@@ -476,9 +475,8 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
     html = report(tmp_path, evaluated)
     page = Page(html)
     assert page.open == []
-    assert len(page.loads) == 5 and all(
-        value.startswith("data:image/png;base64,") for value in page.loads
-    )
+    assert len(page.loads) == 5
+    assert all(value.startswith("data:image/png;base64,") for value in page.loads)
     assert not re.search(r"https?://", html)
     assert html.count("weights absent") == 8  # a cell of each method
     assert "not measured: /nowhere/trunk.pth" in html
@@ -487,31 +485,31 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
 
 def test_the_report_shows_what_a_recipe_says_and_runs_none_of_it(tmp_path, evaluated):
     hostile = "</pre><script>alert(1)</script>"
-    html = report(
-        tmp_path, evaluated, recipe_toml=hostile, manifest={"python": {"version": "<b>3.11</b>"}}
-    )
-    assert hostile not in html and "&lt;script&gt;alert(1)" in html
-    assert "python.version" in html and "<b>3.11" not in html
+    manifest = {"python": {"version": "<b>3.11</b>"}}
+    html = report(tmp_path, evaluated, recipe_toml=hostile, manifest=manifest)
+    assert hostile not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "python.version" in html
+    assert "<b>3.11" not in html
 
 
 def test_the_viewer_has_every_photo_at_every_tradeoff(tmp_path, evaluated):
     html = report(tmp_path, evaluated)
-    data = json.loads(
-        re.search(r'<script type="application/json" id="viewer">(.*?)</script>', html, re.DOTALL)[1]
-    )
+    script = r'<script type="application/json" id="viewer">(.*?)</script>'
+    data = json.loads(re.search(script, html, re.DOTALL)[1])
     assert [photo["name"] for photo in data["photos"]] == ["photo0.png", "photo1.png"]
     assert [point["tradeoff"] for point in data["sweep"]] == [0, 0.5, 1]
-    assert {point["label"] for point in data["sweep"]} < set(data["photos"][0]["images"])
-    assert [label for label, _ in data["labels"]] == sort_for_display(
-        list(data["photos"][0]["images"]), ("fidelity", "realness")
-    )
+    images = list(data["photos"][0]["images"])
+    assert {point["label"] for point in data["sweep"]} < set(images)
+    in_order = sort_for_display(images, ("fidelity", "realness"))
+    assert [label for label, _ in data["labels"]] == in_order
     assert data["photos"][0]["size"] == [12, 12]
 
 
-def test_a_report_without_training_or_a_knob_leaves_those_parts_out(tmp_path):
+def test_a_report_without_training_or_a_tradeoff_leaves_those_parts_out(tmp_path):
     gallery = Gallery()
-    only = evaluate_toy([bicubic_method(2)], items(), [psnr()], observe=gallery)
-    html = report(tmp_path, (only, gallery), history=[])
+    results = evaluate_toy([bicubic_method(2)], items(), [psnr()], observe=gallery)
+    html = report(tmp_path, (results, gallery), history=[])
     assert Page(html).open == []
     for part in ("<h2>Training", "<h2>Checks", "minus that of a baseline"):
         assert part not in html
@@ -531,10 +529,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(
-        DiskError,
-        match=r"metrics\.json - cannot be written: No space left on device; .* free space",
-    ):
+    problem = r"metrics\.json - cannot be written: No space left on device; .* free space"
+    with pytest.raises(DiskError, match=problem):
         write_file(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
@@ -547,5 +543,7 @@ def test_a_point_far_from_the_curves_is_left_out_of_the_frame(far, framed):
     before = axis.get_ylim()
     leave_out_far_point(axis, ([far], [2.0]), ([1.0, 3.0], [1.0, 3.0]))
     low, high = axis.get_xlim()
-    assert low < 1 and high > 3 and (low < far < high) == (not framed)
+    assert low < 1
+    assert high > 3
+    assert (low < far < high) == (not framed)
     assert axis.get_ylim() == before

@@ -1,4 +1,7 @@
-"""Metrics against independent implementations, and against published numbers where the images are at hand."""
+"""Metrics against independent implementations, and against published numbers.
+
+The published images are not part of the repository.
+"""
 
 import json
 import math
@@ -9,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import ValidationError
 from skimage.metrics import structural_similarity
@@ -33,15 +37,13 @@ def build(name: str, **options) -> Metric:
 
 @pytest.fixture
 def pair() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two different smooth images and their noisy versions, (2, 3, 40, 52) in [-1, 1], on the 8-bit grid."""
+    """Two smooth images and their noisy versions, noisy first, on the 8-bit grid.
+
+    Each is (2, 3, 40, 52) in [-1, 1].
+    """
     g = torch.Generator().manual_seed(0)
-    gt = (
-        torch.nn.functional.interpolate(
-            torch.rand(2, 3, 5, 6, generator=g), (40, 52), mode="bicubic"
-        )
-        * 1.6
-        - 0.8
-    )
+    coarse = torch.rand(2, 3, 5, 6, generator=g)
+    gt = F.interpolate(coarse, (40, 52), mode="bicubic") * 1.6 - 0.8
     noisy = gt + 0.1 * torch.randn(gt.shape, generator=g)
     return from_uint8(to_uint8(noisy)), from_uint8(to_uint8(gt))
 
@@ -51,9 +53,8 @@ def array(image: torch.Tensor) -> np.ndarray:
 
 
 def read(path: Path) -> torch.Tensor:
-    return from_uint8(
-        torch.from_numpy(np.array(Image.open(path).convert("RGB"))).movedim(-1, 0)[None]
-    )
+    pixels = np.array(Image.open(path).convert("RGB"))
+    return from_uint8(torch.from_numpy(pixels).movedim(-1, 0)[None])
 
 
 @pytest.mark.parametrize(
@@ -64,9 +65,11 @@ def test_metrics_are_metrics_and_put_the_truth_first(name, pair):
     restored, gt = pair
     assert isinstance(metric, Metric)
     assert metric.name == name
-    value, best = metric(restored, gt), metric(gt, gt)
+    value = metric(restored, gt)
+    best = metric(gt, gt)
     assert value.shape == best.shape == (2,)
-    assert ((best > value) if metric.higher_is_better else (best < value)).all()
+    sign = 1 if metric.higher_is_better else -1
+    assert (sign * best > sign * value).all()
     torch.testing.assert_close(metric(restored, gt[:1])[0], value[0])
     with pytest.raises(ValueError, match=name):
         metric(restored, gt[..., 1:])
@@ -79,27 +82,22 @@ def test_psnr_of_equal_images_is_capped_and_finite(pair):
 
 def test_psnr_is_that_of_the_saved_files(pair):
     restored, gt = pair
-    expected = [
-        10 * math.log10(255**2 / np.mean((array(a) - array(b)) ** 2))
-        for a, b in zip(restored, gt, strict=True)
-    ]
-    for below_rounding in (0.0, 0.4 / 127.5):
-        assert build("psnr")(restored + below_rounding, gt).tolist() == pytest.approx(
-            expected, abs=1e-4
-        )
-    assert (
-        build("psnr")(restored * 100, gt).tolist()
-        == build("psnr")((restored * 100).clamp(-1, 1), gt).tolist()
-    )
+    mse = np.mean((array(restored) - array(gt)) ** 2, axis=(1, 2, 3))
+    expected = 10 * np.log10(255**2 / mse)
+    psnr = build("psnr")
+    below_rounding = 0.4 / 127.5
+    assert psnr(restored, gt).tolist() == pytest.approx(expected, abs=1e-4)
+    assert psnr(restored + below_rounding, gt).tolist() == pytest.approx(expected, abs=1e-4)
+    outside = restored * 100
+    assert psnr(outside, gt).tolist() == psnr(outside.clamp(-1, 1), gt).tolist()
 
 
 def test_psnr_y_of_gray_images_scales_the_difference_to_the_luma_range():
     gt = from_uint8(torch.full((1, 3, 8, 8), 100, dtype=torch.uint8))
     restored = from_uint8(torch.full((1, 3, 8, 8), 110, dtype=torch.uint8))
-    expected = 20 * math.log10(255 / (10 * 219 / 255))
-    assert build("psnr-y")(restored, gt).item() == pytest.approx(
-        expected, abs=2e-4
-    )  # the weights add up to 219.0
+    difference = 10 * 219 / 255  # the weights add up to 219
+    expected = 20 * math.log10(255 / difference)
+    assert build("psnr-y")(restored, gt).item() == pytest.approx(expected, abs=2e-4)
 
 
 def test_ssim_equals_scikit_image(pair):
@@ -110,9 +108,9 @@ def test_ssim_equals_scikit_image(pair):
         "data_range": 255,
         "channel_axis": -1,
     }
-    expected = [
-        structural_similarity(array(a), array(b), **options) for a, b in zip(*pair, strict=True)
-    ]
+    expected = []
+    for restored, gt in zip(*pair, strict=True):
+        expected.append(structural_similarity(array(restored), array(gt), **options))
     assert build("ssim")(*pair).tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -166,29 +164,39 @@ def test_unknown_options_are_refused():
 
 
 def test_describing_the_metrics_imports_no_torch():
-    code = "import sys; from distillkit.metrics import builtin; builtin.distillkit_metrics(); sys.exit('torch' in sys.modules)"
+    code = """
+import sys
+from distillkit.metrics import builtin
+builtin.distillkit_metrics()
+sys.exit("torch" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def published_numbers() -> dict[str, dict[str, float]]:
+    """Image name -> metric -> number."""
+    content = json.loads((SHARED / "realsr/published_osediff.json").read_text())
+    return content["realsr"]["rows"]
 
 
 @needs_shared
 def test_luma_metrics_reproduce_published_numbers():
-    published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
+    published = published_numbers()
     paths = sorted((SHARED / "realsr/osediff").glob("*.png"))[::7]
     assert len(paths) == 8
     for path in paths:
-        restored, gt = read(path), read(SHARED / "realsr/HR" / path.name)
-        assert build("psnr-y")(restored, gt).item() == pytest.approx(
-            published[path.name]["PSNR"], abs=4e-5
-        )
-        assert build("ssim-y")(restored, gt).item() == pytest.approx(
-            published[path.name]["SSIM"], abs=1e-6
-        )
+        restored = read(path)
+        gt = read(SHARED / "realsr/HR" / path.name)
+        psnr = build("psnr-y")(restored, gt).item()
+        ssim = build("ssim-y")(restored, gt).item()
+        assert psnr == pytest.approx(published[path.name]["PSNR"], abs=4e-5)
+        assert ssim == pytest.approx(published[path.name]["SSIM"], abs=1e-6)
 
 
 @needs_shared
 def test_lpips_reproduces_published_numbers_and_uses_the_linear_weights_of_its_package():
     trunk = SHARED / "weights/lpips_alex.pth"
-    published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
+    published = published_numbers()
     metric = build("lpips-alex", trunk=trunk)
     for path in sorted((SHARED / "realsr/osediff").glob("*.png"))[:2]:
         with torch.no_grad():
@@ -201,15 +209,17 @@ def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
 
     with torch.random.fork_rng():
         model = package.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    state = {f"features.{k.split('.', 1)[1]}": v for k, v in model.net.state_dict().items()}
-    state |= {
-        f"lin{i}.weight": torch.zeros_like(layer.model[1].weight)
-        for i, layer in enumerate(model.lins)
-    }
+    state = {}
+    for key, value in model.net.state_dict().items():
+        _, _, layer = key.partition(".")
+        state[f"features.{layer}"] = value
+    for i, linear in enumerate(model.lins):
+        state[f"lin{i}.weight"] = torch.zeros_like(linear.model[1].weight)
     torch.save(state, tmp_path / "complete.pth")
     noise = torch.rand(1, 3, 64, 64) * 2 - 1
     assert learned.lpips("alex", tmp_path / "complete.pth")(noise, -noise).item() == 0
-    torch.save({k: v for k, v in state.items() if k != "lin3.weight"}, tmp_path / "partial.pth")
+    del state["lin3.weight"]
+    torch.save(state, tmp_path / "partial.pth")
     with pytest.raises(WeightsError, match=r"missing 3\.model"):
         learned.lpips("alex", tmp_path / "partial.pth")
 
@@ -217,9 +227,7 @@ def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
 def test_bicubic_is_pillows(pair):
     ours = bicubic_method(4).restore("", pair[1], torch.Generator())
     for image, enlarged in zip(array(pair[1]), array(ours), strict=True):
-        pillow = Image.fromarray(image.astype(np.uint8)).resize(
-            (52 * 4, 40 * 4), Image.Resampling.BICUBIC
-        )
-        assert (
-            np.abs(enlarged - np.array(pillow, dtype=np.float64)).max() <= 1
-        )  # Pillow rounds between its two passes
+        picture = Image.fromarray(image.astype(np.uint8))
+        pillows = picture.resize((52 * 4, 40 * 4), Image.Resampling.BICUBIC)
+        difference = enlarged - np.array(pillows, dtype=np.float64)
+        assert np.abs(difference).max() <= 1  # Pillow rounds between its two passes

@@ -1,4 +1,4 @@
-"""NIQE: its statistics against distributions with known parameters, and its numbers against published ones."""
+"""NIQE: statistics of known distributions, and published numbers."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,8 @@ def parameters(tmp_path):
 def photo(height: int = 200, width: int = 300, seed: int = 0) -> torch.Tensor:
     """Smooth fields and grain, (1, 3, height, width) in [-1, 1]."""
     g = torch.Generator().manual_seed(seed)
-    smooth = (
-        F.interpolate(torch.rand(1, 3, 12, 18, generator=g), (height, width), mode="bicubic") * 1.6
-        - 0.8
-    )
+    coarse = torch.rand(1, 3, 12, 18, generator=g)
+    smooth = F.interpolate(coarse, (height, width), mode="bicubic") * 1.6 - 0.8
     return (smooth + 0.02 * torch.randn(smooth.shape, generator=g)).clamp(-1, 1)
 
 
@@ -39,19 +37,22 @@ def photo(height: int = 200, width: int = 300, seed: int = 0) -> torch.Tensor:
     not SHARED.is_dir(), reason=f"{SHARED} with the published images is not on this machine"
 )
 def test_it_reproduces_published_numbers():
-    published = json.loads((SHARED / "realsr/published_osediff.json").read_text())["realsr"]["rows"]
+    content = json.loads((SHARED / "realsr/published_osediff.json").read_text())
+    published = content["realsr"]["rows"]
     metric = SPEC.create(SPEC.config(parameters=SHARED / "weights/niqe_pris_params.npz"))
     paths = sorted((SHARED / "realsr/osediff").glob("*.png"))[::7]
     assert len(paths) == 8
     for path in paths:
         image = read_image(path)[None]
-        assert metric(image, image).item() == pytest.approx(published[path.name]["NIQE"], abs=0.02)
+        value = metric(image, image).item()
+        assert value == pytest.approx(published[path.name]["NIQE"], abs=0.02)
 
 
 def test_it_judges_each_image_by_itself(parameters):
     metric = niqe.niqe(parameters)
     assert isinstance(metric, Metric) and not metric.higher_is_better and metric.perceptual
-    a, b = photo(seed=1), photo(seed=2)
+    a = photo(seed=1)
+    b = photo(seed=2)
     both = metric(torch.cat([a, b]), torch.zeros(1, 3, 8, 8))
     assert both.tolist() == [metric(a, b).item(), metric(b, a).item()]
     with pytest.raises(ValueError, match="niqe"):
@@ -59,17 +60,19 @@ def test_it_judges_each_image_by_itself(parameters):
 
 
 @pytest.mark.parametrize(
-    ("draw", "shape"),
-    [(np.random.Generator.standard_normal, 2.0), (np.random.Generator.laplace, 1.0)],
+    ("draw", "shape", "scale"),
+    [
+        (np.random.Generator.standard_normal, 2.0, np.sqrt(2)),
+        (np.random.Generator.laplace, 1.0, 1.0),
+    ],
 )
-def test_the_shape_and_scales_of_known_distributions_are_found(draw, shape):
+def test_the_shape_and_scales_of_known_distributions_are_fitted(draw, shape, scale):
+    """The density is ``exp(-(|x| / scale)^shape)``."""
     values = draw(np.random.default_rng(0), size=(1, 1000, 1000))
-    found, left, right = niqe._fit_asymmetric_gaussian(torch.from_numpy(values))
-    assert found.item() == pytest.approx(shape, abs=0.01)
-    scale = np.sqrt(2) if shape == 2 else 1.0  # exp(-(|x| / scale)^shape)
-    assert left.item() == pytest.approx(scale, rel=0.01) and right.item() == pytest.approx(
-        scale, rel=0.01
-    )
+    fitted, left, right = niqe._fit_asymmetric_gaussian(torch.from_numpy(values))
+    assert fitted.item() == pytest.approx(shape, abs=0.01)
+    assert left.item() == pytest.approx(scale, rel=0.01)
+    assert right.item() == pytest.approx(scale, rel=0.01)
 
 
 def test_a_skewed_distribution_has_two_scales():
@@ -87,10 +90,9 @@ def test_halving_is_antialiased_bicubic():
 
 def test_what_does_not_fill_a_block_is_left_out():
     image = photo(200, 300)
-    assert niqe.block_features(image).shape == (6, 36)
-    np.testing.assert_array_equal(
-        niqe.block_features(image), niqe.block_features(image[..., :192, :288])
-    )
+    features = niqe.block_features(image)
+    assert features.shape == (6, 36)
+    np.testing.assert_array_equal(features, niqe.block_features(image[..., :192, :288]))
 
 
 def test_images_that_are_too_small_or_flat_are_refused(parameters):
@@ -109,7 +111,7 @@ def test_without_its_file_it_says_what_to_set():
 def test_files_that_hold_something_else_are_refused(tmp_path, parameters):
     with pytest.raises(WeightsError, match="no such file"):
         niqe.niqe(tmp_path / "none.npz")
-    whole = parameters.read_bytes()
+    content = parameters.read_bytes()
     hostile = np.empty(1, object)
     hostile[0] = {"runs": "code"}
     np.savez(tmp_path / "pickled.npz", mu_pris_param=hostile, cov_pris_param=np.eye(36))
@@ -117,7 +119,7 @@ def test_files_that_hold_something_else_are_refused(tmp_path, parameters):
     np.savez(tmp_path / "nan.npz", mu_pris_param=np.full(36, np.nan), cov_pris_param=np.eye(36))
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     np.save(tmp_path / "array.npy", np.zeros(3))
-    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.npz").write_bytes(b"")
     for name in (
         "pickled.npz",

@@ -1,4 +1,4 @@
-"""Shift-tolerant LPIPS against numbers of the package that published it, and the properties a loss needs."""
+"""Shift-tolerant LPIPS: numbers of the package that published it, and what a loss needs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def box_blur(image: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(F.pad(image, (size // 2,) * 4, mode="reflect"), size, 1)
 
 
-GOLDEN = {  # stlpips_pytorch 0.0.2, LPIPS(net=..., variant="shift_tolerant"): (size, contrast and ghost, 5x5 box blur)
+# stlpips_pytorch 0.0.2, LPIPS(net=..., variant="shift_tolerant"):
+# size -> distance of (contrast and ghost, 5x5 box blur)
+GOLDEN = {
     "alex": {
         (64, 64): (0.0243892, 0.0314253),
         (96, 80): (0.0181555, 0.0975291),
@@ -63,7 +65,8 @@ def test_equals_the_published_package(distance: PerceptualDistance, size: tuple[
 def test_equal_images_are_at_no_distance_and_order_does_not_matter(
     distance: PerceptualDistance,
 ) -> None:
-    a, b = pattern(40, 48), box_blur(pattern(40, 48), 3)
+    a = pattern(40, 48)
+    b = box_blur(a, 3)
     assert distance(a, a).item() == 0
     assert torch.equal(distance(a, b), distance(b, a))
 
@@ -78,7 +81,8 @@ def test_each_image_of_a_batch_is_measured_by_itself(distance: PerceptualDistanc
 def test_grows_with_blur(distance: PerceptualDistance) -> None:
     a = pattern(64, 64)
     values = [distance(a, box_blur(a, size)).item() for size in (1, 3, 5, 7, 9)]
-    assert values == sorted(values) and values[1] > values[0]
+    assert values == sorted(values)
+    assert values[1] > values[0]
 
 
 def test_gradient_reaches_the_image_and_no_weight(distance: PerceptualDistance) -> None:
@@ -105,9 +109,8 @@ def test_smallest_side(distance: PerceptualDistance) -> None:
         DataError, match=f"{side - 1}x64 px is too small for {distance.network}; it takes {side} px"
     ):
         distance(small, small)
-    with pytest.raises(
-        RuntimeError
-    ):  # the trunk itself cannot take it: the limit is not stricter than need be
+    # The trunk itself cannot take it, so the limit is no stricter than needed.
+    with pytest.raises(RuntimeError):
         distance.net(small)
 
 

@@ -11,7 +11,10 @@ from distillkit.evaluation.results import COMBINATION, ROLES, STUDENT
 from distillkit.evaluation.statistics import photo_of
 
 Images = dict[str, Tensor]
-"""Method label -> uint8 image (3, H, W); also ``gt`` and, where there is an input, ``lq`` (3, h, w)."""
+"""Method label -> uint8 image (3, H, W).
+
+Also ``gt`` and, where there is an input, ``lq`` (3, h, w).
+"""
 TITLES = {"lq": "input", "gt": "ground truth"}
 
 
@@ -73,7 +76,7 @@ def image_title(label: str, teachers: tuple[str, str] | None) -> str:
 
 
 def sort_for_display(labels: Sequence[str], teachers: tuple[str, str] | None) -> list[str]:
-    """Sort labels: input, baselines, teachers, methods with a tradeoff, the student, ground truth."""
+    """Sort labels: input, baselines, teachers, methods by tradeoff, student, ground truth."""
     inputs = [label for label in labels if label == "lq"]
     fixed = [label for label in labels if label not in ("lq", "gt") and "@" not in label]
     adjustable = [label for label in labels if "@" in label]

@@ -66,7 +66,7 @@ class EvaluationSettings:
     device: str | None = None
     """What the methods run on, for the record."""
     absent: Mapping[str, str] = field(default_factory=dict)
-    """Requested metrics whose weights are missing (from :func:`available_metrics`), for the record."""
+    """Requested metrics whose weights are missing, with the reason, for the record."""
 
 
 def bicubic_method(scale: int) -> Method:

@@ -33,7 +33,12 @@ class Estimate:
 
 
 def estimate_mean(values: Values, photos: Sequence[str]) -> Estimate:
-    """Estimate the mean of ``values`` (n,), clustered by photo; a single value () is its own mean."""
+    """Estimate a mean over crops, clustered by photo.
+
+    Args:
+        values: one value per crop, (n,), or a single value for all of them, ().
+        photos: the photo that each crop was cut from.
+    """
     if not values.ndim:
         return Estimate(float(values), None)
     sem = standard_error(values, photos)

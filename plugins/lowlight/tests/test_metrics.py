@@ -55,7 +55,8 @@ def test_the_engines_psnr_and_ssim_are_the_raw_protocol_of_the_field(case):
 
 
 def test_uniform_ssim_is_scikit_images(images):
-    a, b = images(2, 20, 33), images(2, 20, 33, seed=1)
+    a = images(2, 20, 33)
+    b = images(2, 20, 33, seed=1)
     arrays = [to_levels(v).permute(0, 2, 3, 1).numpy().astype(np.uint8) for v in (a, b)]
     expected = [structural_similarity(x, y, channel_axis=2) for x, y in zip(*arrays, strict=True)]
     assert_close(ssim_uniform()(a, b), torch.tensor(expected).float(), atol=1e-6, rtol=0)
@@ -74,8 +75,10 @@ def test_gt_mean_undoes_a_change_of_brightness(images):
 def test_engine_metrics_after_gt_mean(name, images):
     spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
     own = load_plugins().find("metrics", "distillkit/" + name.removesuffix("-gtmean"))[1]
-    metric, base = spec.create(spec.config()), own.create(own.config())
-    gt, out = images(2, 64, 64) * 0.4, images(2, 64, 64, seed=1) * 0.4 - 0.3
+    metric = spec.create(spec.config())
+    base = own.create(own.config())
+    gt = images(2, 64, 64) * 0.4
+    out = images(2, 64, 64, seed=1) * 0.4 - 0.3
     assert (metric.name, metric.perceptual, metric.higher_is_better) == (
         name,
         base.perceptual,
@@ -90,7 +93,8 @@ def test_gsads_order_of_channels(images):
     red = FullReference(
         "red", "RGB, the first channel", lambda a, b: a[:, 0].mean((1, 2)), False, False, True
     )
-    out, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
+    out = images(2, 16, 16)
+    gt = images(2, 16, 16, seed=1)
     found = after_gt_mean(red, "red-gtmean-bgr", bgr=True)
     assert_close(found(out, gt), gt_mean(out, gt)[:, 2].mean((1, 2)))
     assert "BGR, the first channel" in found.protocol
@@ -108,7 +112,8 @@ def test_lpips_after_gt_mean_asks_for_the_trunk_of_lpips(tmp_path):
 
 @pytest.mark.parametrize("make", [psnr_gtmean, ssim_uniform, ssim_uniform_gtmean])
 def test_metrics(make, images):
-    metric, gt = make(), images(3, 16, 16)
+    metric = make()
+    gt = images(3, 16, 16)
     assert isinstance(metric, Metric)
     assert ("gtmean" in metric.name) == ("GT-mean" in metric.protocol)
     near, far = (
