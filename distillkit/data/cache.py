@@ -1,4 +1,7 @@
-"""Decoded images kept in memory, because decoding a file takes longer than cutting a crop."""
+"""Decoded images kept in memory.
+
+Decoding a file takes longer than cutting a crop.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ Key = tuple[int, int]
 
 
 class ImageCache:
-    """The examples used last, and which images are bad. Thread-safe; its pickled copy is empty.
+    """The examples used last, and which images are bad.
+
+    Thread-safe; a pickled copy is empty.
 
     Args:
         limit: bytes of the images that are kept.

@@ -14,7 +14,10 @@ from distillkit.files.images import to_float
 
 
 class CropBox(NamedTuple):
-    """Place of a crop in its image, in low-quality pixels, and its turn after cutting."""
+    """Place of a crop in its image, in low-quality pixels, and its turn.
+
+    The crop is turned after cutting.
+    """
 
     top: int
     left: int
@@ -125,7 +128,7 @@ def draw_box(
     flip: bool,
     generator: torch.Generator,
 ) -> CropBox:
-    """Draw the place of a square crop, and with ``flip`` one of its eight turns.
+    """Draw the place of a square crop, and with ``flip`` its turn.
 
     Args:
         height: of the image.
@@ -152,7 +155,7 @@ def central_grid(
     width: int,
     side: int,
 ) -> list[tuple[int, int]]:
-    """List the corners of an even grid of squares, the most central squares first.
+    """List the corners of an even grid of squares, central squares first.
 
     Args:
         height: of the image.

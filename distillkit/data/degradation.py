@@ -1,4 +1,4 @@
-"""The interface of degradations, which make low-quality inputs from clean images."""
+"""The interface of degradations, which make low-quality images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 
 @runtime_checkable
 class Degradation(Protocol):
-    """A pure function of images and a generator: batched, on the device of the images."""
+    """A pure function of images and a generator.
+
+    Batched, on the device of the images.
+    """
 
     scale: int
     """Size of the clean image divided by the size of the degraded one."""

@@ -91,7 +91,10 @@ def _name_photo(
     index: int,
     photos: set[str],
 ) -> str:
-    """Name an image by its file, with its number where the name is taken; add it to ``photos``."""
+    """Name an image by its file, and add the name to ``photos``.
+
+    Where the name is taken, it gets the number of the image.
+    """
     photo = str(PurePath(source.label(index)).with_suffix(""))
     if photo in photos:
         photo = f"{photo}@{index}"

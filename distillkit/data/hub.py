@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub: load them, and look for them without loading."""
+"""Load datasets of the Hugging Face Hub, or just look for them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def load_from_hub(
 
 
 def is_cached(hub: str) -> bool:
-    """Whether some version of a dataset is ready on this machine. The network is not asked."""
+    """Check whether a version of a dataset is ready on this machine.
+
+    The network is not asked.
+    """
     # The library's own rule for the names of its folders.
     owner, _, name = hub.rpartition("/")
     folder = datasets.naming.camelcase_to_snakecase(name)

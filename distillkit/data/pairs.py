@@ -1,4 +1,7 @@
-"""Training batches, each a pure function of its number: earlier draws do not matter."""
+"""Training batches, each a pure function of its number.
+
+Earlier draws do not matter.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """The crops of one micro-batch: all with a low-quality image of their own, or none."""
+    """The crops of one micro-batch.
+
+    Either all have a low-quality image of their own, or none has.
+    """
 
     gt: Tensor
     """(B, 3, crop, crop) in [-1, 1]."""
@@ -97,7 +103,9 @@ class _Crop(NamedTuple):
 
 
 class PairedBatches:
-    """Random crops of several sources, reproducible from (seed, stage, step, micro-batch) alone.
+    """Random crops of several sources, reproducible by number.
+
+    They depend on seed, stage, step and micro-batch alone.
 
     A step takes ``settings.micro_batches`` batches, numbered from 0; it does not matter which
     process prepares which of them, or when.
@@ -230,7 +238,10 @@ class PairedBatches:
         kind: int,
         position: int,
     ) -> tuple[int, int]:
-        """Draw the source and the index of an image, by its position among those of its kind."""
+        """Draw the source and the index of an image.
+
+        The position counts the images of its kind.
+        """
         seed = self.settings.seed
         group = self._groups[kind]
         weights = [self.weights[source] for source in group]
@@ -246,7 +257,7 @@ class PairedBatches:
         replacements: torch.Generator,
         bad_images: BadImages,
     ) -> Example:
-        """Read image ``first`` of a source, or else the first usable one in a random order."""
+        """Read image ``first`` of a source, or else a random usable one."""
         source = self.sources[number]
 
         def read() -> Example:

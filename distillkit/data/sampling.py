@@ -21,7 +21,7 @@ def interleave(
     position: int,
     *key: str | int,
 ) -> tuple[int, int]:
-    """Look up the choice at a position of a random sequence that follows weights.
+    """Look up a choice in a random sequence that follows weights.
 
     Every block of 1000 positions holds each choice in proportion to its weight (to within one, and
     at least one), in an order of its own.
@@ -47,14 +47,17 @@ def shuffled(
     position: int,
     *key: str | int,
 ) -> int:
-    """Look up an item of ``range(count)``, run through again and again in new random orders."""
+    """Look up an item of ``range(count)``, in a new random order each epoch."""
     epoch, place = divmod(position, count)
     return int(_permutation(count, *key, epoch)[place])
 
 
 @lru_cache(maxsize=64)
 def _share_block(weights: tuple[float, ...]) -> list[int]:
-    """Count the positions of each choice in a block: at least 1, and near the weights."""
+    """Count the positions of each choice in a block.
+
+    Every choice has at least one; the others follow the weights.
+    """
     size = max(_BLOCK, len(weights))
     total = sum(weights)
     ideal = [weight / total * size for weight in weights]

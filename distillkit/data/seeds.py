@@ -1,4 +1,4 @@
-"""Randomness keyed by its purpose, so that no draw depends on earlier ones."""
+"""Randomness keyed by purpose, so that no draw depends on earlier ones."""
 
 from __future__ import annotations
 

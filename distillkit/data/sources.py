@@ -1,4 +1,4 @@
-"""Sources of photographs: Hugging Face datasets, whose images are decoded here.
+"""Sources of photographs: Hugging Face datasets, decoded here.
 
 So every kind of file is read alike.
 """
@@ -75,7 +75,10 @@ class Source:
         return len(self.dataset)
 
     def label(self, index: int) -> str:
-        """Name an image by its file (in a folder: its path below it), or else by its row."""
+        """Name an image by its file, or where there is none by its row.
+
+        In a folder the name is the path below it.
+        """
         return self._label(self.dataset[index], index)
 
     def read(self, index: int) -> Example:
@@ -120,7 +123,9 @@ def open_source(
     name: str | None = None,
     columns: Columns | None = None,
 ) -> Source:
-    """Open one source of images: a ``hub`` dataset, ``imagefolder``, ``parquet`` or ``dataset``.
+    """Open one source of images.
+
+    Exactly one of ``hub``, ``imagefolder``, ``parquet`` and ``dataset`` names it.
 
     Args:
         hub: a dataset repository on the Hugging Face Hub. It is downloaded, or taken from the
@@ -223,7 +228,10 @@ def _find_columns(
     present: list[str],
     columns: Columns,
 ) -> Columns:
-    """Check that a dataset has the columns; fall back on ``gt`` and ``lq`` for the default."""
+    """Check that a dataset has the columns.
+
+    Where the default is missing, ``gt`` and ``lq`` are taken instead.
+    """
     is_default = columns.image == "image" and columns.lq is None
     if is_default and "image" not in present and {"gt", "lq"} <= set(present):
         columns = columns._replace(image="gt", lq="lq")

@@ -1,4 +1,7 @@
-"""Write files and folders that appear complete or not at all. Imports no torch."""
+"""Write files and folders that appear complete or not at all.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ MIN_FREE_BYTES = 1 << 16
 
 @contextmanager
 def atomic_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary path to write to; after the block that file is renamed to ``path``.
+    """Give a temporary path to write to; rename it to ``path`` afterwards.
 
     Readers see the old file or the complete new one. After an error nothing is left.
 
@@ -119,7 +122,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Make the system write a file, or the list of a folder's files, to the disk now."""
+    """Make the system write a file, or a folder's list of files, to disk."""
     access = os.O_RDONLY
     if os.name == "nt":
         # Windows opens no folders, and flushes no files that were opened for reading.
@@ -135,7 +138,7 @@ def flush_to_disk(path: Path) -> None:
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors while ``path`` is written into one that names it and says what to do.
+    """Turn errors of writing into one that names the file and the way out.
 
     Raises:
         DiskError: in place of an error of the system or of safetensors.

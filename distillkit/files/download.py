@@ -1,4 +1,4 @@
-"""Download over HTTP, resume what was interrupted, and keep and verify hashes of files."""
+"""Download over HTTP with resume, and keep and verify hashes of files."""
 
 from __future__ import annotations
 
@@ -139,7 +139,10 @@ def _sha256_at(
     size: int,
     modified: int,
 ) -> str:
-    """Compute a file's hash once for each state: student and teachers often read the same file."""
+    """Compute a file's hash once for each state of the file.
+
+    Student and teachers often read the same one.
+    """
     return sha256_of(path)
 
 
@@ -181,7 +184,10 @@ def _append(
     part: Path,
     present: int,
 ) -> None:
-    """Write a response behind the bytes that are present, or over them if it is the whole file."""
+    """Write a response behind the bytes that are present.
+
+    If it is the whole file, it replaces them.
+    """
     from tqdm import tqdm
 
     # A server without ranges answers with the whole file.

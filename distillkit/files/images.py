@@ -84,12 +84,17 @@ def decode_image(source: ImageSource, name: str | None = None) -> np.ndarray:
 
 
 def decode_with_alpha(source: ImageSource, name: str | None = None) -> Pixels:
-    """Read what :func:`read_image` reads, as stored, with the transparency apart."""
+    """Read an image as stored, with the transparency apart.
+
+    As :func:`read_image`, in all other respects.
+    """
     return _open_image(source, name, _read_pixels)
 
 
 def picture_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
-    """Read width and height from the header, before EXIF orientation; decode no pixel.
+    """Read width and height from the header, before EXIF orientation.
+
+    No pixel is decoded.
 
     Raises:
         DataError: as :func:`read_image`, as far as the header shows the problem.
@@ -114,7 +119,7 @@ def to_float(array: np.ndarray) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """Convert [-1, 1] to uint8 as an 8-bit file holds it: clamped, rounded to nearest."""
+    """Convert [-1, 1] to uint8: clamped, and rounded to nearest."""
     scaled = (image.clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Find, fetch and verify weight files, and read them without running anything in them."""
+"""Find, fetch, verify and read weight files; run nothing in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
 
 class WeightFile(BaseModel):
-    """A file of weights: a local one, perhaps published at a ``url``, or one on the Hub.
+    """A file of weights: a local one, perhaps with a ``url``, or the Hub's.
 
     Either ``path`` is given, or ``repo`` and ``filename``. In a recipe, a path alone is enough
     (``weights = "models/x.pth"``); more is a table (``{ path = "models/x.pth", sha256 = "..." }``).
@@ -92,7 +92,7 @@ class WeightFile(BaseModel):
         return None
 
     def fetch(self) -> Path:
-        """Give the file: download it if it is not here, and verify its hash where one is known.
+        """Give the file, downloaded if need be, its known hash verified.
 
         Interrupted downloads resume. Hashes are :attr:`sha256` and
         :func:`~distillkit.files.download.recorded_sha256`.
@@ -130,7 +130,9 @@ class WeightFile(BaseModel):
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a ``.safetensors`` file or of a torch checkpoint, on the CPU.
+    """Read the tensors of a safetensors file or a torch checkpoint.
+
+    They are on the CPU.
 
     Torch checkpoints are read with ``weights_only=True``: a file that holds anything but
     containers, numbers, strings and tensors is refused. A nested layout is returned as it is.
@@ -262,7 +264,10 @@ def load_tensors(
 
 
 def _explain_refusal(error: Exception) -> str:
-    """Say why a file was refused; torch's own text would tell how to load it all the same."""
+    """Say why a file was refused.
+
+    torch's own text would tell how to load it all the same.
+    """
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if found is None:
         return "its bytes are no torch checkpoint"

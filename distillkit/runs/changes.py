@@ -150,7 +150,10 @@ def _judge_step_size(
     after: Values,
     progress: RunProgress,
 ) -> Judgment:
-    """Judge the number of micro-batches in a step; it does not matter which process has which."""
+    """Judge the number of micro-batches in a step.
+
+    It does not matter which process has which of them.
+    """
     # The run will only be evaluated again.
     is_last_stage = progress.stage == "stage2" or not after.get(("stage2", "steps"))
     if progress.stage_ended and is_last_stage:
@@ -198,7 +201,7 @@ def _judge_steps(
 
 
 def _find_rule(path: KeyPath) -> Judgment:
-    """Look for the rule of a key, or else of the innermost table around it that has one."""
+    """Look for the rule of a key, or of the innermost table around it."""
     for length in range(len(path), 0, -1):
         rule = RULES.get(dotted(path[:length]))
         if rule is not None:

@@ -1,4 +1,4 @@
-"""The folder of a run: whether a recipe may use it or continue it, and forks of other runs."""
+"""Prepare the folder of a run, also as a fork of another run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prepare_folder(
     say: Callable[[str], None],
     processes: int = 1,
 ) -> list[Change]:
-    """Make a folder ready for a run: check it, or make it a fork of another run.
+    """Make a folder ready for a run, or make it a fork of another run.
 
     Args:
         out: the run's folder.
@@ -168,7 +168,7 @@ def _make_fork(
     say: Callable[[str], None],
     processes: int,
 ) -> None:
-    """Write a folder with the checkpoint, the log and the history of another run."""
+    """Copy the checkpoint, the log and the history of another run."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise DistillkitError(
             f"{out} - is not empty; choose a new folder for the fork with --out (or continue a "
@@ -206,7 +206,7 @@ def _make_fork(
 
 
 def _find_checkpoint(run: Path, source: Path) -> Checkpoint:
-    """Open the checkpoint ``source``, or the newest one if it is the run itself."""
+    """Open the checkpoint ``source``; of the run itself the newest one."""
     if source != run:
         return _open_checkpoints(run).read(source)
     newest = _open_checkpoints(run).newest()
@@ -282,7 +282,10 @@ def _read_recipe(run: Path) -> dict[str, Any]:
 
 
 def _read_processes(run: Path, default: int) -> int:
-    """Read how many processes made the run so far; ``default`` where it has not begun."""
+    """Read how many processes made the run so far.
+
+    The default is for a run that has not begun.
+    """
     return _read_manifest(run).get("processes", default)
 
 

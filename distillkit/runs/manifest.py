@@ -1,4 +1,7 @@
-"""The origin of a result: versions, machine, command. Written beside it as ``manifest.json``."""
+"""The origin of a result: versions, machine, command.
+
+It is written beside the result as ``manifest.json``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from distillkit.files.atomic import write_file
 
 
 class Manifest:
-    """The ``manifest.json`` of a run, rewritten at every change. A resumed run adds to it.
+    """The ``manifest.json`` of a run, rewritten at every change.
+
+    A resumed run adds to it.
 
     Args:
         path: the file.

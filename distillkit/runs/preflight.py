@@ -1,4 +1,4 @@
-"""Check what a run needs on this machine before it does any work, and fetch it."""
+"""Check for the files that a run needs before any work, and fetch them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ Say = Callable[[str], None]
 
 
 def check_presence(resolved: ResolvedRecipe) -> None:
-    """Refuse a recipe whose weight files, datasets or folders are not all on this machine.
+    """Refuse a recipe whose files are not all on this machine.
+
+    Weight files, datasets and folders are looked for.
 
     The network is not asked. A metric of the evaluation may lack its weights: it is left out.
 
@@ -58,7 +60,10 @@ class Needs(NamedTuple):
 
 
 def list_needs(resolved: ResolvedRecipe) -> Needs:
-    """List what a recipe needs and has on this machine. The network is not asked."""
+    """List the files that a recipe needs, and whether they are here.
+
+    The network is not asked.
+    """
     training = {file.name for file in _weight_files(resolved, evaluation=False)}
     present = []
     missing = []
@@ -83,7 +88,7 @@ def list_needs(resolved: ResolvedRecipe) -> Needs:
 
 
 def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
-    """Download every weight file and every dataset of the Hub that a recipe names.
+    """Download every weight file and Hub dataset that a recipe names.
 
     After a failure the others are still fetched.
 
@@ -147,7 +152,7 @@ def _missing_data(resolved: ResolvedRecipe) -> list[str]:
 
 
 def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
-    """Yield the Hub's datasets that are not in the cache, each with its name in errors."""
+    """Yield the Hub's datasets that are not here, each with its name."""
     for key, source in _sources(resolved):
         if source.hub is not None:
             from distillkit.data.hub import is_cached
@@ -158,7 +163,10 @@ def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
 
 
 def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
-    """Yield missing folders and files of the data's tables, plugins' datasets included."""
+    """Yield missing folders and files of the data's tables.
+
+    Those of plugins' datasets are included.
+    """
     for key, source in _sources(resolved):
         component = resolved.components.get(dotted(key))
         if source.imagefolder is not None:
@@ -178,7 +186,10 @@ def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
 
 
 def _matches_a_file(pattern: str) -> bool:
-    """Whether a path or glob matches something; that of a remote file system is taken to."""
+    """Check whether a path or glob matches something.
+
+    Remote file systems are not asked.
+    """
     return "://" in pattern or bool(glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 

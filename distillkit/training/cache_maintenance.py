@@ -13,7 +13,7 @@ SECONDS_PER_DAY = 86_400.0
 
 
 def cache_table(folder: Path | None) -> Iterator[str]:
-    """Yield a line for each kind of cached feature: how many, how large, when last used."""
+    """Yield a line for each kind: how many, how large, when last used."""
     store = _open_store(folder)
     by_kind: dict[str, list[CachedFeature]] = defaultdict(list)
     everything = []
@@ -36,7 +36,7 @@ def find_damaged(folder: Path | None) -> tuple[int, list[Path]]:
 
 
 def prune(folder: Path | None, unwanted: Callable[[CachedFeature], bool]) -> str:
-    """Delete unwanted features and unfinished files, and report how much that was."""
+    """Delete unwanted features and unfinished files, and say how much."""
     store = _open_store(folder)
     features = [feature for feature in store.features() if unwanted(feature)]
     store.remove(features)

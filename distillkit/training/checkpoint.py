@@ -1,4 +1,7 @@
-"""Checkpoints: directories that appear complete or not at all, with a manifest of hashes."""
+"""Checkpoints: directories that appear complete or not at all.
+
+A manifest has the hashes of their files.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ FIRST_STAGE = "stage1"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after one step: trained tensors, their moving average, the optimizer."""
+    """The state after one step.
+
+    Trained tensors, their moving average, and the optimizer.
+    """
 
     path: Path
     stage: str
@@ -83,7 +89,7 @@ class Checkpoints:
         average: Mapping[str, Tensor],
         optimizer: dict[str, Any],
     ) -> Path:
-        """Write the checkpoint ``step-<step>``, complete or not at all; remove old ones.
+        """Write the checkpoint ``step-<step>``, and remove old ones.
 
         Args:
             stage: name of the stage.
@@ -166,7 +172,7 @@ class Checkpoints:
         raise CheckpointError("it is missing, or its manifest is damaged")
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove checkpoints beyond the newest ``keep`` that end no stage, and later ones."""
+        """Remove later checkpoints, and old ones that end no stage."""
         paths = self._newest_first()
         position = paths.index(newest)
         # Later ones are damaged, or of steps that the run has gone back from.
@@ -228,7 +234,10 @@ def _digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _ends_stage(path: Path, stage: str | None = None) -> bool:
-    """Whether a checkpoint states that it ends a stage, or that one; its files are not read."""
+    """Check whether a checkpoint ends a stage, or a certain stage.
+
+    Its other files are not read.
+    """
     try:
         manifest = _read_manifest(path)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Files of tensors that are found by key, verified when read, and bounded in total size.
+"""Files of tensors, found by key, verified, and bounded in total size.
 
 Imports no torch.
 """
@@ -46,7 +46,7 @@ class CachedFeature:
 
     @property
     def kind(self) -> str:
-        """The kind that its unverified header states; ``"damaged"`` where there is none."""
+        """The kind that its unverified header states, or ``"damaged"``."""
         try:
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
@@ -56,7 +56,7 @@ class CachedFeature:
             return "damaged"
 
     def read_metadata(self) -> Metadata | None:
-        """Read the whole file and give its verified metadata; None for a damaged file."""
+        """Read the file and give its verified metadata; None if damaged."""
         try:
             content = self.path.read_bytes()
         except OSError:
@@ -99,7 +99,7 @@ class FeatureStore:
         self._opened_at = time.time()
 
     def read(self, key: str) -> tuple[bytes, Metadata] | None:
-        """Give the content and the metadata of a file, if it is there and not damaged.
+        """Give the content and the metadata of a file, if it is intact.
 
         A damaged file is removed.
         """
@@ -121,7 +121,9 @@ class FeatureStore:
         return content, metadata
 
     def write(self, key: str, content: bytes) -> None:
-        """Keep a file, if there is room. A disk that cannot be written is warned of once.
+        """Keep a file, if there is room.
+
+        A disk that cannot be written is warned of once.
 
         Args:
             key: 64 hexadecimal digits.
@@ -185,7 +187,10 @@ class FeatureStore:
             return sum(feature.size for feature in self.features())
 
     def _make_room(self, needed: int) -> int:
-        """Remove files not used since the store was opened, and give the size that is left."""
+        """Remove files not used since the store was opened.
+
+        Returns the size that is left.
+        """
         features = sorted(self.features(), key=lambda feature: feature.last_used)
         total = sum(feature.size for feature in features)
         for feature in features:
@@ -201,7 +206,9 @@ class FeatureStore:
 
 
 def with_checksum(content: bytes, metadata: Metadata) -> bytes:
-    """Put metadata and a hash of everything into the header of a safetensors file.
+    """Put metadata and a hash into the header of a safetensors file.
+
+    The hash is of the metadata and of all that is in the file.
 
     Args:
         content: of the file.

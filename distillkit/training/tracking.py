@@ -1,4 +1,7 @@
-"""What a run reports while it trains: progress, ``metrics.jsonl``, trackers, plugins."""
+"""Report the progress of a run, to the user and into ``metrics.jsonl``.
+
+Trackers and plugins get the values, too.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class RunLog:
         self._warned = False
 
     def rewind(self, step: int) -> None:
-        """Remove lines after global step ``step``: a resumed run writes them again."""
+        """Remove lines after a global step; a resumed run writes them again."""
         if not (self._accelerator.is_main_process and self._path.exists()):
             return
         kept = ""
@@ -90,7 +93,7 @@ class RunLog:
             self._bar.update()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log values everywhere, their mean over all processes. All processes call it.
+        """Log values, averaged over all processes. All processes call it.
 
         Args:
             step: global step.
@@ -121,7 +124,7 @@ class RunLog:
         ids: Sequence[str],
         terms: Mapping[str, float],
     ) -> None:
-        """Record a step whose loss or gradient was not finite. All processes call it.
+        """Record a step that was not finite. All processes call it.
 
         Args:
             step: global step.
@@ -198,7 +201,7 @@ class RunLog:
 
 
 def _mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Average the processes' values; the first process decides which there are."""
+    """Average the processes' values, for the names of the first process."""
     means = {}
     for name in values[0]:
         of_each = [one[name] for one in values if name in one]
