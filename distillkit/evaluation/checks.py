@@ -129,6 +129,7 @@ def _check_ends(results: Results, direction: _Direction) -> Check:
     )
     change = _end_to_end(results, direction)
     if change.sem is None:
+        # Without a standard error nothing can be told apart, so the check fails.
         needed = float("inf")
         detail = "one photo gives no standard error"
     else:

@@ -49,6 +49,7 @@ def crop_center(images: Images, side: int) -> Images:
         side: the largest side of the region, in ground-truth pixels.
     """
     gt = images["gt"]
+    # Positions are chosen in the smallest image, so that every larger one is cut on whole pixels.
     smallest = images.get("lq", gt)
     input_height, input_width = smallest.shape[-2:]
     scale = max(1, gt.shape[-1] // input_width)

@@ -189,6 +189,7 @@ class _Evaluation:
         for metric in self.metrics:
             if not isinstance(metric, SetMetric):
                 self._measure_item(metric, item, outputs)
+        # Features are kept instead of images, so that memory does not grow with their size.
         gt = to_uint8(item.gt)
         for features in self.set_features:
             features.add({**outputs, "gt": gt})
@@ -200,6 +201,7 @@ class _Evaluation:
         outputs = {}
         with captioned([item.caption]):
             for method in self.methods:
+                # The time of rounding and of the checks below is not the method's.
                 started = time.perf_counter()
                 image = _restore(method, item, self.settings.seed)
                 self.seconds[method.label].append(time.perf_counter() - started)
@@ -248,6 +250,7 @@ class _Evaluation:
 
     def _rows_with_costs(self) -> list[MethodRow]:
         """Return the rows with their median seconds; a combination costs what both methods do."""
+        # A combination itself was never restored, so it has no time of its own yet.
         rows = {row.label: self._with_seconds(row) for row in self.rows}
         if self.settings.combine is None:
             return list(rows.values())
@@ -351,6 +354,7 @@ def _describe(metric: Metric | SetMetric) -> MeasuredMetric:
 
 @torch.no_grad()
 def _restore(method: Method, item: EvaluationPair, seed: int) -> Tensor:
+    # Not the label: a student has the same draws at every tradeoff.
     generator = keyed_generator(seed, "evaluation", item.name, method.name)
     lq = item.lq.clone()  # a method may work in place; the next one sees the same input
     return method.restore(item.name, lq, generator).to(item.gt.device)

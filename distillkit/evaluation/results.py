@@ -131,6 +131,7 @@ class Results:
         for key in first.values:
             by_seed = np.stack([run.values[key] for run in runs])
             values[key] = by_seed.mean(0)
+            # A metric of the whole set has one value per seed, and no items to average.
             seed_means[key] = by_seed.reshape(len(runs), -1).mean(1)
         return replace(first, values=values, seed_means=seed_means)
 
@@ -151,8 +152,8 @@ class Results:
 
     def sweep(self, name: str = STUDENT) -> list[MethodRow]:
         """Return a method at all of its tradeoffs, the most realistic first."""
-        found = [m for m in self.methods if m.name == name and m.tradeoff is not None]
-        return sorted(found, key=lambda m: m.tradeoff or 0.0)
+        points = [m for m in self.methods if m.name == name and m.tradeoff is not None]
+        return sorted(points, key=lambda m: m.tradeoff or 0.0)
 
     def combinations(self) -> list[MethodRow]:
         """Return the curve of linear combinations, from the realistic teacher to the faithful one.
@@ -172,7 +173,7 @@ class Results:
         They are ``linear`` where teachers were combined, and every other method with a tradeoff.
         """
         names = [m.name for m in self.methods if m.tradeoff is not None and m.name != STUDENT]
-        others = list(dict.fromkeys(names))
+        others = list(dict.fromkeys(names))  # once each, in their order
         if self.teachers is None:
             return others
         return [LINEAR, *others]
@@ -306,19 +307,20 @@ class Results:
         return "; ".join(parts)
 
     def _statistics_of(self, label: str, metric: MeasuredMetric) -> dict[str, Any]:
-        own = self.summary(label, metric.name)
+        mean = self.summary(label, metric.name)
         if self.reference is None or metric.of_set:
-            return self._statistics(own, None)
-        return self._statistics(own, self.paired(label, self.reference, metric.name))
+            return self._statistics(mean, None)
+        difference = self.paired(label, self.reference, metric.name)
+        return self._statistics(mean, difference)
 
-    def _statistics(self, own: Estimate | None, difference: Estimate | None) -> dict[str, Any]:
+    def _statistics(self, mean: Estimate | None, difference: Estimate | None) -> dict[str, Any]:
         """Spread estimates over the columns of a row; None where there is no number."""
         return {
-            "mean": own and own.mean,
-            "sem": own and own.sem,
-            "ci_low": _bound(own, 0),
-            "ci_high": _bound(own, 1),
-            "n": len(self.items) if own else 0,
+            "mean": mean and mean.mean,
+            "sem": mean and mean.sem,
+            "ci_low": _bound(mean, 0),
+            "ci_high": _bound(mean, 1),
+            "n": len(self.items) if mean else 0,
             "reference": self.reference,
             "difference": difference and difference.mean,
             "difference_low": _bound(difference, 0),

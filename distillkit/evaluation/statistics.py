@@ -95,6 +95,7 @@ def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | Non
     index, count = _number_photos(photos)
     if count < 2:
         return None
+    # A resample's mean is a ratio of sums, because photos may have different numbers of crops.
     sums = np.bincount(index, weights=values, minlength=count)
     sizes = np.bincount(index, minlength=count)
     draws = _draws(count)

@@ -128,5 +128,6 @@ class L2Pool(nn.Module):
         channels = x.shape[1]
         line = x.new_tensor([0.25, 0.5, 0.25])
         kernel = torch.outer(line, line).expand(channels, 1, 3, 3)
+        # The tiny constant keeps the root's gradient finite at 0.
         power = F.conv2d(x.square(), kernel, stride=2, padding=1, groups=channels)
         return (power + 1e-12).sqrt()

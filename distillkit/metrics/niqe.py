@@ -163,6 +163,7 @@ def _fit_asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _shape_of_ratio(ratio: Tensor) -> Tensor:
     """Look up the shape whose moment ratio is nearest."""
+    # A flat block has no ratio (0 / 0); its NaN scales mark it for _distance.
     shapes, ratios = (table.to(ratio.device) for table in _shape_table())
     nearest = torch.searchsorted(ratios, ratio.nan_to_num()).clamp(1, len(shapes) - 1)
     below_is_nearer = ratio - ratios[nearest - 1] < ratios[nearest] - ratio
@@ -182,6 +183,7 @@ def _distance(features: Array, mean: Array, covariance: Array) -> float:
 
     ``sqrt(d' ((S_1 + S_2) / 2)^+ d)``; flat blocks have no part in S_1.
     """
+    # As published, the mean counts what flat blocks do have, the covariance leaves them out.
     textured = features[~np.isnan(features).any(axis=1)]
     if len(textured) < 2:
         raise DataError("NIQE needs at least two blocks that are not flat")

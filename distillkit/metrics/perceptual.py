@@ -53,6 +53,7 @@ def _conv(inputs: int, outputs: int, size: int = 3) -> list[nn.Module]:
 
 
 def _pool(size: int, channels: int) -> list[nn.Module]:
+    # The maximum at stride 1, blurred before every second pixel is dropped, tolerates shifts.
     return [nn.MaxPool2d(size, stride=1), _BlurPool(channels)]
 
 
@@ -144,6 +145,7 @@ class PerceptualDistance(nn.Module):
         features = []
         for trunk_slice in self.net:
             x = trunk_slice(x)
+            # The tiny constant keeps the gradient of a flat image finite.
             length = (x.square().sum(1, keepdim=True) + 1e-20).sqrt()
             features.append(x / length)
         return features
