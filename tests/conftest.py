@@ -1,3 +1,5 @@
+"""Fixtures that several test files use."""
+
 import json
 import os
 import subprocess
@@ -10,6 +12,12 @@ from toy_fixtures import photos, recipe, toys
 from distillkit.testing.golden import parametrize_golden
 
 __all__ = ["photos", "recipe", "toys"]
+
+TOY_SITE = """
+import os
+from toy_plugin import *
+exec(os.environ.get("FIRST", ""), {})
+"""
 
 
 def pytest_generate_tests(metafunc):
@@ -24,16 +32,19 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def installed_toys(tmp_path_factory):
-    """The environment of a process in which the toy plugin is installed; what FIRST holds is run when it is loaded."""
+    """Create the environment of a process in which the toy plugin is installed.
+
+    The Python code in the variable FIRST runs when the plugin is loaded.
+    """
     site = tmp_path_factory.mktemp("site")
     info = site / "distillkit_toy-1.0.dist-info"
     info.mkdir()
-    (site / "toy_site.py").write_text(
-        "import os\nfrom toy_plugin import *\nexec(os.environ.get('FIRST', ''), {})\n"
-    )
+    (site / "toy_site.py").write_text(TOY_SITE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: distillkit-toy\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[distillkit]\ntoy = toy_site\n")
-    paths = [str(site), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(site), str(Path(__file__).parent)]
+    if "PYTHONPATH" in os.environ:
+        paths.append(os.environ["PYTHONPATH"])
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
         "ACCELERATE_USE_CPU": "true",
@@ -43,17 +54,25 @@ def installed_toys(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fork_server(installed_toys):
-    """``fork_server(*arguments, processes=1, first="")``: ``distillkit`` in processes of their own; see ``fork_server.py``."""
+    """Start ``fork_server.py``; return a function that runs ``distillkit`` in its processes."""
     command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=installed_toys
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=installed_toys,
     ) as process:
 
-        def bear(*arguments, processes=1, first=""):
-            job = {"arguments": [str(a) for a in arguments], "processes": processes, "first": first}
+        def run(*arguments, processes=1, setup=""):
+            job = {
+                "arguments": [str(argument) for argument in arguments],
+                "processes": processes,
+                "setup": setup,
+            }
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
             return json.loads(process.stdout.readline())
 
-        yield bear
+        yield run
         process.stdin.close()

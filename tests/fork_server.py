@@ -1,8 +1,10 @@
-"""A process that has imported everything and forks a child for each command line it is given: a life costs its work alone.
+"""Runs ``distillkit`` in forks of one process, which pay for their own work but not for imports.
 
-It reads one JSON job a line, ``{"arguments": [...], "processes": 1, "first": "python to run as the toy plugin is loaded"}``, runs
-``distillkit`` with the arguments in so many processes that know of each other as under torchrun, and answers
-``{"codes": [...], "said": [...]}``: exit codes, negative for signals, and what each process wrote.
+It reads one job a line, JSON ``{"arguments": [...], "processes": 1, "setup": "..."}``, where
+``setup`` is Python code to run when the toy plugin is loaded. It runs ``distillkit`` with the
+arguments in that many processes, which know of each other as under torchrun, and answers
+``{"codes": [...], "outputs": [...]}``: each process's exit code, negative for a signal, and what
+it wrote.
 """
 
 import json
@@ -16,15 +18,60 @@ import datasets  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
-import distillkit.runs.run
+import distillkit.runs.run  # noqa: F401
 from distillkit.cli.main import main
 
 
-def live(job: dict, environment: dict[str, str], output: int) -> None:
-    os.environ |= environment | {"FIRST": job["first"]}
+def run_job(job: dict) -> dict:
+    """Fork the processes of a job and wait for them."""
+    count = job["processes"]
+    port = find_free_port()
+    outputs = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115
+    children = []
+    for rank, output in enumerate(outputs):
+        environment = {"FIRST": job["setup"]}
+        if count > 1:
+            environment |= distributed_environment(rank, count, port)
+        pid = os.fork()
+        if pid == 0:
+            run_child(job["arguments"], environment, output.fileno())
+        children.append(pid)
+    codes = []
+    for pid in children:
+        _, status = os.waitpid(pid, 0)
+        codes.append(os.waitstatus_to_exitcode(status))
+    texts = []
+    for output in outputs:
+        output.seek(0)
+        texts.append(output.read().decode())
+        output.close()
+    return {"codes": codes, "outputs": texts}
+
+
+def find_free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def distributed_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun sets."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def run_child(arguments: list[str], environment: dict[str, str], output: int) -> None:
+    """Run ``distillkit`` and end this process."""
+    os.environ |= environment
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.argv = ["distillkit", *job["arguments"]]
+    sys.argv = ["distillkit", *arguments]
     code = 0
     try:
         main()
@@ -35,40 +82,10 @@ def live(job: dict, environment: dict[str, str], output: int) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
+    # Not sys.exit: the parent's cleanup is not this process's business.
     os._exit(code)
 
 
-def bear(job: dict) -> dict:
-    count = job["processes"]
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    files = [tempfile.TemporaryFile() for _ in range(count)]  # noqa: SIM115
-    children = []
-    for rank, file in enumerate(files):
-        environment = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": count,
-            "LOCAL_WORLD_SIZE": count,
-        }
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        pid = os.fork()
-        if pid == 0:
-            live(
-                job, {k: str(v) for k, v in environment.items()} if count > 1 else {}, file.fileno()
-            )
-        children.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    said = []
-    for file in files:
-        file.seek(0)
-        said.append(file.read().decode())
-        file.close()
-    return {"codes": codes, "said": said}
-
-
 if __name__ == "__main__":
-    assert distillkit.runs.run
     for line in sys.stdin:
-        print(json.dumps(bear(json.loads(line))), flush=True)
+        print(json.dumps(run_job(json.loads(line))), flush=True)

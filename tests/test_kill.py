@@ -1,4 +1,4 @@
-"""``kill -9`` in the middle of things, then ``--resume``: the end is that of an uninterrupted run."""
+"""``kill -9`` at any moment, then ``--resume``: the end is that of an uninterrupted run."""
 
 import json
 import random
@@ -15,10 +15,15 @@ from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
 
-EVERY, KILLS, SEED = 2, 20, 0
+EVERY = 2
+"""Steps between checkpoints."""
+KILLS = 20
+STAGE1_STEPS = 8
+STEPS = 40
+SEED = 0
 SETS = [
-    "stage1.steps=8",
-    "stage2.steps=32",
+    f"stage1.steps={STAGE1_STEPS}",
+    f"stage2.steps={STEPS - STAGE1_STEPS}",
     "data.eval=[]",
     f"training.checkpointing_steps={EVERY}",
     "training.logging_steps=1",
@@ -56,27 +61,29 @@ def train(self, *arguments):
 def save(value, path):
     real_save(value, path)
     save.calls += 1
-    if save.calls == {half}:
+    if save.calls == {optimizer}:
         os.truncate(path, os.path.getsize(path) // 2)
         die()
 
 count.lines = save.calls = 0
 Trainer._backward, Trainer.train, checkpoint.torch.save = backward, train, save
 """
-"""A life that ends before the ``line``-th line that the engine executes while it trains, or when the ``half``-th file of an
-optimizer is half written. It writes down which steps it begins, and how many lines it has executed before each."""
+"""Kills the process before the ``line``-th line of the engine that it executes while training, or
+when the file of the ``optimizer``-th checkpoint's optimizer is half written. It writes down which
+steps begin, and how many lines were executed before each."""
 
 
 def weights_of(out):
-    return {
-        (f.stem, k): v
-        for f in sorted((out / "student").glob("*.safetensors"))
-        for k, v in load_file(f).items()
-    }
+    weights = {}
+    for file in sorted((out / "student").glob("*.safetensors")):
+        for name, value in load_file(file).items():
+            weights[file.stem, name] = value
+    return weights
 
 
 def assert_same(a, b):
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def losses_of(out):
@@ -84,76 +91,101 @@ def losses_of(out):
     return [(line["step"], line["loss"]) for line in lines]
 
 
-def test_killed_twenty_times_at_random_moments_equals_uninterrupted(fork_server, recipe, tmp_path):
-    def life(out, line=0, half=0):
-        """Exit code and begun steps of one more ``distillkit run --resume``."""
-        journal = tmp_path / "journal"
-        journal.write_text("")
-        sets = [x for text in SETS for x in ("--set", text)]
-        first = WATCHED.format(journal=str(journal), line=line, half=half)
-        done = fork_server("run", recipe, *sets, "--out", out, "--resume", first=first)
-        assert done["codes"][0] in (0, -signal.SIGKILL), done["said"]
-        return done["codes"][0], [
-            tuple(map(int, text.split())) for text in journal.read_text().splitlines()
-        ]
+def newest_step(out):
+    """The step of the newest checkpoint, 0 without one. Nothing that was renamed is damaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        newest = Checkpoints(out / "checkpoints", 1, writes=False).newest()
+    if newest is None:
+        return 0
+    return newest.step
 
-    code, begun = life(tmp_path / "whole")
-    assert code == 0 and [step for step, _ in begun] == list(range(40))
-    # A step of stage 1 executes the most lines: with its interval some kills leave that stage.
-    interval = EVERY * (begun[7][1] - begun[0][1]) // 7
 
-    draw, out, reached, made = random.Random(SEED), tmp_path / "killed", 0, 0
-    moments = [{"half": n % 2 + 1} for n in range(6)] + [
-        {"line": draw.randrange(1, 3 * interval // 2)} for _ in range(KILLS - 6)
-    ]
+def draw_moments(interval):
+    """Draw when to kill, in an order drawn, too.
+
+    Args:
+        interval: Lines from one checkpoint to the next.
+    """
+    draw = random.Random(SEED)
+    moments = [{"optimizer": n % 2 + 1} for n in range(6)]
+    while len(moments) < KILLS:
+        moments.append({"line": draw.randrange(1, 3 * interval // 2)})
     draw.shuffle(moments)
-    for moment in [*moments, {}]:
-        code, begun = life(out, **moment)
+    return moments
+
+
+def test_killed_twenty_times_at_random_moments_equals_uninterrupted(fork_server, recipe, tmp_path):
+    journal = tmp_path / "journal"
+
+    def resume(out, line=0, optimizer=0):
+        """Run ``distillkit run --resume``; return its exit code and the steps that it began."""
+        journal.write_text("")
+        sets = [argument for text in SETS for argument in ("--set", text)]
+        setup = WATCHED.format(journal=str(journal), line=line, optimizer=optimizer)
+        ended = fork_server("run", recipe, *sets, "--out", out, "--resume", setup=setup)
+        (code,) = ended["codes"]
+        assert code in (0, -signal.SIGKILL), ended["outputs"]
+        begun = [line.split() for line in journal.read_text().splitlines()]
+        return code, [(int(step), int(lines)) for step, lines in begun]
+
+    code, begun = resume(tmp_path / "whole")
+    assert code == 0
+    assert [step for step, _ in begun] == list(range(STEPS))
+    # A step of stage 1 executes the most lines: with its interval some kills leave that stage.
+    lines = begun[STAGE1_STEPS - 1][1] - begun[0][1]
+    interval = EVERY * lines // (STAGE1_STEPS - 1)
+
+    out = tmp_path / "killed"
+    saved = begun_steps = 0
+    for moment in draw_moments(interval):
+        code, begun = resume(out, **moment)
+        assert code == -signal.SIGKILL
         if begun:
-            start = begun[0][0]
-            assert start == reached and made - start <= EVERY, f"{made - start} steps lost"
-            made = begun[-1][0] + 1
-        assert code == (-signal.SIGKILL if moment else 0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # nothing that was renamed is damaged
-            newest = Checkpoints(out / "checkpoints", 1, writes=False).newest()
-        assert (newest.step if newest else 0) >= reached
-        before, reached = reached, newest.step if newest else 0
-    assert len(moments) == KILLS and 8 < before < reached == 40  # kills fell into both stages
+            first, last = begun[0][0], begun[-1][0]
+            assert first == saved
+            assert begun_steps - first <= EVERY, f"{begun_steps - first} steps are lost"
+            begun_steps = last + 1
+        assert newest_step(out) >= saved
+        saved = newest_step(out)
+    # The kills fell into both stages.
+    assert STAGE1_STEPS < saved < STEPS
+
+    code, begun = resume(out)
+    assert code == 0
+    assert begun[0][0] == saved
+    assert begun_steps - saved <= EVERY
+    assert newest_step(out) == STEPS
     assert_same(weights_of(out), weights_of(tmp_path / "whole"))
     assert losses_of(out) == losses_of(tmp_path / "whole")
 
 
-def test_a_real_process_killed_from_outside_goes_on(installed_toys, recipe, tmp_path):
-    out, marker = tmp_path / "killed", tmp_path / "marker"
-    hang = "import pathlib, time, toy_plugin\n"
-    hang += (
-        f"act = lambda n: n == 5 and (pathlib.Path({str(marker)!r}).touch(), time.sleep(1000))\n"
-    )
-    hang += "toy_plugin.Halve.on_call = staticmethod(act)"
-    command = [
-        sys.executable,
-        "-m",
-        "distillkit",
-        "run",
-        str(recipe),
-        "--set",
-        "data.eval=[]",
-        "--out",
-        str(out),
-        "--resume",
-    ]
-    with subprocess.Popen(
-        command, env=installed_toys | {"FIRST": hang}, stderr=subprocess.PIPE, text=True
-    ) as process:
+HANG = """
+import pathlib, time, toy_plugin
+
+def hang(n):
+    if n == 5:
+        pathlib.Path({marker!r}).touch()
+        time.sleep(1000)
+
+toy_plugin.Halve.on_call = staticmethod(hang)
+"""
+
+
+def test_a_real_process_killed_from_outside_is_resumed(installed_toys, recipe, tmp_path):
+    out = tmp_path / "killed"
+    marker = tmp_path / "marker"
+    arguments = [str(recipe), "--set", "data.eval=[]", "--out", str(out), "--resume"]
+    command = [sys.executable, "-m", "distillkit", "run", *arguments]
+    environment = installed_toys | {"FIRST": HANG.format(marker=str(marker))}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while not marker.exists() and process.poll() is None:
             time.sleep(0.05)
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
-    assert (
-        json.loads((out / "manifest.json").read_text())["status"] == "running"
-        and not (out / "student").exists()
-    )
+    assert json.loads((out / "manifest.json").read_text())["status"] == "running"
+    assert not (out / "student").exists()
+
     subprocess.run(command, env=installed_toys, check=True, capture_output=True)
     run_recipe(load_recipe(recipe, ["data.eval=[]"]), tmp_path / "whole")
     assert_same(weights_of(out), weights_of(tmp_path / "whole"))

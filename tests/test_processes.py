@@ -22,22 +22,24 @@ from distillkit.data.pairs import PairedBatches
 out, rank = {out!r}, os.environ["RANK"]
 accept = PairedBatches._accept
 
-def note(self, made):
+def note(self, prepared):
     with open(f"{{out}}.ids{{rank}}", "a") as f:
-        f.write("\\n".join(made.batch.ids) + "\\n")
-    return accept(self, made)
+        f.write("\\n".join(prepared.batch.ids) + "\\n")
+    return accept(self, prepared)
 
 PairedBatches._accept = note
 
 def watch(event, args):
-    writes = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if (writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")) and str(args[0]).startswith(out + "/"):
+    opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    writes = opens or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+    if writes and str(args[0]).startswith(out + "/"):
         os.write(2, f"{{event}} {{args}}".encode())
         os._exit(99)
 
 if rank == "1":
     sys.addaudithook(watch)
 """
+"""Notes the images that each process reads; ends the second one if it writes into the run."""
 
 AT_CALL = """
 import os, signal
@@ -49,14 +51,15 @@ def act(n):
 
 Halve.on_call = staticmethod(act)
 """
+"""Does something in the second process at its ``n``-th call of the degradation."""
 
 
 def weights_of(out):
-    return {
-        (f.stem, k): v
-        for f in sorted((out / "student").glob("*.safetensors"))
-        for k, v in load_file(f).items()
-    }
+    weights = {}
+    for file in sorted((out / "student").glob("*.safetensors")):
+        for name, value in load_file(file).items():
+            weights[file.stem, name] = value
+    return weights
 
 
 def assert_close(a, b):
@@ -65,124 +68,118 @@ def assert_close(a, b):
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
 
 
+def losses_of(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def manifest_of(out):
+    return json.loads((out / "manifest.json").read_text())
+
+
 @pytest.mark.parametrize(
     "sets", [[], ["--set", "training.per_term_backward=true"]], ids=["", "term by term"]
 )
 def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(
     fork_server, recipe, tmp_path, sets
 ):
-    run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), tmp_path / "one")
-    out = tmp_path / "two"
-    two = fork_server(
-        "run", recipe, "--out", out, *sets, processes=2, first=WATCH.format(out=str(out))
-    )
-    assert two["codes"] == [0, 0], two["said"]
-    assert_close(weights_of(tmp_path / "one"), weights_of(out))
-    one, two = (
-        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
-        for n in ("one", "two")
-    )
-    assert [x["loss"] for x in two] == pytest.approx(
-        [x["loss"] for x in one], rel=1e-5
-    )  # the mean over processes is logged
-    assert json.loads((out / "manifest.json").read_text())["processes"] == 2
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), one)
+    watch = WATCH.format(out=str(two))
+    ended = fork_server("run", recipe, "--out", two, *sets, processes=2, setup=watch)
+    assert ended["codes"] == [0, 0], ended["outputs"]
+    assert_close(weights_of(one), weights_of(two))
+    # What is logged is the mean over the processes.
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
+    assert manifest_of(two)["processes"] == 2
 
-    ids = [(tmp_path / f"two.ids{rank}").read_text().splitlines() for rank in (0, 1)]
-    drawn = [name for step in range(6) for own in ids for name in own[2 * step : 2 * step + 2]]
-    epochs = [set(drawn[k : k + 6]) for k in range(0, 24, 6)]
-    assert (
-        all(len(epoch) == 6 for epoch in epochs) and len(set.union(*epochs)) == 6
-    )  # none twice before each came once
+
+def test_two_processes_share_out_the_images_of_a_step(fork_server, recipe, tmp_path):
+    out = tmp_path / "two"
+    watch = WATCH.format(out=str(out))
+    ended = fork_server("run", recipe, "--out", out, processes=2, setup=watch)
+    assert ended["codes"] == [0, 0], ended["outputs"]
+    read = [(tmp_path / f"two.ids{rank}").read_text().splitlines() for rank in (0, 1)]
+    drawn = []
+    for step in range(6):
+        for ids in read:
+            drawn += ids[2 * step : 2 * step + 2]
+    epochs = [set(drawn[start : start + 6]) for start in range(0, 24, 6)]
+    # None of the six images comes twice before each has come once.
+    assert all(len(epoch) == 6 for epoch in epochs)
+    assert len(set.union(*epochs)) == 6
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(fork_server, recipe, tmp_path):
-    out = tmp_path / "cut"
+    out, alone, whole = tmp_path / "cut", tmp_path / "alone", tmp_path / "whole"
     strike = AT_CALL.format(n=3, what="os.kill(os.getpid(), signal.SIGTERM)")
-    cut = fork_server("run", recipe, "--out", out, processes=2, first=strike)
-    assert cut["codes"] == [130, 130] and all(
-        "stopped after stage1 step 3" in said for said in cut["said"]
-    ), cut
-    shutil.copytree(out, tmp_path / "alone")
+    cut = fork_server("run", recipe, "--out", out, processes=2, setup=strike)
+    assert cut["codes"] == [130, 130], cut
+    assert all("stopped after stage1 step 3" in output for output in cut["outputs"])
+    shutil.copytree(out, alone)
     assert fork_server("run", recipe, "--out", out, "--resume", processes=2)["codes"] == [0, 0]
-    run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), tmp_path / "whole")
-    assert_close(weights_of(out), weights_of(tmp_path / "whole"))
+    run_recipe(load_recipe(recipe, ["training.gradient_accumulation_steps=2"]), whole)
+    assert_close(weights_of(out), weights_of(whole))
 
-    alone, with_two = (
-        tmp_path / "alone",
-        load_recipe(recipe, ["training.gradient_accumulation_steps=2"]),
+    other_steps = (
+        r"(?s)its steps .*processes: 2 -> 1 "
+        r".*gradient_accumulation_steps = 2 it would be the same.*--fork"
     )
-    with pytest.raises(
-        DistillkitError,
-        match=r"(?s)its steps .*processes: 2 -> 1 .*gradient_accumulation_steps = 2 it would be the same.*--fork",
-    ):
+    with pytest.raises(DistillkitError, match=other_steps):
         run_recipe(load_recipe(recipe), alone, resume=True)
-    run_recipe(with_two, alone, resume=True)
-    assert_close(weights_of(alone), weights_of(tmp_path / "whole"))
-    manifest = json.loads((alone / "manifest.json").read_text())
-    assert manifest["history"][-1]["changes"] == {
+    same_steps = load_recipe(recipe, ["training.gradient_accumulation_steps=2"])
+    run_recipe(same_steps, alone, resume=True)
+    assert_close(weights_of(alone), weights_of(whole))
+    assert manifest_of(alone)["history"][-1]["changes"] == {
         "processes": [2, 1],
         "training.gradient_accumulation_steps": [1, 2],
     }
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(fork_server, recipe, tmp_path):
-    spoil = AT_CALL.format(
-        n=2, what="Halve.__call__ = lambda self, gt, generator: gt[..., ::2, ::2] * float('nan')"
-    )
-    ended = fork_server("run", recipe, "--out", tmp_path / "out", processes=2, first=spoil)
-    assert ended["codes"] == [2, 2] and all(
-        "3 non-finite losses in a row" in said for said in ended["said"]
-    ), ended
-    lines = [
-        json.loads(line) for line in (tmp_path / "out" / "nonfinite.jsonl").read_text().splitlines()
-    ]
-    assert [(line["step"], line["rank"], line["terms"]["l2"] == "nan") for line in lines[:2]] == [
-        (3, 0, False),
-        (3, 1, True),
-    ]
+    out = tmp_path / "out"
+    not_a_number = "Halve.__call__ = lambda self, gt, generator: gt[..., ::2, ::2] * float('nan')"
+    spoil = AT_CALL.format(n=2, what=not_a_number)
+    ended = fork_server("run", recipe, "--out", out, processes=2, setup=spoil)
+    assert ended["codes"] == [2, 2], ended
+    assert all("3 non-finite losses in a row" in output for output in ended["outputs"])
+    lines = [json.loads(line) for line in (out / "nonfinite.jsonl").read_text().splitlines()]
+    first = [(line["step"], line["rank"], line["terms"]["l2"] == "nan") for line in lines[:2]]
+    assert first == [(3, 0, False), (3, 1, True)]
 
 
 def test_one_failing_process_ends_all_with_its_own_error(fork_server, recipe, tmp_path):
-    fail = AT_CALL.format(
-        n=3,
-        what="from distillkit import DistillkitError; raise DistillkitError('the shelf is empty')",
-    )
-    ended = fork_server("run", recipe, "--out", tmp_path / "out", processes=2, first=fail)
+    out = tmp_path / "out"
+    error = "from distillkit import DistillkitError; raise DistillkitError('the shelf is empty')"
+    fail = AT_CALL.format(n=3, what=error)
+    ended = fork_server("run", recipe, "--out", out, processes=2, setup=fail)
+    first, second = ended["outputs"]
     assert ended["codes"] == [2, 2]
-    assert "error (process 1): the shelf is empty" in ended["said"][1]
-    assert (
-        "error (process 0): another process of this run has ended; its own message says why"
-        in ended["said"][0]
-    )
-    assert "Traceback" not in ended["said"][0] + ended["said"][1]
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "failed"
+    assert "error (process 1): the shelf is empty" in second
+    assert "error (process 0): another process of this run has ended" in first
+    assert "its own message says why" in first
+    assert "Traceback" not in first + second
+    assert manifest_of(out)["status"] == "failed"
 
 
 def test_torchrun_starts_the_processes_and_reports_the_one_that_failed(
     installed_toys, recipe, tmp_path
 ):
+    out = tmp_path / "out"
     fail = AT_CALL.format(n=3, what="raise OSError('the shelf fell down')")
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "distillkit",
-        "run",
-        str(recipe),
-    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *torchrun, "-m", "distillkit", "run", str(recipe), "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, *command, "--out", str(tmp_path / "out")],
+        command,
         env=installed_toys | {"FIRST": fail},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
-    assert done.returncode != 0 and "OSError: the shelf fell down" in done.stderr
-    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert done.returncode != 0
+    assert "OSError: the shelf fell down" in done.stderr
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
