@@ -14,8 +14,6 @@ from distillkit import BatchSettings, Degradation, PairedBatches, open_source
 from distillkit_mini.courses import Course
 
 BATCH = 8
-CANDIDATES = 2
-"""Crops drawn for each one that is kept."""
 
 
 def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBatches:
@@ -46,7 +44,7 @@ def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBat
         sources.append(open_source(dataset=table, name="photographs at half their size"))
     settings = BatchSettings(
         crop=course.crop,
-        batch_size=BATCH * CANDIDATES,
+        batch_size=BATCH,
         scale=course.task.scale,
         seed=seed,
         max_bad_fraction=1.0,
@@ -72,25 +70,6 @@ class TrainingPairs:
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Draw the next batch."""
-        crops = self._batches.batch("train", self._step).gt
+        gt = self._batches.batch("train", self._step).gt
         self._step += 1
-        gt = keep_detailed(crops)
         return self._degradation(gt, self.generator), gt
-
-
-def keep_detailed(crops: Tensor) -> Tensor:
-    """Keep the crop with the most detail of every ``CANDIDATES``: plain sky teaches little.
-
-    Detail is the mean absolute difference of neighboring pixels.
-
-    Args:
-        crops: (N, 3, H, W), N a multiple of ``CANDIDATES``.
-
-    Returns:
-        (N / CANDIDATES, 3, H, W).
-    """
-    rows = crops.diff(dim=2).abs().mean((1, 2, 3))
-    columns = crops.diff(dim=3).abs().mean((1, 2, 3))
-    groups = (rows + columns).view(-1, CANDIDATES)
-    first = torch.arange(0, len(crops), CANDIDATES)
-    return crops[first + groups.argmax(dim=1)]

@@ -1,4 +1,4 @@
-"""The training program: what it draws, that it runs end to end, and that a seed decides the result."""
+"""The training program draws, runs end to end, and a seed decides the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from distillkit import DistillkitError
 from distillkit_mini import train
 from distillkit_mini.courses import COURSES, DARK
-from distillkit_mini.pairs import BATCH, CANDIDATES, TrainingPairs, keep_detailed, open_photos
+from distillkit_mini.pairs import BATCH, TrainingPairs, open_photos
 from distillkit_mini.photos import PHOTOS, photo_path
 
 SUPER_RESOLUTION = COURSES["sr4x"]
@@ -42,14 +42,6 @@ def test_training_pairs_are_repeatable(photos: Path) -> None:
     again = draw_pairs(photos, seed=0)
     assert torch.equal(again[0], lq) and torch.equal(again[1], gt)
     assert not torch.equal(draw_pairs(photos, seed=1)[1], gt)
-
-
-def test_the_crop_with_the_most_detail_is_kept() -> None:
-    generator = torch.Generator().manual_seed(0)
-    crops = torch.rand(4 * CANDIDATES, 3, 8, 8, generator=generator)
-    plain = torch.arange(len(crops)) % CANDIDATES != 1
-    crops[plain] *= 0.1
-    assert torch.equal(keep_detailed(crops), crops[~plain])
 
 
 def test_large_photographs_are_used_at_half_their_size_too(photos: Path) -> None:
