@@ -34,6 +34,7 @@ class FullAdapter(Adapter):
         for module in network.modules():
             for name, _ in module.named_parameters(recurse=False):
                 self._weights.append((module, name))
+        # In a second loop: a parametrization moves the weight to another module.
         for module, name in self._weights:
             change = _ScaledChange(getattr(module, name), self)
             parametrize.register_parametrization(module, name, change)

@@ -51,6 +51,7 @@ class LoRAAdapter(Adapter):
                 f"one of {list(targets or [])}"
             )
         options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names}
+        # The start depends on the seed alone, and the global generator is as it was before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(LoraConfig(**options), network, _NAME)
@@ -98,6 +99,7 @@ class LoRAAdapter(Adapter):
         self._merged_scale = scale
         try:
             for name, layer in self._layers.items():
+                # At scale 0 not even a copy is made.
                 if scale:
                     merged = frozen[name] + layer.get_delta_weight(_NAME)
                     bases[name].weight = nn.Parameter(merged, requires_grad=False)

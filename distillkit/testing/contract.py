@@ -79,6 +79,7 @@ def _checks_of(spec: Spec) -> list[Check]:
     # imported here because both import torch
     from distillkit.testing import image_checks, model_checks
 
+    # A student has no capabilities to choose from: it must do everything.
     if isinstance(spec, StudentSpec):
         return model_checks.STUDENT_CHECKS
     if isinstance(spec, TeacherSpec):

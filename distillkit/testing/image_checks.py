@@ -60,6 +60,7 @@ def check_independence(degradation: Degradation) -> None:
     same = torch.allclose(a[0], b[0], atol=1e-5)
     require(same, "an image comes out differently in the company of another one")
 
+    # A degradation without random draws may treat copies alike.
     copies = image.expand(4, -1, -1, -1)
     degraded = degradation(copies, seeded(1))
     is_random = not torch.equal(degraded, degradation(copies, seeded(2)))

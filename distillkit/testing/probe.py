@@ -18,6 +18,7 @@ from distillkit.errors import PluginError
 def smooth_images(n: int, height: int, width: int, seed: int = 0) -> Tensor:
     """Draw different smooth images with some grain, (n, 3, height, width) in [-1, 1]."""
     draws = seeded(seed)
+    # Smooth, because networks and JPEG behave differently on noise than on photographs.
     coarse = torch.rand(n, 3, 5, 6, generator=draws)
     smooth = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
     grain = 0.05 * torch.randn(n, 3, height, width, generator=draws)

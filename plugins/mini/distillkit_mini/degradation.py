@@ -59,6 +59,7 @@ class Camera:
                 f"not {height}x{width}"
             )
         size = (height // SCALE, width // SCALE)
+        # Everything is drawn on the CPU, so that it is the same on every device.
         draws = torch.rand(4, batch, generator=generator)
         noise = torch.randn(batch, 3, *size, generator=generator).to(gt)
         sigma = _scale_to(self.blur, draws[0]).to(gt)

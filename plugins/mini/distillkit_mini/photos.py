@@ -72,6 +72,7 @@ def build_photos(split: Split) -> datasets.Dataset:
     """
     import datasets
 
+    # Paths, not pixels: the engine decodes every kind of file alike.
     paths = [photo_path(package, name) for package, name in PHOTOS[split]]
     image = datasets.Image(decode=False)
     features = datasets.Features({"image": image, "name": datasets.Value("string")})
