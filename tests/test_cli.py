@@ -260,7 +260,7 @@ def test_a_plugins_command_is_in_the_help_and_in_the_list_and_runs(distillkit, w
     assert distillkit("say") == (0, "hello\n", "")
     assert "  command      say  Say something.\n" in distillkit("plugins")[1]
     (listed,) = [p for p in json.loads(distillkit("plugins", "--json")[1]) if p["name"] == "mine"]
-    assert listed["commands"] == [{"name": "say", "summary": "Say something."}]
+    assert listed["offers"] == [{"kind": "command", "name": "say", "summary": "Say something."}]
 
 
 def test_commands_of_one_name_are_asked_for_by_their_plugins(distillkit, with_plugins):

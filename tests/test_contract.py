@@ -124,9 +124,7 @@ def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResu
             **fields,
         }
     )
-    return check_plugin(
-        "toy", plugins=Plugins([Plugin("toy", "toy 1", specs={kind: {"it": spec}})])
-    )
+    return check_plugin("toy", plugins=Plugins([Plugin("toy", "toy 1", specs=[spec])]))
 
 
 def failures(results: list[CheckResult]) -> dict[str, str]:
@@ -327,7 +325,7 @@ def test_options_may_replace_the_defaults() -> None:
     build = importable(lambda options: Toy(options.shifting == "yes"))
     options = f"{__name__}:Size"
     spec = StudentSpec(name="it", plugin="toy", summary="", options=options, build=build)
-    plugins = Plugins([Plugin("toy", "toy 1", specs={"students": {"it": spec}})])
+    plugins = Plugins([Plugin("toy", "toy 1", specs=[spec])])
     results = check_plugin("toy/it", {"toy/it": {"shifting": "yes"}}, plugins)
     assert {r.outcome for r in results} == {"passed"}
 
@@ -349,7 +347,7 @@ def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = Plugin(
         "toy",
         "toy 1",
-        specs={"degradations": {"halve": spec}},
+        specs=[spec],
         problems=("has a hook x, which does not exist",),
     )
     monkeypatch.setattr(contract, "load_plugins", lambda: Plugins([plugin]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
@@ -14,74 +13,86 @@ from distillkit import Options
 from distillkit.errors import PluginError
 from distillkit.plugins.manager import Plugins, load_plugins
 
-TEACHERS = """
-    from distillkit import Options, TeacherSpec, hookimpl
+PRELUDE = """\
+from distillkit import StudentSpec, TeacherSpec, hookimpl
 
-    def teacher(name, **changes):
-        fields = dict(name=name, summary=f"the {name} one", build="builtins:str", capabilities=frozenset({"output"}))
-        return TeacherSpec(**{**fields, **changes})
+def teacher(name, **changes):
+    fields = {
+        "name": name,
+        "summary": f"the {name} one",
+        "build": "builtins:str",
+        "capabilities": frozenset({"output"}),
+    }
+    return TeacherSpec(**fields | changes)
+
 """
 
+
+def offering(expression: str, hook: str = "distillkit_teachers") -> str:
+    """The source of a plugin whose hook returns an expression."""
+    return f"{PRELUDE}@hookimpl\ndef {hook}():\n    return {expression}\n"
+
+
+SHARP = offering("[teacher('sharp')]")
+SOFT = offering("[teacher('soft')]")
+SHARP_AND_SOFT = offering("[teacher('sharp'), teacher('soft')]")
+MISSING_MODULE = "import no_such_module_here\n"
+
 Install = Callable[..., None]
+Load = Callable[[], Plugins]
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """``install("name", source)`` lays a distribution ``distillkit-<name>`` with one module and one entry point on ``sys.path``."""
+    """Lay a distribution ``distillkit-<name>``, one module of a source, on ``sys.path``."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def install(name: str, *source: str, distribution: str | None = None) -> None:
+    def install(name: str, source: str, distribution: str | None = None) -> None:
         distribution = distribution or f"distillkit_{name}"
-        monkeypatch.delitem(sys.modules, f"fake_{distribution}", raising=False)
-        (tmp_path / f"fake_{distribution}.py").write_text("".join(map(textwrap.dedent, source)))
+        module = f"fake_{distribution}"
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        (tmp_path / f"{module}.py").write_text(source)
         folder = tmp_path / f"{distribution}-1.5.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution.replace('_', '-')}\nVersion: 1.5\n"
-        )
-        (folder / "entry_points.txt").write_text(f"[distillkit]\n{name} = fake_{distribution}\n")
+        project = distribution.replace("_", "-")
+        metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.5\n"
+        (folder / "METADATA").write_text(metadata)
+        (folder / "entry_points.txt").write_text(f"[distillkit]\n{name} = {module}\n")
 
     return install
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[[], Plugins]:
-    return lambda: load_plugins(
-        p
-        for d in distributions(path=[str(tmp_path)])
-        for p in d.entry_points.select(group="distillkit")
-    )
+def load(tmp_path: Path) -> Load:
+    """Load what is installed there."""
 
+    def load() -> Plugins:
+        points = []
+        for distribution in distributions(path=[str(tmp_path)]):
+            points += distribution.entry_points.select(group="distillkit")
+        return load_plugins(points)
 
-Load = Callable[[], Plugins]
-
-
-def good(*names: str) -> str:
-    offered = ", ".join(f'teacher("{name}")' for name in names)
-    return (
-        textwrap.dedent(TEACHERS)
-        + f"\n@hookimpl\ndef distillkit_teachers():\n    return [{offered}]\n"
-    )
+    return load
 
 
 def test_offers_are_found_by_full_and_by_short_name(install: Install, load: Load) -> None:
-    install("a", good("sharp", "soft"))
-    install("b", good("sharp"))
+    install("a", SHARP_AND_SOFT)
+    install("b", SHARP)
     plugins = load()
     assert list(plugins.specs("teachers")) == ["a/sharp", "a/soft", "b/sharp"]
     assert plugins.find("teachers", "soft")[0] == "a/soft"
-    assert plugins.find("teachers", "b/sharp")[1].name == "sharp"
+    assert plugins.find("teachers", "b/sharp")[1].full_name == "b/sharp"
     assert [p.distribution for p in plugins] == ["distillkit-a 1.5", "distillkit-b 1.5"]
 
 
 def test_an_ambiguous_short_name_lists_the_full_names(install: Install, load: Load) -> None:
-    install("a", good("sharp"))
-    install("b", good("sharp"))
-    with pytest.raises(
-        PluginError,
-        match=r'^"sharp" is offered by several plugins; say which: "a/sharp", "b/sharp"$',
-    ):
+    install("a", SHARP)
+    install("b", SHARP)
+    with pytest.raises(PluginError) as caught:
         load().find("teachers", "sharp")
+    assert str(caught.value) == (
+        '"sharp" is offered by several plugins; say which: "a/sharp", "b/sharp"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,78 +106,85 @@ def test_an_ambiguous_short_name_lists_the_full_names(install: Install, load: Lo
 def test_an_unknown_name_says_what_there_is(
     install: Install, load: Load, use: str, message: str
 ) -> None:
-    install("a", good("sharp"))
+    install("a", SHARP)
     with pytest.raises(PluginError) as caught:
         load().find("teachers", use)
     assert str(caught.value) == message
 
 
+def test_an_unknown_name_of_a_kind_that_nobody_offers(install: Install, load: Load) -> None:
+    install("a", SHARP)
+    with pytest.raises(PluginError, match=r"its datasets; no installed plugin offers datasets$"):
+        load().find("datasets", "zzz")
+
+
 def test_a_name_of_another_kind_says_so(install: Install, load: Load) -> None:
-    install("a", good("sharp"))
+    install("a", SHARP)
     with pytest.raises(PluginError, match=r'^"sharp" is among the teachers, not the students$'):
         load().find("students", "sharp")
 
 
 BROKEN = {
     "raises at import": (
-        "import no_such_module_here",
+        MISSING_MODULE,
         "ModuleNotFoundError: No module named 'no_such_module_here'",
     ),
     "exits at import": ("raise SystemExit(3)", "SystemExit: 3"),
     "a syntax error": ("def f(:", "SyntaxError: invalid syntax (fake_distillkit_bad.py, line 1)"),
     "raises in a hook": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        raise RuntimeError('no disk')",
-        "RuntimeError: no disk",
+        offering("1 / 0"),
+        "ZeroDivisionError: division by zero",
     ),
     "a hook of another signature": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers(config):\n        return []",
+        f"{PRELUDE}@hookimpl\ndef distillkit_teachers(config):\n    return []\n",
         "PluginValidationError: Plugin 'bad' for hook 'distillkit_teachers'",
     ),
     "a hook that forgets to return": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        [teacher('x')]",
+        offering("None"),
         "distillkit_teachers returned a NoneType, not a list or tuple",
     ),
     "a generator": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        yield teacher('x')",
+        offering("(teacher(name) for name in 'x')"),
         "distillkit_teachers returned a generator, not a list or tuple",
     ),
     "no descriptor": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_teachers():\n        return [7]",
+        offering("[7]"),
         "distillkit_teachers returned 7, which is no TeacherSpec",
     ),
     "a descriptor of another kind": (
-        TEACHERS + "\n    @hookimpl\n    def distillkit_students():\n        return [teacher('x')]",
+        offering("[teacher('x')]", hook="distillkit_students"),
         "which is no StudentSpec",
     ),
     "a name with a slash": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('a/b')]",
-        "distillkit_teachers: 'a/b' is no name (letters, digits, '.', '_' and '-')",
+        offering("[teacher('a/b')]"),
+        "teacher \"a/b\": its name is 'a/b', not letters, digits, '.', '_' and '-'",
+    ),
+    "a summary that is no text": (
+        offering("[teacher('x', summary=None)]"),
+        'teacher "x": its summary is None, not a line of text',
     ),
     "options that are a class": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', options=dict)]",
-        'distillkit_teachers: options of "x" is <class \'dict\'>, not "module:Class"',
+        offering("[teacher('x', options=dict)]"),
+        'teacher "x": its options is <class \'dict\'>, not "module:Class"',
     ),
     "a build that is a function": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build=print)]",
-        'distillkit_teachers: build of "x" is <built-in function print>, not "module:function"',
+        offering("[teacher('x', build=print)]"),
+        'teacher "x": its build is <built-in function print>, not "module:function"',
     ),
     "a build without a function": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', build='torch')]",
-        'distillkit_teachers: build of "x" is \'torch\', not "module:function"',
+        offering("[teacher('x', build='torch')]"),
+        'teacher "x": its build is \'torch\', not "module:function"',
     ),
     "an unknown capability": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x', capabilities=['scores'])]",
-        'distillkit_teachers: capabilities of "x" are [\'scores\'], not "score", "output" or both',
+        offering("[teacher('x', capabilities=['scores'])]"),
+        'teacher "x": its capabilities are [\'scores\'], not "score", "output" or both',
+    ),
+    "no capability": (
+        offering("[teacher('x', capabilities=[])]"),
+        'teacher "x": its capabilities are [], not "score", "output" or both',
     ),
     "one name twice": (
-        TEACHERS
-        + "\n    @hookimpl\n    def distillkit_teachers():\n        return [teacher('x'), teacher('x', summary='again')]",
+        offering("[teacher('x'), teacher('x', summary='again')]"),
         'distillkit_teachers offers the name "x" twice: "the x one" and "again"',
     ),
 }
@@ -178,16 +196,44 @@ def test_a_broken_plugin_is_listed_and_takes_nothing_down(
 ) -> None:
     source, reason = BROKEN[case]
     install("bad", source)
-    install("good", good("sharp"))
+    install("good", SHARP)
     plugins = load()
     assert plugins.find("teachers", "sharp")[0] == "good/sharp"
     (broken,) = plugins.broken
-    assert (broken.name, broken.distribution) == ("bad", "distillkit-bad 1.5")
-    assert broken.error is not None and reason in broken.error and "\n" not in broken.error
-    assert broken.traceback is not None and "Traceback" in broken.traceback
+    assert broken.name == "bad"
+    assert broken.distribution == "distillkit-bad 1.5"
+    assert broken.error is not None
+    assert reason in broken.error
+    assert "\n" not in broken.error
+    assert broken.traceback is not None
+    assert "Traceback" in broken.traceback
     with pytest.raises(PluginError) as caught:
         plugins.find("teachers", "bad/anything")
     assert str(caught.value) == f'plugin "bad" (distillkit-bad 1.5) is broken: {broken.error}'
+
+
+def test_an_unknown_short_name_mentions_the_broken_plugins(install: Install, load: Load) -> None:
+    install("bad", MISSING_MODULE)
+    with pytest.raises(PluginError) as caught:
+        load().find("teachers", "sharp")
+    said = str(caught.value)
+    assert said.startswith('no plugin offers "sharp"')
+    assert 'plugin "bad" (distillkit-bad 1.5) is broken: ModuleNotFoundError' in said
+
+
+def test_two_plugins_with_one_name_are_refused_naming_both(install: Install, load: Load) -> None:
+    install("twin", SHARP, distribution="first")
+    install("twin", SOFT, distribution="second")
+    install("good", offering("[teacher('other')]"))
+    plugins = load()
+    assert plugins.find("teachers", "other")[0] == "good/other"
+    with pytest.raises(PluginError) as caught:
+        plugins.find("teachers", "twin/sharp")
+    said = str(caught.value)
+    assert '2 plugins are called "twin" (' in said
+    assert "first 1.5" in said
+    assert "second 1.5" in said
+    assert said.endswith("uninstall all but one")
 
 
 @pytest.mark.parametrize(
@@ -200,8 +246,7 @@ def test_a_broken_plugin_is_listed_and_takes_nothing_down(
 def test_a_build_that_cannot_be_imported_names_plugin_and_descriptor(
     install: Install, load: Load, build: str, reason: str
 ) -> None:
-    offered = f'return [teacher("x", build="{build}")]'
-    install("a", TEACHERS, f"@hookimpl\ndef distillkit_teachers(): {offered}")
+    install("a", offering(f"[teacher('x', build='{build}')]"))
     _, spec = load().find("teachers", "x")
     with pytest.raises(PluginError) as caught:
         spec.create(Options())
@@ -224,101 +269,73 @@ def test_a_build_that_cannot_be_imported_names_plugin_and_descriptor(
 def test_options_that_are_none_name_plugin_and_descriptor(
     install: Install, load: Load, options: str, reason: str
 ) -> None:
-    offered = f'return [teacher("x", options="{options}")]'
-    install("a", TEACHERS, f"@hookimpl\ndef distillkit_teachers(): {offered}")
+    install("a", offering(f"[teacher('x', options='{options}')]"))
     _, spec = load().find("teachers", "x")
     with pytest.raises(PluginError) as caught:
         _ = spec.config
     assert str(caught.value) == f'teacher "a/x": its options = "{options}" {reason}'
 
 
-def test_an_unknown_short_name_mentions_the_broken_plugins(install: Install, load: Load) -> None:
-    install("bad", "import no_such_module_here")
-    with pytest.raises(
-        PluginError,
-        match=r'no plugin offers "sharp".*plugin "bad" .* is broken: ModuleNotFoundError',
-    ):
-        load().find("teachers", "sharp")
+MISSPELLED = {
+    "@hookimpl\ndef distillkit_teacher(): return []": (
+        'hook distillkit_teacher, which does not exist; did you mean "distillkit_teachers"?'
+    ),
+    "def distillkit_metric(): return []": (
+        'hook distillkit_metric, which does not exist; did you mean "distillkit_metrics"?'
+    ),
+    "@hookimpl\ndef step(): pass": (
+        'hook step, which does not exist; did you mean "distillkit_step"?'
+    ),
+    "def distillkit_students(): return []": (
+        "function distillkit_students without @hookimpl, so it is never called"
+    ),
+}
 
 
-def test_two_plugins_with_one_name_are_refused_naming_both(install: Install, load: Load) -> None:
-    install("twin", good("sharp"), distribution="first")
-    install("twin", good("soft"), distribution="second")
-    install("good", good("other"))
-    plugins = load()
-    assert plugins.find("teachers", "other")[0] == "good/other"
-    with pytest.raises(
-        PluginError,
-        match=r'2 plugins are called "twin" \((first|second) 1.5 and (first|second) 1.5\); uninstall',
-    ):
-        plugins.find("teachers", "twin/sharp")
-
-
-@pytest.mark.parametrize(
-    ("hook", "problem"),
-    [
-        (
-            "@hookimpl\ndef distillkit_teacher(): return []",
-            'hook distillkit_teacher, which does not exist; did you mean "distillkit_teachers"?',
-        ),
-        (
-            "def distillkit_metric(): return []",
-            'hook distillkit_metric, which does not exist; did you mean "distillkit_metrics"?',
-        ),
-        (
-            "@hookimpl\ndef step(): pass",
-            'hook step, which does not exist; did you mean "distillkit_step"?',
-        ),
-        (
-            "def distillkit_students(): return []",
-            "function distillkit_students without @hookimpl, so it is never called",
-        ),
-    ],
-)
-def test_a_misspelt_hook_is_reported(install: Install, load: Load, hook: str, problem: str) -> None:
-    install("a", good("sharp"), hook)
+@pytest.mark.parametrize("hook", MISSPELLED)
+def test_a_misspelled_hook_is_reported(install: Install, load: Load, hook: str) -> None:
+    install("a", SHARP + hook)
     plugins = load()
     (plugin,) = plugins
-    assert plugin.problems == (f"has a {problem}",)
+    assert plugin.problems == [f"has a {MISSPELLED[hook]}"]
     assert plugins.find("teachers", "sharp")[0] == "a/sharp"
     with pytest.raises(PluginError, match=r"distillkit-a 1\.5\) has a"):
         plugins.find("students", "a/student")
 
 
 def test_a_hook_may_be_named_by_specname(install: Install, load: Load) -> None:
-    install(
-        "a",
-        TEACHERS,
-        '@hookimpl(specname="distillkit_teachers")\ndef offered(): return [teacher("sharp")]',
-    )
+    hook = "@hookimpl(specname='distillkit_teachers')\ndef offered(): return [teacher('sharp')]"
+    install("a", PRELUDE + hook)
     plugins = load()
-    assert [p.problems for p in plugins] == [()]
+    (plugin,) = plugins
+    assert plugin.problems == []
     assert list(plugins.specs("teachers")) == ["a/sharp"]
 
 
-def test_an_observer_that_raises_is_warned_of_once_and_others_go_on(
+def observing(statement: str) -> str:
+    """The source of a plugin that does something at each step that is logged."""
+    imported = "from distillkit import hookimpl\nseen = []\n"
+    return f"{imported}@hookimpl\ndef distillkit_step(step):\n    {statement}\n"
+
+
+def test_an_observer_that_raises_is_warned_of_once_and_others_continue(
     install: Install, load: Load
 ) -> None:
-    install(
-        "bad",
-        "from distillkit import hookimpl\n@hookimpl\ndef distillkit_step(step): raise OSError('disk full')",
-    )
-    install(
-        "good",
-        "from distillkit import hookimpl\nseen = []\n@hookimpl\ndef distillkit_step(step): seen.append(step)",
-    )
+    install("bad", observing("raise OSError('disk full')"))
+    install("good", observing("seen.append(step)"))
     plugins = load()
     with pytest.warns(RuntimeWarning) as caught:
         for step in range(3):
             plugins.notify("distillkit_step", stage="stage1", step=step, terms={})
-    assert [str(w.message) for w in caught] == [
-        'plugin "bad" (distillkit-bad 1.5) failed in distillkit_step and is not called again: OSError: disk full'
-    ]
+    (warning,) = caught
+    plugin = 'plugin "bad" (distillkit-bad 1.5)'
+    reason = "failed in distillkit_step and is not called again: OSError: disk full"
+    assert str(warning.message) == f"{plugin} {reason}"
     assert sys.modules["fake_distillkit_good"].seen == [0, 1, 2]
 
 
 def test_an_unknown_observer_hook_is_the_callers_mistake(install: Install, load: Load) -> None:
-    install("a", good("sharp"))
+    install("a", SHARP)
     with pytest.raises(AttributeError, match="distillkit_stepp"):
         load().notify("distillkit_stepp")
 

@@ -61,43 +61,39 @@ def unchanged(options: distillkit.Options) -> distillkit.Options:
 
 
 def spec(
-    kind: type[Spec], name: str, config: type[distillkit.Options] = Options, **fields: Any
+    kind: type[Spec],
+    full_name: str,
+    config: type[distillkit.Options] = Options,
+    **fields: Any,
 ) -> Spec:
-    options = f"{config.__module__}:{config.__name__}"
-    build = f"{__name__}:unchanged"
-    return kind(name=name, summary=f"the {name}", options=options, build=build, **fields)
+    plugin, name = full_name.split("/")
+    return kind(
+        name=name,
+        plugin=plugin,
+        summary=f"the {name}",
+        options=f"{config.__module__}:{config.__name__}",
+        build=f"{__name__}:unchanged",
+        **fields,
+    )
 
 
+SCORE, OUTPUT = frozenset({"score", "output"}), frozenset({"output"})
+TOY_SPECS = [
+    spec(TeacherSpec, "toy/faithful", capabilities=SCORE),
+    spec(TeacherSpec, "toy/sharpen", capabilities=OUTPUT),
+    spec(StudentSpec, "toy/student"),
+    spec(DegradationSpec, "toy/blur"),
+    spec(DegradationSpec, "toy/kernels", Kernels),
+    spec(DatasetSpec, "toy/photos", Photos),
+]
+METRIC_SPECS = [
+    spec(MetricSpec, f"distillkit/{name}", distillkit.Options)
+    for name in ("psnr", "ssim", "lpips-vgg")
+]
 PLUGINS = Plugins(
     [
-        Plugin(
-            "toy",
-            "toy 1.0",
-            specs={
-                "teachers": {
-                    "faithful": spec(
-                        TeacherSpec, "faithful", capabilities=frozenset({"score", "output"})
-                    ),
-                    "sharpen": spec(TeacherSpec, "sharpen", capabilities=frozenset({"output"})),
-                },
-                "students": {"student": spec(StudentSpec, "student")},
-                "degradations": {
-                    "blur": spec(DegradationSpec, "blur"),
-                    "kernels": spec(DegradationSpec, "kernels", Kernels),
-                },
-                "datasets": {"photos": spec(DatasetSpec, "photos", Photos)},
-            },
-        ),
-        Plugin(
-            "distillkit",
-            "distillkit 0",
-            specs={
-                "metrics": {
-                    m: spec(MetricSpec, m, distillkit.Options)
-                    for m in ("psnr", "ssim", "lpips-vgg")
-                }
-            },
-        ),
+        Plugin("toy", "toy 1.0", specs=TOY_SPECS),
+        Plugin("distillkit", "distillkit 0", specs=METRIC_SPECS),
         Plugin("gone", "gone 2.0", error="ImportError: libfoo.so is missing"),
     ]
 )

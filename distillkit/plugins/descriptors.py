@@ -7,8 +7,9 @@ when the thing is used. So the help of the command line can ask every plugin for
 from __future__ import annotations
 
 import pkgutil
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from distillkit.errors import DistillkitError, PluginError
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 Capability = Literal["score", "output"]
 Kind = Literal["teachers", "students", "degradations", "datasets", "metrics"]
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+REFERENCE = r"[\w.]+:[\w.]+"
+"""What names code: ``"module:name"``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +48,20 @@ class Spec:
     plugin: str = ""
     """The name of the plugin that offers it, filled in when the plugin is loaded."""
 
+    def __post_init__(self) -> None:
+        self._check_text("name", NAME, "letters, digits, '.', '_' and '-'")
+        self._check_text("summary", ".*", "a line of text")
+        self._check_text("options", REFERENCE, '"module:Class"')
+        self._check_text("build", REFERENCE, '"module:function"')
+
+    def __str__(self) -> str:
+        return f'{self.kind} "{self.full_name}"'
+
     @property
     def full_name(self) -> str:
         """``"<plugin>/<name>"``."""
+        if not self.plugin:
+            return self.name
         return f"{self.plugin}/{self.name}"
 
     @property
@@ -71,8 +87,10 @@ class Spec:
         builder = self._import("build", self.build)
         return builder(options)
 
-    def __str__(self) -> str:
-        return f'{self.kind} "{self.full_name}"'
+    def _check_text(self, field: str, pattern: str, expected: str) -> None:
+        value = getattr(self, field)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise PluginError(f"{self}: its {field} is {value!r}, not {expected}")
 
     def _import(self, field: str, reference: str) -> Any:
         try:
@@ -91,7 +109,17 @@ class TeacherSpec(Spec):
     kind = "teacher"
 
     capabilities: frozenset[Capability]
-    """``"score"``: answers ``predict(z_t, t, condition)``. ``"output"``: answers ``restore(lq)``."""
+    """``"score"``: answers ``predict(z_t, t, condition)``. ``"output"``: answers ``restore``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = set(get_args(Capability))
+        given = set(self.capabilities)
+        if not given or not given <= known:
+            listed = list(self.capabilities)
+            raise PluginError(
+                f'{self}: its capabilities are {listed}, not "score", "output" or both'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,38 +7,37 @@ from typing import Any
 from distillkit.plugins.descriptors import Spec, TeacherSpec
 from distillkit.plugins.manager import Plugin, load_plugins
 
+Description = dict[str, Any]
 
-def describe_plugins() -> list[dict[str, Any]]:
-    """Describe each plugin: name, distribution, error, problems, and what it offers by kind."""
+
+def describe_plugins() -> list[Description]:
+    """Describe each plugin: name, distribution, error, problems, and what it offers."""
     return [_describe_plugin(plugin) for plugin in load_plugins()]
 
 
 def plugin_table() -> str:
     """Format the plugins for people, the broken ones with their error."""
-    blocks = ["\n".join(_block_lines(plugin)) for plugin in load_plugins()]
+    blocks = [_format_plugin(plugin) for plugin in describe_plugins()]
     return "\n\n".join(blocks) or "no plugins are installed"
 
 
-def _describe_plugin(plugin: Plugin) -> dict[str, Any]:
-    description: dict[str, Any] = {
+def _describe_plugin(plugin: Plugin) -> Description:
+    offers = [_describe_spec(spec) for spec in plugin.specs]
+    for name, command in plugin.commands.items():
+        summary = (command.help or "").partition("\n")[0]
+        offers.append({"kind": "command", "name": name, "summary": summary})
+    return {
         "name": plugin.name,
         "distribution": plugin.distribution,
         "error": plugin.error,
         "problems": list(plugin.problems),
+        "offers": offers,
     }
-    for kind, specs in plugin.specs.items():
-        if specs:
-            description[kind] = [_describe_spec(spec) for spec in specs.values()]
-    if plugin.commands:
-        description["commands"] = [
-            {"name": name, "summary": _summary(command)}
-            for name, command in plugin.commands.items()
-        ]
-    return description
 
 
-def _describe_spec(spec: Spec) -> dict[str, Any]:
-    description: dict[str, Any] = {
+def _describe_spec(spec: Spec) -> Description:
+    description: Description = {
+        "kind": spec.kind,
         "name": spec.full_name,
         "summary": spec.summary,
         "license": spec.license,
@@ -48,25 +47,24 @@ def _describe_spec(spec: Spec) -> dict[str, Any]:
     return description
 
 
-def _block_lines(plugin: Plugin) -> list[str]:
-    lines = [f"{plugin.name}  ({plugin.distribution})"]
-    if plugin.error:
-        lines.append(f"  BROKEN: {plugin.error}; see: distillkit plugins check {plugin.name}")
-    lines += [f"  warning: {problem}" for problem in plugin.problems]
-    rows = [_spec_row(spec) for specs in plugin.specs.values() for spec in specs.values()]
-    rows += [("command", name, _summary(command)) for name, command in plugin.commands.items()]
-    width = max((len(name) for _, name, _ in rows), default=0)
-    lines += [f"  {kind:<11}  {name:<{width}}  {summary}" for kind, name, summary in rows]
-    return lines
+def _format_plugin(plugin: Description) -> str:
+    name = plugin["name"]
+    lines = [f"{name}  ({plugin['distribution']})"]
+    if plugin["error"]:
+        lines.append(f"  BROKEN: {plugin['error']}; see: distillkit plugins check {name}")
+    for problem in plugin["problems"]:
+        lines.append(f"  warning: {problem}")
+    offers = plugin["offers"]
+    width = max((len(offer["name"]) for offer in offers), default=0)
+    for offer in offers:
+        lines.append(_format_offer(offer, width))
+    return "\n".join(lines)
 
 
-def _spec_row(spec: Spec) -> tuple[str, str, str]:
-    summary = spec.summary
-    if isinstance(spec, TeacherSpec):
-        summary += f" [{', '.join(sorted(spec.capabilities))}]"
-    return spec.kind, spec.full_name, summary
-
-
-def _summary(command: Any) -> str:
-    """Return the first line of a command's help."""
-    return (command.help or "").partition("\n")[0]
+def _format_offer(offer: Description, width: int) -> str:
+    kind = offer["kind"].ljust(11)
+    name = offer["name"].ljust(width)
+    line = f"  {kind}  {name}  {offer['summary']}"
+    if "capabilities" in offer:
+        line += f" [{', '.join(offer['capabilities'])}]"
+    return line

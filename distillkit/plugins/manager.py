@@ -18,7 +18,7 @@ import pluggy
 
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
-from distillkit.plugins.descriptors import Kind, Spec
+from distillkit.plugins.descriptors import SPEC_TYPES, Kind, Spec
 from distillkit.plugins.offers import collect_commands, collect_specs, find_misspelled_hooks
 
 GROUP = "distillkit"
@@ -33,11 +33,11 @@ class Plugin:
     """The entry point's name, the part of a full name before the slash."""
     distribution: str
     """Name and version of the distribution that brings it."""
-    specs: Mapping[Kind, Mapping[str, Spec]] = field(default_factory=dict)
-    """Its descriptors by kind and short name; empty for a broken plugin."""
+    specs: Sequence[Spec] = ()
+    """Its descriptors; empty for a broken plugin."""
     commands: Mapping[str, Any] = field(default_factory=dict)
     """Its commands by name, as typer makes them."""
-    problems: tuple[str, ...] = ()
+    problems: Sequence[str] = ()
     """Hooks that are misspelled or not marked: the plugin works without them."""
     error: str | None = None
     """Why it is broken, in one line."""
@@ -61,14 +61,15 @@ class Plugins:
     @property
     def broken(self) -> list[Plugin]:
         """The plugins that do not load."""
-        return [p for p in self if p.error]
+        return [plugin for plugin in self if plugin.error]
 
     def specs(self, kind: Kind) -> dict[str, Spec]:
         """Return the descriptors of a kind by full name (``"<plugin>/<name>"``)."""
         specs = {}
         for plugin in self:
-            for name, spec in plugin.specs.get(kind, {}).items():
-                specs[f"{plugin.name}/{name}"] = spec
+            for spec in plugin.specs:
+                if isinstance(spec, SPEC_TYPES[kind]):
+                    specs[spec.full_name] = spec
         return specs
 
     def find(self, kind: Kind, use: str) -> tuple[str, Spec]:
@@ -82,11 +83,12 @@ class Plugins:
             PluginError: nothing has that name, several have, or its plugin is broken.
         """
         named = self._named(kind, use)
-        if len(named) == 1:
-            return next(iter(named.items()))
-        if named:
-            raise PluginError(f'"{use}" is offered by several plugins; say which: {_quoted(named)}')
-        raise PluginError(self._explain_unknown(kind, use))
+        if not named:
+            raise PluginError(self._explain_unknown(kind, use))
+        if len(named) > 1:
+            full_names = _quoted(named)
+            raise PluginError(f'"{use}" is offered by several plugins; say which: {full_names}')
+        return next(iter(named.items()))
 
     def commands(self, taken: Iterable[str] = ()) -> dict[str, Any]:
         """Return the plugins' commands by the name to type.
@@ -96,14 +98,16 @@ class Plugins:
         Args:
             taken: names of other commands.
         """
-        offered = [(plugin, name) for plugin in self for name in plugin.commands]
-        count = Counter([*taken, *(name for _, name in offered)])
+        count = Counter(list(taken))
+        for plugin in self:
+            count.update(plugin.commands.keys())
         commands = {}
-        for plugin, name in offered:
-            typed = name
-            if count[name] > 1:
-                typed = f"{plugin.name}/{name}"
-            commands[typed] = plugin.commands[name]
+        for plugin in self:
+            for name, command in plugin.commands.items():
+                typed = name
+                if count[name] > 1:
+                    typed = f"{plugin.name}/{name}"
+                commands[typed] = command
         return commands
 
     def notify(self, hook: str, /, **arguments: Any) -> None:
@@ -123,27 +127,38 @@ class Plugins:
                 warnings.warn(f"{plugin} {reason}", RuntimeWarning, stacklevel=2)
 
     def _named(self, kind: Kind, use: str) -> dict[str, Spec]:
-        specs = self.specs(kind).items()
-        return {name: spec for name, spec in specs if use in (name, spec.name)}
+        named = {}
+        for full_name, spec in self.specs(kind).items():
+            if use in (full_name, spec.name):
+                named[full_name] = spec
+        return named
 
     def _explain_unknown(self, kind: Kind, use: str) -> str:
+        """Say why nothing of a kind is called ``use``, and what is."""
         owner, slash, _ = use.partition("/")
-        possible = [p for p in self if not slash or p.name == owner]
-        broken = [f"{p} is broken: {p.error}" for p in possible if p.error]
+        asked = list(self)
+        if slash:
+            asked = [plugin for plugin in self if plugin.name == owner]
+        broken = [f"{plugin} is broken: {plugin.error}" for plugin in asked if plugin.error]
         if slash and broken:
-            return "; ".join(broken)
-        other_kinds = [other for other in get_args(Kind) if self._named(other, use)]
+            return broken[0]
+        other_kinds = self._other_kinds(use)
         if other_kinds:
-            return f'"{use}" is among the {" and ".join(other_kinds)}, not the {kind}'
-        problems = [f"{p} {problem}" for p in possible for problem in p.problems]
-        known, suggestion = self._suggest(kind, use)
-        reason = f'no plugin offers "{use}" among its {kind}{suggestion}'
-        if suggestion:
-            return "; ".join([reason, *broken, *problems])
-        return "; ".join([reason, *broken, known, *problems])
+            return f'"{use}" is among the {other_kinds}, not the {kind}'
+        known, suggestion = self._list_known(kind, use)
+        reasons = [f'no plugin offers "{use}" among its {kind}{suggestion}', *broken]
+        if not suggestion:
+            reasons.append(known)
+        for plugin in asked:
+            reasons += [f"{plugin} {problem}" for problem in plugin.problems]
+        return "; ".join(reasons)
 
-    def _suggest(self, kind: Kind, use: str) -> tuple[str, str]:
-        """List the names of a kind, and pick the one that may be meant."""
+    def _other_kinds(self, use: str) -> str:
+        kinds = [kind for kind in get_args(Kind) if self._named(kind, use)]
+        return " and ".join(kinds)
+
+    def _list_known(self, kind: Kind, use: str) -> tuple[str, str]:
+        """List the names of a kind, and suggest the one that may be meant."""
         specs = self.specs(kind)
         if not specs:
             return f"no installed plugin offers {kind}", ""
@@ -173,35 +188,41 @@ def _load(points: Iterable[EntryPoint]) -> Plugins:
     by_name: dict[str, list[EntryPoint]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point)
-    return Plugins(_load_one(same_name) for same_name in by_name.values())
+    plugins = []
+    for same_name in by_name.values():
+        if len(same_name) == 1:
+            plugins.append(_load_one(same_name[0]))
+        else:
+            plugins.append(_refuse_namesakes(same_name))
+    return Plugins(plugins)
 
 
-def _load_one(same_name: Sequence[EntryPoint]) -> Plugin:
-    point = same_name[0]
-    if len(same_name) > 1:
-        owners = " and ".join(_distribution(p) for p in same_name)
-        clash = f'{len(same_name)} plugins are called "{point.name}" ({owners})'
-        return Plugin(point.name, owners, error=f"{clash}; uninstall all but one")
+def _load_one(point: EntryPoint) -> Plugin:
+    plugin = Plugin(point.name, _distribution(point))
     try:
         module = point.load()
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(hookspecs)
-        manager.register(module, point.name)
-        return Plugin(
-            point.name,
-            _distribution(point),
-            specs=collect_specs(manager, point.name),
-            commands=collect_commands(manager),
-            problems=tuple(find_misspelled_hooks(module)),
-            observers=manager,
-        )
+        manager.register(module, plugin.name)
+        specs = collect_specs(manager, plugin.name)
+        commands = collect_commands(manager)
+        problems = find_misspelled_hooks(module)
     except (Exception, SystemExit) as e:
-        return Plugin(
-            point.name,
-            _distribution(point),
-            error=_in_one_line(e),
-            traceback=traceback.format_exc(),
-        )
+        plugin.error = _in_one_line(e)
+        plugin.traceback = traceback.format_exc()
+    else:
+        plugin.specs = specs
+        plugin.commands = commands
+        plugin.problems = problems
+        plugin.observers = manager
+    return plugin
+
+
+def _refuse_namesakes(points: Sequence[EntryPoint]) -> Plugin:
+    name = points[0].name
+    owners = " and ".join(_distribution(point) for point in points)
+    clash = f'{len(points)} plugins are called "{name}" ({owners})'
+    return Plugin(name, owners, error=f"{clash}; uninstall all but one")
 
 
 def _distribution(point: EntryPoint) -> str:
@@ -211,10 +232,10 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _in_one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
+    first_line = str(error).strip().partition("\n")[0]
     if isinstance(error, PluginError):
-        return lines[0]
-    return f"{type(error).__name__}: {lines[0]}"
+        return first_line
+    return f"{type(error).__name__}: {first_line}"
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -185,13 +185,10 @@ def _find_specs(name: str, plugins: Plugins) -> list[Spec]:
     plugin = _find_plugin(name, plugins)
     if plugin.error:
         raise PluginError(f"{plugin} is broken: {plugin.error}")
-    offered: list[Spec] = []
-    for specs in plugin.specs.values():
-        offered += specs.values()
     if "/" not in name:
-        return offered
-    named = [spec for spec in offered if spec.full_name == name]
+        return list(plugin.specs)
+    named = [spec for spec in plugin.specs if spec.full_name == name]
     if not named:
-        suggestion = did_you_mean(name, [spec.full_name for spec in offered])
+        suggestion = did_you_mean(name, [spec.full_name for spec in plugin.specs])
         raise PluginError(f'{plugin} offers no "{name}"{suggestion}')
     return named

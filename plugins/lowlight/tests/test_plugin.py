@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import defaultdict
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -38,12 +39,15 @@ def build(plugins, kind, name, **options):
 def test_is_whole(plugins):
     (plugin,) = plugins
     assert plugin.error is None and not plugin.problems
-    assert {kind: set(specs) for kind, specs in plugin.specs.items()} == {
-        "teachers": {"gsad", "retidiff", "retidiff-priors"},
-        "students": {"gsad"},
-        "degradations": {"dark"},
-        "datasets": {"lol-v1", "lol-v2-real", "lol-v2-syn"},
-        "metrics": {"psnr-gtmean", "ssim-uniform", "ssim-uniform-gtmean", "retinex"}
+    names = defaultdict(set)
+    for spec in plugin.specs:
+        names[spec.kind].add(spec.name)
+    assert names == {
+        "teacher": {"gsad", "retidiff", "retidiff-priors"},
+        "student": {"gsad"},
+        "degradation": {"dark"},
+        "dataset": {"lol-v1", "lol-v2-real", "lol-v2-syn"},
+        "metric": {"psnr-gtmean", "ssim-uniform", "ssim-uniform-gtmean", "retinex"}
         | {
             f"{base}-gtmean"
             for base in ("ssim", "stlpips-alex", "stlpips-vgg", "lpips-alex", "lpips-vgg")
