@@ -1,7 +1,7 @@
-"""distillkit: distill a faithful and a realistic teacher into one student with a knob between them.
+"""Distill a faithful and a realistic teacher into one student with a tradeoff between them.
 
-Everything a plugin needs is a name of this package: ``from distillkit import TeacherSpec, hookimpl``. Names are imported on first
-use, so importing the package is cheap and brings in no torch.
+Everything that a plugin needs is a name of this package (``from distillkit import TeacherSpec``).
+Names are imported on first use, so importing the package is cheap and brings in no torch.
 """
 
 from __future__ import annotations

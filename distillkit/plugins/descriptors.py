@@ -104,7 +104,10 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSpec(Spec):
-    """A frozen model to learn from; builds a :class:`DiffusionModel`, or for ``{"output"}`` an :class:`OutputTeacher`."""
+    """A frozen model to learn from.
+
+    It builds a :class:`DiffusionModel`, or an :class:`OutputTeacher` for ``{"output"}`` alone.
+    """
 
     kind = "teacher"
 
@@ -124,14 +127,20 @@ class TeacherSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec(Spec):
-    """A model to train; builds a :class:`DiffusionModel` whose ``generate`` carries gradient."""
+    """A model to train.
+
+    It builds a :class:`DiffusionModel` whose ``generate`` carries gradient.
+    """
 
     kind = "student"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DegradationSpec(Spec):
-    """Builds a :class:`Degradation`: ``(gt, generator) -> lq``, batched and on the device of ``gt``."""
+    """Makes the inputs of clean images.
+
+    It builds a :class:`Degradation`: ``(gt, generator) -> lq``, batched, on the device of ``gt``.
+    """
 
     kind = "degradation"
 

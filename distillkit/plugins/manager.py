@@ -135,12 +135,9 @@ class Plugins:
 
     def _explain_unknown(self, kind: Kind, use: str) -> str:
         """Say why nothing of a kind is called ``use``, and what is."""
-        owner, slash, _ = use.partition("/")
-        asked = list(self)
-        if slash:
-            asked = [plugin for plugin in self if plugin.name == owner]
-        broken = [f"{plugin} is broken: {plugin.error}" for plugin in asked if plugin.error]
-        if slash and broken:
+        owners = self._possible_owners(use)
+        broken = [f"{plugin} is broken: {plugin.error}" for plugin in owners if plugin.error]
+        if broken and "/" in use:
             return broken[0]
         other_kinds = self._other_kinds(use)
         if other_kinds:
@@ -149,9 +146,15 @@ class Plugins:
         reasons = [f'no plugin offers "{use}" among its {kind}{suggestion}', *broken]
         if not suggestion:
             reasons.append(known)
-        for plugin in asked:
+        for plugin in owners:
             reasons += [f"{plugin} {problem}" for problem in plugin.problems]
         return "; ".join(reasons)
+
+    def _possible_owners(self, use: str) -> list[Plugin]:
+        owner, slash, _ = use.partition("/")
+        if not slash:
+            return list(self)
+        return [plugin for plugin in self if plugin.name == owner]
 
     def _other_kinds(self, use: str) -> str:
         kinds = [kind for kind in get_args(Kind) if self._named(kind, use)]
