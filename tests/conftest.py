@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_fixtures import photos, recipe, toys
+from toy_fixtures import distillkit, photos, recipe, toys
 
 from distillkit.testing.golden import parametrize_golden
 
-__all__ = ["photos", "recipe", "toys"]
+__all__ = ["distillkit", "photos", "recipe", "toys"]
 
 TOY_SITE = """
 import os

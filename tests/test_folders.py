@@ -1,39 +1,15 @@
 """Comparing methods by folders of their images."""
 
 import json
-import sys
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from distillkit.cli import main as cli
 from distillkit.evaluation.results import Results
 
 NAMES = [f"photo{i}" for i in range(4)]
-
-
-class Outcome(NamedTuple):
-    """What a command ended with."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def distillkit(monkeypatch, capfd):
-    """Run ``distillkit`` with the arguments."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["distillkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return Outcome(stopped.value.code or 0, *capfd.readouterr())
-
-    return call
 
 
 def save(path, array):

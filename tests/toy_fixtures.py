@@ -1,12 +1,36 @@
 """Fixtures of the toy plugin, for the tests of the engine and for those of its own plugins."""
 
+import sys
 from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from distillkit.cli.main import main
 from distillkit.plugins import manager
+
+
+class Outcome(NamedTuple):
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def distillkit(monkeypatch, capfd):
+    """Run ``distillkit`` with the arguments."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["distillkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return Outcome(stopped.value.code or 0, *capfd.readouterr())
+
+    return call
 
 
 def install_plugins(monkeypatch, **modules):

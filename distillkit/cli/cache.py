@@ -1,4 +1,4 @@
-"""The commands ``distillkit cache ...``: looking after what training runs keep on disk."""
+"""The commands ``distillkit cache ...``."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ CacheFolder = Annotated[
 
 
 @cache_app.command("ls")
-def cache_ls(folder: CacheFolder = None) -> None:
-    """List the cache: entries, size and last use of each kind."""
+def list_cache(folder: CacheFolder = None) -> None:
+    """List entries, size and last use of each kind."""
     from distillkit.training.cache_maintenance import cache_table
 
     typer.echo("\n".join(cache_table(folder)))
 
 
 @cache_app.command("verify")
-def cache_verify(folder: CacheFolder = None) -> None:
-    """Read the whole cache and name what is damaged; a run would make it anew."""
+def verify_cache(folder: CacheFolder = None) -> None:
+    """Read the whole cache and name what is damaged.
+
+    A run computes damaged entries again.
+    """
     from distillkit.training.cache_maintenance import find_damaged
 
-    count, found = find_damaged(folder)
-    for path in found:
+    count, damaged = find_damaged(folder)
+    for path in damaged:
         typer.echo(f"damaged: {path}")
-    typer.echo(f"{count - len(found)} of {count} entries are whole")
-    if found:
+    typer.echo(f"{count - len(damaged)} of {count} entries are whole")
+    if damaged:
         raise typer.Exit(1)
 
 
 @cache_app.command("prune")
-def cache_prune(
+def prune_cache(
     folder: CacheFolder = None,
     days: Annotated[
         float | None, typer.Option(min=0, help="remove what was not used for so many days")
@@ -53,9 +56,13 @@ def cache_prune(
     """Delete entries of the cache."""
     from distillkit.training.cache_maintenance import prune, unused_for
 
-    if (days is not None) + damaged + everything != 1:
+    choices = [days is not None, damaged, everything]
+    if sum(choices) != 1:
         raise DistillkitError("say what to remove: --days N, --damaged or --all")
     if days is not None:
-        typer.echo(prune(folder, unused_for(days)))
+        message = prune(folder, unused_for(days))
+    elif damaged:
+        message = prune(folder, lambda feature: feature.read_metadata() is None)
     else:
-        typer.echo(prune(folder, lambda feature: everything or feature.read_metadata() is None))
+        message = prune(folder, lambda feature: True)
+    typer.echo(message)
