@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models import UNet2DConditionModel
@@ -19,10 +19,14 @@ from torch import Tensor
 
 from distillkit.inference.student import Student, base_model
 
+Value = TypeVar("Value")
+
 STAGES = ("stage1", "stage2")
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file that ``load_lora_adapter`` and ``load_lora_weights`` of diffusers look for."""
 
+About = Mapping[str, Any]
+"""The ``distillkit.json`` of a student."""
 LoadStudent = Callable[[float], Student]
 """Makes the student at a tradeoff from the base model and the adapter files."""
 
@@ -42,7 +46,7 @@ class Lora:
         return sorted({name.partition(".lora_")[0] for name in self.tensors})
 
 
-def write_adapters(student: Path, out: Path, about: Mapping[str, Any]) -> dict[str, LoadStudent]:
+def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStudent]:
     """Write the LoRA of each stage that trained one to ``out/stage1`` and ``out/stage2``.
 
     peft's files are ``adapter_config.json`` and ``adapter_model.safetensors``. A network that is
@@ -96,17 +100,20 @@ def _read_lora(file: Path, stage: Mapping[str, Any] | None) -> Lora | None:
     # "oftsr" trains no adapter, whatever its options say.
     if not any(".lora_" in name for name in saved):
         return None
-    # distillkit's adapters have a name of their own in peft; files of peft and diffusers have none.
-    tensors = {name.replace(".distillkit.", "."): tensor for name, tensor in saved.items()}
+    tensors = {}
+    for name, tensor in saved.items():
+        # distillkit's adapters have a name of their own in peft; its files leave names out.
+        tensors[name.replace(".distillkit.", ".")] = tensor
     rank = options["rank"]
-    return Lora(rank, options["alpha"] or rank, tensors)
+    alpha = options["alpha"] or rank
+    return Lora(rank, alpha, tensors)
 
 
 def _save_for_peft(lora: Lora, folder: Path) -> None:
     alpha: Any = lora.alpha  # peft declares an integer, and computes with any number
     config = LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=lora.layers)
     config.save_pretrained(str(folder))
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in lora.tensors.items()}
+    tensors = _prefixed("base_model.model", lora.tensors)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
@@ -118,21 +125,29 @@ def _save_for_diffusers(lora: Lora, folder: Path, network: str) -> None:
         "rank_pattern": {},
         "alpha_pattern": {},
     }
-    prefixed = {f"{network}.{key}": value for key, value in config.items()}
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(prefixed)}
-    tensors = {f"{network}.{name}": tensor for name, tensor in lora.tensors.items()}
+    metadata = {
+        "format": "pt",
+        "lora_adapter_metadata": json.dumps(_prefixed(network, config)),
+    }
+    tensors = _prefixed(network, lora.tensors)
     save_file(tensors, folder / DIFFUSERS_WEIGHTS, metadata=metadata)
 
 
-def _adapters_suffice(folder: Path, about: Mapping[str, Any]) -> bool:
+def _prefixed(prefix: str, entries: Mapping[str, Value]) -> dict[str, Value]:
+    return {f"{prefix}.{name}": value for name, value in entries.items()}
+
+
+def _adapters_suffice(folder: Path, about: About) -> bool:
     """Tell whether the adapter files make the whole student."""
-    has_stage1, has_stage2 = ((folder / stage).is_dir() for stage in STAGES)
-    if about["stage2"] is None:
-        return has_stage1
-    return has_stage1 and has_stage2 and about["stage2"]["variant"] == "adapter_scaling"
+    if not (folder / "stage1").is_dir():
+        return False
+    stage2 = about["stage2"]
+    if stage2 is None:
+        return True
+    return (folder / "stage2").is_dir() and stage2["variant"] == "adapter_scaling"
 
 
-def _load_by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> Student:
+def _load_by_peft(adapters: Path, about: About, tradeoff: float) -> Student:
     """Merge stage 1, and stage 2 at the tradeoff."""
     model = base_model(about)
     for folder, scale in _scaled_stages(adapters, tradeoff).items():
@@ -142,9 +157,7 @@ def _load_by_peft(adapters: Path, about: Mapping[str, Any], tradeoff: float) -> 
     return Student(model.requires_grad_(False).eval(), None)
 
 
-def _load_by_diffusers(
-    adapters: Path, about: Mapping[str, Any], name: str, tradeoff: float
-) -> Student:
+def _load_by_diffusers(adapters: Path, about: About, name: str, tradeoff: float) -> Student:
     """Turn both stages on, the second at the weight of the tradeoff."""
     model = base_model(about)
     network: Any = model.network
@@ -154,9 +167,13 @@ def _load_by_diffusers(
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         for folder in scales:
             network.load_lora_adapter(
-                str(folder), prefix=name, adapter_name=folder.name, weight_name=DIFFUSERS_WEIGHTS
+                str(folder),
+                prefix=name,
+                adapter_name=folder.name,
+                weight_name=DIFFUSERS_WEIGHTS,
             )
-    network.set_adapters([folder.name for folder in scales], list(scales.values()))
+    names = [folder.name for folder in scales]
+    network.set_adapters(names, list(scales.values()))
     return Student(model.requires_grad_(False).eval(), None)
 
 

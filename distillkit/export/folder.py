@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distillkit.errors import DistillkitError, first_line
-from distillkit.export.adapters import LoadStudent, write_adapters
+from distillkit.export.adapters import About, LoadStudent, write_adapters
 from distillkit.export.model_card import model_card
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
@@ -41,7 +41,9 @@ TEST_SIDE = 64
 """Sides of the image that exports are compared on, pixels."""
 COMPARED_TRADEOFFS = [0.0, 0.5, 1.0]
 
-Restore = Callable[[Tensor, Sequence[float]], list[Tensor]]
+Images = list[Tensor]
+Tradeoffs = Sequence[float]
+Restore = Callable[[Tensor, Tradeoffs], Images]
 """Loads an export in one of the possible ways, and restores an image at several tradeoffs."""
 
 
@@ -95,9 +97,12 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         ways = _write_wrappers(temporary, about)
         report = []
         for name, restore in ways.items():
-            difference = _compare(name, restore(image, tradeoffs), expected)
-            at = ", ".join(f"{tradeoff:g}" for tradeoff in tradeoffs)
-            report.append(f"{difference}, at tradeoff {at}")
+            restored = restore(image, tradeoffs)
+            difference = _largest_difference(name, restored, expected)
+            report.append(
+                f"{name}: largest difference from the original {difference:.1g} of white, "
+                f"at tradeoff {', '.join(map('{:g}'.format, tradeoffs))}"
+            )
         _write_about(folder, without_default_paths(about))
     return report
 
@@ -138,7 +143,7 @@ def without_folders(recipe: str) -> str:
     return re.sub(r'"(?:/|[A-Za-z]:[/\\])[^"\n]*?([^"/\\\n]*)[/\\]*"', r'"\1"', recipe)
 
 
-def without_default_paths(about: Mapping[str, Any]) -> dict[str, Any]:
+def without_default_paths(about: About) -> dict[str, Any]:
     """Remove the student's paths that end as the defaults of its plugin do.
 
     They say where on its machine a run was made. Whoever loads the export has such files in the
@@ -173,19 +178,21 @@ def _write_merged(student: Student, tradeoff: float, folder: Path) -> None:
     assert isinstance(student.variant, AdapterScaling)
     student.variant.adapter.set_scale(tradeoff)
     student.variant.adapter.merge()
+    network = student.variant.student.network
     weights = {}
-    for name, tensor in student.variant.student.network.state_dict().items():
+    for name, tensor in network.state_dict().items():
         # safetensors refuses tensors that share memory: each gets its own.
         weights[name] = tensor.detach().cpu().clone().contiguous()
     folder.mkdir()
     save_file(weights, folder / MERGED)
 
 
-def _write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    (folder / "distillkit.json").write_text(json.dumps(about, indent=2) + "\n")
+def _write_about(folder: Path, about: About) -> None:
+    text = json.dumps(about, indent=2) + "\n"
+    (folder / "distillkit.json").write_text(text)
 
 
-def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Restore]:
+def _write_wrappers(folder: Path, about: About) -> dict[str, Restore]:
     """Write what diffusers and peft need around the student's folder.
 
     Returns:
@@ -193,7 +200,8 @@ def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Restore
     """
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline, DistilledStudent
 
-    DistilledRestorationPipeline(DistilledStudent(folder / "student")).save_config(folder)
+    student = DistilledStudent(folder / "student")
+    DistilledRestorationPipeline(student).save_config(folder)
     ways: dict[str, Restore] = {
         "Restorer": partial(_restore_by_restorer, folder),
         "diffusers pipeline": partial(_restore_by_pipeline, folder),
@@ -205,21 +213,19 @@ def _write_wrappers(folder: Path, about: Mapping[str, Any]) -> dict[str, Restore
     return ways
 
 
-def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
+def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Tradeoffs) -> Images:
     restorer = Restorer.from_pretrained(folder, "cpu")
     return [restorer(image, tradeoff) for tradeoff in tradeoffs]
 
 
-def _restore_by_pipeline(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
+def _restore_by_pipeline(folder: Path, image: Tensor, tradeoffs: Tradeoffs) -> Images:
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
 
     pipeline: Any = DistilledRestorationPipeline.from_pretrained(folder)
     return [pipeline(image, tradeoff).images[0] for tradeoff in tradeoffs]
 
 
-def _restore_by_adapters(
-    load: LoadStudent, image: Tensor, tradeoffs: Sequence[float]
-) -> list[Tensor]:
+def _restore_by_adapters(load: LoadStudent, image: Tensor, tradeoffs: Tradeoffs) -> Images:
     return [Restorer(load(tradeoff))(image) for tradeoff in tradeoffs]
 
 
@@ -229,25 +235,26 @@ def _test_image() -> Tensor:
     y, x = torch.meshgrid(side, side, indexing="ij")
     checkers = ((8 * x).floor() + (8 * y).floor()) % 2
     image = torch.stack([x, y, checkers])
-    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(image.shape, generator=generator)
     return (0.8 * image + 0.2 * noise).clamp(0, 1)
 
 
-def _compare(name: str, restored: Sequence[Tensor], expected: Sequence[Tensor]) -> str:
+def _largest_difference(name: str, restored: Images, expected: Images) -> float:
     """Compare the images of a loaded export with the original's.
 
     Raises:
         DistillkitError: they differ visibly.
     """
-    pairs = zip(restored, expected, strict=True)
-    difference = max(float((a - b).abs().max()) for a, b in pairs)
+    differences = torch.stack(restored) - torch.stack(expected)
+    difference = differences.abs().max().item()
     # A comparison with nan is false, so nan is refused as well.
     if not difference <= TOLERANCE:
         raise DistillkitError(
             f"not exported: loaded as {name}, the student gives images that differ by "
             f"{difference:.2g} of white"
         )
-    return f"{name}: largest difference from the original {difference:.1g} of white"
+    return difference
 
 
 def _evaluation_rows(run: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import distillkit
 from distillkit.report.documents import fill_template
-from distillkit.report.tables import Table
+from distillkit.report.tables import Table, tradeoff_text
 
 Row = Mapping[str, Any]
 """One row of ``metrics.json``."""
@@ -87,21 +87,25 @@ def strictest_licenses(licenses: Iterable[str]) -> tuple[list[str], str]:
     Returns:
         the licenses of the strictest class that there is, and the description of that class.
     """
-    classes = {license: _license_class(license) for license in sorted(set(licenses))}
-    strictest = max(classes.values())
-    names = [license for license, index in classes.items() if index == strictest]
-    return names, LICENSE_CLASSES[strictest].description
+    by_class: dict[int, list[str]] = {}
+    for license in sorted(set(licenses)):
+        by_class.setdefault(_license_class(license), []).append(license)
+    strictest = max(by_class)
+    return by_class[strictest], LICENSE_CLASSES[strictest].description
 
 
 def _license_class(license: str) -> int:
     """Return the index of a license's class, for ``"A AND B"`` that of the stricter part."""
     parts = license.replace("(", "").replace(")", "").split(" AND ")
-    found = 0
-    for part in parts:
-        name = part.strip().lower()
-        matching = [kind for kind in LICENSE_CLASSES if name.startswith(kind.prefixes)]
-        found = max(found, LICENSE_CLASSES.index(matching[0]))
-    return found
+    return max(map(_class_of_name, parts))
+
+
+def _class_of_name(name: str) -> int:
+    name = name.strip().lower()
+    for index, kind in enumerate(LICENSE_CLASSES):
+        if name.startswith(kind.prefixes):
+            return index
+    raise AssertionError("the last class takes every name")
 
 
 def _hub_license(licenses: Sequence[str]) -> str | None:
@@ -134,13 +138,12 @@ def _metric_table(rows: Sequence[Row]) -> Table | None:
     if not rows:
         return None
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+    lines: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        tradeoff = "" if row["tradeoff"] is None else f"{row['tradeoff']:g}"
-        line = cells.setdefault((row["method"], tradeoff), {})
-        line[row["metric"]] = _mean_text(row)
-    lines = [[*key, *(line.get(m, "") for m in metrics)] for key, line in cells.items()]
-    return Table(["method", "tradeoff", *metrics], lines)
+        key = (row["method"], tradeoff_text(row["tradeoff"]))
+        line = lines.setdefault(key, [*key] + [""] * len(metrics))
+        line[2 + metrics.index(row["metric"])] = _mean_text(row)
+    return Table(["method", "tradeoff", *metrics], list(lines.values()))
 
 
 def _mean_text(row: Row) -> str:

@@ -6,7 +6,7 @@ It is compared with the student in onnxruntime before the file appears.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.errors import DistillkitError, first_line
+from distillkit.export.adapters import About
 from distillkit.export.folder import TOLERANCE
 from distillkit.files.atomic import explain_disk_errors, flush_to_disk
 from distillkit.inference.student import (
@@ -35,7 +36,7 @@ TRACED_SIDES: Sides = (17, 23)
 """The input that is traced: primes, so that nothing divides them by chance."""
 COMPARED_SIDES: Sequence[Sides] = (TRACED_SIDES, (16, 24), (33, 12))
 TRACED_TRADEOFF = 0.3
-COMPARED_TRADEOFFS = (0.0, TRACED_TRADEOFF, 1.0)
+GRAPH_TRADEOFFS = (0.0, TRACED_TRADEOFF, 1.0)
 
 
 def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) -> str:
@@ -76,9 +77,6 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
 class FixedTradeoffGraph(nn.Module):
     """(1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w) in [0, 1], at one tradeoff."""
 
-    tradeoffs: Sequence[float | None] = (None,)
-    """The tradeoffs to compare."""
-
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -89,8 +87,6 @@ class FixedTradeoffGraph(nn.Module):
 
 class TradeoffGraph(FixedTradeoffGraph):
     """The same with the tradeoff as an input, which scales the adapter."""
-
-    tradeoffs = COMPARED_TRADEOFFS
 
     def __init__(self, variant: AdapterScaling) -> None:
         super().__init__(variant.student)
@@ -150,8 +146,8 @@ def _trace(graph: FixedTradeoffGraph) -> Any:
         raise DistillkitError(f"{name} cannot be exported to ONNX: {first_line(e)}") from e
 
 
-def _metadata(graph: FixedTradeoffGraph, about: Mapping[str, Any]) -> dict[str, str]:
-    licenses = [f"{part}: {license}" for part, license in about["licenses"].items()]
+def _metadata(graph: FixedTradeoffGraph, about: About) -> dict[str, str]:
+    licenses = map(": ".join, about["licenses"].items())
     return {
         "scale": str(graph.model.scale),
         "size_multiple": str(graph.model.size_multiple),
@@ -193,8 +189,9 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     largest = 0.0
-    for image, inputs in _test_inputs(graph):
-        size = "x".join(str(side) for side in image.shape[2:])
+    for inputs in _test_inputs(graph):
+        height, width = inputs[0].shape[2:]
+        size = f"{height}x{width}"
         try:
             restored = _run(session, inputs)
         except Exception as e:  # onnxruntime has a class of its own for every code
@@ -213,30 +210,34 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
     report = f"onnxruntime: largest difference from the original {largest:.1g} of white"
     report += f", on inputs of {len(COMPARED_SIDES)} sizes"
     if isinstance(graph, TradeoffGraph):
-        report += f", at tradeoff {', '.join(f'{t:g}' for t in COMPARED_TRADEOFFS)}"
+        tradeoffs = map("{:g}".format, GRAPH_TRADEOFFS)
+        report += f", at tradeoff {', '.join(tradeoffs)}"
     return report
 
 
-def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Yield each image to compare, and the graph's inputs with it."""
+def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[list[Tensor]]:
+    """Yield an image, and a tradeoff if the graph takes one, for each comparison."""
     for sides in COMPARED_SIDES:
         image = _image(graph, sides)
-        for tradeoff in graph.tradeoffs:
-            if tradeoff is None:
-                yield image, [image]
-            else:
-                yield image, [image, torch.tensor(tradeoff)]
+        if not isinstance(graph, TradeoffGraph):
+            yield [image]
+            continue
+        for tradeoff in GRAPH_TRADEOFFS:
+            yield [image, torch.tensor(tradeoff)]
 
 
 def _run(session: Any, inputs: Sequence[Tensor]) -> Tensor:
     """Restore by onnxruntime."""
-    names = [node.name for node in session.get_inputs()]
-    arrays = [tensor.numpy() for tensor in inputs]
-    (restored,) = session.run(None, dict(zip(names, arrays, strict=True)))
+    values = {}
+    for node, tensor in zip(session.get_inputs(), inputs, strict=True):
+        values[node.name] = tensor.numpy()
+    (restored,) = session.run(None, values)
     return torch.from_numpy(restored)
 
 
 def _image(graph: FixedTradeoffGraph, sides: Sides) -> Tensor:
     """Draw noise of a size that the model takes."""
-    height, width = (side * graph.model.size_multiple for side in sides)
-    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    height, width = sides
+    multiple = graph.model.size_multiple
+    shape = (1, 3, height * multiple, width * multiple)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
