@@ -1,4 +1,7 @@
-"""Exports: every way to load one gives the images of the run's own student, and what differs never appears."""
+"""Exports: every way to load one gives the images of the run's own student.
+
+An export that gives other images never appears.
+"""
 
 import json
 import shutil
@@ -6,8 +9,9 @@ import shutil
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from toy_plugin import Options
+from toy_plugin import Options, model
 
 from distillkit import (
     DistilledRestorationPipeline,
@@ -29,8 +33,9 @@ def run(recipe, tmp_path):
     return make_run(recipe, tmp_path)
 
 
-def make_run(recipe, tmp_path, *sets):
-    run_recipe(load_recipe(recipe, ["evaluation.max_images=1", *sets]), tmp_path / "run")
+def make_run(recipe, tmp_path, *overrides):
+    resolved = load_recipe(recipe, ["evaluation.max_images=1", *overrides])
+    run_recipe(resolved, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -39,117 +44,144 @@ def image():
     return torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(5))
 
 
+def restore(folder, image, tradeoff=None):
+    return Restorer.from_pretrained(folder, "cpu")(image, tradeoff)
+
+
+def ways_of(report):
+    """The ways of loading that an export compared."""
+    return [line.partition(":")[0] for line in report]
+
+
 def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, image):
-    said = export(run, tmp_path / "out")
-    assert [line.partition(":")[0] for line in said] == [
-        "Restorer",
-        "diffusers pipeline",
-        "peft adapters",
-    ]
-    wanted = Restorer.from_pretrained(run, "cpu")(image, [0.0, 0.3, 1.0])
-    assert not torch.equal(wanted[0], wanted[2])
-    restorer = Restorer.from_pretrained(tmp_path / "out", "cpu")
-    own = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
-    plain = DiffusionPipeline.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    out = tmp_path / "out"
+    report = export(run, out)
+    assert ways_of(report) == ["Restorer", "diffusers pipeline", "peft adapters"]
+    tradeoffs = [0.0, 0.3, 1.0]
+    expected = restore(run, image, tradeoffs)
+    assert not torch.equal(expected[0], expected[2])
+    restorer = Restorer.from_pretrained(out, "cpu")
+    own = DistilledRestorationPipeline.from_pretrained(out)
+    plain = DiffusionPipeline.from_pretrained(out, trust_remote_code=True)
     assert type(plain) is DistilledRestorationPipeline
-    for t, one in zip((0.0, 0.3, 1.0), wanted, strict=True):
-        for restored in (restorer(image, t), own(image, t).images[0], plain(image, t).images[0]):
-            assert torch.equal(restored, one)
+    for tradeoff, original in zip(tradeoffs, expected, strict=True):
+        assert torch.equal(restorer(image, tradeoff), original)
+        assert torch.equal(own(image, tradeoff).images[0], original)
+        assert torch.equal(plain(image, tradeoff).images[0], original)
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
-    export(run, tmp_path / "out")
-    pipeline = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
+    out = tmp_path / "out"
+    export(run, out)
+    pipeline = DistilledRestorationPipeline.from_pretrained(out)
     pipeline.save_pretrained(tmp_path / "again")
-    assert (tmp_path / "again/pipeline.py").read_text() == (
-        tmp_path / "out/pipeline.py"
-    ).read_text()
+    code = (tmp_path / "again/pipeline.py").read_text()
+    assert code == (out / "pipeline.py").read_text()
     again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True).to("cpu")
     several = again([image, image], [0.0, 1.0], color="wavelet").images
-    assert torch.equal(several[1][0], pipeline(image, 1.0, color="wavelet").images[0])
-    shutil.rmtree(tmp_path / "out")
+    one = pipeline(image, 1.0, color="wavelet").images[0]
+    assert torch.equal(several[1][0], one)
+    shutil.rmtree(out)
     with pytest.raises(DistillkitError, match="gone"):
         pipeline.save_pretrained(tmp_path / "third")
 
 
-def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_path, image):
+def test_the_code_in_an_export_imports_a_public_name_only(run, tmp_path):
     export(run, tmp_path / "out")
-    (tmp_path / "out/pipeline.py").write_text("raise SystemExit('run')")
+    lines = (tmp_path / "out/pipeline.py").read_text().splitlines()
+    imports = [line for line in lines if "import" in line]
+    assert imports == ["from distillkit import DistilledRestorationPipeline  # noqa: F401"]
+
+
+def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_path, image):
+    out = tmp_path / "out"
+    export(run, out)
+    (out / "pipeline.py").write_text("raise SystemExit('run')")
     with pytest.raises(ValueError, match="trust_remote_code=True"):
-        DiffusionPipeline.from_pretrained(tmp_path / "out")
-    own = DistilledRestorationPipeline.from_pretrained(tmp_path / "out")
-    assert torch.equal(own(image, 0.3).images[0], Restorer.from_pretrained(run, "cpu")(image, 0.3))
+        DiffusionPipeline.from_pretrained(out)
+    own = DistilledRestorationPipeline.from_pretrained(out)
+    assert torch.equal(own(image, 0.3).images[0], restore(run, image, 0.3))
 
 
 def test_plain_peft_loads_the_adapters(recipe, tmp_path, image):
-    from peft import PeftModel
-    from toy_plugin import Options, model
-
     run = make_run(recipe, tmp_path, "stage1.adapter.alpha=5", "stage2.adapter.alpha=0.5")
     export(run, tmp_path / "out")
-    wanted = Restorer.from_pretrained(run, "cpu").student.restore(image[None], 1.0)
+    expected = Restorer.from_pretrained(run, "cpu").student.restore(image[None], 1.0)
     toy = model(Options(seed=2))
     for stage in ("stage1", "stage2"):
-        toy.network = PeftModel.from_pretrained(
-            toy.network, tmp_path / "out/adapters" / stage
-        ).merge_and_unload()
+        folder = tmp_path / "out/adapters" / stage
+        toy.network = PeftModel.from_pretrained(toy.network, folder).merge_and_unload()
     with torch.no_grad():
-        assert torch.allclose(toy.restore(image[None]), wanted, atol=1e-5)
+        restored = toy.restore(image[None])
+    assert torch.allclose(restored, expected, atol=1e-5)
 
 
-def test_merged_weights_are_the_knob_at_one_place(run, tmp_path, image):
-    export(run, tmp_path / "merged", merge_at=0.3)
-    assert sorted(p.name for p in (tmp_path / "merged/student").iterdir()) == [
-        "distillkit.json",
-        "network.safetensors",
-        "recipe.toml",
-    ]
-    merged = Restorer.from_pretrained(tmp_path / "merged", "cpu")
-    assert torch.allclose(
-        merged(image), Restorer.from_pretrained(run, "cpu")(image, 0.3), atol=1e-5
-    )
-    assert (
-        torch.equal(merged(image), merged(image, 0.3))
-        and "at tradeoff 0.3" in (tmp_path / "merged/README.md").read_text()
-    )
+def test_merged_weights_are_the_student_at_one_tradeoff(run, tmp_path, image):
+    folder = tmp_path / "merged"
+    export(run, folder, merge_at=0.3)
+    names = sorted(file.name for file in (folder / "student").iterdir())
+    assert names == ["distillkit.json", "network.safetensors", "recipe.toml"]
+    assert "at tradeoff 0.3" in (folder / "README.md").read_text()
+    merged = Restorer.from_pretrained(folder, "cpu")
+    restored = merged(image)
+    assert torch.allclose(restored, restore(run, image, 0.3), atol=1e-5)
+    assert torch.equal(restored, merged(image, 0.3))
+    pipeline = DistilledRestorationPipeline.from_pretrained(folder)
+    assert torch.equal(pipeline(image).images[0], restored)
     with pytest.raises(DistillkitError, match="no knob: its one tradeoff is 0.3"):
         merged(image, 0.5)
-    assert torch.equal(
-        DistilledRestorationPipeline.from_pretrained(tmp_path / "merged")(image).images[0],
-        merged(image),
-    )
 
 
 @pytest.mark.parametrize(
-    "sets", [["stage2.steps=0"], ["stage1.adapter.kind='full'"], ["stage2.variant='oftsr'"]]
+    ("override", "stages", "ways"),
+    [
+        ("stage2.steps=0", ["stage1"], 3),
+        ("stage1.adapter.kind='full'", ["stage2"], 2),
+        ("stage2.variant='oftsr'", ["stage1"], 2),
+    ],
 )
-def test_other_students_are_exported_with_the_adapters_they_have(recipe, tmp_path, image, sets):
-    run = make_run(recipe, tmp_path, *sets)
-    said = export(run, tmp_path / "out")
-    stages = [p.name for p in sorted((tmp_path / "out").glob("adapters/*"))]
-    assert stages == {"stage2.steps=0": ["stage1"], "stage1.adapter.kind='full'": ["stage2"]}.get(
-        sets[0], ["stage1"]
-    )
-    assert len(said) == (3 if sets == ["stage2.steps=0"] else 2)
-    if "full" in sets[0]:
+def test_other_students_are_exported_with_the_adapters_they_have(
+    recipe, tmp_path, override, stages, ways
+):
+    run = make_run(recipe, tmp_path, override)
+    report = export(run, tmp_path / "out")
+    assert [folder.name for folder in sorted(tmp_path.glob("out/adapters/*"))] == stages
+    assert len(report) == ways
+
+
+def test_a_student_trained_without_adapters_is_merged(recipe, tmp_path, image):
+    run = make_run(recipe, tmp_path, "stage1.adapter.kind='full'")
+    export(run, tmp_path / "merged", merge_at=1.0)
+    merged = restore(tmp_path / "merged", image)
+    assert torch.allclose(merged, restore(run, image, 1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("stage2.steps=0", "fixed tradeoff"),
+        ("stage2.variant='oftsr'", "evaluates the network twice"),
+    ],
+)
+def test_students_that_cannot_be_merged(recipe, tmp_path, override, reason):
+    run = make_run(recipe, tmp_path, override)
+    with pytest.raises(DistillkitError, match=reason):
         export(run, tmp_path / "merged", merge_at=1.0)
-    else:
-        with pytest.raises(DistillkitError, match="fixed tradeoff|evaluates the network twice"):
-            export(run, tmp_path / "merged", merge_at=1.0)
-    assert not (tmp_path / "merged").exists() or "full" in sets[0]
+    assert not (tmp_path / "merged").exists()
 
 
 def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkeypatch):
-    def spoilt(tensors, file, **options):
-        save_file({k: v + 0.5 for k, v in tensors.items()}, file, **options)
+    def save_spoilt(tensors, file, **options):
+        spoilt = {name: tensor + 0.5 for name, tensor in tensors.items()}
+        save_file(spoilt, file, **options)
 
-    monkeypatch.setattr("distillkit.export.adapters.save_file", spoilt)
-    with pytest.raises(
-        DistillkitError, match="loaded as peft adapters, the student gives images that differ by"
-    ):
+    monkeypatch.setattr("distillkit.export.adapters.save_file", save_spoilt)
+    message = "loaded as peft adapters, the student gives images that differ by"
+    with pytest.raises(DistillkitError, match=message):
         export(run, tmp_path / "out")
-    assert {p.name for p in tmp_path.iterdir()} & {"out", ".out.part"} == set()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert not names & {"out", ".out.part"}
 
 
 def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):
@@ -159,16 +191,18 @@ def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):
             cli.main()
         return stopped.value.code or 0, "".join(capfd.readouterr())
 
-    code, said = call("-o", str(tmp_path / "out"))
-    assert (
-        code == 0
-        and "Restorer: largest difference from the original 0" in said
-        and (tmp_path / "out/README.md").is_file()
-    )
+    out = str(tmp_path / "out")
+    code, printed = call("-o", out)
+    assert code == 0
+    assert "Restorer: largest difference from the original 0" in printed
+    assert (tmp_path / "out/README.md").is_file()
     for arguments in (["--merge"], ["--tradeoff", "0.5"]):
-        code, said = call("-o", str(tmp_path / "new"), *arguments)
-        assert code == 2 and "need each other" in said
-    assert call("-o", str(tmp_path / "out"))[0] == 2 and not (tmp_path / "new").exists()
+        code, printed = call("-o", str(tmp_path / "new"), *arguments)
+        assert code == 2
+        assert "need each other" in printed
+    code, _ = call("-o", out)
+    assert code == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_export_overwrites_nothing(run, tmp_path):
@@ -183,20 +217,27 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
     export(run, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     rows = json.loads((run / "evaluation/metrics.json").read_text())
-    psnr = next(
-        r
-        for r in rows
-        if r["method"] == "student" and r["tradeoff"] == 1.0 and r["metric"].startswith("psnr")
+    (psnr,) = (
+        row
+        for row in rows
+        if (row["method"], row["tradeoff"]) == ("student", 1.0) and row["metric"].startswith("psnr")
     )
-    assert f"{psnr['mean']:.4f}" in card and psnr["protocol"] in card and "linear:" not in card
-    assert all(
-        name in card
-        for name in ("toy/student", "toy/faithful", "toy/realistic", "toy/halve", "toy/photos")
-    )
-    assert "license: other" in card and "all rights reserved" in card  # the toys name no license
-    for file in (tmp_path / "out").rglob("*"):
-        if file.suffix in (".md", ".toml", ".json"):
-            assert str(tmp_path) not in file.read_text(), file
+    assert f"{psnr['mean']:.4f}" in card
+    assert psnr["protocol"] in card
+    assert "linear:" not in card
+    for name in ("student", "faithful", "realistic", "halve", "photos"):
+        assert f"toy/{name}" in card
+    # The toys name no license.
+    assert "license: other" in card
+    assert "all rights reserved" in card
+
+
+def test_an_export_does_not_tell_where_the_run_was_made(run, tmp_path):
+    export(run, tmp_path / "out")
+    texts = [file for file in tmp_path.glob("out/**/*") if file.suffix in (".md", ".toml", ".json")]
+    assert texts
+    for file in texts:
+        assert str(tmp_path) not in file.read_text(), file
 
 
 @pytest.mark.parametrize(
@@ -211,7 +252,7 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
         (["MIT", "My license"], ["My license"]),
     ],
 )
-def test_the_strictest_licence_is_found(licenses, strictest):
+def test_the_strictest_license_is_found(licenses, strictest):
     assert strictest_licenses(licenses)[0] == strictest
 
 
@@ -223,7 +264,7 @@ def test_the_strictest_licence_is_found(licenses, strictest):
         ("unknown", [], "unknown"),
     ],
 )
-def test_a_descriptor_of_unknown_licence_has_that_of_its_files(of_descriptor, of_files, license):
+def test_a_descriptor_of_unknown_license_has_that_of_its_files(of_descriptor, of_files, license):
     class Licensed(Options):
         def weight_files(self):
             return tuple(WeightFile(path="x", license=one) for one in of_files)
@@ -232,7 +273,7 @@ def test_a_descriptor_of_unknown_licence_has_that_of_its_files(of_descriptor, of
     assert Component("toy/x", spec, Licensed(), {}).license == license
 
 
-def test_one_known_licence_goes_into_the_front_matter(recipe):
+def test_one_known_license_goes_into_the_front_matter(recipe):
     resolved = load_recipe(recipe)
     about = {
         "recipe": "toy",
@@ -241,18 +282,14 @@ def test_one_known_licence_goes_into_the_front_matter(recipe):
         "licenses": {"student": "Apache-2.0"},
     }
     card = model_card(about, resolved.document.values, [])
-    assert (
-        card.startswith("---\nlicense: apache-2.0\n")
-        and "was not evaluated" in card
-        and "has a fixed tradeoff" in card
-    )
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "was not evaluated" in card
+    assert "has a fixed tradeoff" in card
 
 
 def test_paths_of_the_machine_are_cut_off():
-    assert (
-        without_folders('a = "/home/me/photos"\nb = "x/y"\nc = ["/z", "C:\\\\me\\\\w"]')
-        == 'a = "photos"\nb = "x/y"\nc = ["z", "w"]'
-    )
+    text = 'a = "/home/me/photos"\nb = "x/y"\nc = ["/z", "C:\\\\me\\\\w"]'
+    assert without_folders(text) == 'a = "photos"\nb = "x/y"\nc = ["z", "w"]'
 
 
 def test_only_an_export_is_pushed(tmp_path):
@@ -262,8 +299,12 @@ def test_only_an_export_is_pushed(tmp_path):
 
 def test_full_size_weights_stay_out_of_an_unmerged_export(run, tmp_path):
     export(run, tmp_path / "out")
-    own = {f.name: load_file(f) for f in (run / "student").glob("*.safetensors")}
-    there = {f.name: load_file(f) for f in (tmp_path / "out/student").glob("*.safetensors")}
-    assert own.keys() == there.keys() and all(
-        torch.equal(own[f][k], there[f][k]) for f in own for k in own[f]
-    )
+    originals = sorted((run / "student").glob("*.safetensors"))
+    copies = sorted((tmp_path / "out/student").glob("*.safetensors"))
+    assert [file.name for file in copies] == [file.name for file in originals]
+    for copy, original in zip(copies, originals, strict=True):
+        expected = load_file(original)
+        tensors = load_file(copy)
+        assert tensors.keys() == expected.keys()
+        for name in tensors:
+            assert torch.equal(tensors[name], expected[name])

@@ -95,14 +95,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         card = model_card(about, tomllib.loads(recipe), _evaluation_rows(run))
         (temporary / "README.md").write_text(card)
         ways = _write_wrappers(temporary, about)
-        report = []
-        for name, restore in ways.items():
-            restored = restore(image, tradeoffs)
-            difference = _largest_difference(name, restored, expected)
-            report.append(
-                f"{name}: largest difference from the original {difference:.1g} of white, "
-                f"at tradeoff {', '.join(map('{:g}'.format, tradeoffs))}"
-            )
+        report = _compare(ways, image, tradeoffs, expected)
         _write_about(folder, without_default_paths(about))
     return report
 
@@ -240,21 +233,33 @@ def _test_image() -> Tensor:
     return (0.8 * image + 0.2 * noise).clamp(0, 1)
 
 
-def _largest_difference(name: str, restored: Images, expected: Images) -> float:
-    """Compare the images of a loaded export with the original's.
+def _compare(
+    ways: dict[str, Restore], image: Tensor, tradeoffs: Tradeoffs, expected: Images
+) -> list[str]:
+    """Load an export in every way, and compare its images with the original's.
+
+    Returns:
+        a line for each way, with the largest difference.
 
     Raises:
-        DistillkitError: they differ visibly.
+        DistillkitError: the images of one differ visibly.
     """
-    differences = torch.stack(restored) - torch.stack(expected)
-    difference = differences.abs().max().item()
-    # A comparison with nan is false, so nan is refused as well.
-    if not difference <= TOLERANCE:
-        raise DistillkitError(
-            f"not exported: loaded as {name}, the student gives images that differ by "
-            f"{difference:.2g} of white"
+    report = []
+    at = ", ".join(map("{:g}".format, tradeoffs))
+    for name, restore in ways.items():
+        restored = restore(image, tradeoffs)
+        differences = torch.stack(restored) - torch.stack(expected)
+        largest = differences.abs().max().item()
+        # A comparison with nan is false, so nan is refused as well.
+        if not largest <= TOLERANCE:
+            raise DistillkitError(
+                f"not exported: loaded as {name}, the student gives images that differ by "
+                f"{largest:.2g} of white"
+            )
+        report.append(
+            f"{name}: largest difference from the original {largest:.1g} of white, at tradeoff {at}"
         )
-    return difference
+    return report
 
 
 def _evaluation_rows(run: Path) -> list[dict[str, Any]]:
