@@ -1,4 +1,4 @@
-"""Exports: every way to load one gives the images of the run's own student.
+"""Every way to load an export gives the images of the run's student.
 
 An export that gives other images never appears.
 """

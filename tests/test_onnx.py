@@ -1,4 +1,4 @@
-"""ONNX graphs give the student's images, at sizes and tradeoffs that were not traced, too.
+"""ONNX graphs give the student's images at all sizes and tradeoffs.
 
 A graph that gives other images never appears.
 """

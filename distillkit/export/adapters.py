@@ -1,4 +1,4 @@
-"""Write the stages' LoRA in files that peft and diffusers read by themselves."""
+"""Write the stages' LoRA in files that plain peft and diffusers read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Lora:
 
 
 def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStudent]:
-    """Write the LoRA of each stage that trained one to ``out/stage1`` and ``out/stage2``.
+    """Write the LoRA of each stage that trained one.
 
     peft's files are ``adapter_config.json`` and ``adapter_model.safetensors``. A network that is
     one of diffusers' also gets ``pytorch_lora_weights.safetensors``, with rank and alpha in its
@@ -57,7 +57,7 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
 
     Args:
         student: the student's folder.
-        out: the folder of the adapters.
+        out: the folder of the adapters, which get ``stage1`` and ``stage2`` in it.
         about: the student's ``distillkit.json``.
 
     Returns:
@@ -81,7 +81,10 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
 
 
 def _diffusers_name(network: object) -> str | None:
-    """Return what diffusers calls the network in a pipeline; None if it is not diffusers'."""
+    """Return what diffusers calls the network in a pipeline.
+
+    None if the network is not one of diffusers'.
+    """
     if isinstance(network, UNet2DConditionModel):
         return "unet"
     if isinstance(network, PeftAdapterMixin):

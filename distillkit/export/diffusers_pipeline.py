@@ -1,4 +1,4 @@
-"""A distilled student as a diffusers pipeline: saved, loaded and called like any other."""
+"""A distilled student as a diffusers pipeline like any other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision
 
 
 class DistilledStudent(ModelMixin):
-    """The component of the pipeline: a student and the folder that it was loaded from."""
+    """The pipeline's component: a student and the folder it came from."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -42,7 +42,10 @@ class DistilledStudent(ModelMixin):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Self:  # type: ignore[override]
-        """Load the student saved in ``folder``; diffusers' loading options do not apply to it."""
+        """Load the student saved in ``folder``.
+
+        diffusers' loading options do not apply to it.
+        """
         return cls(Path(folder))
 
     def save_pretrained(self, folder: str | Path) -> None:  # type: ignore[override]
@@ -86,9 +89,9 @@ class DistilledRestorationPipeline(DiffusionPipeline):
 
     @classmethod
     def load_config(cls, *args: Any, **options: Any) -> Any:
-        """Load ``model_index.json``, with this class in place of the folder's code.
+        """Load ``model_index.json``, but with this class.
 
-        So whoever names this class need not trust the folder.
+        So the folder's code is not needed, and need not be trusted.
         """
         loaded = super().load_config(*args, **options)
         config = loaded[0] if isinstance(loaded, tuple) else loaded

@@ -1,4 +1,4 @@
-"""Export a student: one folder for the Restorer, for diffusers and for peft.
+"""Export a student for the Restorer, for diffusers and for peft.
 
 It is compared with the original before it appears.
 """
@@ -41,9 +41,7 @@ TEST_SIDE = 64
 """Sides of the image that exports are compared on, pixels."""
 COMPARED_TRADEOFFS = [0.0, 0.5, 1.0]
 
-Images = list[Tensor]
-Tradeoffs = Sequence[float]
-Restore = Callable[[Tensor, Tradeoffs], Images]
+Restore = Callable[[Tensor, Sequence[float]], list[Tensor]]
 """Loads an export in one of the possible ways, and restores an image at several tradeoffs."""
 
 
@@ -101,11 +99,11 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload an exported folder to a repository of the Hub, created if necessary.
+    """Upload an exported folder to a repository of the Hub.
 
     Args:
         folder: the exported folder.
-        repository: ``owner/name``.
+        repository: ``owner/name``, created if necessary.
         private: make a new repository private.
 
     Returns:
@@ -206,19 +204,21 @@ def _write_wrappers(folder: Path, about: About) -> dict[str, Restore]:
     return ways
 
 
-def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Tradeoffs) -> Images:
+def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
     restorer = Restorer.from_pretrained(folder, "cpu")
     return [restorer(image, tradeoff) for tradeoff in tradeoffs]
 
 
-def _restore_by_pipeline(folder: Path, image: Tensor, tradeoffs: Tradeoffs) -> Images:
+def _restore_by_pipeline(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
 
     pipeline: Any = DistilledRestorationPipeline.from_pretrained(folder)
     return [pipeline(image, tradeoff).images[0] for tradeoff in tradeoffs]
 
 
-def _restore_by_adapters(load: LoadStudent, image: Tensor, tradeoffs: Tradeoffs) -> Images:
+def _restore_by_adapters(
+    load: LoadStudent, image: Tensor, tradeoffs: Sequence[float]
+) -> list[Tensor]:
     return [Restorer(load(tradeoff))(image) for tradeoff in tradeoffs]
 
 
@@ -234,7 +234,7 @@ def _test_image() -> Tensor:
 
 
 def _compare(
-    ways: dict[str, Restore], image: Tensor, tradeoffs: Tradeoffs, expected: Images
+    ways: dict[str, Restore], image: Tensor, tradeoffs: Sequence[float], expected: list[Tensor]
 ) -> list[str]:
     """Load an export in every way, and compare its images with the original's.
 

@@ -1,4 +1,4 @@
-"""The model card of an exported student: its origin, its licenses, and its measurements."""
+"""The model card of an exported student: origin, licenses, measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import distillkit
 from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table, tradeoff_text
 
-Row = Mapping[str, Any]
+MetricRow = Mapping[str, Any]
 """One row of ``metrics.json``."""
 
 HUB_LICENSES = {
@@ -48,7 +48,9 @@ LICENSE_CLASSES = (
 """From the most permissive to the strictest, which every other name belongs to."""
 
 
-def model_card(about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def model_card(
+    about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequence[MetricRow]
+) -> str:
     """Write ``README.md`` with the front matter that the Hub reads.
 
     Args:
@@ -95,7 +97,10 @@ def strictest_licenses(licenses: Iterable[str]) -> tuple[list[str], str]:
 
 
 def _license_class(license: str) -> int:
-    """Return the index of a license's class, for ``"A AND B"`` that of the stricter part."""
+    """Return the index of a license's class.
+
+    Of ``"A AND B"``, the stricter part counts.
+    """
     parts = license.replace("(", "").replace(")", "").split(" AND ")
     return max(map(_class_of_name, parts))
 
@@ -133,7 +138,7 @@ def _source_name(table: Mapping[str, Any]) -> str:
     return PurePath(table.get("imagefolder") or table["parquet"]).name
 
 
-def _metric_table(rows: Sequence[Row]) -> Table | None:
+def _metric_table(rows: Sequence[MetricRow]) -> Table | None:
     """Fill a row for each method and tradeoff, with a column for each metric."""
     if not rows:
         return None
@@ -146,7 +151,7 @@ def _metric_table(rows: Sequence[Row]) -> Table | None:
     return Table(["method", "tradeoff", *metrics], list(lines.values()))
 
 
-def _mean_text(row: Row) -> str:
+def _mean_text(row: MetricRow) -> str:
     if row["mean"] is None:
         return "weights absent"
     if row["sem"] is None:

@@ -40,7 +40,9 @@ GRAPH_TRADEOFFS = (0.0, TRACED_TRADEOFF, 1.0)
 
 
 def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) -> str:
-    """Write a student as an ONNX graph; it appears only if it gives the student's images.
+    """Write a student as an ONNX graph.
+
+    The file appears only if it gives the student's images.
 
     The graph's input ``image`` is float32 (1, 3, h, w) in [0, 1], h and w multiples of the model's
     ``size_multiple``. Its output ``restored`` is (1, 3, scale h, scale w) in [0, 1]. A student
@@ -75,7 +77,10 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
 
 
 class FixedTradeoffGraph(nn.Module):
-    """(1, 3, h, w) in [0, 1] -> (1, 3, scale h, scale w) in [0, 1], at one tradeoff."""
+    """A student at one tradeoff, as it is traced.
+
+    It maps (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w) in [0, 1].
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -174,7 +179,8 @@ def _write(program: Any, graph: FixedTradeoffGraph, out: Path) -> str:
 
 
 def _files(out: Path) -> list[Path]:
-    """Return the file of large weights and the graph; that comes last, and needs the other."""
+    """Return the file of large weights, and the graph that needs it."""
+    # The graph appears last: it is complete as soon as it is there.
     return [out.with_name(f"{out.name}.data"), out]
 
 
@@ -216,7 +222,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
 
 
 def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[list[Tensor]]:
-    """Yield an image, and a tradeoff if the graph takes one, for each comparison."""
+    """Yield the graph's inputs for each comparison."""
     for sides in COMPARED_SIDES:
         image = _image(graph, sides)
         if not isinstance(graph, TradeoffGraph):

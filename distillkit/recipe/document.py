@@ -17,8 +17,6 @@ from distillkit.errors import did_you_mean
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe, refuse
 from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
-Table = dict[str, Any]
-
 
 @dataclass
 class Document:
@@ -26,7 +24,7 @@ class Document:
 
     name: str
     """The recipe file, as errors show it."""
-    values: Table = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     """What was wrong with the files, and with overrides."""
@@ -91,7 +89,7 @@ class Document:
 
 
 def read(
-    path: Path | str, overrides: Iterable[str] = (), defaults: Table | None = None
+    path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, Any] | None = None
 ) -> Document:
     """Read a recipe file and the files it extends, then apply overrides.
 
@@ -146,7 +144,10 @@ def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> Document:
 
 
 def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
-    """Read a single file; if it is not TOML, the document has a problem and no values."""
+    """Read a single file, without what it extends.
+
+    If it is not TOML, the document has a problem and no values.
+    """
     document = Document(str(path))
     try:
         text = path.read_text(encoding="utf-8")
@@ -197,7 +198,7 @@ def _syntax_problem(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Pr
 
 
 def _take_bases(document: Document) -> dict[KeyPath, str]:
-    """Remove the ``extends`` list from a file's document; return its entries by key path."""
+    """Remove the ``extends`` list and return its entries by key path."""
     bases = document.values.pop("extends", [])
     if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
         message = f"expected a list of file names, got {describe(bases)}"
@@ -271,7 +272,13 @@ def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> Ke
 
 
 def _key_in(document: Document, path: KeyPath, part: str) -> str | int:
-    """Return ``part`` as a key of the table, or as an index of the list, at ``path``."""
+    """Return ``part`` as a key of a table, or as an index of a list.
+
+    Args:
+        document: the document.
+        path: where the table or list stands.
+        part: a part of a dotted key.
+    """
     parent = document.get(path)
     if isinstance(parent, dict):
         return part

@@ -1,4 +1,4 @@
-"""Writing a resolved recipe: as TOML, or one line a value with what set it."""
+"""Writing a resolved recipe: as TOML, or line by line with origins."""
 
 from __future__ import annotations
 

@@ -107,7 +107,10 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _is_file_path(annotation: Any) -> bool:
-    """Tell whether a string becomes a path; where ``str`` is allowed too, it stays text."""
+    """Tell whether a string becomes a path.
+
+    Where ``str`` is allowed as well, it stays a text.
+    """
     kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
     if str in kinds:
         return False

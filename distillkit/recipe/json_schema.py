@@ -51,7 +51,9 @@ def _shared_keys(source: Schema) -> Schema:
 
 
 def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema) -> Schema:
-    """Describe what may stand for a component: a table with its options, or the name alone.
+    """Describe what may stand for a component.
+
+    That is a table with its options, or the name alone.
 
     Args:
         kind: of the component.
@@ -75,7 +77,10 @@ def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema
 
 
 def _options(kind: Kind, full_name: str, spec: Spec, definitions: Schema) -> Schema:
-    """Build the schema of a component's options, its models under names of their own."""
+    """Build the schema of a component's options.
+
+    The models that the options are made of get names of their own.
+    """
     prefix = f"{kind}.{full_name.replace('/', '.')}"
     options = spec.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
     for name, model in options.pop("$defs", {}).items():

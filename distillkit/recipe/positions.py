@@ -1,4 +1,7 @@
-"""Keys of TOML files and the lines on which they stand; ``tomllib`` reads values only."""
+"""Keys of TOML files, and the lines on which they stand.
+
+``tomllib`` reads values only.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def children(value: Any) -> Iterable[tuple[str | int, Any]]:
 
 
 def dotted(path: KeyPath) -> str:
-    """Write a key path as TOML and ``--set`` do: the inverse of :func:`parse_path`."""
+    """Write a key path as TOML and ``--set`` do.
+
+    This is the inverse of :func:`parse_path`.
+    """
     return ".".join(_key_text(str(part)) for part in path)
 
 
@@ -71,7 +77,9 @@ def parse_key(text: str) -> tuple[str, ...]:
 
 
 def parse_path(text: str) -> KeyPath:
-    """Split a dotted key whose numbers are list indices: ``data.train.0.weight``.
+    """Split a dotted key whose numbers are list indices.
+
+    For example, ``data.train.0.weight`` becomes ``("data", "train", 0, "weight")``.
 
     Raises:
         ValueError: not a key.
@@ -112,7 +120,7 @@ class _Scanner:
         return self.lines
 
     def note(self, path: KeyPath, line: int) -> None:
-        """Note the line of a key, and of the tables that it is the first to mention."""
+        """Note the line of a key, and of tables that it is first to mention."""
         while path:
             self.lines.setdefault(path, line)
             path = path[:-1]
