@@ -20,11 +20,16 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file"
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="change a key; VALUE is TOML (stage1.steps=50)"
+        "--set",
+        metavar="KEY=VALUE",
+        help="change a key of the recipe; VALUE is TOML (stage1.steps=50)",
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    str | None,
+    typer.Option(
+        metavar="DEVICE", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one"
+    ),
 ]
 Methods = Annotated[
     list[str] | None,
@@ -38,7 +43,10 @@ Combine = Annotated[
     str | None,
     typer.Option(metavar="A,B", help="add linear combinations alpha A + (1 - alpha) B"),
 ]
-Alphas = Annotated[str | None, typer.Option(help="of --combine; default: 0.1,0.2,...,0.9")]
+Alphas = Annotated[
+    str | None,
+    typer.Option(metavar="X,Y,...", help="the weights of --combine; default: 0.1,0.2,...,0.9"),
+]
 Reference = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="the method that others are compared with in pairs"),

@@ -13,7 +13,7 @@ from distillkit.cli.arguments import Overrides, load_recipe
 def doctor(
     recipe: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECIPE]", help="a TOML file: also tell what a run of it takes"),
+        typer.Argument(metavar="RECIPE", help="a TOML file: also say what a run of it takes"),
     ] = None,
     overrides: Overrides = None,
     memory: Annotated[
@@ -21,7 +21,7 @@ def doctor(
         typer.Option(min=0, help="GiB that a run may take; default: what the device has"),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="make a step at the recipe's own crop, too, and compare")
+        bool, typer.Option("--check", help="also run a step at the recipe's crop size, and compare")
     ] = False,
 ) -> None:
     """Look for problems of this machine, or of a recipe.

@@ -65,7 +65,7 @@ def compare(
         typer.Option(metavar="DIR", help="the inputs, to show and to enlarge bicubically"),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="names with commas between them")
+        str, typer.Option(metavar="NAME,...", help="names with commas between them")
     ] = "psnr-y,ssim-y,stlpips-alex",
     only: Annotated[str, typer.Option(metavar="PATTERN", help="the images to take")] = "*",
     combine: Combine = None,

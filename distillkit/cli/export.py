@@ -13,7 +13,9 @@ from distillkit.errors import DistillkitError
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="a new folder")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="a new folder")
+    ] = None,
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")
     ] = None,
@@ -23,7 +25,7 @@ def export(
     tradeoff: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="of --merge or --onnx: 0 most realistic ... 1 most faithful"
+            min=0, max=1, help="for --merge or --onnx: 0 most realistic ... 1 most faithful"
         ),
     ] = None,
 ) -> None:

@@ -28,7 +28,8 @@ def show(
     recipe: RecipeFile,
     overrides: Overrides = None,
     origin: Annotated[
-        bool, typer.Option("--origin", help="one line a value, with the file and line that set it")
+        bool,
+        typer.Option("--origin", help="one line per value, with the file and line that set it"),
     ] = False,
 ) -> None:
     """Print a recipe with all that it extends, and with every default."""

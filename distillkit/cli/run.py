@@ -16,7 +16,8 @@ def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="the run's folder; default: runs/<recipe name>")
+        Path | None,
+        typer.Option(metavar="DIR", help="the run's folder; default: runs/<recipe name>"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue from the newest checkpoint in the folder")

@@ -20,7 +20,10 @@ def sweep(
     ],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder of the runs; default: sweeps/<recipe file's name>")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="folder of the runs; default: sweeps/<recipe file's name>"
+        ),
     ] = None,
 ) -> None:
     """Run a recipe at every point of a grid.
