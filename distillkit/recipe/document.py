@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import did_you_mean
-from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe, refuse
+from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe_value, lower_first, refuse
 from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
 
@@ -106,7 +106,8 @@ def read(
     try:
         document.merge(_read_file(Path(path)))
     except _CannotRead as e:
-        document.problems.append(Problem(Origin(str(path)), (), str(e)))
+        origin = Origin(document.name)
+        document.problems.append(Problem(origin, (), str(e)))
     refuse(document.problems)
     for override in overrides:
         _apply_override(override, document)
@@ -130,15 +131,18 @@ def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> Document:
     Raises:
         _CannotRead: the file itself cannot be read.
     """
-    _refuse_cycle(path, extended_by)
+    chain = (*extended_by, path)
+    _refuse_cycle(chain)
     own = _parse_file(path, extended_by)
     document = Document(own.name)
     for key, name in _take_bases(own).items():
-        base = os.path.normpath(path.parent / name)
+        base = Path(os.path.normpath(path.parent / name))
         try:
-            document.merge(_read_file(Path(base), (*extended_by, path)))
+            extended = _read_file(base, chain)
+            document.merge(extended)
         except _CannotRead as e:
-            own.problems.append(own.problem(key, str(e)))
+            problem = own.problem(key, str(e))
+            own.problems.append(problem)
     document.merge(own)
     return document
 
@@ -169,17 +173,19 @@ def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
     return document
 
 
-def _refuse_cycle(path: Path, extended_by: tuple[Path, ...]) -> None:
-    above = [file.resolve() for file in extended_by]
-    if path.resolve() in above:
-        chain = " -> ".join(str(file) for file in [*extended_by, path])
-        raise _CannotRead(f"the files extend each other in a circle: {chain}")
+def _refuse_cycle(chain: tuple[Path, ...]) -> None:
+    *above, last = (file.resolve() for file in chain)
+    if last in above:
+        names = " -> ".join(map(str, chain))
+        raise _CannotRead(f"the files extend each other in a circle: {names}")
 
 
 def _missing_file(path: Path, extended_by: tuple[Path, ...]) -> str:
     """Say that a file is missing, and which one may be meant."""
-    present = set(path.parent.glob("*.toml")) - set(extended_by)
-    suggestion = did_you_mean(path.name, [file.name for file in present])
+    present = set(path.parent.glob("*.toml"))
+    present -= set(extended_by)
+    names = [file.name for file in present]
+    suggestion = did_you_mean(path.name, names)
     if not extended_by:
         # The line that reports it begins with the file's name.
         return f"no such file{suggestion}"
@@ -193,18 +199,28 @@ def _syntax_problem(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Pr
     stated = re.match(r"line (\d+)", position)
     if stated:
         line = int(stated[1])
-    message = message[0].lower() + message[1:]
-    return Problem(Origin(str(path), line), (), f"not valid TOML: {message}")
+    origin = Origin(str(path), line)
+    return Problem(origin, (), f"not valid TOML: {lower_first(message)}")
 
 
 def _take_bases(document: Document) -> dict[KeyPath, str]:
     """Remove the ``extends`` list and return its entries by key path."""
     bases = document.values.pop("extends", [])
-    if not isinstance(bases, list) or not all(isinstance(name, str) for name in bases):
-        message = f"expected a list of file names, got {describe(bases)}"
-        document.problems.append(document.problem(("extends",), message))
+    if not _is_list_of_strings(bases):
+        message = f"expected a list of file names, got {describe_value(bases)}"
+        problem = document.problem(("extends",), message)
+        document.problems.append(problem)
         return {}
-    return {("extends", i): name for i, name in enumerate(bases)}
+    entries: dict[KeyPath, str] = {}
+    for i, name in enumerate(bases):
+        entries["extends", i] = name
+    return entries
+
+
+def _is_list_of_strings(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(entry, str) for entry in value)
 
 
 def _can_merge(old: Any, new: Any) -> bool:
@@ -237,7 +253,8 @@ def _apply_override(override: str, document: Document) -> None:
         value = _parse_value(key, text.strip())
         path = _make_room(document, parts, origin)
     except ValueError as e:
-        document.problems.append(Problem(origin, (), f"{key} - {e}"))
+        problem = Problem(origin, (), f"{key} - {e}")
+        document.problems.append(problem)
         return
     document.set(path, value, origin)
 
@@ -267,7 +284,8 @@ def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> Ke
     for part in parts:
         if document.get(path) is None:
             document.set(path, {}, origin)
-        path = (*path, _key_in(document, path, part))
+        key = _key_in(document, path, part)
+        path = (*path, key)
     return path
 
 
@@ -283,9 +301,8 @@ def _key_in(document: Document, path: KeyPath, part: str) -> str | int:
     if isinstance(parent, dict):
         return part
     if not isinstance(parent, list):
-        raise ValueError(f"{dotted(path)} is {describe(parent)}, not a table")
-    index = int(part) if part.isdecimal() else len(parent)
-    if index >= len(parent):
-        count = len(parent)
-        raise ValueError(f"{dotted(path)} is a list of {count}, its entries are counted from 0")
-    return index
+        raise ValueError(f"{dotted(path)} is {describe_value(parent)}, not a table")
+    count = len(parent)
+    if part.isdecimal() and int(part) < count:
+        return int(part)
+    raise ValueError(f"{dotted(path)} is a list of {count}, its entries are counted from 0")

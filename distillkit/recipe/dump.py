@@ -23,11 +23,13 @@ def with_origin(document: Document) -> str:
     """List every value of a document as ``key.path = value  # origin``."""
     origins = {}
     for path, value in leaves(document.values):
-        setting = f"{dotted(path)} = {inline(value)}"
+        setting = _assignment(path, value)
         origins[setting] = document.origin(path)
     width = min(MAX_ALIGNED, max(map(len, origins)))
-    lines = [f"{setting:<{width}}  # {origin}\n" for setting, origin in origins.items()]
-    return "".join(lines)
+    text = ""
+    for setting, origin in origins.items():
+        text += f"{setting:<{width}}  # {origin}\n"
+    return text
 
 
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -44,7 +46,7 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
         yield from leaves(entry, (*path, key))
 
 
-def inline(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Write a value as it stands on the right of an equals sign, in one line."""
     # tomli_w breaks every list into lines of its own.
     match value:
@@ -53,18 +55,18 @@ def inline(value: Any) -> str:
         case str():
             return quoted(value)
         case list() | tuple():
-            entries = ", ".join(map(inline, value))
+            entries = ", ".join(map(format_value, value))
             return f"[{entries}]"
         case dict() if value:
-            pairs = ", ".join(_assignment(*item) for item in value.items())
-            return f"{{ {pairs} }}"
+            settings = [_assignment((key,), entry) for key, entry in value.items()]
+            return f"{{ {', '.join(settings)} }}"
         case _:
             # Numbers, dates and the empty table read alike in Python and TOML.
             return str(value)
 
 
-def _assignment(key: str, value: Any) -> str:
-    return f"{dotted((key,))} = {inline(value)}"
+def _assignment(path: KeyPath, value: Any) -> str:
+    return f"{dotted(path)} = {format_value(value)}"
 
 
 def _has_keys(value: Any) -> bool:

@@ -75,7 +75,7 @@ def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
     """
     kind = error["type"]
     context = error.get("ctx", {})
-    received = describe(error["input"])
+    received = describe_value(error["input"])
     if kind == "extra_forbidden":
         return "unknown key" + did_you_mean(str(error["loc"][-1]), known)
     if kind == "missing":
@@ -93,7 +93,7 @@ def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
     for prefix, expected in _TYPES.items():
         if kind.startswith(prefix):
             return f"expected {expected}, got {received}"
-    return f"{_lower_first(error['msg'])}, got {received}"
+    return f"{lower_first(error['msg'])}, got {received}"
 
 
 _LENGTHS = {
@@ -125,7 +125,7 @@ _TYPES = {
 }
 
 
-def describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Describe a TOML value by its type and, shortened, its content."""
     match value:
         case bool():
@@ -157,5 +157,6 @@ def _closest_option(value: Any, options: str) -> str:
     return did_you_mean(value, re.findall(r'"(.*?)"', options))
 
 
-def _lower_first(message: str) -> str:
+def lower_first(message: str) -> str:
+    """Begin a message in lower case, to stand after a colon or dash."""
     return message[0].lower() + message[1:]

@@ -19,9 +19,10 @@ def keys(annotation: Any, path: KeyPath = ()) -> list[str]:
         annotation = entry_type(annotation, key)
     names: list[str] = []
     for kind in alternatives(annotation):
-        if _is_model(kind):
-            fields = kind.model_fields.items()
-            names += [field.alias or name for name, field in fields]
+        if not _is_model(kind):
+            continue
+        for name, field in kind.model_fields.items():
+            names.append(field.alias or name)
     return names
 
 
@@ -38,7 +39,8 @@ def paths_within(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[Ke
             yield path
         return
     for key, entry in children(value):
-        yield from paths_within(entry_type(annotation, key), entry, (*path, key))
+        below = entry_type(annotation, key)
+        yield from paths_within(below, entry, (*path, key))
 
 
 def relative_defaults(model: type[BaseModel]) -> dict[str, Path]:
@@ -88,11 +90,13 @@ def alternatives(annotation: Any) -> Iterator[Any]:
 def _entry_types(kind: Any, key: str | int) -> list[Any]:
     """Return what one kind, no union, says of an entry."""
     if _is_model(kind):
-        fields = kind.model_fields.items()
-        return [field.annotation for name, field in fields if key in (name, field.alias)]
+        for name, field in kind.model_fields.items():
+            if key in (name, field.alias):
+                return [field.annotation]
+        return []
     arguments = get_args(kind)
     origin = get_origin(kind)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
+    if _is_subclass(origin, Mapping):
         return [arguments[1]]
     if not arguments or not isinstance(key, int):
         return []
@@ -103,7 +107,12 @@ def _entry_types(kind: Any, key: str | int) -> list[Any]:
 
 
 def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return _is_subclass(annotation, BaseModel)
+
+
+def _is_subclass(kind: Any, parents: Any) -> bool:
+    """Tell whether an annotation is a class, and a subclass of others."""
+    return isinstance(kind, type) and issubclass(kind, parents)
 
 
 def _is_file_path(annotation: Any) -> bool:
@@ -111,7 +120,7 @@ def _is_file_path(annotation: Any) -> bool:
 
     Where ``str`` is allowed as well, it stays a text.
     """
-    kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
+    kinds = list(alternatives(annotation))
     if str in kinds:
         return False
-    return any(issubclass(kind, Path | WeightFile) for kind in kinds)
+    return any(_is_subclass(kind, Path | WeightFile) for kind in kinds)

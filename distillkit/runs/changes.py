@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from distillkit.recipe.dump import inline, leaves
+from distillkit.recipe.dump import format_value, leaves
 from distillkit.recipe.positions import KeyPath, dotted
 
 Compatibility = Literal["safe", "fork", "incompatible"]
@@ -122,7 +122,7 @@ def format_changes(changes: Sequence[Change]) -> str:
 def _written(value: Any) -> str:
     if value is None:
         return "not set"
-    return inline(value)
+    return format_value(value)
 
 
 def _judge(

@@ -14,7 +14,7 @@ from typing import Any
 from distillkit.errors import DistillkitError, RecipeError
 from distillkit.evaluation.results import STUDENT
 from distillkit.files.atomic import write_file
-from distillkit.recipe.dump import inline
+from distillkit.recipe.dump import format_value
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.report.documents import csv_text, fill_template
 from distillkit.report.tables import Table, tradeoff_text
@@ -205,7 +205,7 @@ def _parse_grid(text: str) -> tuple[str, list[str]]:
         expected = f"expected KEY=VALUE,VALUE,... in TOML; strings need quotes: {example}"
         raise DistillkitError(f"--grid {text} - {expected}") from e
     key = key.strip()
-    values = [inline(value) for value in document["values"]]
+    values = [format_value(value) for value in document["values"]]
     if not (key and equals and values):
         raise DistillkitError(f"--grid {text} - expected KEY=VALUE,VALUE,...")
     return key, values
