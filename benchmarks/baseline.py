@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillkit import ModelInput
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.diffusion.prediction import Prediction, epsilon_from_sample
 from distillkit.diffusion.process import match_timesteps
-from distillkit.inference.student import stage1_adapter
-from distillkit.recipe.build import build, build_distance
+from distillkit.recipe.build import build, build_adapter, build_distance
 from distillkit.recipe.load import ResolvedRecipe
 
 Terms = dict[str, Tensor]
@@ -58,8 +58,8 @@ class Baseline:
             build(resolved, "degradation", device) if self.recipe.degradation else None
         )
         self.perceptual = (
-            build_distance(resolved, "stage1.perceptual", device)
-            if self.recipe.stage1.weights.perceptual
+            build_distance(resolved, "stage1.reconstruction.perceptual_metric", device)
+            if self.recipe.stage1.reconstruction.perceptual_weight
             else None
         )
         models = _separate([self.student, *self.teachers.values()])
@@ -67,7 +67,7 @@ class Baseline:
 
     def stage1(self, batches: PairedBatches, steps: int) -> Iterator[Terms]:
         """Train stage 1; the detached terms of each step, weighted. The student keeps what it learned."""
-        adapter = stage1_adapter(self.student, self.recipe.stage1.adapter, self.recipe.seed)
+        adapter = build_adapter(self.student, self.recipe.stage1.adapter, self.recipe.seed)
         yield from self._train("stage1", adapter.tensors(), self.algorithm_1, batches, steps)
         adapter.merge()
 
@@ -75,15 +75,13 @@ class Baseline:
         """Train stage 2 from what :meth:`stage1` left; the realistic teacher is let go of."""
         self.teachers.pop("realness", None)
         self.start = copy.deepcopy(self.student)
-        self.adapter = stage1_adapter(
-            self.student, self.recipe.stage2.adapter, self.recipe.seed + 1
-        )
+        self.adapter = build_adapter(self.student, self.recipe.stage2.adapter, self.recipe.seed + 1)
         yield from self._train("stage2", self.adapter.tensors(), self.gate, batches, steps)
 
     def algorithm_1(self, lq: Tensor, gt: Tensor, step: int, data_step: int) -> Terms:
         """Lines 2-14: one step's terms of eq. 4. ``data_step``: the first step that had the same batch."""
         options, student = self.recipe.stage1, self.student
-        condition = student.condition(lq)
+        condition = student.condition(ModelInput(lq))
         z_s = student.generate(condition, self._draws("stage1", step, "student"))
         x_0 = student.codec.decode(z_s)
         terms = self._reconstruction(
@@ -128,7 +126,7 @@ class Baseline:
             t_own = student.process.sample_timesteps(len(lq), draws).to(lq.device)
             t, known = match_timesteps(student.process, t_own, teacher.process)
 
-        y = teacher.condition(lq)
+        y = teacher.condition(ModelInput(lq))
         z = teacher.encode(gt, y)
         eps = torch.randn(z.shape, generator=draws).to(z)
         mine = z_s if same else teacher.encode(x_0, y)
@@ -176,12 +174,12 @@ class Baseline:
             t = 1.0
         if options.target == "teacher":
             z_0 = self.start.generate(
-                self.start.condition(lq), self._draws("stage2", data_step, "student")
+                self.start.condition(ModelInput(lq)), self._draws("stage2", data_step, "student")
             )
             z_1 = self._endpoint(lq, self._draws("stage2", data_step, "endpoint"))
         with self.adapter.at_scale(t):
             z_t = self.student.generate(
-                self.student.condition(lq), self._draws("stage2", data_step, "student")
+                self.student.condition(ModelInput(lq)), self._draws("stage2", data_step, "student")
             )
             if options.target == "teacher":
                 return {"teacher": (z_t - ((1 - t) * z_0 + t * z_1)).square().mean()}
@@ -192,12 +190,15 @@ class Baseline:
     def _endpoint(self, lq: Tensor, draws: torch.Generator) -> Tensor:
         teacher, codec = self.teachers["fidelity"], self.student.codec
         if isinstance(teacher, DiffusionModel) and teacher.space == codec.space:
-            return teacher.generate(teacher.condition(lq), draws)
+            return teacher.generate(teacher.condition(ModelInput(lq)), draws)
         return codec.encode(teacher.restore(lq, draws))
 
     def _reconstruction(self, x_0: Tensor, gt: Tensor, l2: float, draws: torch.Generator) -> Terms:
         """Eq. 1."""
-        weights, shift = self.recipe.stage1.weights, self.recipe.stage1.perceptual_shift
+        weights, shift = (
+            self.recipe.stage1.weights,
+            self.recipe.stage1.reconstruction.perceptual_max_shift,
+        )
         terms = {"l2": l2 * (x_0 - gt).square().mean(), "l1": weights.l1 * (x_0 - gt).abs().mean()}
         if self.perceptual is not None:
             top, left = (

@@ -74,7 +74,7 @@ def measured(
                 arguments.recipe, [*arguments.sets, *(cached if name != "no cache" else [])]
             )
         )
-        crop, device = subject.recipe.data.crop, subject.accelerator.device.type
+        crop, device = subject.recipe.data.crop_size, subject.accelerator.device.type
         for stage in subject.stages():
             yield (
                 name,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillkit.data.pairs import Batch
-from distillkit.recipe.build import build_distance
+from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.recipe.load import load_recipe
 from distillkit.training.blocks import gradient_checkpointing
-from distillkit.training.feature_cache import Cache
-from distillkit.training.models import Cast, Inputs
-from distillkit.training.stages import first_stage
+from distillkit.training.feature_cache import FeatureCache
+from distillkit.training.models import RunModels
+from distillkit.training.stages import make_stage1
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_unet, make_vae
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean
 from distillkit_superres.osediff.text import FixedPrompt
@@ -69,13 +70,15 @@ def main() -> None:
 
 def count(settings: Sequence[str], crop: int) -> int:
     """Operations of a step."""
-    sets = ['stage1.perceptual="distillkit/stlpips-vgg"', *(s for s in settings if s != "cached")]
+    sets = [
+        'stage1.reconstruction.perceptual_metric="distillkit/stlpips-vgg"',
+        *(s for s in settings if s != "cached"),
+    ]
     resolved = load_recipe(RECIPE, sets)
     counter = FlopCounterMode(display=False)
-    cache = FullCache(counter) if "cached" in settings else Cache(None, META)
-    stage, adapter = first_stage(
-        resolved.recipe, full_size(cache), build_distance(resolved, "stage1.perceptual", META)
-    )
+    cache = FullCache(counter) if "cached" in settings else FeatureCache(None, META)
+    reconstruction = build_reconstruction_loss(resolved, META)
+    stage, adapter = make_stage1(resolved.recipe, full_size(cache), reconstruction)
     batch = Batch(
         *(torch.empty(1, 3, side, side, device=META) for side in (crop, crop // 4)), ["counted"]
     )
@@ -89,7 +92,7 @@ def count(settings: Sequence[str], crop: int) -> int:
     return counter.get_total_flops() - (cache.spared if isinstance(cache, FullCache) else 0)
 
 
-def full_size(cache: Cache) -> Cast:
+def full_size(cache: FeatureCache) -> RunModels:
     """Student and teachers of ``recipes/ctsr_sr4x.toml``."""
     shapes = ARCHITECTURES["full"]
 
@@ -109,21 +112,18 @@ def full_size(cache: Cache) -> Cast:
     with META:
         autoencoder, network = VQModel(VQConfig()), SwinUNet(SwinUNetConfig())
     faithful = ResShift(network, autoencoder, make_process(15, 0.04)).eval().requires_grad_(False)
-    names = {name: name for name in ("student", "fidelity", "realness")}
-    return ShapeCast(
-        osediff(), {"fidelity": faithful, "realness": osediff()}, None, META, cache, names
-    )
+    teachers = {"fidelity": faithful, "realness": osediff()}
+    return ShapeModels(osediff(), teachers, None, META, cache)
 
 
-class ShapeCast(Cast):
-    """Batches without pixels have no hash."""
+class ShapeModels(RunModels):
+    """Models of batches without pixels, which cannot be hashed."""
 
-    def inputs(self, batch: Batch, generator: torch.Generator) -> Inputs:
-        assert batch.lq is not None
-        return Inputs(batch.lq, batch.gt, "counted")
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        return replace(batch, cache_key="counted")
 
 
-class FullCache(Cache):
+class FullCache(FeatureCache):
     """Counts what it would have spared."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
@@ -131,7 +131,7 @@ class FullCache(Cache):
         self.store: Any = "full"
         self.spared, self._counter = 0, counter
 
-    def tensor(self, kind: str, parts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
+    def get(self, kind: str, key: str, models: Any, compute: Any, generator: Any = None) -> Tensor:
         before = self._counter.get_total_flops()
         with torch.no_grad():
             value = compute()

@@ -4,7 +4,7 @@ Writes into FOLDER, unless they are there: weight files of Stable Diffusion 2.1'
 values (6 GB), a few random images, and ``fullsize.toml``, which is ``recipes/ctsr_sr4x.toml`` reading these (with ST-LPIPS-VGG in
 the place of LPIPS-VGG: the same trunk). Then runs ``benchmarks/ratios.py`` on it; further options go there, for instance
 
-    python benchmarks/fullsize.py /tmp/full --set data.crop=256 --steps 1 --warmup 1 --no-look \
+    python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --warmup 1 --no-look \
         --engine 'training.mixed_precision="bf16"; training.recast_weights=true; training.per_term_backward=true'
 
 ``--only-write`` ends before that: ``distillkit doctor FOLDER/fullsize.toml`` and ``distillkit bench`` work on it, too. On a CPU a

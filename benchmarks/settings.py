@@ -22,7 +22,7 @@ from distillkit.bench.compare import measure_apart
 from distillkit.recipe.load import load_recipe
 
 CYCLE = 2
-OUTPUT = ('stage1.fidelity_term="output"',)
+OUTPUT = ('stage1.teachers.fidelity.term="output"',)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def rows(crop: int, cache: str) -> list[Row]:
     """Every setting of the kind; ``cache`` is a folder that is not there yet."""
     kept, cycle = (
         (f"training.cache_dir='{cache}'", "training.cache_gib=2"),
-        (f"data.cycle={CYCLE}",),
+        (f"data.cycle_steps={CYCLE}",),
     )
     bf16 = ('training.mixed_precision="bf16"',)
     mix, score = (
@@ -58,8 +58,10 @@ def rows(crop: int, cache: str) -> list[Row]:
             (f"stage1.decode_crop_size={crop // 2}",),
             estimates=True,
         ),
-        Row("cache_gib, data.cycle: latents, both ends of `teacher`", kept, (*cycle, *mix)),
-        Row("cache_gib, data.cycle: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)),
+        Row("cache_gib, data.cycle_steps: latents, both ends of `teacher`", kept, (*cycle, *mix)),
+        Row(
+            "cache_gib, data.cycle_steps: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)
+        ),
         Row('training.mixed_precision = "bf16"', bf16),
         Row("... and recast_weights", ("training.recast_weights=true",), bf16),
         Row("training.channels_last", ("training.channels_last=true",)),
@@ -89,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         chosen = [
             r
-            for r in rows(recipe.data.crop, folder)
+            for r in rows(recipe.data.crop_size, folder)
             if not arguments.only or any(t in r.name for t in arguments.only)
         ]
         for _ in range(arguments.rounds):

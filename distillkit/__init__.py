@@ -24,14 +24,13 @@ if TYPE_CHECKING:
     from distillkit.data.pairs import BatchSettings as BatchSettings
     from distillkit.data.pairs import PairedBatches as PairedBatches
     from distillkit.data.sources import open_source as open_source
-    from distillkit.diffusion.captions import captioned as captioned
-    from distillkit.diffusion.captions import current_captions as current_captions
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
     from distillkit.diffusion.codec import Codec as Codec
     from distillkit.diffusion.codec import Identity as Identity
     from distillkit.diffusion.codec import PixelUnshuffle as PixelUnshuffle
     from distillkit.diffusion.model import Condition as Condition
     from distillkit.diffusion.model import DiffusionModel as DiffusionModel
+    from distillkit.diffusion.model import ModelInput as ModelInput
     from distillkit.diffusion.model import OutputTeacher as OutputTeacher
     from distillkit.diffusion.process import Coefficients as Coefficients
     from distillkit.diffusion.process import ContinuousProcess as ContinuousProcess
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from distillkit.diffusion.process import ResidualShifting as ResidualShifting
     from distillkit.diffusion.process import TabulatedProcess as TabulatedProcess
     from distillkit.diffusion.process import VariancePreserving as VariancePreserving
-    from distillkit.diffusion.remembered import current_memory as current_memory
     from distillkit.errors import DataError as DataError
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import PluginError as PluginError
@@ -94,9 +92,8 @@ _HOME = {
     "data.ops": ["filter2d", "jpeg"],
     "data.pairs": ["BatchSettings", "PairedBatches"],
     "data.sources": ["open_source"],
-    "diffusion.captions": ["captioned", "current_captions"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
-    "diffusion.model": ["Condition", "DiffusionModel", "OutputTeacher"],
+    "diffusion.model": ["Condition", "DiffusionModel", "ModelInput", "OutputTeacher"],
     "diffusion.process": [
         "Coefficients",
         "ContinuousProcess",
@@ -108,7 +105,6 @@ _HOME = {
         "TabulatedProcess",
         "VariancePreserving",
     ],
-    "diffusion.remembered": ["current_memory"],
     "errors": ["DataError", "DistillkitError", "PluginError", "WeightsError"],
     "metrics.base": ["FullReference", "Metric", "NoReference", "SetMetric"],
     "metrics.distortion": ["psnr"],

@@ -2,7 +2,7 @@ import pytest
 import torch
 from toy_models import ToyModel
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, ModelInput
 from distillkit.adapters import add_adapter
 
 kinds = pytest.mark.parametrize("kind", ["lora", "full"])
@@ -15,7 +15,7 @@ def trained(kind, **options):
     with torch.no_grad():
         for p in adapter.tensors().values():
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(7)))
-    condition = model.condition(torch.rand(2, 3, 6, 6) * 2 - 1)
+    condition = model.condition(ModelInput(torch.rand(2, 3, 6, 6) * 2 - 1))
     return model, frozen, adapter, condition
 
 
@@ -23,7 +23,7 @@ def trained(kind, **options):
 def test_new_adapter_changes_nothing_and_alone_is_trainable(kind):
     model, frozen = ToyModel(seed=3), ToyModel(seed=3)
     adapter = add_adapter(model.network, kind, rank=2)
-    condition = model.condition(torch.rand(1, 3, 6, 6))
+    condition = model.condition(ModelInput(torch.rand(1, 3, 6, 6)))
     assert torch.equal(model.generate(condition), frozen.generate(condition))
     trainable = {id(p) for p in model.parameters() if p.requires_grad}
     assert trainable == {id(p) for p in adapter.tensors().values()} and trainable

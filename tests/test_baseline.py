@@ -14,13 +14,13 @@ PLAIN = [
     "training.logging_steps=1",
     "training.validation_steps=0",
     "data.eval=[]",
-    "stage1.perceptual_shift=3",
+    "stage1.reconstruction.perceptual_max_shift=3",
 ]
 PERCEPTUAL = [
-    "data.crop=32",
-    "stage1.perceptual='stlpips-alex'",
-    "stage1.weights.perceptual=2.0",
-    "stage1.weights.l1=0.5",
+    "data.crop_size=32",
+    "stage1.reconstruction.perceptual_metric='stlpips-alex'",
+    "stage1.reconstruction.perceptual_weight=2.0",
+    "stage1.reconstruction.l1_weight=0.5",
 ]
 RELATIVE = 1e-5
 """Tolerance of each term at each of the steps; both sides are float32, and the same function written in two ways."""
@@ -45,7 +45,7 @@ def losses_of_both(recipe, out, *sets):
     [
         ["stage2.target='reconstruction'", *PERCEPTUAL],
         ["stage2.target='teacher'", "stage1.score_weighting='literal'"],
-        ["stage1.score_weighting='sample'", "data.cycle=2"],
+        ["stage1.score_weighting='sample'", "data.cycle_steps=2"],
         ["training.per_term_backward=true", "training.gradient_checkpointing=true", *PERCEPTUAL],
     ],
     ids=["reconstruction", "teacher", "clean", "saving memory"],
@@ -63,7 +63,7 @@ def test_the_engine_has_the_losses_of_the_plain_algorithm(recipe, tmp_path, sets
 def test_an_output_teacher_too(recipe, tmp_path):
     sets = [
         "teachers.fidelity={use='toy/restorer'}",
-        "stage1.fidelity_term='output'",
+        "stage1.teachers.fidelity.term='output'",
         "stage2.target='teacher'",
     ]
     engine, plain = losses_of_both(recipe, tmp_path / "out", *sets)

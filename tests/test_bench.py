@@ -18,7 +18,7 @@ from distillkit.bench.train import CPU_ATTENTION
 from distillkit.cli import main as cli
 from distillkit.errors import DistillkitError
 from distillkit.recipe.load import load_recipe
-from distillkit.training.models import build_cast
+from distillkit.training.models import build_models
 
 QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart_sr4x.toml"
 
@@ -125,7 +125,8 @@ def test_attention_on_a_cpu_is_counted():
 def test_nothing_stays_behind_on_the_models(recipe, monkeypatch):
     kept = []
     monkeypatch.setattr(
-        "distillkit.bench.subject.build_cast", lambda *a: kept.append(build_cast(*a)) or kept[-1]
+        "distillkit.bench.subject.build_models",
+        lambda *a: kept.append(build_models(*a)) or kept[-1],
     )
     measured(recipe)
     for thing in (kept[0], kept[0].student, kept[0].student.codec, *kept[0].teachers.values()):

@@ -7,16 +7,17 @@ import pytest
 import torch
 from toy_models import ToyModel, unshuffled
 
+from distillkit import ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.adapters.sharing import share_storage
 from distillkit.objectives.controllability import (
     AdapterScaling,
-    CtsrAlg2,
-    CtsrEq8,
-    Oftsr,
     Stage2Batch,
 )
-from distillkit.objectives.dual_teacher import StudentSample, score_distillation
+from distillkit.objectives.dual_teacher import StudentOutput, score_distillation
+from distillkit.objectives.oftsr import Oftsr
+from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
+from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.training.blocks import (
     blocks_of,
     compile_blocks,
@@ -45,17 +46,23 @@ def gradients(kind, checkpointing, teacher_pass, through, make=ToyModel):
 
     def aside():
         with torch.set_grad_enabled(through):
-            teacher.generate(teacher.condition(lq)).sum()
+            teacher.generate(teacher.condition(ModelInput(lq))).sum()
 
     with gradient_checkpointing([student, teacher] if checkpointing else [], adapter):
         if teacher_pass == "before":
             aside()
-        condition = student.condition(lq)
+        condition = student.condition(ModelInput(lq))
         latent = student.generate(condition)
-        sample = StudentSample(condition, latent, student.codec.decode(latent))
+        sample = StudentOutput(condition, latent, student.codec.decode(latent))
         gradient = "full" if through else "sds"
         terms = score_distillation(
-            teacher, student, sample, lq, gt, torch.Generator().manual_seed(2), gradient=gradient
+            teacher,
+            student,
+            sample,
+            ModelInput(lq),
+            gt,
+            torch.Generator().manual_seed(2),
+            gradient=gradient,
         )
         loss = (sample.image - gt).square().mean() + sum(terms)
         if teacher_pass == "after":
@@ -82,11 +89,30 @@ def test_student_gradient_is_the_same_with_and_without_everything(kind, through,
 def variants(model):
     adapter = add_adapter(model.network, "lora", rank=2)
     return {
-        "teacher": lambda: AdapterScaling(model, randomised(adapter), "teacher"),
-        "reconstruction": lambda: AdapterScaling(model, randomised(adapter), "reconstruction"),
+        "teacher": lambda: AdapterScaling(model, randomised(adapter)),
+        "reconstruction": lambda: AdapterScaling(model, randomised(adapter), ReconstructionLoss()),
         "eq8": lambda: CtsrEq8(model, randomised(adapter)),
         "alg2": lambda: CtsrAlg2(model, randomised(adapter)),
     }
+
+
+def stage2_batch(variant, lq, gt, times):
+    condition = variant.student.condition(ModelInput(lq))
+
+    @torch.no_grad()
+    def start():
+        return variant.generate(condition, 0.0, torch.Generator())
+
+    return Stage2Batch(
+        condition=condition,
+        gt=gt,
+        start=start,
+        faithful_target=lambda: gt,
+        generator=times,
+        student_generator=torch.Generator,
+        step=0,
+        averaged_weights=torch.no_grad,
+    )
 
 
 @pytest.mark.parametrize("name", ["teacher", "reconstruction", "eq8", "alg2", "oftsr"])
@@ -102,9 +128,9 @@ def test_blocks_are_made_again_under_the_scale_they_were_made_with(name):
             torch.rand(2, 3, 16, 16, generator=draws) * 2 - 1,
         )
         times = torch.Generator().manual_seed(5)
-        lesson = Stage2Batch(lq, gt, lambda gt=gt: gt, times, torch.Generator, 0, torch.no_grad)
         with gradient_checkpointing(variant.models if checkpointing else [], variant.adapter):
-            sum(variant.terms(lesson).values()).backward()
+            batch = stage2_batch(variant, lq, gt, times)
+            sum(variant.losses(batch).values()).backward()
         assert variant.adapter is None or variant.adapter.scale == 1.0
         found.append([p.grad for p in variant.tensors().values() if p.grad is not None])
     plain, other = found
@@ -118,10 +144,10 @@ def test_without_recalling_the_scale_the_gradient_would_be_wrong():
     """The trap is real: forgetting the adapter in ``gradient_checkpointing`` changes the gradient, or is refused."""
     model = ToyModel(seed=3).requires_grad_(False)
     adapter = randomised(add_adapter(model.network, "lora", rank=2))
-    condition = model.condition(torch.rand(1, 3, 8, 8))
+    condition = model.condition(ModelInput(torch.rand(1, 3, 8, 8)))
     found = []
     for known in (adapter, None):
-        with gradient_checkpointing([model], known), adapter.at_scale(0.25):
+        with gradient_checkpointing([model], known), adapter.at(0.25):
             loss = model.generate(condition).square().sum()
         found.append(torch.autograd.grad(loss, list(adapter.tensors().values())))
     right, wrong = found
@@ -138,7 +164,7 @@ def test_activations_are_not_kept():
             gradient_checkpointing([model] if checkpointing else [], adapter),
             torch.autograd.graph.saved_tensors_hooks(save, lambda x: x),
         ):
-            model.generate(model.condition(torch.rand(1, 3, 32, 32)))
+            model.generate(model.condition(ModelInput(torch.rand(1, 3, 32, 32))))
         return sum(sizes)
 
     assert kept(True) < 0.5 * kept(False)
@@ -241,8 +267,8 @@ def test_compiled_blocks_have_a_graph_for_each_size_and_one_for_all_scales(kind)
     with compile_blocks([model], backend="eager"):
         for side in (8, 16, 24):
             for scale in (1.0, 0.25, 0.5, 0.75):
-                with adapter.at_scale(scale):
-                    model.generate(model.condition(torch.rand(1, 3, side, side)))
+                with adapter.at(scale):
+                    model.generate(model.condition(ModelInput(torch.rand(1, 3, side, side))))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, (
         "one for the first scale, then one for each size"
     )
@@ -253,10 +279,10 @@ def test_compiled_blocks_give_the_same_at_every_scale(checkpointing):
     """Traced as for a GPU, run without code generation: that takes minutes here."""
     model = ToyModel(seed=3).requires_grad_(False)
     adapter = randomised(add_adapter(model.network, "lora", rank=2))
-    condition = model.condition(torch.rand(1, 3, 8, 8))
+    condition = model.condition(ModelInput(torch.rand(1, 3, 8, 8)))
 
     def outcome(scale):
-        with adapter.at_scale(scale):
+        with adapter.at(scale):
             latent = model.generate(condition)
         return latent, *torch.autograd.grad(latent.square().sum(), list(adapter.tensors().values()))
 

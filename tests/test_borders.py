@@ -20,6 +20,7 @@ PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if "tests" not
 FLOORS = (
     "errors",
     "environment",
+    "tradeoff",
     "files",
     "plugins",
     "data",

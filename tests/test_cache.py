@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,34 +14,42 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from toy_models import ToyModel, unshuffled
 
-from distillkit import Autoencoder
+from distillkit import Autoencoder, ModelInput
 from distillkit.data.pairs import Batch
-from distillkit.objectives.dual_teacher import StudentSample, TeacherTerms, score_distillation
-from distillkit.objectives.known import Known, computed
+from distillkit.diffusion.model import FeatureLookup
+from distillkit.objectives.dual_teacher import ScoreTerms, StudentOutput, score_distillation
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
-from distillkit.training.feature_cache import Cache, identity, identity_of_batch, identity_of_draws
+from distillkit.training.feature_cache import (
+    FeatureCache,
+    digest,
+    hash_batch,
+    hash_component,
+    hash_generator,
+)
 from distillkit.training.feature_store import (
     FeatureStore,
     default_folder,
     verified_metadata,
     with_checksum,
 )
-from distillkit.training.models import Cast, encodes_by_network
+from distillkit.training.models import encodes_by_network
 
 CPU = torch.device("cpu")
 GIB = 2**30
 
 
-def remember(cache: Cache, part: str, value: float = 1.0, size: int = 100) -> tuple[float, bool]:
+def remember(
+    cache: FeatureCache, part: str, value: float = 1.0, size: int = 100
+) -> tuple[float, bool]:
     """Look ``part`` up; the value that came, and whether it had to be computed."""
     computed = []
-    found = cache.tensor("kind", [part], lambda: computed.append(1) or torch.full((size,), value))  # type: ignore[func-returns-value]
+    found = cache.get("kind", part, [], lambda: computed.append(1) or torch.full((size,), value))  # type: ignore[func-returns-value]
     return float(found[0]), bool(computed)
 
 
-def fresh(folder: Path, limit: int = GIB) -> Cache:
-    return Cache(FeatureStore(folder, limit), CPU)
+def fresh(folder: Path, limit: int = GIB) -> FeatureCache:
+    return FeatureCache(FeatureStore(folder, limit), CPU)
 
 
 def files(folder: Path) -> list[Path]:
@@ -53,13 +60,13 @@ def files(folder: Path) -> list[Path]:
 def test_what_was_computed_once_comes_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     value = torch.randn(2, 3, 5).to(dtype)
     cache = fresh(tmp_path)
-    first = cache.tensor("kind", ["a", "b"], lambda: value)
-    again = fresh(tmp_path).tensor("kind", ["a", "b"], lambda: pytest.fail("computed twice"))
+    first = cache.get("kind", "ab", [], lambda: value)
+    again = fresh(tmp_path).get("kind", "ab", [], lambda: pytest.fail("computed twice"))
     assert torch.equal(first, value) and torch.equal(again, value) and again.dtype == dtype
     with safe_open(files(tmp_path)[0], "pt") as file:  # any reader of safetensors can open it
         assert file.metadata()["kind"] == "kind" and float(file.metadata()["seconds"]) >= 0
-    assert remember(cache, "a")[1] and Cache(None, CPU).tensor(
-        "kind", ["a", "b"], lambda: value + 1
+    assert remember(cache, "a")[1] and FeatureCache(None, CPU).get(
+        "kind", "ab", [], lambda: value + 1
     ).equal(value + 1)
 
 
@@ -126,7 +133,9 @@ def test_what_the_run_uses_stays_and_older_entries_make_way(tmp_path: Path) -> N
     assert sum(p.stat().st_size for p in files(tmp_path)) <= limit
     assert cache.store is not None and cache.store.full
     kept = [
-        part for part in "abcdefgh" if not remember(Cache(cache.store, CPU), part, size=size)[1]
+        part
+        for part in "abcdefgh"
+        if not remember(FeatureCache(cache.store, CPU), part, size=size)[1]
     ]
     assert kept == list("aefg")
 
@@ -200,7 +209,7 @@ def test_identities_change_with_all_that_matters(recipe: Path) -> None:
         if change:
             with torch.no_grad():
                 next(iter(model.network.parameters())).view(-1)[0] += 1e-6
-        return identity(component, model)
+        return hash_component(component, model)
 
     assert of() == of()
     assert (
@@ -216,9 +225,9 @@ def test_identities_change_with_all_that_matters(recipe: Path) -> None:
         == 4
     )
     a, b = (torch.Generator().manual_seed(s) for s in (1, 1))
-    same = identity_of_draws(a) == identity_of_draws(b)
+    same = hash_generator(a) == hash_generator(b)
     torch.rand(1, generator=b)
-    assert same and identity_of_draws(a) != identity_of_draws(b)
+    assert same and hash_generator(a) != hash_generator(b)
     gt, lq = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 4, 4)
     batches = (
         Batch(gt, None, ["a"]),
@@ -226,16 +235,14 @@ def test_identities_change_with_all_that_matters(recipe: Path) -> None:
         Batch(gt, lq + 1, ["a"]),
         Batch(gt.view(1, 3, 4, 16), lq, ["a"]),
     )
-    assert len({identity_of_batch(batch) for batch in batches}) == 4
+    assert len({hash_batch(batch) for batch in batches}) == 4
     said = [[None, "a"], ["", "a"], ["a", None], None]
-    assert (
-        len({identity_of_batch(replace(batches[0], captions=captions)) for captions in said}) == 4
-    )
+    assert len({hash_batch(replace(batches[0], captions=captions)) for captions in said}) == 4
 
 
 # Whole runs
 
-OUTPUT = ["stage1.realness_term='output'", "teachers.realness.space='unshuffle'"]
+OUTPUT = ["stage1.teachers.realness.term='output'", "teachers.realness.space='unshuffle'"]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +251,7 @@ OUTPUT = ["stage1.realness_term='output'", "teachers.realness.space='unshuffle'"
         (["stage2.target='teacher'"], {"endpoint", "start"}),
         (["stage2.target='teacher'", *OUTPUT], {"endpoint", "start", "restored"}),
         (
-            ["stage2.target='teacher'", *OUTPUT, "stage1.output_targets='image'"],
+            ["stage2.target='teacher'", *OUTPUT, "stage1.teachers.realness.output_input='image'"],
             {"endpoint", "start", "restored image"},
         ),
         (["stage2.variant='oftsr'"], {"endpoint", "start"}),
@@ -256,7 +263,7 @@ def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(
 ) -> None:
     folder = tmp_path / "cache"
     cached = ["training.cache_gib=1", f"training.cache_dir='{folder}'"]
-    everywhere = [*sets, "data.cycle=2", "data.eval=[]", "training.logging_steps=1"]
+    everywhere = [*sets, "data.cycle_steps=2", "data.eval=[]", "training.logging_steps=1"]
     lines, weights = {}, {}
     for name, more in (("none", []), ("cold", cached), ("warm", cached)):
         run_recipe(load_recipe(recipe, [*everywhere, *more]), tmp_path / name)
@@ -321,30 +328,23 @@ def test_latents_of_the_ground_truth_are_kept_where_a_network_makes_them(tmp_pat
     fold = Fold()
     teacher, plain = ToyModel(codec=Autoencoder(fold, "folded")).requires_grad_(False), unshuffled()
     student = ToyModel(seed=2)
-    cast = Cast(
-        student,
-        {"realness": teacher, "fidelity": plain},
-        None,
-        CPU,
-        fresh(tmp_path),
-        {"realness": "r", "fidelity": "f"},
-    )
+    cache = fresh(tmp_path)
+    cache.identities |= {"realness": "r", "fidelity": "f"}
     batch = Batch(torch.rand(2, 3, 16, 16) * 2 - 1, torch.rand(2, 3, 8, 8) * 2 - 1, ["a", "b"])
-    inputs = cast.inputs(batch, torch.Generator())
-    condition = student.condition(inputs.lq)
+    condition = student.condition(ModelInput(batch.lq))
     latent = student.generate(condition)
-    sample = StudentSample(condition, latent, student.codec.decode(latent))
+    output = StudentOutput(condition, latent, student.codec.decode(latent))
 
-    def terms(known: Known) -> TeacherTerms:
+    def losses(*lookup: FeatureLookup) -> ScoreTerms:
+        inputs = ModelInput(batch.lq, batch.captions, *lookup)
         draws = torch.Generator().manual_seed(1)
-        return score_distillation(
-            teacher, student, sample, inputs.lq, inputs.gt, draws, known=known
-        )
+        return score_distillation(teacher, student, output, inputs, batch.gt, draws)
 
     fold.encoded = 0
-    assert terms(computed) == terms(partial(cast.known, "gt latent", inputs.key, ["realness"]))
-    assert terms(computed) == terms(partial(cast.known, "gt latent", inputs.key, ["realness"]))
-    assert (
-        fold.encoded == 4 * 2 + 3
-    )  # input and student's image each time, the ground truth all but the last
-    assert encodes_by_network(teacher) and not encodes_by_network(plain)
+    lookup = cache.lookup("realness", digest("the batch"))
+    assert losses() == losses(lookup)
+    assert losses() == losses(lookup)
+    # The input and the student's image each time, the ground truth all times but the last.
+    assert fold.encoded == 4 * 2 + 3
+    assert encodes_by_network(teacher)
+    assert not encodes_by_network(plain)

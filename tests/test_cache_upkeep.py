@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from distillkit.cli.main import app
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import dry_run, open_batches, run_recipe
-from distillkit.training.cache_estimate import describe, forecast
-from distillkit.training.feature_cache import Cache
+from distillkit.training.cache_estimate import describe_cache, estimate_cache
+from distillkit.training.feature_cache import FeatureCache
 from distillkit.training.feature_store import FeatureStore
-from distillkit.training.models import build_cast
+from distillkit.training.models import build_models
 
 CPU = torch.device("cpu")
 Capture = pytest.CaptureFixture[str]
@@ -28,7 +28,7 @@ Capture = pytest.CaptureFixture[str]
     "sets",
     [
         ["stage2.target='teacher'", "stage2.faithful_check_images=3"],
-        ["stage2.variant='ctsr_eq8'", "stage1.realness_term='output'"],
+        ["stage2.variant='ctsr_eq8'", "stage1.teachers.realness.term='output'"],
     ],
 )
 def test_the_estimated_size_is_the_size_it_takes(
@@ -38,13 +38,13 @@ def test_the_estimated_size_is_the_size_it_takes(
     cached = [
         "training.cache_gib=1",
         f"training.cache_dir='{folder}'",
-        "data.cycle=3",
+        "data.cycle_steps=3",
         "data.eval=[]",
-        "data.crop=32",
+        "data.crop_size=32",
     ]
     resolved = load_recipe(recipe, [*sets, *cached])
-    cast = build_cast(resolved, CPU)
-    estimate = forecast(resolved.recipe, cast, open_batches(resolved, cast, 1))
+    cast = build_models(resolved, CPU)
+    estimate = estimate_cache(resolved.recipe, cast, open_batches(resolved, cast, 1))
     dry_run(resolved)
     before = capfd.readouterr().err
     assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before
@@ -59,14 +59,14 @@ def test_the_estimated_size_is_the_size_it_takes(
 def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
     def description(*sets: str) -> str:
         resolved = load_recipe(recipe, ["stage2.target='teacher'", "training.cache_gib=1", *sets])
-        cast = build_cast(resolved, CPU)
-        return describe(resolved.recipe, cast, open_batches(resolved, cast, 1))
+        cast = build_models(resolved, CPU)
+        return describe_cache(resolved.recipe, cast, open_batches(resolved, cast, 1))
 
-    assert "no batch comes again within it (data.cycle = 0)" in description()
-    assert "no batch" not in description("data.cycle=2")
+    assert "no batch repeats within it (data.cycle_steps = 0)" in description()
+    assert "no batch" not in description("data.cycle_steps=2")
     too_small = description("training.cache_gib=1e-5")
     assert re.search(r"only about \d+% of it will be kept", too_small)
-    useless = description("stage2.target='reconstruction'", "data.cycle=2")
+    useless = description("stage2.target='reconstruction'", "data.cycle_steps=2")
     assert "it has nothing to keep" in useless
 
 
@@ -75,9 +75,9 @@ def test_ls_verify_and_prune(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["cache", *arguments, "--dir", str(tmp_path)])
         return result.exit_code, result.output
 
-    cache = Cache(FeatureStore(tmp_path, 2**30), CPU)
+    cache = FeatureCache(FeatureStore(tmp_path, 2**30), CPU)
     for part in "abc":
-        cache.tensor("kind", [part], partial(torch.zeros, 100))
+        cache.get("kind", part, [], partial(torch.zeros, 100))
     first, second, _ = sorted(tmp_path.rglob("*.safetensors"))
     os.utime(second, (0, 0))
     code, text = call("ls")

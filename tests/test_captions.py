@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_models import CaptionedToy
 
-from distillkit import Restorer, captioned, current_captions
+from distillkit import ModelInput, Restorer
 from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import Columns, open_source
@@ -15,7 +15,7 @@ from distillkit.errors import DataError, DistillkitError, RecipeError
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
-from distillkit.training.models import build_cast
+from distillkit.training.models import build_models
 
 CPU = torch.device("cpu")
 
@@ -89,16 +89,12 @@ def test_evaluation_pairs_carry_their_captions(described):
     )
 
 
-def test_captions_hold_inside_their_block_only():
+def test_an_input_has_one_caption_for_each_image():
     lq = torch.zeros(2, 3, 4, 4)
-    assert current_captions(lq) == [None, None]
-    with captioned(["a", None]):
-        with captioned(["b", "c"]):
-            assert current_captions(lq) == ["b", "c"]
-        assert current_captions(lq) == ["a", None]
-        with pytest.raises(DistillkitError, match="2 captions for 1 images"):
-            current_captions(lq[:1])
-    assert current_captions(lq) == [None, None]
+    assert ModelInput(lq).caption_list() == [None, None]
+    assert ModelInput(lq, ["a", None]).caption_list() == ["a", None]
+    with pytest.raises(DistillkitError, match="2 captions for 1 images"):
+        ModelInput(lq[:1], ["a", None])
 
 
 WITH = ["student.captions=true", "teachers.realness.captions=true"]
@@ -133,10 +129,8 @@ def test_a_run_gives_each_model_the_captions_of_its_batch(
     )
     plain = restorer(image)
     assert seen == [[None]] * 2  # two tiles
-    with captioned(["a long caption of this image"]):
-        assert not torch.allclose(restorer(image), plain)
-    with captioned(["one", "two"]), pytest.raises(DistillkitError, match="2 captions for 1 images"):
-        restorer(image)
+    assert not torch.allclose(restorer(image, caption="a long caption of this image"), plain)
+    assert seen[2:] == [["a long caption of this image"]] * 2
 
 
 def test_captions_and_models_that_take_them_need_each_other(recipe, described):
@@ -144,8 +138,8 @@ def test_captions_and_models_that_take_them_need_each_other(recipe, described):
     with pytest.raises(
         RecipeError, match=r"data.train.0.caption_column - no model of this recipe takes captions"
     ):
-        build_cast(load_recipe(recipe, [column]), CPU)
+        build_models(load_recipe(recipe, [column]), CPU)
     with pytest.raises(
         RecipeError, match=r"student, teachers.realness - takes? captions, and no source"
     ):
-        build_cast(load_recipe(recipe, WITH), CPU)
+        build_models(load_recipe(recipe, WITH), CPU)

@@ -11,6 +11,7 @@ from distillkit import (
     ContinuousResidualShifting,
     CosineVariancePreserving,
     Identity,
+    ModelInput,
     PixelUnshuffle,
     RectifiedFlow,
     ResidualShifting,
@@ -191,5 +192,5 @@ def test_bridge_is_nothing_within_a_space_and_pixels_between_spaces():
 
 
 def test_restore_is_clamped_and_scaled():
-    restored = ToyModel(scale=2).restore(torch.rand(2, 3, 6, 8) * 2 - 1)
+    restored = ToyModel(scale=2).restore(ModelInput(torch.rand(2, 3, 6, 8) * 2 - 1))
     assert restored.shape == (2, 3, 12, 16) and restored.abs().max() <= 1

@@ -70,8 +70,8 @@ def evaluate_toy(methods, images, metrics, observe=None, **settings) -> Results:
 def blend(name: str, tradeoff: float | None, weight: float, nfe: int = 1) -> Method:
     """Nearest enlargement, plus noise that the weight takes away."""
 
-    def restore(item, lq, generator):
-        enlarged = F.interpolate(lq, scale_factor=2)
+    def restore(item, inputs, generator):
+        enlarged = F.interpolate(inputs.lq, scale_factor=2)
         noise = torch.randn(enlarged.shape, generator=generator)
         return enlarged + (1 - weight) * 0.3 * noise
 
@@ -206,7 +206,8 @@ def test_several_seeds_give_their_mean_and_its_deviation(results):
 def test_a_student_has_the_same_draws_at_every_tradeoff():
     drawn = []
 
-    def restore(item, lq, generator):
+    def restore(item, inputs, generator):
+        lq = inputs.lq
         drawn.append(torch.randn(4, generator=generator))
         return F.interpolate(lq, scale_factor=2)
 

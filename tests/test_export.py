@@ -16,6 +16,7 @@ from toy_plugin import Options, model
 from distillkit import (
     DistilledRestorationPipeline,
     DistillkitError,
+    ModelInput,
     Restorer,
     WeightFile,
     load_recipe,
@@ -25,7 +26,7 @@ from distillkit.cli import main as cli
 from distillkit.export.folder import export, push, without_folders
 from distillkit.export.model_card import model_card, strictest_licenses
 from distillkit.plugins.descriptors import Spec
-from distillkit.recipe.load import Component
+from distillkit.recipe.load import Component, load_recipe
 
 
 @pytest.fixture
@@ -79,8 +80,8 @@ def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
     code = (tmp_path / "again/pipeline.py").read_text()
     assert code == (out / "pipeline.py").read_text()
     again = DiffusionPipeline.from_pretrained(tmp_path / "again", trust_remote_code=True).to("cpu")
-    several = again([image, image], [0.0, 1.0], color="wavelet").images
-    one = pipeline(image, 1.0, color="wavelet").images[0]
+    several = again([image, image], [0.0, 1.0], color_fix="wavelet").images
+    one = pipeline(image, 1.0, color_fix="wavelet").images[0]
     assert torch.equal(several[1][0], one)
     shutil.rmtree(out)
     with pytest.raises(DistillkitError, match="gone"):
@@ -107,13 +108,13 @@ def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_
 def test_plain_peft_loads_the_adapters(recipe, tmp_path, image):
     run = make_run(recipe, tmp_path, "stage1.adapter.alpha=5", "stage2.adapter.alpha=0.5")
     export(run, tmp_path / "out")
-    expected = Restorer.from_pretrained(run, "cpu").student.restore(image[None], 1.0)
+    expected = Restorer.from_pretrained(run, "cpu").student.restore(ModelInput(image[None]), 1.0)
     toy = model(Options(seed=2))
     for stage in ("stage1", "stage2"):
         folder = tmp_path / "out/adapters" / stage
         toy.network = PeftModel.from_pretrained(toy.network, folder).merge_and_unload()
     with torch.no_grad():
-        restored = toy.restore(image[None])
+        restored = toy.restore(ModelInput(image[None]))
     assert torch.allclose(restored, expected, atol=1e-5)
 
 
@@ -129,7 +130,7 @@ def test_merged_weights_are_the_student_at_one_tradeoff(run, tmp_path, image):
     assert torch.equal(restored, merged(image, 0.3))
     pipeline = DistilledRestorationPipeline.from_pretrained(folder)
     assert torch.equal(pipeline(image).images[0], restored)
-    with pytest.raises(DistillkitError, match="no knob: its one tradeoff is 0.3"):
+    with pytest.raises(DistillkitError, match="fixed tradeoff, 0.3"):
         merged(image, 0.5)
 
 
@@ -270,7 +271,7 @@ def test_a_descriptor_of_unknown_license_has_that_of_its_files(of_descriptor, of
             return tuple(WeightFile(path="x", license=one) for one in of_files)
 
     spec = Spec(name="x", summary="", build="x:x", license=of_descriptor)
-    assert Component("toy/x", spec, Licensed(), {}).license == license
+    assert Component((), "toy/x", spec, Licensed(), {}).license == license
 
 
 def test_one_known_license_goes_into_the_front_matter(recipe):

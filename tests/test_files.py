@@ -91,7 +91,7 @@ def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
 def test_a_registered_model_takes_its_own_options(restore, tmp_path):
     picture(tmp_path / "a.png")
     for seed in (1, 2):
-        options = (*MODEL, "--set", f"seed={seed}", "--color", "adain")
+        options = (*MODEL, "--set", f"seed={seed}", "--color-fix", "adain")
         assert restore("a.png", "-o", f"{seed}.png", *options)[0] == 0
     assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
 
@@ -104,14 +104,14 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
         (["a.png", "-o", "out", "--run", "r", "--set", "seed=1"], "give either --run, or --model"),
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "2"], "expected a number from 0 to 1"),
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "a,1"], "expected a number from 0 to 1"),
-        (["a.png", "-o", "out", *MODEL, "--tradeoff", "0.5"], "has no knob"),
+        (["a.png", "-o", "out", *MODEL, "--tradeoff", "0.5"], "has a fixed tradeoff"),
         (
             ["a.png", "-o", "out", *MODEL, "--tradeoff", "0,0.0"],
             "two results would be written there",
         ),
         (["a.png", "-o", "out", *MODEL, "--set", "seed"], "a string needs quotes"),
         (["a.png", "-o", "out", *MODEL, "--set", "sed=1"], 'did you mean "seed"'),
-        (["a.png", "-o", "out", *MODEL, "--color", "sepia"], "no such color fix"),
+        (["a.png", "-o", "out", *MODEL, "--color-fix", "sepia"], "no such color fix"),
         (["a.png", "-o", "out", *MODEL, "--device", "abacus"], "device abacus cannot be used"),
         (["a.png", "-o", "out", "--model", "toy/faithfull"], 'did you mean "toy/faithful"'),
         (["missing.png", "-o", "out", *MODEL], "missing.png - no such file or folder"),

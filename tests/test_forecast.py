@@ -148,7 +148,7 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
     assert code == 1 and said.count("of 10.0: TOO MUCH") == 2
     assert asked[1] == [
         "seed=1",
-        "data.crop=8",
+        "data.crop_size=8",
         "data.batch_size=1",
         "training.gradient_accumulation_steps=2",
         "training.per_term_backward=true",

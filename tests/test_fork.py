@@ -200,7 +200,7 @@ def test_what_a_checkpoint_does_not_fit_is_refused_before_any_work(
 ):
     out = cut(3)
     # Nothing is built.
-    monkeypatch.setattr("distillkit.runs.run.build_cast", None)
+    monkeypatch.setattr("distillkit.runs.run.build_models", None)
     changed = load_recipe(recipe, [*FAST, change])
     message = (
         r"(?s)cannot continue from its checkpoint \(stage1 step 3\):\n"

@@ -1,4 +1,4 @@
-"""An output teacher's results for whole images, cut to the crops that the student sees (``stage1.output_targets = "image"``)."""
+"""An output teacher's results for whole images, cut to the crops that the student sees (``output_input = "full_image"``)."""
 
 import io
 from dataclasses import replace
@@ -11,19 +11,20 @@ import torch
 from PIL import Image
 from toy_models import ToyModel
 
+from distillkit import ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import Columns, open_source
-from distillkit.diffusion.captions import current_captions
 from distillkit.files.images import to_float
+from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.load import load_recipe
-from distillkit.recipe.schema import Stage1, Stage1Weights
+from distillkit.recipe.schema import Stage1Config
 from distillkit.runs.run import open_batches
-from distillkit.training.cache_estimate import describe, forecast
-from distillkit.training.feature_cache import Cache
+from distillkit.training.cache_estimate import describe_cache, estimate_cache
+from distillkit.training.feature_cache import FeatureCache
 from distillkit.training.feature_store import FeatureStore
-from distillkit.training.models import Cast, build_cast
+from distillkit.training.models import RunModels, build_models
 from distillkit.training.step import Stage1Step
 
 CPU = torch.device("cpu")
@@ -37,8 +38,9 @@ class Spread:
     def __init__(self):
         self.seen = []
 
-    def restore(self, lq, generator=None):
-        self.seen.append((tuple(lq.shape), current_captions(lq)))
+    def restore(self, inputs, generator=None):
+        lq = inputs.lq
+        self.seen.append((tuple(lq.shape), inputs.caption_list()))
         assert lq.shape[2] % 8 == lq.shape[3] % 8 == 0
         large = torch.nn.functional.interpolate(lq, scale_factor=2)
         rows, columns = (torch.linspace(0, 1, n) for n in large.shape[2:])
@@ -56,8 +58,9 @@ class Repeat(Spread):
 
     size_multiple = 1
 
-    def restore(self, lq, generator=None):
-        self.seen.append((tuple(lq.shape), current_captions(lq)))
+    def restore(self, inputs, generator=None):
+        lq = inputs.lq
+        self.seen.append((tuple(lq.shape), inputs.caption_list()))
         return lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
@@ -103,15 +106,10 @@ def batches(from_source=None, **options):
 
 
 def cast_of(teacher, store=None, name="teacher", degradation=None):
-    identities = {"realness": name, "degradation": "pool"}
-    return Cast(
-        ToyModel(seed=1).requires_grad_(False),
-        {"realness": teacher},
-        degradation,
-        CPU,
-        Cache(store, CPU),
-        identities,
-    )
+    cache = FeatureCache(store, CPU)
+    cache.identities.update({"realness": name, "degradation": "pool"})
+    student = ToyModel(seed=1).requires_grad_(False)
+    return RunModels(student, {"realness": teacher}, degradation, CPU, cache)
 
 
 def draws(key):
@@ -119,9 +117,8 @@ def draws(key):
 
 
 def targets(cast, batch, draws=draws):
-    return cast.restored_wholes(
-        "realness", cast.inputs(batch, torch.Generator().manual_seed(1)).wholes, draws
-    )
+    prepared = cast.prepare(batch, torch.Generator().manual_seed(1))
+    return cast.restore_full_images("realness", prepared, draws)
 
 
 def turned(array, turn):
@@ -153,7 +150,7 @@ def test_a_target_is_the_same_crop_of_what_the_teacher_makes_of_the_whole_image(
         for one, lq, whole in zip(
             targets(cast, batch),
             batch.lq,
-            cast.inputs(batch, torch.Generator()).wholes,
+            cast.prepare(batch, torch.Generator()).full_images,
             strict=True,
         ):
             image = whole.lq[0].permute(1, 2, 0).numpy()
@@ -166,7 +163,9 @@ def test_a_target_is_the_same_crop_of_what_the_teacher_makes_of_the_whole_image(
                 whole.lq, (0, -width % 8, 0, -height % 8), mode="reflect"
             )
             full = (
-                teacher.restore(padded, draws(whole.key))[0, :, : 2 * height, : 2 * width]
+                teacher.restore(ModelInput(padded), draws(whole.key))[
+                    0, :, : 2 * height, : 2 * width
+                ]
                 .permute(1, 2, 0)
                 .numpy()
             )
@@ -205,7 +204,7 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
         )
     assert len(teacher.seen) == 4 and {shape[0] for shape, _ in teacher.seen} == {1}
     assert sorted(str(said) for _, (said,) in teacher.seen) == ["None", "a", "b", "d"]
-    assert {entry.kind for entry in store.features()} == {"restored image"}
+    assert {entry.kind for entry in store.features()} == {"restored full image"}
 
     batch = made.batch("stage1", 0)
     for name, other_draws, other_made, calls in (
@@ -236,15 +235,16 @@ def test_whole_images_of_unpaired_sources_are_degraded_and_inputs_cut_out_of_the
     cast = cast_of(teacher, store, degradation=Pool())
     for step in range(6):
         batch = made.batch("stage1", step)
-        inputs = cast.inputs(batch, keyed_generator("degrade", batch.step))
+        inputs = cast.prepare(batch, keyed_generator("degrade", batch.step))
         dark = torch.nn.functional.avg_pool2d(batch.gt, 2)
         shift = (inputs.lq - dark).flatten(1)
         assert (
             torch.allclose(shift, shift[:, :1].expand_as(shift), atol=1e-6)
             and len(set(shift[:, 0].tolist())) == 4
         )
-        assert inputs.key != cast.inputs(batch, keyed_generator("others")).key
-        cast.restored_wholes("realness", inputs.wholes, draws)
+        others = cast.prepare(batch, keyed_generator("others"))
+        assert inputs.cache_key != others.cache_key
+        cast.restore_full_images("realness", inputs, draws)
     assert len(teacher.seen) == 12
 
 
@@ -254,15 +254,12 @@ def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop_s
     teacher, made = Repeat(), batches(crop=16)
     cast = cast_of(teacher)
     adapter = add_adapter(cast.student.network, "lora", rank=2)
-    weights = Stage1Weights(**{"perceptual": 0, "fidelity": 0, "l2": 1, "realness": 1})
-    options = Stage1(
-        weights=weights,
-        realness_term="output",
-        output_targets="image",
+    losses = {"weight": 1, "term": "output", "output_input": "full_image"}
+    config = Stage1Config(
+        teachers={"fidelity": {"weight": 0}, "realness": losses},
         decode_crop_size=decode_crop_size,
-        perceptual_shift=0,
     )
-    step = Stage1Step(cast, adapter, options, None, seed=0)
+    step = Stage1Step(cast, adapter, config, ReconstructionLoss(), seed=0)
     for k in range(5):
         terms = step(made.batch("stage1", k), k)
         assert terms["realness/output"] > 0 and torch.equal(terms["realness/output"], terms["l2"])
@@ -270,7 +267,11 @@ def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop_s
 
 
 PAIRED = MappingProxyType(
-    {"stage1.realness_term": "'output'", "stage1.output_targets": "'image'", "stage2.steps": "0"}
+    {
+        "stage1.teachers.realness.term": "'output'",
+        "stage1.teachers.realness.output_input": "'full_image'",
+        "stage2.steps": "0",
+    }
 )
 
 
@@ -301,11 +302,13 @@ def paired_recipe(recipe, photos):
 def test_the_forecast_counts_images_not_batches(paired_recipe):
     def foretold(**sets):
         resolved = paired_recipe(**sets)
-        cast = build_cast(resolved, CPU)
+        cast = build_models(resolved, CPU)
         made = open_batches(resolved, cast, 1)
         return [
-            f for f in forecast(resolved.recipe, cast, made) if f.kind == "restored image"
-        ], describe(resolved.recipe, cast, made)
+            f
+            for f in estimate_cache(resolved.recipe, cast, made)
+            if f.kind == "restored full image"
+        ], describe_cache(resolved.recipe, cast, made)
 
     (images,), said = foretold()
     assert (images.entries, images.again) == (6, True)  # 6 steps of 2 crops out of 6 images
@@ -313,5 +316,5 @@ def test_the_forecast_counts_images_not_batches(paired_recipe):
     assert "6 restored image" in said and "no batch comes again" not in said
     (images,), said = foretold(**{"stage1.steps": 2})
     assert (images.entries, images.again) == (4, False) and "no batch comes again" in said
-    (images,), _ = foretold(**{"data.cycle": 1})
+    (images,), _ = foretold(**{"data.cycle_steps": 1})
     assert (images.entries, images.again) == (2, True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from distillkit import DistillkitError
 from distillkit.recipe.load import load_recipe
-from distillkit.recipe.schema import Training
+from distillkit.recipe.schema import TrainingConfig
 from distillkit.runs.run import run_recipe
 from distillkit.training.distributed import create_accelerator
 
@@ -206,7 +206,7 @@ def test_processes_that_were_asked_for_and_are_not_there_are_missed(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(DistillkitError, match=message):
-        create_accelerator(Training(), tmp_path)
+        create_accelerator(TrainingConfig(), tmp_path)
     for name in environment:
         os.environ.pop(name)
-    assert create_accelerator(Training(), tmp_path).num_processes == 1
+    assert create_accelerator(TrainingConfig(), tmp_path).num_processes == 1

@@ -152,7 +152,7 @@ def test_names_options_and_defaults_are_filled_in(write: Write) -> None:
         "teachers.realness": "toy/faithful",
         "degradation": "toy/blur",
         "data.train.0": "toy/photos",
-        "stage1.perceptual": "distillkit/lpips-vgg",
+        "stage1.reconstruction.perceptual_metric": "distillkit/lpips-vgg",
         "evaluation.metrics.0": "distillkit/psnr",
         "evaluation.metrics.1": "distillkit/ssim",
         "evaluation.metrics.2": "distillkit/lpips-vgg",
@@ -171,7 +171,7 @@ def test_names_options_and_defaults_are_filled_in(write: Write) -> None:
 def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
     write(
         "bases/a.toml",
-        'stage1.steps = 1\nstage1.weights.l1 = 0.5\nevaluation.tradeoffs = [0, 0.5, 1]\nteachers.fidelity.weights = "f.pt"',
+        'stage1.steps = 1\nstage1.reconstruction.l1_weight = 0.5\nevaluation.tradeoffs = [0, 0.5, 1]\nteachers.fidelity.weights = "f.pt"',
     )
     write("bases/b.toml", 'extends = ["a.toml"]\nstage1.steps = 2\nseed = 5')
     path = write(
@@ -180,7 +180,12 @@ def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
     )
     resolved = load(path)
     recipe = resolved.recipe
-    assert (recipe.name, recipe.seed, recipe.stage1.steps, recipe.stage1.weights.l1) == (
+    assert (
+        recipe.name,
+        recipe.seed,
+        recipe.stage1.steps,
+        recipe.stage1.reconstruction.l1_weight,
+    ) == (
         "top",
         5,
         2,
@@ -195,10 +200,10 @@ def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
         "name": "top.toml:2",
         "seed": "bases/b.toml:3",
         "stage1.steps": "bases/b.toml:2",
-        "stage1.weights.l1": "bases/a.toml:2",
+        "stage1.reconstruction.l1_weight": "bases/a.toml:2",
     }
     assert {key: resolved.origin(key) for key in origins} == origins
-    assert resolved.origin("stage1.weights.l2") == "default"
+    assert resolved.origin("stage1.reconstruction.l2_weight") == "default"
     with pytest.raises(KeyError):
         resolved.origin("stage1.no_such_key")
 
@@ -208,7 +213,8 @@ def test_a_table_that_names_something_else_starts_afresh(write: Write) -> None:
     assert same.components["teachers.fidelity"].config.weights is not None  # type: ignore[attr-defined]
     other = load(
         with_changes(
-            write, '[teachers.fidelity]\nuse = "sharpen"\n[stage1]\nfidelity_term = "output"'
+            write,
+            '[teachers.fidelity]\nuse = "sharpen"\n[stage1.teachers.fidelity]\nterm = "output"',
         )
     )
     assert other.components["teachers.fidelity"].config.weights is None  # type: ignore[attr-defined]
@@ -318,7 +324,7 @@ def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -
         naem = "x"
         stage1.steps = "many"
         stage1.score_weighting = "cliped"
-        stage1.weights = { l2 = -1, percetual = 2 }
+        stage1.reconstruction = { l2_weight = -1, percetual_weight = 2 }
         evaluation.metrics = ["psnrr", { use = "ssim", window = 7 }]
         [student]
         use = "gone/student"
@@ -341,8 +347,8 @@ def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -
         'r.toml:3  naem - unknown key; did you mean "name"?',
         'r.toml:4  stage1.steps - expected an integer, got a string "many"',
         'r.toml:5  stage1.score_weighting - expected "literal", "clipped" or "sample", got a string "cliped"; did you mean "clipped"?',
-        "r.toml:6  stage1.weights.l2 - must be at least 0, got an integer -1",
-        'r.toml:6  stage1.weights.percetual - unknown key; did you mean "perceptual"?',
+        "r.toml:6  stage1.reconstruction.l2_weight - must be at least 0, got an integer -1",
+        'r.toml:6  stage1.reconstruction.percetual_weight - unknown key; did you mean "perceptual_weight"?',
         'r.toml:7  evaluation.metrics.0.use - no plugin offers "psnrr" among its metrics; did you mean "psnr"?; '
         'plugin "gone" (gone 2.0) is broken: ImportError: libfoo.so is missing',
         "r.toml:7  evaluation.metrics.1.window - unknown key",
@@ -363,28 +369,57 @@ def test_an_empty_recipe_lists_what_it_needs(write: Write) -> None:
         "empty.toml:1  name - missing",
         "empty.toml:1  student - missing",
         "empty.toml:1  data - missing",
-        "empty.toml:1  teachers.fidelity - missing, while stage1.weights.fidelity is 2; name a teacher or set that weight to 0",
-        "empty.toml:1  teachers.realness - missing, while stage1.weights.realness is 1; name a teacher or set that weight to 0",
+        "empty.toml:1  teachers.fidelity - missing, while stage1.teachers.fidelity.weight is 2; name a teacher or set that weight to 0",
+        "empty.toml:1  teachers.realness - missing, while stage1.teachers.realness.weight is 1; name a teacher or set that weight to 0",
     ]
 
 
 def test_a_teacher_whose_weight_is_zero_may_be_left_out(write: Write) -> None:
     path = write("one.toml", GOOD.partition("[teachers.realness]")[0])
     assert len(errors(path)) == 1
-    assert load(path, "stage1.weights.realness=0").recipe.teachers.realness is None
+    assert "realness" not in load(path, "stage1.teachers.realness.weight=0").recipe.teachers
+
+
+def test_a_third_teacher_is_two_tables(write: Write) -> None:
+    table = '[teachers.detail]\nuse = "toy/faithful"\n'
+    assert errors(with_changes(write, table)) == [
+        "r.toml:2  teachers.detail - has no [stage1.teachers.detail], which says what it teaches"
+    ]
+    loss = "[stage1.teachers.detail]\nweight = 0.5\n"
+    resolved = load(with_changes(write, table + loss))
+    assert list(resolved.teachers) == ["fidelity", "realness", "detail"]
+    weights = {name: loss.weight for name, loss in resolved.recipe.stage1.teachers.items()}
+    assert weights == {"fidelity": 2.0, "realness": 1.0, "detail": 0.5}
+    (line,) = errors(with_changes(write, "[stage1.teachers.fidelty]\nweight = 1.0\n"))
+    assert line.startswith(
+        "good.toml:6  teachers.fidelty - missing, while stage1.teachers.fidelty.weight is 1"
+    )
+    assert line.endswith('did you mean "fidelity"?')
+
+
+def test_a_teachers_table_keeps_the_papers_weight_where_it_states_none(write: Write) -> None:
+    path = with_changes(write, "[stage1.teachers.fidelity]\nanchor_weight = 3.0\n")
+    loss = load(path).recipe.stage1.teachers["fidelity"]
+    assert (loss.weight, loss.anchor_weight) == (2.0, 3.0)
 
 
 def test_an_output_teacher_asked_for_a_score_is_refused_with_what_each_offers(write: Write) -> None:
     path = with_changes(write, '[teachers.realness]\nuse = "sharpen"')
     assert errors(path) == [
-        "r.toml:3  teachers.realness.use - toy/sharpen offers no score, but stage1.realness_term = \"score\"; "
+        "r.toml:3  teachers.realness.use - toy/sharpen offers no score, but stage1.teachers.realness.term = \"score\"; "
         'set that to "output" or name another teacher',
         "    role      teacher       score  output",
         "    fidelity  toy/faithful  yes    yes",
         "    realness  toy/sharpen   no     yes",
     ]  # fmt: skip
-    assert load(path, 'stage1.realness_term="output"').recipe.stage1.realness_term == "output"
-    assert load(path, "stage1.weights.realness=0").recipe.stage1.weights.realness == 0
+    assert (
+        load(path, 'stage1.teachers.realness.term="output"').recipe.stage1.teachers["realness"].term
+        == "output"
+    )
+    assert (
+        load(path, "stage1.teachers.realness.weight=0").recipe.stage1.teachers["realness"].weight
+        == 0
+    )
 
 
 def test_clean_images_need_a_degradation(write: Write) -> None:

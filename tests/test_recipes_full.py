@@ -64,7 +64,7 @@ def test_the_full_recipe_keeps_to_the_paper():
     """Sec. 5.1."""
     recipe = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe
     stage1, stage2, weights = recipe.stage1, recipe.stage2, recipe.stage1.weights
-    assert (stage1.steps, stage2.steps, recipe.data.crop, recipe.data.batch_size) == (
+    assert (stage1.steps, stage2.steps, recipe.data.crop_size, recipe.data.batch_size) == (
         20_000,
         50_000,
         512,
@@ -85,7 +85,7 @@ def test_the_full_recipe_keeps_to_the_paper():
         stage1.adapter.rank == stage2.adapter.rank == 4
         and stage1.adapter.kind == stage2.adapter.kind == "lora"
     )
-    assert stage1.perceptual.use == "distillkit/lpips-vgg"
+    assert stage1.reconstruction.perceptual_metric.use == "distillkit/lpips-vgg"
 
 
 @pytest.mark.parametrize("variant", ["ctsr_eq8", "ctsr_alg2"])
@@ -174,13 +174,13 @@ SHORT = [
         "stage1.steps=8",
         "stage2.steps=6",
         'stage1.adapter={kind="lora"}',
-        "data.crop=32",
+        "data.crop_size=32",
         "stage2.faithful_check_images=1",
     ),
     *("training.logging_steps=2", "training.validation_steps=8", "training.checkpointing_steps=6"),
     *(
         "evaluation.max_images=2",
-        "evaluation.crop=64",
+        "evaluation.crop_size=64",
         "evaluation.tradeoffs=[0.0,0.5,1.0]",
         "evaluation.alphas=[0.5]",
     ),

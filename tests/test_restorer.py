@@ -12,9 +12,11 @@ from toy_models import ToyModel
 from distillkit import DistillkitError, Restorer
 from distillkit.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
-from distillkit.inference.interpolation import plan_nodes
+from distillkit.inference.interpolation import plan_interpolation
 from distillkit.inference.student import Student
-from distillkit.objectives.controllability import AdapterScaling, CtsrEq8, Oftsr
+from distillkit.objectives.controllability import AdapterScaling
+from distillkit.objectives.oftsr import Oftsr
+from distillkit.objectives.paper import CtsrEq8
 
 RNG = np.random.default_rng(0)
 
@@ -25,9 +27,9 @@ class Counting(ToyModel):
     conditions = passes_made = 0
     strength = 0.05
 
-    def condition(self, lq):
+    def condition(self, inputs):
         self.conditions += 1
-        return super().condition(lq)
+        return super().condition(inputs)
 
     def generate(self, condition, generator=None):
         self.passes_made += 1
@@ -41,11 +43,7 @@ def student_of(model, variant=AdapterScaling):
         made = Oftsr(model)
     else:
         adapter = add_adapter(model.network, "lora", rank=2)
-        made = (
-            AdapterScaling(model, adapter, "reconstruction")
-            if variant is AdapterScaling
-            else variant(model, adapter)
-        )
+        made = variant(model, adapter)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in made.tensors().values():
@@ -200,7 +198,7 @@ def test_nodes_spare_passes_and_are_exact_themselves(variant, nfe):
     )
     exact = Restorer(student, tile=32)(image, tradeoffs, seed=7)
     model.passes_made = 0
-    restorer = Restorer(student, tile=32, nodes=3)
+    restorer = Restorer(student, tile=32, interpolation_nodes=3)
     few = restorer(image, tradeoffs, seed=7)
     assert model.passes_made == 2 * nfe
     assert all(np.array_equal(exact[i], few[i]) for i in (0, 2, 5))
@@ -213,20 +211,20 @@ def test_nodes_spare_passes_and_are_exact_themselves(variant, nfe):
 
 @pytest.mark.parametrize("nodes", [2, 3, 4, 5])
 def test_nodes_reproduce_polynomials(nodes):
-    wanted = [None, 0.1, 0.35, 0.5, 0.8, 1.0, 2.0]
-    at, weights = plan_nodes(wanted, nodes)
+    wanted = [0.0, 0.1, 0.35, 0.5, 0.8, 1.0]
+    at, weights = plan_interpolation(wanted, nodes)
     assert len(at) == nodes and at[0] == 0 and at[-1] == 1
     for degree in range(nodes):
         values = np.asarray(weights) @ np.asarray(at) ** degree
-        assert np.allclose(values, np.clip([t or 0 for t in wanted], 0, 1) ** degree, atol=1e-12)
+        assert np.allclose(values, np.asarray(wanted) ** degree, atol=1e-12)
 
 
 def test_nodes_that_make_no_sense_are_refused_and_without_a_knob_there_are_none(toys):
-    with pytest.raises(DistillkitError, match="nodes are 2 to 5, not 1"):
-        Restorer(student_of(ToyModel()), nodes=1)
-    plain = Restorer.of_model("toy/restorer", nodes=2)
+    with pytest.raises(DistillkitError, match="interpolation nodes are 2 to 5, not 1"):
+        Restorer(student_of(ToyModel()), interpolation_nodes=1)
+    plain = Restorer.from_model("toy/restorer", interpolation_nodes=2)
     assert len(plain(textured(4, 4), [None, 0.0, 0.0])) == 3
-    with pytest.raises(DistillkitError, match="has no knob"):
+    with pytest.raises(DistillkitError, match="has a fixed tradeoff, 0"):
         plain(textured(4, 4), [0.0, 0.1, 0.2])
 
 
@@ -279,9 +277,9 @@ def test_memory_is_bounded_by_a_row_of_tiles():
     sizes = []
 
     class Watched(ToyModel):
-        def condition(self, lq):
-            sizes.append(lq.numel())
-            return super().condition(lq)
+        def condition(self, inputs):
+            sizes.append(inputs.lq.numel())
+            return super().condition(inputs)
 
     restorer = Restorer(student_of(Watched()), tile=32, overlap=4)
 
@@ -303,10 +301,10 @@ class Greedy(ToyModel):
     limit = 40**2
     error: BaseException = torch.OutOfMemoryError("CUDA out of memory")
 
-    def condition(self, lq):
-        if lq.shape[2] * lq.shape[3] > self.limit:
+    def condition(self, inputs):
+        if inputs.lq.shape[2] * inputs.lq.shape[3] > self.limit:
             raise self.error
-        return super().condition(lq)
+        return super().condition(inputs)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +320,7 @@ def test_out_of_memory_halves_the_tile_and_says_so(error):
     model.error = error
     restorer = Restorer(student_of(model), tile=128)
     image = textured(100, 90)
-    with pytest.warns(RuntimeWarning, match="going on with tiles of"):
+    with pytest.warns(RuntimeWarning, match="continuing with tiles of"):
         restored = restorer(image)
     assert restorer.tile**2 <= model.limit and restored.shape == (200, 180, 3)
     assert np.array_equal(restored, restorer(image))
@@ -340,7 +338,7 @@ def test_too_little_memory_for_any_tile_is_an_error():
 
 def test_a_model_that_fails_is_named_and_the_size_with_it():
     class Broken(ToyModel):
-        def condition(self, lq):
+        def condition(self, inputs):
             raise ValueError("no such layer")
 
     with pytest.raises(
@@ -360,26 +358,26 @@ def test_a_result_that_is_not_finite_is_an_error():
 
 def test_registered_models_restore_too(toys):
     array = textured(8, 8)
-    by_teacher = Restorer.of_model("toy/faithful", {"seed": 3})(array)
+    by_teacher = Restorer.from_model("toy/faithful", {"seed": 3})(array)
     assert by_teacher.shape == (16, 16, 3) and not np.array_equal(
-        by_teacher, Restorer.of_model("toy/faithful", {"seed": 4})(array)
+        by_teacher, Restorer.from_model("toy/faithful", {"seed": 4})(array)
     )
     assert (
-        Restorer.of_model("toy/restorer")(array).shape == (16, 16, 3)
-        and Restorer.of_model("toy/student").scale == 2
+        Restorer.from_model("toy/restorer")(array).shape == (16, 16, 3)
+        and Restorer.from_model("toy/student").scale == 2
     )
-    with pytest.raises(DistillkitError, match="has no knob"):
-        Restorer.of_model("toy/faithful")(array, 0.5)
+    with pytest.raises(DistillkitError, match="has a fixed tradeoff, 0"):
+        Restorer.from_model("toy/faithful")(array, 0.5)
     with pytest.raises(PluginError, match='did you mean "toy/faithful"'):
-        Restorer.of_model("toy/faithfull")
+        Restorer.from_model("toy/faithfull")
     with pytest.raises(PluginError, match="sed - unknown key; did you mean"):
-        Restorer.of_model("toy/faithful", {"sed": 3})
+        Restorer.from_model("toy/faithful", {"sed": 3})
 
 
 def test_a_device_or_a_repository_that_is_not_there_is_said(toys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DistillkitError, match="device abacus cannot be used"):
-        Restorer.of_model("toy/faithful", device="abacus")
+        Restorer.from_model("toy/faithful", device="abacus")
     with pytest.raises(DistillkitError, match="no student here"):
         Restorer.from_pretrained("nowhere")
     monkeypatch.setattr(
@@ -396,7 +394,7 @@ def test_a_device_or_a_repository_that_is_not_there_is_said(toys, monkeypatch):
 def test_colors_are_fixed_on_the_whole_image_also_when_it_is_tiled(how):
     student, image = student_of(ToyModel()), textured(90, 70)
     whole, tiled = (
-        Restorer(student, tile=t, overlap=8, color=how)(image).astype(int) for t in (500, 32)
+        Restorer(student, tile=t, overlap=8, color_fix=how)(image).astype(int) for t in (500, 32)
     )
     assert np.abs(whole - tiled).mean() < 0.2
     plain = Restorer(student, tile=500)(image)

@@ -8,9 +8,10 @@ import toy_plugin
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from distillkit import DistillkitError, Restorer
+from distillkit import DistillkitError, ModelInput, Restorer
 from distillkit.errors import Interrupted
 from distillkit.inference.student import load_student
+from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.run import dry_run, run_recipe
@@ -165,8 +166,9 @@ def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(
     student = load_student(out)
     lq = torch.rand(1, 3, 8, 8) * 2 - 1
     knobless = load_student_without_stage_2(out, tmp_path)
-    assert torch.equal(student.restore(lq, 0.0), knobless.restore(lq))
-    assert not torch.equal(student.restore(lq, 1.0), student.restore(lq, 0.0))
+    inputs = ModelInput(lq)
+    assert torch.equal(student.restore(inputs, 0.0), knobless.restore(inputs))
+    assert not torch.equal(student.restore(inputs, 1.0), student.restore(inputs, 0.0))
     assert student.nfe == (1 if "adapter_scaling" in stage2 or "teacher" in stage2 else 2)
 
 
@@ -180,11 +182,11 @@ def load_student_without_stage_2(out, tmp_path):
     return load_student(copy)
 
 
-def test_without_stage_2_there_is_no_knob(recipe, tmp_path):
+def test_without_stage_2_the_tradeoff_is_fixed(recipe, tmp_path):
     run_recipe(load_recipe(recipe, ["stage2.steps=0"]), tmp_path / "out")
     student = load_student(tmp_path / "out")
-    with pytest.raises(DistillkitError, match="has no knob"):
-        student.restore(torch.zeros(1, 3, 8, 8), 0.5)
+    with pytest.raises(DistillkitError, match="has a fixed tradeoff, 0"):
+        student.restore(ModelInput(torch.zeros(1, 3, 8, 8)), 0.5)
     rows = json.loads((tmp_path / "out/evaluation/metrics.json").read_text())
     assert {r["tradeoff"] for r in rows if r["method"] == "student"} == {0.0}
 
@@ -192,7 +194,7 @@ def test_without_stage_2_there_is_no_knob(recipe, tmp_path):
 def test_an_output_teacher_takes_part_by_output_distillation(recipe, tmp_path):
     sets = [
         "teachers.fidelity={use='toy/restorer'}",
-        "stage1.fidelity_term='output'",
+        "stage1.teachers.fidelity.term='output'",
         "stage2.target='teacher'",
     ]
     run_recipe(load_recipe(recipe, sets), tmp_path / "out")
@@ -206,7 +208,9 @@ def test_training_without_teachers(recipe, tmp_path):
     )
     recipe.write_text(text)
     run_recipe(
-        load_recipe(recipe, ["stage1.weights.fidelity=0", "stage1.weights.realness=0"]),
+        load_recipe(
+            recipe, ["stage1.teachers.fidelity.weight=0", "stage1.teachers.realness.weight=0"]
+        ),
         tmp_path / "out",
     )
     methods = {
@@ -221,8 +225,8 @@ def test_a_faithful_endpoint_that_is_not_is_said_before_stage_2(recipe, tmp_path
         tmp_path / "out",
     )
     assert "is no more faithful than the stage-1 student" in capfd.readouterr().err
-    guard = json.loads((tmp_path / "out/manifest.json").read_text())["guard"]
-    assert guard["faithful_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
+    guard = json.loads((tmp_path / "out/manifest.json").read_text())["faithful_check"]
+    assert guard["target_psnr"] <= guard["student_psnr"] and guard["crops"] == 16
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -230,20 +234,20 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
     recipe, tmp_path, monkeypatch, fused
 ):
     """``fused`` is what happens on a GPU: the optimizer skips the step, and that it did is read one step later."""
-    from distillkit.objectives import reconstruction
-
     monkeypatch.setattr(
         Trainer, "fused", property(lambda self: fused, lambda self, value: None), raising=False
     )
 
-    real, calls = reconstruction.reconstruction, []
+    real = ReconstructionLoss.__call__
+    calls = []
 
-    def sometimes_nan(x, gt, *args, **kwargs):
+    def sometimes_nan(self, *args, **kwargs):
         calls.append(1)
         bad = len(calls) == 2 or len(calls) > 4
-        return {k: v * float("nan") if bad else v for k, v in real(x, gt, *args, **kwargs).items()}
+        losses = real(self, *args, **kwargs)
+        return {name: loss * float("nan") if bad else loss for name, loss in losses.items()}
 
-    monkeypatch.setattr("distillkit.training.step.reconstruction", sometimes_nan)
+    monkeypatch.setattr(ReconstructionLoss, "__call__", sometimes_nan)
     with pytest.raises(DistillkitError, match="2 non-finite losses in a row"):
         run_recipe(load_recipe(recipe, ["training.max_nonfinite_steps=2"]), tmp_path / "out")
     lines = [
@@ -259,10 +263,10 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
 
 
 def test_a_line_without_a_finite_step_has_no_loss(recipe, tmp_path, monkeypatch):
-    def nan(x, gt, *args, **kwargs):
-        return {"l2": x.mean() * float("nan")}
+    def nan(self, x_0, *args, **kwargs):
+        return {"l2": x_0.mean() * float("nan")}
 
-    monkeypatch.setattr("distillkit.training.step.reconstruction", nan)
+    monkeypatch.setattr(ReconstructionLoss, "__call__", nan)
     run_recipe(
         load_recipe(recipe, ["training.logging_steps=1", "stage1.steps=1", "stage2.steps=0"]),
         tmp_path / "out",
@@ -294,11 +298,13 @@ def test_evaluation_can_be_repeated(finished):
 
 
 def test_interpolated_weights_of_two_stage_1_students_are_a_baseline(finished, recipe, tmp_path):
-    out, another = tmp_path / "out", f"evaluation.interpolate='{finished}'"
+    out, another = tmp_path / "out", f"evaluation.interpolate_with='{finished}'"
     with pytest.raises(DistillkitError, match="no student here"):
-        run_recipe(load_recipe(recipe, [f"evaluation.interpolate='{tmp_path}'"]), out)
+        run_recipe(load_recipe(recipe, [f"evaluation.interpolate_with='{tmp_path}'"]), out)
     assert not (out / "recipe.toml").exists()
-    run_recipe(load_recipe(recipe, ["stage1.weights.l2=20", "stage2.steps=0", another]), out)
+    run_recipe(
+        load_recipe(recipe, ["stage1.reconstruction.l2_weight=20", "stage2.steps=0", another]), out
+    )
     rows = {
         (r["method"], r["tradeoff"]): r["mean"]
         for r in json.loads((out / "evaluation/metrics.json").read_text())
@@ -340,10 +346,10 @@ def test_restorer_takes_and_gives_every_kind_of_image(finished):
 
 
 def test_learning_rate_is_a_function_of_the_step(toys):
-    from distillkit.recipe.schema import Training
+    from distillkit.recipe.schema import TrainingConfig
 
     stage = Stage("s", None, steps=100, learning_rate=1.0)
-    options = Training(lr_warmup_steps=10, lr_decay_fraction=0.25)
+    options = TrainingConfig(lr_warmup_steps=10, lr_decay_fraction=0.25)
     assert [round(stage.lr_at(s, options), 3) for s in (0, 4, 9, 50, 75, 85, 99)] == [
         0.1,
         0.5,
@@ -422,7 +428,7 @@ def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe,
     still = [
         "stage1.learning_rate=1e-12",
         "stage2.steps=0",
-        "data.cycle=2",
+        "data.cycle_steps=2",
         "training.logging_steps=1",
     ]
     run_recipe(load_recipe(recipe, still), tmp_path / "out")
@@ -434,10 +440,16 @@ def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe,
 def test_a_distance_without_gradient_is_refused(recipe, tmp_path):
     with pytest.raises(
         DistillkitError,
-        match=r"stage1\.perceptual - psnr is higher where images are closer: nothing",
+        match=r"stage1\.reconstruction\.perceptual_metric - psnr is higher where images are closer: nothing",
     ):
         run_recipe(
-            load_recipe(recipe, ["stage1.weights.perceptual=1", "stage1.perceptual='psnr'"]),
+            load_recipe(
+                recipe,
+                [
+                    "stage1.reconstruction.perceptual_weight=1",
+                    "stage1.reconstruction.perceptual_metric='psnr'",
+                ],
+            ),
             tmp_path / "out",
         )
 
@@ -445,20 +457,21 @@ def test_a_distance_without_gradient_is_refused(recipe, tmp_path):
 def test_an_anchor_beside_a_score_is_refused_at_validation(recipe):
     with pytest.raises(
         DistillkitError,
-        match=r'realness_anchor - is for an output teacher, but stage1\.realness_term = "score"',
+        match=r"realness\.anchor_metric - is for an output teacher, but "
+        r'stage1\.teachers\.realness\.term = "score"',
     ):
-        load_recipe(recipe, ["stage1.realness_anchor='stlpips-alex'"])
+        load_recipe(recipe, ["stage1.teachers.realness.anchor_metric='stlpips-alex'"])
 
 
 def test_a_metric_anchors_an_output_teacher(recipe, tmp_path):
     sets = [
         "teachers.realness={use='toy/restorer'}",
-        "stage1.realness_term='output'",
-        "stage1.output_loss='denoised'",
+        "stage1.teachers.realness.term='output'",
+        "stage1.teachers.realness.output_loss='denoised'",
     ]
     sets += [
-        "stage1.realness_anchor='stlpips-alex'",
-        "data.crop=32",
+        "stage1.teachers.realness.anchor_metric='stlpips-alex'",
+        "data.crop_size=32",
         "stage1.decode_crop_size=24",
         "data.eval=[]",
     ]
@@ -476,7 +489,7 @@ def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_pat
             tmp_path / name,
         )
         found, said = (
-            json.loads((tmp_path / name / "manifest.json").read_text())["taught"],
+            json.loads((tmp_path / name / "manifest.json").read_text())["teaching"],
             capfd.readouterr().err,
         )
         assert all(f"{role}: {how}\n" in said for role, how in found.items())
@@ -489,19 +502,25 @@ def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_pat
     }
     outputs = [
         "teachers.realness={use='toy/restorer'}",
-        "stage1.realness_term='output'",
-        "data.crop=32",
+        "stage1.teachers.realness.term='output'",
+        "data.crop_size=32",
     ]
     found = told(
-        "b", *outputs, "stage1.output_targets='image'", "stage1.realness_anchor='stlpips-alex'"
+        "b",
+        *outputs,
+        "stage1.teachers.realness.output_input='full_image'",
+        "stage1.teachers.realness.anchor_metric='stlpips-alex'",
     )["realness"]
     assert found.startswith(
-        "toy/restorer: output distillation, images against its results for whole images, cut to the crops; "
+        "toy/restorer: output distillation, images against its results for full images, cut to the crops; "
     )
     assert found.endswith("anchored by distillkit/stlpips-alex")
     found = told(
-        "c", *outputs, "stage1.output_loss='denoised'", "teachers.fidelity.space='unshuffle'"
+        "c",
+        *outputs,
+        "stage1.teachers.realness.output_loss='denoised'",
+        "teachers.fidelity.space='unshuffle'",
     )
     assert found["realness"].endswith("clean predictions against its results for crops; no anchor")
     assert "score distillation, in the space " in found["fidelity"]
-    assert set(told("d", "stage1.weights.realness=0")) == {"fidelity"}
+    assert set(told("d", "stage1.teachers.realness.weight=0")) == {"fidelity"}

@@ -11,7 +11,7 @@ from test_processes import AT_CALL, weights_of
 from torch.distributed.device_mesh import init_device_mesh
 from toy_models import ToyModel
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.errors import PluginError
 from distillkit.recipe.load import load_recipe
@@ -121,7 +121,7 @@ def test_an_adapter_trains_and_merges_on_sharded_weights_and_the_teacher_stays_w
         adapter = add_adapter(model.network, "lora", rank=2)
         optimizer = torch.optim.AdamW(adapter.tensors().values(), lr=0.1)
         condition = model.condition(
-            torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+            ModelInput(torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)))
         )
         start = model.generate(condition).detach()
         with gradient_checkpointing([model] if model is student else [], adapter):
@@ -148,7 +148,7 @@ def test_sharded_blocks_can_be_compiled(mesh):
     student = frozen(3)
     shard_models([student], mesh, torch.device("cpu"))
     adapter = add_adapter(student.network, "lora", rank=2)
-    condition = student.condition(torch.rand(1, 3, 8, 8))
+    condition = student.condition(ModelInput(torch.rand(1, 3, 8, 8)))
 
     def outcome():
         latent = student.generate(condition)
@@ -173,7 +173,7 @@ def test_weights_that_are_used_outside_their_block_are_named_as_the_reason(mesh,
         pytest.raises(PluginError, match='cannot be sharded; set training.sharding = "none"'),
         distributed_errors(accelerator),
     ):
-        model.condition(torch.rand(1, 3, 6, 6))
+        model.condition(ModelInput(torch.rand(1, 3, 6, 6)))
 
 
 def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):

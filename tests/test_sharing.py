@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy_models import ToyModel
 
+from distillkit import ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.adapters.sharing import share_storage
 
@@ -49,7 +50,7 @@ def test_training_and_merging_the_student_leave_the_teacher_as_it_was(kind):
     share_storage(teacher, student)
     adapter = add_adapter(student.network, kind, rank=2)
     optimizer = torch.optim.AdamW(adapter.tensors().values(), lr=0.1)
-    condition = student.condition(torch.rand(1, 3, 6, 6))
+    condition = student.condition(ModelInput(torch.rand(1, 3, 6, 6)))
     start = student.generate(condition).detach()
     for _ in range(2):
         student.generate(condition).square().mean().backward()

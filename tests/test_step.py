@@ -7,13 +7,15 @@ import pytest
 import torch
 from toy_models import ToyModel, unshuffled
 
+from distillkit import ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.data.pairs import Batch
 from distillkit.errors import RecipeError
-from distillkit.objectives.dual_teacher import StudentSample, denoised_output_distillation
-from distillkit.recipe.schema import Stage1, Stage1Weights
-from distillkit.training.feature_cache import Cache
-from distillkit.training.models import Cast
+from distillkit.objectives.dual_teacher import StudentOutput, denoised_output_distillation
+from distillkit.objectives.reconstruction import ReconstructionLoss
+from distillkit.recipe.schema import Stage1Config, TeacherLossConfig
+from distillkit.training.feature_cache import FeatureCache
+from distillkit.training.models import RunModels
 from distillkit.training.step import Stage1Step
 
 CPU = torch.device("cpu")
@@ -30,46 +32,59 @@ class Restorer:
 
     scale, nfe, size_multiple = 2, 1, 1
 
-    def restore(self, lq, generator=None):
-        self.seen = lq
-        return torch.nn.functional.interpolate(lq, scale_factor=2)
+    def restore(self, inputs, generator=None):
+        self.seen = inputs.lq
+        return torch.nn.functional.interpolate(inputs.lq, scale_factor=2)
 
 
-def step_of(teachers=MappingProxyType({}), anchors=MappingProxyType({}), student=None, **options):
-    """A step of a toy student, whose weights of L_rec and of absent teachers are 0 unless given."""
-    weights = (
-        {"l2": 0, "perceptual": 0, "fidelity": 0, "realness": 0}
-        | dict.fromkeys(teachers, 1)
-        | options.pop("weights", {})
-    )
+def step_of(
+    teachers=MappingProxyType({}),
+    anchors=MappingProxyType({}),
+    student=None,
+    l2=0,
+    l1=0,
+    losses=MappingProxyType({}),
+    **options,
+):
+    """Make a step of a toy student; weights of L_rec and of absent teachers are 0 unless given.
+
+    ``losses``: options of the teachers' losses, by their names.
+    """
+    tables = {name: {"weight": 0} for name in ("fidelity", "realness")}
+    tables |= {name: {"weight": 1} | losses.get(name, {}) for name in teachers}
     student = (student or ToyModel(seed=1)).requires_grad_(False)
     for teacher in teachers.values():
         if isinstance(teacher, torch.nn.Module):
             teacher.requires_grad_(False)
     adapter = add_adapter(student.network, "lora", rank=2)
-    cast = Cast(student, dict(teachers), None, CPU, Cache(None, CPU), anchors=dict(anchors))
-    return Stage1Step(
-        cast,
-        adapter,
-        Stage1(weights=Stage1Weights(**weights), perceptual_shift=0, **options),
-        None,
-        seed=0,
+    models = RunModels(
+        student, dict(teachers), None, CPU, FeatureCache(None, CPU), anchor_metrics=dict(anchors)
     )
+    configs = {name: TeacherLossConfig(**table) for name, table in tables.items()}
+    config = Stage1Config.model_construct(
+        teachers=configs,
+        score_weighting="clipped",
+        teacher_gradient="full",
+        decode_crop_size=options.get("decode_crop_size"),
+    )
+    reconstruction = ReconstructionLoss(l2_weight=l2, l1_weight=l1)
+    return Stage1Step(models, adapter, config, reconstruction, seed=0)
 
 
 def test_only_what_has_a_weight_is_a_term():
     terms = step_of(
         {"fidelity": ToyModel(seed=2), "realness": Restorer()},
-        realness_term="output",
-        weights={"l1": 0.5},
+        losses={"realness": {"term": "output"}},
+        l1=0.5,
     )(BATCH, 0)
     assert set(terms) == {"l1", "fidelity/imitate", "fidelity/anchor", "realness/output"}
 
 
 def test_a_teacher_may_have_a_gamma_of_its_own():
     teachers = {"fidelity": ToyModel(seed=2), "realness": ToyModel(seed=3)}
-    one = step_of(teachers, weights={"anchor": 1})(BATCH, 0)
-    own = step_of(teachers, weights={"anchor": 1, "realness_anchor": 3})(BATCH, 0)
+    gammas = {"fidelity": {"anchor_weight": 1}, "realness": {"anchor_weight": 1}}
+    one = step_of(teachers, losses=gammas)(BATCH, 0)
+    own = step_of(teachers, losses=gammas | {"realness": {"anchor_weight": 3}})(BATCH, 0)
     assert torch.allclose(own["realness/anchor"], 3 * one["realness/anchor"])
     assert torch.equal(own["fidelity/anchor"], one["fidelity/anchor"])
 
@@ -78,27 +93,28 @@ def test_a_metric_stands_in_for_the_anchor_of_an_output_teacher():
     def metric(image, gt):
         return (image - gt).abs().mean(dim=(1, 2, 3))
 
-    weights = {"realness": 2, "realness_anchor": 3}
     terms = step_of(
         {"realness": Restorer()},
         {"realness": metric},
-        realness_term="output",
-        weights=weights | {"l1": 1},
+        losses={"realness": {"term": "output", "weight": 2, "anchor_weight": 3}},
+        l1=1,
     )(BATCH, 0)
     assert torch.allclose(terms["realness/metric_anchor"], 2 * 3 * terms["l1"])
 
 
 def test_the_decoded_crop_is_a_window_of_the_whole_output():
     """With an adapter at zero and the whole image as crop nothing changes; a smaller one is a part of the same error map."""
-    step = step_of(weights={"l2": 1})
+    step = step_of(l2=1)
     whole = step(BATCH, 0)["l2"]
-    assert torch.equal(step_of(weights={"l2": 1}, decode_crop_size=32)(BATCH, 0)["l2"], whole)
+    assert torch.equal(step_of(l2=1, decode_crop_size=32)(BATCH, 0)["l2"], whole)
     student, lq = step.student, BATCH.lq
-    error = (student.codec.decode(student.generate(student.condition(lq))) - BATCH.gt).square()
+    error = (
+        student.codec.decode(student.generate(student.condition(ModelInput(lq)))) - BATCH.gt
+    ).square()
     windows = torch.stack(
         [error[..., y : y + 8, x : x + 8].mean() for y in range(0, 25, 2) for x in range(0, 25, 2)]
     )
-    cropped = step_of(weights={"l2": 1}, decode_crop_size=8)
+    cropped = step_of(l2=1, decode_crop_size=8)
     found = torch.stack([cropped(replace(BATCH, step=i), i)["l2"] for i in range(8)])
     distance, place = (found[:, None] - windows).abs().min(dim=1)
     assert distance.max() < 1e-6 and len(set(place.tolist())) > 1
@@ -108,7 +124,7 @@ def test_the_decoded_crop_is_a_window_of_the_whole_output():
 def test_teachers_of_another_space_see_the_decoded_crop_only(make):
     teacher, seen = make(seed=2), []
     real = teacher.condition
-    teacher.condition = lambda lq: seen.append(tuple(lq.shape[2:])) or real(lq)
+    teacher.condition = lambda x: seen.append(tuple(x.lq.shape[2:])) or real(x)
     terms = step_of({"fidelity": teacher}, decode_crop_size=8)(BATCH, 0)
     assert seen == [(4, 4) if make is unshuffled else (16, 16)]
     assert all(torch.isfinite(t) for t in terms.values())
@@ -116,7 +132,9 @@ def test_teachers_of_another_space_see_the_decoded_crop_only(make):
 
 def test_output_teachers_restore_the_decoded_crop_only():
     restorer = Restorer()
-    step_of({"fidelity": restorer}, fidelity_term="output", decode_crop_size=8)(BATCH, 0)
+    step_of({"fidelity": restorer}, losses={"fidelity": {"term": "output"}}, decode_crop_size=8)(
+        BATCH, 0
+    )
     assert restorer.seen.shape[2:] == (4, 4)
 
 
@@ -127,14 +145,16 @@ def test_a_crop_that_somebody_cannot_take_is_refused():
         RecipeError,
         match="stage1.decode_crop_size - 12 pixels: these models take 8 and its multiples",
     ):
-        step_of({"fidelity": restorer}, fidelity_term="output", decode_crop_size=12)(BATCH, 0)
+        step_of(
+            {"fidelity": restorer}, losses={"fidelity": {"term": "output"}}, decode_crop_size=12
+        )(BATCH, 0)
 
 
 def test_denoised_output_distillation_is_clipped_snr_times_the_clean_error():
     student, lq, restored = ToyModel(seed=1), BATCH.lq, BATCH.gt
-    condition = student.condition(lq)
+    condition = student.condition(ModelInput(lq))
     latent = student.generate(condition)
-    sample = StudentSample(condition, latent, None)
+    sample = StudentOutput(condition, latent, None)
     loss = denoised_output_distillation(student, sample, restored, torch.Generator().manual_seed(3))
     draws = torch.Generator().manual_seed(3)
     t = student.process.sample_timesteps(2, draws)
@@ -149,16 +169,14 @@ def test_denoised_output_distillation_is_clipped_snr_times_the_clean_error():
 
 def test_denoised_output_distillation_pushes_the_sample_in_score_mode():
     student = ToyModel(seed=1).requires_grad_(False)
-    condition = student.condition(BATCH.lq)
+    condition = student.condition(ModelInput(BATCH.lq))
     grads = {}
-    for mode in ("full", "score"):
+    for mode in ("full", "sds"):
         latent = student.generate(condition).requires_grad_()
-        sample = StudentSample(condition, latent, None)
+        sample = StudentOutput(condition, latent, None)
         loss = denoised_output_distillation(
             student, sample, BATCH.gt, torch.Generator().manual_seed(3), gradient=mode
         )
         grads[mode] = loss.item(), torch.autograd.grad(loss, latent)[0]
-    assert grads["full"][0] == pytest.approx(grads["score"][0])
-    assert grads["score"][1].abs().sum() > 0 and not torch.allclose(
-        grads["full"][1], grads["score"][1]
-    )
+    assert grads["full"][0] == pytest.approx(grads["sds"][0])
+    assert grads["sds"][1].abs().sum() > 0 and not torch.allclose(grads["full"][1], grads["sds"][1])

@@ -75,16 +75,15 @@ teachers.fidelity = {{ use = "toy/faithful", seed = 3 }}
 teachers.realness = {{ use = "toy/realistic", seed = 4 }}
 degradation = {{ use = "toy/halve" }}
 [data]
-crop = 16
+crop_size = 16
 batch_size = 2
 train = [{{ use = "toy/photos", folder = "{photos}" }}]
 eval = [{{ use = "toy/photos", folder = "{photos}", split = "test" }}]
 [stage1]
 steps = 6
 learning_rate = 1e-2
-perceptual_shift = 0
 adapter = {{ rank = 2 }}
-weights = {{ perceptual = 0.0 }}
+reconstruction = {{ perceptual_weight = 0.0, perceptual_max_shift = 0 }}
 [stage2]
 steps = 4
 learning_rate = 1e-2

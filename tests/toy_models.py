@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle, current_captions
+from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle
 from distillkit.diffusion.codec import Codec
-from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput
 from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 
@@ -68,10 +68,9 @@ class ToyModel(DiffusionModel):
             torch.manual_seed(seed)
             self.network = ToyNetwork(channels, blocks=blocks)
 
-    def condition(self, lq: Tensor) -> Condition:
-        return Condition(
-            y=self.codec.encode(F.interpolate(lq, scale_factor=self.scale, mode="bicubic"))
-        )
+    def condition(self, inputs: ModelInput) -> Condition:
+        large = F.interpolate(inputs.lq, scale_factor=self.scale, mode="bicubic")
+        return Condition(y=self.codec.encode(large))
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.network(z_t, condition.y, t)
@@ -94,10 +93,10 @@ class CaptionedToy(ToyModel):
     takes_captions = True
     seen: ClassVar[list[list[str | None]]] = []
 
-    def condition(self, lq: Tensor) -> Condition:
-        captions = current_captions(lq)
+    def condition(self, inputs: ModelInput) -> Condition:
+        captions = inputs.caption_list()
         self.seen.append(captions)
         lengths = torch.tensor([len(caption or "") for caption in captions])
-        y = super().condition(lq).y
+        y = super().condition(inputs).y
         assert y is not None
         return Condition(y=y + 0.01 * lengths.view(-1, 1, 1, 1))

@@ -40,8 +40,8 @@ class Restorer:
 
     scale, nfe, size_multiple = 2, 1, 1
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.nn.functional.interpolate(lq, scale_factor=2, mode="bilinear")
+    def restore(self, inputs, generator: torch.Generator | None = None) -> Tensor:
+        return torch.nn.functional.interpolate(inputs.lq, scale_factor=2, mode="bilinear")
 
 
 class Halve:

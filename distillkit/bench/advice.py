@@ -64,7 +64,7 @@ def examine(
     say(
         f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, {free / 1e9:.1f} GB free in {Path.cwd()}"
     )
-    if check and found[0].crops != [resolved.recipe.data.crop]:
+    if check and found[0].crops != [resolved.recipe.data.crop_size]:
         _compare(found, resolved, sets, say)
     fits = all(part.peak <= budget for part in found)
     if not fits:
@@ -80,7 +80,7 @@ def _dry_steps(resolved: ResolvedRecipe) -> tuple[list[Forecast], int, int | Non
 
 
 def _told(found: Forecast, recipe: Recipe, budget: float) -> Iterator[str]:
-    crop = recipe.data.crop
+    crop = recipe.data.crop_size
     crops = ", ".join(map(str, found.crops))
     how = (
         "measured by a dry step"
@@ -172,7 +172,7 @@ def _advise(
     for settings in cures(resolved.recipe):
         taken += settings
         tried = measure_apart(
-            resolved.path, [*sets, f"data.crop={small}", *taken], 1, warmup=1, look=False
+            resolved.path, [*sets, f"data.crop_size={small}", *taken], 1, warmup=1, look=False
         )["stages"]
         found = [part.with_settings(tried[part.stage]) for part in found]
         peaks = ", ".join(
@@ -181,11 +181,11 @@ def _advise(
         yield f"  {peaks}  {_options(settings)}"
         if all(part.peak <= budget for part in found):
             return
-    crop = fitting_crop(found, resolved.recipe.data.crop, unit, budget)
+    crop = fitting_crop(found, resolved.recipe.data.crop_size, unit, budget)
     if crop is None:
         yield "  and no crop would be small enough: the weights alone are too large"
     else:
-        yield f"  and the largest crop that fits then:  --set data.crop={crop}"
+        yield f"  and the largest crop that fits then:  --set data.crop_size={crop}"
 
 
 def _options(settings: Sequence[str]) -> str:

@@ -101,7 +101,7 @@ def forecast(subject: Subject) -> list[Forecast]:
     Raises:
         DistillkitError: a loss is not finite. RuntimeError: memory ran out even so.
     """
-    crop = subject.recipe.data.crop
+    crop = subject.recipe.data.crop_size
     crops = smaller_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop_size)
     forecasts = []
     for stage in subject.stages():

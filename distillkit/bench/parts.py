@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from distillkit.bench.device import synchronize
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.training.loop import Stage
-from distillkit.training.models import Cast
+from distillkit.training.models import RunModels
 
 Part = Literal["data", "student", "teachers", "codecs", "loss", "backward", "optimizer"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -66,34 +66,34 @@ class PartClock:
 @contextmanager
 def watched(stage: Stage, accelerator: Accelerator, clock: PartClock) -> Iterator[None]:
     """``clock`` follows the steps of ``stage`` inside the block."""
-    cast, module = stage.module.cast, stage.module
+    models, module = stage.module.models, stage.module
     with ExitStack() as undo:
 
         def wrap(owner: Any, name: str, part: Part, network: str | None = None) -> None:
             if hasattr(owner, name):
                 undo.enter_context(_wrapped(owner, name, clock, part, network))
 
-        wrap(cast, "inputs", "data")
+        wrap(models, "prepare", "data")
         wrap(module, "forward", "loss")
         wrap(accelerator, "backward", "backward")
-        for model in (cast.student, *cast.teachers.values()):
+        for model in (models.student, *models.teachers.values()):
             for name in ("condition", "forward", "predict", "generate", "restore"):
-                wrap(model, name, "student" if model is cast.student else "teachers")
+                wrap(model, name, "student" if model is models.student else "teachers")
         for codec in _unique(
-            m.codec for m in (cast.student, *cast.teachers.values()) if hasattr(m, "codec")
+            m.codec for m in (models.student, *models.teachers.values()) if hasattr(m, "codec")
         ):
             wrap(codec, "encode", "codecs", "encoder")
             wrap(codec, "decode", "codecs", "decoder")
-        undo.callback(register_module_forward_pre_hook(_counter(clock, cast)).remove)
+        undo.callback(register_module_forward_pre_hook(_counter(clock, models)).remove)
         undo.callback(module.register_forward_hook(lambda *_: clock.between("optimizer")).remove)
         yield
 
 
-def networks(cast: Cast) -> dict[str, nn.Module]:
+def networks(models: RunModels) -> dict[str, nn.Module]:
     """Each denoiser once, under the names of all who use it: ``"student + realness"``."""
     names: dict[int, list[str]] = {}
     found: dict[int, nn.Module] = {}
-    for name, model in (("student", cast.student), *cast.teachers.items()):
+    for name, model in (("student", models.student), *models.teachers.items()):
         network = getattr(model, "network", model)
         if isinstance(network, nn.Module):
             names.setdefault(id(network), []).append(name)
@@ -124,9 +124,9 @@ def _wrapped(
             vars(owner)[name] = former
 
 
-def _counter(clock: PartClock, cast: Cast) -> Callable[[nn.Module, Any], None]:
-    """Counts calls of the cast's denoisers; those of a model that is none of the cast's are ``"other"``."""
-    names = {id(network): name for name, network in networks(cast).items()}
+def _counter(clock: PartClock, models: RunModels) -> Callable[[nn.Module, Any], None]:
+    """Counts calls of the models's denoisers; those of a model that is none of the models's are ``"other"``."""
+    names = {id(network): name for name, network in networks(models).items()}
 
     def count(module: nn.Module, args: Any) -> None:
         if id(module) in names:

@@ -46,15 +46,18 @@ def bench(
     dtype = DTYPES[subject.recipe.training.mixed_precision]
     ceilings = {"flops": matrix_ceiling(device, dtype), "copy": copy_bandwidth(device)}
     stages = {
-        s.name: asdict(subject.measure(s, data.crop, warmup=warmup, steps=steps, look=look))
+        s.name: asdict(subject.measure(s, data.crop_size, warmup=warmup, steps=steps, look=look))
         for s in subject.stages()
     }
     student = subject.student()
-    side, tradeoff = data.crop // subject.cast.student.scale, 0.5 if student.variant else None
+    side, tradeoff = (
+        data.crop_size // subject.models.student.scale,
+        0.5 if student.variant else None,
+    )
     return {
         "recipe": subject.recipe.name,
         "sha256": hashlib.sha256(resolved.to_toml().encode()).hexdigest(),
-        "crop": data.crop,
+        "crop": data.crop_size,
         "batch": data.batch_size,
         "machine": machine(device),
         "ceilings": ceilings,

@@ -13,14 +13,14 @@ from torch import nn
 from distillkit.bench.train import Measured, measure
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import Variant
-from distillkit.recipe.build import build_distance
+from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.runs.preflight import check_presence
 from distillkit.runs.run import open_batches
 from distillkit.training.distributed import create_accelerator
 from distillkit.training.loop import Stage
-from distillkit.training.models import build_cast
-from distillkit.training.stages import first_stage, second_stage
+from distillkit.training.models import build_models
+from distillkit.training.stages import make_stage1, make_stage2
 
 
 class Subject:
@@ -34,11 +34,8 @@ class Subject:
             self.recipe.training.model_copy(update={"log_with": []}), Path()
         )
         self.device = self.accelerator.device
-        self.cast = build_cast(self.resolved, self.device)
-        wanted = self.recipe.stage1.weights.perceptual > 0
-        self.perceptual = (
-            build_distance(self.resolved, "stage1.perceptual", self.device) if wanted else None
-        )
+        self.models = build_models(self.resolved, self.device)
+        self.reconstruction = build_reconstruction_loss(self.resolved, self.device)
         self._variant: Variant | None = None
 
     @property
@@ -46,26 +43,28 @@ class Subject:
         """Training crops must be multiples of it."""
         return lcm(
             *(
-                self.cast.student.scale * m.size_multiple
-                for m in (self.cast.student, *self.cast.teachers.values())
+                self.models.student.scale * m.size_multiple
+                for m in (self.models.student, *self.models.teachers.values())
             )
         )
 
     def weights(self) -> dict[str, int]:
         """Bytes of the tensors of each network. What several hold in common is counted for the first."""
-        teachers = {f"{role} teacher": teacher for role, teacher in self.cast.teachers.items()}
+        teachers = {f"{role} teacher": teacher for role, teacher in self.models.teachers.items()}
         return stored(
-            {"student": self.cast.student} | teachers | {"perceptual distance": self.perceptual}
+            {"student": self.models.student}
+            | teachers
+            | {"perceptual distance": self.reconstruction.distance}
         )
 
     def stages(self) -> Iterator[Stage]:
         """Stage 1, then, its adapter merged, stage 2 where the recipe has one."""
-        stage, adapter = first_stage(self.recipe, self.cast, self.perceptual)
+        stage, adapter = make_stage1(self.recipe, self.models, self.reconstruction)
         yield stage
         adapter.merge()
-        self.cast.teachers.pop("realness", None)
+        self.models.teachers.pop("realness", None)
         if self.recipe.stage2.steps:
-            stage, self._variant = second_stage(self.recipe, self.cast, self.perceptual)
+            stage, self._variant = make_stage2(self.recipe, self.models, self.reconstruction)
             yield stage
 
     def measure(
@@ -73,7 +72,7 @@ class Subject:
     ) -> Measured:
         """Steps of ``stage`` on crops of ``crop`` pixels a side; see :func:`distillkit.bench.train.measure`."""
         batches = open_batches(
-            _with_data(self.resolved, crop=crop), self.cast, self.accelerator.num_processes
+            _with_data(self.resolved, crop_size=crop), self.models, self.accelerator.num_processes
         )
         return measure(
             stage, self.recipe, batches, self.accelerator, warmup=warmup, steps=steps, look=look
@@ -81,7 +80,7 @@ class Subject:
 
     def student(self) -> Student:
         """What the stages have made so far."""
-        return Student(self.cast.student, self._variant)
+        return Student(self.models.student, self._variant)
 
 
 def stored(owners: Mapping[str, Any]) -> dict[str, int]:

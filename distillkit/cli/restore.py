@@ -65,7 +65,7 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
                 min=16, help="side of tiles, input pixels; default: 768 pixels of the result"
             ),
         ] = None,
-        color: Annotated[
+        color_fix: Annotated[
             str,
             typer.Option(help="none, adain or wavelet: give results the colors of their inputs"),
         ] = "none",
@@ -80,9 +80,15 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         jobs = plan_files(inputs, output, tradeoffs, kind=kind, overwrite=overwrite)
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
-        options = {"tile": tile, "color": color, "nodes": nodes, "progress": True}
+        options = {
+            "tile": tile,
+            "color_fix": color_fix,
+            "interpolation_nodes": nodes,
+            "progress": True,
+        }
         restorer = _load_restorer(run, model, settings, device, options)
-        restorer.student.check(tradeoffs)
+        for wanted in tradeoffs:
+            restorer.student.resolve(wanted)
 
         def restore_job(job: FileJob) -> None:
             restore_one(restorer, job.source, job.targets, tradeoffs, seed=seed)
@@ -102,7 +108,7 @@ def _load_restorer(
     from distillkit.inference.restorer import Restorer
 
     if model is not None:
-        return Restorer.of_model(model, settings, device, **options)
+        return Restorer.from_model(model, settings, device, **options)
     assert run is not None
     return Restorer.from_pretrained(run, device, **options)
 

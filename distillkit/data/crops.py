@@ -67,6 +67,11 @@ class FullImage(NamedTuple):
     pixels: np.ndarray
     """(H, W, 3). The low-quality image of a pair; else the clean image, trimmed to the scale."""
     box: CropBox
+    lq: Tensor | None = None
+    """The low-quality image, (1, 3, h, w) in [-1, 1] on the device; None before the batch is
+    prepared."""
+    key: str = ""
+    """Then also a hash of the image, of its caption and of the draws that degraded it."""
 
 
 def check_size(

@@ -10,7 +10,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -46,6 +46,22 @@ class Batch:
     """One for each image; None where no source of the batch has captions."""
     full_images: Sequence[FullImage] | None = None
     """The image that each crop was cut from, if the settings ask for it."""
+    cache_key: str = ""
+    """A hash of all that the batch was made from; empty where nothing is cached."""
+    box: CropBox | None = None
+    """Where a crop of the batch lies in the batch's images; None: it is the batch as it was made."""
+
+    def crop(self, box: CropBox, scale: int, cache_key: str) -> Batch:
+        """Cut the same crop out of every image.
+
+        Args:
+            box: in low-quality pixels.
+            scale: size of the clean images divided by that of the low-quality ones.
+            cache_key: of the new batch.
+        """
+        assert self.lq is not None, "a batch is cropped after it is degraded"
+        gt = box.cut(self.gt, scale)
+        return replace(self, gt=gt, lq=box.cut(self.lq), cache_key=cache_key, box=box)
 
 
 @dataclass(frozen=True)

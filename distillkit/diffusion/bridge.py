@@ -11,12 +11,15 @@ from distillkit.diffusion.model import Condition, DiffusionModel
 
 @dataclass(frozen=True)
 class Bridge:
-    """Takes a student's latents to a teacher's space and back. Equal space names: nothing happens. Gradient flows both ways."""
+    """Carries a student's latents to a teacher's space and back, with gradient.
+
+    Between models of one space nothing happens.
+    """
 
     student: DiffusionModel
     teacher: DiffusionModel
     condition: Condition
-    """The teacher's, of the same inputs."""
+    """The teacher's condition for the same inputs."""
 
     @property
     def identity(self) -> bool:
@@ -24,16 +27,20 @@ class Bridge:
         return self.student.space == self.teacher.space
 
     def to_teacher(self, latent: Tensor, image: Tensor | None) -> Tensor:
-        """The student's output in the teacher's space; ``image`` (B, 3, H, W) is ``latent`` already decoded."""
+        """Bring the student's output to the teacher's space.
+
+        Args:
+            latent: of the student, (B, C, h, w).
+            image: ``latent`` decoded, (B, 3, H, W); read only where the spaces differ.
+        """
         if self.identity:
             return latent
         assert image is not None, "in another latent space the teacher sees the student's image"
         return self.teacher.encode(image, self.condition)
 
     def to_student(self, latent: Tensor) -> Tensor:
-        """A teacher's latent in the student's space."""
-        return (
-            latent
-            if self.identity
-            else self.student.codec.encode(self.teacher.decode(latent, self.condition))
-        )
+        """Bring a teacher's latent to the student's space."""
+        if self.identity:
+            return latent
+        image = self.teacher.decode(latent, self.condition)
+        return self.student.codec.encode(image)

@@ -10,17 +10,20 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Codec(Protocol):
-    """Encodes images to latents and back. Gradient flows through both; freezing its weights is the caller's business."""
+    """Encodes images to latents and back, with gradient both ways.
+
+    Freezing its weights is the caller's business.
+    """
 
     space: str
-    """Name of the latent space. Models with equal names exchange latents without a bridge."""
+    """Name of the latent space: models with equal names exchange latents directly."""
 
     def encode(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w)."""
+        """Encode images (B, 3, H, W) in [-1, 1] to latents (B, C, h, w)."""
         ...
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> images (B, 3, H, W), nominally in [-1, 1] and not clamped."""
+        """Decode latents (B, C, h, w) to images (B, 3, H, W), nominally in [-1, 1], not clamped."""
         ...
 
 
@@ -37,7 +40,7 @@ class Identity:
 
 
 class PixelUnshuffle:
-    """Each ``factor x factor`` block of pixels becomes channels; exactly invertible.
+    """Moves each ``factor x factor`` block of pixels to channels; exactly invertible.
 
     Args:
         factor: block side; H and W must be multiples of it.
@@ -45,7 +48,8 @@ class PixelUnshuffle:
     """
 
     def __init__(self, factor: int, scale: float = 1.0) -> None:
-        self.factor, self.scale = factor, scale
+        self.factor = factor
+        self.scale = scale
         self.space = f"unshuffle{factor}x{scale:g}"
 
     def encode(self, image: Tensor) -> Tensor:
@@ -56,16 +60,19 @@ class PixelUnshuffle:
 
 
 class Autoencoder(nn.Module):
-    """A trained autoencoder, any module with ``encode(image) -> latent`` and ``decode(latent) -> image``.
+    """A trained autoencoder: a module with ``encode`` to latents and ``decode`` to images.
 
     Args:
-        network: the autoencoder; its encode returns a tensor (take the mean of a posterior inside it).
-        space: name of its latent space. scale: latents are multiplied by it (0.18215 for the usual KL f8).
+        network: the autoencoder; its ``encode`` returns a tensor (take a posterior's mean in it).
+        space: name of its latent space.
+        scale: latents are multiplied by it (0.18215 for the usual KL f8).
     """
 
     def __init__(self, network: nn.Module, space: str, scale: float = 1.0) -> None:
         super().__init__()
-        self.network, self.space, self.scale = network, space, scale
+        self.network = network
+        self.space = space
+        self.scale = scale
 
     def encode(self, image: Tensor) -> Tensor:
         return self.network.encode(image) * self.scale  # type: ignore[operator]

@@ -1,9 +1,9 @@
-"""A diffusion model is a codec, a forward process and a denoiser. Score teachers and students are both one of these."""
+"""A diffusion model is a codec, a forward process and a denoiser: score teachers and students."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,43 +14,81 @@ from torch.utils._pytree import tree_map_only
 from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.prediction import Prediction, PredictionType, to_prediction
 from distillkit.diffusion.process import ForwardProcess
+from distillkit.errors import DistillkitError
+
+FeatureLookup = Callable[[str, Callable[[], Tensor]], Tensor]
+"""``lookup(name, compute)``: the result of ``compute()``, from a cache where it holds one."""
+
+
+def compute_always(name: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Compute the feature: the lookup where there is no cache."""
+    return compute()
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """What a model restores: low-quality images and what is known about them."""
+
+    lq: Tensor
+    """(B, 3, h, w) in [-1, 1]."""
+    captions: Sequence[str | None] | None = None
+    """A text for each image, None for an image without one. None: no image has one."""
+    cache: FeatureLookup = compute_always
+    """Where a model may keep what it encodes of these images.
+
+    It is for parts that are never trained, computed from the images alone, without gradient and
+    without random draws: ``inputs.cache("lq latent", lambda: self.codec.encode(enlarged))``.
+    """
+
+    def __post_init__(self) -> None:
+        if self.captions is not None and len(self.captions) != len(self.lq):
+            raise DistillkitError(
+                f"{len(self.captions)} captions for {len(self.lq)} images; a batch needs one each"
+            )
+
+    def caption_list(self) -> list[str | None]:
+        """Return one entry per image, whether or not captions were given."""
+        if self.captions is None:
+            return [None] * len(self.lq)
+        return list(self.captions)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a model knows of its input, prepared once per batch by the model itself and passed back to it unopened."""
+    """What a model prepared from its input, once per batch; the engine passes it back unopened."""
 
     y: Tensor | None = None
     """The latent that ``shift(t)`` multiplies, (B, C, h, w): the one field the engine reads."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else the model needs: low-quality pixels, prompt embeddings. Tensors have the batch first."""
+    """Whatever else the model needs: low-quality pixels, prompt embeddings. Batch comes first."""
 
-    def twice(self) -> Condition:
-        """The condition of the same inputs, one after the other two times: of ``torch.cat([z, z])``."""
+    def doubled(self) -> Condition:
+        """Repeat the batch, for a pass over ``torch.cat([z, z])``."""
         y, extra = tree_map_only(Tensor, lambda x: torch.cat([x, x]), (self.y, dict(self.extra)))
         return Condition(y, extra)
 
 
 @runtime_checkable
 class OutputTeacher(Protocol):
-    """A teacher that only restores: it has no score to ask for at intermediate times."""
+    """A teacher that only restores: it has no score at intermediate timesteps."""
 
     scale: int
     """Output size divided by input size."""
     nfe: int
-    """Network passes of one :meth:`restore`."""
+    """Network evaluations of one :meth:`restore`."""
     size_multiple: int
-    """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
+    """Input sides must be multiples of this; the engine pads by reflection and crops the result."""
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Low-quality images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]."""
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        """Restore ``inputs.lq`` (B, 3, h, w) to (B, 3, scale h, scale w), both in [-1, 1]."""
         ...
 
 
 class DiffusionModel(nn.Module):
     """A score teacher, or a student.
 
-    A subclass sets the attributes below in its constructor and writes :meth:`condition`, :meth:`forward` and :meth:`generate`.
+    A subclass sets the attributes below in its constructor and writes :meth:`condition`,
+    :meth:`forward` and :meth:`generate`.
     """
 
     codec: Codec
@@ -58,54 +96,63 @@ class DiffusionModel(nn.Module):
     process: ForwardProcess
     prediction_type: PredictionType
     network: nn.Module
-    """The denoiser: the part that adapters are put on and that stage 1 and 2 train."""
+    """The denoiser: adapters go on it, and both stages train it."""
     scale: int = 1
     """Output size divided by input size."""
     nfe: int = 1
-    """Network passes of one :meth:`generate`."""
+    """Network evaluations of one :meth:`generate`."""
     size_multiple: int = 1
-    """Sides of an input image must be multiples of this; the engine pads by reflection and crops the result."""
+    """Input sides must be multiples of this; the engine pads by reflection and crops the result."""
     takes_captions: bool = False
-    """Whether :meth:`condition` asks for :func:`~distillkit.diffusion.captions.current_captions`."""
+    """Whether :meth:`condition` reads ``inputs.captions``."""
     head: str | None = None
-    """Name, inside ``network``, of its last layer; only variants that start from a zero output ask for it."""
+    """Name, inside ``network``, of its last layer, which OFTSR sets to 0 at its start."""
 
     @abstractmethod
-    def condition(self, lq: Tensor) -> Condition:
-        """What the model needs to know of ``lq``, (B, 3, h, w) in [-1, 1]."""
+    def condition(self, inputs: ModelInput) -> Condition:
+        """Prepare what the model needs to know about ``inputs``."""
 
     @abstractmethod
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The raw network output at times ``t`` (B,), of the shape of ``z_t`` (B, C, h, w)."""
+        """Return the raw network output at timesteps ``t`` (B,), shaped as ``z_t`` (B, C, h, w)."""
 
     @abstractmethod
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        """A clean latent (B, C, h, w) for the condition's input, in however many passes the model takes.
+        """Generate a clean latent (B, C, h, w) in however many passes the model takes.
 
-        As a student: carries the gradient of the trained weights (``S(x_LQ)`` of the paper).
-        ``generator`` makes random draws repeatable; it lives on the CPU.
+        A student's carries the gradient of the trained weights (``S(x_LQ)`` of the paper).
+
+        Args:
+            condition: of the input.
+            generator: a CPU generator that makes random draws repeatable.
         """
 
     @property
     def space(self) -> str:
-        """Name of the latent space. Models with equal names exchange latents without a bridge."""
+        """Name of the latent space: models with equal names exchange latents directly."""
         return self.codec.space
 
     def encode(self, image: Tensor, condition: Condition) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> latents, with gradient. A teacher whose latents depend on its input overrides it."""
+        """Encode images (B, 3, H, W) in [-1, 1] to latents, with gradient.
+
+        Override it where a teacher's latents depend on its input.
+        """
         return self.codec.encode(image)
 
     def decode(self, latent: Tensor, condition: Condition) -> Tensor:
-        """Latents -> images (B, 3, H, W), nominally in [-1, 1] and not clamped; overridden together with :meth:`encode`."""
+        """Decode latents to images (B, 3, H, W), nominally in [-1, 1] and not clamped.
+
+        Override it together with :meth:`encode`.
+        """
         return self.codec.decode(latent)
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        """The denoiser's clean latent and noise for ``z_t`` (B, C, h, w) at ``t`` (B,)."""
-        return to_prediction(
-            self(z_t, t, condition), self.prediction_type, self.process, z_t, t, condition.y
-        )
+        """Predict the clean latent and the noise in ``z_t`` (B, C, h, w) at ``t`` (B,)."""
+        output = self(z_t, t, condition)
+        return to_prediction(output, self.prediction_type, self.process, z_t, t, condition.y)
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Low-quality images (B, 3, h, w) in [-1, 1] -> restored images (B, 3, scale h, scale w) in [-1, 1]."""
-        condition = self.condition(lq)
-        return self.decode(self.generate(condition, generator), condition).clamp(-1, 1)
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        """Restore ``inputs.lq`` (B, 3, h, w) to (B, 3, scale h, scale w), both in [-1, 1]."""
+        condition = self.condition(inputs)
+        latent = self.generate(condition, generator)
+        return self.decode(latent, condition).clamp(-1, 1)

@@ -1,6 +1,7 @@
 """Affine Gaussian forward processes: ``z_t = signal(t) z_0 + shift(t) y + noise(t) eps``.
 
-Every diffusion or flow model here noises its latents in this one form. What tells them apart is three functions of time:
+Every diffusion or flow model here adds noise to its latents in this one form. Three functions of
+time tell them apart:
 
 ====================  =====================  ===========  ======================
 process               signal                 shift        noise
@@ -10,7 +11,8 @@ residual shifting     1 - eta                eta          kappa sqrt(eta)
 rectified flow        1 - t                  0            t
 ====================  =====================  ===========  ======================
 
-``SNR(t) = (signal / noise)^2`` is what two processes have in common: times of equal SNR carry equally noisy latents.
+``SNR(t) = (signal / noise)^2`` is what two processes have in common: timesteps of equal SNR carry
+equally noisy latents.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 
 class Coefficients(NamedTuple):
-    """Factors of ``z_0``, ``y`` and ``eps`` at the times of a batch, each of shape (B, 1, 1, 1)."""
+    """Factors of ``z_0``, ``y`` and ``eps`` at a batch of timesteps, each (B, 1, 1, 1)."""
 
     signal: Tensor
     shift: Tensor
@@ -37,42 +39,54 @@ class Coefficients(NamedTuple):
 
 
 class ForwardProcess(ABC):
-    """How a model noises a clean latent. Times are tensors of shape (B,): floats, or integer indices of a grid."""
+    """How a model adds noise to a clean latent.
+
+    Timesteps are tensors of shape (B,): floats, or integer indices of a grid.
+    """
 
     num_train_timesteps: int | None = None
-    """Number of discrete times, or None for continuous time."""
+    """Number of discrete timesteps, or None for continuous time."""
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Signal, shift and noise factors at ``t`` (B,), each (B, 1, 1, 1) in float32."""
+        """Return signal, shift and noise factors at ``t`` (B,), each (B, 1, 1, 1) in float32."""
 
     @abstractmethod
     def timestep_at(self, log_snr: Tensor) -> Tensor:
-        """The inverse of :meth:`log_snr`, (B,) -> (B,); the nearest time on a discrete grid."""
+        """Invert :meth:`log_snr`, (B,) -> (B,); on a discrete grid to the nearest timestep."""
 
     @abstractmethod
     def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """``n`` times as the model saw them in training, (n,), on the CPU."""
+        """Draw ``n`` timesteps as in the model's training, (n,), on the CPU."""
 
     @abstractmethod
     def log_snr_range(self) -> tuple[float, float]:
-        """The lowest and highest log SNR the model was trained at."""
+        """Return the lowest and the highest log SNR that the model was trained at."""
 
     def velocity_coefficients(self, t: Tensor) -> Coefficients:
-        """Time derivatives of the coefficients along the path, for networks that predict a velocity."""
+        """Return the time derivatives of the coefficients, for networks of ``v_prediction``."""
         raise TypeError(
-            f"{type(self).__name__} defines no velocity; its networks predict 'noise' or 'clean'"
+            f"{type(self).__name__} defines no velocity; its networks predict epsilon or sample"
         )
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """``2 ln(signal / noise)`` at ``t``: (B,) -> (B,)."""
+        """Return ``2 ln(signal / noise)`` at ``t``: (B,) -> (B,)."""
         return 2 * self.coefficients(t).ratio.flatten().log()
 
     def add_noise(self, z_0: Tensor, noise: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """``z_t = signal z_0 + shift y + noise eps``. ``z_0``, ``noise``, ``y``: (B, C, h, w); ``t``: (B,)."""
+        """Return ``z_t = signal z_0 + shift y + noise eps``.
+
+        Args:
+            z_0: clean latents, (B, C, h, w).
+            noise: standard normal, (B, C, h, w).
+            t: timesteps, (B,).
+            y: the latent that ``shift(t)`` multiplies, (B, C, h, w), or None.
+        """
         c = self.coefficients(t)
         z_t = c.signal * z_0 + c.noise * noise
-        return z_t if y is None else z_t + c.shift * y
+        if y is not None:
+            z_t = z_t + c.shift * y
+        return z_t
 
 
 def _per_sample(value: Tensor) -> Tensor:
@@ -80,10 +94,12 @@ def _per_sample(value: Tensor) -> Tensor:
 
 
 class TabulatedProcess(ForwardProcess):
-    """A process known at ``num_train_timesteps`` integer times, noisiest last.
+    """A process known at ``num_train_timesteps`` integer timesteps, noisiest last.
 
     Args:
-        signal, shift, noise: tables of shape (num_train_timesteps,), kept in float64.
+        signal: factors of ``z_0``, (num_train_timesteps,); tables are kept in float64.
+        shift: factors of ``y``, likewise.
+        noise: factors of ``eps``, likewise.
     """
 
     def __init__(self, signal: Tensor, shift: Tensor, noise: Tensor) -> None:
@@ -108,7 +124,10 @@ class TabulatedProcess(ForwardProcess):
 
 
 class VariancePreserving(TabulatedProcess):
-    """DDPM on a grid: ``z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps`` (Ho et al. 2020, eq. 4)."""
+    """DDPM on a grid, ``z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps``.
+
+    Ho et al. 2020, eq. 4.
+    """
 
     def __init__(self, alphas_cumprod: Tensor) -> None:
         a = alphas_cumprod.double()
@@ -118,7 +137,10 @@ class VariancePreserving(TabulatedProcess):
     def scaled_linear(
         cls, beta_start: float, beta_end: float, num_train_timesteps: int
     ) -> VariancePreserving:
-        """Betas linear in their square roots, computed in float32 as latent diffusion models do."""
+        """Make a process whose betas are linear in their square roots.
+
+        They are computed in float32, as latent diffusion models do.
+        """
         betas = (
             torch.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=torch.float32)
             ** 2
@@ -126,13 +148,18 @@ class VariancePreserving(TabulatedProcess):
         return cls((1 - betas).cumprod(0))
 
     def velocity_coefficients(self, t: Tensor) -> Coefficients:
-        """v-prediction, ``v = signal eps - noise z_0`` (Salimans & Ho 2022): the derivative in the angle of (signal, noise)."""
+        """Return the derivatives in the angle of (signal, noise).
+
+        They give v-prediction, ``v = signal eps - noise z_0`` (Salimans & Ho 2022).
+        """
         c = self.coefficients(t)
         return Coefficients(-c.noise, c.shift, c.signal)
 
 
 class ResidualShifting(TabulatedProcess):
-    """``z_t = (1 - eta_t) z_0 + eta_t y + kappa sqrt(eta_t) eps`` on a grid (Yue et al. 2023, eq. 2).
+    """Residual shifting on a grid, ``z_t = (1 - eta_t) z_0 + eta_t y + kappa sqrt(eta_t) eps``.
+
+    Yue et al. 2023, eq. 2.
 
     Args:
         sqrt_eta: increasing square roots of eta, (num_train_timesteps,).
@@ -146,7 +173,7 @@ class ResidualShifting(TabulatedProcess):
 
 
 class ContinuousProcess(ForwardProcess):
-    """A process in continuous time, sampled uniformly between ``t_min`` (cleanest) and ``t_max`` (noisiest)."""
+    """A process in continuous time, sampled uniformly from ``t_min`` (cleanest) to ``t_max``."""
 
     def __init__(self, t_min: float, t_max: float) -> None:
         self.t_min, self.t_max = t_min, t_max
@@ -178,7 +205,10 @@ class CosineVariancePreserving(ContinuousProcess):
 
 
 class ContinuousResidualShifting(ContinuousProcess):
-    """Residual shifting with ``sqrt(eta) = t`` for t in (0, 1): ``z_t = (1 - t^2) z_0 + t^2 y + kappa t eps``."""
+    """Residual shifting with ``sqrt(eta) = t`` for t in (0, 1).
+
+    ``z_t = (1 - t^2) z_0 + t^2 y + kappa t eps``
+    """
 
     def __init__(self, kappa: float, t_min: float = 0.03, t_max: float = 0.99) -> None:
         super().__init__(t_min, t_max)
@@ -189,7 +219,7 @@ class ContinuousResidualShifting(ContinuousProcess):
         return Coefficients(1 - u**2, u**2, self.kappa * u)
 
     def timestep_at(self, log_snr: Tensor) -> Tensor:
-        """The positive root of ``u^2 + kappa r u - 1 = 0`` with ``r = signal / noise``."""
+        """Return the positive root of ``u^2 + kappa r u - 1 = 0``, ``r = signal / noise``."""
         kr = self.kappa * torch.exp(log_snr / 2)
         return 2 / (kr + (kr**2 + 4).sqrt())
 
@@ -215,18 +245,26 @@ class RectifiedFlow(ContinuousProcess):
 def match_timesteps(
     source: ForwardProcess, t: Tensor, target: ForwardProcess
 ) -> tuple[Tensor, Tensor]:
-    """The times of ``target`` at which it is as noisy as ``source`` at ``t``.
+    """Find the timesteps of ``target`` whose SNR equals that of ``source`` at ``t``.
+
+    On a discrete target the nearest timestep is returned, and up to half a grid step beyond its
+    range is allowed.
+
+    Args:
+        source: the process that ``t`` belongs to.
+        t: timesteps of ``source``, (B,).
+        target: the process to match.
 
     Returns:
-        the times, (B,), and a boolean mask, (B,), False where ``target`` was never trained at that SNR: such draws are to be
-        dropped. On a discrete target the nearest time is returned and up to half a grid step beyond its range is allowed.
+        The timesteps, (B,), and a boolean mask, (B,), False where ``target`` was never trained at
+        that SNR. Such draws are to be dropped.
     """
     wanted = source.log_snr(t)
     matched = target.timestep_at(wanted)
     low, high = target.log_snr_range()
-    slack = (
-        1e-4
-        if target.num_train_timesteps is None
-        else 0.5 * (high - low) / target.num_train_timesteps
-    )
-    return matched, (wanted >= low - slack) & (wanted <= high + slack)
+    if target.num_train_timesteps is None:
+        slack = 1e-4
+    else:
+        slack = 0.5 * (high - low) / target.num_train_timesteps
+    known = (wanted >= low - slack) & (wanted <= high + slack)
+    return matched, known

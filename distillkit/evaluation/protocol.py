@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.captions import captioned
+from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
 from distillkit.evaluation.gallery import Images
 from distillkit.evaluation.results import COMBINATION, MeasuredMetric, MethodRow, Results
@@ -39,8 +39,8 @@ Cost = TypeVar("Cost", int, float)
 class Method(MethodRow):
     """Something that restores images, at one tradeoff."""
 
-    restore: Callable[[str, Tensor, torch.Generator], Tensor]
-    """Restores ``(item, lq (1, 3, h, w) in [-1, 1], CPU generator)``.
+    restore: Callable[[str, ModelInput, torch.Generator], Tensor]
+    """Restores ``(item, inputs with lq (1, 3, h, w) in [-1, 1], CPU generator)``.
 
     The image (1, 3, H, W) is on the CPU and has the size of the ground truth.
     """
@@ -72,10 +72,10 @@ class EvaluationSettings:
 def bicubic_method(scale: int) -> Method:
     """Enlarge bicubically (a = -0.5, as Pillow's) by ``scale``; at scale 1 return the input."""
 
-    def restore(item: str, lq: Tensor, generator: torch.Generator) -> Tensor:
+    def restore(item: str, inputs: ModelInput, generator: torch.Generator) -> Tensor:
         if scale == 1:
-            return lq
-        return F.interpolate(lq, scale_factor=scale, mode="bicubic", antialias=True)
+            return inputs.lq
+        return F.interpolate(inputs.lq, scale_factor=scale, mode="bicubic", antialias=True)
 
     return Method("bicubic", None, 0, restore, parameters=0)
 
@@ -199,14 +199,13 @@ class _Evaluation:
     def _restore_item(self, item: EvaluationPair) -> dict[str, Tensor]:
         """Restore an item with every method: label -> uint8 (1, 3, H, W)."""
         outputs = {}
-        with captioned([item.caption]):
-            for method in self.methods:
-                # The time of rounding and of the checks below is not the method's.
-                started = time.perf_counter()
-                image = _restore(method, item, self.settings.seed)
-                self.seconds[method.label].append(time.perf_counter() - started)
-                _check_output(image, method, item)
-                outputs[method.label] = to_uint8(image)
+        for method in self.methods:
+            # The time of rounding and of the checks below is not the method's.
+            started = time.perf_counter()
+            image = _restore(method, item, self.settings.seed)
+            self.seconds[method.label].append(time.perf_counter() - started)
+            _check_output(image, method, item)
+            outputs[method.label] = to_uint8(image)
         if self.settings.combine is None:
             return outputs
         faithful, realistic = (outputs[label] for label in self.settings.combine)
@@ -356,8 +355,9 @@ def _describe(metric: Metric | SetMetric) -> MeasuredMetric:
 def _restore(method: Method, item: EvaluationPair, seed: int) -> Tensor:
     # Not the label: a student has the same draws at every tradeoff.
     generator = keyed_generator(seed, "evaluation", item.name, method.name)
-    lq = item.lq.clone()  # a method may work in place; the next one sees the same input
-    return method.restore(item.name, lq, generator).to(item.gt.device)
+    # A method may work in place; the next one sees the same input.
+    inputs = ModelInput(item.lq.clone(), [item.caption])
+    return method.restore(item.name, inputs, generator).to(item.gt.device)
 
 
 def _check_output(image: Tensor, method: Method, item: EvaluationPair) -> None:

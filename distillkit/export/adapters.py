@@ -17,7 +17,7 @@ from peft.helpers import rescale_adapter_scale
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distillkit.inference.student import Student, base_model
+from distillkit.inference.student import Student, build_base_model
 
 Value = TypeVar("Value")
 
@@ -64,7 +64,7 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
         by library, how it makes the student from the files, without distillkit's own adapters;
         empty if the files alone do not make the student.
     """
-    name = _diffusers_name(base_model(about).network)
+    name = _diffusers_name(build_base_model(about).network)
     for stage in STAGES:
         lora = _read_lora(student / f"{stage}.safetensors", about[stage])
         if lora is None:
@@ -152,7 +152,7 @@ def _adapters_suffice(folder: Path, about: About) -> bool:
 
 def _load_by_peft(adapters: Path, about: About, tradeoff: float) -> Student:
     """Merge stage 1, and stage 2 at the tradeoff."""
-    model = base_model(about)
+    model = build_base_model(about)
     for folder, scale in _scaled_stages(adapters, tradeoff).items():
         adapted = PeftModel.from_pretrained(model.network, str(folder))
         with rescale_adapter_scale(adapted, scale):
@@ -162,7 +162,7 @@ def _load_by_peft(adapters: Path, about: About, tradeoff: float) -> Student:
 
 def _load_by_diffusers(adapters: Path, about: About, name: str, tradeoff: float) -> Student:
     """Turn both stages on, the second at the weight of the tradeoff."""
-    model = base_model(about)
+    model = build_base_model(about)
     network: Any = model.network
     scales = _scaled_stages(adapters, tradeoff)
     with warnings.catch_warnings():

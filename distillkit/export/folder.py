@@ -73,7 +73,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
     about = read_about(source)
     recipe = without_folders((source / "recipe.toml").read_text())
     student = load_student(source)
-    tradeoffs = COMPARED_TRADEOFFS if student.variant else [student.fixed]
+    tradeoffs = COMPARED_TRADEOFFS if student.variant else [student.fixed_tradeoff]
     if merge_at is not None:
         tradeoffs = [merge_at]
         about["merged"] = merge_at

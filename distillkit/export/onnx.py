@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
 from distillkit.export.folder import TOLERANCE
@@ -87,7 +88,7 @@ class FixedTradeoffGraph(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        return (self.model.restore(image * 2 - 1) + 1) / 2
+        return (self.model.restore(ModelInput(image * 2 - 1)) + 1) / 2
 
 
 class TradeoffGraph(FixedTradeoffGraph):
@@ -104,7 +105,8 @@ class TradeoffGraph(FixedTradeoffGraph):
 
 def _student_graph(student: Student, tradeoff: float | None) -> FixedTradeoffGraph:
     """Build the module to trace."""
-    student.check([tradeoff])
+    if tradeoff is not None:
+        student.resolve(tradeoff)
     variant = student.variant
     if variant is None:
         return FixedTradeoffGraph(student.model).eval()

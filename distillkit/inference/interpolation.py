@@ -1,4 +1,4 @@
-"""Many tradeoffs at the price of a few: restored at nodes, and in between a polynomial of the tradeoff, pixel by pixel.
+"""Restore at a few tradeoffs and interpolate between them, pixel by pixel.
 
 With nodes ``t_i`` equally spaced from 0 to 1 and ``x_i`` the images there, Lagrange's interpolation:
 
@@ -14,28 +14,36 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-FEWEST, MOST = 2, 5
-"""Nodes; with more, polynomials through equally spaced points gain nothing."""
+MIN_NODES = 2
+MAX_NODES = 5
+"""With more, polynomials through equally spaced points gain nothing."""
+
+Weights = list[float]
+"""A weight for each restored image; most are 0 where nothing is interpolated."""
 
 
-def plan_nodes(
-    tradeoffs: Sequence[float | None], nodes: int | None
-) -> tuple[list[float | None], list[list[float]]]:
-    """The tradeoffs to restore at, and for each of ``tradeoffs`` the weights of the images there.
+def plan_interpolation(
+    tradeoffs: Sequence[float], nodes: int | None
+) -> tuple[list[float], list[Weights]]:
+    """Choose the tradeoffs to restore at, and how their images are mixed.
 
-    Without ``nodes``, or where no more tradeoffs than nodes are wanted, these are ``tradeoffs`` themselves.
+    Args:
+        tradeoffs: what is wanted.
+        nodes: restore at no more than so many; None: at all of ``tradeoffs``.
+
+    Returns:
+        The tradeoffs to restore at, and for each wanted one the weights of the images there.
     """
     if nodes is None or len(tradeoffs) <= nodes:
-        return list(tradeoffs), [
-            [float(i == j) for j in range(len(tradeoffs))] for i in range(len(tradeoffs))
-        ]
-    at = [i / (nodes - 1) for i in range(nodes)]
-    return [*at], [_weights(at, min(max(t or 0.0, 0.0), 1.0)) for t in tradeoffs]
+        return list(tradeoffs), [_pick(i, len(tradeoffs)) for i in range(len(tradeoffs))]
+    restored = [i / (nodes - 1) for i in range(nodes)]
+    return restored, [_lagrange_weights(restored, t) for t in tradeoffs]
 
 
-def mixed(images: Tensor, weights: Sequence[float]) -> Tensor:
-    """The sum of images (K, C, h, w) by K weights, (1, C, h, w); one image alone is not copied."""
-    (first, image), *others = [(w, x) for w, x in zip(weights, images.split(1), strict=True) if w]
+def mix(images: Tensor, weights: Weights) -> Tensor:
+    """Sum images (K, C, h, w) by K weights to (1, C, h, w); one image alone is not copied."""
+    weighted = [(w, x) for w, x in zip(weights, images.split(1), strict=True) if w]
+    (first, image), *others = weighted
     if first == 1 and not others:
         return image
     total = first * image
@@ -44,5 +52,9 @@ def mixed(images: Tensor, weights: Sequence[float]) -> Tensor:
     return total
 
 
-def _weights(at: Sequence[float], t: float) -> list[float]:
-    return [math.prod((t - b) / (a - b) for b in at if b != a) for a in at]
+def _pick(index: int, count: int) -> Weights:
+    return [float(i == index) for i in range(count)]
+
+
+def _lagrange_weights(nodes: Sequence[float], t: float) -> Weights:
+    return [math.prod((t - b) / (a - b) for b in nodes if b != a) for a in nodes]

@@ -1,4 +1,7 @@
-"""A distilled student: the plugin's model with what both stages changed, and the knob. Saved as one small folder."""
+"""A distilled student: the plugin's model, what both stages changed, and its tradeoff.
+
+It is saved as one small folder.
+"""
 
 from __future__ import annotations
 
@@ -14,226 +17,222 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillkit.adapters import Adapter, FullAdapter, add_adapter
-from distillkit.diffusion.model import DiffusionModel, OutputTeacher
+from distillkit.adapters import FullAdapter
+from distillkit.diffusion.model import DiffusionModel, ModelInput, OutputTeacher
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.files.atomic import atomic_dir
 from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
-from distillkit.objectives.controllability import AdapterScaling, CtsrAlg2, CtsrEq8, Oftsr, Variant
-from distillkit.objectives.reconstruction import Distance
+from distillkit.objectives.controllability import AdapterScaling, Variant
 from distillkit.plugins.manager import load_plugins
+from distillkit.recipe.build import build_adapter, build_variant
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import Adapter as AdapterOptions
-from distillkit.recipe.schema import Stage2
+from distillkit.recipe.schema import AdapterConfig, Stage2Config
+from distillkit.tradeoff import REALISTIC, check_tradeoff
 
-FORMAT = 1
+FORMAT = 2
 MERGED = "network.safetensors"
 """The file of a student merged at one tradeoff: all weights of its network."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """A trained student, or with ``variant`` None anything else that restores and has no knob."""
+    """A trained student, or any other model that restores."""
 
     model: DiffusionModel | OutputTeacher
     variant: Variant | None
-    fixed: float = 0.0
-    """Without a knob: the one tradeoff there is, that at which a student was merged."""
+    """What sets the tradeoff; None: the tradeoff is fixed."""
+    fixed_tradeoff: float = REALISTIC
+    """Without a variant, the tradeoff at which the student was merged."""
 
     @property
     def nfe(self) -> int:
-        """Network passes of one restoration."""
-        return self.model.nfe + (self.variant.extra_nfe if self.variant else 0)
+        """Network evaluations of one restoration."""
+        extra = 0 if self.variant is None else self.variant.extra_nfe
+        return self.model.nfe + extra
 
-    def restore(
-        self, lq: Tensor, tradeoff: float | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """(B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1].
-
-        ``tradeoff`` 0 is most realistic (default), 1 most faithful.
-        """
-        return self.restore_each(lq, [tradeoff], generator)[0]
-
-    def check(self, tradeoffs: Sequence[float | None]) -> None:
-        """Refuse tradeoffs that something without a knob does not have.
+    def resolve(self, tradeoff: float | None) -> float:
+        """Check a tradeoff; None stands for the most realistic one that the student has.
 
         Raises:
-            DistillkitError: saying which it has.
+            DistillkitError: not a number from 0 to 1, or one that a student with a fixed tradeoff
+                does not have.
         """
-        if self.variant is None and any(t not in (None, self.fixed) for t in tradeoffs):
-            raise DistillkitError(f"this model has no knob: its one tradeoff is {self.fixed:g}")
+        if tradeoff is None:
+            return self.fixed_tradeoff
+        checked = check_tradeoff(tradeoff)
+        if self.variant is None and checked != self.fixed_tradeoff:
+            raise DistillkitError(
+                f"this model has a fixed tradeoff, {self.fixed_tradeoff:g}: it cannot restore at "
+                f"{checked:g}"
+            )
+        return checked
 
-    def ready(self, tradeoffs: Sequence[float | None]) -> AbstractContextManager[None]:
-        """A ``with`` block for several restorations at these tradeoffs alone: a single one is then made ready once for all."""
+    def merged_at(self, tradeoffs: Sequence[float]) -> AbstractContextManager[None]:
+        """Prepare several restorations at the same tradeoffs, inside a context.
+
+        A single tradeoff is merged into the weights once for all of them.
+        """
         if self.variant is None or len(tradeoffs) != 1:
             return nullcontext()
-        return self.variant.ready(tradeoffs[0] or 0.0)
+        return self.variant.merged_at(tradeoffs[0])
+
+    def restore(
+        self,
+        inputs: ModelInput,
+        tradeoff: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Restore images.
+
+        Args:
+            inputs: images (B, 3, h, w) in [-1, 1].
+            tradeoff: 0 is most realistic (default), 1 most faithful.
+            generator: a CPU generator for the student's draws.
+
+        Returns:
+            (B, 3, scale h, scale w) in [-1, 1].
+
+        Raises:
+            DistillkitError: as :meth:`resolve`.
+        """
+        (restored,) = self.restore_each(inputs, [self.resolve(tradeoff)], generator)
+        return restored
 
     @torch.no_grad()
     def restore_each(
         self,
-        lq: Tensor,
-        tradeoffs: Sequence[float | None],
+        inputs: ModelInput,
+        tradeoffs: Sequence[float],
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
-        """:meth:`restore` at several tradeoffs with the same draws.
+        """Restore images at several resolved tradeoffs with the same draws.
 
-        They share the condition, and for variants of two passes the first one. Each needs a pass and a decoding of its own.
-
-        Raises:
-            DistillkitError: a tradeoff other than 0 (None) of a student without a knob.
+        They share the condition, and for variants of two passes the first pass. Each needs a pass
+        and a decoding of its own.
         """
-        self.check(tradeoffs)
         if self.variant is None:
-            return [self.model.restore(lq, generator)] * len(tradeoffs)
-        student, variant, images = self.variant.student, self.variant, []
-        condition = student.condition(lq)
+            return [self.model.restore(inputs, generator)] * len(tradeoffs)
+        student = self.variant.student
+        condition = student.condition(inputs)
         state = generator.get_state() if generator else None
-        shared = (
-            variant.generate(condition, 0.0, generator)
-            if variant.extra_nfe and len(tradeoffs) > 1
-            else None
-        )
+        z_0 = None
+        if self.variant.extra_nfe and len(tradeoffs) > 1:
+            z_0 = self.variant.generate(condition, REALISTIC, generator)
+        images = []
         for tradeoff in tradeoffs:
-            if generator and state is not None:
+            if generator is not None and state is not None:
                 generator.set_state(state)
-            with variant.ready(tradeoff or 0.0):
-                latent = variant.generate(condition, tradeoff or 0.0, generator, shared)
+            with self.variant.merged_at(tradeoff):
+                latent = self.variant.generate(condition, tradeoff, generator, z_0)
             images.append(student.codec.decode(latent).clamp(-1, 1))
         return images
 
 
-def stage1_adapter(model: DiffusionModel, options: AdapterOptions, seed: int) -> Adapter:
-    """A zero adapter on the student's network, as the recipe describes it."""
-    return add_adapter(
-        model.network,
-        options.kind,
-        rank=options.rank,
-        alpha=options.alpha,
-        targets=options.targets,
-        seed=seed,
-    )
-
-
-def make_variant(
-    model: DiffusionModel,
-    options: Stage2,
-    seed: int,
-    *,
-    weights: Mapping[str, float] | None = None,
-    perceptual: Distance | None = None,
-    shift: int = 0,
-) -> Variant:
-    """The recipe's stage-2 variant on ``model``; the keyword arguments matter for training only."""
-    if options.variant == "oftsr":
-        return Oftsr(model)
-    adapter = stage1_adapter(model, options.adapter, seed + 1)
-    if options.variant == "adapter_scaling":
-        return AdapterScaling(
-            model,
-            adapter,
-            options.target,
-            weights=weights,
-            ratio=options.l2_weight_ratio,
-            faithful_every=options.faithful_every,
-            perceptual=perceptual,
-            shift=shift,
-        )
-    return {"ctsr_eq8": CtsrEq8, "ctsr_alg2": CtsrAlg2}[options.variant](model, adapter)
-
-
 def save_student(
-    folder: Path, resolved: ResolvedRecipe, changes: Mapping[str, Mapping[str, Tensor]]
+    folder: Path, resolved: ResolvedRecipe, trained: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Write what :func:`load_student` reads; the folder appears whole or not at all.
+    """Write what :func:`load_student` reads; the folder appears complete or not at all.
 
-    Files: ``distillkit.json`` (the student's table, the stages' options), ``stage1.safetensors``, ``stage2.safetensors`` (with a
-    knob),
-    ``recipe.toml`` for the record.
+    Files: ``distillkit.json`` (the student's table, the stages' options), ``stage1.safetensors``,
+    ``stage2.safetensors`` (where the tradeoff can be set), ``recipe.toml`` for the record.
 
     Args:
-        changes: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
+        folder: of the student.
+        resolved: the recipe.
+        trained: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
 
     Raises:
         DiskError: it could not be written.
     """
+    with atomic_dir(folder, replace=True) as temporary:
+        about = _describe(resolved, has_stage2="stage2" in trained)
+        text = json.dumps(about, indent=2, default=str) + "\n"
+        (temporary / "distillkit.json").write_text(text)
+        (temporary / "recipe.toml").write_text(resolved.to_toml())
+        for stage, tensors in trained.items():
+            on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            save_file(on_cpu, temporary / f"{stage}.safetensors")
+
+
+def _describe(resolved: ResolvedRecipe, has_stage2: bool) -> dict[str, Any]:
+    """Describe a student as ``distillkit.json`` does."""
     recipe = resolved.recipe
-    about = {
+    licenses = {f"teachers.{name}": c.license for name, c in resolved.teachers.items()}
+    return {
         "format": FORMAT,
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "student": dict(resolved.components["student"].table),
+        "student": dict(resolved.student.table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
-        "stage2": recipe.stage2.model_dump(mode="json") if "stage2" in changes else None,
-        "licenses": {
-            k: c.license
-            for k, c in resolved.components.items()
-            if k == "student" or k.startswith("teachers.")
-        },
+        "stage2": recipe.stage2.model_dump(mode="json") if has_stage2 else None,
+        "licenses": {"student": resolved.student.license, **licenses},
     }
-    with atomic_dir(folder, replace=True) as temporary:
-        (temporary / "distillkit.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
-        (temporary / "recipe.toml").write_text(resolved.to_toml())
-        for stage, tensors in changes.items():
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-                temporary / f"{stage}.safetensors",
-            )
 
 
 def load_student(
     path: Path | str, device: torch.device | str = "cpu", *, stage1_only: bool = False
 ) -> Student:
-    """The student of a run folder, of an exported folder, or of the ``student`` folder in them.
+    """Load the student of a run folder, of an exported folder, or of the ``student`` folder in it.
 
     Args:
-        stage1_only: leave out what stage 2 trained, and with it the knob.
+        path: the folder.
+        device: where the student shall be.
+        stage1_only: leave out what stage 2 trained: the tradeoff is then fixed at 0.
 
     Raises:
-        DistillkitError: no student there, a newer format, a plugin that is not installed, or weights that do not fit.
+        DistillkitError: no student there, a newer format, a plugin that is not installed, or
+            weights that do not fit.
     """
     folder = student_folder(path)
     about = read_about(folder)
-    model = base_model(about)
+    model = build_base_model(about)
     model.requires_grad_(False).eval().to(device)
     if about.get("merged") is not None:
         load_exactly(model.network, read_state_dict(folder / MERGED), folder / MERGED)
         return Student(model, None, about["merged"])
-    adapter = stage1_adapter(model, AdapterOptions(**about["stage1"]["adapter"]), about["seed"])
-    load_tensors(
-        adapter.tensors(),
-        read_state_dict(folder / "stage1.safetensors"),
-        folder / "stage1.safetensors",
-    )
+    config = AdapterConfig(**about["stage1"]["adapter"])
+    adapter = build_adapter(model, config, about["seed"])
+    _load_trained(adapter.tensors(), folder / "stage1.safetensors")
     adapter.merge()
-    variant = None
-    if about["stage2"] is not None and not stage1_only:
-        variant = make_variant(model, Stage2(**about["stage2"]), about["seed"])
-        load_tensors(
-            variant.tensors(),
-            read_state_dict(folder / "stage2.safetensors"),
-            folder / "stage2.safetensors",
-        )
+    if about["stage2"] is None or stage1_only:
+        return Student(model, None)
+    variant = build_variant(model, Stage2Config(**about["stage2"]), about["seed"])
+    _load_trained(variant.tensors(), folder / "stage2.safetensors")
     return Student(model, variant)
 
 
-def interpolated(
+def _load_trained(tensors: Mapping[str, Tensor], file: Path) -> None:
+    load_tensors(tensors, read_state_dict(file), file)
+
+
+def interpolate_students(
     first: Path | str, second: Path | str, device: torch.device | str = "cpu"
 ) -> Student:
-    """A knob without stage 2: the weights ``theta_1 + t (theta_2 - theta_1)`` of two runs' stage-1 students.
+    """Make a tradeoff without stage 2, by interpolating the weights of two stage-1 students.
+
+    ``theta_1 + t (theta_2 - theta_1)``
 
     Raises:
         DistillkitError: one of them cannot be loaded, or their networks differ in shape.
     """
-    model, other = (load_student(path, device, stage1_only=True).model for path in (first, second))
-    assert isinstance(model, DiffusionModel) and isinstance(other, DiffusionModel)
+    model = load_student(first, device, stage1_only=True).model
+    other = load_student(second, device, stage1_only=True).model
+    assert isinstance(model, DiffusionModel)
+    assert isinstance(other, DiffusionModel)
     adapter = FullAdapter(model.network)
     adapter.interpolate_toward(other.network)
-    return Student(model, AdapterScaling(model, adapter, "reconstruction"))
+    return Student(model, AdapterScaling(model, adapter))
 
 
-def base_model(about: Mapping[str, Any]) -> DiffusionModel:
-    """What a student was before both stages: the plugin's model, from ``distillkit.json``."""
+def build_base_model(about: Mapping[str, Any]) -> DiffusionModel:
+    """Build the plugin's model that a student was before both stages.
+
+    Args:
+        about: ``distillkit.json``.
+
+    Raises:
+        PluginError: the plugin is not installed, or builds something else.
+    """
     options = dict(about["student"])
     full_name, spec = load_plugins().find("students", options.pop("use"))
     model = spec.create(spec.config(**options))
@@ -243,14 +242,16 @@ def base_model(about: Mapping[str, Any]) -> DiffusionModel:
 
 
 def student_folder(path: Path | str) -> Path:
-    """The folder of a student's own files in a run's or an exported folder; or ``path`` itself."""
-    return Path(path) / "student" if (Path(path) / "student").is_dir() else Path(path)
+    """Return the folder of a student's files: ``student`` in ``path``, or ``path`` itself."""
+    below = Path(path) / "student"
+    return below if below.is_dir() else Path(path)
 
 
 def find_student(path: Path | str, **options: Any) -> Path:
-    """``path`` where it is a folder, else the files of the Hub repository ``owner/name``.
+    """Return ``path`` where it is a folder; else download the Hub repository ``owner/name``.
 
     Args:
+        path: a folder or the name of a repository.
         options: of ``huggingface_hub.snapshot_download``.
 
     Raises:
@@ -260,20 +261,20 @@ def find_student(path: Path | str, **options: Any) -> Path:
         return Path(path)
     from huggingface_hub import snapshot_download
 
+    patterns = ["model_index.json", "student/*", "*.md"]
     try:
-        return Path(
-            snapshot_download(
-                str(path), allow_patterns=["model_index.json", "student/*", "*.md"], **options
-            )
-        )
+        return Path(snapshot_download(str(path), allow_patterns=patterns, **options))
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-        raise DistillkitError(
-            f"{path} - no such folder, and not on the Hub: {str(e).strip().splitlines()[0]}"
-        ) from e
+        reason = str(e).strip().splitlines()[0]
+        raise DistillkitError(f"{path} - no such folder, and not on the Hub: {reason}") from e
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """``distillkit.json`` of a student's folder, as :func:`save_student` wrote it."""
+    """Read ``distillkit.json`` of a student's folder, as :func:`save_student` wrote it.
+
+    Raises:
+        DistillkitError: it is missing, damaged, or of another format.
+    """
     try:
         about = json.loads((folder / "distillkit.json").read_text())
     except FileNotFoundError:
@@ -284,6 +285,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise DistillkitError(f"{folder}/distillkit.json - not readable: {e}") from e
     if about.get("format") != FORMAT:
         raise DistillkitError(
-            f"{folder} - student format {about.get('format')}, this version of distillkit reads {FORMAT}"
+            f"{folder} - student format {about.get('format')}, "
+            f"this version of distillkit reads {FORMAT}"
         )
     return about

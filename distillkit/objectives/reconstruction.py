@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,41 +11,58 @@ from torch import Tensor
 Distance = Callable[[Tensor, Tensor], Tensor]
 """A differentiable perceptual distance, two images (B, 3, H, W) in [-1, 1] -> (B,)."""
 
+Losses = dict[str, Tensor]
+"""Weighted loss terms by name, scalars; their sum is the loss."""
 
-def reconstruction(
-    x_0: Tensor,
-    x_gt: Tensor,
-    perceptual: Distance | None,
-    *,
-    shift: int = 0,
-    generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
-    """The unweighted terms ``l2``, ``l1`` (not in the paper) and ``perceptual`` of
 
-    ``L_rec = lambda_l2 |x_0 - x_GT|^2 + lambda_lp l(x_0, x_GT)``
+@dataclass(frozen=True)
+class ReconstructionLoss:
+    """``L_rec = lambda_l2 |x_0 - x_GT|^2 + lambda_lp l(x_0, x_GT)``, and an L1 term of ours.
 
-    as means over elements; nothing is clamped.
-
-    Args:
-        x_0, x_gt: the student's image and the ground truth, (B, 3, H, W) in [-1, 1].
-        perceptual: the distance l, or None to leave that term out.
-        shift: the distance sees a crop ``shift`` pixels smaller than the image, at a random offset drawn from ``generator``; a
-            network with strides is otherwise over-fitted at one phase of its grid.
+    Norms are means over elements, and nothing is clamped. A term of weight 0 is left out.
     """
-    error = x_0 - x_gt
-    terms = {"l2": error.square().mean(), "l1": error.abs().mean()}
-    if perceptual is not None:
-        a, b = _shifted_crop(x_0, x_gt, shift, generator)
-        terms["perceptual"] = perceptual(a, b).mean()
-    return terms
+
+    l2_weight: float = 1.0
+    l1_weight: float = 0.0
+    perceptual_weight: float = 0.0
+    distance: Distance | None = None
+    """The perceptual distance l; needed where its weight is above 0."""
+    max_shift: int = 0
+    """The distance sees a crop this many pixels smaller than the image, at a random offset.
+
+    Without it, a network with strides is over-fitted at one phase of its grid.
+    """
+
+    def __call__(
+        self, x_0: Tensor, x_gt: Tensor, generator: torch.Generator, *, l2_factor: float = 1.0
+    ) -> Losses:
+        """Return the weighted terms ``l2``, ``l1`` and ``perceptual``.
+
+        Args:
+            x_0: the student's image, (B, 3, H, W) in [-1, 1].
+            x_gt: the ground truth, likewise.
+            generator: a CPU generator for the random shift.
+            l2_factor: multiplies the weight of the L2 term.
+        """
+        error = x_0 - x_gt
+        losses: Losses = {}
+        if self.l2_weight > 0:
+            losses["l2"] = self.l2_weight * l2_factor * error.square().mean()
+        if self.l1_weight > 0:
+            losses["l1"] = self.l1_weight * error.abs().mean()
+        if self.perceptual_weight > 0:
+            assert self.distance is not None
+            shifted = _shifted_crops(x_0, x_gt, self.max_shift, generator)
+            losses["perceptual"] = self.perceptual_weight * self.distance(*shifted).mean()
+        return losses
 
 
-def _shifted_crop(
-    a: Tensor, b: Tensor, shift: int, generator: torch.Generator | None
+def _shifted_crops(
+    a: Tensor, b: Tensor, max_shift: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    if shift == 0:
+    if max_shift == 0:
         return a, b
-    top, left = torch.randint(shift + 1, (2,), generator=generator).tolist()
-    height, width = a.shape[-2] - shift, a.shape[-1] - shift
-    window = (..., slice(top, top + height), slice(left, left + width))
-    return a[window], b[window]
+    top, left = torch.randint(max_shift + 1, (2,), generator=generator).tolist()
+    rows = slice(top, top + a.shape[-2] - max_shift)
+    columns = slice(left, left + a.shape[-1] - max_shift)
+    return a[..., rows, columns], b[..., rows, columns]

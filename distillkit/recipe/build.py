@@ -1,4 +1,4 @@
-"""The objects that a recipe's tables name, made by their plugins."""
+"""Build the objects that a recipe's tables name."""
 
 from __future__ import annotations
 
@@ -9,157 +9,244 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from distillkit.adapters import Adapter, add_adapter
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair, evaluation_pairs
 from distillkit.data.sources import Columns, Source, open_source
+from distillkit.diffusion.model import DiffusionModel
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
-from distillkit.objectives.reconstruction import Distance
+from distillkit.objectives.controllability import AdapterScaling, Variant
+from distillkit.objectives.oftsr import Oftsr
+from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
+from distillkit.objectives.reconstruction import Distance, ReconstructionLoss
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Plugins, load_plugins
 from distillkit.recipe.errors import explain
 from distillkit.recipe.load import Component, ResolvedRecipe
+from distillkit.recipe.positions import dotted
+from distillkit.recipe.schema import AdapterConfig, SourceConfig, Stage2Config
+
+Device = torch.device | str
 
 
-def build(resolved: ResolvedRecipe, key: str, device: torch.device | str) -> Any:
-    """What the table at ``key`` (``"teachers.fidelity"``) names; a module comes frozen, in evaluation mode and on ``device``.
-
-    Raises:
-        PluginError: the plugin's ``build`` failed in a way of its own. DistillkitError: whatever else it says.
-    """
-    return _build(resolved.components[key], key, device)
-
-
-def build_distance(resolved: ResolvedRecipe, key: str, device: torch.device | str) -> Distance:
-    """The metric at ``key``, to be trained against.
+def build(component: Component, device: Device) -> Any:
+    """Build a component; a module comes frozen, in evaluation mode and on ``device``.
 
     Raises:
-        RecipeError: no gradient flows through it, or more of it is better. Else as :func:`build`.
+        PluginError: the plugin's ``build`` failed in a way of its own.
+        DistillkitError: whatever else the plugin raises.
     """
-    metric = build(resolved, key, device)
-    if not metric.differentiable or metric.higher_is_better:
-        what = (
-            "is higher where images are closer"
-            if metric.higher_is_better
-            else "is not differentiable"
-        )
-        raise RecipeError(
-            f"{resolved.origin(key)}  {key} - {metric.name} {what}: nothing can be trained against it"
-        )
-    return metric
+    try:
+        built = component.build()
+    except DistillkitError:
+        raise
+    except Exception as e:
+        where = dotted(component.key) or component.full_name
+        what = f"{component.full_name} could not be built: {type(e).__name__}: {e}"
+        raise PluginError(f"{where} - {what}") from e
+    if isinstance(built, nn.Module):
+        built.requires_grad_(False).eval().to(device)
+    return built
 
 
-def build_named(name: str, settings: Mapping[str, Any], device: torch.device | str) -> Any:
-    """A registered teacher, or else student, with its own options: frozen, in evaluation mode and on ``device``.
+def build_distance(resolved: ResolvedRecipe, component: Component, device: Device) -> Distance:
+    """Build a metric of the recipe, to be trained against.
 
     Raises:
-        PluginError: no such model, settings it does not take, or its ``build`` failed. WeightsError: its weights are not here.
+        RecipeError: no gradient flows through it, or higher values are better.
+        DistillkitError: as :func:`build`.
     """
-    return _build_with(*_find_model(load_plugins(), name), settings, device)
+    metric = build(component, device)
+    if metric.higher_is_better:
+        reason = "is higher where images are closer"
+    elif not metric.differentiable:
+        reason = "is not differentiable"
+    else:
+        return metric
+    where = resolved.locate(component.key)
+    raise RecipeError(f"{where} - {metric.name} {reason}: nothing can be trained against it")
 
 
-def build_metric(name: str, settings: Mapping[str, Any], device: torch.device | str) -> Any:
-    """A registered metric with its own options. Raises as :func:`build_named`."""
-    return _build_with(*load_plugins().find("metrics", name), settings, device)
+def build_reconstruction_loss(resolved: ResolvedRecipe, device: Device) -> ReconstructionLoss:
+    """Build eq. 1. Raises as :func:`build_distance`."""
+    config = resolved.recipe.stage1.reconstruction
+    metric = resolved.perceptual_metric
+    return ReconstructionLoss(
+        l2_weight=config.l2_weight,
+        l1_weight=config.l1_weight,
+        perceptual_weight=config.perceptual_weight,
+        distance=None if metric is None else build_distance(resolved, metric, device),
+        max_shift=config.perceptual_max_shift,
+    )
 
 
-def _build_with(
-    full_name: str, spec: Spec, settings: Mapping[str, Any], device: torch.device | str
+def build_adapter(model: DiffusionModel, config: AdapterConfig, seed: int) -> Adapter:
+    """Put a zero adapter on a student's network."""
+    return add_adapter(
+        model.network,
+        config.kind,
+        rank=config.rank,
+        alpha=config.alpha,
+        targets=config.targets,
+        seed=seed,
+    )
+
+
+def build_variant(
+    model: DiffusionModel,
+    config: Stage2Config,
+    seed: int,
+    reconstruction: ReconstructionLoss | None = None,
+) -> Variant:
+    """Build a recipe's stage-2 variant.
+
+    Args:
+        model: the student with its stage-1 weights merged.
+        config: of stage 2.
+        seed: of the recipe.
+        reconstruction: eq. 1, for training adapter scaling toward the reconstruction target.
+    """
+    if config.variant == "oftsr":
+        return Oftsr(model)
+    # stage 1's adapter has the recipe's seed itself
+    adapter = build_adapter(model, config.adapter, seed + 1)
+    if config.variant == "ctsr_eq8":
+        return CtsrEq8(model, adapter)
+    if config.variant == "ctsr_alg2":
+        return CtsrAlg2(model, adapter)
+    return AdapterScaling(
+        model,
+        adapter,
+        reconstruction if config.target == "reconstruction" else None,
+        l2_weight_ratio=config.l2_weight_ratio,
+        faithful_every=config.faithful_every,
+    )
+
+
+def build_named_model(name: str, settings: Mapping[str, Any], device: Device) -> Any:
+    """Build a registered teacher, or else student, with its own options.
+
+    It comes frozen, in evaluation mode and on ``device``.
+
+    Raises:
+        PluginError: no such model, settings it does not take, or its ``build`` failed.
+        WeightsError: its weights are not on this machine.
+    """
+    full_name, spec = _find_model(load_plugins(), name)
+    return _build_with_settings(full_name, spec, settings, device)
+
+
+def build_metric(name: str, settings: Mapping[str, Any], device: Device) -> Any:
+    """Build a registered metric with its own options. Raises as :func:`build_named_model`."""
+    full_name, spec = load_plugins().find("metrics", name)
+    return _build_with_settings(full_name, spec, settings, device)
+
+
+def _build_with_settings(
+    full_name: str, spec: Spec, settings: Mapping[str, Any], device: Device
 ) -> Any:
     try:
         config = spec.config(**settings)
     except ValidationError as e:
-        known = list(spec.config.model_fields)
-        problems = [
-            f"{'.'.join(map(str, p['loc'])) or 'options'} - {explain(p, known)}" for p in e.errors()
-        ]
-        raise PluginError(
-            f"{full_name} does not take these settings: {'; '.join(problems)}"
-        ) from None
-    if missing := [
-        f"{f.name} (license {f.license})" for f in config.weight_files() if f.find() is None
-    ]:
-        raise WeightsError(
-            f"{full_name} needs weights that are not on this machine: {', '.join(missing)}"
-        )
-    return _build(Component(full_name, spec, config, {}), full_name, device)
+        problems = "; ".join(_explain_settings(e, spec))
+        raise PluginError(f"{full_name} does not take these settings: {problems}") from None
+    missing = [file for file in config.weight_files() if file.find() is None]
+    if missing:
+        names = ", ".join(f"{file.name} (license {file.license})" for file in missing)
+        raise WeightsError(f"{full_name} needs weights that are not on this machine: {names}")
+    return build(Component((), full_name, spec, config, {}), device)
 
 
-def pick_device(name: torch.device | str | None) -> torch.device:
-    """The device of that name; without one, a GPU where there is one.
-
-    Raises:
-        DistillkitError: no such device on this machine.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError) as e:
-        raise DistillkitError(f"device {name} cannot be used: {str(e).splitlines()[0]}") from e
-    return device
+def _explain_settings(invalid: ValidationError, spec: Spec) -> list[str]:
+    known = list(spec.config.model_fields)
+    problems = []
+    for error in invalid.errors():
+        where = ".".join(map(str, error["loc"])) or "options"
+        problems.append(f"{where} - {explain(error, known)}")
+    return problems
 
 
 def _find_model(plugins: Plugins, name: str) -> tuple[str, Spec]:
     try:
         return plugins.find("teachers", name)
     except PluginError:
-        if any(name in (full, full.partition("/")[2]) for full in plugins.specs("students")):
+        students = plugins.specs("students")
+        short_names = [full.partition("/")[2] for full in students]
+        if name in students or name in short_names:
             return plugins.find("students", name)
         raise
 
 
-def _build(component: Component, key: str, device: torch.device | str) -> Any:
+def pick_device(name: Device | None) -> torch.device:
+    """Return the device of that name; without one, a GPU where there is one.
+
+    Raises:
+        DistillkitError: no such device on this machine.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        thing = component.build()
-    except DistillkitError:
-        raise
-    except Exception as e:
-        raise PluginError(
-            f"{key} - {component.full_name} could not be built: {type(e).__name__}: {e}"
-        ) from e
-    if isinstance(thing, nn.Module):
-        thing.requires_grad_(False).eval().to(device)
-    return thing
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as e:
+        raise DistillkitError(f"device {name} cannot be used: {str(e).splitlines()[0]}") from e
+    return device
 
 
-def open_sources(resolved: ResolvedRecipe, part: Literal["train", "eval"]) -> list[Source]:
-    """The sources of ``data.train`` or ``data.eval``, in the recipe's order.
+def open_sources(resolved: ResolvedRecipe, split: Literal["train", "eval"]) -> list[Source]:
+    """Open the sources of ``data.train`` or ``data.eval``, in the recipe's order.
 
     Raises:
         DataError: one cannot be reached or read, is empty, or lacks a column.
     """
-    opened = []
-    for i, table in enumerate(getattr(resolved.recipe.data, part)):
-        dataset = build(resolved, f"data.{part}.{i}", "cpu") if table.use is not None else None
-        opened.append(
-            open_source(
-                hub=table.hub,
-                revision=table.revision,
-                split=table.split,
-                imagefolder=table.imagefolder,
-                parquet=table.parquet,
-                dataset=dataset,
-                name=table.use,
-                columns=Columns(table.column, table.lq_column, table.caption_column),
-            )
-        )
-    return opened
+    tables: list[SourceConfig] = getattr(resolved.recipe.data, split)
+    sources = []
+    for i, table in enumerate(tables):
+        component = resolved.dataset(split, i)
+        dataset = None if component is None else build(component, "cpu")
+        sources.append(open_configured_source(table, dataset))
+    return sources
 
 
-def held_out(
+def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
+    """Open one source as its table says.
+
+    Args:
+        table: of the recipe.
+        dataset: built by the plugin that the table names, if it names one.
+
+    Raises:
+        DataError: it cannot be reached or read, is empty, or lacks a column.
+    """
+    return open_source(
+        hub=table.hub,
+        revision=table.revision,
+        split=table.split,
+        imagefolder=table.imagefolder,
+        parquet=None if table.parquet is None else str(table.parquet),
+        dataset=dataset,
+        name=table.use,
+        columns=Columns(table.image_column, table.lq_column, table.caption_column),
+    )
+
+
+def open_evaluation_pairs(
     resolved: ResolvedRecipe, degradation: Degradation | None, scale: int
 ) -> list[EvaluationPair]:
-    """The recipe's evaluation pairs: the same ones at every call, in every process."""
-    options, sources = resolved.recipe.evaluation, open_sources(resolved, "eval")
-    items = []
+    """Make the recipe's evaluation pairs: the same ones at every call, in every process."""
+    config = resolved.recipe.evaluation
+    sources = open_sources(resolved, "eval")
+    pairs = []
     for source in sources:
-        found = evaluation_pairs(
+        of_source = evaluation_pairs(
             source,
             degradation,
-            crop=options.crop,
-            crops_per_image=options.crops_per_image,
+            crop=config.crop_size,
+            crops_per_image=config.crops_per_image,
             scale=scale,
             seed=resolved.recipe.seed,
         )
+        # names must be unique over all sources
         prefix = f"{source.name}:" if len(sources) > 1 else ""
-        items += [item._replace(name=prefix + item.name) for item in found]
-    return items
+        pairs += [pair._replace(name=prefix + pair.name) for pair in of_source]
+    return pairs

@@ -11,7 +11,7 @@ from typing import Any
 
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Kind, Plugins, load_plugins
-from distillkit.recipe.load import KINDS
+from distillkit.recipe.load import ANY, KINDS
 from distillkit.recipe.positions import KeyPath
 from distillkit.recipe.schema import Recipe
 
@@ -33,13 +33,13 @@ def json_schema(plugins: Plugins | None = None) -> Schema:
     schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     schema |= Recipe.model_json_schema()
     definitions = schema["$defs"]
-    source = definitions["Source"]
+    source = definitions["SourceConfig"]
     for kind in sorted(set(KINDS.values())):
         shared = _shared_keys(source) if kind == "datasets" else {}
         definitions[kind] = _component(kind, plugins, shared, definitions)
     for path, kind in KINDS.items():
         _point_at(kind, path, schema)
-    del definitions["Use"]
+    del definitions["UseConfig"]
     _separate_datasets(definitions)
     return schema
 
@@ -102,6 +102,17 @@ def _table(
     }
 
 
+def _step_into(place: Schema, part: str | int) -> Schema:
+    """Return the schema of a key, or of every entry of a list or table."""
+    if part != ANY:
+        return place["properties"][part]
+    if "items" in place:
+        return place["items"]
+    # a table with keys of any name, which match one pattern
+    (entry,) = place["patternProperties"].values()
+    return entry
+
+
 def _point_at(kind: Kind, path: KeyPath, schema: Schema) -> None:
     """Let one place of the recipe refer to the components of a kind."""
     definitions = schema["$defs"]
@@ -109,9 +120,9 @@ def _point_at(kind: Kind, path: KeyPath, schema: Schema) -> None:
     for part in path:
         while "$ref" in place:
             place = definitions[place["$ref"].removeprefix("#/$defs/")]
-        place = place["items"] if part == "*" else place["properties"][part]
+        place = _step_into(place, part)
     for choice in (place, *place.get("anyOf", [])):
-        if choice.get("$ref") == "#/$defs/Use":
+        if choice.get("$ref") == "#/$defs/UseConfig":
             choice["$ref"] = f"#/$defs/{kind}"
 
 
@@ -120,7 +131,7 @@ def _separate_datasets(definitions: Schema) -> None:
 
     The model allows any key in a source, because a plugin's dataset has options of its own.
     """
-    source = definitions["Source"]
+    source = definitions["SourceConfig"]
     del source["properties"]["use"]
     source["additionalProperties"] = False
-    definitions["Source"] = {"anyOf": [source, {"$ref": "#/$defs/datasets"}]}
+    definitions["SourceConfig"] = {"anyOf": [source, {"$ref": "#/$defs/datasets"}]}

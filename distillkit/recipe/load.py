@@ -1,7 +1,7 @@
-"""From a recipe file to a run's checked settings, without importing torch or reading a weight.
+"""Load a recipe file and check its settings, without importing torch or reading a weight.
 
-Phase 1 checks the skeleton (:class:`Recipe`); phase 2 checks each ``use`` table against the plugin it names, and what the parts
-need of each other. Everything that either finds is reported at once.
+Phase 1 checks the skeleton (:class:`Recipe`); phase 2 checks each ``use`` table against the plugin
+it names, and what the parts need from each other. All problems are reported at once.
 """
 
 from __future__ import annotations
@@ -19,34 +19,38 @@ from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Kind, Plugins, load_plugins
 from distillkit.plugins.options import Options
-from distillkit.recipe import dump, fields
-from distillkit.recipe import validation as checks
+from distillkit.recipe import dump, fields, validation
 from distillkit.recipe.document import Document, read
 from distillkit.recipe.errors import Problem, explain, refuse
 from distillkit.recipe.positions import KeyPath, dotted, parse_path
-from distillkit.recipe.schema import Recipe
+from distillkit.recipe.schema import ROLES, Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
 
+ANY = "*"
+"""In a key path: every entry of a list or a table."""
+
+PERCEPTUAL_METRIC: KeyPath = ("stage1", "reconstruction", "perceptual_metric")
+
 KINDS: dict[KeyPath, Kind] = {
     ("student",): "students",
-    ("teachers", "fidelity"): "teachers",
-    ("teachers", "realness"): "teachers",
+    ("teachers", ANY): "teachers",
     ("degradation",): "degradations",
-    ("data", "train", "*"): "datasets",
-    ("data", "eval", "*"): "datasets",
-    ("stage1", "perceptual"): "metrics",
-    ("stage1", "fidelity_anchor"): "metrics",
-    ("stage1", "realness_anchor"): "metrics",
-    ("evaluation", "metrics", "*"): "metrics",
+    ("data", "train", ANY): "datasets",
+    ("data", "eval", ANY): "datasets",
+    PERCEPTUAL_METRIC: "metrics",
+    ("stage1", "teachers", ANY, "anchor_metric"): "metrics",
+    ("evaluation", "metrics", ANY): "metrics",
 }
-"""Where a recipe names something of a plugin, and of what kind; ``*`` is every entry of a list."""
+"""Where a recipe names a component of a plugin, and of which kind."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """Something of a plugin that a recipe names, its options checked."""
+    """A component of a plugin that a recipe names, with its options checked."""
 
+    key: KeyPath
+    """Where the recipe names it: ``("teachers", "fidelity")``."""
     full_name: str
     spec: Spec
     config: Options
@@ -55,16 +59,14 @@ class Component:
 
     @property
     def license(self) -> str:
-        """Of the descriptor; where that is unknown, of its weight files: what a recipe states of them, for instance."""
+        """The descriptor's license; where that is unknown, the licenses of its weight files."""
         if self.spec.license != "unknown":
             return self.spec.license
-        return (
-            " AND ".join(dict.fromkeys(file.license for file in self.config.weight_files()))
-            or "unknown"
-        )
+        licenses = dict.fromkeys(file.license for file in self.config.weight_files())
+        return " AND ".join(licenses) or "unknown"
 
     def build(self) -> Any:
-        """The student, teacher, ... itself: a new one at each call."""
+        """Build the student, teacher, ...: a new one at each call."""
         return self.spec.create(self.config)
 
 
@@ -75,14 +77,52 @@ class ResolvedRecipe:
     path: Path
     recipe: Recipe
     components: Mapping[str, Component]
-    """By key path: ``"student"``, ``"teachers.fidelity"``, ``"data.train.0"``, ``"evaluation.metrics.0"``, ..."""
+    """By dotted key: ``"student"``, ``"teachers.fidelity"``, ``"data.train.0"``, ..."""
     document: Document
     """Every value, defaults included, in plain form."""
     overrides: tuple[str, ...] = ()
     """The ``key.path=VALUE`` texts that it was read with."""
 
+    @property
+    def student(self) -> Component:
+        return self.components["student"]
+
+    @property
+    def teachers(self) -> dict[str, Component]:
+        """The teachers by name: the paper's two first, so that sums of losses do not depend on
+        the order of a recipe's tables."""
+        named = {str(c.key[1]): c for c in self._matching(("teachers", ANY))}
+        first = {role: named[role] for role in ROLES if role in named}
+        return first | named
+
+    @property
+    def degradation(self) -> Component | None:
+        return self.components.get("degradation")
+
+    @property
+    def perceptual_metric(self) -> Component | None:
+        """The metric of eq. 1, if it has a weight."""
+        if self.recipe.stage1.reconstruction.perceptual_weight == 0:
+            return None
+        return self.components[dotted(PERCEPTUAL_METRIC)]
+
+    @property
+    def anchor_metrics(self) -> dict[str, Component]:
+        """The metrics that anchor output teachers, by the teacher's name."""
+        found = self._matching(("stage1", "teachers", ANY, "anchor_metric"))
+        return {str(c.key[2]): c for c in found}
+
+    @property
+    def metrics(self) -> list[Component]:
+        """The metrics of the evaluation."""
+        return self._matching(("evaluation", "metrics", ANY))
+
+    def dataset(self, split: str, index: int) -> Component | None:
+        """The plugin's dataset behind source ``index`` of ``data.train`` or ``data.eval``."""
+        return self.components.get(f"data.{split}.{index}")
+
     def origin(self, key: str) -> str:
-        """What set ``key`` (``"stage1.steps"``): ``"file:line"``, ``"--set"`` or ``"default"``.
+        """Say what set ``key`` (``"stage1.steps"``): ``"file:line"``, ``"--set"`` or ``"default"``.
 
         Raises:
             KeyError: the recipe has no such key.
@@ -92,13 +132,20 @@ class ResolvedRecipe:
             raise KeyError(key)
         return str(self.document.origin(path))
 
+    def locate(self, key: KeyPath) -> str:
+        """Describe a key for an error: what set it, and its dotted name."""
+        return f"{self.document.origin(key)}  {dotted(key)}"
+
     def to_toml(self) -> str:
-        """The complete recipe, defaults included; loaded again, it is the same recipe."""
+        """Write the complete recipe, defaults included; loaded again, it is the same recipe."""
         return dump.to_toml(self.document.values)
 
     def with_origin(self) -> str:
-        """One line for each value: its key path, the value, and what set it."""
+        """Write one line for each value: its key path, the value, and what set it."""
         return dump.with_origin(self.document)
+
+    def _matching(self, pattern: KeyPath) -> list[Component]:
+        return [c for c in self.components.values() if _matches(c.key, pattern)]
 
 
 def load_recipe(
@@ -107,8 +154,9 @@ def load_recipe(
     """Read a recipe, and what it extends, and check all of it.
 
     Args:
-        path: a TOML file. Relative paths inside a recipe are relative to the file that they stand in.
-        overrides: ``"key.path=VALUE"`` texts with TOML values, applied in order; relative paths are relative to the working folder.
+        path: a TOML file. Relative paths inside a recipe are relative to the file they stand in.
+        overrides: ``"key.path=VALUE"`` texts with TOML values, applied in order; relative paths are
+            relative to the working folder.
         plugins: what may be named; default: the installed plugins.
 
     Raises:
@@ -121,114 +169,151 @@ def load_recipe(
     document = read(path, overrides, defaults)
     _make_paths_absolute(document, Recipe, ())
     problems = list(document.problems)
-    components = dict(_resolve(document, plugins or load_plugins(), problems))
-    recipe, found = _validate(Recipe, document.values, document, ())
-    problems += [
-        *found,
-        *checks.check(document, {key: (c.full_name, c.spec) for key, c in components.items()}),
-    ]
+    components = {c.key: c for c in _resolve(document, plugins or load_plugins(), problems)}
+    recipe, invalid = _validate(Recipe, document.values, document, ())
+    problems += invalid
+    problems += validation.check(document, components)
     refuse(problems)
     assert recipe is not None
     complete = _complete(document, recipe, components)
-    components = {
-        key: replace(c, table=complete.get(parse_path(key))) for key, c in components.items()
+    by_name = {
+        dotted(key): replace(component, table=complete.get(key))
+        for key, component in components.items()
     }
-    return ResolvedRecipe(
-        Path(path), Recipe.model_validate(complete.values), components, complete, overrides
-    )
+    recipe = Recipe.model_validate(complete.values)
+    return ResolvedRecipe(Path(path), recipe, by_name, complete, overrides)
 
 
-def _resolve(
-    document: Document, plugins: Plugins, problems: list[Problem]
-) -> Iterator[tuple[str, Component]]:
-    """The components of the ``use`` tables that are in order; ``problems`` gets what is wrong with the others."""
-    for path, kind in _sites(document):
+def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> Iterator[Component]:
+    """Yield the components that are in order; add to ``problems`` what is wrong with the others."""
+    for path, kind in _component_places(document):
         table = document.get(path)
-        if isinstance(table, str):  # a name alone
+        if isinstance(table, str):
+            # a name alone stands for a table without options
             table = {"use": table}
             document.set(path, table, document.origin(path))
         if not isinstance(table, dict):
             continue
-        skeleton = fields.keys(Recipe, path)
         if "use" not in table:
-            for key in [key for key in table if key not in skeleton]:
-                problems.append(
-                    Problem(
-                        document.origin((*path, key)),
-                        (*path, key),
-                        "unknown key" + did_you_mean(key, skeleton),
-                    )
-                )
-                del table[key]
+            problems += _remove_unknown_keys(document, path, table)
             continue
         if not isinstance(table["use"], str):
             continue
         try:
             full_name, spec = plugins.find(kind, table["use"])
         except PluginError as e:
-            problems.append(Problem(document.origin((*path, "use")), (*path, "use"), str(e)))
+            key = (*path, "use")
+            problems.append(Problem(document.origin(key), key, str(e)))
             continue
         table["use"] = full_name
         _make_paths_absolute(document, spec.config, path)
         _add_default_paths(document, spec.config, path)
-        own = fields.keys(spec.config)
-        config, found = _validate(
-            spec.config,
-            {k: v for k, v in table.items() if k in own or k not in skeleton},
-            document,
-            path,
-        )
-        problems += found
+        options = _component_options(spec, table, path)
+        config, invalid = _validate(spec.config, options, document, path)
+        problems += invalid
         if config is not None:
-            yield dotted(path), Component(full_name, spec, config, table)
+            yield Component(path, full_name, spec, config, table)
 
 
-def _sites(document: Document) -> Iterator[tuple[KeyPath, Kind]]:
-    for path, kind in KINDS.items():
-        if path[-1] != "*":
-            if document.get(path) is not None:
-                yield path, kind
-        elif isinstance(entries := document.get(path[:-1]), list):
-            yield from (((*path[:-1], i), kind) for i in range(len(entries)))
+def _remove_unknown_keys(
+    document: Document, path: KeyPath, table: dict[str, Any]
+) -> Iterator[Problem]:
+    """Take misspelled keys out of a table that names no component, and report them."""
+    known = fields.keys(Recipe, path)
+    unknown = [key for key in table if key not in known]
+    for name in unknown:
+        key = (*path, name)
+        what = "unknown key" + did_you_mean(name, known)
+        yield Problem(document.origin(key), key, what)
+        del table[name]
+
+
+def _component_options(spec: Spec, table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+    """Pick the component's own options from a table; the rest belong to the recipe's skeleton."""
+    own = fields.keys(spec.config)
+    skeleton = fields.keys(Recipe, path)
+    return {k: v for k, v in table.items() if k in own or k not in skeleton}
+
+
+def _component_places(document: Document) -> Iterator[tuple[KeyPath, Kind]]:
+    """Yield the key path and kind of everything in a document that may name a component."""
+    for pattern, kind in KINDS.items():
+        for path in _expand(document, pattern, ()):
+            yield path, kind
+
+
+def _expand(document: Document, pattern: KeyPath, done: KeyPath) -> Iterator[KeyPath]:
+    """Yield the paths below ``done`` that are in the document and match ``pattern``."""
+    if not pattern:
+        if document.get(done) is not None:
+            yield done
+        return
+    first, *rest = pattern
+    for key in _entries(document.get(done)) if first == ANY else (first,):
+        yield from _expand(document, tuple(rest), (*done, key))
+
+
+def _entries(value: Any) -> Iterable[str | int]:
+    if isinstance(value, list):
+        return range(len(value))
+    if isinstance(value, dict):
+        return list(value)
+    return ()
+
+
+def _matches(path: KeyPath, pattern: KeyPath) -> bool:
+    if len(path) != len(pattern):
+        return False
+    return all(wanted in (ANY, key) for key, wanted in zip(path, pattern, strict=True))
 
 
 def _validate(
     model: type[Model], values: Any, document: Document, at: KeyPath
 ) -> tuple[Model | None, list[Problem]]:
-    """``values``, which stand at ``at`` in the document, as a ``model``; or the reasons why not."""
+    """Validate the values that stand at ``at`` in the document, or say why they are invalid."""
     try:
         return model.model_validate(values), []
     except ValidationError as e:
-        problems: dict[KeyPath, Problem] = {}
-        for error in e.errors():
-            path = (*at, *_key_path(error, values))
-            what = explain(error, fields.keys(model, path[len(at) : -1]))
-            if path in problems:  # the members of a union, each refusing in its own words
-                what = f"{problems[path].message}; or: {what}"
-            problems[path] = Problem(document.origin(path), path, what)
-        return None, list(problems.values())
+        return None, _problems(e, model, values, document, at)
     except Exception as e:  # a plugin's validator that fails in a way of its own
         what = f"{model.__module__}.{model.__name__} failed to check it: {type(e).__name__}: {e}"
         return None, [Problem(document.origin(at), at, what)]
 
 
-def _key_path(error: ErrorDetails, value: Any) -> KeyPath:
-    """pydantic's location without the parts that name members of a union."""
+def _problems(
+    invalid: ValidationError, model: type[BaseModel], values: Any, document: Document, at: KeyPath
+) -> list[Problem]:
+    problems: dict[KeyPath, Problem] = {}
+    for error in invalid.errors():
+        below = _key_path(error, values)
+        what = explain(error, fields.keys(model, below[:-1]))
+        path = (*at, *below)
+        if path in problems:
+            # the members of a union, each of which refuses in its own words
+            what = f"{problems[path].message}; or: {what}"
+        problems[path] = Problem(document.origin(path), path, what)
+    return list(problems.values())
+
+
+def _key_path(error: ErrorDetails, values: Any) -> KeyPath:
+    """Return pydantic's location without the parts that name members of a union."""
     path: KeyPath = ()
     for part in error["loc"]:
-        if (isinstance(value, dict) and part in value) or (
-            isinstance(value, list) and isinstance(part, int) and part < len(value)
-        ):
-            path, value = (*path, part), value[part]  # type: ignore[index]
-    return (*path, error["loc"][-1]) if error["type"] == "missing" else path
+        if part in _entries(values):
+            path = (*path, part)
+            values = values[part]
+    if error["type"] == "missing":
+        path = (*path, error["loc"][-1])
+    return path
 
 
 def _make_paths_absolute(document: Document, model: type[BaseModel], at: KeyPath) -> None:
     for below in fields.paths_within(model, document.get(at)):
         path = (*at, *below)
-        folder = document.folder(path)
+        folder = document.origin(path).folder
         parent = document.get(path[:-1])
-        parent[path[-1]] = os.path.normpath(folder / Path(parent[path[-1]]).expanduser())
+        written = Path(parent[path[-1]]).expanduser()
+        parent[path[-1]] = os.path.normpath(folder.absolute() / written)
 
 
 def _add_default_paths(document: Document, model: type[BaseModel], at: KeyPath) -> None:
@@ -242,33 +327,30 @@ def _add_default_paths(document: Document, model: type[BaseModel], at: KeyPath) 
         table.setdefault(key, os.path.normpath(folder / default))
 
 
-def _complete(document: Document, recipe: Recipe, components: Mapping[str, Component]) -> Document:
-    """The document with the defaults of the skeleton and of every component's options added.
+def _complete(
+    document: Document, recipe: Recipe, components: Mapping[KeyPath, Component]
+) -> Document:
+    """Add the defaults of the skeleton and of every component's options to the document.
 
-    An absolute path stays out: it points into the plugin's own files, wherever that is installed.
+    A default that is a path stays out: it points into the plugin's own files, wherever that is
+    installed.
     """
-    defaults = Document(
-        document.name, recipe.model_dump(mode="json", exclude_none=True, exclude={"extends"})
-    )
-    for path, _ in _sites(document):
-        component = components.get(dotted(path))
-        if component is not None:
-            options = component.config.model_dump(mode="json", by_alias=True, exclude_none=True)
-            with_paths = {key for key, *_ in fields.paths_within(component.spec.config, options)}
-            defaults.get(path).update(
-                {key: value for key, value in options.items() if key not in with_paths}
-            )
+    values = recipe.model_dump(mode="json", exclude_none=True, exclude={"extends"})
+    defaults = Document(document.name, values)
+    for component in components.values():
+        options = component.config.model_dump(mode="json", by_alias=True, exclude_none=True)
+        paths = {key for key, *_ in fields.paths_within(component.spec.config, options)}
+        table = defaults.get(component.key)
+        table.update({key: value for key, value in options.items() if key not in paths})
     return Document(document.name, _filled(document.values, defaults.values), document.origins)
 
 
 def _filled(value: Any, default: Any) -> Any:
-    """``value`` with what only ``default`` has, down through tables and lists."""
+    """Add what only ``default`` has, down through tables and lists."""
     if isinstance(value, dict) and isinstance(default, dict):
-        known = {
-            key: _filled(value[key], entry) if key in value else entry
-            for key, entry in default.items()
-        }
-        return known | {key: entry for key, entry in value.items() if key not in default}
+        # keys in the order of the defaults, then those that have none
+        filled = {key: _filled(value.get(key, entry), entry) for key, entry in default.items()}
+        return filled | {key: entry for key, entry in value.items() if key not in default}
     if isinstance(value, list) and isinstance(default, list) and len(value) == len(default):
         return [_filled(*pair) for pair in zip(value, default, strict=True)]
     return value

@@ -1,22 +1,31 @@
-"""The keys of a recipe file, their types, ranges and defaults. Tables with a ``use`` key also hold the options of what they
-name."""
+"""The keys of a recipe file, their types, ranges and defaults.
+
+A table with a ``use`` key also holds the options of the plugin's component that it names.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+FIDELITY = "fidelity"
+REALNESS = "realness"
+ROLES = (FIDELITY, REALNESS)
+"""The paper's two teachers. A recipe may name others beside them."""
+PAPER_WEIGHTS = {FIDELITY: 2.0, REALNESS: 1.0}
+"""lambda_fl and lambda_rn (Sec. 5.1)."""
 
 
-class Table(BaseModel):
+class Config(BaseModel):
     """A recipe table: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Use(BaseModel):
-    """A table that names something of a plugin; its other keys are checked by that thing's own config model.
+class UseConfig(BaseModel):
+    """A table that names a component of a plugin; its other keys are the component's options.
 
     In a recipe file the name alone may stand in its place.
     """
@@ -30,16 +39,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+TeacherName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
-class Teachers(Table):
-    """The two teachers. Either may be left out where its weight is 0."""
-
-    fidelity: Use | None = Field(default=None, description="the faithful teacher T_f")
-    realness: Use | None = Field(default=None, description="the realistic teacher T_r")
-
-
-class Source(BaseModel):
+class SourceConfig(BaseModel):
     """One source of images: exactly one of ``use``, ``hub``, ``imagefolder`` and ``parquet``."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -56,7 +60,7 @@ class Source(BaseModel):
     split: str = Field(default="train", description="split of the dataset")
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
     parquet: Path | None = Field(default=None, description="parquet file or glob")
-    column: str = Field(
+    image_column: str = Field(
         default="image", description="column of clean images; the degradation makes their inputs"
     )
     lq_column: str | None = Field(
@@ -65,42 +69,41 @@ class Source(BaseModel):
     )
     caption_column: str | None = Field(
         default=None,
-        description="column of texts about the images, for models that take captions; a null stands for none",
+        description="column of texts about the images, for models that take captions; "
+        "null: no caption",
     )
     weight: Positive = Field(
         default=1.0, description="share of the drawn images, relative to the other sources"
     )
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        given = [
-            k for k in ("use", "hub", "imagefolder", "parquet") if getattr(self, k) is not None
-        ]
-        if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of use, hub, imagefolder and parquet, not {' and '.join(given) or 'none'}"
-            )
+    def _check_kind(self) -> Self:
+        kinds = [k for k in ("use", "hub", "imagefolder", "parquet") if getattr(self, k)]
+        if len(kinds) != 1:
+            named = " and ".join(kinds) or "none"
+            raise ValueError(f"give exactly one of use, hub, imagefolder and parquet, not {named}")
         return self
 
 
-class Data(Table):
-    """Where training and evaluation images come from and how they are cut."""
+class DataConfig(Config):
+    """Where training and evaluation images come from and how they are cropped."""
 
-    train: list[Source] = Field(min_length=1, description="sources of training images")
-    eval: list[Source] = Field(default_factory=list, description="sources of held-out images")
-    crop: Count = Field(
+    train: list[SourceConfig] = Field(min_length=1, description="sources of training images")
+    eval: list[SourceConfig] = Field(default_factory=list, description="sources of held-out images")
+    crop_size: Count = Field(
         default=512, description="side of the square training crops of the clean image, pixels"
     )
     batch_size: Count = Field(default=1, description="crops per step and process")
-    flip: bool = Field(default=True, description="mirror and rotate crops at random")
-    cycle: Annotated[int, Field(ge=0)] = Field(
+    augment: bool = Field(default=True, description="mirror and rotate crops at random")
+    cycle_steps: CountOrZero = Field(
         default=0,
-        description="step s of a stage has the crops and degradations of step s mod this; 0: always new ones",
+        description="step s of a stage repeats the crops and degradations of step s mod this; "
+        "0: always new ones",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
+    num_workers: CountOrZero = Field(
         default=0, description="worker processes of the loader; 0 prefetches on a thread"
     )
-    image_cache_mb: Annotated[int, Field(ge=0)] = Field(
+    image_cache_mb: CountOrZero = Field(
         default=512, description="decoded images kept in memory, MB"
     )
     max_bad_fraction: Fraction = Field(
@@ -108,7 +111,7 @@ class Data(Table):
     )
 
 
-class Adapter(Table):
+class AdapterConfig(Config):
     """What a stage trains: low-rank adapters on the denoiser, or all of its weights."""
 
     kind: Literal["lora", "full"] = "lora"
@@ -123,136 +126,160 @@ class Adapter(Table):
     )
 
 
-class Stage1Weights(Table):
-    """Weights of eq. 1 and eq. 4; the defaults are the paper's (Sec. 5.1)."""
+class ReconstructionConfig(Config):
+    """Eq. 1: the student's image against the ground truth. Defaults are the paper's (Sec. 5.1)."""
 
-    l2: NonNegative = Field(
-        default=1.0, description="lambda_l2: mean squared error to the ground truth"
+    l2_weight: NonNegative = Field(default=1.0, description="lambda_l2: mean squared error")
+    l1_weight: NonNegative = Field(
+        default=0.0, description="mean absolute error (not in the paper)"
     )
-    l1: NonNegative = Field(
-        default=0.0, description="mean absolute error to the ground truth (not in the paper)"
+    perceptual_weight: NonNegative = Field(
+        default=2.0, description="lambda_lp: perceptual distance"
     )
-    perceptual: NonNegative = Field(
-        default=2.0, description="lambda_lp: perceptual distance to the ground truth"
+    perceptual_metric: UseConfig = Field(
+        default_factory=lambda: UseConfig(use="distillkit/lpips-vgg"),
+        description="the perceptual distance, a differentiable metric",
     )
-    realness: NonNegative = Field(
-        default=1.0, description="lambda_rn: the realistic teacher's terms, eq. 3"
+    perceptual_max_shift: CountOrZero = Field(
+        default=7,
+        description="largest random shift, in pixels, of the crop that the perceptual distance "
+        "sees; curbs grid patterns",
     )
-    fidelity: NonNegative = Field(
-        default=2.0, description="lambda_fl: the faithful teacher's terms, eq. 2"
+
+
+class TeacherLossConfig(Config):
+    """What stage 1 asks of one teacher: eq. 2 for the faithful one, eq. 3 for the realistic one."""
+
+    weight: NonNegative = Field(
+        default=1.0, description="lambda_fl or lambda_rn: weight of the teacher's terms"
     )
-    imitate: NonNegative = Field(
+    term: Literal["score", "output"] = Field(
+        default="score", description="what the teacher is asked for"
+    )
+    imitation_weight: NonNegative = Field(
         default=1.0, description="first term of eq. 2 and 3: match the teacher's score"
     )
-    anchor: NonNegative = Field(
+    anchor_weight: NonNegative = Field(
         default=5.5,
-        description="gamma_time, second term of eq. 2 and 3: match the ground truth through the teacher",
+        description="gamma_time, second term of eq. 2 and 3: match the ground truth through the "
+        "teacher",
     )
-    fidelity_anchor: NonNegative | None = Field(
-        default=None, description="gamma_time of the faithful teacher alone; default: anchor"
-    )
-    realness_anchor: NonNegative | None = Field(
-        default=None, description="gamma_time of the realistic teacher alone; default: anchor"
-    )
-
-    def gamma(self, role: Literal["fidelity", "realness"]) -> float:
-        """gamma_time of one teacher."""
-        own = self.fidelity_anchor if role == "fidelity" else self.realness_anchor
-        return self.anchor if own is None else own
-
-    @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
-        if not any((self.l2, self.l1, self.perceptual, self.realness, self.fidelity)):
-            raise ValueError("all weights are 0: there is nothing to learn")
-        return self
-
-
-class Stage1(Table):
-    """Dual-teacher distillation (Sec. 4.3)."""
-
-    steps: Count = 20_000
-    learning_rate: Positive = 5e-5
-    weights: Stage1Weights = Stage1Weights()
-    adapter: Adapter = Adapter()
-    perceptual: Use = Field(
-        default_factory=lambda: Use(use="distillkit/lpips-vgg"),
-        description="the perceptual distance of eq. 1, a differentiable metric",
-    )
-    perceptual_shift: Annotated[int, Field(ge=0)] = Field(
-        default=7,
-        description="largest random shift, in pixels, of the crop that the perceptual distance sees; curbs grid patterns",
-    )
-    score_weighting: Literal["literal", "clipped", "sample"] = Field(
-        default="clipped", description="weight of a score difference over noise levels"
-    )
-    teacher_gradient: Literal["full", "sds"] = Field(
-        default="full",
-        description='through the teachers ("full") or score-distillation style ("score")',
-    )
-    fidelity_term: Literal["score", "output"] = Field(
-        default="score", description="what the faithful teacher is asked for"
-    )
-    realness_term: Literal["score", "output"] = Field(
-        default="score", description="what the realistic teacher is asked for"
+    anchor_metric: UseConfig | None = Field(
+        default=None,
+        description="a differentiable metric between image and truth, as the anchor of an output "
+        "teacher",
     )
     output_loss: Literal["image", "denoised"] = Field(
         default="image",
-        description="what an output teacher's result is compared with: the student's image, or its clean predictions at random "
-        "noise levels, in its latent space and weighted by min(SNR, 1)",
+        description="what an output teacher's result is compared with: the student's image, or "
+        "its clean predictions at random timesteps, in its latent space and weighted by "
+        "min(SNR, 1)",
     )
-    output_targets: Literal["crop", "image"] = Field(
+    output_input: Literal["crop", "full_image"] = Field(
         default="crop",
-        description="what an output teacher restores: the crop that the student sees, or the whole image, whose result is cut to "
-        "that crop; inputs of unpaired sources are then cut out of the whole image degraded",
-    )
-    fidelity_anchor: Use | None = Field(
-        default=None,
-        description="a differentiable metric between image and truth, as the anchor of a faithful output teacher",
-    )
-    realness_anchor: Use | None = Field(
-        default=None, description="the same for a realistic output teacher"
-    )
-    decode_crop_size: Count | None = Field(
-        default=None,
-        description="side of the random part of the student's output that is decoded, pixels: eq. 1 and teachers of other latent "
-        "spaces see that part only; default: all of it",
+        description="what an output teacher restores: the crop that the student sees, or the full "
+        "image, whose result is cropped; inputs of unpaired sources are then cropped from the "
+        "degraded full image",
     )
 
     @property
-    def restores_images(self) -> bool:
-        """Whether a teacher is asked for what it makes of whole images."""
-        asked = [
-            getattr(self.weights, role)
-            for role in ("fidelity", "realness")
-            if getattr(self, f"{role}_term") == "output"
-        ]
-        return self.output_targets == "image" and any(asked)
+    def restores_full_images(self) -> bool:
+        """Whether the teacher is asked to restore full images."""
+        return self.weight > 0 and self.term == "output" and self.output_input == "full_image"
 
 
-class Stage2(Table):
-    """Controllability distillation (Sec. 4.4)."""
+class Stage1Config(Config):
+    """Dual-teacher score distillation (Sec. 4.3)."""
 
-    steps: Annotated[int, Field(ge=0)] = Field(
-        default=50_000, description="0 leaves stage 2 out: the student has no knob"
+    steps: Count = 20_000
+    learning_rate: Positive = 5e-5
+    adapter: AdapterConfig = AdapterConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    teachers: dict[TeacherName, TeacherLossConfig] = Field(
+        default_factory=dict,
+        validate_default=True,
+        description="the terms of each teacher, by its name in [teachers]",
+    )
+    score_weighting: Literal["literal", "clipped", "sample"] = Field(
+        default="clipped", description="weight of a score difference over timesteps"
+    )
+    teacher_gradient: Literal["full", "sds"] = Field(
+        default="full",
+        description='through the teachers ("full") or as in score distillation sampling ("sds")',
+    )
+    decode_crop_size: Count | None = Field(
+        default=None,
+        description="side of the random crop of the student's output that is decoded, pixels: "
+        "eq. 1 and teachers of other latent spaces see that crop only; default: all of it",
+    )
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _fill_in_paper_weights(cls, tables: Any) -> Any:
+        """Give the paper's two teachers its weights where the recipe states none."""
+        if not isinstance(tables, dict):
+            return tables
+        filled = dict(tables)
+        for role, weight in PAPER_WEIGHTS.items():
+            table = filled.get(role, {})
+            if isinstance(table, dict):
+                filled[role] = {"weight": weight, **table}
+        return filled
+
+    @model_validator(mode="after")
+    def _check_something_to_learn(self) -> Self:
+        eq1 = self.reconstruction
+        weights = [eq1.l2_weight, eq1.l1_weight, eq1.perceptual_weight]
+        weights += [teacher.weight for teacher in self.teachers.values()]
+        if not any(weights):
+            raise ValueError("all weights are 0: there is nothing to learn")
+        return self
+
+    @property
+    def restores_full_images(self) -> bool:
+        """Whether a teacher is asked to restore full images."""
+        return any(teacher.restores_full_images for teacher in self.teachers.values())
+
+
+class Stage2Config(Config):
+    """Flow-matching controllability distillation (Sec. 4.4)."""
+
+    steps: CountOrZero = Field(
+        default=50_000, description="0 leaves stage 2 out: the student has a fixed tradeoff"
     )
     learning_rate: Positive = 5e-5
     variant: Literal["adapter_scaling", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "adapter_scaling"
     target: Literal["reconstruction", "teacher"] = Field(
-        default="reconstruction", description="what a gate aims at between the ends of the knob"
+        default="reconstruction",
+        description="what adapter scaling learns: the reconstruction loss, or a mix of the stage-1 "
+        "student's latent and the faithful teacher's",
     )
     l2_weight_ratio: Annotated[float, Field(gt=1)] = Field(
-        default=40.0, description="L2 weight at tradeoff 1 over that at 0, for target geo"
+        default=40.0,
+        description="L2 weight at tradeoff 1 over that at 0, for the reconstruction target",
     )
-    adapter: Adapter = Adapter(rank=16)
-    faithful_every: Annotated[int, Field(ge=0)] = Field(
-        default=3, description="every so many steps the gate trains tradeoff 1 itself; 0: never"
+    adapter: AdapterConfig = AdapterConfig(rank=16)
+    faithful_every: CountOrZero = Field(
+        default=3, description="every so many steps adapter scaling trains tradeoff 1; 0: never"
     )
-    faithful_check_images: Annotated[int, Field(ge=0)] = Field(
-        default=16, description="training crops on which the faithful endpoint is compared first"
+    faithful_check_images: CountOrZero = Field(
+        default=16, description="training crops on which the faithful target is checked first"
     )
 
+    @property
+    def uses_faithful_target(self) -> bool:
+        """Whether the faithful teacher's images are learned from."""
+        if self.variant == "adapter_scaling":
+            return self.target == "teacher"
+        return self.variant == "oftsr"
 
-class Training(Table):
+    @property
+    def uses_start(self) -> bool:
+        """Whether the stage-1 student's latent is learned from."""
+        return self.variant != "adapter_scaling" or self.target == "teacher"
+
+
+class TrainingConfig(Config):
     """How both stages are trained."""
 
     mixed_precision: Literal["no", "bf16"] = Field(
@@ -260,18 +287,17 @@ class Training(Table):
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="recompute activations in the backward pass instead of keeping them: less "
-        "memory, more time",
+        description="recompute activations in the backward pass: less memory, more time",
     )
     recast_weights: bool = Field(
         default=False,
         description="with bf16: cast frozen weights again in the backward pass instead of keeping "
-        "their bfloat16 copies: less memory in nearly the same time",
+        "their copies, which takes next to no time; not with gradient_checkpointing",
     )
     per_term_backward: bool = Field(
         default=False,
-        description="stage 1: take the gradient of each teacher's terms before the next one is asked: less memory in the same "
-        "time, but one more gradient of the trained weights for each",
+        description="stage 1: take the gradient of each teacher's terms before the next teacher is "
+        "asked: less memory in the same time, but one more gradient of the trained weights each",
     )
     channels_last: bool = Field(
         default=False,
@@ -279,15 +305,17 @@ class Training(Table):
     )
     compile: bool = Field(
         default=False,
-        description="compile the blocks of student and teachers: slow first steps, then faster ones on a GPU",
+        description="compile the blocks of student and teachers: slow first steps, then faster "
+        "ones on a GPU",
     )
     sharding: Literal["none", "full"] = Field(
         default="none",
-        description="full: of several processes each keeps a part of the frozen weights, and a block is gathered while it is used",
+        description="full: each of several processes keeps a part of the frozen weights, and a "
+        "block is gathered while it is used",
     )
     adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     adam_weight_decay: NonNegative = 0.01
-    lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lr_warmup_steps: CountOrZero = 0
     lr_decay_fraction: Fraction = Field(
         default=0.0,
         description="last part of each stage over which the learning rate falls linearly to 0",
@@ -299,16 +327,17 @@ class Training(Table):
     )
     checkpointing_steps: Count = Field(default=500, description="steps between checkpoints")
     checkpoints_total_limit: Count = Field(default=2, description="newest checkpoints kept")
-    validation_steps: Annotated[int, Field(ge=0)] = Field(
+    validation_steps: CountOrZero = Field(
         default=500, description="steps between sample grids; 0: none"
     )
     logging_steps: Count = 10
     cache_gib: NonNegative = Field(
         default=0.0,
-        description="disk for what frozen models make of inputs that come again (data.cycle), GiB; 0: no cache",
+        description="disk for features of frozen models whose inputs repeat "
+        "(data.cycle_steps), GiB; 0: no cache",
     )
     cache_dir: Path | None = Field(
-        default=None, description="where that is; default: $DISTILLKIT_CACHE or ~/.cache/distillkit"
+        default=None, description="default: $DISTILLKIT_CACHE or ~/.cache/distillkit"
     )
     max_nonfinite_steps: Count = Field(
         default=3, description="non-finite losses in a row at which the run stops"
@@ -316,52 +345,64 @@ class Training(Table):
     log_with: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
 
 
-class Evaluation(Table):
+class EvaluationConfig(Config):
     """How the student is judged on the held-out images."""
 
     tradeoffs: list[Fraction] = Field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     alphas: list[Fraction] = Field(
         default_factory=lambda: [n / 10 for n in range(1, 10)],
-        description="linear combinations of the teachers' images; 1 would be all fidelity. A coarse grid flatters the student",
+        description="linear combinations of the teachers' images; 1 would be all fidelity. A "
+        "coarse grid flatters the student",
     )
-    metrics: list[Use] = Field(
-        default_factory=lambda: [Use(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")]
+    metrics: list[UseConfig] = Field(
+        default_factory=lambda: [
+            UseConfig(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")
+        ]
     )
     reference: str | None = Field(
         default="bicubic",
-        description='the method that others are compared with in pairs: "fidelity", "student@0", "linear:0.5"',
+        description="the method that others are compared with in pairs: "
+        '"fidelity", "student@0", "linear:0.5"',
     )
-    interpolate: Path | None = Field(
+    interpolate_with: Path | None = Field(
         default=None,
-        description="another run's folder: interpolating the weights of both stage-1 students is one more baseline",
+        description="another run's folder: interpolating the weights of both stage-1 students is "
+        "one more baseline",
     )
-    seeds: Count = Field(
+    num_seeds: Count = Field(
         default=1,
-        description="restorations of every image, with draws of their own: for means and deviations of models that draw",
+        description="restorations of every image, each with its own random draws: for means and "
+        "deviations of models that draw noise",
     )
-    crop: Count | None = Field(
-        default=None, description="side of the evaluation crops, pixels; default: whole images"
+    crop_size: Count | None = Field(
+        default=None, description="side of the evaluation crops, pixels; default: full images"
     )
     crops_per_image: Count = 1
     max_images: Count | None = Field(
         default=None, description="evaluate only the first so many images or crops"
     )
-    gallery: Count = Field(default=4, description="images shown in the strip and the report")
+    num_gallery_images: Count = Field(
+        default=4, description="images shown in the comparison figure and the report"
+    )
 
 
-class Recipe(Table):
-    """A whole run."""
+class Recipe(Config):
+    """A complete run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     extends: list[str] = Field(default_factory=list, description="recipes this one changes")
     seed: int = 0
-    student: Use
-    teachers: Teachers = Teachers()
-    degradation: Use | None = Field(
+    student: UseConfig
+    teachers: dict[TeacherName, UseConfig] = Field(
+        default_factory=dict,
+        description='"fidelity": the faithful teacher T_f; "realness": the realistic teacher T_r; '
+        "either may be left out where its weight is 0",
+    )
+    degradation: UseConfig | None = Field(
         default=None, description="makes low-quality inputs of unpaired sources"
     )
-    data: Data
-    stage1: Stage1 = Stage1()
-    stage2: Stage2 = Stage2()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
+    data: DataConfig
+    stage1: Stage1Config = Stage1Config()
+    stage2: Stage2Config = Stage2Config()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

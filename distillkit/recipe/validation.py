@@ -1,46 +1,54 @@
-"""What the parts of a recipe need of each other, beyond each key being right by itself."""
+"""What the parts of a recipe need from each other, beyond each key being valid by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from distillkit.plugins.descriptors import Capability, Spec, TeacherSpec
+from distillkit.errors import did_you_mean
+from distillkit.plugins.descriptors import Spec, TeacherSpec
 from distillkit.recipe.document import Document
 from distillkit.recipe.errors import Problem
 from distillkit.recipe.positions import KeyPath
-from distillkit.recipe.schema import Source, Stage1, Stage2, Training
+from distillkit.recipe.schema import (
+    FIDELITY,
+    SourceConfig,
+    Stage1Config,
+    Stage2Config,
+    TeacherLossConfig,
+    TrainingConfig,
+)
+
+if TYPE_CHECKING:
+    from distillkit.recipe.load import Component
 
 Model = TypeVar("Model", bound=BaseModel)
-ROLES = ("fidelity", "realness")
+Components = Mapping[KeyPath, "Component"]
 
 
-def check(document: Document, specs: Mapping[str, tuple[str, Spec]]) -> Iterator[Problem]:
-    """Problems of the tables that are valid by themselves.
+def check(document: Document, components: Components) -> Iterator[Problem]:
+    """Yield the problems between tables that are valid by themselves.
 
     Args:
-        specs: full name and descriptor of what each ``use`` table names, by key path.
+        document: the recipe.
+        components: what its ``use`` tables name, by key path.
     """
-    stage1 = _valid(Stage1, document.get(("stage1",)))
+    stage1 = _valid(Stage1Config, document.get(("stage1",)))
+    stage2 = _valid(Stage2Config, document.get(("stage2",)))
+    training = _valid(TrainingConfig, document.get(("training",)))
     if stage1 is not None:
-        yield from _check_teachers(document, stage1, specs)
-        yield from _check_anchors(document, stage1)
-    stage2 = _valid(Stage2, document.get(("stage2",)))
+        yield from _check_teachers(document, stage1, components)
     if stage2 is not None:
-        yield from _check_endpoint(document, stage2, specs)
-    training = _valid(Training, document.get(("training",)))
+        yield from _check_faithful_target(document, stage2, components)
     if training is not None and training.sharding == "full":
-        yield from _check_sharding(document, training, stage1, stage2)
+        yield from _check_sharding(document, training)
+        yield from _check_sharded_stages(document, stage1, stage2)
     if training is not None and training.recast_weights:
         yield from _check_recasting(document, training)
-    for part in ("train", "eval"):
-        sources = document.get(("data", part))
-        for i, table in enumerate(sources if isinstance(sources, list) else []):
-            source = _valid(Source, table)
-            if source is not None:
-                yield from _check_source(document, source, ("data", part, i))
+    for split in ("train", "eval"):
+        yield from _check_sources(document, split)
 
 
 def _valid(model: type[Model], values: Any) -> Model | None:
@@ -51,94 +59,137 @@ def _valid(model: type[Model], values: Any) -> Model | None:
 
 
 def _check_teachers(
-    document: Document, stage1: Stage1, specs: Mapping[str, tuple[str, Spec]]
+    document: Document, stage1: Stage1Config, components: Components
 ) -> Iterator[Problem]:
-    for role in ROLES:
-        weight, term = getattr(stage1.weights, role), getattr(stage1, f"{role}_term")
-        if weight == 0:
+    named = document.get(("teachers",))
+    teachers = list(named) if isinstance(named, dict) else []
+    for name, loss in stage1.teachers.items():
+        yield from _check_anchor_metric(document, name, loss)
+        if loss.weight == 0:
             continue
-        key: KeyPath = ("teachers", role)
-        if document.get(key) is None:
-            what = f"missing, while stage1.weights.{role} is {weight:g}; name a teacher or set that weight to 0"
-            yield Problem(document.origin(key), key, what)
-        elif f"teachers.{role}" in specs and term not in _offers(specs[f"teachers.{role}"][1]):
-            name, other = specs[f"teachers.{role}"][0], "output" if term == "score" else "score"
-            what = f'{name} offers no {term}, but stage1.{role}_term = "{term}"; set that to "{other}" or name another teacher'
-            yield Problem(
-                document.origin((*key, "use")), (*key, "use"), what, tuple(_capability_table(specs))
-            )
-
-
-def _check_anchors(document: Document, stage1: Stage1) -> Iterator[Problem]:
-    """A score has an anchor of its own."""
-    for role in ROLES:
-        if (
-            getattr(stage1, f"{role}_anchor") is not None
-            and getattr(stage1, f"{role}_term") == "score"
-        ):
-            key: KeyPath = ("stage1", f"{role}_anchor")
-            what = f'is for an output teacher, but stage1.{role}_term = "score"; leave it out, or set that to "output"'
+        if name not in teachers:
+            yield _missing_teacher(document, name, loss, teachers)
+        else:
+            yield from _check_capability(document, name, loss, components)
+    for name in teachers:
+        if name not in stage1.teachers:
+            key: KeyPath = ("teachers", name)
+            what = f"has no [stage1.teachers.{name}], which says what it teaches"
             yield Problem(document.origin(key), key, what)
 
 
-def _check_endpoint(
-    document: Document, stage2: Stage2, specs: Mapping[str, tuple[str, Spec]]
-) -> Iterator[Problem]:
-    """A stage 2 that aims at the faithful endpoint needs the teacher's images."""
-    aims = stage2.variant == "oftsr" or (
-        stage2.variant == "adapter_scaling" and stage2.target == "teacher"
+def _missing_teacher(
+    document: Document, name: str, loss: TeacherLossConfig, teachers: list[str]
+) -> Problem:
+    key: KeyPath = ("teachers", name)
+    what = (
+        f"missing, while stage1.teachers.{name}.weight is {loss.weight:g}; "
+        f"name a teacher or set that weight to 0{did_you_mean(name, teachers)}"
     )
-    teacher = specs.get("teachers.fidelity")
-    missing = document.get(("teachers", "fidelity")) is None
-    if (
-        stage2.steps
-        and aims
-        and (missing or (teacher is not None and "output" not in _offers(teacher[1])))
-    ):
-        key: KeyPath = ("stage2", "target" if stage2.variant == "adapter_scaling" else "variant")
-        what = "aims at the faithful teacher's images, and "
-        what += (
-            "teachers.fidelity is missing"
-            if missing
-            else f"{teacher[0] if teacher else ''} offers none"
-        )
-        yield Problem(
-            document.origin(key),
-            key,
-            f'{what}; name another teacher, or take variant "adapter_scaling" with target "reconstruction"',
-        )
+    return Problem(document.origin(key), key, what)
 
 
-def _check_sharding(
-    document: Document, training: Training, stage1: Stage1 | None, stage2: Stage2 | None
+def _check_capability(
+    document: Document, name: str, loss: TeacherLossConfig, components: Components
 ) -> Iterator[Problem]:
-    """What cannot be had while frozen weights are sharded over the processes."""
-    copies = "trains as many weights as there are, which every process would keep whole, five times with all that belongs to them"
-    for name, stage in (("stage1", stage1), ("stage2", stage2)):
-        if stage is not None and stage.steps and stage.adapter.kind == "full":
-            yield _unsharded(document, (name, "adapter", "kind"), f'"full" {copies}; take "lora"')
-    if stage2 is not None and stage2.steps and stage2.variant == "oftsr":
-        yield _unsharded(
-            document, ("stage2", "variant"), f'"oftsr" {copies}; take "adapter_scaling"'
+    component = components.get(("teachers", name))
+    if component is None or loss.term in _capabilities(component.spec):
+        return
+    other = "output" if loss.term == "score" else "score"
+    what = (
+        f"{component.full_name} offers no {loss.term}, but stage1.teachers.{name}.term = "
+        f'"{loss.term}"; set that to "{other}" or name another teacher'
+    )
+    key: KeyPath = ("teachers", name, "use")
+    yield Problem(document.origin(key), key, what, tuple(_capability_table(components)))
+
+
+def _check_anchor_metric(
+    document: Document, name: str, loss: TeacherLossConfig
+) -> Iterator[Problem]:
+    """A score has an anchor of its own."""
+    if loss.anchor_metric is not None and loss.term == "score":
+        key: KeyPath = ("stage1", "teachers", name, "anchor_metric")
+        what = (
+            f'is for an output teacher, but stage1.teachers.{name}.term = "score"; '
+            'leave it out, or set that to "output"'
         )
-    if stage1 is not None and stage1.restores_images:
-        what = 'images of different sizes may take a teacher different numbers of passes, and the others would wait; take "crop"'
-        yield _unsharded(document, ("stage1", "output_targets"), what)
+        yield Problem(document.origin(key), key, what)
+
+
+def _check_faithful_target(
+    document: Document, stage2: Stage2Config, components: Components
+) -> Iterator[Problem]:
+    """A stage 2 with a faithful target needs the faithful teacher's images."""
+    if stage2.steps == 0 or not stage2.uses_faithful_target:
+        return
+    teacher = components.get(("teachers", FIDELITY))
+    if document.get(("teachers", FIDELITY)) is None:
+        reason = f"teachers.{FIDELITY} is missing"
+    elif teacher is not None and "output" not in _capabilities(teacher.spec):
+        reason = f"{teacher.full_name} offers none"
+    else:
+        return
+    key: KeyPath = ("stage2", "variant")
+    if stage2.variant == "adapter_scaling":
+        key = ("stage2", "target")
+    what = (
+        f"needs the faithful teacher's images, and {reason}; name another teacher, "
+        'or take variant "adapter_scaling" with target "reconstruction"'
+    )
+    yield Problem(document.origin(key), key, what)
+
+
+def _check_sharding(document: Document, training: TrainingConfig) -> Iterator[Problem]:
+    """Refuse settings that do not work while frozen weights are sharded."""
     if training.cache_gib:
-        what = "a process that finds a result makes no pass, and the others would wait for its part of the weights; set it to 0"
-        yield _unsharded(document, ("training", "cache_gib"), what)
+        what = (
+            "a process that finds a cached result makes no pass, and the others would wait for "
+            "its part of the weights; set it to 0"
+        )
+        yield _unshardable(document, ("training", "cache_gib"), what)
     if training.recast_weights:
         what = "the backward pass would gather every weight once more; set it to false"
-        yield _unsharded(document, ("training", "recast_weights"), what)
+        yield _unshardable(document, ("training", "recast_weights"), what)
     if training.channels_last:
-        yield _unsharded(
-            document,
-            ("training", "channels_last"),
-            "torch shards weights in the usual order only; set it to false",
-        )
+        what = "torch shards weights in the usual memory order only; set it to false"
+        yield _unshardable(document, ("training", "channels_last"), what)
 
 
-def _check_recasting(document: Document, training: Training) -> Iterator[Problem]:
+def _check_sharded_stages(
+    document: Document, stage1: Stage1Config | None, stage2: Stage2Config | None
+) -> Iterator[Problem]:
+    copies = (
+        "trains as many weights as there are, which every process would keep in full, five times "
+        "with gradients, averages and optimizer states"
+    )
+    for name, stage in (("stage1", stage1), ("stage2", stage2)):
+        if stage is not None and stage.steps and stage.adapter.kind == "full":
+            key: KeyPath = (name, "adapter", "kind")
+            yield _unshardable(document, key, f'"full" {copies}; take "lora"')
+    if stage2 is not None and stage2.steps and stage2.variant == "oftsr":
+        key = ("stage2", "variant")
+        yield _unshardable(document, key, f'"oftsr" {copies}; take "adapter_scaling"')
+    if stage1 is not None:
+        yield from _check_sharded_full_images(document, stage1)
+
+
+def _check_sharded_full_images(document: Document, stage1: Stage1Config) -> Iterator[Problem]:
+    what = (
+        "images of different sizes may take a teacher different numbers of passes, and the other "
+        'processes would wait; take "crop"'
+    )
+    for name, loss in stage1.teachers.items():
+        if loss.restores_full_images:
+            key: KeyPath = ("stage1", "teachers", name, "output_input")
+            yield _unshardable(document, key, what)
+
+
+def _unshardable(document: Document, key: KeyPath, what: str) -> Problem:
+    return Problem(document.origin(key), key, f'not with training.sharding = "full": {what}')
+
+
+def _check_recasting(document: Document, training: TrainingConfig) -> Iterator[Problem]:
     """Refuse weight re-casting where frozen weights are not cast, or not by their layers."""
     key: KeyPath = ("training", "recast_weights")
     if training.mixed_precision == "no":
@@ -161,29 +212,35 @@ def _check_recasting(document: Document, training: Training) -> Iterator[Problem
         yield Problem(document.origin(key), key, what)
 
 
-def _unsharded(document: Document, key: KeyPath, what: str) -> Problem:
-    return Problem(document.origin(key), key, f'not with training.sharding = "full": {what}')
+def _check_sources(document: Document, split: str) -> Iterator[Problem]:
+    tables = document.get(("data", split))
+    if not isinstance(tables, list) or document.get(("degradation",)) is not None:
+        return
+    for i, table in enumerate(tables):
+        source = _valid(SourceConfig, table)
+        if source is None or source.imagefolder is None or source.lq_column is not None:
+            continue
+        key: KeyPath = ("data", split, i)
+        what = (
+            "has clean images only, so the recipe needs a [degradation], or an lq_column with "
+            "inputs"
+        )
+        yield Problem(document.origin(key), key, what)
 
 
-def _offers(teacher: Spec) -> frozenset[Capability]:
+def _capabilities(teacher: Spec) -> frozenset[str]:
     assert isinstance(teacher, TeacherSpec)
     return teacher.capabilities
 
 
-def _capability_table(specs: Mapping[str, tuple[str, Spec]]) -> Iterator[str]:
-    teachers = [(role, *specs[f"teachers.{role}"]) for role in ROLES if f"teachers.{role}" in specs]
-    width = max(len(name) for _, name, _ in teachers)
-    yield f"{'role':<10}{'teacher':<{width + 2}}{'score':<7}output"
-    for role, name, spec in teachers:
-        score, output = ("yes" if term in _offers(spec) else "no" for term in ("score", "output"))
-        yield f"{role:<10}{name:<{width + 2}}{score:<7}{output}"
-
-
-def _check_source(document: Document, source: Source, path: KeyPath) -> Iterator[Problem]:
-    if (
-        source.imagefolder is not None
-        and source.lq_column is None
-        and document.get(("degradation",)) is None
-    ):
-        what = "has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
-        yield Problem(document.origin(path), path, what)
+def _capability_table(components: Components) -> Iterator[str]:
+    """Show what each teacher of the recipe offers."""
+    teachers = [c for key, c in components.items() if key[0] == "teachers"]
+    name_width = max(len(c.full_name) for c in teachers) + 2
+    role_width = max(10, *(len(str(c.key[1])) + 2 for c in teachers))
+    yield f"{'role':<{role_width}}{'teacher':<{name_width}}{'score':<7}output"
+    for teacher in teachers:
+        offered = _capabilities(teacher.spec)
+        score, output = ("yes" if term in offered else "no" for term in ("score", "output"))
+        role = str(teacher.key[1])
+        yield f"{role:<{role_width}}{teacher.full_name:<{name_width}}{score:<7}{output}"

@@ -32,7 +32,7 @@ RULES: dict[str, tuple[Compatibility, str]] = {
     "degradation": ("fork", "the inputs depend on it"),
     "data": ("fork", "the batches depend on it"),
     "data.eval": ("safe", "held-out images, which are not trained on"),
-    "data.workers": ("safe", "how batches are loaded, not which"),
+    "data.num_workers": ("safe", "how batches are loaded, not which"),
     "data.image_cache_mb": ("safe", "how batches are loaded, not which"),
     "data.max_bad_fraction": ("safe", "when a run gives up"),
     "stage1": ("fork", "steps of stage 1 depend on it"),

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair
-from distillkit.diffusion.model import OutputTeacher
+from distillkit.diffusion.model import ModelInput, OutputTeacher
+from distillkit.diffusion.padding import restore_padded
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import (
@@ -26,11 +27,10 @@ from distillkit.evaluation.protocol import (
 )
 from distillkit.evaluation.results import ROLES, STUDENT, Results
 from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
-from distillkit.inference.student import Student, interpolated, load_student
-from distillkit.inference.tiling import restore_padded
+from distillkit.inference.student import Student, interpolate_students, load_student
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.descriptors import TeacherSpec
-from distillkit.recipe.build import build, held_out, pick_device
+from distillkit.recipe.build import build, open_evaluation_pairs, pick_device
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.report.files import write_evaluation
 from distillkit.report.page import write_report
@@ -68,7 +68,7 @@ def evaluate_run(
     device = pick_device(device)
     student = load_student(run_dir / "student", device)
     teachers = _build_output_teachers(resolved, device)
-    if combine is None and len(teachers) == len(ROLES):
+    if combine is None and teachers.keys() >= set(ROLES):
         combine = ROLES
     items = _held_out_items(resolved, student.model.scale, device)
     metrics, absent = _build_metrics(resolved, device)
@@ -90,9 +90,9 @@ def evaluate_run(
         absent=absent,
     )
     # The gallery keeps the images of the first seed: it takes every photo once.
-    gallery = Gallery(options.gallery)
+    gallery = Gallery(options.num_gallery_images)
     results_by_seed = []
-    for seed_offset in range(options.seeds):
+    for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
         results_by_seed.append(evaluate(methods, items, metrics, seeded, observe=gallery))
     return _write_results(resolved, run_dir, Results.over_seeds(results_by_seed), gallery)
@@ -101,15 +101,12 @@ def evaluate_run(
 def _build_output_teachers(
     resolved: ResolvedRecipe, device: torch.device
 ) -> dict[str, OutputTeacher]:
-    """Build the recipe's teachers that offer images, not only scores, by role."""
+    """Build the recipe's teachers that offer images, not only scores, by name."""
     teachers = {}
-    for role in ROLES:
-        key = f"teachers.{role}"
-        component = resolved.components.get(key)
-        if component is None or not isinstance(component.spec, TeacherSpec):
-            continue
+    for name, component in resolved.teachers.items():
+        assert isinstance(component.spec, TeacherSpec)
         if "output" in component.spec.capabilities:
-            teachers[role] = build(resolved, key, device)
+            teachers[name] = build(component, device)
     return teachers
 
 
@@ -119,9 +116,9 @@ def _held_out_items(
     device: torch.device,
 ) -> list[EvaluationPair]:
     degradation: Degradation | None = None
-    if "degradation" in resolved.components:
-        degradation = build(resolved, "degradation", device)
-    items = held_out(resolved, degradation, scale)
+    if resolved.degradation is not None:
+        degradation = build(resolved.degradation, device)
+    items = open_evaluation_pairs(resolved, degradation, scale)
     return items[: resolved.recipe.evaluation.max_images]
 
 
@@ -134,9 +131,8 @@ def _build_metrics(
         The metrics, and the reasons why others are missing, by name.
     """
     builders = {}
-    for key, component in resolved.components.items():
-        if key.startswith("evaluation.metrics."):
-            builders[component.spec.name] = partial(build, resolved, key, device)
+    for component in resolved.metrics:
+        builders[component.spec.name] = partial(build, component, device)
     return available_metrics(builders)
 
 
@@ -153,20 +149,20 @@ def _model_methods(
     methods = []
     for tradeoff in _tradeoffs(student, options.tradeoffs):
         methods.append(_model_method(STUDENT, student, tradeoff, trained, device))
-    for role, teacher in teachers.items():
+    for name, teacher in teachers.items():
         # A teacher is evaluated as a student with a fixed tradeoff.
-        methods.append(_model_method(role, Student(teacher, None), None, 0, device))
-    if options.interpolate is not None:
-        student = interpolated(run_dir, options.interpolate, device)
+        methods.append(_model_method(name, Student(teacher, None), None, 0, device))
+    if options.interpolate_with is not None:
+        student = interpolate_students(run_dir, options.interpolate_with, device)
         for tradeoff in options.tradeoffs:
             methods.append(_model_method("interpolated", student, tradeoff, None, device))
     return methods
 
 
 def _tradeoffs(student: Student, tradeoffs: list[float]) -> list[float]:
-    """Keep only tradeoff 0 where the student has a fixed one."""
+    """Keep one tradeoff where the student's is fixed."""
     if student.variant is None:
-        return [0.0]
+        return [student.fixed_tradeoff]
     return tradeoffs
 
 
@@ -180,16 +176,13 @@ def _model_method(
     """Make a method that restores images of any size."""
     model = student.model
 
-    def restore(
-        item: str,
-        lq: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        def restore_lq(padded: Tensor) -> Tensor:
+    def restore(item: str, inputs: ModelInput, generator: torch.Generator) -> Tensor:
+        def restore_lq(padded: ModelInput) -> Tensor:
             return student.restore(padded, tradeoff, generator)
 
         # Called as a user's image is restored, one at a time.
-        image = restore_padded(restore_lq, lq.to(device), model.scale, model.size_multiple)
+        inputs = replace(inputs, lq=inputs.lq.to(device))
+        image = restore_padded(restore_lq, inputs, model.scale, model.size_multiple)
         return image.cpu()
 
     return Method(
@@ -204,15 +197,13 @@ def _model_method(
 
 def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[str]:
     """Name the metrics that the student was trained against, and variants."""
-    keys = [f"stage1.{role}_anchor" for role in ROLES]
-    if resolved.recipe.stage1.weights.perceptual > 0:
-        keys.append("stage1.perceptual")
+    losses = list(resolved.anchor_metrics.values())
+    if resolved.perceptual_metric is not None:
+        losses.append(resolved.perceptual_metric)
     trained_against = set()
-    for key in keys:
-        if key not in resolved.components:
-            continue
+    for component in losses:
         # "lpips" stands for "lpips-vgg" and "lpips-alex", too, but not for "lpipsy".
-        loss = resolved.components[key].spec.name
+        loss = component.spec.name
         names = [m.name for m in results.metrics if f"{m.name}-".startswith(f"{loss}-")]
         trained_against.update(names)
     return trained_against

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
 from distillkit.files.images import decode_image, read_image
@@ -147,13 +148,9 @@ def _shorten(lines: Sequence[str], limit: int) -> list[str]:
 
 
 def _file_method(label: str, files: Files) -> Method:
-    def restore(
-        item: str,
-        lq: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def restore(item: str, inputs: ModelInput, generator: torch.Generator) -> Tensor:
         image = read_image(files[item])
-        return image[None].to(lq.device)
+        return image[None].to(inputs.lq.device)
 
     name, tradeoff = _parse_label(label)
     return Method(name, tradeoff, None, restore)

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from distillkit.errors import DistillkitError
 from distillkit.files.weights import WeightFile
 from distillkit.recipe import fields
-from distillkit.recipe.load import ResolvedRecipe
+from distillkit.recipe.load import PERCEPTUAL_METRIC, ResolvedRecipe
 from distillkit.recipe.positions import KeyPath, dotted
-from distillkit.recipe.schema import Source
+from distillkit.recipe.schema import SourceConfig
 
 Say = Callable[[str], None]
 """Shows a line to the user."""
@@ -127,18 +127,18 @@ def _weight_files(resolved: ResolvedRecipe, *, evaluation: bool) -> list[WeightF
     Those of a distance with weight 0 are left out, and without ``evaluation`` its metrics' too.
     """
     by_name: dict[str, WeightFile] = {}
-    for key, component in resolved.components.items():
+    for component in resolved.components.values():
         # A distance without weight is never built.
-        if key == "stage1.perceptual" and resolved.recipe.stage1.weights.perceptual == 0:
+        if component.key == PERCEPTUAL_METRIC and resolved.perceptual_metric is None:
             continue
-        if key.startswith("evaluation.") and not evaluation:
+        if component.key[0] == "evaluation" and not evaluation:
             continue
         for file in component.config.weight_files():
             by_name[file.name] = file
     return list(by_name.values())
 
 
-def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, Source]]:
+def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConfig]]:
     data = resolved.recipe.data
     for number, source in enumerate(data.train):
         yield ("data", "train", number), source
@@ -151,14 +151,14 @@ def _missing_data(resolved: ResolvedRecipe) -> list[str]:
     return datasets + list(_missing_paths(resolved))
 
 
-def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, Source]]:
+def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, SourceConfig]]:
     """Yield the Hub's datasets that are not here, each with its name."""
     for key, source in _sources(resolved):
         if source.hub is not None:
             from distillkit.data.hub import is_cached
 
             if not is_cached(source.hub):
-                place = _locate(resolved, (*key, "hub"))
+                place = resolved.locate((*key, "hub"))
                 yield f"{place} - dataset {source.hub}", source
 
 
@@ -171,17 +171,17 @@ def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
         component = resolved.components.get(dotted(key))
         if source.imagefolder is not None:
             if not source.imagefolder.is_dir():
-                place = _locate(resolved, (*key, "imagefolder"))
+                place = resolved.locate((*key, "imagefolder"))
                 yield f"{place} - no such folder: {source.imagefolder}"
         elif source.parquet is not None:
             if not _matches_a_file(str(source.parquet)):
-                place = _locate(resolved, (*key, "parquet"))
+                place = resolved.locate((*key, "parquet"))
                 yield f"{place} - no such file: {source.parquet}"
         elif component is not None:
             for below in fields.paths_within(component.spec.config, dict(component.table)):
                 path = resolved.document.get((*key, *below))
                 if not Path(path).exists():
-                    place = _locate(resolved, (*key, *below))
+                    place = resolved.locate((*key, *below))
                     yield f"{place} - no such file or folder: {path}"
 
 
@@ -193,7 +193,7 @@ def _matches_a_file(pattern: str) -> bool:
     return "://" in pattern or bool(glob.glob(pattern, recursive=True))  # noqa: PTH207
 
 
-def _fetch_dataset(source: Source, say: Say) -> None:
+def _fetch_dataset(source: SourceConfig, say: Say) -> None:
     from distillkit.data.hub import size_and_license
     from distillkit.data.sources import Columns, open_source
 
@@ -204,13 +204,9 @@ def _fetch_dataset(source: Source, say: Say) -> None:
         hub=source.hub,
         revision=source.revision,
         split=source.split,
-        columns=Columns(source.column, source.lq_column, source.caption_column),
+        columns=Columns(source.image_column, source.lq_column, source.caption_column),
     )
     say(f"here: {len(opened)} images of {source.hub}")
-
-
-def _locate(resolved: ResolvedRecipe, key: KeyPath) -> str:
-    return f"{resolved.document.origin(key)}  {dotted(key)}"
 
 
 def _describe(file: WeightFile) -> str:

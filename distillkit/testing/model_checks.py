@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.diffusion.codec import Codec
-from distillkit.diffusion.model import Condition, DiffusionModel, OutputTeacher
+from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput, OutputTeacher
 from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.plugins.descriptors import Capability
@@ -49,7 +49,7 @@ def _gt(model: Any, seed: int = 1) -> Tensor:
 
 
 def _condition(model: DiffusionModel) -> Condition:
-    return model.condition(_lq(model))
+    return model.condition(ModelInput(_lq(model)))
 
 
 class _Noised(NamedTuple):
@@ -162,7 +162,7 @@ def check_predictions(model: DiffusionModel) -> None:
     with torch.no_grad():
         require_finite("the network's output", model(z_t, t, condition), shape)
         a = model.predict(z_t, t, condition)
-        b = model.predict(z_t, t, model.condition(_lq(model).flip(0)))
+        b = model.predict(z_t, t, model.condition(ModelInput(_lq(model).flip(0))))
     require_finite("predict(...).sample", a.sample, shape)
     require_finite("predict(...).epsilon", a.epsilon, shape)
     combined = _combine(model, noised, a.sample, a.epsilon)
@@ -230,11 +230,12 @@ def check_restore(model: Any) -> None:
     """Restore images to scale times their size, repeatably, in [-1, 1]."""
     _check_sizes(model)
     lq = _lq(model)
+    inputs = ModelInput(lq)
     before = lq.clone()
-    restored = model.restore(lq, seeded())
+    restored = model.restore(inputs, seeded())
     require_finite("restore(...)", restored, tuple(_gt(model).shape))
     require_image_range("restore(...)", restored)
-    require_repeatable("restore(...)", lambda: model.restore(lq, seeded()))
+    require_repeatable("restore(...)", lambda: model.restore(inputs, seeded()))
     require(torch.equal(lq, before), "restore changes its input in place")
 
 
@@ -244,7 +245,7 @@ def check_unchanged_weights(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise DoesNotApply("it is no torch module")
     before = _sums(model)
-    cast(OutputTeacher, model).restore(_lq(model), seeded())
+    cast(OutputTeacher, model).restore(ModelInput(_lq(model)), seeded())
     after = _sums(model)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     require(not changed, f"restore changes {', '.join(changed[:3])}")

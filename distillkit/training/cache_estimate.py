@@ -1,4 +1,4 @@
-"""How much a run will put into the cache, before it starts."""
+"""Estimate how much of the feature cache a run will use."""
 
 from __future__ import annotations
 
@@ -11,121 +11,164 @@ from torch import Tensor
 
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.sources import BadImageError, Source
-from distillkit.diffusion.model import DiffusionModel
-from distillkit.diffusion.remembered import remembering
-from distillkit.recipe.schema import Recipe
+from distillkit.diffusion.model import DiffusionModel, ModelInput
+from distillkit.recipe.schema import Recipe, TeacherLossConfig
 from distillkit.training.feature_store import FeatureStore, default_folder
-from distillkit.training.models import Cast, Role, encodes_by_network
+from distillkit.training.models import RunModels, Teacher, encodes_by_network
 
-OVERHEAD = 400
+FILE_OVERHEAD = 400
 """Bytes of a file beyond its tensor, about."""
-WIDTH = 4
+VALUE_BYTES = 4
 """Bytes of a value; in mixed precision some results take two."""
-LOOKED_AT = 8
+SAMPLED_IMAGES = 8
 """Images of a source whose sizes stand for those of all."""
 
 
 @dataclass(frozen=True)
-class Forecast:
+class CacheEstimate:
     """Results of one kind that a run will want to keep."""
 
     kind: str
     entries: int
     size: int
     """Bytes of all of them."""
-    again: bool
+    repeats: bool
     """Whether the run itself asks for some of them twice."""
 
 
-def forecast(recipe: Recipe, cast: Cast, batches: PairedBatches) -> list[Forecast]:
-    """What a run of ``recipe`` computes that a later step or run could find again.
+def estimate_cache(
+    recipe: Recipe, models: RunModels, batches: PairedBatches
+) -> list[CacheEstimate]:
+    """Estimate what a run computes that a later step or run could read from the cache.
 
-    One image is encoded by every model whose latents are kept, and restored by the student, to see their size; where whole images
-    are restored, some are read.
+    To see the sizes, one image is encoded by every model whose latents are kept, and restored by
+    the student; where full images are restored, some are read.
     """
-    batch, crop, parts = recipe.data.batch_size, recipe.data.crop, batches.settings.micro_batches
-    piece = min(recipe.stage1.decode_crop_size or crop, crop)
-    found: list[Forecast] = []
+    return list(_Estimator(recipe, models, batches).estimate())
 
-    def made(steps: int) -> int:
-        return parts * min(steps, recipe.data.cycle or steps)
 
-    def note(kind: str, steps: int, values: int, extra: int = 0) -> None:
-        if entries := made(steps) + extra:
-            found.append(
-                Forecast(kind, entries, entries * (OVERHEAD + values), made(steps) < parts * steps)
-            )
+class _Estimator:
+    def __init__(self, recipe: Recipe, models: RunModels, batches: PairedBatches) -> None:
+        self.recipe = recipe
+        self.models = models
+        self.batches = batches
+        self.batch_size = recipe.data.batch_size
+        self.crop = recipe.data.crop_size
+        self.decoded_crop = min(recipe.stage1.decode_crop_size or self.crop, self.crop)
 
-    own = _input_latents(cast, None, crop)
-    for size in own:
-        note("lq latent", recipe.stage1.steps, batch * size)
-    for role, teacher in cast.teachers.items():
-        if getattr(recipe.stage1.weights, role) == 0:
-            continue
-        if getattr(recipe.stage1, f"{role}_term") == "output" or not isinstance(
-            teacher, DiffusionModel
-        ):
-            if recipe.stage1.output_targets == "crop":
-                note("restored", recipe.stage1.steps, batch * 3 * piece**2 * WIDTH)
+    def estimate(self) -> Iterator[CacheEstimate]:
+        stage1, stage2 = self.recipe.stage1, self.recipe.stage2
+        student = self.models.student
+        student_latents = _input_latents(student, self.crop, self.models.device, generates=True)
+        for values in student_latents:
+            yield from self._entries("lq latent", stage1.steps, values)
+        for name, teacher in self.models.teachers.items():
+            yield from self._estimate_teacher(stage1.teachers[name], teacher)
+        for values in student_latents:
+            yield from self._entries("lq latent", stage2.steps, values)
+        if stage2.steps and stage2.uses_start:
+            yield from self._estimate_stage2(_latent(student, self.crop, self.models.device))
+
+    def _estimate_teacher(
+        self, config: TeacherLossConfig, teacher: Teacher
+    ) -> Iterator[CacheEstimate]:
+        steps = self.recipe.stage1.steps
+        if config.weight == 0:
+            return
+        if config.term == "output" or not isinstance(teacher, DiffusionModel):
+            if config.output_input == "full_image":
+                yield self._full_images(teacher.scale)
             else:
-                entries, size = _images(batches, batch * made(recipe.stage1.steps), teacher.scale)
-                asked = batch * parts * recipe.stage1.steps
-                found.append(Forecast("restored image", entries, size, entries < asked))
-            continue
-        side = crop if teacher.space == cast.student.space else piece
-        if encodes_by_network(teacher):
-            note("gt latent", recipe.stage1.steps, batch * _latent(cast, role, side))
-        for size in _input_latents(cast, role, side):
-            note("lq latent", recipe.stage1.steps, batch * size)
-    options = recipe.stage2
-    aims = options.variant == "oftsr" or (
-        options.variant == "adapter_scaling" and options.target == "teacher"
-    )
-    for size in own if options.steps else ():
-        note("lq latent", options.steps, batch * size)
-    if options.steps and (aims or options.variant != "adapter_scaling"):
-        latent = batch * _latent(cast, None, crop)
-        guard = -(-options.faithful_check_images // batch) if aims else 0
-        note("start", options.steps, latent, guard)
-        if aims:
-            note("endpoint", options.steps, latent, guard)
-    return found
+                yield from self._entries("restored", steps, 3 * self.decoded_crop**2)
+            return
+        if not encodes_by_network(teacher):
+            return
+        side = self.decoded_crop
+        if teacher.space == self.models.student.space:
+            side = self.crop
+        yield from self._entries("gt latent", steps, _latent(teacher, side, self.models.device))
+        for values in _input_latents(teacher, side, self.models.device, generates=False):
+            yield from self._entries("lq latent", steps, values)
+
+    def _estimate_stage2(self, latent_values: int) -> Iterator[CacheEstimate]:
+        stage2 = self.recipe.stage2
+        check_batches = 0
+        if stage2.uses_faithful_target:
+            check_batches = ceil(stage2.faithful_check_images / self.batch_size)
+        yield from self._entries("start", stage2.steps, latent_values, check_batches)
+        if stage2.uses_faithful_target:
+            yield from self._entries("faithful target", stage2.steps, latent_values, check_batches)
+
+    def _distinct_batches(self, steps: int) -> int:
+        """Count the micro-batches of a stage that differ from each other."""
+        cycle = self.recipe.data.cycle_steps or steps
+        return self.batches.settings.micro_batches * min(steps, cycle)
+
+    def _entries(
+        self, kind: str, steps: int, image_values: int, extra: int = 0
+    ) -> Iterator[CacheEstimate]:
+        """Estimate one result for each batch, of so many values for each image."""
+        distinct = self._distinct_batches(steps)
+        entries = distinct + extra
+        if entries:
+            size = entries * (FILE_OVERHEAD + self.batch_size * image_values * VALUE_BYTES)
+            repeats = distinct < self.batches.settings.micro_batches * steps
+            yield CacheEstimate(kind, entries, size, repeats)
+
+    def _full_images(self, scale: int) -> CacheEstimate:
+        """Estimate one result for each full image; degraded again, it counts as another one."""
+        steps = self.recipe.stage1.steps
+        crops = self.batch_size * self._distinct_batches(steps)
+        entries = 0
+        size = 0.0
+        total_weight = sum(self.batches.weights)
+        for source, weight in zip(self.batches.sources, self.batches.weights, strict=True):
+            images = ceil(crops * weight / total_weight)
+            if source.paired:
+                images = min(images, len(source))
+            pixels = list(_sample_pixels(source, self.batches.settings.scale))
+            mean_pixels = sum(pixels) / max(len(pixels), 1)
+            entries += images
+            size += images * (FILE_OVERHEAD + 3 * VALUE_BYTES * scale**2 * mean_pixels)
+        asked = self.batch_size * self.batches.settings.micro_batches * steps
+        return CacheEstimate("restored full image", entries, int(size), entries < asked)
 
 
-def describe(recipe: Recipe, cast: Cast, batches: PairedBatches) -> str:
-    """The forecast against the cache's bound, for the person who starts the run."""
-    found, limit = forecast(recipe, cast, batches), recipe.training.cache_gib * 2**30
+def describe_cache(recipe: Recipe, models: RunModels, batches: PairedBatches) -> str:
+    """Describe the estimate against the cache's limit, for the person who starts the run."""
+    estimates = estimate_cache(recipe, models, batches)
+    limit = recipe.training.cache_gib * 2**30
     folder = recipe.training.cache_dir or default_folder()
-    held, wanted = (
-        sum(e.size for e in FeatureStore(folder, 0).features()),
-        sum(f.size for f in found),
+    held = sum(entry.size for entry in FeatureStore(folder, 0).features())
+    wanted = sum(estimate.size for estimate in estimates)
+    text = (
+        f"cache: {folder} holds {_gib(held)} of at most {_gib(limit)}; "
+        f"this run can use {_gib(wanted)}"
     )
-    kinds = ", ".join(f"{f.entries} {f.kind}" for f in found)
-    text = f"cache: {folder} holds {_gib(held)} of at most {_gib(limit)}; this run can use {_gib(wanted)}"
-    text += f" ({kinds})" if kinds else ": it has nothing to keep"
+    if estimates:
+        kinds = ", ".join(f"{estimate.entries} {estimate.kind}" for estimate in estimates)
+        text += f" ({kinds})"
+    else:
+        text += ": it has nothing to keep"
     if wanted > limit:
-        text += f"; only about {limit / wanted:.0%} of it will be kept: raise training.cache_gib or lower data.cycle"
+        text += (
+            f"; only about {limit / wanted:.0%} of it will be kept: raise training.cache_gib or "
+            "lower data.cycle_steps"
+        )
     longest = max(recipe.stage1.steps, recipe.stage2.steps)
-    if not any(f.again for f in found) and not 0 < recipe.data.cycle < longest:
-        text += f"; no batch comes again within it (data.cycle = {recipe.data.cycle}): only another run of the same data gains"
+    cycles = 0 < recipe.data.cycle_steps < longest
+    if not cycles and not any(estimate.repeats for estimate in estimates):
+        text += (
+            f"; no batch repeats within it (data.cycle_steps = {recipe.data.cycle_steps}): "
+            "only another run of the same data gains"
+        )
     return text
 
 
-def _images(batches: PairedBatches, crops: int, scale: int) -> tuple[int, int]:
-    """How many results ``crops`` crops of whole images need, and their bytes; an image degraded anew is another one each time."""
-    entries, size = 0, 0.0
-    for source, weight in zip(batches.sources, batches.weights, strict=True):
-        own = ceil(crops * weight / sum(batches.weights))
-        own = min(own, len(source)) if source.paired else own
-        pixels = list(_pixels(source, batches.settings.scale))
-        entries += own
-        size += own * (OVERHEAD + 3 * WIDTH * scale**2 * sum(pixels) / max(len(pixels), 1))
-    return entries, int(size)
-
-
-def _pixels(source: Source, scale: int) -> Iterator[int]:
-    """Low-quality pixels of some of the images."""
-    for index in range(0, len(source), max(len(source) // LOOKED_AT, 1)):
+def _sample_pixels(source: Source, scale: int) -> Iterator[int]:
+    """Count the low-quality pixels of some of the images."""
+    stride = max(len(source) // SAMPLED_IMAGES, 1)
+    for index in range(0, len(source), stride):
         try:
             height, width = source.read(index).gt.shape[:2]
         except BadImageError:
@@ -134,35 +177,41 @@ def _pixels(source: Source, scale: int) -> Iterator[int]:
 
 
 @torch.no_grad()
-def _latent(cast: Cast, role: Role | None, side: int) -> int:
-    """Bytes of one latent of a ``side`` x ``side`` image, in the space of a teacher or (None) of the student."""
-    model = cast.student if role is None else cast.teachers[role]
-    assert isinstance(model, DiffusionModel)
-    lq = torch.zeros(1, 3, side // model.scale, side // model.scale, device=cast.device)
-    image = torch.zeros(1, 3, side, side, device=cast.device)
-    return model.encode(image, model.condition(lq)).numel() * WIDTH
+def _latent(model: DiffusionModel, side: int, device: torch.device) -> int:
+    """Count the values of the latent of a ``side`` x ``side`` image."""
+    condition = model.condition(_black_input(model, side, device))
+    image = torch.zeros(1, 3, side, side, device=device)
+    return model.encode(image, condition).numel()
 
 
 @torch.no_grad()
-def _input_latents(cast: Cast, role: Role | None, side: int) -> list[int]:
-    """Bytes of what a teacher or (None) the student remembers of the input of a ``side`` x ``side`` image."""
-    sizes: dict[str, int] = {}
+def _input_latents(
+    model: DiffusionModel, side: int, device: torch.device, *, generates: bool
+) -> list[int]:
+    """Count the values of what a model caches of the input of a ``side`` x ``side`` image."""
+    if not encodes_by_network(model):
+        return []
+    values: dict[str, int] = {}
 
-    def memory(what: str, compute: Callable[[], Tensor]) -> Tensor:
-        value = compute()
-        sizes[what] = value.numel() * WIDTH
-        return value
+    def look_up(name: str, compute: Callable[[], Tensor]) -> Tensor:
+        feature = compute()
+        values[name] = feature.numel()
+        return feature
 
-    model = cast.student if role is None else cast.teachers[role]
-    assert isinstance(model, DiffusionModel)
-    with remembering(memory):
-        condition = model.condition(
-            torch.zeros(1, 3, side // model.scale, side // model.scale, device=cast.device)
-        )
-    if role is None:
-        model.generate(condition, torch.Generator())  # only then is what it starts from asked for
-    return list(sizes.values())
+    inputs = _black_input(model, side, device)
+    condition = model.condition(ModelInput(inputs.lq, cache=look_up))
+    if generates:
+        # a model may ask for what it starts from only then
+        model.generate(condition, torch.Generator())
+    return list(values.values())
+
+
+def _black_input(model: DiffusionModel, side: int, device: torch.device) -> ModelInput:
+    lq_side = side // model.scale
+    return ModelInput(torch.zeros(1, 3, lq_side, lq_side, device=device))
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 / 100 else f"{size / 2**20:.1f} MiB"
+    if size >= 2**30 / 100:
+        return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**20:.1f} MiB"

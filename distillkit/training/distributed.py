@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from distillkit.adapters.sharing import local_shard, share_storage
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.recipe.schema import Training
+from distillkit.recipe.schema import TrainingConfig
 from distillkit.training.blocks import blocks_of
 
 SIZE_VARIABLES = (
@@ -51,7 +51,7 @@ UNSUPPORTED = {
 Value = TypeVar("Value")
 
 
-def create_accelerator(options: Training, out: Path) -> Accelerator:
+def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
     """Join the run's other processes, if it was started as one of several.
 
     Args:

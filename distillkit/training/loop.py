@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from distillkit.adapters import Adapter
 from distillkit.data.pairs import Batch, PairedBatches
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.captions import captioned
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.files.weights import load_tensors
-from distillkit.recipe.schema import Training
+from distillkit.objectives.reconstruction import Losses
+from distillkit.recipe.schema import TrainingConfig
 from distillkit.training.blocks import compile_blocks, gradient_checkpointing, recast_weights
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
-from distillkit.training.step import Stage2Step, Step, Terms
+from distillkit.training.step import Stage2Step, Step
 from distillkit.training.tracking import RunLog
 
 
@@ -45,7 +45,7 @@ class Stage:
     adapter: Adapter | None = None
     """The adapter that is trained, if it is one."""
 
-    def lr_at(self, step: int, options: Training) -> float:
+    def lr_at(self, step: int, options: TrainingConfig) -> float:
         """Compute the learning rate of a step, a function of the step alone.
 
         It warms up linearly, stays constant, and decays linearly over the last
@@ -100,7 +100,7 @@ class _UnreadStep:
     flags: Tensor
     """(2,): how many processes met something non-finite, and how many were told to stop."""
     batches: Sequence[Batch]
-    terms: Terms
+    terms: Losses
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Trainer:
 
     stage: Stage
     batches: PairedBatches
-    options: Training
+    options: TrainingConfig
     """The recipe's ``[training]`` table."""
     seed: int
     """The recipe's seed."""
@@ -161,7 +161,7 @@ class Trainer:
             self._load(resume)
             done = resume.step - stage.offset
         if isinstance(stage.module, Stage2Step) and self.options.ema_decay:
-            stage.module.average = self._average.swapped_in
+            stage.module.averaged_weights = self._average.swapped_in
         module = self.accelerator.prepare(stage.module)
         stream = self.batches.iterate(stage.name, done, stage.steps, self._micro_batches)
         self.log.begin(stage.name, done, stage.steps)
@@ -236,15 +236,15 @@ class Trainer:
         self._optimizer.zero_grad()
         self._unread.append(_UnreadStep(step, flags, batches, terms))
 
-    def _backward(self, module: nn.Module, batches: Sequence[Batch], step: int) -> Terms:
+    def _backward(self, module: nn.Module, batches: Sequence[Batch], step: int) -> Losses:
         """Run forward and backward passes over the micro-batches of one optimizer step.
 
         Returns:
             Their mean terms, detached, and the sum of these as ``loss``.
         """
-        means: Terms = {}
+        means: Losses = {}
         for number, batch in zip(self._micro_batches, batches, strict=True):
-            self.stage.module.part = number
+            self.stage.module.micro_batch = number
             draws = keyed_generator(self.seed, self.stage.name, step, number, "global")
             # for plugins that draw from torch's global generator
             torch.manual_seed(draws.initial_seed())
@@ -252,8 +252,7 @@ class Trainer:
                 if number != self._micro_batches[-1]:
                     # Processes average their gradients once a step, after the last micro-batch.
                     stack.enter_context(self.accelerator.no_sync(module))
-                with captioned(batch.captions):
-                    terms = module(batch, step)
+                terms = module(batch, step)
                 loss = torch.stack(list(terms.values())).sum()
                 self.accelerator.backward(loss / len(batches))
             terms["loss"] = loss
@@ -318,7 +317,7 @@ class Trainer:
         if self._is_due(steps_made, self.options.logging_steps):
             values = self._meter.read(self.batches.wait_seconds)
             values["lr"] = self.stage.lr_at(steps_made - 1, self.options)
-            values |= self.stage.module.cast.cache.news()
+            values |= self.stage.module.models.cache.report_changes()
             self.log.write(global_step, values)
         if self.sample is not None and self._is_due(steps_made, self.options.validation_steps):
             with self._average.swapped_in():
@@ -352,13 +351,13 @@ class _Meter:
         self._restart(waited)
 
     def _restart(self, waited: float) -> None:
-        self._sums: Terms = {}
+        self._sums: Losses = {}
         self._finite_steps: Tensor | int = 0
         self._steps = 0
         self._waited = waited
         self._clock = time.monotonic()
 
-    def add(self, terms: Terms, finite: Tensor) -> None:
+    def add(self, terms: Losses, finite: Tensor) -> None:
         """Add the terms of a step, unless it was not ``finite``."""
         self._steps += 1
         self._finite_steps = self._finite_steps + finite

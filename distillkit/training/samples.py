@@ -11,59 +11,68 @@ from torch import Tensor
 
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.captions import captioned
+from distillkit.diffusion.model import ModelInput
+from distillkit.diffusion.padding import restore_padded
 from distillkit.files.images import write_image
 from distillkit.inference.student import Student
-from distillkit.inference.tiling import restore_padded
+
+TRADEOFFS = (0.0, 0.5, 1.0)
+"""Shown of a student whose tradeoff can be set."""
 
 
-def sampler(
+def make_sampler(
     folder: Path,
     student: Student,
-    items: list[EvaluationPair],
+    pairs: list[EvaluationPair],
     device: torch.device,
     *,
     writes: bool = True,
 ) -> Callable[[str, int], None] | None:
-    """A function of stage and global step that writes ``step-<step>.png`` into ``folder``; None without ``items``.
+    """Make a function of stage and global step that writes ``step-<step>.png``.
 
-    One row an image: the input, the student (at tradeoff 0, 0.5 and 1 where it has a knob), the ground truth.
+    Each row shows one image: the input, the student (at tradeoffs 0, 0.5 and 1, if it can be set),
+    the ground truth.
 
     Args:
-        writes: whether this process may touch the folder; without, it only takes part.
+        folder: of the grids.
+        student: as it is trained.
+        pairs: of held-out images; without any there is no function.
+        device: of the student.
+        writes: whether this process writes to the folder; without, it only takes part.
     """
-    if not items:
+    if not pairs:
         return None
 
     def sample(stage: str, step: int) -> None:
-        rows = [_row(student, item, device) for item in items]
+        rows = [_make_row(student, pair, device) for pair in pairs]
         width = max(row.shape[-1] for row in rows)
-        grid = torch.cat(
-            [F.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows], dim=-2
-        )
+        padded = [F.pad(row, (0, width - row.shape[-1]), value=1.0) for row in rows]
         if not writes:
             return
         folder.mkdir(exist_ok=True)
+        grid = torch.cat(padded, dim=-2)
         write_image(grid[0], folder / f"step-{step:08d}.png")
 
     return sample
 
 
-def _row(student: Student, item: EvaluationPair, device: torch.device) -> Tensor:
-    name, lq, gt, caption = item
-    images = [F.interpolate(lq, size=gt.shape[-2:], mode="nearest")]
-    for tradeoff in (0.0, 0.5, 1.0) if student.variant else (0.0,):
-        draws = keyed_generator("sample", name)
+def _make_row(student: Student, pair: EvaluationPair, device: torch.device) -> Tensor:
+    images = [F.interpolate(pair.lq, size=pair.gt.shape[-2:], mode="nearest")]
+    tradeoffs = TRADEOFFS if student.variant else (None,)
+    for tradeoff in tradeoffs:
+        images.append(_restore(student, pair, tradeoff, device).cpu())
+    return torch.cat([*images, pair.gt], dim=-1)
 
-        def restore(
-            x: Tensor, tradeoff: float = tradeoff, draws: torch.Generator = draws
-        ) -> Tensor:
-            return student.restore(x, tradeoff, draws)
 
-        with captioned([caption]):
-            images.append(
-                restore_padded(
-                    restore, lq.to(device), student.model.scale, student.model.size_multiple
-                ).cpu()
-            )
-    return torch.cat([*images, gt], dim=-1)
+def _restore(
+    student: Student, pair: EvaluationPair, tradeoff: float | None, device: torch.device
+) -> Tensor:
+    # the same draws at every tradeoff and every step
+    generator = keyed_generator("sample", pair.name)
+    inputs = ModelInput(pair.lq.to(device), [pair.caption])
+    model = student.model
+
+    def restore(padded: ModelInput) -> Tensor:
+        return student.restore(padded, tradeoff, generator)
+
+    return restore_padded(restore, inputs, model.scale, model.size_multiple)

@@ -2,71 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from distillkit.adapters import Adapter
 from distillkit.diffusion.model import DiffusionModel
-from distillkit.inference.student import make_variant, stage1_adapter
 from distillkit.objectives.controllability import Variant
-from distillkit.objectives.reconstruction import Distance
+from distillkit.objectives.reconstruction import ReconstructionLoss
+from distillkit.recipe.build import build_adapter, build_variant
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
-from distillkit.training.feature_cache import digest, identity_of_weights
+from distillkit.training.feature_cache import digest, hash_weights
 from distillkit.training.loop import Stage
-from distillkit.training.models import Cast
+from distillkit.training.models import STUDENT, RunModels
 from distillkit.training.step import Stage1Step, Stage2Step
 
 
-def taught(resolved: ResolvedRecipe, cast: Cast) -> dict[str, str]:
-    """By role, what stage 1 asks of each teacher: the loss by its name, what it is taken of, and its anchor."""
-    options = resolved.recipe.stage1
-    told: dict[str, str] = {}
-    for role, teacher in cast.teachers.items():
-        if getattr(options.weights, role) == 0:
+def describe_teaching(resolved: ResolvedRecipe, models: RunModels) -> Iterator[tuple[str, str]]:
+    """Describe what stage 1 asks of each teacher: its loss and its anchor, by the teacher's name."""
+    stage1 = resolved.recipe.stage1
+    for name, teacher in models.teachers.items():
+        config = stage1.teachers[name]
+        if config.weight == 0:
             continue
-        if getattr(options, f"{role}_term") == "score" and isinstance(teacher, DiffusionModel):
-            space = "" if teacher.space == cast.student.space else f", in the space {teacher.space}"
-            text = f"score distillation{space}; {options.score_weighting} weighting, {options.teacher_gradient} gradient"
+        if config.term == "score" and isinstance(teacher, DiffusionModel):
+            text = "score distillation"
+            if teacher.space != models.student.space:
+                text += f", in the space {teacher.space}"
+            text += f"; {stage1.score_weighting} weighting, {stage1.teacher_gradient} gradient"
         else:
-            compared = {"image": "images", "denoised": "clean predictions"}[options.output_loss]
-            of = {"crop": "crops", "image": "whole images, cut to the crops"}[
-                options.output_targets
-            ]
-            anchor = resolved.components.get(f"stage1.{role}_anchor")
-            text = f"output distillation, {compared} against its results for {of}; "
-            text += f"anchored by {anchor.full_name}" if anchor else "no anchor"
-        told[role] = f"{resolved.components[f'teachers.{role}'].full_name}: {text}"
-    return told
+            text = _describe_output_distillation(resolved, name)
+        yield name, f"{resolved.teachers[name].full_name}: {text}"
 
 
-def first_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Adapter]:
-    """Dual-teacher distillation, and the adapter on the student that it trains; merge the adapter before the second stage."""
-    options = recipe.stage1
-    adapter = stage1_adapter(cast.student, options.adapter, recipe.seed)
+def _describe_output_distillation(resolved: ResolvedRecipe, name: str) -> str:
+    config = resolved.recipe.stage1.teachers[name]
+    compared = "images" if config.output_loss == "image" else "clean predictions"
+    inputs = "crops" if config.output_input == "crop" else "full images, cut to the crops"
+    metric = resolved.anchor_metrics.get(name)
+    anchor = "no anchor" if metric is None else f"anchored by {metric.full_name}"
+    return f"output distillation, {compared} against its results for {inputs}; {anchor}"
+
+
+def make_stage1(
+    recipe: Recipe, models: RunModels, reconstruction: ReconstructionLoss
+) -> tuple[Stage, Adapter]:
+    """Make dual-teacher score distillation, and the adapter on the student that it trains.
+
+    Merge the adapter before stage 2.
+    """
+    config = recipe.stage1
+    adapter = build_adapter(models.student, config.adapter, recipe.seed)
     step = Stage1Step(
-        cast,
+        models,
         adapter,
-        options,
-        perceptual,
+        config,
+        reconstruction,
         recipe.seed,
         per_term_backward=recipe.training.per_term_backward,
     )
-    return Stage(
-        "stage1", step, options.steps, options.learning_rate, models=cast.models, adapter=adapter
-    ), adapter
-
-
-def second_stage(recipe: Recipe, cast: Cast, perceptual: Distance | None) -> tuple[Stage, Variant]:
-    """Controllability distillation of a student whose first stage is merged, and the variant that it trains."""
-    options, weights = recipe.stage2, recipe.stage1.weights.model_dump()
-    shift = recipe.stage1.perceptual_shift
-    if cast.cache.store:
-        cast.identities["stage1"] = digest(
-            cast.identities["student"], identity_of_weights(cast.student)
-        )
-    variant = make_variant(
-        cast.student, options, recipe.seed, weights=weights, perceptual=perceptual, shift=shift
+    stage = Stage(
+        "stage1",
+        step,
+        config.steps,
+        config.learning_rate,
+        models=models.modules,
+        adapter=adapter,
     )
-    step = Stage2Step(cast, variant, recipe.seed)
-    models, offset = variant.models, recipe.stage1.steps
-    return Stage(
-        "stage2", step, options.steps, options.learning_rate, offset, models, variant.adapter
-    ), variant
+    return stage, adapter
+
+
+def make_stage2(
+    recipe: Recipe, models: RunModels, reconstruction: ReconstructionLoss
+) -> tuple[Stage, Variant]:
+    """Make controllability distillation of a student whose stage-1 adapter is merged."""
+    config = recipe.stage2
+    if models.cache.enabled:
+        # taken now, before stage 2 adds tensors of its own to the student
+        student = models.cache.identities[STUDENT]
+        models.cache.identities["stage1"] = digest(student, hash_weights(models.student))
+    variant = build_variant(models.student, config, recipe.seed, reconstruction)
+    stage = Stage(
+        "stage2",
+        Stage2Step(models, variant, recipe.seed),
+        config.steps,
+        config.learning_rate,
+        offset=recipe.stage1.steps,
+        models=variant.models,
+        adapter=variant.adapter,
+    )
+    return stage, variant

@@ -1,289 +1,277 @@
-"""One training step of either stage as one module whose forward makes every pass: the only thing that is prepared for devices."""
+"""One training step of either stage, as a module whose forward makes every network pass.
+
+It is the only module that is prepared for devices.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from distillkit.adapters import Adapter
+from distillkit.data.crops import CropBox
 from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.model import DiffusionModel
 from distillkit.errors import RecipeError
 from distillkit.objectives.controllability import Stage2Batch, Variant
 from distillkit.objectives.dual_teacher import (
-    StudentSample,
+    StudentOutput,
     denoised_output_distillation,
     output_distillation,
     score_distillation,
 )
-from distillkit.objectives.known import computed
-from distillkit.objectives.reconstruction import Distance, reconstruction
-from distillkit.recipe.schema import Stage1
+from distillkit.objectives.reconstruction import Losses, ReconstructionLoss
+from distillkit.recipe.schema import Stage1Config
+from distillkit.tradeoff import REALISTIC
 from distillkit.training.feature_cache import digest
-from distillkit.training.models import Cast, Role, WholeInput, encodes_by_network
-from distillkit.training.per_term_backward import Terms, backward_per_term
+from distillkit.training.models import STUDENT, RunModels
+from distillkit.training.per_term_backward import backward_per_term
 
 
 class Step(nn.Module):
-    """``forward(batch, step) -> Terms``. Its parameters are ``tensors``, what the stage trains by name, and no others."""
+    """``forward(batch, step) -> Losses``.
+
+    Its parameters are ``tensors``, what the stage trains by name, and no others.
+    """
 
     def __init__(
-        self, cast: Cast, seed: int, stage: str, tensors: Mapping[str, nn.Parameter]
+        self, models: RunModels, seed: int, stage: str, tensors: Mapping[str, nn.Parameter]
     ) -> None:
         super().__init__()
-        self._trained, self._tensors = nn.ParameterList(tensors.values()), dict(tensors)
-        self._cast, self._seed, self._stage = (
-            [cast],
-            seed,
-            stage,
-        )  # in a list: models are no submodules and are never prepared
-        self.part = 0
-        """Which of its step's batches the next one is, counted over all processes."""
+        self._trained = nn.ParameterList(tensors.values())
+        self._tensors = dict(tensors)
+        # in a list, so that the models are no submodules and are never prepared
+        self._models = [models]
+        self._seed = seed
+        self._stage = stage
+        self.micro_batch = 0
+        """Which of its step's micro-batches the next one is, counted over all processes."""
 
     def tensors(self) -> dict[str, nn.Parameter]:
-        """What the stage trains, by name."""
+        """Return what the stage trains, by name."""
         return self._tensors
 
     @property
-    def cast(self) -> Cast:
-        return self._cast[0]
+    def models(self) -> RunModels:
+        return self._models[0]
 
     @property
     def student(self) -> DiffusionModel:
-        return self.cast.student
+        return self.models.student
 
     def generator(self, step: int, purpose: str) -> torch.Generator:
-        """Randomness of one purpose at one step and part: a resumed run draws what an uninterrupted one would."""
-        return keyed_generator(self._seed, self._stage, step, self.part, purpose)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A batch, or the same window of all that belongs to it, and what the student made of it."""
-
-    lq: Tensor
-    gt: Tensor
-    key: str
-    wholes: Sequence[WholeInput]
-    condition: Condition
-    latent: Tensor
-    part: Callable[[Tensor], Tensor]
-    """Of images of the whole batch (B, 3, H, W), those of the window."""
+        """Make the generator of one purpose: a resumed run draws what an uninterrupted one does."""
+        return keyed_generator(self._seed, self._stage, step, self.micro_batch, purpose)
 
 
 class Stage1Step(Step):
-    """Algorithm 1: ``L_s1 = L_rec + lambda_rn L_rn + lambda_fl L_fl`` (eq. 4)."""
+    """Algorithm 1: ``L_s1 = L_rec + lambda_rn L_rn + lambda_fl L_fl`` (eq. 4).
+
+    Args:
+        models: of the run.
+        adapter: on the student's network.
+        config: of stage 1.
+        reconstruction: eq. 1.
+        seed: of the recipe.
+        per_term_backward: take the gradient of each teacher's terms as soon as they are computed.
+    """
 
     def __init__(
         self,
-        cast: Cast,
+        models: RunModels,
         adapter: Adapter,
-        options: Stage1,
-        perceptual: Distance | None,
+        config: Stage1Config,
+        reconstruction: ReconstructionLoss,
         seed: int,
         *,
         per_term_backward: bool = False,
     ) -> None:
-        super().__init__(cast, seed, "stage1", adapter.tensors())
-        self._options, self._perceptual, self._term_by_term = options, perceptual, per_term_backward
+        super().__init__(models, seed, "stage1", adapter.tensors())
+        self._config = config
+        self._reconstruction = reconstruction
+        self._per_term_backward = per_term_backward
 
-    def forward(self, batch: Batch, step: int) -> Terms:
-        inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
-        with self.cast.remembering("student", inputs.key):
-            condition = self.student.condition(inputs.lq)
+    def forward(self, batch: Batch, step: int) -> Losses:
+        batch = self.models.prepare(batch, self.generator(batch.step, "degradation"))
+        condition = self.student.condition(self.models.model_input(STUDENT, batch))
         latent = self.student.generate(condition, self.generator(step, "student"))
-        whole = Piece(*inputs, condition, latent, lambda images: images)
-        piece = self._decoded_piece(whole, self.generator(batch.step, "decode_crop_size"))
-        taught: Terms = {}  # first, so that what the decoder keeps is not held beside it
-        for role in self._asked(decoded=False):
-            taught |= self._settle(
-                partial(self._teach_score, role, draws=self.generator(step, role)), whole, None
-            )
-        image = self.student.codec.decode(piece.latent)
-        terms = self._settle(
-            partial(self._reconstruct, draws=self.generator(step, "shift")), piece, image
-        )
-        for role in self._asked(decoded=True):
-            if self._asks_for_output(role):
-                teach = partial(self._teach_output, role, step=step, data_step=batch.step)
-            else:
-                teach = partial(self._teach_score, role, draws=self.generator(step, role))
-            terms |= self._settle(teach, piece, image)
-        return terms | taught
+        output = StudentOutput(condition, latent, None)
 
-    def _asked(self, decoded: bool) -> list[Role]:
-        """The teachers that need the decoded image, or those that do not."""
-        return [
-            r
-            for r in self.cast.teachers
-            if getattr(self._options.weights, r) and self._needs_image(r) == decoded
-        ]
+        # Before the decoder runs, so that its activations are not held beside these.
+        latent_losses: Losses = {}
+        for name in self._teachers(needs_image=False):
+            compute = partial(self._score_losses, name, batch, step)
+            latent_losses |= self._backward(compute, output)
 
-    def _needs_image(self, role: Role) -> bool:
-        teacher = self.cast.teachers[role]
-        return (
-            self._asks_for_output(role)
-            or not isinstance(teacher, DiffusionModel)
-            or teacher.space != self.student.space
-        )
+        batch, output = self._crop_to_decode(batch, output)
+        output = replace(output, image=self.student.codec.decode(output.latent))
+        losses = self._backward(partial(self._reconstruction_losses, batch, step), output)
+        for name in self._teachers(needs_image=True):
+            compute = partial(self._score_losses, name, batch, step)
+            if self._asks_for_output(name):
+                compute = partial(self._output_losses, name, batch, step)
+            losses |= self._backward(compute, output)
+        return losses | latent_losses
 
-    def _asks_for_output(self, role: Role) -> bool:
-        return getattr(self._options, f"{role}_term") == "output" or not isinstance(
-            self.cast.teachers[role], DiffusionModel
-        )
+    def _teachers(self, needs_image: bool) -> list[str]:
+        """List the teachers with a weight that need the decoded image, or those that do not."""
+        weighted = [n for n in self.models.teachers if self._config.teachers[n].weight > 0]
+        return [name for name in weighted if self._needs_image(name) == needs_image]
 
-    def _settle(
-        self, make: Callable[[Piece, Tensor | None], Terms], piece: Piece, image: Tensor | None
-    ) -> Terms:
-        """The terms that ``make`` makes of what the student made; term by term, their gradient is taken at once."""
-        if not self._term_by_term:
-            return make(piece, image)
-        trained = list(self.tensors().values())
-        return backward_per_term(
-            lambda latent, x_0: make(replace(piece, latent=latent), x_0),
-            [piece.latent, image],
-            trained,
-        )
-
-    def _reconstruct(self, piece: Piece, image: Tensor, draws: torch.Generator) -> Terms:
-        weights, shift = self._options.weights, self._options.perceptual_shift
-        perceptual = self._perceptual if weights.perceptual > 0 else None
-        found = reconstruction(image, piece.gt, perceptual, shift=shift, generator=draws)
-        return {
-            name: getattr(weights, name) * term
-            for name, term in found.items()
-            if getattr(weights, name) > 0
-        }
-
-    def _teach_score(
-        self, role: Role, piece: Piece, image: Tensor | None, draws: torch.Generator
-    ) -> Terms:
-        weights, options, teacher = self._options.weights, self._options, self.cast.teachers[role]
+    def _needs_image(self, name: str) -> bool:
+        if self._asks_for_output(name):
+            return True
+        teacher = self.models.teachers[name]
         assert isinstance(teacher, DiffusionModel)
-        sample = StudentSample(piece.condition, piece.latent, image)
-        known = (
-            partial(self.cast.known, "gt latent", piece.key, [role])
-            if encodes_by_network(teacher)
-            else computed
+        return teacher.space != self.student.space
+
+    def _asks_for_output(self, name: str) -> bool:
+        is_model = isinstance(self.models.teachers[name], DiffusionModel)
+        return self._config.teachers[name].term == "output" or not is_model
+
+    def _backward(
+        self, compute: Callable[[StudentOutput], Losses], output: StudentOutput
+    ) -> Losses:
+        """Compute losses of the student's output; per term, take their gradient at once."""
+        if not self._per_term_backward:
+            return compute(output)
+
+        def compute_from(latent: Tensor, image: Tensor | None) -> Losses:
+            return compute(replace(output, latent=latent, image=image))
+
+        trained = list(self.tensors().values())
+        return backward_per_term(compute_from, [output.latent, output.image], trained)
+
+    def _reconstruction_losses(self, batch: Batch, step: int, output: StudentOutput) -> Losses:
+        assert output.image is not None
+        return self._reconstruction(output.image, batch.gt, self.generator(step, "shift"))
+
+    def _score_losses(self, name: str, batch: Batch, step: int, output: StudentOutput) -> Losses:
+        config = self._config.teachers[name]
+        teacher = self.models.teachers[name]
+        assert isinstance(teacher, DiffusionModel)
+        terms = score_distillation(
+            teacher,
+            self.student,
+            output,
+            self.models.model_input(name, batch),
+            batch.gt,
+            self.generator(step, name),
+            weighting=self._config.score_weighting,
+            gradient=self._config.teacher_gradient,
         )
-        with self.cast.remembering(role, piece.key):
-            imitate, anchor = score_distillation(
-                teacher,
-                self.student,
-                sample,
-                piece.lq,
-                piece.gt,
-                draws,
-                weighting=options.score_weighting,
-                gradient=options.teacher_gradient,
-                known=known,
-            )
-        weight = getattr(weights, role)
         return {
-            f"{role}/imitate": weight * weights.imitate * imitate,
-            f"{role}/anchor": weight * weights.gamma(role) * anchor,
+            f"{name}/imitate": config.weight * config.imitation_weight * terms.imitate,
+            f"{name}/anchor": config.weight * config.anchor_weight * terms.anchor,
         }
 
-    def _teach_output(
-        self, role: Role, piece: Piece, image: Tensor, step: int, data_step: int
-    ) -> Terms:
-        weights, options = self._options.weights, self._options
-        restored = self._restored(role, piece, data_step)
-        if options.output_loss == "image":
-            loss = output_distillation(image, restored)
+    def _output_losses(self, name: str, batch: Batch, step: int, output: StudentOutput) -> Losses:
+        config = self._config.teachers[name]
+        assert output.image is not None
+        restored = self._restore(name, batch)
+        if config.output_loss == "image":
+            loss = output_distillation(output.image, restored)
         else:
-            sample = StudentSample(piece.condition, piece.latent, image)
-            draws = self.generator(step, f"{role}_times")
             loss = denoised_output_distillation(
-                self.student, sample, restored, draws, gradient=options.teacher_gradient
+                self.student,
+                output,
+                restored,
+                self.generator(step, f"{name}_times"),
+                gradient=self._config.teacher_gradient,
             )
-        terms = {f"{role}/output": getattr(weights, role) * weights.imitate * loss}
-        if role in self.cast.anchors:
-            anchor = self.cast.anchors[role](image, piece.gt).mean()
-            terms[f"{role}/metric_anchor"] = getattr(weights, role) * weights.gamma(role) * anchor
-        return terms
+        losses = {f"{name}/output": config.weight * config.imitation_weight * loss}
+        if name in self.models.anchor_metrics:
+            anchor = self.models.anchor_metrics[name](output.image, batch.gt).mean()
+            losses[f"{name}/metric_anchor"] = config.weight * config.anchor_weight * anchor
+        return losses
 
-    def _restored(self, role: Role, piece: Piece, data_step: int) -> Tensor:
-        """What an output teacher makes of the piece, or that window of what it makes of the whole images."""
-        if self._options.output_targets == "crop":
-            return self.cast.restored(role, piece.lq, piece.key, self.generator(data_step, role))
+    def _restore(self, name: str, batch: Batch) -> Tensor:
+        """Restore the batch with an output teacher, or cut it out of restored full images."""
+        if self._config.teachers[name].output_input == "crop":
+            return self.models.restore(name, batch, self.generator(batch.step, name))
 
-        def draws(key: str) -> torch.Generator:
-            return keyed_generator(self._seed, self._stage, role, "image", key)
+        def make_generator(key: str) -> torch.Generator:
+            return keyed_generator(self._seed, self._stage, name, "image", key)
 
-        return piece.part(self.cast.restored_wholes(role, piece.wholes, draws))
+        return self.models.restore_full_images(name, batch, make_generator)
 
-    def _decoded_piece(self, whole: Piece, generator: torch.Generator) -> Piece:
-        side = self._options.decode_crop_size
-        if side is None or side >= min(whole.gt.shape[-2:]):
-            return whole
-        scale, factor = (
-            whole.gt.shape[-1] // whole.lq.shape[-1],
-            whole.gt.shape[-1] // whole.latent.shape[-1],
-        )
-        unit = math.lcm(
-            factor, *(scale * m.size_multiple for m in (self.student, *self.cast.teachers.values()))
-        )
+    def _crop_to_decode(self, batch: Batch, output: StudentOutput) -> tuple[Batch, StudentOutput]:
+        """Draw the crop that is decoded, and cut it out of the batch and the student's latent."""
+        side = self._config.decode_crop_size
+        assert batch.lq is not None
+        if side is None or side >= min(batch.gt.shape[-2:]):
+            return batch, output
+        scale = batch.gt.shape[-1] // batch.lq.shape[-1]
+        factor = batch.gt.shape[-1] // output.latent.shape[-1]
+        top, left = self._draw_decode_corner(batch, side, scale, factor)
+        box = CropBox(top // scale, left // scale, side // scale, side // scale)
+        key = digest(batch.cache_key, f"{side} {top} {left}") if batch.cache_key else ""
+        batch = batch.crop(box, scale, key)
+        condition = self.student.condition(self.models.model_input(STUDENT, batch))
+        rows = slice(top // factor, (top + side) // factor)
+        columns = slice(left // factor, (left + side) // factor)
+        return batch, StudentOutput(condition, output.latent[..., rows, columns], None)
+
+    def _draw_decode_corner(
+        self, batch: Batch, side: int, scale: int, factor: int
+    ) -> tuple[int, int]:
+        """Draw the crop's corner on the grid of whole latent pixels that every model takes."""
+        models = (self.student, *self.models.teachers.values())
+        unit = math.lcm(factor, *(scale * model.size_multiple for model in models))
         if side % unit:
             raise RecipeError(
-                f"stage1.decode_crop_size - {side} pixels: these models take {unit} and its multiples"
+                f"stage1.decode_crop_size - {side} pixels: these models take {unit} and its "
+                "multiples"
             )
-        places = ((length - side) // unit + 1 for length in whole.gt.shape[-2:])
-        top, left = (unit * int(torch.randint(n, (), generator=generator)) for n in places)
-
-        def cut(x: Tensor, ratio: int) -> Tensor:
-            return x[
-                ..., top // ratio : (top + side) // ratio, left // ratio : (left + side) // ratio
-            ]
-
-        lq, key = (
-            cut(whole.lq, scale),
-            digest(whole.key, f"{side} {top} {left}") if whole.key else "",
-        )
-        with self.cast.remembering("student", key):
-            condition = self.student.condition(lq)
-        latent = cut(whole.latent, factor)
-        return Piece(
-            lq,
-            cut(whole.gt, 1),
-            key,
-            whole.wholes,
-            condition,
-            latent,
-            lambda images: cut(images, 1),
-        )
+        generator = self.generator(batch.step, "decode_crop")
+        height, width = batch.gt.shape[-2:]
+        top = torch.randint((height - side) // unit + 1, (), generator=generator)
+        left = torch.randint((width - side) // unit + 1, (), generator=generator)
+        return unit * int(top), unit * int(left)
 
 
 class Stage2Step(Step):
     """Controllability distillation: whatever the chosen variant's loss is."""
 
-    def __init__(self, cast: Cast, variant: Variant, seed: int) -> None:
-        super().__init__(cast, seed, "stage2", variant.tensors())
+    def __init__(self, models: RunModels, variant: Variant, seed: int) -> None:
+        super().__init__(models, seed, "stage2", variant.tensors())
         self.variant = variant
-        self.average: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.averaged_weights: Callable[[], AbstractContextManager[None]] = nullcontext
 
-    def forward(self, batch: Batch, step: int) -> Terms:
-        inputs = self.cast.inputs(batch, self.generator(batch.step, "degradation"))
+    def forward(self, batch: Batch, step: int) -> Losses:
+        prepared = self.models.prepare(batch, self.generator(batch.step, "degradation"))
+        condition = self.student.condition(self.models.model_input(STUDENT, prepared))
 
-        def student_draws() -> torch.Generator:
+        def student_generator() -> torch.Generator:
             return self.generator(batch.step, "student")
 
-        lesson = Stage2Batch(
-            lq=inputs.lq,
-            gt=inputs.gt,
-            endpoint=lambda: self.cast.endpoint(inputs, self.generator(batch.step, "endpoint")),
-            generator=self.generator(step, "variant"),
-            draws=student_draws,
-            step=step,
-            average=self.average,
-            known=partial(self.cast.known, "start", inputs.key, ["stage1"], draws=student_draws()),
+        def compute_start() -> Tensor:
+            return self.variant.generate(condition, REALISTIC, student_generator())
+
+        def start() -> Tensor:
+            return self.models.cache.get(
+                "start", prepared.cache_key, ["stage1"], compute_start, student_generator()
+            )
+
+        def faithful_target() -> Tensor:
+            return self.models.faithful_target(prepared, self.generator(batch.step, "endpoint"))
+
+        return self.variant.losses(
+            Stage2Batch(
+                condition=condition,
+                gt=prepared.gt,
+                start=start,
+                faithful_target=faithful_target,
+                generator=self.generator(step, "variant"),
+                student_generator=student_generator,
+                step=step,
+                averaged_weights=self.averaged_weights,
+            )
         )
-        with self.cast.remembering("student", inputs.key):
-            return self.variant.terms(lesson)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from distillkit import ModelInput
 from distillkit_example.options import GrainOptions, SharpenOptions
 
 
@@ -19,9 +20,9 @@ class Sharpen:
         self.scale = options.scale
         self.strength = options.strength
 
-    def restore(self, lq: Tensor, generator: Generator | None = None) -> Tensor:
+    def restore(self, inputs: ModelInput, generator: Generator | None = None) -> Tensor:
         """Enlarge images bicubically and add what a blur takes away."""
-        large = F.interpolate(lq, scale_factor=self.scale, mode="bicubic")
+        large = F.interpolate(inputs.lq, scale_factor=self.scale, mode="bicubic")
         padded = F.pad(large, (2, 2, 2, 2), mode="replicate")
         blurred = F.avg_pool2d(padded, 5, stride=1)
         sharp = large + self.strength * (large - blurred)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from distillkit import ModelInput
 from distillkit.diffusion.prediction import sample_from_epsilon
 from distillkit_lowlight.gsad.model import GSAD
 from distillkit_lowlight.gsad.padding import Border, choose_border, crop, pad
@@ -71,7 +72,7 @@ def test_training_quantities(case, make_schedule):
     assert_close(var, case["train.var"], atol=3e-5, rtol=0)
     model = GSAD(network, schedule)
     model.process = process
-    predicted = model.predict(z_t, level, model.condition(case["in.lq"]))
+    predicted = model.predict(z_t, level, model.condition(ModelInput(case["in.lq"])))
     assert torch.equal(predicted.epsilon, eps)
     clean = sample_from_epsilon(process, z_t, level, case["train.eps"], None)
     assert_close(clean, case["train.predict_start"], atol=5e-5, rtol=0)
@@ -108,7 +109,7 @@ def test_sampler_steps(case, make_schedule):
 def test_sampling_loop_returns_the_whole_batch(case, make_schedule):
     (options,) = case.info["val_schedule"].values()
     model = GSAD(case.other(case.info["uses_weights_of"]).unet(), make_schedule(options))
-    condition = model.condition(case["in.lq"])
+    condition = model.condition(ModelInput(case["in.lq"]))
 
     def predict_noise(x, level):
         return model(x, level, condition)

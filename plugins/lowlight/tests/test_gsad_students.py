@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from distillkit import ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon
-from distillkit.objectives.dual_teacher import StudentSample, score_distillation
+from distillkit.objectives.dual_teacher import StudentOutput, score_distillation
 from distillkit_lowlight.build import gsad_student, gsad_teacher
 from distillkit_lowlight.gsad.model import GSAD
 from distillkit_lowlight.gsad.sampler import EVALUATION, Schedule
@@ -33,7 +34,7 @@ def loss_case(case, recipe_numbers):
 def test_eq_2_by_hand(case, loss_case):
     teacher, student, lq, gt, noise, level = loss_case
     x_s = case["in.x_s"].requires_grad_()
-    condition = teacher.condition(lq)
+    condition = teacher.condition(ModelInput(lq))
     z_t_s, z_t = (teacher.process.add_noise(z, noise, level) for z in (x_s, gt))
     assert_close(z_t_s, case["mid.z_t_s"], atol=1e-6, rtol=0)
     assert_close(z_t, case["mid.z_t"], atol=1e-6, rtol=0)
@@ -86,7 +87,7 @@ def student(**options):
 @pytest.mark.parametrize("generate", ["last-step", "one-step"])
 def test_gradient_reaches_the_student(images, generator, generate):
     model = student(generate=generate)
-    z = model.generate(model.condition(images(2, 24, 20)), generator)
+    z = model.generate(model.condition(ModelInput(images(2, 24, 20))), generator)
     assert z.shape == (2, 3, 24, 20)
     z.square().mean().backward()
     without = {n for n, p in model.network.named_parameters() if p.grad is None}
@@ -97,7 +98,7 @@ def test_gradient_reaches_the_student(images, generator, generate):
 def test_last_step_student_stops_at_every_step_of_its_sampler(images, monkeypatch):
     model, generator = student(), torch.Generator().manual_seed(0)
     model.schedule = Schedule(4, 0.01, 0.8)
-    condition = model.condition(images(1, 16, 16))
+    condition = model.condition(ModelInput(images(1, 16, 16)))
     counted = []
     forward = model.network.forward
     monkeypatch.setattr(
@@ -154,10 +155,10 @@ def test_forward_pads_what_it_is_given(images, generator):
         torch.randn(1, 3, 22, 17, generator=generator),
         torch.tensor([0.5]),
     )
-    assert model(z_t, t, model.condition(lq)).shape == z_t.shape
+    assert model(z_t, t, model.condition(ModelInput(lq))).shape == z_t.shape
     square = images(1, 16, 16)
     direct = model.network(torch.cat([square, z_t[..., :16, :16]], 1), t)
-    assert torch.equal(model(z_t[..., :16, :16], t, model.condition(square)), direct)
+    assert torch.equal(model(z_t[..., :16, :16], t, model.condition(ModelInput(square))), direct)
 
 
 ADAPTED = [
@@ -180,9 +181,9 @@ def test_distils_in_the_engine(images, generator):
     model = student()
     adapter = add_adapter(model.network, "lora", rank=2, targets=ADAPTED)
     lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
-    condition = model.condition(lq)
+    condition = model.condition(ModelInput(lq))
     latent = model.generate(condition, generator)
-    sample = StudentSample(condition, latent, model.codec.decode(latent))
+    sample = StudentOutput(condition, latent, model.codec.decode(latent))
     terms = score_distillation(teacher, model, sample, lq, gt, generator)
     assert terms.imitate < 1e-10 < terms.anchor
     terms.anchor.backward()

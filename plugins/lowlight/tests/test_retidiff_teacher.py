@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from distillkit import Metric, OutputTeacher, WeightsError
-from distillkit.objectives.dual_teacher import StudentSample, draw_timesteps, score_distillation
+from distillkit import Metric, ModelInput, OutputTeacher, WeightsError
+from distillkit.objectives.dual_teacher import StudentOutput, draw_timesteps, score_distillation
 from distillkit_lowlight.build import (
     TINY_RETIDIFF,
     gsad_student,
@@ -185,7 +185,7 @@ def test_prior_score_terms(priors, images):
     )
     lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
     image = images(2, 16, 16, seed=2).requires_grad_()
-    sample = StudentSample(student.condition(lq), image, image)
+    sample = StudentOutput(student.condition(ModelInput(lq)), image, image)
     terms = score_distillation(
         priors, student, sample, lq, gt, torch.Generator().manual_seed(5), weighting="literal"
     )
@@ -199,7 +199,7 @@ def test_prior_score_terms(priors, images):
     def mean(gap):
         return gap[kept].square().mean()
 
-    condition = priors.condition(lq)
+    condition = priors.condition(ModelInput(lq))
     z_s, z = priors.encode(image, condition), priors.encode(gt, condition)
     assert z.shape == (2, 2 * priors.network.prior_size, 1, 1)
     noise = torch.randn(z.shape, generator=draws)

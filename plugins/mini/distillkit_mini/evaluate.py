@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillkit import read_image
+from distillkit import ModelInput, read_image
 from distillkit_mini.courses import COURSES, create_from_plugin
 from distillkit_mini.models import MiniModel
 from distillkit_mini.options import SHIPPED
@@ -72,8 +72,8 @@ def restore_crops(lq: Tensor, faithful: MiniModel, realistic: MiniModel) -> dict
         Images by method: the task's guess, the teachers, and ``linear:alpha``, which is
         ``alpha faithful + (1 - alpha) realistic``.
     """
-    f = faithful.restore(lq, _generator())
-    r = realistic.restore(lq, _generator())
+    f = faithful.restore(ModelInput(lq), _generator())
+    r = realistic.restore(ModelInput(lq), _generator())
     images = {
         faithful.task.guess_name: faithful.task.guess(lq),
         "faithful": f,

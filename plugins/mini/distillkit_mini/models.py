@@ -18,6 +18,7 @@ from distillkit import (
     ContinuousResidualShifting,
     CosineVariancePreserving,
     DiffusionModel,
+    ModelInput,
     PixelUnshuffle,
     load_exactly,
     read_state_dict,
@@ -100,8 +101,8 @@ class MiniModel(DiffusionModel):
         self.codec = PixelUnshuffle(PATCH, LATENT_GAIN)
         self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 
-    def condition(self, lq: Tensor) -> Condition:
-        return Condition(y=self.codec.encode(self.task.guess(lq)))
+    def condition(self, inputs: ModelInput) -> Condition:
+        return Condition(y=self.codec.encode(self.task.guess(inputs.lq)))
 
 
 class Faithful(MiniModel):

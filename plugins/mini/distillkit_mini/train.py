@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distillkit import Condition, DistillkitError, PerceptualDistance
+from distillkit import Condition, DistillkitError, ModelInput, PerceptualDistance
 from distillkit_mini.courses import COURSES, Course
 from distillkit_mini.models import Faithful, MiniModel, Realistic, load_network
 from distillkit_mini.pairs import BATCH, TrainingPairs, open_photos
@@ -79,7 +79,7 @@ def faithful_loss(model: Faithful, pairs: TrainingPairs, course: Course, at_top:
     """Compute the faithful model's loss of a batch, the first ``at_top`` at the top timestep."""
     lq, gt = pairs.draw()
     z_0 = model.codec.encode(gt)
-    condition = model.condition(lq)
+    condition = model.condition(ModelInput(lq))
     assert condition.y is not None
     t = model.process.sample_timesteps(BATCH, pairs.generator)
     t[:at_top] = model.process.t_max
@@ -152,7 +152,7 @@ def restore_and_denoise(model: Realistic, pairs: TrainingPairs) -> RealisticBatc
     """Restore a batch and denoise some of it, in one pass of the network."""
     lq, gt = pairs.draw()
     z_0 = model.codec.encode(gt)
-    y = model.condition(lq).y
+    y = model.condition(ModelInput(lq)).y
     assert y is not None
     few = z_0[:FEWER]
     t = model.process.sample_timesteps(FEWER, pairs.generator)

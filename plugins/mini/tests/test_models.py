@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distillkit import DiffusionModel, StudentSpec, WeightsError
+from distillkit import DiffusionModel, ModelInput, StudentSpec, WeightsError
 from distillkit.testing import contract_tests
 from distillkit_mini.courses import COURSES, DARK
 from distillkit_mini.evaluate import METRICS, evaluation_crops, measure
@@ -64,7 +64,7 @@ def test_any_size_is_restored_at_four_times_the_latents_size(
     lq = (
         torch.rand(2, 3, *(model.size_multiple * side for side in size), generator=seeded()) * 2 - 1
     )
-    condition = model.condition(lq)
+    condition = model.condition(ModelInput(lq))
     assert condition.y is not None and condition.y.shape == (2, 48, *size)
     with torch.no_grad():
         assert model.generate(condition, seeded()).shape == (2, 48, *size)
@@ -126,7 +126,7 @@ def test_denoises_at_every_noise_level(
 ) -> None:
     """At equal SNR, ``clean`` is nearer to the truth than the best linear guess from ``z_t`` without the network."""
     lq, gt = own_pairs
-    z_0, condition = model.codec.encode(gt), model.condition(lq)
+    z_0, condition = model.codec.encode(gt), model.condition(ModelInput(lq))
     t = model.process.timestep_at(torch.full((len(gt),), 2 * torch.tensor(ratio).log().item()))
     z_t = model.process.add_noise(z_0, noise_like(z_0), t, condition.y)
     c = model.process.coefficients(t)
@@ -141,11 +141,11 @@ def test_the_dct_teacher_is_the_faithful_one_in_another_space(pairs: tuple[Tenso
     faithful, dct = build("faithful"), build("faithful-dct")
     assert isinstance(dct, FaithfulDct) and dct.codec.space != faithful.codec.space
     lq, gt = pairs[0][:3], pairs[1][:3]
-    z_0, condition = faithful.codec.encode(gt), faithful.condition(lq)
+    z_0, condition = faithful.codec.encode(gt), faithful.condition(ModelInput(lq))
     t = torch.tensor([0.1, 0.5, 0.95])
     z_t = faithful.process.add_noise(z_0, noise_like(z_0), t, condition.y)
 
-    rotated = dct.condition(lq)
+    rotated = dct.condition(ModelInput(lq))
     torch.testing.assert_close(rotated.y, dct.codec.rotate(condition.y))
     assert (rotated.y - condition.y).abs().max() > 0.1
     ours, theirs = (
@@ -182,8 +182,8 @@ def test_the_student_starts_as_the_realistic_teacher_and_shares_nothing_with_it(
     assert not {p.data_ptr() for p in teacher.parameters()} & {
         p.data_ptr() for p in student.parameters()
     }
-    latent = student.generate(student.condition(pairs[0]))
-    assert torch.equal(latent, teacher.generate(teacher.condition(pairs[0])))
+    latent = student.generate(student.condition(ModelInput(pairs[0])))
+    assert torch.equal(latent, teacher.generate(teacher.condition(ModelInput(pairs[0]))))
     latent.sum().backward()
     assert all(p.grad is not None for name, p in student.network.named_parameters())
     assert student.network.get_submodule(student.head).out_channels == 48

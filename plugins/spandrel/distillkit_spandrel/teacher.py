@@ -11,7 +11,7 @@ import torch
 from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 
-from distillkit import WeightsError, read_state_dict
+from distillkit import ModelInput, WeightsError, read_state_dict
 from distillkit_spandrel.options import Options
 
 
@@ -32,8 +32,9 @@ class Checkpoint(nn.Module):
         self.network, self.found = found.model, found
         self.scale, self.size_multiple = found.scale, found.size_requirements.multiple_of
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
         """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]; a network that draws does so by ``generator``."""
+        lq = inputs.lq
         images = (lq.float() * 0.5 + 0.5).reshape(-1, self.found.input_channels, *lq.shape[-2:])
         seed = int(torch.randint(2**62, (), generator=generator))
         with (

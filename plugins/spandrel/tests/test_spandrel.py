@@ -17,7 +17,7 @@ from spandrel import MAIN_REGISTRY, ImageModelDescriptor, MaskedImageModelDescri
 from spandrel.architectures import ESRGAN, SPAN, AuraSR, Compact, DRUNet, NAFNet, SwinIR, Uformer
 
 from distillkit import DistillkitError, WeightsError
-from distillkit.recipe.build import build_named
+from distillkit.recipe.build import build_named_model
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.testing import contract_tests
@@ -66,7 +66,7 @@ def written(folder, name="ESRGAN"):
 
 
 def teacher(path, **options):
-    return build_named("spandrel/checkpoint", {"weights": path} | options, "cpu")
+    return build_named_model("spandrel/checkpoint", {"weights": path} | options, "cpu")
 
 
 def images(*shape, seed=0):

@@ -11,6 +11,7 @@ import torch
 from conftest import SHIPPED, SuperResCase
 from safetensors.torch import save_file
 
+from distillkit import ModelInput
 from distillkit_superres.resshift.schedule import ancestral, deterministic
 from distillkit_superres.resshift.sinsr import SinSR
 
@@ -126,7 +127,7 @@ def vq_case():
 def loop_case():
     case = declare("resshift_loop_s4_recipe", diffusion=DIFFUSION, **NETWORKS)
     model, y = case.resshift(ancestral), torch.rand(1, 3, 16, 16) * 2 - 1
-    condition, noise = model.condition(y), torch.randn(5, 1, 3, 16, 16)
+    condition, noise = model.condition(ModelInput(y)), torch.randn(5, 1, 3, 16, 16)
     samples, clean = (
         torch.stack(v) for v in zip(*model.chain(condition, iter(noise)), strict=True)
     )
@@ -145,7 +146,7 @@ def sinsr_case():
         torch.rand(1, 3, 16, 16) * 2 - 1,
         torch.randn(1, 3, 16, 16),
     )
-    condition, gt = model.condition(y), torch.rand(1, 3, 64, 64) * 2 - 1
+    condition, gt = model.condition(ModelInput(y)), torch.rand(1, 3, 64, 64) * 2 - 1
     x_t = model.prior(condition, noise)
     samples, clean = (
         torch.stack(v) for v in zip(*model.chain(condition, iter([noise] * 16)), strict=True)

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from distillkit import ModelInput
 from distillkit.data.pairs import Batch
 from distillkit.errors import RecipeError
-from distillkit.inference.student import stage1_adapter
-from distillkit.objectives.dual_teacher import StudentSample, draw_timesteps, score_distillation
+from distillkit.objectives.dual_teacher import StudentOutput, draw_timesteps, score_distillation
+from distillkit.recipe.build import build_adapter
 from distillkit.recipe.load import load_recipe
-from distillkit.training.models import build_cast
+from distillkit.training.models import build_models
 from distillkit.training.step import Stage1Step
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
@@ -19,12 +20,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def cast():
-    return build_cast(load_recipe(RECIPE), CPU)
+    return build_models(load_recipe(RECIPE), CPU)
 
 
 @pytest.fixture(scope="module")
 def adapter(cast):
-    return stage1_adapter(cast.student, load_recipe(RECIPE).recipe.stage1.adapter, seed=0)
+    return build_adapter(cast.student, load_recipe(RECIPE).recipe.stage1.adapter, seed=0)
 
 
 @pytest.fixture
@@ -36,9 +37,9 @@ def images():
 
 
 def sample_of(student, lq):
-    condition = student.condition(lq)
+    condition = student.condition(ModelInput(lq))
     latent = student.generate(condition)
-    return StudentSample(condition, latent, student.codec.decode(latent))
+    return StudentOutput(condition, latent, student.codec.decode(latent))
 
 
 def fidelity_terms(cast, images, monkeypatch, times, **options):
@@ -126,15 +127,15 @@ def test_mixed_precision_leaves_the_inputs_alone(cast, images):
 
 @pytest.mark.parametrize(("crop", "accepted"), [(64, True), (96, False), (128, True)])
 def test_crops_must_suit_every_teacher(crop, accepted):
-    resolved = load_recipe(RECIPE, [f"data.crop={crop}"])
+    resolved = load_recipe(RECIPE, [f"data.crop_size={crop}"])
     if accepted:
-        assert build_cast(resolved, CPU)
+        assert build_models(resolved, CPU)
     else:
         with pytest.raises(
             RecipeError,
             match=r"data\.crop - .* 96 pixels: teachers\.fidelity takes multiples of 64; all take 64",
         ):
-            build_cast(resolved, CPU)
+            build_models(resolved, CPU)
 
 
 @pytest.mark.parametrize("gradient", ["full", "sds"])
@@ -145,7 +146,7 @@ def test_the_teacher_of_the_other_space_may_see_a_crop(cast, adapter, monkeypatc
         [
             "stage1.decode_crop_size=64",
             f'stage1.teacher_gradient="{gradient}"',
-            "stage1.weights.perceptual=0",
+            "stage1.reconstruction.perceptual_weight=0",
         ],
     )
     seen = {"encode": set(), "decode": set(), "realness": set()}

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from distillkit import Restorer
 from distillkit.export.folder import export
-from distillkit.inference.student import make_variant, save_student, stage1_adapter
-from distillkit.recipe.build import build
+from distillkit.inference.student import save_student
+from distillkit.recipe.build import build, build_adapter, build_variant
 from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
 from distillkit_superres.osediff.options import OSEDiffOptions
@@ -45,10 +45,10 @@ def exported(tmp_path_factory):
         resolved.recipe,
         torch.Generator().manual_seed(0),
     )
-    adapter = stage1_adapter(model, recipe.stage1.adapter, recipe.seed)
+    adapter = build_adapter(model, recipe.stage1.adapter, recipe.seed)
     changes = {"stage1": {name: t.detach() for name, t in adapter.tensors().items()}}
     adapter.merge()
-    changes["stage2"] = make_variant(model, recipe.stage2, recipe.seed).tensors()
+    changes["stage2"] = build_variant(model, recipe.stage2, recipe.seed).tensors()
     changes = {
         stage: {n: 0.05 * torch.randn(t.shape, generator=g) for n, t in part.items()}
         for stage, part in changes.items()

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from distillkit.data.pairs import Batch
-from distillkit.inference.student import stage1_adapter
+from distillkit.recipe.build import build_adapter
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import open_batches
 from distillkit.training.blocks import gradient_checkpointing
-from distillkit.training.cache_estimate import forecast
+from distillkit.training.cache_estimate import estimate_cache
 from distillkit.training.feature_store import FeatureStore
-from distillkit.training.models import build_cast
+from distillkit.training.models import build_models
 from distillkit.training.step import Stage1Step
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
@@ -48,7 +48,7 @@ def storages(module):
 
 
 def test_every_weight_of_the_realness_teacher_is_the_students():
-    cast = build_cast(load_recipe(RECIPE), CPU)
+    cast = build_models(load_recipe(RECIPE), CPU)
     assert storages(cast.teachers["realness"]) <= storages(cast.student)
     shared = storages(cast.teachers["fidelity"]) & storages(cast.student)
     weights = list(cast.teachers["fidelity"].parameters())
@@ -59,9 +59,7 @@ def test_every_weight_of_the_realness_teacher_is_the_students():
 
 
 def test_teacher_of_another_unet_still_shares_the_autoencoder():
-    cast = build_cast(
-        load_recipe(RECIPE, ['teachers.realness={use="superres/sd21-base", size="tiny"}']), CPU
-    )
+    cast = build_models(load_recipe(RECIPE, ['teachers.realness.use="superres/sd21-base"']), CPU)
     teacher = cast.teachers["realness"]
     assert storages(teacher.codec) <= storages(cast.student)
     assert storages(teacher.network) - storages(cast.student), (
@@ -76,8 +74,8 @@ def test_saving_memory_keeps_terms_and_gradient(gradient):
     gt = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     found = []
     for checkpointing, per_term_backward in itertools.product((False, True), repeat=2):
-        cast = build_cast(resolved, CPU)
-        adapter = stage1_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
+        cast = build_models(resolved, CPU)
+        adapter = build_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
         step = Stage1Step(
             cast, adapter, resolved.recipe.stage1, None, seed=0, per_term_backward=per_term_backward
         )
@@ -103,17 +101,19 @@ def test_what_models_encode_of_an_input_is_kept(tmp_path):
     cached = [
         "training.cache_gib=1",
         f"training.cache_dir='{tmp_path}'",
-        "data.cycle=1",
+        "data.cycle_steps=1",
         "stage2.steps=0",
     ]
-    resolved = load_recipe(RECIPE, ["stage1.steps=2", "stage1.weights.perceptual=0", *cached])
+    resolved = load_recipe(
+        RECIPE, ["stage1.steps=2", "stage1.reconstruction.perceptual_weight=0", *cached]
+    )
     batch = Batch(
         torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1, None, ["a"]
     )
-    plain, kept = build_cast(load_recipe(RECIPE), CPU), build_cast(resolved, CPU)
+    plain, kept = build_models(load_recipe(RECIPE), CPU), build_models(resolved, CPU)
     found = []
     for cast in (plain, kept, kept):
-        adapter = stage1_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
+        adapter = build_adapter(cast.student, resolved.recipe.stage1.adapter, seed=0)
         terms = Stage1Step(cast, adapter, resolved.recipe.stage1, None, seed=0)(batch, 0)
         adapter.merge()
         found.append({k: v.item() for k, v in terms.items()})
@@ -121,5 +121,5 @@ def test_what_models_encode_of_an_input_is_kept(tmp_path):
     assert (kept.cache.misses, kept.cache.hits) == (4, 4)
     entries = Counter(entry.kind for entry in FeatureStore(tmp_path, 0).features())
     assert entries == {"lq latent": 2, "gt latent": 2}
-    foretold = forecast(resolved.recipe, kept, open_batches(resolved, kept, 1))
+    foretold = estimate_cache(resolved.recipe, kept, open_batches(resolved, kept, 1))
     assert Counter(f.kind for f in foretold for _ in range(f.entries)) == entries

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from distillkit import DistillkitError, Restorer, captioned
+from distillkit import DistillkitError, ModelInput, Restorer
 from distillkit.inference.student import Student
 from distillkit_superres import distillkit_students, distillkit_teachers
 from distillkit_superres.osediff import text
@@ -56,7 +56,7 @@ def test_restores_at_four_times_the_size(model, lq):
 
 def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
     model = build_osediff(OSEDiffOptions(size="tiny"))
-    model.generate(model.condition(lq)).square().mean().backward()
+    model.generate(model.condition(ModelInput(lq))).square().mean().backward()
     with_gradient = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == {"network"}
     assert model.network.conv_in.weight.grad.abs().max() > 0
@@ -68,7 +68,7 @@ def test_input_is_encoded_once_and_only_for_a_restoration(model, lq, monkeypatch
     monkeypatch.setattr(
         model.lq_encoder, "forward", lambda image: calls.append(image.shape) or forward(image)
     )
-    condition = model.condition(lq)
+    condition = model.condition(ModelInput(lq))
     model.predict(torch.randn(2, 4, 9, 8), torch.tensor([3, 700]), condition)
     assert calls == []
     model.generate(condition)
@@ -80,12 +80,12 @@ def test_inputs_and_truth_have_encoders_of_their_own(model, base, lq):
     image = enlarge(lq, 4)
     assert model.codec.space == base.codec.space
     torch.testing.assert_close(model.codec.encode(image), base.codec.encode(image))
-    tuned = model.condition(lq).extra["latent"]()
+    tuned = model.condition(ModelInput(lq)).extra["latent"]()
     assert (tuned - model.codec.encode(image)).abs().max() > 1e-3
 
 
 def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
-    condition = model.condition(lq)
+    condition = model.condition(ModelInput(lq))
     z = condition.extra["latent"]()
     torch.testing.assert_close(
         model.generate(condition), model.predict(z, torch.full((2,), 999), condition).sample
@@ -94,7 +94,10 @@ def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
 
 def test_large_latents_are_denoised_in_tiles(lq):
     model = build_osediff(OSEDiffOptions(size="tiny")).eval().requires_grad_(False)
-    condition, whole = model.condition(lq), model.generate(model.condition(lq))
+    condition, whole = (
+        model.condition(ModelInput(lq)),
+        model.generate(model.condition(ModelInput(lq))),
+    )
     model.tile, model.tile_overlap = 8, 4
     assert (model.generate(condition) - whole).abs().max() > 0
     flat = torch.arange(2 * 4 * 9 * 8.0).view(2, 4, 9, 8)
@@ -136,7 +139,7 @@ def test_guidance_leads_away_from_the_negative_prompt(base, lq):
         torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)),
         torch.tensor([20, 979]),
     )
-    condition = guided.condition(lq)
+    condition = guided.condition(ModelInput(lq))
     plain = base(z, t, condition)
     torch.testing.assert_close(
         guided(z, t, condition), plain, atol=1e-5, rtol=0
@@ -153,7 +156,9 @@ def test_guidance_leads_away_from_the_negative_prompt(base, lq):
 def test_base_model_is_a_score_only(base, lq):
     assert TEACHERS["osediff"].capabilities == {"score", "output"}
     assert TEACHERS["sd21-base"].capabilities == {"score"}
-    prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(lq))
+    prediction = base.predict(
+        torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(ModelInput(lq))
+    )
     assert prediction.sample.shape == prediction.epsilon.shape == (2, 4, 9, 8)
     with pytest.raises(DistillkitError, match="restores nothing"):
         base.restore(lq)
@@ -245,28 +250,33 @@ def test_tags_make_a_prompt_of_each_image(encoder, tmp_path, lq):
         return ["cat", "dog"]
 
     prompt = PromptPerImage(encoder, tagger=tagger)
-    torch.testing.assert_close(prompt(lq), encoder(["cat", "dog"]))
+    no_captions = [None, None]
+    torch.testing.assert_close(prompt(lq, no_captions), encoder(["cat", "dog"]))
     assert seen[0] is lq
-    torch.testing.assert_close(
-        PromptPerImage(encoder, "a", tagger)(lq), encoder(["cat, a", "dog, a"])
-    )
+    with_prompt = PromptPerImage(encoder, "a", tagger)
+    torch.testing.assert_close(with_prompt(lq, no_captions), encoder(["cat, a", "dog, a"]))
 
 
 def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
     encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
     model = build_osediff(OSEDiffOptions(size="tiny"))
     model.prompt = PromptPerImage(encoder, "a", captions=True)
-    with captioned(["cat", None]):
-        torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["cat, a", "a"]))
-        tagged = PromptPerImage(encoder, "a", lambda image: ["do", "do"], captions=True)
-        torch.testing.assert_close(tagged(lq), encoder(["cat, a", "do, a"]))
-        torch.testing.assert_close(
-            PromptPerImage(encoder, "a", lambda image: ["do", "do"])(lq),
-            encoder(["do, a", "do, a"]),
-        )
-    torch.testing.assert_close(model.condition(lq).extra["prompt"], encoder(["a", "a"]))
-    with captioned(["cat", ""]):
-        torch.testing.assert_close(PromptPerImage(encoder, captions=True)(lq), encoder(["cat", ""]))
+
+    def embedded(captions):
+        return model.condition(ModelInput(lq, captions)).extra["prompt"]
+
+    torch.testing.assert_close(embedded(["cat", None]), encoder(["cat, a", "a"]))
+    torch.testing.assert_close(embedded(None), encoder(["a", "a"]))
+
+    def tagger(image):
+        return ["do", "do"]
+
+    tagged = PromptPerImage(encoder, "a", tagger, captions=True)
+    torch.testing.assert_close(tagged(lq, ["cat", None]), encoder(["cat, a", "do, a"]))
+    deaf = PromptPerImage(encoder, "a", tagger)
+    torch.testing.assert_close(deaf(lq, ["cat", None]), encoder(["do, a", "do, a"]))
+    plain = PromptPerImage(encoder, captions=True)
+    torch.testing.assert_close(plain(lq, ["cat", ""]), encoder(["cat", ""]))
 
 
 def test_taggers_are_found_by_entry_point(monkeypatch):

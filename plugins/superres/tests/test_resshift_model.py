@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillkit import Condition, DiffusionModel
+from distillkit import Condition, DiffusionModel, ModelInput
 from distillkit.diffusion.prediction import epsilon_from_sample, sample_from_epsilon
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.build import (
@@ -92,7 +92,7 @@ def test_one_reverse_step_reproduces_published_numbers(case):
 @torch.no_grad()
 def test_chain_reproduces_published_samples(case):
     model, g = case.resshift(ancestral), case.tensors
-    condition = model.condition(g["y"])
+    condition = model.condition(ModelInput(g["y"]))
     close = {"atol": 1e-4, "rtol": 0}
     torch.testing.assert_close(condition.y, g["z_y"], **close)
     states = list(model.chain(condition, iter(g["noise"])))
@@ -162,7 +162,7 @@ def test_restoring_is_repeatable_by_its_generator(tiny):
 
 def test_the_deterministic_sampler_draws_noise_only_for_its_start():
     model = build_resshift(ResShiftOptions(size="tiny", sampler="deterministic"))
-    condition = model.condition(torch.rand(1, 3, 16, 16) * 2 - 1)
+    condition = model.condition(ModelInput(torch.rand(1, 3, 16, 16) * 2 - 1))
     start = torch.randn_like(condition.y)
     ends = []
     for _ in range(2):
@@ -173,7 +173,7 @@ def test_the_deterministic_sampler_draws_noise_only_for_its_start():
 
 def test_gradient_of_a_prediction_reaches_the_image_through_the_encoder(tiny):
     image = torch.rand(1, 3, 64, 64).mul(2).sub(1).requires_grad_()
-    condition = tiny.condition(torch.rand(1, 3, 16, 16) * 2 - 1)
+    condition = tiny.condition(ModelInput(torch.rand(1, 3, 16, 16) * 2 - 1))
     t = torch.tensor([2])
     z_t = tiny.process.add_noise(
         tiny.codec.encode(image), torch.randn(1, 3, 16, 16), t, condition.y
@@ -197,14 +197,14 @@ def test_mixed_precision_follows_float32(tiny):
     """The code search stays in float32 under autocast."""
     torch.manual_seed(0)
     lq, t = torch.rand(1, 3, 16, 16) * 2 - 1, torch.tensor([2])
-    condition = tiny.condition(lq)
+    condition = tiny.condition(ModelInput(lq))
     z_t = tiny.process.add_noise(condition.y, torch.randn_like(condition.y), t, condition.y)
     expected, codes = (
         tiny.predict(z_t, t, condition).sample,
         tiny.codec.network.quantize.nearest(z_t),
     )
     with torch.autocast("cpu", torch.bfloat16):
-        clean = tiny.predict(z_t, t, tiny.condition(lq)).sample
+        clean = tiny.predict(z_t, t, tiny.condition(ModelInput(lq))).sample
         assert tiny.codec.network.quantize.nearest(z_t).equal(codes)
         assert tiny.restore(lq).isfinite().all()
     assert (clean - expected).abs().max() < 0.05 * expected.abs().max()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkit import DiffusionModel, DistillkitError, OutputTeacher
+from distillkit import DiffusionModel, DistillkitError, ModelInput, OutputTeacher
 from distillkit_superres.resshift.build import build_sinsr
 from distillkit_superres.resshift.options import SinSROptions
 from distillkit_superres.resshift.schedule import SINSR_MAX_START, deterministic, make_sqrt_eta
@@ -16,7 +16,7 @@ CLOSE = {"atol": 1e-4, "rtol": 0}
 @torch.no_grad()
 def test_one_step_reproduces_published_numbers(case):
     model, g = case.resshift(deterministic), case.tensors
-    condition = model.condition(g["y"])
+    condition = model.condition(ModelInput(g["y"]))
     torch.testing.assert_close(condition.y, g["z_y"], **CLOSE)
     torch.testing.assert_close(model.prior(condition, g["noise"]), g["x_T"], **CLOSE)
     torch.testing.assert_close(
@@ -40,7 +40,7 @@ def test_deterministic_chain_reproduces_published_numbers(case):
     noises = iter(
         [g["noise"], *torch.randn(model.nfe, *g["noise"].shape)]
     )  # all but the first have no effect
-    states = list(model.chain(model.condition(g["y"]), noises))
+    states = list(model.chain(model.condition(ModelInput(g["y"])), noises))
     torch.testing.assert_close(torch.stack([z for z, _ in states]), g["ddim.samples"], **CLOSE)
     torch.testing.assert_close(
         torch.stack([clean for _, clean in states]), g["ddim.pred_xstart"], **CLOSE
@@ -52,7 +52,7 @@ def test_deterministic_chain_reproduces_published_numbers(case):
 def test_the_losses_it_was_trained_with_come_out_as_published(case):
     """The network answers for the chain's end at the last time, and for the way back at time 0 with the last time's scaling."""
     model, g = case.resshift(deterministic), case.tensors
-    condition = model.condition(g["y"])
+    condition = model.condition(ModelInput(g["y"]))
     last, first = torch.tensor([model.nfe - 1]), torch.tensor([0])
     x_t, target, gt = g["x_T"], g["ddim.samples"][-1], model.codec.encode(g["gt"])
 
@@ -80,7 +80,7 @@ def test_is_an_output_teacher_only(tiny):
     assert (tiny.nfe, tiny.scale, tiny.size_multiple) == (1, 4, 16)
     z = torch.zeros(1, 3, 16, 16)
     with pytest.raises(DistillkitError, match=r"superres/sinsr - cannot be asked for a score"):
-        tiny.predict(z, torch.tensor([7]), tiny.model.condition(z))
+        tiny.predict(z, torch.tensor([7]), tiny.model.condition(ModelInput(z)))
 
 
 def test_restoring_is_repeatable_by_its_generator(tiny):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from distillkit import Condition, DiffusionModel, Identity
+from distillkit import Condition, DiffusionModel, Identity, ModelInput
 from distillkit_lowlight.gsad.padding import choose_border, crop, pad
 from distillkit_lowlight.gsad.process import NoiseLevelProcess
 from distillkit_lowlight.gsad.sampler import (
@@ -44,9 +44,9 @@ class GSAD(DiffusionModel):
         # Kept apart from size_multiple, which is 1: this model pads by itself.
         self._network_multiple = network.size_multiple
 
-    def condition(self, lq: Tensor) -> Condition:
+    def condition(self, inputs: ModelInput) -> Condition:
         """``extra["lq"]``: the low-light image itself."""
-        return Condition(extra={"lq": lq})
+        return Condition(extra={"lq": inputs.lq})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Predict the noise in ``z_t``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillkit import Condition, DiffusionModel, VariancePreserving
+from distillkit import Condition, DiffusionModel, ModelInput, VariancePreserving
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import Priors, RetiDiff, StageOneExtractors
 
@@ -53,9 +53,9 @@ class PriorTeacher(DiffusionModel):
     def space(self) -> str:
         return f"retidiff-priors{2 * self.network.prior_size}"
 
-    def condition(self, lq: Tensor) -> Condition:
+    def condition(self, inputs: ModelInput) -> Condition:
         """``extra``: ``lq`` in [0, 1], its ``maps``, and the vectors ``priors`` that the chains are conditioned on."""
-        unit = (lq + 1) / 2
+        unit = (inputs.lq + 1) / 2
         maps = self.decomposition_low(unit)
         return Condition(
             extra={"lq": unit, "maps": maps, "priors": self.network.conditions(unit, maps)}

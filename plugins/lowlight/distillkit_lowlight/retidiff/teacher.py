@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit import ModelInput
 from distillkit_lowlight.retidiff.decomposition import Decomposition
 from distillkit_lowlight.retidiff.networks import Priors, RetiDiff
 
@@ -27,12 +28,13 @@ class RetiDiffTeacher(nn.Module):
         self.network = network
         self.decomposition = decomposition
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
         """Low-light images (B, 3, H, W) in [-1, 1] -> restored images of the same shape, clamped to [-1, 1].
 
         Sides are filled to multiples of 8 at the right and bottom by reflection, before the decomposition. The starts of the two
         chains are drawn as vectors of the whole batch, first for the maps' prior, then for the image's.
         """
+        lq = inputs.lq
         start = Priors(
             *(
                 torch.randn(len(lq), self.network.prior_size, generator=generator).to(lq)

@@ -17,8 +17,8 @@ from distillkit import (
     Condition,
     DiffusionModel,
     DistillkitError,
+    ModelInput,
     VariancePreserving,
-    current_memory,
     match_colors,
 )
 from distillkit_superres.osediff.architecture import LATENT_SCALE
@@ -120,9 +120,10 @@ class StableDiffusion(DiffusionModel):
         # Made from the options at every start, so no checkpoint has to hold it.
         self.register_buffer("negative", negative, persistent=False)
 
-    def condition(self, lq: Tensor) -> Condition:
+    def condition(self, inputs: ModelInput) -> Condition:
         with torch.no_grad():
-            return Condition(extra={"prompt": self.prompt(enlarge(lq, self.scale))})
+            image = enlarge(inputs.lq, self.scale)
+            return Condition(extra={"prompt": self.prompt(image, inputs.caption_list())})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         prompt = condition.extra["prompt"]
@@ -180,17 +181,16 @@ class OSEDiff(StableDiffusion):
         self.tile_overlap = tile_overlap
         self.color_fix = color_fix
 
-    def condition(self, lq: Tensor) -> Condition:
-        memory = current_memory()
-
+    def condition(self, inputs: ModelInput) -> Condition:
         @cache
         def latent() -> Tensor:
             with torch.no_grad():
-                return memory("latent", lambda: self.lq_encoder(image) * LATENT_SCALE)
+                return inputs.cache("lq latent", lambda: self.lq_encoder(image) * LATENT_SCALE)
 
         with torch.no_grad():
-            image = enlarge(lq, self.scale)
-            return Condition(extra={"prompt": self.prompt(image), "latent": latent})
+            image = enlarge(inputs.lq, self.scale)
+            prompt = self.prompt(image, inputs.caption_list())
+            return Condition(extra={"prompt": prompt, "latent": latent})
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         z = condition.extra["latent"]()
@@ -205,10 +205,10 @@ class OSEDiff(StableDiffusion):
         coefficients = self.process.coefficients(t)
         return (z - coefficients.noise * epsilon) / coefficients.signal
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        restored = super().restore(lq, generator)
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        restored = super().restore(inputs, generator)
         if self.color_fix == "none":
             return restored
-        reference = enlarge(lq, self.scale)
+        reference = enlarge(inputs.lq, self.scale)
         fixed = match_colors(restored * 0.5 + 0.5, reference * 0.5 + 0.5, self.color_fix)
         return (fixed * 2 - 1).clamp(-1, 1)

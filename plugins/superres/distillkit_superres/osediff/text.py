@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from distillkit import DistillkitError, current_captions
+from distillkit import DistillkitError
 
 Tagger = Callable[[Tensor], list[str]]
 """Writes a text for each image, such as ``"dog, grass, ball"``.
@@ -102,7 +102,7 @@ class FixedPrompt(nn.Module):
         super().__init__()
         self.register_buffer("embedding", embedding)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, captions: Sequence[str | None]) -> Tensor:
         """Repeat the embedding for images (B, 3, H, W), shape (B, length, width)."""
         return self.embedding.expand(len(image), -1, -1)
 
@@ -130,18 +130,18 @@ class PromptPerImage(nn.Module):
         self.tagger = tagger
         self.captions = captions
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, captions: Sequence[str | None]) -> Tensor:
         """Embed the texts of images.
 
         Args:
             image: Shape (B, 3, H, W), in [-1, 1].
+            captions: Each image's caption, or None where it has none.
 
         Returns:
             Shape (B, length, width).
         """
-        captions: list[str | None] = [None] * len(image)
-        if self.captions:
-            captions = current_captions(image)
+        if not self.captions:
+            captions = [None] * len(image)
         # The tagger sees the whole batch or nothing: it is a network of its own.
         tags = [""] * len(image)
         if self.tagger is not None and None in captions:

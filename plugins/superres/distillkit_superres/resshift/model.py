@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit import Autoencoder, Condition, DiffusionModel, ResidualShifting, current_memory
+from distillkit import Autoencoder, Condition, DiffusionModel, ModelInput, ResidualShifting
 from distillkit_superres.resshift.autoencoder import VQModel
 from distillkit_superres.resshift.schedule import ReverseStep, ancestral
 from distillkit_superres.resshift.unet import SwinUNet
@@ -58,11 +58,11 @@ class ResShift(DiffusionModel):
         self.nfe = process.num_train_timesteps
         self.size_multiple = network.size_multiple * autoencoder.factor // scale
 
-    def condition(self, lq: Tensor) -> Condition:
+    def condition(self, inputs: ModelInput) -> Condition:
+        lq = inputs.lq
         upsampled = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return Condition(
-            y=current_memory()("latent", lambda: self.codec.encode(upsampled)), extra={"lq": lq}
-        )
+        y = inputs.cache("lq latent", lambda: self.codec.encode(upsampled))
+        return Condition(y=y, extra={"lq": lq})
 
     def scale_input(self, z: Tensor, t: Tensor) -> Tensor:
         """Scale latents for the network: ``z / sqrt(kappa^2 eta_t + 1)``.

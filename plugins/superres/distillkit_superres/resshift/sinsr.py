@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from distillkit import Condition, DistillkitError
+from distillkit import Condition, DistillkitError, ModelInput
 from distillkit_superres.resshift.model import ResShift
 
 
@@ -34,9 +34,9 @@ class SinSR(nn.Module):
         t = torch.full((z.shape[0],), self.model.nfe - 1, device=z.device)
         return self.model(z, t, condition)
 
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
         """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1], which depend on the noise drawn."""
-        condition = self.model.condition(lq)
+        condition = self.model.condition(inputs)
         assert condition.y is not None
         noise = torch.randn(condition.y.shape, generator=generator).to(condition.y)
         return self.model.codec.decode(self.one_step(condition, noise)).clamp(-1, 1)
@@ -50,5 +50,5 @@ class SinSR(nn.Module):
         raise DistillkitError(
             "superres/sinsr - cannot be asked for a score: it was distilled at one timestep only "
             "and knows no noise level in between; "
-            'ask it for its output (fidelity_term = "output"), or use superres/resshift'
+            'ask it for its output (term = "output"), or use superres/resshift'
         )

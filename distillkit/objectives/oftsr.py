@@ -1,0 +1,95 @@
+"""OFTSR's identity with its roles put right, as a stage-2 variant."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.errors import PluginError
+from distillkit.objectives.controllability import (
+    Stage2Batch,
+    Variant,
+    as_column,
+    draw_tradeoff_pair,
+    tradeoff_timestep,
+)
+from distillkit.objectives.reconstruction import Losses
+from distillkit.tradeoff import REALISTIC, Tradeoff
+
+
+class Oftsr(Variant):
+    """A jump network f that agrees with a straight flow from z_0 to z_1.
+
+    ``L = |t' f(z_0, t') - sg[t f_avg(z_0, t)] - (t' - t) (z_1 - z_0)|^2``
+
+    with t and t' independent and uniform on (0, 1). f is a copy of the stage-1 network with its
+    last layer at zero, fed z_0 and t in the place of the diffusion timestep; f_avg is its moving
+    average, without gradient. Two passes: z_0, then f.
+
+    Args:
+        student: with its stage-1 weights merged; it must name its ``head``.
+
+    Raises:
+        PluginError: the student names no ``head``.
+    """
+
+    extra_nfe = 1
+    needs_faithful_target = True
+
+    def __init__(self, student: DiffusionModel) -> None:
+        if student.head is None:
+            raise PluginError(
+                f"{type(student).__name__} names no head, which stage2.variant = "
+                '"oftsr" starts from zero; use "adapter_scaling"'
+            )
+        self.student = student
+        self._jump = _with_own_network(student)
+        self._jump.network.requires_grad_(True)
+        for parameter in self._jump.network.get_submodule(student.head).parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def models(self) -> tuple[DiffusionModel, ...]:
+        return self.student, self._jump
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        return dict(self._jump.network.named_parameters())
+
+    def losses(self, batch: Stage2Batch) -> Losses:
+        z_0 = batch.start()
+        z_1 = batch.faithful_target()
+        t, u = draw_tradeoff_pair(batch, len(z_0))
+        a, b = as_column(t, z_0), as_column(u, z_0)
+        with torch.no_grad(), batch.averaged_weights():
+            average_jump = a * self._flow(z_0, t, batch.condition)
+        jump = b * self._flow(z_0, u, batch.condition)
+        return {"ctrl": (jump - average_jump - (b - a) * (z_1 - z_0)).square().mean()}
+
+    def generate(
+        self,
+        condition: Condition,
+        tradeoff: Tradeoff,
+        generator: torch.Generator | None = None,
+        z_0: Tensor | None = None,
+    ) -> Tensor:
+        if z_0 is None:
+            z_0 = self.student.generate(condition, generator)
+        if tradeoff == REALISTIC:
+            return z_0
+        t = torch.full((len(z_0),), float(tradeoff))
+        return z_0 + tradeoff * self._flow(z_0, t, condition)
+
+    def _flow(self, z_0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        timestep = tradeoff_timestep(self.student.process, t).to(z_0.device)
+        return self._jump(z_0, timestep, condition)
+
+
+def _with_own_network(student: DiffusionModel) -> DiffusionModel:
+    """Copy the student's network; everything else is shared with the student."""
+    twin = copy.copy(student)
+    twin.__dict__["_modules"] = dict(student._modules)
+    twin.network = copy.deepcopy(student.network)
+    return twin
