@@ -26,7 +26,7 @@ from distillkit.cli import main as cli
 from distillkit.export.folder import export, push, without_folders
 from distillkit.export.model_card import model_card, strictest_licenses
 from distillkit.plugins.descriptors import Spec
-from distillkit.recipe.load import Component, load_recipe
+from distillkit.recipe.load import Component
 
 
 @pytest.fixture
