@@ -1,4 +1,7 @@
-"""The borders that keep the engine general: who may import whom, which words the engine may say, and what stays cheap to import."""
+"""The borders that keep the engine general.
+
+Who may import whom, which words the engine may say, and what stays cheap to import.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ import distillkit
 ROOT = Path(__file__).parents[1]
 ENGINE = sorted((ROOT / "distillkit").rglob("*.py"))
 PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if "tests" not in p.parts)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FRONT_DOOR = ast.parse((ROOT / "distillkit" / "__init__.py").read_text(encoding="utf-8"))
 
 FLOORS = (
     "errors",
@@ -43,23 +48,39 @@ FLOORS = (
 """From the ground up: a module imports from its own floor and from those below."""
 
 FOREIGN_WORDS = re.compile(
-    r"resshift|osediff|sinsr|gsad|reti-?diff|real-?esrgan|pi-?sa-?sr|stable.diffusion|super-?res|low-?light|\blol\b|\bsd-?2",
+    r"resshift|osediff|sinsr|gsad|reti-?diff|real-?esrgan|pi-?sa-?sr|stable.diffusion|super-?res"
+    r"|low-?light|\blol\b|\bsd-?2",
     re.IGNORECASE,
 )
 
+HEAVY = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "datasets",
+    "transformers",
+    "peft",
+    "accelerate",
+    "matplotlib",
+    "gradio",
+    "av",
+}
+
 
 def imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Line, module and name of everything a file imports, function bodies and TYPE_CHECKING blocks included."""
+    """Line, module and name of every import, those inside functions and for type checkers too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name, None) for alias in node.names)
+            for alias in node.names:
+                yield node.lineno, alias.name, None
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
-            yield from ((node.lineno, module, alias.name) for alias in node.names)
+            for alias in node.names:
+                yield node.lineno, module, alias.name
 
 
 def engine_modules(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and name, below ``distillkit``, of the engine modules a file imports."""
+    """Line and name, below ``distillkit``, of the engine modules that a file imports."""
     for line, module, name in imports(path):
         full = module if name is None else f"{module}.{name}"
         if module.startswith("."):
@@ -92,11 +113,45 @@ def test_engine_imports_point_down() -> None:
     assert wrong == []
 
 
+def test_the_contributors_page_lists_the_same_floors() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", CONTRIBUTING, flags=re.MULTILINE)
+    assert listed == list(FLOORS)
+
+
+def test_the_contributors_page_names_files_that_exist() -> None:
+    folders = "distillkit|plugins|tests|benchmarks|docs|recipes"
+    named = re.findall(rf"`((?:{folders})/[\w./]*)`", CONTRIBUTING)
+    linked = re.findall(r"\]\(([^):#]+)\)", CONTRIBUTING)
+    assert len(named) > 10
+    assert [path for path in [*named, *linked] if not (ROOT / path).exists()] == []
+
+
+def test_the_contributors_page_shows_the_example_as_it_is() -> None:
+    excerpt = r"\]\((plugins/example/[^)]+)\):\n\n```python\n(.*?)```"
+    shown = re.findall(excerpt, CONTRIBUTING, flags=re.DOTALL)
+    assert len(shown) == 3
+    for path, code in shown:
+        assert code in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_the_score_teacher_of_the_contributors_page_restores() -> None:
+    import torch
+    from torch import Generator, Tensor, nn
+    from torch.nn import functional
+
+    (code,) = re.findall(r"```python\n(class MyTeacher.*?)```", CONTRIBUTING, flags=re.DOTALL)
+    names = {name: getattr(distillkit, name) for name in distillkit.__all__}
+    names |= {"torch": torch, "nn": nn, "F": functional, "Generator": Generator, "Tensor": Tensor}
+    exec(code, names)
+    teacher = names["MyTeacher"](distillkit.Options())
+    inputs = distillkit.ModelInput(torch.zeros(2, 3, 8, 8))
+    assert teacher.restore(inputs, torch.Generator()).shape == (2, 3, 32, 32)
+
+
 def test_the_front_door_imports_only_for_type_checkers_and_its_own_shim() -> None:
-    tree = ast.parse((ROOT / "distillkit" / "__init__.py").read_text())
     at_once = {
         alias.name
-        for node in tree.body
+        for node in FRONT_DOOR.body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
@@ -105,27 +160,21 @@ def test_the_front_door_imports_only_for_type_checkers_and_its_own_shim() -> Non
 
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=lambda p: str(p.relative_to(ROOT / "plugins")))
 def test_plugins_import_public_names_only(path: Path) -> None:
-    wrong = [
-        f"{where(path, line)} imports {module}{f'.{name}' if name else ''}"
-        for line, module, name in imports(path)
-        if (module.startswith("distillkit."))
-        or (module == "distillkit" and name is not None and name not in distillkit.__all__)
-    ]
+    wrong = []
+    for line, module, name in imports(path):
+        private = name is not None and name not in distillkit.__all__
+        if module.startswith("distillkit.") or (module == "distillkit" and private):
+            wrong.append(f"{where(path, line)} imports {name} from {module}")
     assert wrong == []
 
 
 def test_the_engine_names_no_task_and_no_model() -> None:
-    texts = [*ENGINE, *(ROOT / "distillkit").rglob("templates/*")]
-    lines = [
-        (path, n, line)
-        for path in texts
-        for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-    ]
-    assert [
-        f"{where(path, n)} says {word[0]}"
-        for path, n, line in lines
-        if (word := FOREIGN_WORDS.search(line))
-    ] == []
+    found = []
+    for path in [*ENGINE, *(ROOT / "distillkit").rglob("templates/*")]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for word in FOREIGN_WORDS.findall(line):
+                found.append(f"{where(path, number)} says {word}")
+    assert found == []
 
 
 @pytest.mark.parametrize("name", distillkit.__all__)
@@ -134,33 +183,37 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_type_checkers_see_the_public_names() -> None:
-    tree = ast.parse((ROOT / "distillkit" / "__init__.py").read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        (node.module, alias.asname)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert seen == {
-        (f"distillkit.{module}", name)
-        for module, names in distillkit._HOME.items()
-        for name in names
-    }
+    (block,) = (node for node in FRONT_DOOR.body if isinstance(node, ast.If))
+    seen = set()
+    for node in block.body:
+        if isinstance(node, ast.ImportFrom):
+            seen |= {(node.module, alias.asname) for alias in node.names}
+    offered = set()
+    for module, names in distillkit._HOME.items():
+        offered |= {(f"distillkit.{module}", name) for name in names}
+    assert seen == offered
 
 
-HEAVY = (
-    "torch",
-    "torchvision",
-    "diffusers",
-    "datasets",
-    "transformers",
-    "peft",
-    "accelerate",
-    "matplotlib",
-    "gradio",
-    "av",
-)
+def imported_by(code: str) -> set[str]:
+    """The modules that are there when a program of this code ends."""
+    report = "import atexit, sys; atexit.register(lambda: print(' '.join(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{report}; {code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def command(*arguments: str) -> str:
+    line = ["distillkit", *arguments]
+    return f"import sys; sys.argv = {line}; from distillkit.cli.main import main; main()"
+
+
+LOAD_PLUGINS = "from distillkit.plugins.manager import load_plugins; load_plugins()"
 
 
 @pytest.mark.parametrize(
@@ -170,16 +223,16 @@ HEAVY = (
         "import distillkit.recipe.load",
         "import distillkit.recipe.json_schema",
         "import distillkit.testing",
-        "from distillkit.plugins.manager import load_plugins; load_plugins()",
-        "import sys; sys.argv = ['distillkit', '--help']; from distillkit.cli.main import main; main()",
-        "import sys; sys.argv = ['distillkit', 'plugins']; from distillkit.cli.main import main; main()",
+        LOAD_PLUGINS,
+        command("--help"),
+        command("plugins"),
     ],
 )
 def test_light_things_import_nothing_heavy(code: str) -> None:
-    """Plugins' modules are among the light things: their descriptors import heavy code in ``build`` only."""
-    program = f"import atexit, sys; atexit.register(lambda: print('heavy:', sorted(set({HEAVY}) & set(sys.modules)))); {code}"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "heavy: []"
+    """The modules of plugins are among them: what is heavy is named by text and imported later."""
+    assert imported_by(code) & HEAVY == set()
+
+
+def test_plugins_are_loaded_without_their_options() -> None:
+    """Else the help of the command line, which asks them for commands, waits for pydantic."""
+    assert "pydantic" not in imported_by(LOAD_PLUGINS)
