@@ -1,5 +1,6 @@
 import torch
 
+from distillkit import ModelInput
 from distillkit.testing import contract_tests
 from distillkit_example.models import Grain, Sharpen
 from distillkit_example.options import GrainOptions, SharpenOptions
@@ -8,7 +9,7 @@ test_contract = contract_tests("example")
 
 
 def sharpen(image: torch.Tensor, strength: float) -> torch.Tensor:
-    return Sharpen(SharpenOptions(strength=strength)).restore(image)
+    return Sharpen(SharpenOptions(strength=strength)).restore(ModelInput(image))
 
 
 def test_sharpening_raises_contrast_at_an_edge() -> None:
