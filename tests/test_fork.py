@@ -65,7 +65,7 @@ def content(folder):
 SAFE = {
     "name": '"other"',
     "data.eval": "[]",
-    "data.workers": "1",
+    "data.num_workers": "1",
     "data.image_cache_mb": "1",
     "data.max_bad_fraction": "0.5",
     "stage2.faithful_check_images": "2",

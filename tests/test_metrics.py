@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 from skimage.metrics import structural_similarity
 
+from distillkit import ModelInput
 from distillkit.errors import WeightsError
 from distillkit.evaluation.protocol import bicubic_method
 from distillkit.files.images import to_uint8
@@ -225,7 +226,7 @@ def test_the_linear_layers_of_a_complete_lpips_file_are_used(tmp_path):
 
 
 def test_bicubic_is_pillows(pair):
-    ours = bicubic_method(4).restore("", pair[1], torch.Generator())
+    ours = bicubic_method(4).restore("", ModelInput(pair[1]), torch.Generator())
     for image, enlarged in zip(array(pair[1]), array(ours), strict=True):
         picture = Image.fromarray(image.astype(np.uint8))
         pillows = picture.resize((52 * 4, 40 * 4), Image.Resampling.BICUBIC)

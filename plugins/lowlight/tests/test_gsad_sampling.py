@@ -128,7 +128,7 @@ def test_generate_draws_like_the_loop(case, make_schedule, monkeypatch):
     model = GSAD(case.other(case.info["uses_weights_of"]).unet(), make_schedule(options))
     draws = iter([case["loop.x_T"], *case["loop.z"]])
     monkeypatch.setattr(torch, "randn", lambda *shape, generator=None: next(draws))
-    restored = model.restore(case["in.lq"])
+    restored = model.restore(ModelInput(case["in.lq"]))
     assert_close(restored, case["loop.final_batch"], atol=5e-5, rtol=0)
     assert next(draws, None) is None
 

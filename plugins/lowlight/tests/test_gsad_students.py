@@ -123,7 +123,7 @@ def test_restoring_with_the_student_equals_the_teacher_at_first(images):
     teacher = gsad_teacher(GSADOptions(size="tiny"))
     with torch.no_grad():
         a, b = (
-            m.restore(images(1, 20, 28), torch.Generator().manual_seed(1))
+            m.restore(ModelInput(images(1, 20, 28)), torch.Generator().manual_seed(1))
             for m in (teacher, student())
         )
     assert torch.equal(a, b) and a.shape == (1, 3, 20, 28) and a.abs().max() <= 1
@@ -135,7 +135,7 @@ def test_one_step_student_looks_at_noise_once(images, generator, monkeypatch):
     forward = model.network.forward
     monkeypatch.setattr(model.network, "forward", lambda x, t: levels.append(t) or forward(x, t))
     with torch.no_grad():
-        model.restore(images(2, 16, 16), generator)
+        model.restore(ModelInput(images(2, 16, 16)), generator)
     assert len(levels) == model.nfe == 1
     assert_close(levels[0], torch.full((2,), 0.0797), atol=1e-4, rtol=0)
 

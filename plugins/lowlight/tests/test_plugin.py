@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from distillkit import DiffusionModel, OutputTeacher, WeightsError
+from distillkit import DiffusionModel, ModelInput, OutputTeacher, WeightsError
 from distillkit.plugins.manager import load_plugins
 from distillkit.testing import contract_tests
 from distillkit_lowlight.gsad.model import LastStepStudent, OneStepStudent
@@ -75,7 +75,7 @@ print({"torch", "datasets"} & set(sys.modules))
 def test_tiny_models_restore(plugins, images, generator, kind, name):
     model = build(plugins, kind, name, size="tiny")
     with torch.no_grad():
-        restored = model.restore(images(1, 20, 26), generator)
+        restored = model.restore(ModelInput(images(1, 20, 26)), generator)
     assert restored.shape == (1, 3, 20, 26) and restored.abs().max() <= 1
     assert isinstance(model, OutputTeacher)
 

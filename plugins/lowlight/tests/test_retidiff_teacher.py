@@ -150,14 +150,15 @@ def teacher():
 
 @pytest.mark.parametrize("size", [(32, 40), (27, 45), (9, 8)])
 def test_restores_any_size(teacher, images, size, generator):
-    restored = teacher.restore(images(2, *size), generator)
+    restored = teacher.restore(ModelInput(images(2, *size)), generator)
     assert isinstance(teacher, OutputTeacher) and restored.shape == (2, 3, *size)
     assert restored.abs().max() <= 1
 
 
 def test_starts_are_drawn_from_the_generator(teacher, images):
     a, b, c = (
-        teacher.restore(images(1, 16, 16), torch.Generator().manual_seed(s)) for s in (0, 0, 1)
+        teacher.restore(ModelInput(images(1, 16, 16)), torch.Generator().manual_seed(s))
+        for s in (0, 0, 1)
     )
     assert torch.equal(a, b) and not torch.equal(a, c)
 
@@ -226,5 +227,10 @@ def test_prior_score_terms(priors, images):
 def test_prior_chain_is_the_teachers(priors, teacher, images):
     """Generating a latent and decoding it is what the output teacher does."""
     lq = images(2, 16, 24)
-    restored = priors.restore(lq, torch.Generator().manual_seed(4))
-    assert_close(restored, teacher.restore(lq, torch.Generator().manual_seed(4)), atol=1e-6, rtol=0)
+    restored = priors.restore(ModelInput(lq), torch.Generator().manual_seed(4))
+    assert_close(
+        restored,
+        teacher.restore(ModelInput(lq), torch.Generator().manual_seed(4)),
+        atol=1e-6,
+        rtol=0,
+    )

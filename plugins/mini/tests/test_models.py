@@ -68,7 +68,7 @@ def test_any_size_is_restored_at_four_times_the_latents_size(
     assert condition.y is not None and condition.y.shape == (2, 48, *size)
     with torch.no_grad():
         assert model.generate(condition, seeded()).shape == (2, 48, *size)
-        restored = model.restore(lq, seeded())
+        restored = model.restore(ModelInput(lq), seeded())
     assert restored.shape == (2, 3, 4 * size[0], 4 * size[1])
     assert restored.min() >= -1 and restored.max() <= 1
 
@@ -78,10 +78,12 @@ def test_a_generator_decides_everything(
     model: DiffusionModel, own_pairs: tuple[Tensor, Tensor]
 ) -> None:
     lq = own_pairs[0][:2]
-    assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(1)))
-    assert torch.equal(model.restore(lq, seeded(1)), model.restore(lq, seeded(2))) == (
-        model.nfe == 1
+    assert torch.equal(
+        model.restore(ModelInput(lq), seeded(1)), model.restore(ModelInput(lq), seeded(1))
     )
+    assert torch.equal(
+        model.restore(ModelInput(lq), seeded(1)), model.restore(ModelInput(lq), seeded(2))
+    ) == (model.nfe == 1)
 
 
 @torch.no_grad()
@@ -90,7 +92,10 @@ def test_tiles_agree_with_the_whole_away_from_their_borders(name: str) -> None:
     model = build(name)
     side = model.size_multiple
     lq = torch.rand(1, 3, 96 * side, 96 * side, generator=seeded()) * 2 - 1
-    whole, tile = model.restore(lq), model.restore(lq[..., : 80 * side, : 80 * side])
+    whole, tile = (
+        model.restore(ModelInput(lq)),
+        model.restore(ModelInput(lq[..., : 80 * side, : 80 * side])),
+    )
     torch.testing.assert_close(
         tile[..., : 4 * 40, : 4 * 40], whole[..., : 4 * 40, : 4 * 40], atol=1e-5, rtol=0
     )
@@ -115,7 +120,7 @@ def test_passes_is_the_number_of_network_passes() -> None:
     ):
         model, calls = build(name, **options), []
         model.network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        model.restore(torch.zeros(1, 3, 8, 8), seeded())
+        model.restore(ModelInput(torch.zeros(1, 3, 8, 8)), seeded())
         assert len(calls) == model.nfe == passes
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from spandrel import MAIN_REGISTRY, ImageModelDescriptor, MaskedImageModelDescriptor, ModelLoader
 from spandrel.architectures import ESRGAN, SPAN, AuraSR, Compact, DRUNet, NAFNet, SwinIR, Uformer
 
-from distillkit import DistillkitError, WeightsError
+from distillkit import DistillkitError, ModelInput, WeightsError
 from distillkit.recipe.build import build_named_model
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
@@ -82,7 +82,7 @@ def test_restores_as_spandrel_does_image_by_image_and_channel_by_channel(tmp_pat
         torch.cat([reference(one * 0.5 + 0.5) for one in image.chunk(groups, 1)], 1)
         for image in lq.split(1)
     ]
-    restored = found.restore(lq)
+    restored = found.restore(ModelInput(lq))
     torch.testing.assert_close(restored, torch.cat(expected) * 2 - 1, atol=2e-6, rtol=0)
     assert restored.shape == (2, 3, 13 * found.scale, 19 * found.scale) and restored.std() > 0
     assert found.size_multiple == reference.size_requirements.multiple_of and found.nfe == 1
@@ -103,9 +103,9 @@ def test_every_layout_gives_the_same_float32_network(tmp_path, form):
         }
         torch.save(layouts.get(form) or {k: v.half() for k, v in state.items()}, path)
     found, lq = teacher(path), images(1, 3, 8, 8)
-    expected = teacher(written(tmp_path)).restore(lq)
+    expected = teacher(written(tmp_path)).restore(ModelInput(lq))
     torch.testing.assert_close(
-        found.restore(lq), expected, atol=1e-3 if form == "half" else 0, rtol=0
+        found.restore(ModelInput(lq)), expected, atol=1e-3 if form == "half" else 0, rtol=0
     )
     assert (
         all(p.dtype == torch.float32 and not p.requires_grad for p in found.parameters())
@@ -115,7 +115,7 @@ def test_every_layout_gives_the_same_float32_network(tmp_path, form):
 
 def test_its_image_is_a_constant_of_a_loss(tmp_path):
     student = images(1, 3, 32, 32).requires_grad_()
-    restored = teacher(written(tmp_path)).restore(images(1, 3, 8, 8))
+    restored = teacher(written(tmp_path)).restore(ModelInput(images(1, 3, 8, 8)))
     (student * restored).mean().backward()  # keeps the teacher's image
     torch.testing.assert_close(student.grad, restored / restored.numel())
 
@@ -123,8 +123,8 @@ def test_its_image_is_a_constant_of_a_loss(tmp_path):
 def test_mixed_precision_leaves_it_alone(tmp_path):
     found, lq = teacher(written(tmp_path)), images(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        restored = found.restore(lq)
-    assert restored.dtype == torch.float32 and torch.equal(restored, found.restore(lq))
+        restored = found.restore(ModelInput(lq))
+    assert restored.dtype == torch.float32 and torch.equal(restored, found.restore(ModelInput(lq)))
 
 
 def test_a_network_that_draws_follows_the_generator(tmp_path):
@@ -142,7 +142,7 @@ def test_a_network_that_draws_follows_the_generator(tmp_path):
     found, lq = teacher(tmp_path / "x.pth"), images(1, 3, 16, 16)
     before = torch.get_rng_state()
     one, again, other = (
-        found.restore(lq, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        found.restore(ModelInput(lq), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert (
         torch.equal(one, again)

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from distillkit import Restorer
+from distillkit import ModelInput, Restorer
 from distillkit.export.folder import export
 from distillkit.inference.student import save_student
 from distillkit.recipe.build import build, build_adapter, build_variant
@@ -70,7 +70,11 @@ def image():
 def assert_same_image(model, image, folder, tradeoff):
     student = Restorer.from_pretrained(folder, "cpu").student
     with torch.no_grad():
-        off = (model.restore(image) - student.restore(image, tradeoff)).abs().max()
+        off = (
+            (model.restore(ModelInput(image)) - student.restore(ModelInput(image), tradeoff))
+            .abs()
+            .max()
+        )
     ends = student.restore_each(image, [0.0, 1.0])
     assert off < TOLERANCE < 1e-3 * (ends[0] - ends[1]).abs().max()
 

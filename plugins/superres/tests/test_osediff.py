@@ -48,10 +48,10 @@ def lq():
 
 
 def test_restores_at_four_times_the_size(model, lq):
-    restored = model.restore(lq)
+    restored = model.restore(ModelInput(lq))
     assert restored.shape == (2, 3, 72, 64)
     assert restored.isfinite().all() and restored.abs().max() <= 1
-    torch.testing.assert_close(model.restore(lq[1:]), restored[1:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.restore(ModelInput(lq[1:])), restored[1:], atol=1e-4, rtol=0)
 
 
 def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
@@ -161,7 +161,7 @@ def test_base_model_is_a_score_only(base, lq):
     )
     assert prediction.sample.shape == prediction.epsilon.shape == (2, 4, 9, 8)
     with pytest.raises(DistillkitError, match="restores nothing"):
-        base.restore(lq)
+        base.restore(ModelInput(lq))
 
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
@@ -170,7 +170,7 @@ def test_teacher_gives_its_restoration_the_colors_of_the_input(fix, lq):
     plain, fixed = (
         build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=f))
         .requires_grad_(False)
-        .restore(lq * 0.2)
+        .restore(ModelInput(lq * 0.2))
         for f in ("none", fix)
     )
     wanted = colors(enlarge(lq * 0.2, 4))
@@ -182,7 +182,7 @@ def test_a_students_restorer_offers_the_teachers_color_fix(fix):
     y, x = torch.meshgrid(torch.linspace(0.2, 0.7, 24), torch.linspace(0.1, 0.5, 16), indexing="ij")
     image = torch.stack([x, y, x * y])
     teacher = build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=fix)).requires_grad_(False)
-    wanted = teacher.restore(image[None] * 2 - 1)[0] * 0.5 + 0.5
+    wanted = teacher.restore(ModelInput(image[None] * 2 - 1))[0] * 0.5 + 0.5
     restorer = Restorer(
         Student(build_osediff(OSEDiffOptions(size="tiny")).requires_grad_(False), None), color=fix
     )

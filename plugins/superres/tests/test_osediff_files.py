@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distillkit import WeightFile, WeightsError
+from distillkit import ModelInput, WeightFile, WeightsError
 from distillkit_superres.osediff.architecture import ARCHITECTURES, make_random_networks
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base, make_random_osediff
 from distillkit_superres.osediff.checkpoints import read_float32, read_osediff
@@ -86,7 +86,7 @@ def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
     a, b = build_osediff(config), build_osediff(config.model_copy(update={"folder": old}))
     assert all(v.equal(b.state_dict()[k]) for k, v in a.state_dict().items())
     lq = torch.zeros(1, 3, 16, 16)
-    torch.testing.assert_close(a.restore(lq), b.restore(lq))
+    torch.testing.assert_close(a.restore(ModelInput(lq)), b.restore(ModelInput(lq)))
     base = build_sd21_base(SD21BaseOptions(folder=old))
     assert all(v.equal(base.network.state_dict()[k]) for k, v in networks.unet.state_dict().items())
     assert all(

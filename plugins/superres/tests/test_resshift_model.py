@@ -153,7 +153,9 @@ def test_versions_differ_in_their_steps(version, nfe):
 
 def test_restoring_is_repeatable_by_its_generator(tiny):
     lq = torch.rand(2, 3, 16, 32) * 2 - 1
-    one, same, other = (tiny.restore(lq, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    one, same, other = (
+        tiny.restore(ModelInput(lq), torch.Generator().manual_seed(s)) for s in (3, 3, 4)
+    )
     assert one.shape == (2, 3, 64, 128)
     assert one.equal(same)
     assert not one.equal(other)
@@ -190,7 +192,7 @@ def test_a_finer_input_is_brought_to_the_latent_by_the_network():
     model = ResShift(network, VQModel(TINY_AUTOENCODER), make_process(4, 0.2), scale=2)
     assert model.size_multiple == 32
     with torch.no_grad():
-        assert model.restore(torch.rand(1, 3, 32, 64) * 2 - 1).shape == (1, 3, 64, 128)
+        assert model.restore(ModelInput(torch.rand(1, 3, 32, 64) * 2 - 1)).shape == (1, 3, 64, 128)
 
 
 def test_mixed_precision_follows_float32(tiny):
@@ -206,5 +208,5 @@ def test_mixed_precision_follows_float32(tiny):
     with torch.autocast("cpu", torch.bfloat16):
         clean = tiny.predict(z_t, t, tiny.condition(ModelInput(lq))).sample
         assert tiny.codec.network.quantize.nearest(z_t).equal(codes)
-        assert tiny.restore(lq).isfinite().all()
+        assert tiny.restore(ModelInput(lq)).isfinite().all()
     assert (clean - expected).abs().max() < 0.05 * expected.abs().max()

@@ -85,7 +85,9 @@ def test_is_an_output_teacher_only(tiny):
 
 def test_restoring_is_repeatable_by_its_generator(tiny):
     lq = torch.rand(2, 3, 16, 32) * 2 - 1
-    one, same, other = (tiny.restore(lq, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    one, same, other = (
+        tiny.restore(ModelInput(lq), torch.Generator().manual_seed(s)) for s in (3, 3, 4)
+    )
     assert one.shape == (2, 3, 64, 128)
     assert one.equal(same)
     assert not one.equal(other)
