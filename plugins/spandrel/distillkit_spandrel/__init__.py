@@ -7,12 +7,11 @@ from distillkit import TeacherSpec, hookimpl
 
 @hookimpl
 def distillkit_teachers() -> list[TeacherSpec]:
-    return [
-        TeacherSpec(
-            name="checkpoint",
-            summary="a checkpoint that spandrel reads (ESRGAN, SwinIR, HAT, NAFNet, ...); gives its output only",
-            options="distillkit_spandrel.options:Options",
-            build="distillkit_spandrel.teacher:build",
-            capabilities=frozenset({"output"}),
-        )
-    ]
+    checkpoint = TeacherSpec(
+        name="checkpoint",
+        summary="a checkpoint that spandrel reads (ESRGAN, SwinIR, HAT, NAFNet, ...)",
+        options="distillkit_spandrel.options:Options",
+        build="distillkit_spandrel.teacher:build",
+        capabilities=frozenset({"output"}),
+    )
+    return [checkpoint]

@@ -17,9 +17,11 @@ class Options(distillkit.Options):
     license: str = Field(
         "unknown",
         pattern=r'^[^"|\\\r\n]+$',
-        description="the checkpoint's, which is not in the file; it goes into the model card, where unknown is all rights reserved",
+        description="the checkpoint's license, which is not in the file; it goes into the model "
+        "card, where unknown counts as all rights reserved",
     )
     scale: int | None = Field(None, ge=1, description="refuse a checkpoint of another scale")
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return (self.weights.model_copy(update={"license": self.license}),)
+        file = self.weights.model_copy(update={"license": self.license})
+        return (file,)

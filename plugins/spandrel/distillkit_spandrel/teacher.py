@@ -1,4 +1,8 @@
-"""From a checkpoint to a teacher: read as plain tensors, recognized by spandrel, refused if it is no one-image restorer."""
+"""From a checkpoint to a teacher.
+
+The file is read as plain tensors, spandrel recognizes the architecture, and what does not restore
+single images is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +18,54 @@ from torch import Tensor, nn
 from distillkit import ModelInput, WeightsError, read_state_dict
 from distillkit_spandrel.options import Options
 
+LARGEST_SEED = 2**62
+
 
 class Checkpoint(nn.Module):
-    """An output teacher: spandrel's call of a network, in float32 and without gradient.
+    """An output teacher: a network called by spandrel, in float32 and without gradient.
 
-    ``size_multiple`` is what the network divides its sides by; a minimum or a square that it asks for as well, spandrel pads to and
-    crops from.
+    ``size_multiple`` is what the network divides its sides by. If it also asks for a minimum size
+    or a square, spandrel pads to it and crops the result.
 
     Args:
-        found: of 3 channels; or of 1, which restores red, green and blue as three gray images.
+        descriptor: A network of 3 channels; or of 1, which restores red, green and blue as three
+            gray images.
     """
 
     nfe = 1
 
-    def __init__(self, found: ImageModelDescriptor[nn.Module]) -> None:
+    def __init__(self, descriptor: ImageModelDescriptor[nn.Module]) -> None:
         super().__init__()
-        self.network, self.found = found.model, found
-        self.scale, self.size_multiple = found.scale, found.size_requirements.multiple_of
+        self.network = descriptor.model
+        self.descriptor = descriptor
+        self.scale = descriptor.scale
+        self.size_multiple = descriptor.size_requirements.multiple_of
 
     def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
-        """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1]; a network that draws does so by ``generator``."""
+        """Restore images.
+
+        Args:
+            inputs: Images (B, 3, h, w) in [-1, 1].
+            generator: For a network that draws.
+
+        Returns:
+            (B, 3, scale h, scale w) in [-1, 1].
+        """
         lq = inputs.lq
-        images = (lq.float() * 0.5 + 0.5).reshape(-1, self.found.input_channels, *lq.shape[-2:])
-        seed = int(torch.randint(2**62, (), generator=generator))
+        batch, _, height, width = lq.shape
+        images = (lq.float() * 0.5 + 0.5).reshape(-1, self.descriptor.input_channels, height, width)
+        seed = int(torch.randint(LARGEST_SEED, (), generator=generator))
+        devices = [lq.device] if lq.is_cuda else []
         with (
-            torch.random.fork_rng([lq.device] if lq.is_cuda else []),
+            torch.random.fork_rng(devices),
             torch.autocast(lq.device.type, enabled=False),
         ):
             torch.manual_seed(seed)
-            restored = [
-                self.found(image) for image in images.split(1)
-            ]  # spandrel promises to take one at a time
-        joined = (
-            torch.cat(restored) * 2 - 1
-        )  # outside of spandrel's inference mode, or else no loss could keep it for its backward
-        return joined.reshape(len(lq), 3, *joined.shape[-2:])
+            # spandrel promises to take one image at a time.
+            restored = [self.descriptor(image) for image in images.split(1)]
+        # Computed outside of spandrel's inference mode: a loss may keep it for its backward pass.
+        joined = torch.cat(restored) * 2 - 1
+        return joined.reshape(batch, 3, *joined.shape[-2:])
 
 
 def build(options: Options) -> Checkpoint:
@@ -58,50 +75,62 @@ def build(options: Options) -> Checkpoint:
 
 
 def load(path: Path, scale: int | None = None) -> Checkpoint:
-    """The teacher of a checkpoint, on the CPU and in evaluation mode.
+    """Load a checkpoint as a teacher, on the CPU and in evaluation mode.
 
     Args:
-        scale: what it has to be; None: any.
+        path: The file.
+        scale: The scale that it must have; None: any.
 
     Raises:
-        WeightsError: not a plain file of tensors, of no architecture that spandrel knows, no restorer of single gray or color
-            images, or of another scale.
+        WeightsError: Not a plain file of tensors, no architecture that spandrel knows, no restorer
+            of single gray or color images, or another scale.
     """
-    found = _recognised(path)
-    what = f"{path} - {found.architecture.name} for {found.purpose}"
-    if not isinstance(found, ImageModelDescriptor) or found.purpose not in ("SR", "Restoration"):
+    descriptor = _recognize(path)
+    name = f"{path} - {descriptor.architecture.name} for {descriptor.purpose}"
+    is_restorer = descriptor.purpose in ("SR", "Restoration")
+    if not isinstance(descriptor, ImageModelDescriptor) or not is_restorer:
         raise WeightsError(
-            f"{what}: only restorers of whole single images can teach (no faces, no masks)"
+            f"{name}: only restorers of whole single images can teach (no faces, no masks)"
         )
-    if (channels := (found.input_channels, found.output_channels)) not in ((1, 1), (3, 3)):
+    inputs, outputs = descriptor.input_channels, descriptor.output_channels
+    if (inputs, outputs) not in ((1, 1), (3, 3)):
         raise WeightsError(
-            f"{what}: takes {channels[0]} channels and gives {channels[1]}; only 3 and 3, or 1 and 1, can be used"
+            f"{name}: takes {inputs} channels and gives {outputs}; "
+            "only 3 and 3, or 1 and 1, can be used"
         )
-    if scale not in (None, found.scale):
-        raise WeightsError(f"{what}: its scale is {found.scale}, not {scale} as the recipe has it")
-    return Checkpoint(found.float().eval())
+    if scale not in (None, descriptor.scale):
+        raise WeightsError(
+            f"{name}: its scale is {descriptor.scale}, not {scale} as the recipe has it"
+        )
+    return Checkpoint(descriptor.float().eval())
 
 
-def _recognised(path: Path) -> ModelDescriptor:
-    """What spandrel makes of the tensors in a file; its own reader of files, which also opens TorchScript, is left out."""
-    if find_spec(
-        "spandrel_extra_arches"
-    ):  # architectures under licenses of their own, for those who installed them
-        import spandrel_extra_arches
+def _recognize(path: Path) -> ModelDescriptor:
+    """Let spandrel recognize the network of a file's tensors.
 
-        spandrel_extra_arches.install(ignore_duplicates=True)
+    Its own reader of files, which also opens TorchScript, is not used.
+    """
+    _install_extra_architectures()
     state = read_state_dict(path)
     if not isinstance(state, dict):
-        raise WeightsError(
-            f"{path} - holds a {type(state).__name__}, not the named tensors of a network"
-        )
+        kind = type(state).__name__
+        raise WeightsError(f"{path} - holds a {kind}, not the named tensors of a network")
     try:
         return ModelLoader().load_from_state_dict(state)
     except UnsupportedModelError as e:
-        known = f"spandrel {spandrel.__version__} knows no architecture of such tensors"
         raise WeightsError(
-            f"{path} - {known}; spandrel_extra_arches, if installed, adds some"
+            f"{path} - spandrel {spandrel.__version__} knows no architecture of such tensors; "
+            "spandrel_extra_arches, if installed, adds some"
         ) from e
-    except Exception as e:  # an architecture is recognized by a few names; what is wrong with the rest shows in any way
-        why = f"{type(e).__name__}: {shorten(str(e), 200)}"
-        raise WeightsError(f"{path} - not a checkpoint that spandrel can load: {why}") from e
+    # A few names make an architecture; what is wrong with the other tensors may raise anything.
+    except Exception as e:
+        reason = f"{type(e).__name__}: {shorten(str(e), 200)}"
+        raise WeightsError(f"{path} - not a checkpoint that spandrel can load: {reason}") from e
+
+
+def _install_extra_architectures() -> None:
+    """Make architectures with licenses of their own known, where a user has installed them."""
+    if find_spec("spandrel_extra_arches"):
+        import spandrel_extra_arches
+
+        spandrel_extra_arches.install(ignore_duplicates=True)

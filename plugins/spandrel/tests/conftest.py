@@ -1,3 +1,3 @@
-"""distillkit is imported before spandrel: it lets a torchvision load that was built for another torch."""
+"""distillkit comes before spandrel: it makes a torchvision for another torch importable."""
 
 import distillkit  # noqa: F401

@@ -1,10 +1,11 @@
-"""Tiny checkpoints of spandrel's own classes, written here with random weights: what they restore, and what is refused."""
+"""Tiny checkpoints of spandrel's own classes with random weights: restored, or refused."""
 
 import hashlib
 import json
 import os
 import re
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +42,7 @@ NETWORKS = {
         num_in_ch=1, num_out_ch=1, num_feat=4, num_conv=1, upscale=2
     ),
 }
-"""One for each thing that a network may ask for: sides in multiples, a minimum, a square, one channel, one image at a time."""
+"""One for each demand: multiples, a minimum, a square, one channel, one image at a time."""
 
 OPTIONS: dict[str, dict[str, object]] = {}
 test_contract = contract_tests("spandrel", OPTIONS)
@@ -49,9 +50,9 @@ test_contract = contract_tests("spandrel", OPTIONS)
 
 @pytest.fixture(scope="module", autouse=True)
 def contract_weights(tmp_path_factory):
-    OPTIONS["spandrel/checkpoint"] = {
-        "weights": written(tmp_path_factory.mktemp("weights"), "ESRGAN x2, pixels unshuffled")
-    }
+    folder = tmp_path_factory.mktemp("weights")
+    path = write_checkpoint(folder, "ESRGAN x2, pixels unshuffled")
+    OPTIONS["spandrel/checkpoint"] = {"weights": path}
 
 
 def state_of(name):
@@ -60,95 +61,106 @@ def state_of(name):
         return NETWORKS[name]().state_dict()
 
 
-def written(folder, name="ESRGAN"):
+def write_checkpoint(folder, name="ESRGAN"):
     torch.save(state_of(name), folder / "x.pth")
     return folder / "x.pth"
 
 
-def teacher(path, **options):
+def build_teacher(path, **options):
     return build_named_model("spandrel/checkpoint", {"weights": path} | options, "cpu")
 
 
-def images(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+def random_images(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(*shape, generator=generator) * 2 - 1
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_restores_as_spandrel_does_image_by_image_and_channel_by_channel(tmp_path, name):
-    found = teacher(written(tmp_path, name))
-    reference, lq = MAIN_REGISTRY.load(state_of(name)), images(2, 3, 13, 19)
-    groups = 3 // reference.input_channels
-    expected = [
-        torch.cat([reference(one * 0.5 + 0.5) for one in image.chunk(groups, 1)], 1)
-        for image in lq.split(1)
-    ]
-    restored = found.restore(ModelInput(lq))
+    teacher = build_teacher(write_checkpoint(tmp_path, name))
+    reference = MAIN_REGISTRY.load(state_of(name))
+    lq = random_images(2, 3, 13, 19)
+    expected = []
+    for image in lq.split(1):
+        groups = image.chunk(3 // reference.input_channels, 1)
+        channels = [reference(group * 0.5 + 0.5) for group in groups]
+        expected.append(torch.cat(channels, 1))
+    restored = teacher.restore(ModelInput(lq))
     torch.testing.assert_close(restored, torch.cat(expected) * 2 - 1, atol=2e-6, rtol=0)
-    assert restored.shape == (2, 3, 13 * found.scale, 19 * found.scale) and restored.std() > 0
-    assert found.size_multiple == reference.size_requirements.multiple_of and found.nfe == 1
+    assert restored.shape == (2, 3, 13 * teacher.scale, 19 * teacher.scale)
+    assert restored.std() > 0
+    assert teacher.size_multiple == reference.size_requirements.multiple_of
+    assert teacher.nfe == 1
 
 
 @pytest.mark.parametrize("form", ["safetensors", "params_ema", "module.", "half"])
 def test_every_layout_gives_the_same_float32_network(tmp_path, form):
-    state, path = (
-        state_of("ESRGAN"),
-        tmp_path / ("x.safetensors" if form == "safetensors" else "x.pth"),
-    )
+    state = state_of("ESRGAN")
+    path = tmp_path / "other.pth"
+    tolerance = 0
     if form == "safetensors":
+        path = tmp_path / "other.safetensors"
         save_file(state, path)
+    elif form == "params_ema":
+        torch.save({"params": {}, "params_ema": state}, path)
+    elif form == "module.":
+        torch.save({f"module.{name}": value for name, value in state.items()}, path)
     else:
-        layouts = {
-            "params_ema": {"params": {}, "params_ema": state},
-            "module.": {f"module.{k}": v for k, v in state.items()},
-        }
-        torch.save(layouts.get(form) or {k: v.half() for k, v in state.items()}, path)
-    found, lq = teacher(path), images(1, 3, 8, 8)
-    expected = teacher(written(tmp_path)).restore(ModelInput(lq))
-    torch.testing.assert_close(
-        found.restore(ModelInput(lq)), expected, atol=1e-3 if form == "half" else 0, rtol=0
-    )
-    assert (
-        all(p.dtype == torch.float32 and not p.requires_grad for p in found.parameters())
-        and not found.training
-    )
+        torch.save({name: value.half() for name, value in state.items()}, path)
+        tolerance = 1e-3
+    teacher = build_teacher(path)
+    lq = random_images(1, 3, 8, 8)
+    expected = build_teacher(write_checkpoint(tmp_path)).restore(ModelInput(lq))
+    torch.testing.assert_close(teacher.restore(ModelInput(lq)), expected, atol=tolerance, rtol=0)
+    assert not teacher.training
+    for parameter in teacher.parameters():
+        assert parameter.dtype == torch.float32
+        assert not parameter.requires_grad
 
 
 def test_its_image_is_a_constant_of_a_loss(tmp_path):
-    student = images(1, 3, 32, 32).requires_grad_()
-    restored = teacher(written(tmp_path)).restore(ModelInput(images(1, 3, 8, 8)))
-    (student * restored).mean().backward()  # keeps the teacher's image
+    student = random_images(1, 3, 32, 32).requires_grad_()
+    inputs = ModelInput(random_images(1, 3, 8, 8))
+    restored = build_teacher(write_checkpoint(tmp_path)).restore(inputs)
+    # Multiplication keeps the teacher's image for the backward pass.
+    (student * restored).mean().backward()
     torch.testing.assert_close(student.grad, restored / restored.numel())
 
 
 def test_mixed_precision_leaves_it_alone(tmp_path):
-    found, lq = teacher(written(tmp_path)), images(1, 3, 8, 8)
+    teacher = build_teacher(write_checkpoint(tmp_path))
+    lq = random_images(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        restored = found.restore(ModelInput(lq))
-    assert restored.dtype == torch.float32 and torch.equal(restored, found.restore(ModelInput(lq)))
+        restored = teacher.restore(ModelInput(lq))
+    assert restored.dtype == torch.float32
+    assert torch.equal(restored, teacher.restore(ModelInput(lq)))
 
 
 def test_a_network_that_draws_follows_the_generator(tmp_path):
-    styles = {"style_network": {"dim_in": 8, "dim_out": 32, "depth": 2}, "num_conv_kernels": 2}
-    depths = {
-        "down_dim_mults": (1, 2, 2),
-        "up_dim_mults": (1, 1, 1, 2, 2),
-        "attn_depths": (2, 2, 2, 1, 1),
-        "mid_attn_depth": 1,
-    }
-    network = AuraSR.AuraSR(
-        dim=8, image_size=None, input_image_size=None, self_attn_dim_head=8, **styles, **depths
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AuraSR.AuraSR(
+            dim=8,
+            image_size=None,
+            input_image_size=None,
+            self_attn_dim_head=8,
+            style_network={"dim_in": 8, "dim_out": 32, "depth": 2},
+            num_conv_kernels=2,
+            down_dim_mults=(1, 2, 2),
+            up_dim_mults=(1, 1, 1, 2, 2),
+            attn_depths=(2, 2, 2, 1, 1),
+            mid_attn_depth=1,
+        )
     torch.save(network.state_dict(), tmp_path / "x.pth")
-    found, lq = teacher(tmp_path / "x.pth"), images(1, 3, 16, 16)
-    before = torch.get_rng_state()
-    one, again, other = (
-        found.restore(ModelInput(lq), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert (
-        torch.equal(one, again)
-        and not torch.equal(one, other)
-        and torch.equal(torch.get_rng_state(), before)
-    )
+    teacher = build_teacher(tmp_path / "x.pth")
+    lq = random_images(1, 3, 16, 16)
+    global_state = torch.get_rng_state()
+    one = teacher.restore(ModelInput(lq), torch.Generator().manual_seed(1))
+    again = teacher.restore(ModelInput(lq), torch.Generator().manual_seed(1))
+    other = teacher.restore(ModelInput(lq), torch.Generator().manual_seed(2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), global_state)
 
 
 class Evil:
@@ -159,10 +171,12 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
-def hostile(kind, folder):
-    """Writes ``x.pth``, which cannot be used."""
-    path, state = written(folder), state_of("ESRGAN")
-    last = max(k for k in state if k.endswith(".weight"))
+def write_hostile(kind, folder):
+    """Write a file that cannot be used."""
+    path = write_checkpoint(folder)
+    state = state_of("ESRGAN")
+    last = max(name for name in state if name.endswith(".weight"))
+    four_channels = ESRGAN.ESRGAN(in_nc=4, out_nc=4, num_filters=4, num_blocks=1, scale=4)
     contents = {
         "code": {"params": state, "more": Evil(folder / "ran")},
         "list": list(state.values()),
@@ -170,11 +184,9 @@ def hostile(kind, folder):
         "unknown": {"a.weight": torch.zeros(3)},
         "no text": {3: torch.zeros(3)},
         "numbers": dict.fromkeys(state, 1.0),
-        "lacking": {k: v for k, v in state.items() if k != last},
+        "lacking": {name: value for name, value in state.items() if name != last},
         "misshapen": state | {last: torch.zeros(3, 5, 3, 3)},
-        "four channels": ESRGAN.ESRGAN(
-            in_nc=4, out_nc=4, num_filters=4, num_blocks=1, scale=4
-        ).state_dict(),
+        "four channels": four_channels.state_dict(),
     }
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-500])
@@ -202,95 +214,103 @@ def hostile(kind, folder):
     ],
 )
 def test_what_is_no_restorer_is_refused_by_file_and_reason(tmp_path, kind, why):
-    path = hostile(kind, tmp_path)
-    with pytest.raises(WeightsError, match=why) as told:
-        teacher(path)
-    assert (
-        str(path) in str(told.value)
-        and "\n" not in str(told.value)
-        and not (tmp_path / "ran").exists()
-    )
+    path = write_hostile(kind, tmp_path)
+    with pytest.raises(WeightsError, match=why) as error:
+        build_teacher(path)
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("purpose", ["FaceSR", "Inpainting"])
-def test_faces_and_masks_are_refused(tmp_path, monkeypatch, purpose):
+@pytest.mark.parametrize(
+    ("kind", "purpose", "scale"),
+    [
+        (ImageModelDescriptor, "FaceSR", {"scale": 4}),
+        (MaskedImageModelDescriptor, "Inpainting", {}),
+    ],
+)
+def test_faces_and_masks_are_refused(tmp_path, monkeypatch, kind, purpose, scale):
     known = MAIN_REGISTRY.load(state_of("ESRGAN"))
-    about = {
-        "tags": [],
-        "supports_half": False,
-        "supports_bfloat16": False,
-        "input_channels": 3,
-        "output_channels": 3,
-    }
-    kind, scale = (
-        (ImageModelDescriptor, {"scale": 4})
-        if purpose == "FaceSR"
-        else (MaskedImageModelDescriptor, {})
-    )
     other = kind(
-        known.model, known.model.state_dict(), known.architecture, purpose, **about, **scale
+        known.model,
+        known.model.state_dict(),
+        known.architecture,
+        purpose,
+        tags=[],
+        supports_half=False,
+        supports_bfloat16=False,
+        input_channels=3,
+        output_channels=3,
+        **scale,
     )
     monkeypatch.setattr(ModelLoader, "load_from_state_dict", lambda *_: other)
     with pytest.raises(WeightsError, match=f"ESRGAN for {purpose}: only restorers"):
-        teacher(written(tmp_path))
+        build_teacher(write_checkpoint(tmp_path))
 
 
 def test_a_stated_scale_and_hash_are_held_against_the_file(tmp_path):
-    path = written(tmp_path)
+    path = write_checkpoint(tmp_path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert teacher({"path": path, "sha256": sha256}, scale=4).scale == 4
+    assert build_teacher({"path": path, "sha256": sha256}, scale=4).scale == 4
     with pytest.raises(WeightsError, match="its scale is 4, not 2 as the recipe has it"):
-        teacher(path, scale=2)
+        build_teacher(path, scale=2)
     with pytest.raises(WeightsError, match=f"its sha256 is {sha256}, not 0000"):
-        teacher({"path": path, "sha256": "0" * 64})
+        build_teacher({"path": path, "sha256": "0" * 64})
 
 
 def test_a_file_that_is_not_here_is_named_with_its_license(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"owner/name/x.pth@main \(license MIT\)"):
-        teacher({"repo": "owner/name", "filename": "x.pth"}, license="MIT")
+        build_teacher({"repo": "owner/name", "filename": "x.pth"}, license="MIT")
     with pytest.raises(WeightsError, match=r"no.pth \(license unknown\)"):
-        teacher({"path": tmp_path / "no.pth", "url": "https://example.org/no.pth"})
+        build_teacher({"path": tmp_path / "no.pth", "url": "https://example.org/no.pth"})
     with pytest.raises(DistillkitError, match="license"):
-        teacher(tmp_path / "no.pth", license='a "quoted" one')
+        build_teacher(tmp_path / "no.pth", license='a "quoted" one')
 
 
 def test_more_architectures_are_known_where_they_are_installed(tmp_path, monkeypatch):
-    extra, known = ModuleType("spandrel_extra_arches"), []
-    extra.__spec__, extra.install = (
-        MAIN_REGISTRY.__class__,
-        lambda *, ignore_duplicates: known.append(ignore_duplicates),
-    )
+    installed = []
+    extra = ModuleType("spandrel_extra_arches")
+    extra.__spec__ = ModuleSpec("spandrel_extra_arches", loader=None)
+    extra.install = lambda *, ignore_duplicates: installed.append(ignore_duplicates)
     monkeypatch.setitem(sys.modules, "spandrel_extra_arches", extra)
-    teacher(written(tmp_path))
-    assert known == [True]
+    build_teacher(write_checkpoint(tmp_path))
+    assert installed == [True]
 
 
 @pytest.fixture
 def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for i in range(2):
         pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC).save(
-            tmp_path / "photos" / f"{i}.png"
-        )
-    return tmp_path / "photos"
+        photo = Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC)
+        photo.save(folder / f"{i}.png")
+    return folder
 
 
-def test_a_run_distils_its_images_and_the_student_tells_its_license(tmp_path, photos):
+def test_a_run_distills_its_images_and_the_student_states_its_license(tmp_path, photos):
     source = f'imagefolder = "{photos}"'
     (tmp_path / "recipe.toml").write_text(
         f"""
         name = "a_run"
         student.use = "mini/student"
         degradation.use = "mini/camera"
-        data = {{ crop = 32, batch_size = 2, train = [{{ {source} }}], eval = [{{ {source} }}] }}
-        stage1 = {{ steps = 2, fidelity_term = "output", weights = {{ perceptual = 0, realness = 0 }} }}
+        stage1.steps = 2
+        stage1.reconstruction.perceptual_weight = 0
+        stage1.teachers.fidelity.term = "output"
+        stage1.teachers.realness.weight = 0
         stage2.steps = 0
-        evaluation = {{ crop = 32, metrics = ["psnr"] }}
+        evaluation = {{ crop_size = 32, metrics = ["psnr"] }}
+        [data]
+        crop_size = 32
+        batch_size = 2
+        train = [{{ {source} }}]
+        eval = [{{ {source} }}]
         [teachers.fidelity]
         use = "spandrel/checkpoint"
-        weights = "{written(tmp_path)}"
+        weights = "{write_checkpoint(tmp_path)}"
         license = "BSD-3-Clause"
         scale = 4
         """
@@ -298,42 +318,31 @@ def test_a_run_distils_its_images_and_the_student_tells_its_license(tmp_path, ph
     run_recipe(load_recipe(tmp_path / "recipe.toml"), tmp_path / "run")
     logged = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
     assert logged["fidelity/output"] > 0
-    assert (
-        json.loads((tmp_path / "run/student/distillkit.json").read_text())["licenses"][
-            "teachers.fidelity"
-        ]
-        == "BSD-3-Clause"
-    )
+    student = json.loads((tmp_path / "run/student/distillkit.json").read_text())
+    assert student["licenses"]["teachers.fidelity"] == "BSD-3-Clause"
     rows = json.loads((tmp_path / "run/evaluation/metrics.json").read_text())
     assert {"fidelity", "student"} <= {row["method"] for row in rows}
 
 
 def test_the_recipe_of_the_readme_is_valid(tmp_path):
-    here = Path(__file__)
-    (text,) = re.findall(
-        r"```toml\n(.*?)```", here.parents[1].joinpath("README.md").read_text(), re.DOTALL
-    )
-    (tmp_path / "recipe.toml").write_text(text.replace("recipes/", f"{here.parents[3]}/recipes/"))
+    readme = Path(__file__).parents[1] / "README.md"
+    recipes = Path(__file__).parents[3] / "recipes"
+    (text,) = re.findall(r"```toml\n(.*?)```", readme.read_text(), re.DOTALL)
+    (tmp_path / "recipe.toml").write_text(text.replace("recipes/", f"{recipes}/"))
     named = load_recipe(tmp_path / "recipe.toml").components["teachers.realness"]
     (file,) = named.config.weight_files()
-    assert file.fetchable and file.license == named.license == "BSD-3-Clause"
+    assert file.fetchable
+    assert file.license == named.license == "BSD-3-Clause"
 
 
 def test_restores_files_on_the_command_line(tmp_path, photos, monkeypatch):
     from distillkit.cli import main as cli
 
-    settings = ["--set", f'weights="{written(tmp_path)}"', "--set", "scale=4"]
-    command = [
-        "distillkit",
-        "restore",
-        str(photos),
-        "-o",
-        str(tmp_path / "out"),
-        "--model",
-        "spandrel/checkpoint",
-        *settings,
-    ]
+    command = ["distillkit", "restore", str(photos), "-o", str(tmp_path / "out")]
+    command += ["--model", "spandrel/checkpoint", "--set", "scale=4"]
+    command += ["--set", f'weights="{write_checkpoint(tmp_path)}"']
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert not stopped.value.code and Image.open(tmp_path / "out/0.png").size == (320, 288)
+    assert not stopped.value.code
+    assert Image.open(tmp_path / "out/0.png").size == (320, 288)
