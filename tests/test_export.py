@@ -271,7 +271,7 @@ def test_a_descriptor_of_unknown_license_has_that_of_its_files(of_descriptor, of
             return tuple(WeightFile(path="x", license=one) for one in of_files)
 
     spec = Spec(name="x", summary="", build="x:x", license=of_descriptor)
-    assert Component((), "toy/x", spec, Licensed(), {}).license == license
+    assert Component((), spec, Licensed(), {}).license == license
 
 
 def test_one_known_license_goes_into_the_front_matter(recipe):

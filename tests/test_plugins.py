@@ -79,9 +79,13 @@ def test_offers_are_found_by_full_and_by_short_name(install: Install, load: Load
     install("a", SHARP_AND_SOFT)
     install("b", SHARP)
     plugins = load()
-    assert list(plugins.specs("teachers")) == ["a/sharp", "a/soft", "b/sharp"]
-    assert plugins.find("teachers", "soft")[0] == "a/soft"
-    assert plugins.find("teachers", "b/sharp")[1].full_name == "b/sharp"
+    assert [spec.full_name for spec in plugins.specs("teachers")] == [
+        "a/sharp",
+        "a/soft",
+        "b/sharp",
+    ]
+    assert plugins.find("teachers", "soft").full_name == "a/soft"
+    assert plugins.find("teachers", "b/sharp").full_name == "b/sharp"
     assert [p.distribution for p in plugins] == ["distillkit-a 1.5", "distillkit-b 1.5"]
 
 
@@ -198,7 +202,7 @@ def test_a_broken_plugin_is_listed_and_takes_nothing_down(
     install("bad", source)
     install("good", SHARP)
     plugins = load()
-    assert plugins.find("teachers", "sharp")[0] == "good/sharp"
+    assert plugins.find("teachers", "sharp").full_name == "good/sharp"
     (broken,) = plugins.broken
     assert broken.name == "bad"
     assert broken.distribution == "distillkit-bad 1.5"
@@ -226,7 +230,7 @@ def test_two_plugins_with_one_name_are_refused_naming_both(install: Install, loa
     install("twin", SOFT, distribution="second")
     install("good", offering("[teacher('other')]"))
     plugins = load()
-    assert plugins.find("teachers", "other")[0] == "good/other"
+    assert plugins.find("teachers", "other").full_name == "good/other"
     with pytest.raises(PluginError) as caught:
         plugins.find("teachers", "twin/sharp")
     said = str(caught.value)
@@ -247,7 +251,7 @@ def test_a_build_that_cannot_be_imported_names_plugin_and_descriptor(
     install: Install, load: Load, build: str, reason: str
 ) -> None:
     install("a", offering(f"[teacher('x', build='{build}')]"))
-    _, spec = load().find("teachers", "x")
+    spec = load().find("teachers", "x")
     with pytest.raises(PluginError) as caught:
         spec.create(Options())
     assert str(caught.value) == (
@@ -270,7 +274,7 @@ def test_options_that_are_none_name_plugin_and_descriptor(
     install: Install, load: Load, options: str, reason: str
 ) -> None:
     install("a", offering(f"[teacher('x', options='{options}')]"))
-    _, spec = load().find("teachers", "x")
+    spec = load().find("teachers", "x")
     with pytest.raises(PluginError) as caught:
         _ = spec.config
     assert str(caught.value) == f'teacher "a/x": its options = "{options}" {reason}'
@@ -298,7 +302,7 @@ def test_a_misspelled_hook_is_reported(install: Install, load: Load, hook: str) 
     plugins = load()
     (plugin,) = plugins
     assert plugin.problems == [f"has a {MISSPELLED[hook]}"]
-    assert plugins.find("teachers", "sharp")[0] == "a/sharp"
+    assert plugins.find("teachers", "sharp").full_name == "a/sharp"
     with pytest.raises(PluginError, match=r"distillkit-a 1\.5\) has a"):
         plugins.find("students", "a/student")
 
@@ -309,7 +313,7 @@ def test_a_hook_may_be_named_by_specname(install: Install, load: Load) -> None:
     plugins = load()
     (plugin,) = plugins
     assert plugin.problems == []
-    assert list(plugins.specs("teachers")) == ["a/sharp"]
+    assert [spec.full_name for spec in plugins.specs("teachers")] == ["a/sharp"]
 
 
 def observing(statement: str) -> str:

@@ -144,7 +144,7 @@ def without_default_paths(about: About) -> dict[str, Any]:
         about: the student's ``distillkit.json``.
     """
     student = dict(about["student"])
-    _, spec = load_plugins().find("students", student["use"])
+    spec = load_plugins().find("students", student["use"])
     for key, default in fields.relative_defaults(spec.config).items():
         if key in student and Path(student[key]).match(str(default)):
             del student[key]

@@ -234,10 +234,12 @@ def build_base_model(about: Mapping[str, Any]) -> DiffusionModel:
         PluginError: the plugin is not installed, or builds something else.
     """
     options = dict(about["student"])
-    full_name, spec = load_plugins().find("students", options.pop("use"))
+    spec = load_plugins().find("students", options.pop("use"))
     model = spec.create(spec.config(**options))
     if not isinstance(model, DiffusionModel):
-        raise PluginError(f"{full_name} - builds a {type(model).__name__}, not a DiffusionModel")
+        raise PluginError(
+            f"{spec.full_name} - builds a {type(model).__name__}, not a DiffusionModel"
+        )
     return model
 
 

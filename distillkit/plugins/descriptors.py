@@ -64,6 +64,10 @@ class Spec:
             return self.name
         return f"{self.plugin}/{self.name}"
 
+    def is_named(self, use: str) -> bool:
+        """Tell whether ``use`` is the full name or the short one."""
+        return use in (self.full_name, self.name)
+
     @property
     def config(self) -> type[Options]:
         """The class that ``options`` names.

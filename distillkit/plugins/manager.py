@@ -63,17 +63,16 @@ class Plugins:
         """The plugins that do not load."""
         return [plugin for plugin in self if plugin.error]
 
-    def specs(self, kind: Kind) -> dict[str, Spec]:
-        """Return the descriptors of a kind by full name (``"<plugin>/<name>"``)."""
-        specs = {}
+    def specs(self, kind: Kind) -> list[Spec]:
+        """List the descriptors of a kind."""
+        spec_type = SPEC_TYPES[kind]
+        specs: list[Spec] = []
         for plugin in self:
-            for spec in plugin.specs:
-                if isinstance(spec, SPEC_TYPES[kind]):
-                    specs[spec.full_name] = spec
+            specs += [spec for spec in plugin.specs if isinstance(spec, spec_type)]
         return specs
 
-    def find(self, kind: Kind, use: str) -> tuple[str, Spec]:
-        """Return the full name and the descriptor of what ``use`` names.
+    def find(self, kind: Kind, use: str) -> Spec:
+        """Return the descriptor that ``use`` names.
 
         Args:
             kind: of what it names.
@@ -86,9 +85,9 @@ class Plugins:
         if not named:
             raise PluginError(self._explain_unknown(kind, use))
         if len(named) > 1:
-            full_names = _quoted(named)
+            full_names = _quoted(spec.full_name for spec in named)
             raise PluginError(f'"{use}" is offered by several plugins; say which: {full_names}')
-        return next(iter(named.items()))
+        return named[0]
 
     def commands(self, taken: Iterable[str] = ()) -> dict[str, Any]:
         """Return the plugins' commands by the name to type.
@@ -126,12 +125,8 @@ class Plugins:
                 reason = f"failed in {hook} and is not called again: {_in_one_line(e)}"
                 warnings.warn(f"{plugin} {reason}", RuntimeWarning, stacklevel=2)
 
-    def _named(self, kind: Kind, use: str) -> dict[str, Spec]:
-        named = {}
-        for full_name, spec in self.specs(kind).items():
-            if use in (full_name, spec.name):
-                named[full_name] = spec
-        return named
+    def _named(self, kind: Kind, use: str) -> list[Spec]:
+        return [spec for spec in self.specs(kind) if spec.is_named(use)]
 
     def _explain_unknown(self, kind: Kind, use: str) -> str:
         """Say why nothing of a kind is called ``use``, and what is."""
@@ -165,8 +160,9 @@ class Plugins:
         specs = self.specs(kind)
         if not specs:
             return f"no installed plugin offers {kind}", ""
-        short_names = [spec.name for spec in specs.values()]
-        return f"known: {_quoted(specs)}", did_you_mean(use, [*specs, *short_names])
+        full_names = [spec.full_name for spec in specs]
+        short_names = [spec.name for spec in specs]
+        return f"known: {_quoted(full_names)}", did_you_mean(use, full_names + short_names)
 
 
 def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:

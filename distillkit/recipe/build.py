@@ -132,19 +132,18 @@ def build_named_model(name: str, settings: Mapping[str, Any], device: Device) ->
         PluginError: no such model, settings it does not take, or its ``build`` failed.
         WeightsError: its weights are not on this machine.
     """
-    full_name, spec = _find_model(load_plugins(), name)
-    return _build_with_settings(full_name, spec, settings, device)
+    spec = _find_model(load_plugins(), name)
+    return _build_with_settings(spec, settings, device)
 
 
 def build_metric(name: str, settings: Mapping[str, Any], device: Device) -> Any:
     """Build a registered metric with its own options. Raises as :func:`build_named_model`."""
-    full_name, spec = load_plugins().find("metrics", name)
-    return _build_with_settings(full_name, spec, settings, device)
+    spec = load_plugins().find("metrics", name)
+    return _build_with_settings(spec, settings, device)
 
 
-def _build_with_settings(
-    full_name: str, spec: Spec, settings: Mapping[str, Any], device: Device
-) -> Any:
+def _build_with_settings(spec: Spec, settings: Mapping[str, Any], device: Device) -> Any:
+    full_name = spec.full_name
     try:
         config = spec.config(**settings)
     except ValidationError as e:
@@ -154,7 +153,7 @@ def _build_with_settings(
     if missing:
         names = ", ".join(f"{file.name} (license {file.license})" for file in missing)
         raise WeightsError(f"{full_name} needs weights that are not on this machine: {names}")
-    return build(Component((), full_name, spec, config, {}), device)
+    return build(Component((), spec, config, {}), device)
 
 
 def _explain_settings(invalid: ValidationError, spec: Spec) -> list[str]:
@@ -166,13 +165,11 @@ def _explain_settings(invalid: ValidationError, spec: Spec) -> list[str]:
     return problems
 
 
-def _find_model(plugins: Plugins, name: str) -> tuple[str, Spec]:
+def _find_model(plugins: Plugins, name: str) -> Spec:
     try:
         return plugins.find("teachers", name)
     except PluginError:
-        students = plugins.specs("students")
-        short_names = [full.partition("/")[2] for full in students]
-        if name in students or name in short_names:
+        if any(spec.is_named(name) for spec in plugins.specs("students")):
             return plugins.find("students", name)
         raise
 

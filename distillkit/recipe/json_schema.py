@@ -62,41 +62,39 @@ def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema
         definitions: receives the models that the options are made of.
     """
     specs = plugins.specs(kind)
-    short_names = Counter(spec.name for spec in specs.values())
+    short_names = Counter(spec.name for spec in specs)
     choices: list[Schema] = []
     all_names: list[str] = []
-    for full_name, spec in specs.items():
-        names = [full_name]
+    for spec in specs:
+        names = [spec.full_name]
         if short_names[spec.name] == 1:
             names.append(spec.name)
-        options = _options(kind, full_name, spec, definitions)
-        choices.append(_table(full_name, spec.summary, names, shared, options))
+        options = _options(kind, spec, definitions)
+        choices.append(_table(spec, names, shared, options))
         all_names += names
     choices.append({"type": "string", "examples": sorted(all_names)})
     return {"anyOf": choices}
 
 
-def _options(kind: Kind, full_name: str, spec: Spec, definitions: Schema) -> Schema:
+def _options(kind: Kind, spec: Spec, definitions: Schema) -> Schema:
     """Build the schema of a component's options.
 
     The models that the options are made of get names of their own.
     """
-    prefix = f"{kind}.{full_name.replace('/', '.')}"
+    prefix = f"{kind}.{spec.full_name.replace('/', '.')}"
     options = spec.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
     for name, model in options.pop("$defs", {}).items():
         definitions[f"{prefix}.{name}"] = model
     return options
 
 
-def _table(
-    full_name: str, summary: str, names: Sequence[str], shared: Schema, options: Schema
-) -> Schema:
+def _table(spec: Spec, names: Sequence[str], shared: Schema, options: Schema) -> Schema:
     """Describe the table that names one component."""
     properties = {**shared, **options.get("properties", {}), "use": {"enum": names}}
     return {
         **options,
-        "title": full_name,
-        "description": summary,
+        "title": spec.full_name,
+        "description": spec.summary,
         "properties": properties,
         "required": ["use", *options.get("required", [])],
     }

@@ -51,11 +51,15 @@ class Component:
 
     key: KeyPath
     """Where the recipe names it: ``("teachers", "fidelity")``."""
-    full_name: str
     spec: Spec
     config: Options
     table: Mapping[str, Any]
     """The recipe's table: ``use``, and the options with their defaults in plain form."""
+
+    @property
+    def full_name(self) -> str:
+        """``"<plugin>/<name>"``."""
+        return self.spec.full_name
 
     @property
     def license(self) -> str:
@@ -200,19 +204,19 @@ def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> I
         if not isinstance(table["use"], str):
             continue
         try:
-            full_name, spec = plugins.find(kind, table["use"])
+            spec = plugins.find(kind, table["use"])
         except PluginError as e:
             key = (*path, "use")
             problems.append(Problem(document.origin(key), key, str(e)))
             continue
-        table["use"] = full_name
+        table["use"] = spec.full_name
         _make_paths_absolute(document, spec.config, path)
         _add_default_paths(document, spec.config, path)
         options = _component_options(spec, table, path)
         config, invalid = _validate(spec.config, options, document, path)
         problems += invalid
         if config is not None:
-            yield Component(path, full_name, spec, config, table)
+            yield Component(path, spec, config, table)
 
 
 def _remove_unknown_keys(

@@ -170,7 +170,7 @@ def _build_metrics(
     plugins = load_plugins()
     builders = {}
     for name in options.metrics:
-        _, spec = plugins.find("metrics", name)
+        spec = plugins.find("metrics", name)
         settings = options.metric_settings.get(name, {})
         builders[spec.name] = partial(build_metric, name, settings, device)
     metrics, absent = available_metrics(builders)

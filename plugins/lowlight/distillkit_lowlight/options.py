@@ -181,7 +181,7 @@ class AfterGtMean(Options):
 
     def engine_metric(self) -> tuple[MetricSpec, Options]:
         """The engine's metric, and the same options for it."""
-        _, spec = load_plugins().find("metrics", f"distillkit/{self.base}")
+        spec = load_plugins().find("metrics", f"distillkit/{self.base}")
         assert isinstance(spec, MetricSpec)
         return spec, spec.config(**self.model_dump())
 

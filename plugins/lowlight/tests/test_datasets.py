@@ -236,7 +236,7 @@ def test_parquet_files_warn_of_the_overlap_and_damaged_ones_are_named(tmp_path):
 def test_the_engine_opens_and_cuts_them(tmp_path):
     """From a recipe's table on, as a run does."""
     parquet(tmp_path / "data/train-00000-of-00001.parquet", NAMES)
-    spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")[1]
+    spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")
     dataset = spec.create(spec.config(root=tmp_path, check=False))
     settings = BatchSettings(crop=8, batch_size=3, scale=1, seed=0)
     batch = PairedBatches([open_source(dataset=dataset)], [1.0], settings).batch("stage1", 0)

@@ -73,8 +73,8 @@ def test_gt_mean_undoes_a_change_of_brightness(images):
 
 @pytest.mark.parametrize("name", ["ssim-gtmean", "stlpips-alex-gtmean", "stlpips-vgg-gtmean"])
 def test_engine_metrics_after_gt_mean(name, images):
-    spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
-    own = load_plugins().find("metrics", "distillkit/" + name.removesuffix("-gtmean"))[1]
+    spec = load_plugins().find("metrics", f"lowlight/{name}")
+    own = load_plugins().find("metrics", "distillkit/" + name.removesuffix("-gtmean"))
     metric = spec.create(spec.config())
     base = own.create(own.config())
     gt = images(2, 64, 64) * 0.4
@@ -102,7 +102,7 @@ def test_gsads_order_of_channels(images):
 
 def test_lpips_after_gt_mean_asks_for_the_trunk_of_lpips(tmp_path):
     for name in ("lpips-alex-gtmean", "lpips-vgg-gtmean", "lpips-alex-gtmean-bgr"):
-        spec = load_plugins().find("metrics", f"lowlight/{name}")[1]
+        spec = load_plugins().find("metrics", f"lowlight/{name}")
         assert [f.path for f in spec.config(trunk=tmp_path / "trunk.pth").weight_files()] == [
             tmp_path / "trunk.pth"
         ]

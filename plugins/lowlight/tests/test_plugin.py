@@ -32,7 +32,7 @@ def plugins():
 
 
 def build(plugins, kind, name, **options):
-    spec = plugins.find(kind, f"lowlight/{name}")[1]
+    spec = plugins.find(kind, f"lowlight/{name}")
     return spec.create(spec.config(**options))
 
 
@@ -81,9 +81,9 @@ def test_tiny_models_restore(plugins, images, generator, kind, name):
 
 
 def test_capabilities_are_what_is_built(plugins):
-    for name, spec in plugins.specs("teachers").items():
+    for spec in plugins.specs("teachers"):
         model = spec.create(spec.config(size="tiny"))
-        assert isinstance(model, DiffusionModel) == ("score" in spec.capabilities), name
+        assert isinstance(model, DiffusionModel) == ("score" in spec.capabilities), spec.name
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_options_that_cannot_be(plugins, kind, name, options, what):
 
 
 def test_weight_files_are_declared(plugins):
-    spec = plugins.find("teachers", "lowlight/retidiff")[1]
+    spec = plugins.find("teachers", "lowlight/retidiff")
     config = spec.config(weights="here/llie_syn.pth", decomposition="here/retinex_decomnet.pth")
     files = config.weight_files()
     assert [f.name for f in files] == ["here/llie_syn.pth", "here/retinex_decomnet.pth"]
@@ -141,7 +141,7 @@ def test_weight_files_are_declared(plugins):
     ],
 )
 def test_published_files_are_the_default_and_come_by_hand(plugins, kind, name, options, files):
-    spec = plugins.find(kind, f"lowlight/{name}")[1]
+    spec = plugins.find(kind, f"lowlight/{name}")
     found = spec.config(**options).weight_files()
     assert [f.name for f in found] == files
     assert all(not f.fetchable and "github.com/" in f.source for f in found)

@@ -74,7 +74,7 @@ def create_from_plugin(
     Raises:
         PluginError: No installed plugin offers it.
     """
-    _, spec = load_plugins().find(kind, use)
+    spec = load_plugins().find(kind, use)
     return spec.create(spec.config(**(options or {})))
 
 
