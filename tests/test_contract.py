@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from distillkit import (
     Condition,
     DiffusionModel,
+    ModelInput,
     Options,
     PixelUnshuffle,
     RectifiedFlow,
@@ -57,8 +58,8 @@ class Toy(DiffusionModel):
         )
         self.network = nn.Conv2d(24, 12, 3, padding=1)
 
-    def condition(self, lq: Tensor) -> Condition:
-        y = self.codec.encode(F.interpolate(lq, scale_factor=2, mode="bicubic"))
+    def condition(self, inputs: ModelInput) -> Condition:
+        y = self.codec.encode(F.interpolate(inputs.lq, scale_factor=2, mode="bicubic"))
         return Condition(y if isinstance(self.process, ResidualShifting) else None, {"lq": y})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -164,20 +165,21 @@ class WrongSize(Toy):
 
 
 class Unclamped(Toy):
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return super().restore(lq, generator) * 3
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        return super().restore(inputs, generator) * 3
 
 
 class InPlace(Toy):
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return super().restore(lq.mul_(0.5), generator)
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        inputs.lq.mul_(0.5)
+        return super().restore(inputs, generator)
 
 
 class Drifting(Toy):
-    def restore(self, lq: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
         with torch.no_grad():
             self.network.weight += 1e-3
-        return super().restore(lq, generator)
+        return super().restore(inputs, generator)
 
 
 class CutScore(Toy):
@@ -196,10 +198,10 @@ class Inconsistent(Toy):
 
 
 class Picky(Toy):
-    def condition(self, lq: Tensor) -> Condition:
-        if lq.shape[2] % 8:
+    def condition(self, inputs: ModelInput) -> Condition:
+        if inputs.lq.shape[2] % 8:
             raise ValueError("sides must be multiples of 8")
-        return super().condition(lq)
+        return super().condition(inputs)
 
 
 def backwards(model: Toy) -> Toy:
