@@ -147,7 +147,7 @@ def test_without_recalling_the_scale_the_gradient_would_be_wrong():
     condition = model.condition(ModelInput(torch.rand(1, 3, 8, 8)))
     found = []
     for known in (adapter, None):
-        with gradient_checkpointing([model], known), adapter.at(0.25):
+        with gradient_checkpointing([model], known), adapter.at_scale(0.25):
             loss = model.generate(condition).square().sum()
         found.append(torch.autograd.grad(loss, list(adapter.tensors().values())))
     right, wrong = found
@@ -267,7 +267,7 @@ def test_compiled_blocks_have_a_graph_for_each_size_and_one_for_all_scales(kind)
     with compile_blocks([model], backend="eager"):
         for side in (8, 16, 24):
             for scale in (1.0, 0.25, 0.5, 0.75):
-                with adapter.at(scale):
+                with adapter.at_scale(scale):
                     model.generate(model.condition(ModelInput(torch.rand(1, 3, side, side))))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4, (
         "one for the first scale, then one for each size"
@@ -282,7 +282,7 @@ def test_compiled_blocks_give_the_same_at_every_scale(checkpointing):
     condition = model.condition(ModelInput(torch.rand(1, 3, 8, 8)))
 
     def outcome(scale):
-        with adapter.at(scale):
+        with adapter.at_scale(scale):
             latent = model.generate(condition)
         return latent, *torch.autograd.grad(latent.square().sum(), list(adapter.tensors().values()))
 

@@ -167,7 +167,7 @@ def test_processes_that_write_at_once_keep_the_bound_and_whole_files(tmp_path: P
     cache = fresh(tmp_path, 0)
     assert all(
         remember(cache, str(k), -1.0)[0] in (float(k), -1.0) for k in range(60)
-    ) and cache.hits == len(entries)
+    ) and cache.summary()["hits"] == len(entries)
 
 
 def test_a_disk_that_cannot_be_written_is_warned_of_once_and_does_without(tmp_path: Path) -> None:
@@ -248,13 +248,17 @@ OUTPUT = ["stage1.teachers.realness.term='output'", "teachers.realness.space='un
 @pytest.mark.parametrize(
     ("sets", "kinds"),
     [
-        (["stage2.target='teacher'"], {"endpoint", "start"}),
-        (["stage2.target='teacher'", *OUTPUT], {"endpoint", "start", "restored"}),
+        (["stage2.target='teacher'"], {"faithful target", "start"}),
+        (["stage2.target='teacher'", *OUTPUT], {"faithful target", "start", "restored"}),
         (
-            ["stage2.target='teacher'", *OUTPUT, "stage1.teachers.realness.output_input='image'"],
-            {"endpoint", "start", "restored image"},
+            [
+                "stage2.target='teacher'",
+                *OUTPUT,
+                "stage1.teachers.realness.output_input='full_image'",
+            ],
+            {"faithful target", "start", "restored full image"},
         ),
-        (["stage2.variant='oftsr'"], {"endpoint", "start"}),
+        (["stage2.variant='oftsr'"], {"faithful target", "start"}),
         (["stage2.variant='ctsr_eq8'"], {"start"}),
     ],
 )

@@ -259,10 +259,10 @@ def test_a_folder_that_has_lost_something_is_refused(recipe, cut, tmp_path):
         ("stage2.adapter.rank=3", RunProgress("stage1", 3, False), "fork"),
         ("stage2.adapter.rank=3", RunProgress("stage2", 3, False), "incompatible"),
         ("stage2.variant='oftsr'", RunProgress("stage2", 3, False), "incompatible"),
-        ("stage1.weights.l2=3.0", RunProgress("stage2", 3, False), "fork"),
-        ("data.crop=8", RunProgress("stage1", 3, False), "fork"),
+        ("stage1.reconstruction.l2_weight=3.0", RunProgress("stage2", 3, False), "fork"),
+        ("data.crop_size=8", RunProgress("stage1", 3, False), "fork"),
         ("teachers.fidelity.seed=9", RunProgress("stage1", 3, False), "fork"),
-        ("evaluation.crop=8", RunProgress("stage1", 3, False), "safe"),
+        ("evaluation.crop_size=8", RunProgress("stage1", 3, False), "safe"),
         ("seed=5", None, "safe"),
     ],
 )

@@ -189,8 +189,8 @@ def test_weights_of_a_kind_that_torch_does_not_shard_are_refused(mesh):
         ('stage2.adapter.kind="full"', "stage2.adapter.kind", 'take "lora"'),
         ('stage2.variant="oftsr"', "stage2.variant", 'take "adapter_scaling"'),
         (
-            'stage1.fidelity_term="output";stage1.output_targets="image"',
-            "stage1.output_targets",
+            'stage1.teachers.fidelity.term="output";stage1.teachers.fidelity.output_input="full_image"',
+            "stage1.teachers.fidelity.output_input",
             'take "crop"',
         ),
         ("training.cache_gib=1", "training.cache_gib", "set it to 0"),

@@ -11,14 +11,14 @@ from distillkit.cli import main as cli
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.runs import run
 
-FIDELITY_GRID = ("--grid", "stage1.weights.fidelity=1,2.5")
+FIDELITY_GRID = ("--grid", "stage1.teachers.fidelity.weight=1,2.5")
 RATE_GRID = ("--grid", "stage1.learning_rate=1e-2")
 GRIDS = (*FIDELITY_GRID, *RATE_GRID)
 FEW_STEPS = ("--set", "stage1.steps=2", "--set", "stage2.steps=0")
 SMALL = (*FEW_STEPS, "--set", "evaluation.metrics=['psnr']")
 FOLDERS = [
-    "stage1.weights.fidelity=1,stage1.learning_rate=0.01",
-    "stage1.weights.fidelity=2.5,stage1.learning_rate=0.01",
+    "stage1.teachers.fidelity.weight=1,stage1.learning_rate=0.01",
+    "stage1.teachers.fidelity.weight=2.5,stage1.learning_rate=0.01",
 ]
 
 
@@ -95,7 +95,10 @@ def test_every_run_is_made_once_and_gets_a_row(sweep, started, folder):
     student = next(row for row in metrics if row["method"] == "student")
     assert rows[1]["mean"] == student["mean"]
     with (folder / "summary.csv").open() as file:
-        assert [row["stage1.weights.fidelity"] for row in csv.DictReader(file)] == ["1", "2.5"]
+        assert [row["stage1.teachers.fidelity.weight"] for row in csv.DictReader(file)] == [
+            "1",
+            "2.5",
+        ]
     table = summary_table(folder)
     assert "2 of 2 runs" in table
     assert "| 2.5 | 0.01 | 0 |" in table
@@ -106,9 +109,9 @@ def test_finished_runs_are_skipped_and_values_can_be_added(sweep, started):
     assert sweep(*GRIDS, *SMALL).code == 0
     assert sweep(*GRIDS, *SMALL).code == 0
     assert started == FOLDERS
-    outcome = sweep("--grid", "stage1.weights.fidelity=1,2.5,4", *RATE_GRID, *SMALL)
+    outcome = sweep("--grid", "stage1.teachers.fidelity.weight=1,2.5,4", *RATE_GRID, *SMALL)
     assert outcome.code == 0, outcome.err
-    assert started[2:] == ["stage1.weights.fidelity=4,stage1.learning_rate=0.01"]
+    assert started[2:] == ["stage1.teachers.fidelity.weight=4,stage1.learning_rate=0.01"]
 
 
 def test_an_interrupted_sweep_resumes(sweep, started, folder):
@@ -118,7 +121,7 @@ def test_an_interrupted_sweep_resumes(sweep, started, folder):
     assert "stopped" in outcome.err
     table = summary_table(folder)
     assert "1 of 2 runs" in table
-    assert "not finished (new): stage1.weights.fidelity=2.5" in table
+    assert "not finished (new): stage1.teachers.fidelity.weight=2.5" in table
     # A killed process leaves its manifest so.
     manifest = folder / FOLDERS[0] / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"finished"', '"running"'))
@@ -141,12 +144,12 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(sweep, started, folde
     ("grids", "message"),
     [
         (
-            ["stage1.weights.fidelityy=1,2"],
-            'stage1.weights.fidelityy - unknown key; did you mean "fidelity"?',
+            ["stage1.teachers.fidelity.weightt=1,2"],
+            'stage1.teachers.fidelity.weightt - unknown key; did you mean "weight"?',
         ),
-        (["stage1.weights.fidelity=1,-2"], "stage1.weights.fidelity - "),
-        (["stage1.weights.fidelity=1,many"], "expected KEY=VALUE,VALUE"),
-        (["stage1.weights.fidelity"], "expected KEY=VALUE,VALUE"),
+        (["stage1.teachers.fidelity.weight=1,-2"], "stage1.teachers.fidelity.weight - "),
+        (["stage1.teachers.fidelity.weight=1,many"], "expected KEY=VALUE,VALUE"),
+        (["stage1.teachers.fidelity.weight"], "expected KEY=VALUE,VALUE"),
         (["seed=1,1"], "the same folder"),
         (["seed=1", "seed=2"], "each key once"),
         (["training.mixed_precision='no','bf16'"], "a process has one precision"),
