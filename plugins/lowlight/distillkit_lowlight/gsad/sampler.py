@@ -101,7 +101,7 @@ def run_reverse_chain(
         stop: The step to stop at, whose own denoising is left to the caller.
     """
     for step in range(schedule.steps - 1, stop, -1):
-        # Every prediction is clamped, as in the published sampler, before the posterior mixes it in.
+        # Clamped as in the published sampler, before the posterior mixes it in.
         sample = predict_sample(predict_noise, schedule, x, step).clamp(-1, 1)
         mean, log_variance = schedule.posterior(step, x, sample)
         deviation = math.exp(0.5 * log_variance)
