@@ -206,7 +206,11 @@ def _read_folders(low: Path, normal: Path) -> Dataset:
     return Dataset.from_dict(columns, features=Features({"gt": encoded, "lq": encoded}))
 
 
-def _find_folders(published: PublishedDataset, root: Path, split: Split) -> tuple[Path, Path]:
+def _find_folders(
+    published: PublishedDataset,
+    root: Path,
+    split: Split,
+) -> tuple[Path, Path]:
     """Find the folders of low-light and normal-light images."""
     for parent in published.parents:
         for split_folder in _subfolders(_descend(root, parent), published.folders[split]):
@@ -303,7 +307,12 @@ class _StoredImage:
     content: bytes | None
 
     @classmethod
-    def from_column(cls, pair: dict[str, Any], column: str, row: str) -> _StoredImage:
+    def from_column(
+        cls,
+        pair: dict[str, Any],
+        column: str,
+        row: str,
+    ) -> _StoredImage:
         path = pair[column]["path"]
         return cls(
             label=path or f"{row} {column}",
@@ -355,7 +364,11 @@ def _check_names(lq: _StoredImage, gt: _StoredImage, row: str) -> None:
         )
 
 
-def _check_sizes(lq: _StoredImage, gt: _StoredImage, published: PublishedDataset | None) -> None:
+def _check_sizes(
+    lq: _StoredImage,
+    gt: _StoredImage,
+    published: PublishedDataset | None,
+) -> None:
     """Compare the sizes of a pair with each other, and with the published size."""
     lq_size = lq.size()
     gt_size = gt.size()

@@ -64,7 +64,11 @@ class GSAD(DiffusionModel):
         epsilon = self.network(x, levels)
         return crop(epsilon, border)
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Take all steps of the schedule (ancestral DDPM).
 
         The image is not clamped to [-1, 1] yet.
@@ -105,7 +109,11 @@ class LastStepStudent(GSAD):
     Under ``torch.no_grad()`` it takes all steps.
     """
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         stop = 0
         if torch.is_grad_enabled():
             stop = int(torch.randint(self.schedule.steps, (), generator=generator))
@@ -123,11 +131,18 @@ class OneStepStudent(GSAD):
         super().__init__(network, TRAINING)
         self.nfe = 1
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         return self._sample_to(condition, generator, stop=self.schedule.steps - 1)
 
 
-def _normal_like(image: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+def _normal_like(
+    image: Tensor,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
     """Draw standard normal noise on the CPU, tensor after tensor."""
     while True:
         yield torch.randn(image.shape, generator=generator).to(image)

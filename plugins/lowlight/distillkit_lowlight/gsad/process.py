@@ -38,7 +38,11 @@ class NoiseLevelProcess(ForwardProcess):
         """Find the level of a signal-to-noise ratio: ``a^2 = SNR / (1 + SNR)``."""
         return torch.sigmoid(log_snr).sqrt()
 
-    def sample_timesteps(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample_timesteps(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         t = torch.randint(1, self.edges.numel(), (n,), generator=generator)
         share = torch.rand(n, dtype=torch.float64, generator=generator)
         above = self.edges[t - 1]

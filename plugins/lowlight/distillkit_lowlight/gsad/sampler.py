@@ -44,13 +44,23 @@ class Schedule:
         """Repeat the level ``sqrt(abar_i)`` of step i for a batch, shape (batch,)."""
         return self.tables["sqrt_alphas_cumprod"][step].repeat(batch)
 
-    def sample_from_epsilon(self, step: int, x: Tensor, epsilon: Tensor) -> Tensor:
+    def sample_from_epsilon(
+        self,
+        step: int,
+        x: Tensor,
+        epsilon: Tensor,
+    ) -> Tensor:
         """Compute ``x_0 = x_i / sqrt(abar_i) - sqrt(1 / abar_i - 1) eps``, not clamped."""
         x_factor = self._at("sqrt_recip_alphas_cumprod", step)
         epsilon_factor = self._at("sqrt_recipm1_alphas_cumprod", step)
         return x_factor * x - epsilon_factor * epsilon
 
-    def posterior(self, step: int, x: Tensor, sample: Tensor) -> tuple[Tensor, float]:
+    def posterior(
+        self,
+        step: int,
+        x: Tensor,
+        sample: Tensor,
+    ) -> tuple[Tensor, float]:
         """Compute q(x_{i-1} | x_i, x_0), eq. 6 and 7 of Ho et al. (2020).
 
         Args:

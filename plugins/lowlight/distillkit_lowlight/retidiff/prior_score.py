@@ -93,7 +93,11 @@ class PriorTeacher(DiffusionModel):
         img = self.network.img_denoise(noisy.img, t, known.img)
         return _to_latent(Priors(rex, img))
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Run the reverse chains from random starts to the latent."""
         lq = condition.extra["lq"]
         maps = condition.extra["maps"]

@@ -112,7 +112,10 @@ def _drop(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
 
 
-def _with_aliases(unique: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_aliases(
+    unique: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+) -> dict[str, Tensor]:
     """Add the second names that a network's state dictionary has for shared tensors."""
     weights = dict(unique)
     for name in wanted:

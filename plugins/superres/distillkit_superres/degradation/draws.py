@@ -159,7 +159,11 @@ def _draw_blur(options: RoundOptions, generator: Generator) -> Blur:
     )
 
 
-def _draw_beta(options: RoundOptions, shape: KernelShape, generator: Generator) -> float:
+def _draw_beta(
+    options: RoundOptions,
+    shape: KernelShape,
+    generator: Generator,
+) -> float:
     """Draw an exponent, at even odds below or above 1."""
     if shape.startswith("plateau"):
         low, high = options.beta_plateau
@@ -183,7 +187,10 @@ def _draw_resize_factor(options: RoundOptions, generator: Generator) -> float:
     return 1.0
 
 
-def _draw_final_sinc(options: RealESRGANOptions, generator: Generator) -> SincBlur | None:
+def _draw_final_sinc(
+    options: RealESRGANOptions,
+    generator: Generator,
+) -> SincBlur | None:
     if not _draw_bool(options.final_sinc_prob, generator):
         return None
     return SincBlur(

@@ -19,7 +19,11 @@ LUMA_WEIGHTS = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the gray image that gray Poisson noise follows."""
 
 
-def resize(image: Tensor, target: tuple[int, int] | float, mode: ResizeMode) -> Tensor:
+def resize(
+    image: Tensor,
+    target: tuple[int, int] | float,
+    mode: ResizeMode,
+) -> Tensor:
     """Resize images without antialiasing; bicubic may leave [0, 1].
 
     Args:

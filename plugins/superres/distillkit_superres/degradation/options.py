@@ -199,7 +199,10 @@ class RealESRGANOptions(Options):
         return _merge_tables(defaults, given)
 
 
-def _merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_tables(
+    base: Mapping[str, Any],
+    changes: Mapping[str, Any],
+) -> dict[str, Any]:
     """Change values of a table; tables inside are merged in turn."""
     merged = dict(base)
     for key, value in changes.items():

@@ -157,11 +157,17 @@ def make_random_osediff(networks: Networks, seed: int) -> OSEDiffCheckpoint:
     )
 
 
-def _draw_tensors(layout: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
+def _draw_tensors(
+    layout: Shapes,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
     return {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in layout.items()}
 
 
-def _make_prompt_encoder(options: BaseModelOptions, networks: Networks) -> PromptEncoder:
+def _make_prompt_encoder(
+    options: BaseModelOptions,
+    networks: Networks,
+) -> PromptEncoder:
     if not options.needs_tokenizer:
         return PromptEncoder(networks.text)
     vocabulary = options.file("vocabulary").fetch()

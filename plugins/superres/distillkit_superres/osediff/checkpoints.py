@@ -73,7 +73,10 @@ def rename_vae(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_OLD_ATTENTION.sub(present_name, name): tensor for name, tensor in state.items()}
 
 
-def rename_text(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def rename_text(
+    state: Mapping[str, Tensor],
+    network: nn.Module,
+) -> dict[str, Tensor]:
     """Give a CLIP text encoder's tensors the names that a network uses.
 
     Files have the prefix ``text_model.``, which transformers 5 dropped.

@@ -146,7 +146,11 @@ def _adapter_shapes(
     }
 
 
-def _check_layout(lora: Mapping[str, Tensor], layout: Shapes, source: object) -> None:
+def _check_layout(
+    lora: Mapping[str, Tensor],
+    layout: Shapes,
+    source: object,
+) -> None:
     problems = [f"missing {key}" for key in layout.keys() - lora.keys()]
     problems += [f"unexpected {key}" for key in lora.keys() - layout.keys()]
     for key in layout.keys() & lora.keys():

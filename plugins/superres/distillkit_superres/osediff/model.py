@@ -136,7 +136,11 @@ class StableDiffusion(DiffusionModel):
         negative, positive = predictions.chunk(2)
         return negative + self.guidance * (positive - negative)
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         raise DistillkitError(
             "superres/sd21-base offers a score only and restores nothing; superres/osediff does"
         )
@@ -192,7 +196,11 @@ class OSEDiff(StableDiffusion):
             prompt = self.prompt(image, inputs.caption_list())
             return Condition(extra={"prompt": prompt, "latent": latent})
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         z = condition.extra["latent"]()
         assert self.process.num_train_timesteps is not None
         last = self.process.num_train_timesteps - 1

@@ -35,7 +35,11 @@ class PromptEncoder(nn.Module):
         tokenizer: Its tokenizer; None if there are only empty texts, whose tokens are known.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: CLIPTokenizer | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: CLIPTokenizer | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.tokenizer = tokenizer

@@ -108,14 +108,21 @@ class ResShift(DiffusionModel):
             z = self.reverse(t, sample, z, y, next(noises))
             yield z, sample
 
-    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        condition: Condition,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         y = condition.y
         assert y is not None
         *_, (z, _) = self.chain(condition, _normal_like(y, generator))
         return z
 
 
-def _normal_like(latent: Tensor, generator: torch.Generator | None) -> Iterator[Tensor]:
+def _normal_like(
+    latent: Tensor,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
     """Draw standard normal noise on the CPU, tensor after tensor."""
     while True:
         yield torch.randn(latent.shape, generator=generator).to(latent)

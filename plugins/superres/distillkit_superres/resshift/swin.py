@@ -147,7 +147,12 @@ class SwinBlock(nn.Module):
         shifted: Whether the windows are displaced by half a window.
     """
 
-    def __init__(self, config: SwinConfig, resolution: int, shifted: bool) -> None:
+    def __init__(
+        self,
+        config: SwinConfig,
+        resolution: int,
+        shifted: bool,
+    ) -> None:
         super().__init__()
         channels = config.embed_dim
         self.window = min(config.window_size, resolution)
@@ -218,7 +223,12 @@ class SwinLayer(nn.Module):
         config: Sizes inside the layer.
     """
 
-    def __init__(self, channels: int, resolution: int, config: SwinConfig) -> None:
+    def __init__(
+        self,
+        channels: int,
+        resolution: int,
+        config: SwinConfig,
+    ) -> None:
         super().__init__()
         self.patch_embed = _projection(channels, config.embed_dim)
         self.blocks = nn.Sequential()

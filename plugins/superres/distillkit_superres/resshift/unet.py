@@ -272,7 +272,10 @@ def _make_feature_extractor(config: SwinUNetConfig) -> tuple[nn.Module, int]:
     return layers, channels
 
 
-def _make_input_blocks(config: SwinUNetConfig, inputs: int) -> tuple[nn.ModuleList, list[int]]:
+def _make_input_blocks(
+    config: SwinUNetConfig,
+    inputs: int,
+) -> tuple[nn.ModuleList, list[int]]:
     """Make the way down; also return the channels of each block's output."""
     levels = config.levels()
     channels = levels[0].width
