@@ -45,7 +45,7 @@ class GSAD(DiffusionModel):
         self._network_multiple = network.size_multiple
 
     def condition(self, inputs: ModelInput) -> Condition:
-        """``extra["lq"]``: the low-light image itself."""
+        """Pass on the low-light images, as ``extra["lq"]``."""
         return Condition(extra={"lq": inputs.lq})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

@@ -54,12 +54,16 @@ class PriorTeacher(DiffusionModel):
         return f"retidiff-priors{2 * self.network.prior_size}"
 
     def condition(self, inputs: ModelInput) -> Condition:
-        """``extra``: ``lq`` in [0, 1], its ``maps``, and the vectors ``priors`` that the chains are conditioned on."""
-        unit = (inputs.lq + 1) / 2
-        maps = self.decomposition_low(unit)
-        return Condition(
-            extra={"lq": unit, "maps": maps, "priors": self.network.conditions(unit, maps)}
-        )
+        """Compute what the diffusion is conditioned on.
+
+        Returns:
+            ``extra`` has ``lq`` in [0, 1], its retinex ``maps``, and the condition vectors
+            ``priors``.
+        """
+        lq = (inputs.lq + 1) / 2
+        maps = self.decomposition_low(lq)
+        priors = self.network.conditions(lq, maps)
+        return Condition(extra={"lq": lq, "maps": maps, "priors": priors})
 
     def encode(self, image: Tensor, condition: Condition) -> Tensor:
         """Extract the priors of clean images, with gradient.

@@ -29,22 +29,26 @@ class RetiDiffTeacher(nn.Module):
         self.decomposition = decomposition
 
     def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
-        """Low-light images (B, 3, H, W) in [-1, 1] -> restored images of the same shape, clamped to [-1, 1].
+        """Restore low-light images of any size.
 
-        Sides are filled to multiples of 8 at the right and bottom by reflection, before the decomposition. The starts of the two
-        chains are drawn as vectors of the whole batch, first for the maps' prior, then for the image's.
+        The starts of the two reverse chains are drawn for the whole batch, see
+        :meth:`RetiDiff.draw_start`.
+
+        Args:
+            inputs: Images of shape (B, 3, H, W), in [-1, 1].
+            generator: Source of the starts, on the CPU.
+
+        Returns:
+            Images of the same shape, clamped to [-1, 1].
         """
-        lq = inputs.lq
-        start = Priors(
-            *(
-                torch.randn(len(lq), self.network.prior_size, generator=generator).to(lq)
-                for _ in range(2)
-            )
-        )
-        return self.restore_unit((lq + 1) / 2, start).clamp(0, 1) * 2 - 1
+        start = self.network.draw_start(inputs.lq, generator)
+        restored = self.restore_unit((inputs.lq + 1) / 2, start)
+        return restored.clamp(0, 1) * 2 - 1
 
     def restore_unit(self, lq: Tensor, start: Priors) -> Tensor:
         """Restore images in [0, 1], without clamping.
+
+        Sides are padded to multiples of 8 by reflection.
 
         Args:
             lq: Low-light images, shape (B, 3, H, W), in [0, 1].

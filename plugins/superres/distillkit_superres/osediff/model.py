@@ -120,10 +120,12 @@ class StableDiffusion(DiffusionModel):
         # Made from the options at every start, so no checkpoint has to hold it.
         self.register_buffer("negative", negative, persistent=False)
 
+    @torch.no_grad()
     def condition(self, inputs: ModelInput) -> Condition:
-        with torch.no_grad():
-            image = enlarge(inputs.lq, self.scale)
-            return Condition(extra={"prompt": self.prompt(image, inputs.caption_list())})
+        """Embed each image's prompt, as ``extra["prompt"]``."""
+        image = enlarge(inputs.lq, self.scale)
+        prompt = self.prompt(image, inputs.caption_list())
+        return Condition(extra={"prompt": prompt})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         prompt = condition.extra["prompt"]
@@ -185,16 +187,26 @@ class OSEDiff(StableDiffusion):
         self.tile_overlap = tile_overlap
         self.color_fix = color_fix
 
+    @torch.no_grad()
     def condition(self, inputs: ModelInput) -> Condition:
-        @cache
-        def latent() -> Tensor:
-            with torch.no_grad():
-                return inputs.cache("lq latent", lambda: self.lq_encoder(image) * LATENT_SCALE)
+        """Embed each image's prompt, and prepare the latent of the enlarged input.
 
-        with torch.no_grad():
-            image = enlarge(inputs.lq, self.scale)
-            prompt = self.prompt(image, inputs.caption_list())
-            return Condition(extra={"prompt": prompt, "latent": latent})
+        Returns:
+            ``extra`` has ``prompt``, and ``latent``, a function: a term that asks for scores only
+            does not need the latent.
+        """
+        image = enlarge(inputs.lq, self.scale)
+        prompt = self.prompt(image, inputs.caption_list())
+
+        def encode() -> Tensor:
+            return self.lq_encoder(image) * LATENT_SCALE
+
+        @cache
+        @torch.no_grad()
+        def latent() -> Tensor:
+            return inputs.cache("lq latent", encode)
+
+        return Condition(extra={"prompt": prompt, "latent": latent})
 
     def generate(
         self,
@@ -214,9 +226,11 @@ class OSEDiff(StableDiffusion):
         return (z - coefficients.noise * epsilon) / coefficients.signal
 
     def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        """Restore images (B, 3, h, w) in [-1, 1], and fix their colors."""
         restored = super().restore(inputs, generator)
         if self.color_fix == "none":
             return restored
-        reference = enlarge(inputs.lq, self.scale)
-        fixed = match_colors(restored * 0.5 + 0.5, reference * 0.5 + 0.5, self.color_fix)
+        image = restored * 0.5 + 0.5
+        reference = enlarge(inputs.lq, self.scale) * 0.5 + 0.5
+        fixed = match_colors(image, reference, self.color_fix)
         return (fixed * 2 - 1).clamp(-1, 1)

@@ -59,10 +59,19 @@ class ResShift(DiffusionModel):
         self.size_multiple = network.size_multiple * autoencoder.factor // scale
 
     def condition(self, inputs: ModelInput) -> Condition:
-        lq = inputs.lq
-        upsampled = F.interpolate(lq, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        y = inputs.cache("lq latent", lambda: self.codec.encode(upsampled))
-        return Condition(y=y, extra={"lq": lq})
+        """Encode the upsampled input, as ``y``, and pass on the input, as ``extra["lq"]``."""
+
+        def encode() -> Tensor:
+            upsampled = F.interpolate(
+                inputs.lq,
+                scale_factor=self.scale,
+                mode="bicubic",
+                align_corners=False,
+            )
+            return self.codec.encode(upsampled)
+
+        y = inputs.cache("lq latent", encode)
+        return Condition(y=y, extra={"lq": inputs.lq})
 
     def scale_input(self, z: Tensor, t: Tensor) -> Tensor:
         """Scale latents for the network: ``z / sqrt(kappa^2 eta_t + 1)``.

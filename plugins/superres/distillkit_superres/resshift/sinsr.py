@@ -31,15 +31,26 @@ class SinSR(nn.Module):
     def one_step(self, condition: Condition, noise: Tensor) -> Tensor:
         """Predict the clean latent ``f(y + kappa sqrt(eta_T) eps, T)``, shape (B, C, h, w)."""
         z = self.model.prior(condition, noise)
-        t = torch.full((z.shape[0],), self.model.nfe - 1, device=z.device)
+        last = self.model.nfe - 1
+        t = torch.full((len(z),), last, device=z.device)
         return self.model(z, t, condition)
 
     def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
-        """Images (B, 3, h, w) in [-1, 1] -> (B, 3, scale h, scale w) in [-1, 1], which depend on the noise drawn."""
+        """Restore images by one step from noise.
+
+        Args:
+            inputs: Images of shape (B, 3, h, w), in [-1, 1].
+            generator: Source of the noise, on the CPU.
+
+        Returns:
+            Images of shape (B, 3, scale h, scale w), clamped to [-1, 1].
+        """
         condition = self.model.condition(inputs)
-        assert condition.y is not None
-        noise = torch.randn(condition.y.shape, generator=generator).to(condition.y)
-        return self.model.codec.decode(self.one_step(condition, noise)).clamp(-1, 1)
+        y = condition.y
+        assert y is not None
+        noise = torch.randn(y.shape, generator=generator).to(y)
+        latent = self.one_step(condition, noise)
+        return self.model.codec.decode(latent).clamp(-1, 1)
 
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> NoReturn:
         """Refuse to predict: there is no score to ask for.
