@@ -1,4 +1,4 @@
-"""GSAD as score teacher and student: eq. 2 against golden numbers, and where gradients of each kind of student flow."""
+"""GSAD as score teacher and student: eq. 2 against golden numbers, and the students' gradients."""
 
 import re
 
@@ -65,7 +65,7 @@ def test_eq_2_by_hand(case, loss_case):
 
 @pytest.mark.golden("gsad_ctsr_loss_small*")
 def test_a_teacher_blind_to_z_t(case, loss_case):
-    """Embedded as a clean prediction, it teaches its output in term 1 and nothing but the ground truth in term 2."""
+    """Its output as a clean prediction teaches in term 1; term 2 is left with the ground truth."""
     teacher, _, _, gt, _, level = loss_case
     process, r = teacher.process, case["blind.r"]
     z_t_s, z_t = case["mid.z_t_s"], case["mid.z_t"]
@@ -96,44 +96,54 @@ def test_gradient_reaches_the_student(images, generator, generate):
 
 
 def test_last_step_student_stops_at_every_step_of_its_sampler(images, monkeypatch):
-    model, generator = student(), torch.Generator().manual_seed(0)
+    model = student()
+    generator = torch.Generator().manual_seed(0)
     model.schedule = Schedule(4, 0.01, 0.8)
     condition = model.condition(ModelInput(images(1, 16, 16)))
-    counted = []
+    with_gradient = []
     forward = model.network.forward
-    monkeypatch.setattr(
-        model.network,
-        "forward",
-        lambda x, t: counted.append(torch.is_grad_enabled()) or forward(x, t),
-    )
+
+    def recorded(x, t):
+        with_gradient.append(torch.is_grad_enabled())
+        return forward(x, t)
+
+    monkeypatch.setattr(model.network, "forward", recorded)
     lengths = set()
     for _ in range(40):
-        counted.clear()
+        with_gradient.clear()
         model.generate(condition, generator)
-        assert counted == [False] * (len(counted) - 1) + [True]
-        lengths.add(len(counted))
+        *earlier, last = with_gradient
+        assert last
+        assert not any(earlier)
+        lengths.add(len(with_gradient))
     assert lengths == set(range(1, model.schedule.steps + 1))
-    counted.clear()
+    with_gradient.clear()
     with torch.no_grad():
         model.generate(condition, generator)
-    assert counted == [False] * model.schedule.steps
+    assert with_gradient == [False] * model.schedule.steps
 
 
 def test_restoring_with_the_student_equals_the_teacher_at_first(images):
     teacher = gsad_teacher(GSADOptions(size="tiny"))
+    inputs = ModelInput(images(1, 20, 28))
     with torch.no_grad():
-        a, b = (
-            m.restore(ModelInput(images(1, 20, 28)), torch.Generator().manual_seed(1))
-            for m in (teacher, student())
-        )
-    assert torch.equal(a, b) and a.shape == (1, 3, 20, 28) and a.abs().max() <= 1
+        by_teacher = teacher.restore(inputs, torch.Generator().manual_seed(1))
+        by_student = student().restore(inputs, torch.Generator().manual_seed(1))
+    assert torch.equal(by_teacher, by_student)
+    assert by_teacher.shape == (1, 3, 20, 28)
+    assert by_teacher.abs().max() <= 1
 
 
 def test_one_step_student_looks_at_noise_once(images, generator, monkeypatch):
     model = student(generate="one-step")
     levels = []
     forward = model.network.forward
-    monkeypatch.setattr(model.network, "forward", lambda x, t: levels.append(t) or forward(x, t))
+
+    def recorded(x, level):
+        levels.append(level)
+        return forward(x, level)
+
+    monkeypatch.setattr(model.network, "forward", recorded)
     with torch.no_grad():
         model.restore(ModelInput(images(2, 16, 16)), generator)
     assert len(levels) == model.nfe == 1
@@ -150,15 +160,15 @@ def test_seeds_decide_the_weights_and_leave_the_global_generator_alone():
 def test_forward_pads_what_it_is_given(images, generator):
     """The noise of an odd-sized image is that of the padded one, cropped."""
     model = student()
-    lq, z_t, t = (
-        images(1, 22, 17),
-        torch.randn(1, 3, 22, 17, generator=generator),
-        torch.tensor([0.5]),
-    )
+    lq = images(1, 22, 17)
+    z_t = torch.randn(1, 3, 22, 17, generator=generator)
+    t = torch.tensor([0.5])
     assert model(z_t, t, model.condition(ModelInput(lq))).shape == z_t.shape
-    square = images(1, 16, 16)
-    direct = model.network(torch.cat([square, z_t[..., :16, :16]], 1), t)
-    assert torch.equal(model(z_t[..., :16, :16], t, model.condition(ModelInput(square))), direct)
+    square_lq = images(1, 16, 16)
+    square_z_t = z_t[..., :16, :16]
+    direct = model.network(torch.cat([square_lq, square_z_t], 1), t)
+    through_model = model(square_z_t, t, model.condition(ModelInput(square_lq)))
+    assert torch.equal(through_model, direct)
 
 
 ADAPTED = [

@@ -156,11 +156,12 @@ def test_restores_any_size(teacher, images, size, generator):
 
 
 def test_starts_are_drawn_from_the_generator(teacher, images):
-    a, b, c = (
-        teacher.restore(ModelInput(images(1, 16, 16)), torch.Generator().manual_seed(s))
-        for s in (0, 0, 1)
+    inputs = ModelInput(images(1, 16, 16))
+    one, same, other = (
+        teacher.restore(inputs, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_retinex_distance_is_a_differentiable_metric(images):
@@ -226,11 +227,7 @@ def test_prior_score_terms(priors, images):
 
 def test_prior_chain_is_the_teachers(priors, teacher, images):
     """Generating a latent and decoding it is what the output teacher does."""
-    lq = images(2, 16, 24)
-    restored = priors.restore(ModelInput(lq), torch.Generator().manual_seed(4))
-    assert_close(
-        restored,
-        teacher.restore(ModelInput(lq), torch.Generator().manual_seed(4)),
-        atol=1e-6,
-        rtol=0,
-    )
+    inputs = ModelInput(images(2, 16, 24))
+    restored = priors.restore(inputs, torch.Generator().manual_seed(4))
+    expected = teacher.restore(inputs, torch.Generator().manual_seed(4))
+    assert_close(restored, expected, atol=1e-6, rtol=0)

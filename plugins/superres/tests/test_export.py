@@ -1,4 +1,7 @@
-"""Exported adapters of a student on a UNet of diffusers': plain diffusers and plain peft make the Restorer's images of them."""
+"""Exported adapters of a student on a UNet of diffusers.
+
+With them plain diffusers and plain peft make the Restorer's images.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,8 @@ from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
 from distillkit_superres.osediff.options import OSEDiffOptions
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Already found a `peft_config`"
-)  # two adapters, as intended
+# peft warns of the second adapter, which is intended.
+pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 RECIPE = Path(__file__).parents[3] / "recipes/tiny/ctsr_sr4x.toml"
 ADAPTERS = [
     "stage1.adapter.rank=2",
@@ -37,14 +39,15 @@ TOLERANCE = 2e-5
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """An export of a tiny student whose stages changed the network visibly, and said what was compared."""
+    """An export of a tiny student whose stages changed the network visibly.
+
+    Also what ``export`` says was compared.
+    """
     folder = tmp_path_factory.mktemp("run")
     resolved = load_recipe(RECIPE, ADAPTERS)
-    model, recipe, g = (
-        build(resolved, "student", "cpu"),
-        resolved.recipe,
-        torch.Generator().manual_seed(0),
-    )
+    recipe = resolved.recipe
+    model = build(resolved, "student", "cpu")
+    g = torch.Generator().manual_seed(0)
     adapter = build_adapter(model, recipe.stage1.adapter, recipe.seed)
     changes = {"stage1": {name: t.detach() for name, t in adapter.tensors().items()}}
     adapter.merge()
@@ -68,15 +71,13 @@ def image():
 
 
 def assert_same_image(model, image, folder, tradeoff):
+    """The model restores as the exported student does at a tradeoff, and the tradeoff matters."""
     student = Restorer.from_pretrained(folder, "cpu").student
+    inputs = ModelInput(image)
     with torch.no_grad():
-        off = (
-            (model.restore(ModelInput(image)) - student.restore(ModelInput(image), tradeoff))
-            .abs()
-            .max()
-        )
-    ends = student.restore_each(image, [0.0, 1.0])
-    assert off < TOLERANCE < 1e-3 * (ends[0] - ends[1]).abs().max()
+        error = (model.restore(inputs) - student.restore(inputs, tradeoff)).abs().max()
+    realistic, faithful = student.restore_each(inputs, [0.0, 1.0])
+    assert error < TOLERANCE < 1e-3 * (realistic - faithful).abs().max()
 
 
 def test_every_way_to_load_it_was_compared(exported):

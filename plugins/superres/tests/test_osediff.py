@@ -1,4 +1,4 @@
-"""OSEDiff and its base model at toy size: what they answer, where gradient goes, how they are prompted."""
+"""OSEDiff and its base model at toy size: predictions, gradients and prompts."""
 
 import json
 from types import SimpleNamespace
@@ -50,8 +50,10 @@ def lq():
 def test_restores_at_four_times_the_size(model, lq):
     restored = model.restore(ModelInput(lq))
     assert restored.shape == (2, 3, 72, 64)
-    assert restored.isfinite().all() and restored.abs().max() <= 1
-    torch.testing.assert_close(model.restore(ModelInput(lq[1:])), restored[1:], atol=1e-4, rtol=0)
+    assert restored.isfinite().all()
+    assert restored.abs().max() <= 1
+    second = model.restore(ModelInput(lq[1:]))
+    torch.testing.assert_close(second, restored[1:], atol=1e-4, rtol=0)
 
 
 def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
@@ -65,9 +67,12 @@ def test_generate_carries_the_gradient_of_the_network_and_of_nothing_else(lq):
 def test_input_is_encoded_once_and_only_for_a_restoration(model, lq, monkeypatch):
     calls = []
     forward = model.lq_encoder.forward
-    monkeypatch.setattr(
-        model.lq_encoder, "forward", lambda image: calls.append(image.shape) or forward(image)
-    )
+
+    def counted(image):
+        calls.append(image.shape)
+        return forward(image)
+
+    monkeypatch.setattr(model.lq_encoder, "forward", counted)
     condition = model.condition(ModelInput(lq))
     model.predict(torch.randn(2, 4, 9, 8), torch.tensor([3, 700]), condition)
     assert calls == []
@@ -87,23 +92,23 @@ def test_inputs_and_truth_have_encoders_of_their_own(model, base, lq):
 def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
     condition = model.condition(ModelInput(lq))
     z = condition.extra["latent"]()
-    torch.testing.assert_close(
-        model.generate(condition), model.predict(z, torch.full((2,), 999), condition).sample
-    )
+    prediction = model.predict(z, torch.full((2,), 999), condition)
+    torch.testing.assert_close(model.generate(condition), prediction.sample)
 
 
 def test_large_latents_are_denoised_in_tiles(lq):
     model = build_osediff(OSEDiffOptions(size="tiny")).eval().requires_grad_(False)
-    condition, whole = (
-        model.condition(ModelInput(lq)),
-        model.generate(model.condition(ModelInput(lq))),
-    )
-    model.tile, model.tile_overlap = 8, 4
-    assert (model.generate(condition) - whole).abs().max() > 0
-    flat = torch.arange(2 * 4 * 9 * 8.0).view(2, 4, 9, 8)
-    torch.testing.assert_close(
-        denoise_tiled(lambda z: 3 * z, flat, 4, 2), 3 * flat
-    )  # weights of overlapping tiles sum to 1
+    condition = model.condition(ModelInput(lq))
+    at_once = model.generate(condition)
+    model.tile = 8
+    model.tile_overlap = 4
+    assert (model.generate(condition) - at_once).abs().max() > 0
+
+
+def test_weights_of_overlapping_tiles_sum_to_1():
+    latent = torch.arange(2 * 4 * 9 * 8.0).view(2, 4, 9, 8)
+    tripled = denoise_tiled(lambda z: 3 * z, latent, tile=4, overlap=2)
+    torch.testing.assert_close(tripled, 3 * latent)
 
 
 def test_seed_makes_the_toy_weights_and_leaves_the_global_generator_alone():
@@ -120,45 +125,36 @@ def test_seed_makes_the_toy_weights_and_leaves_the_global_generator_alone():
 
 def test_enlarging_is_bicubic_as_pil_does_it():
     image = np.random.default_rng(0).integers(80, 176, (12, 10, 3), dtype=np.uint8)
-    by_pil = np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC)).astype(
-        np.float32
-    )
-    ours = enlarge(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1, 4)[0].permute(
-        1, 2, 0
-    )
-    assert (
-        np.abs((ours.numpy() + 1) * 127.5 - by_pil).max() <= 1
-    )  # PIL rounds (and clips, which does not come up here) between its two passes
+    by_pil = np.asarray(Image.fromarray(image).resize((40, 48), Image.Resampling.BICUBIC))
+    lq = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    enlarged = (enlarge(lq, 4)[0] + 1) * 127.5
+    difference = enlarged.permute(1, 2, 0).numpy() - by_pil.astype(np.float32)
+    # PIL rounds (and clips, which does not come up here) between rows and columns.
+    assert np.abs(difference).max() <= 1
 
 
 def test_guidance_leads_away_from_the_negative_prompt(base, lq):
-    guided = (
-        build_sd21_base(SD21BaseOptions(size="tiny", guidance=7.5)).eval().requires_grad_(False)
-    )
-    z, t = (
-        torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1)),
-        torch.tensor([20, 979]),
-    )
+    guided = build_sd21_base(SD21BaseOptions(size="tiny", guidance=7.5))
+    guided.eval().requires_grad_(False)
+    z = torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([20, 979])
     condition = guided.condition(ModelInput(lq))
     plain = base(z, t, condition)
-    torch.testing.assert_close(
-        guided(z, t, condition), plain, atol=1e-5, rtol=0
-    )  # both prompts are empty
+    # Both prompts are empty so far.
+    torch.testing.assert_close(guided(z, t, condition), plain, atol=1e-5, rtol=0)
     other = torch.randn(guided.negative.shape, generator=torch.Generator().manual_seed(2))
     guided.negative = other
     negative = base.network(z, t, other.expand(2, -1, -1)).sample
     expected = negative + 7.5 * (plain - negative)
-    torch.testing.assert_close(
-        guided(z, t, condition), expected, atol=1e-4, rtol=0
-    )  # rounding, 15 times as large
+    # Guidance enlarges rounding 15 times.
+    torch.testing.assert_close(guided(z, t, condition), expected, atol=1e-4, rtol=0)
 
 
 def test_base_model_is_a_score_only(base, lq):
     assert TEACHERS["osediff"].capabilities == {"score", "output"}
     assert TEACHERS["sd21-base"].capabilities == {"score"}
-    prediction = base.predict(
-        torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), base.condition(ModelInput(lq))
-    )
+    condition = base.condition(ModelInput(lq))
+    prediction = base.predict(torch.randn(2, 4, 9, 8), torch.tensor([5, 900]), condition)
     assert prediction.sample.shape == prediction.epsilon.shape == (2, 4, 9, 8)
     with pytest.raises(DistillkitError, match="restores nothing"):
         base.restore(ModelInput(lq))
@@ -166,26 +162,25 @@ def test_base_model_is_a_score_only(base, lq):
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
 def test_teacher_gives_its_restoration_the_colors_of_the_input(fix, lq):
-    colors = lambda image: image.mean((2, 3))
-    plain, fixed = (
-        build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=f))
-        .requires_grad_(False)
-        .restore(ModelInput(lq * 0.2))
-        for f in ("none", fix)
-    )
-    wanted = colors(enlarge(lq * 0.2, 4))
-    assert (colors(fixed) - wanted).abs().max() < 0.3 * (colors(plain) - wanted).abs().max()
+    lq = lq * 0.2
+    wanted = enlarge(lq, 4).mean((2, 3))
+    error = {}
+    for color_fix in ("none", fix):
+        teacher = build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=color_fix))
+        restored = teacher.requires_grad_(False).restore(ModelInput(lq))
+        error[color_fix] = (restored.mean((2, 3)) - wanted).abs().max()
+    assert error[fix] < 0.3 * error["none"]
 
 
 @pytest.mark.parametrize("fix", ["adain", "wavelet"])
 def test_a_students_restorer_offers_the_teachers_color_fix(fix):
     y, x = torch.meshgrid(torch.linspace(0.2, 0.7, 24), torch.linspace(0.1, 0.5, 16), indexing="ij")
     image = torch.stack([x, y, x * y])
-    teacher = build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=fix)).requires_grad_(False)
-    wanted = teacher.restore(ModelInput(image[None] * 2 - 1))[0] * 0.5 + 0.5
-    restorer = Restorer(
-        Student(build_osediff(OSEDiffOptions(size="tiny")).requires_grad_(False), None), color=fix
-    )
+    teacher = build_osediff(OSEDiffTeacherOptions(size="tiny", color_fix=fix))
+    restored = teacher.requires_grad_(False).restore(ModelInput(image[None] * 2 - 1))
+    wanted = restored[0] * 0.5 + 0.5
+    student = build_osediff(OSEDiffOptions(size="tiny")).requires_grad_(False)
+    restorer = Restorer(Student(student, None), color=fix)
     assert (restorer(image) - wanted).abs().max() < 2 / 255
 
 
@@ -204,9 +199,9 @@ def test_descriptors_build_what_they_say(lq):
 def toy_tokenizer(folder, encoder):
     config = encoder.network.config
     letters = ["!", *"dogcat,", "do"]
-    vocabulary = {
-        token: i for i, token in enumerate(dict.fromkeys(letters + [c + "</w>" for c in letters]))
-    }
+    ends = [letter + "</w>" for letter in letters]
+    tokens = dict.fromkeys(letters + ends)
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     vocabulary |= {"<|startoftext|>": config.bos_token_id, "<|endoftext|>": config.eos_token_id}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\nd o\n")
@@ -236,8 +231,10 @@ def test_prompt_without_tokenizer_is_refused(encoder):
 def test_texts_are_padded_with_token_0_and_cut(encoder, tmp_path):
     encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
     ids = encoder._token_ids(["cat", "", "dogcatdogcat"])
-    assert ids.shape == (3, 8) and ids[1].tolist() == [62, 63, 0, 0, 0, 0, 0, 0]
-    assert ids[0, 4:].tolist() == [63, 0, 0, 0] and ids[2, -1] == 63
+    assert ids.shape == (3, 8)
+    assert ids[0, 4:].tolist() == [63, 0, 0, 0]
+    assert ids[1].tolist() == [62, 63, 0, 0, 0, 0, 0, 0]
+    assert ids[2, -1] == 63
     assert not encoder(["cat"]).equal(encoder(["dog"]))
 
 
@@ -249,43 +246,53 @@ def test_tags_make_a_prompt_of_each_image(encoder, tmp_path, lq):
         seen.append(image)
         return ["cat", "dog"]
 
-    prompt = PromptPerImage(encoder, tagger=tagger)
-    no_captions = [None, None]
-    torch.testing.assert_close(prompt(lq, no_captions), encoder(["cat", "dog"]))
+    tags = PromptPerImage(encoder, tagger=tagger)
+    torch.testing.assert_close(tags(lq, [None, None]), encoder(["cat", "dog"]))
     assert seen[0] is lq
-    with_prompt = PromptPerImage(encoder, "a", tagger)
-    torch.testing.assert_close(with_prompt(lq, no_captions), encoder(["cat, a", "dog, a"]))
+    tags_and_prompt = PromptPerImage(encoder, "a", tagger)
+    torch.testing.assert_close(tags_and_prompt(lq, [None, None]), encoder(["cat, a", "dog, a"]))
+
+
+def write_do(image):
+    """A tagger."""
+    return ["do", "do"]
 
 
 def test_captions_come_before_tags_and_the_prompt(encoder, tmp_path, lq):
     encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
+
+    def assert_embeds(prompt, captions, texts):
+        torch.testing.assert_close(prompt(lq, captions), encoder(texts))
+
+    captions = ["cat", None]
+    assert_embeds(PromptPerImage(encoder, "a", captions=True), captions, ["cat, a", "a"])
+    tagged = PromptPerImage(encoder, "a", write_do, captions=True)
+    assert_embeds(tagged, captions, ["cat, a", "do, a"])
+    without_captions = PromptPerImage(encoder, "a", write_do)
+    assert_embeds(without_captions, captions, ["do, a", "do, a"])
+    assert_embeds(PromptPerImage(encoder, captions=True), ["cat", ""], ["cat", ""])
+
+
+def test_the_model_takes_the_captions_of_its_input(encoder, tmp_path, lq):
+    encoder.tokenizer = toy_tokenizer(tmp_path, encoder)
     model = build_osediff(OSEDiffOptions(size="tiny"))
     model.prompt = PromptPerImage(encoder, "a", captions=True)
-
-    def embedded(captions):
-        return model.condition(ModelInput(lq, captions)).extra["prompt"]
-
-    torch.testing.assert_close(embedded(["cat", None]), encoder(["cat, a", "a"]))
-    torch.testing.assert_close(embedded(None), encoder(["a", "a"]))
-
-    def tagger(image):
-        return ["do", "do"]
-
-    tagged = PromptPerImage(encoder, "a", tagger, captions=True)
-    torch.testing.assert_close(tagged(lq, ["cat", None]), encoder(["cat, a", "do, a"]))
-    deaf = PromptPerImage(encoder, "a", tagger)
-    torch.testing.assert_close(deaf(lq, ["cat", None]), encoder(["do, a", "do, a"]))
-    plain = PromptPerImage(encoder, captions=True)
-    torch.testing.assert_close(plain(lq, ["cat", ""]), encoder(["cat", ""]))
+    condition = model.condition(ModelInput(lq, captions=["cat", None]))
+    torch.testing.assert_close(condition.extra["prompt"], encoder(["cat, a", "a"]))
+    condition = model.condition(ModelInput(lq))
+    torch.testing.assert_close(condition.extra["prompt"], encoder(["a", "a"]))
 
 
 def test_taggers_are_found_by_entry_point(monkeypatch):
-    offered = [SimpleNamespace(name="ram", load=lambda: lambda: "the tagger")]
-    monkeypatch.setattr(
-        text,
-        "entry_points",
-        lambda group: offered if group == "distillkit_superres.taggers" else [],
-    )
+    ram = SimpleNamespace(name="ram", load=lambda: make_tagger)
+
+    def make_tagger():
+        return "the tagger"
+
+    def entry_points(group):
+        return [ram] if group == "distillkit_superres.taggers" else []
+
+    monkeypatch.setattr(text, "entry_points", entry_points)
     assert find_tagger("ram") == "the tagger"
     with pytest.raises(DistillkitError, match=r"tagger 'dape' .*offered: ram"):
         find_tagger("dape")

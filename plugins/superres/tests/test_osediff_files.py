@@ -85,8 +85,8 @@ def test_old_and_new_key_styles_load_alike(config, tmp_path, networks):
     )
     a, b = build_osediff(config), build_osediff(config.model_copy(update={"folder": old}))
     assert all(v.equal(b.state_dict()[k]) for k, v in a.state_dict().items())
-    lq = torch.zeros(1, 3, 16, 16)
-    torch.testing.assert_close(a.restore(ModelInput(lq)), b.restore(ModelInput(lq)))
+    inputs = ModelInput(torch.zeros(1, 3, 16, 16))
+    torch.testing.assert_close(a.restore(inputs), b.restore(inputs))
     base = build_sd21_base(SD21BaseOptions(folder=old))
     assert all(v.equal(base.network.state_dict()[k]) for k, v in networks.unet.state_dict().items())
     assert all(

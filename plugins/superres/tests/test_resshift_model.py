@@ -25,7 +25,8 @@ EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
 @pytest.mark.golden("resshift_schedule_s*")
 def test_schedule_reproduces_published_tables(case):
-    forward, g = case.process(), case.tensors
+    forward = case.process()
+    g = case.tensors
     posterior = ancestral(forward)
     expected = torch.tensor(case.info["sqrt_etas_float64"], dtype=torch.float64)
     torch.testing.assert_close(forward.table[1].sqrt(), expected, rtol=1e-12, atol=0)
@@ -33,26 +34,26 @@ def test_schedule_reproduces_published_tables(case):
     torch.testing.assert_close(posterior.sample.float(), g["sched.posterior_mean_coef2"], **EXACT)
     torch.testing.assert_close(posterior.current.float(), g["sched.posterior_mean_coef1"], **EXACT)
     torch.testing.assert_close((posterior.noise**2).float(), g["sched.posterior_variance"], **EXACT)
-    log_variance = (
-        2 * posterior.noise.log()
-    )  # upstream puts the second entry for the first, which is -inf and never used
-    torch.testing.assert_close(
-        log_variance[1:].float(), g["sched.posterior_log_variance_clipped"][1:], **EXACT
-    )
+    # The published code puts the second entry for the first, which is -inf and never used.
+    log_variance = (2 * posterior.noise.log())[1:].float()
+    stored = g["sched.posterior_log_variance_clipped"][1:]
+    torch.testing.assert_close(log_variance, stored, **EXACT)
     assert g["sched.timestep_map"].equal(torch.arange(forward.num_train_timesteps))
 
 
 @pytest.mark.golden("resshift_schedule_s*")
 def test_forward_process_and_conversions_reproduce_published_numbers(case):
-    forward, g, t = case.process(), case.tensors, case.tensors["t"]
-    z_t, y = g["q_sample"], g["y"]
-    torch.testing.assert_close(forward.add_noise(g["x0"], g["noise"], t, y), z_t, **EXACT)
-    torch.testing.assert_close(
-        epsilon_from_sample(forward, z_t, t, g["x0"], y), g["eps_from_xstart"], **EXACT
-    )
-    torch.testing.assert_close(
-        sample_from_epsilon(forward, z_t, t, g["noise"], y), g["xstart_from_eps"], **EXACT
-    )
+    forward = case.process()
+    g = case.tensors
+    z_t = g["q_sample"]
+    t = g["t"]
+    y = g["y"]
+    noisy = forward.add_noise(g["x0"], g["noise"], t, y)
+    torch.testing.assert_close(noisy, z_t, **EXACT)
+    epsilon = epsilon_from_sample(forward, z_t, t, g["x0"], y)
+    torch.testing.assert_close(epsilon, g["eps_from_xstart"], **EXACT)
+    sample = sample_from_epsilon(forward, z_t, t, g["noise"], y)
+    torch.testing.assert_close(sample, g["xstart_from_eps"], **EXACT)
 
 
 class _Stub(torch.nn.Module):
@@ -71,18 +72,19 @@ class _Stub(torch.nn.Module):
 
 @pytest.mark.golden("resshift_schedule_s*")
 def test_one_reverse_step_reproduces_published_numbers(case):
-    g, t = case.tensors, case.tensors["t"]
+    g = case.tensors
+    t = g["t"]
     model = ResShift(_Stub(g["p_sample.model_output"]), VQModel(TINY_AUTOENCODER), case.process())
     condition = Condition(y=g["y"], extra={"lq": g["y"]})
     torch.testing.assert_close(model.prior(condition, g["noise"]), g["prior_sample"], **EXACT)
-    clean = model.predict(g["q_sample"], t, condition).sample
-    assert clean.equal(g["p_sample.pred_xstart"])
+    sample = model.predict(g["q_sample"], t, condition).sample
+    assert sample.equal(g["p_sample.pred_xstart"])
     scaled, asked_t = model.network.asked
     torch.testing.assert_close(scaled, g["p_sample.model_input"], **EXACT)
     assert asked_t.equal(g["p_sample.model_t"])
-    step = model.reverse(t, clean, g["q_sample"], g["y"], g["p_sample.noise"])
+    step = model.reverse(t, sample, g["q_sample"], g["y"], g["p_sample.noise"])
     torch.testing.assert_close(step, g["p_sample.sample"], **EXACT)
-    mean = model.reverse(t, clean, g["q_sample"], g["y"], torch.zeros_like(step))
+    mean = model.reverse(t, sample, g["q_sample"], g["y"], torch.zeros_like(step))
     torch.testing.assert_close(mean, g["p_sample.mean"], **EXACT)
     mean = model.reverse(t, g["x0"], g["q_sample"], g["y"], torch.zeros_like(step))
     torch.testing.assert_close(mean, g["posterior_mean"], **EXACT)
@@ -91,27 +93,27 @@ def test_one_reverse_step_reproduces_published_numbers(case):
 @pytest.mark.golden("resshift_loop_s*")
 @torch.no_grad()
 def test_chain_reproduces_published_samples(case):
-    model, g = case.resshift(ancestral), case.tensors
+    model = case.resshift(ancestral)
+    g = case.tensors
     condition = model.condition(ModelInput(g["y"]))
     close = {"atol": 1e-4, "rtol": 0}
     torch.testing.assert_close(condition.y, g["z_y"], **close)
     states = list(model.chain(condition, iter(g["noise"])))
-    torch.testing.assert_close(torch.stack([z for z, _ in states]), g["samples"], **close)
-    torch.testing.assert_close(
-        torch.stack([clean for _, clean in states]), g["pred_xstart"], **close
-    )
-    noquant = model.codec.network.decode(states[-1][0], force_not_quantize=True)
+    latents = torch.stack([z for z, _ in states])
+    torch.testing.assert_close(latents, g["samples"], **close)
+    samples = torch.stack([sample for _, sample in states])
+    torch.testing.assert_close(samples, g["pred_xstart"], **close)
+    noquant = model.codec.network.decode(latents[-1], force_not_quantize=True)
     torch.testing.assert_close(noquant, g["decoded_noquant"], **close)
-    decoded = model.codec.decode(
-        g["samples"][-1]
-    )  # of the stored latent: a last digit can flip a code
+    # Decoded from the stored latent: a last digit can flip a code.
+    decoded = model.codec.decode(g["samples"][-1])
     torch.testing.assert_close(decoded, g["decoded"], **close)
     torch.testing.assert_close(decoded.clamp(-1, 1), g["final"], **close)
 
 
 @pytest.mark.parametrize("step", [ancestral, deterministic])
 def test_reverse_steps_keep_the_marginals(step):
-    """If z_0 is known exactly, a step from q(z_t) lands in q(z_{t-1}): same mean factors, same variance."""
+    """If z_0 is known exactly, a step from q(z_t) lands in q(z_{t-1})."""
     forward = make_process(15, 0.04)
     signal, shift, noise = forward.table
     r = step(forward)
@@ -152,10 +154,8 @@ def test_versions_differ_in_their_steps(version, nfe):
 
 
 def test_restoring_is_repeatable_by_its_generator(tiny):
-    lq = torch.rand(2, 3, 16, 32) * 2 - 1
-    one, same, other = (
-        tiny.restore(ModelInput(lq), torch.Generator().manual_seed(s)) for s in (3, 3, 4)
-    )
+    inputs = ModelInput(torch.rand(2, 3, 16, 32) * 2 - 1)
+    one, same, other = (tiny.restore(inputs, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert one.shape == (2, 3, 64, 128)
     assert one.equal(same)
     assert not one.equal(other)
@@ -192,21 +192,21 @@ def test_a_finer_input_is_brought_to_the_latent_by_the_network():
     model = ResShift(network, VQModel(TINY_AUTOENCODER), make_process(4, 0.2), scale=2)
     assert model.size_multiple == 32
     with torch.no_grad():
-        assert model.restore(ModelInput(torch.rand(1, 3, 32, 64) * 2 - 1)).shape == (1, 3, 64, 128)
+        restored = model.restore(ModelInput(torch.rand(1, 3, 32, 64) * 2 - 1))
+    assert restored.shape == (1, 3, 64, 128)
 
 
 def test_mixed_precision_follows_float32(tiny):
     """The code search stays in float32 under autocast."""
     torch.manual_seed(0)
-    lq, t = torch.rand(1, 3, 16, 16) * 2 - 1, torch.tensor([2])
-    condition = tiny.condition(ModelInput(lq))
+    inputs = ModelInput(torch.rand(1, 3, 16, 16) * 2 - 1)
+    t = torch.tensor([2])
+    condition = tiny.condition(inputs)
     z_t = tiny.process.add_noise(condition.y, torch.randn_like(condition.y), t, condition.y)
-    expected, codes = (
-        tiny.predict(z_t, t, condition).sample,
-        tiny.codec.network.quantize.nearest(z_t),
-    )
+    expected = tiny.predict(z_t, t, condition).sample
+    codes = tiny.codec.network.quantize.nearest(z_t)
     with torch.autocast("cpu", torch.bfloat16):
-        clean = tiny.predict(z_t, t, tiny.condition(ModelInput(lq))).sample
+        sample = tiny.predict(z_t, t, tiny.condition(inputs)).sample
         assert tiny.codec.network.quantize.nearest(z_t).equal(codes)
-        assert tiny.restore(ModelInput(lq)).isfinite().all()
-    assert (clean - expected).abs().max() < 0.05 * expected.abs().max()
+        assert tiny.restore(inputs).isfinite().all()
+    assert (sample - expected).abs().max() < 0.05 * expected.abs().max()

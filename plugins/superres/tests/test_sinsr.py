@@ -15,49 +15,53 @@ CLOSE = {"atol": 1e-4, "rtol": 0}
 @pytest.mark.golden("sinsr_[!k]*")
 @torch.no_grad()
 def test_one_step_reproduces_published_numbers(case):
-    model, g = case.resshift(deterministic), case.tensors
+    model = case.resshift(deterministic)
+    g = case.tensors
     condition = model.condition(ModelInput(g["y"]))
     torch.testing.assert_close(condition.y, g["z_y"], **CLOSE)
     torch.testing.assert_close(model.prior(condition, g["noise"]), g["x_T"], **CLOSE)
-    torch.testing.assert_close(
-        SinSR(model).one_step(condition, g["noise"]), g["one_step.latent"], **CLOSE
-    )
-    torch.testing.assert_close(
-        model.codec.decode(g["one_step.latent"]), g["one_step.image"], **CLOSE
-    )
+    latent = SinSR(model).one_step(condition, g["noise"])
+    torch.testing.assert_close(latent, g["one_step.latent"], **CLOSE)
+    image = model.codec.decode(g["one_step.latent"])
+    torch.testing.assert_close(image, g["one_step.image"], **CLOSE)
 
 
 @pytest.mark.golden("sinsr_[!k]*")
 @torch.no_grad()
 def test_deterministic_chain_reproduces_published_numbers(case):
-    model, g = case.resshift(deterministic), case.tensors
-    torch.testing.assert_close(
-        torch.stack(model.reverse[:3], 1).float(), g["ddim.kmj"], rtol=1e-6, atol=1e-6
-    )
-    torch.testing.assert_close(
-        model.process.table[1].sqrt().float(), g["sqrt_etas"], rtol=1e-6, atol=1e-6
-    )
-    noises = iter(
-        [g["noise"], *torch.randn(model.nfe, *g["noise"].shape)]
-    )  # all but the first have no effect
+    model = case.resshift(deterministic)
+    g = case.tensors
+    factors = torch.stack(model.reverse[:3], 1).float()
+    torch.testing.assert_close(factors, g["ddim.kmj"], rtol=1e-6, atol=1e-6)
+    sqrt_eta = model.process.table[1].sqrt().float()
+    torch.testing.assert_close(sqrt_eta, g["sqrt_etas"], rtol=1e-6, atol=1e-6)
+    # All but the first have no effect.
+    noises = iter([g["noise"], *torch.randn(model.nfe, *g["noise"].shape)])
     states = list(model.chain(model.condition(ModelInput(g["y"])), noises))
-    torch.testing.assert_close(torch.stack([z for z, _ in states]), g["ddim.samples"], **CLOSE)
-    torch.testing.assert_close(
-        torch.stack([clean for _, clean in states]), g["ddim.pred_xstart"], **CLOSE
-    )
+    latents = torch.stack([z for z, _ in states])
+    torch.testing.assert_close(latents, g["ddim.samples"], **CLOSE)
+    samples = torch.stack([sample for _, sample in states])
+    torch.testing.assert_close(samples, g["ddim.pred_xstart"], **CLOSE)
 
 
 @pytest.mark.golden("sinsr_[!k]*")
 @torch.no_grad()
 def test_the_losses_it_was_trained_with_come_out_as_published(case):
-    """The network answers for the chain's end at the last time, and for the way back at time 0 with the last time's scaling."""
-    model, g = case.resshift(deterministic), case.tensors
-    condition = model.condition(ModelInput(g["y"]))
-    last, first = torch.tensor([model.nfe - 1]), torch.tensor([0])
-    x_t, target, gt = g["x_T"], g["ddim.samples"][-1], model.codec.encode(g["gt"])
+    """The network maps to the chain's end at the last timestep, and back at timestep 0.
 
-    def back(clean):
-        return model.network(model.scale_input(clean, last), first, condition.extra["lq"])
+    The way back scales its input as at the last timestep.
+    """
+    model = case.resshift(deterministic)
+    g = case.tensors
+    condition = model.condition(ModelInput(g["y"]))
+    last = torch.tensor([model.nfe - 1])
+    first = torch.tensor([0])
+    x_t = g["x_T"]
+    target = g["ddim.samples"][-1]
+    gt = model.codec.encode(g["gt"])
+
+    def back(sample):
+        return model.network(model.scale_input(sample, last), first, condition.extra["lq"])
 
     terms = {
         "mse": (model(x_t, last, condition) - target).square().mean(),
@@ -84,10 +88,8 @@ def test_is_an_output_teacher_only(tiny):
 
 
 def test_restoring_is_repeatable_by_its_generator(tiny):
-    lq = torch.rand(2, 3, 16, 32) * 2 - 1
-    one, same, other = (
-        tiny.restore(ModelInput(lq), torch.Generator().manual_seed(s)) for s in (3, 3, 4)
-    )
+    inputs = ModelInput(torch.rand(2, 3, 16, 32) * 2 - 1)
+    one, same, other = (tiny.restore(inputs, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert one.shape == (2, 3, 64, 128)
     assert one.equal(same)
     assert not one.equal(other)
@@ -97,6 +99,5 @@ def test_restoring_is_repeatable_by_its_generator(tiny):
 def test_its_schedule_starts_no_higher_than_its_bound():
     assert make_sqrt_eta(4, 0.2, 2.0)[0] == 0.1
     assert make_sqrt_eta(4, 0.2, 2.0, max_start=SINSR_MAX_START)[0] == SINSR_MAX_START
-    torch.testing.assert_close(
-        make_sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START), make_sqrt_eta(15, 0.04, 2.0)
-    )
+    bounded = make_sqrt_eta(15, 0.04, 2.0, max_start=SINSR_MAX_START)
+    torch.testing.assert_close(bounded, make_sqrt_eta(15, 0.04, 2.0))
