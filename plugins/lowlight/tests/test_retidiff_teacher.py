@@ -181,15 +181,21 @@ def priors():
 
 
 def test_prior_score_terms(priors, images):
-    """The engine's score terms: the anchor in prior space, the imitation through the transformer's image."""
-    student = gsad_student(GSADStudentOptions(size="tiny", generate="one-step")).requires_grad_(
-        False
-    )
-    lq, gt = images(2, 16, 16), images(2, 16, 16, seed=1)
+    """The engine's score terms: anchor in the space of priors, imitation through the image."""
+    student = gsad_student(GSADStudentOptions(size="tiny", generate="one-step"))
+    student.requires_grad_(False)
+    inputs = ModelInput(images(2, 16, 16))
+    gt = images(2, 16, 16, seed=1)
     image = images(2, 16, 16, seed=2).requires_grad_()
-    sample = StudentOutput(student.condition(ModelInput(lq)), image, image)
+    output = StudentOutput(student.condition(inputs), image, image)
     terms = score_distillation(
-        priors, student, sample, lq, gt, torch.Generator().manual_seed(5), weighting="literal"
+        priors,
+        student,
+        output,
+        inputs,
+        gt,
+        torch.Generator().manual_seed(5),
+        weighting="literal",
     )
 
     draws = torch.Generator().manual_seed(5)
@@ -201,25 +207,26 @@ def test_prior_score_terms(priors, images):
     def mean(gap):
         return gap[kept].square().mean()
 
-    condition = priors.condition(ModelInput(lq))
-    z_s, z = priors.encode(image, condition), priors.encode(gt, condition)
+    condition = priors.condition(inputs)
+    z_s = priors.encode(image, condition)
+    z = priors.encode(gt, condition)
     assert z.shape == (2, 2 * priors.network.prior_size, 1, 1)
     noise = torch.randn(z.shape, generator=draws)
-    of_student, of_truth = (
-        priors.predict(priors.process.add_noise(v, noise, t), t, condition) for v in (z_s, z)
-    )
-    assert_close(terms.anchor, mean(of_student.epsilon - of_truth.epsilon), rtol=1e-4, atol=1e-6)
+
+    def predict(latent):
+        return priors.predict(priors.process.add_noise(latent, noise, t), t, condition)
+
+    of_student = predict(z_s)
+    of_truth = predict(z)
+    anchor = mean(of_student.epsilon - of_truth.epsilon)
+    assert_close(terms.anchor, anchor, rtol=1e-4, atol=1e-6)
 
     own_noise = torch.randn(image.shape, generator=draws)
     z_t = student.process.add_noise(image, own_noise, t_student)
-    own = student.predict(z_t, t_student, sample.condition).sample
+    own = student.predict(z_t, t_student, output.condition).sample
     ratio = student.process.coefficients(t_student).ratio
-    assert_close(
-        terms.imitate,
-        mean(ratio * (own - priors.decode(of_student.sample, condition))),
-        rtol=1e-4,
-        atol=1e-6,
-    )
+    imitate = mean(ratio * (own - priors.decode(of_student.sample, condition)))
+    assert_close(terms.imitate, imitate, rtol=1e-4, atol=1e-6)
     for term in terms:
         (gradient,) = torch.autograd.grad(term, image, retain_graph=True)
         assert gradient.abs().sum() > 0

@@ -12,6 +12,7 @@ from distillkit import ModelInput
 from distillkit.data.pairs import Batch
 from distillkit.errors import RecipeError
 from distillkit.objectives.dual_teacher import StudentOutput, draw_timesteps, score_distillation
+from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.build import build_adapter
 from distillkit.recipe.load import load_recipe
 from distillkit.training.models import build_models
@@ -40,7 +41,7 @@ def images():
     return lq, gt
 
 
-def sample_of(student, lq):
+def output_of(student, lq):
     condition = student.condition(ModelInput(lq))
     latent = student.generate(condition)
     return StudentOutput(condition, latent, student.codec.decode(latent))
@@ -59,8 +60,8 @@ def fidelity_terms(models, images, monkeypatch, timesteps, **options):
     return score_distillation(
         teacher,
         student,
-        sample_of(student, lq),
-        lq,
+        output_of(student, lq),
+        ModelInput(lq),
         gt,
         torch.Generator().manual_seed(1),
         **options,
@@ -142,11 +143,13 @@ def test_times_that_the_student_was_never_trained_at_are_dropped(
 
 
 def test_mixed_precision_leaves_the_inputs_alone(models, images):
-    batch = Batch(images[1], None, ["a", "b"])
-    plain, *_ = models.inputs(batch, torch.Generator().manual_seed(0))
-    with torch.automodels("cpu", torch.bfloat16):
-        mixed, *_ = models.inputs(batch, torch.Generator().manual_seed(0))
-    assert mixed.dtype == torch.float32 and mixed.equal(plain)
+    _, gt = images
+    batch = Batch(gt, None, ["a", "b"])
+    plain = models.prepare(batch, torch.Generator().manual_seed(0)).lq
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = models.prepare(batch, torch.Generator().manual_seed(0)).lq
+    assert mixed.dtype == torch.float32
+    assert mixed.equal(plain)
 
 
 @pytest.mark.parametrize(("crop", "accepted"), [(64, True), (96, False), (128, True)])
@@ -177,7 +180,8 @@ def test_the_teacher_of_the_other_space_may_see_a_crop(models, adapter, monkeypa
     decoded = record(monkeypatch, autoencoder, "decode")
     predicted = record(monkeypatch, models.teachers["realness"], "predict")
     gt = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    terms = Stage1Step(models, adapter, stage1, None, seed=0)(Batch(gt, None, ["a"]), 0)
+    step = Stage1Step(models, adapter, stage1, ReconstructionLoss(), seed=0)
+    terms = step(Batch(gt, None, ["a"]), 0)
     assert set(encoded) == {(64, 64)}
     assert set(decoded) == {(16, 16)}
     assert set(predicted) == {(16, 16)}

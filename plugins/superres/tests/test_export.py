@@ -46,16 +46,17 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     resolved = load_recipe(RECIPE, ADAPTERS)
     recipe = resolved.recipe
-    model = build(resolved, "student", "cpu")
-    g = torch.Generator().manual_seed(0)
+    model = build(resolved.student, "cpu")
     adapter = build_adapter(model, recipe.stage1.adapter, recipe.seed)
-    changes = {"stage1": {name: t.detach() for name, t in adapter.tensors().items()}}
+    tensors = {"stage1": adapter.tensors()}
     adapter.merge()
-    changes["stage2"] = build_variant(model, recipe.stage2, recipe.seed).tensors()
-    changes = {
-        stage: {n: 0.05 * torch.randn(t.shape, generator=g) for n, t in part.items()}
-        for stage, part in changes.items()
-    }
+    tensors["stage2"] = build_variant(model, recipe.stage2, recipe.seed).tensors()
+    g = torch.Generator().manual_seed(0)
+    changes = {}
+    for stage, tensors_of_stage in tensors.items():
+        changes[stage] = {}
+        for name, tensor in tensors_of_stage.items():
+            changes[stage][name] = 0.05 * torch.randn(tensor.shape, generator=g)
     save_student(folder / "student", resolved, changes)
     return folder / "out", export(folder, folder / "out")
 

@@ -180,7 +180,7 @@ def test_a_students_restorer_offers_the_teachers_color_fix(fix):
     restored = teacher.requires_grad_(False).restore(ModelInput(image[None] * 2 - 1))
     wanted = restored[0] * 0.5 + 0.5
     student = build_osediff(OSEDiffOptions(size="tiny")).requires_grad_(False)
-    restorer = Restorer(Student(student, None), color=fix)
+    restorer = Restorer(Student(student, None), color_fix=fix)
     assert (restorer(image) - wanted).abs().max() < 2 / 255
 
 

@@ -235,6 +235,7 @@ def test_guided_and_plain_predictions_make_the_published_vsd_loss(case):
     )
     grad = (x_phi - x_fix) / (t["latents"] - x_fix).abs().mean((1, 2, 3), keepdim=True)
     torch.testing.assert_close(grad.square().mean()[None], t["vsd.loss"], rtol=1e-5, atol=0)
-    # where the two predictions nearly agree, their difference is rounded at the size of the predictions, not at its own
+    # Where the two predictions nearly agree, the rounding of their difference has the size of the
+    # predictions, not its own.
     rounding = 1e-6 * t["vsd.grad"].abs().max().item()
     torch.testing.assert_close(2 * grad / grad.numel(), t["vsd.grad"], rtol=1e-5, atol=rounding)
