@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,35 +16,40 @@ from distillkit.diffusion.process import ForwardProcess
 
 
 class ToyBlock(nn.Module):
+    """A residual block."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.last = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.last(F.silu(self.first(hidden)))
 
 
 class ToyNetwork(nn.Module):
-    """Conv - SiLU - conv, with time as a bias; in between, if wanted, residual blocks."""
+    """Conv - SiLU - conv with the timestep as a bias, and residual blocks between if wanted."""
 
     def __init__(self, channels: int, width: int = 8, blocks: int = 0) -> None:
         super().__init__()
         self.first = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.time = nn.Linear(1, width)
         self.last = nn.Conv2d(width, channels, 3, padding=1)
-        self.middle = nn.ModuleList(ToyBlock(width) for _ in range(blocks)) if blocks else ()
+        self.middle = ()
+        if blocks:
+            self.middle = nn.ModuleList(ToyBlock(width) for _ in range(blocks))
 
     def forward(self, z: Tensor, y: Tensor, t: Tensor) -> Tensor:
-        hidden = (
-            self.first(torch.cat([z, y], dim=1))
-            + self.time(t.float().reshape(-1, 1))[..., None, None]
-        )
+        bias = self.time(t.float().reshape(-1, 1))
+        hidden = self.first(torch.cat([z, y], dim=1)) + bias[..., None, None]
         for block in self.middle:
             hidden = block(hidden)
         return self.last(F.silu(hidden))
 
 
 class ToyModel(DiffusionModel):
+    """A teacher or student whose weights depend on ``seed`` alone."""
+
     head = "last"
 
     def __init__(
@@ -57,16 +62,14 @@ class ToyModel(DiffusionModel):
         blocks: int = 0,
     ) -> None:
         super().__init__()
-        self.codec, self.process, self.prediction_type, self.scale = (
-            codec or Identity(),
-            process or CosineVariancePreserving(),
-            prediction_type,
-            scale,
-        )
-        channels = self.codec.encode(torch.zeros(1, 3, 8, 8)).shape[1]
+        self.codec = codec or Identity()
+        self.process = process or CosineVariancePreserving()
+        self.prediction_type = prediction_type
+        self.scale = scale
+        latent = self.codec.encode(torch.zeros(1, 3, 8, 8))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.network = ToyNetwork(channels, blocks=blocks)
+            self.network = ToyNetwork(latent.shape[1], blocks=blocks)
 
     def condition(self, inputs: ModelInput) -> Condition:
         large = F.interpolate(inputs.lq, scale_factor=self.scale, mode="bicubic")
@@ -76,22 +79,24 @@ class ToyModel(DiffusionModel):
         return self.network(z_t, condition.y, t)
 
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
-        t = torch.full((len(condition.y),), 0.5)
+        timestep = 0.5
         if self.process.num_train_timesteps is not None:
-            t = torch.full((len(condition.y),), self.process.num_train_timesteps // 2)
+            timestep = self.process.num_train_timesteps // 2
+        t = torch.full((len(condition.y),), timestep)
         return self.predict(condition.y, t, condition).sample
 
 
-def unshuffled(**kwargs: object) -> ToyModel:
-    """A toy in another latent space than the default one."""
-    return ToyModel(codec=PixelUnshuffle(2, scale=1.5), **kwargs)  # type: ignore[arg-type]
+def unshuffled(**options: Any) -> ToyModel:
+    """Create a toy in another latent space than the default one."""
+    return ToyModel(codec=PixelUnshuffle(2, scale=1.5), **options)
 
 
 class CaptionedToy(ToyModel):
-    """A toy whose images get brighter the longer their captions are; ``seen`` are the captions it met, wherever it is used."""
+    """A toy whose images get brighter the longer their captions are."""
 
     takes_captions = True
     seen: ClassVar[list[list[str | None]]] = []
+    """The captions that any of these toys met."""
 
     def condition(self, inputs: ModelInput) -> Condition:
         captions = inputs.caption_list()

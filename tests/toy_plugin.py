@@ -1,4 +1,4 @@
-"""A plugin of the toys: a whole run of the engine takes a second with it."""
+"""A plugin of the toys: a full run of the engine takes a second with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import distillkit
@@ -30,22 +31,26 @@ def model(options: Options):
 
     if options.captions:
         return CaptionedToy(seed=options.seed, scale=options.scale)
-    return (ToyModel if options.space == "pixels" else unshuffled)(
-        seed=options.seed, scale=options.scale, blocks=options.blocks
-    )
+    build = {"pixels": ToyModel, "unshuffle": unshuffled}[options.space]
+    return build(seed=options.seed, scale=options.scale, blocks=options.blocks)
 
 
 class Restorer:
-    """Output only."""
+    """A teacher with output only."""
 
-    scale, nfe, size_multiple = 2, 1, 1
+    scale = 2
+    nfe = 1
+    size_multiple = 1
 
     def restore(self, inputs, generator: torch.Generator | None = None) -> Tensor:
-        return torch.nn.functional.interpolate(inputs.lq, scale_factor=2, mode="bilinear")
+        return F.interpolate(inputs.lq, scale_factor=2, mode="bilinear")
 
 
 class Halve:
-    """Area averaging and a little noise. ``calls`` counts batches and ``on_call`` may do something at one of them."""
+    """Area averaging and a little noise.
+
+    ``calls`` counts batches, and a test may replace ``on_call`` to act at one of them.
+    """
 
     scale = 2
     calls = 0
@@ -56,10 +61,10 @@ class Halve:
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
         Halve.calls += 1
         Halve.on_call(Halve.calls)
-        lq = torch.nn.functional.avg_pool2d(gt, 2) + 0.05 * torch.randn(
-            gt[..., ::2, ::2].shape, generator=generator
-        )
-        return ((lq.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        small = F.avg_pool2d(gt, 2)
+        noise = torch.randn(small.shape, generator=generator)
+        lq = (small + 0.05 * noise).clamp(-1, 1)
+        return ((lq + 1) * 127.5).round() / 127.5 - 1
 
 
 def restorer(options: Options) -> Restorer:
@@ -73,10 +78,10 @@ def halve(options: Options) -> Halve:
 def photos(options: Photos):
     import datasets
 
-    files = sorted(str(p) for p in (options.folder / options.split).glob("*.png"))
-    return datasets.Dataset.from_dict({"image": files}).cast_column(
-        "image", datasets.Image(decode=False)
-    )
+    folder = options.folder / options.split
+    files = sorted(str(path) for path in folder.glob("*.png"))
+    table = datasets.Dataset.from_dict({"image": files})
+    return table.cast_column("image", datasets.Image(decode=False))
 
 
 @hookimpl

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Terms = dict[str, Tensor]
+from distillkit.objectives.reconstruction import Losses
 
 
 def backward_per_term(
-    compute: Callable[..., Terms],
+    compute: Callable[..., Losses],
     inputs: Sequence[Tensor | None],
     parameters: Sequence[Tensor],
-) -> Terms:
+) -> Losses:
     """Compute terms of a loss, and the gradient of their sum at once.
 
     A backward pass through the returned terms hands this gradient on; nothing else is kept for it.
