@@ -40,27 +40,29 @@ pytest_plugins = ["pytester"]
 
 
 class Toy(DiffusionModel):
-    """2x, pixel-unshuffle latents; residual shifting with a ``y``, or rectified flow without one."""
+    """2x, in pixel-unshuffle latents: residual shifting with a ``y``, or rectified flow without."""
 
     def __init__(self, shifting: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.scale, self.size_multiple, self.prediction_type = (
-            2,
-            2,
-            "sample" if shifting else "v_prediction",
-        )
+        self.scale = 2
+        self.size_multiple = 2
         self.codec = PixelUnshuffle(2)
-        self.process = (
-            ResidualShifting(torch.linspace(0.1, 0.95, 6), kappa=1.5)
-            if shifting
-            else RectifiedFlow()
-        )
+        if shifting:
+            self.prediction_type = "sample"
+            self.process = ResidualShifting(torch.linspace(0.1, 0.95, 6), kappa=1.5)
+        else:
+            self.prediction_type = "v_prediction"
+            self.process = RectifiedFlow()
         self.network = nn.Conv2d(24, 12, 3, padding=1)
 
     def condition(self, inputs: ModelInput) -> Condition:
-        y = self.codec.encode(F.interpolate(inputs.lq, scale_factor=2, mode="bicubic"))
-        return Condition(y if isinstance(self.process, ResidualShifting) else None, {"lq": y})
+        large = F.interpolate(inputs.lq, scale_factor=2, mode="bicubic")
+        latent = self.codec.encode(large)
+        y = None
+        if isinstance(self.process, ResidualShifting):
+            y = latent
+        return Condition(y, {"lq": latent})
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return z_t + self.network(torch.cat([z_t, condition.extra["lq"]], dim=1))
@@ -75,14 +77,21 @@ class Halve:
     scale = 2
 
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(
-            len(gt), 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator
-        )
-        return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+        small = F.avg_pool2d(gt, 2)
+        noise = torch.randn(small.shape, generator=generator)
+        return round_to_8_bits(small + 0.1 * noise)
+
+
+def round_to_8_bits(image: Tensor) -> Tensor:
+    return (image.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
 
 
 class Distance:
-    name, protocol, higher_is_better, differentiable, perceptual = "mse", "RGB", False, True, False
+    name = "mse"
+    protocol = "RGB"
+    higher_is_better = False
+    differentiable = True
+    perceptual = False
 
     def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
         return (restored - gt).square().mean(dim=(1, 2, 3))
@@ -106,25 +115,21 @@ def importable(build: Callable[[Options], Any]) -> str:
     return f"{__name__}:the_build_in_use"
 
 
+SPECS: dict[str, type[Spec]] = {
+    "teachers": TeacherSpec,
+    "students": StudentSpec,
+    "degradations": DegradationSpec,
+    "metrics": MetricSpec,
+    "datasets": DatasetSpec,
+}
+
+
 def check(kind: Kind, build: Callable[[], Any], **fields: Any) -> list[CheckResult]:
-    kinds: dict[str, type[Spec]] = {
-        "teachers": TeacherSpec,
-        "students": StudentSpec,
-        "degradations": DegradationSpec,
-        "metrics": MetricSpec,
-        "datasets": DatasetSpec,
-    }
+    """Check what ``build`` builds, as if a plugin offered it."""
     if kind == "teachers":
-        fields.setdefault("capabilities", frozenset({"score", "output"}))
-    spec = kinds[kind](
-        **{
-            "name": "it",
-            "plugin": "toy",
-            "summary": "",
-            "build": importable(lambda options: build()),
-            **fields,
-        }
-    )
+        fields["capabilities"] = frozenset({"score", "output"})
+    fields["build"] = importable(lambda options: build())
+    spec = SPECS[kind](name="it", plugin="toy", summary="", **fields)
     return check_plugin("toy", plugins=Plugins([Plugin("toy", "toy 1", specs=[spec])]))
 
 
@@ -242,10 +247,9 @@ def test_a_failed_check_of_a_model_is_named(
 
 class SharedDraw(Halve):
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        small = F.avg_pool2d(gt, 2) + 0.1 * torch.randn(
-            1, 3, gt.shape[2] // 2, gt.shape[3] // 2, generator=generator
-        )
-        return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+        small = F.avg_pool2d(gt, 2)
+        noise = torch.randn(small.shape[1:], generator=generator)
+        return round_to_8_bits(small + 0.1 * noise)
 
 
 class Mixing(Halve):
@@ -260,8 +264,8 @@ class Unrounded(Halve):
 
 class NumpyNoise(Halve):
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
-        small = F.avg_pool2d(gt, 2) + torch.from_numpy(np.random.randn(1)).float()
-        return (small.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+        noise = torch.from_numpy(np.random.randn(1)).float()
+        return round_to_8_bits(F.avg_pool2d(gt, 2) + noise)
 
 
 class Mean(Distance):
