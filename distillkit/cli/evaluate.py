@@ -43,6 +43,7 @@ def evaluate(
     pair = parse_pair(combine)
     if not (run / "recipe.toml").is_file():
         raise DistillkitError(f"{run} - not a run's folder (no recipe.toml)")
+    # The options are changes of the recipe, so that its checks apply to them as well.
     changes = list(overrides or ())
     if alphas is not None:
         changes.append(f"evaluation.alphas={parse_fractions('--alphas', alphas)}")

@@ -72,6 +72,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 done in part, 2 ended by an error that says what to do, 130 interrupted.
     """
+    # typer's own group instead of app(): plugins add to it what they bring.
     commands = get_group(app)
     try:
         _add_plugin_commands(commands, sys.argv[1:])
@@ -97,6 +98,7 @@ def _add_plugin_commands(commands: Any, arguments: list[str]) -> None:
         PluginError: the command comes with an extra that is not installed, or nobody has it and a
             broken plugin might.
     """
+    # Without arguments the help is shown.
     asked = "--help"
     if arguments:
         asked = arguments[0]

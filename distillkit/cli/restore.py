@@ -54,7 +54,11 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         ] = None,
         nodes: Annotated[
             int | None,
-            typer.Option(min=2, max=5, help="of a longer list: restore at so many, interpolate"),
+            typer.Option(
+                min=2,
+                max=5,
+                help="restore a longer list at so many tradeoffs, interpolate the rest",
+            ),
         ] = None,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="replace existing results")
@@ -69,7 +73,7 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             str,
             typer.Option(help="none, adain or wavelet: give results the colors of their inputs"),
         ] = "none",
-        seed: Annotated[int, typer.Option(help="of models that draw noise")] = 0,
+        seed: Annotated[int, typer.Option(help="seed of the noise, for models that draw some")] = 0,
         device: Device = None,
     ) -> None:
         # As Ctrl-C does: the block that writes a result then still removes what is incomplete.

@@ -50,7 +50,8 @@ def run(
         return
     folder = out or Path("runs") / resolved.recipe.name
     report = engine.run_recipe(resolved, folder, resume=resume, fork=fork)
-    if os.environ.get("RANK", "0") != "0":  # one of several processes, and not the first
+    # Of several processes, the first one speaks.
+    if os.environ.get("RANK", "0") != "0":
         return
     if report is None:
         typer.echo(f"done: {folder}")

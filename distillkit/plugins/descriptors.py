@@ -151,14 +151,21 @@ class DegradationSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec(Spec):
-    """Builds a ``datasets.Dataset`` with a column ``image`` (or ``gt`` and ``lq``), for photographs a plugin knows of."""
+    """Photographs that a plugin knows of.
+
+    It builds a ``datasets.Dataset`` with a column ``image``, or with ``gt`` and ``lq``.
+    """
 
     kind = "dataset"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec(Spec):
-    """Builds a :class:`Metric`: ``(restored, gt) -> (B,)``; or a :class:`SetMetric`, of all images together."""
+    """A measure of restored images.
+
+    It builds a :class:`Metric`, ``(restored, gt) -> (B,)``, or a :class:`SetMetric` of all images
+    together.
+    """
 
     kind = "metric"
 

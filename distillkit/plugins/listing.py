@@ -24,8 +24,7 @@ def plugin_table() -> str:
 def _describe_plugin(plugin: Plugin) -> Description:
     offers = [_describe_spec(spec) for spec in plugin.specs]
     for name, command in plugin.commands.items():
-        summary = (command.help or "").partition("\n")[0]
-        offers.append({"kind": "command", "name": name, "summary": summary})
+        offers.append(_describe_command(name, command))
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,
@@ -47,11 +46,21 @@ def _describe_spec(spec: Spec) -> Description:
     return description
 
 
+def _describe_command(name: str, command: Any) -> Description:
+    text = command.help or ""
+    return {
+        "kind": "command",
+        "name": name,
+        "summary": text.partition("\n")[0],
+    }
+
+
 def _format_plugin(plugin: Description) -> str:
     name = plugin["name"]
+    error = plugin["error"]
     lines = [f"{name}  ({plugin['distribution']})"]
-    if plugin["error"]:
-        lines.append(f"  BROKEN: {plugin['error']}; see: distillkit plugins check {name}")
+    if error:
+        lines.append(f"  BROKEN: {error}; see: distillkit plugins check {name}")
     for problem in plugin["problems"]:
         lines.append(f"  warning: {problem}")
     offers = plugin["offers"]
@@ -64,7 +73,8 @@ def _format_plugin(plugin: Description) -> str:
 def _format_offer(offer: Description, width: int) -> str:
     kind = offer["kind"].ljust(11)
     name = offer["name"].ljust(width)
-    line = f"  {kind}  {name}  {offer['summary']}"
+    summary = offer["summary"]
     if "capabilities" in offer:
-        line += f" [{', '.join(offer['capabilities'])}]"
-    return line
+        capabilities = ", ".join(offer["capabilities"])
+        summary += f" [{capabilities}]"
+    return f"  {kind}  {name}  {summary}"

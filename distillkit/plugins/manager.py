@@ -53,7 +53,8 @@ class Plugins:
     """All installed plugins, the broken ones included."""
 
     def __init__(self, plugins: Iterable[Plugin]) -> None:
-        self.plugins = tuple(sorted(plugins, key=lambda p: (p.name, p.distribution)))
+        # Installed distributions come in no order that could be relied on.
+        self.plugins = sorted(plugins, key=lambda plugin: plugin.name)
 
     def __iter__(self) -> Iterator[Plugin]:
         return iter(self.plugins)
@@ -117,13 +118,15 @@ class Plugins:
         for plugin in self:
             if plugin.observers is None:
                 continue
-            call = getattr(plugin.observers.hook, hook)
+            # A hook that does not exist is the caller's mistake, so this is not guarded.
+            observe = getattr(plugin.observers.hook, hook)
             try:
-                call(**arguments)
+                observe(**arguments)
             except Exception as e:
                 plugin.observers = None
-                reason = f"failed in {hook} and is not called again: {_in_one_line(e)}"
-                warnings.warn(f"{plugin} {reason}", RuntimeWarning, stacklevel=2)
+                reason = _in_one_line(e)
+                message = f"{plugin} failed in {hook} and is not called again: {reason}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def _named(self, kind: Kind, use: str) -> list[Spec]:
         return [spec for spec in self.specs(kind) if spec.is_named(use)]
@@ -207,6 +210,7 @@ def _load_one(point: EntryPoint) -> Plugin:
         commands = collect_commands(manager)
         problems = find_misspelled_hooks(module)
     except (Exception, SystemExit) as e:
+        # Whatever a plugin does at import must not end the program.
         plugin.error = _in_one_line(e)
         plugin.traceback = traceback.format_exc()
     else:

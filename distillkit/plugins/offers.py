@@ -30,14 +30,9 @@ def collect_specs(manager: pluggy.PluginManager, plugin: str) -> list[Spec]:
     specs: list[Spec] = []
     for kind, spec_type in SPEC_TYPES.items():
         hook = f"{PREFIX}{kind}"
-        summaries: dict[str, str] = {}
-        for spec in _call(manager, hook):
-            if not isinstance(spec, spec_type):
-                raise PluginError(f"{hook} returned {spec!r:.80}, which is no {spec_type.__name__}")
-            if spec.name in summaries:
-                both = f'"{summaries[spec.name]}" and "{spec.summary}"'
-                raise PluginError(f'{hook} offers the name "{spec.name}" twice: {both}')
-            summaries[spec.name] = spec.summary
+        offered = _call(manager, hook)
+        _check_specs(offered, spec_type, hook)
+        for spec in offered:
             specs.append(replace(spec, plugin=plugin))
     return specs
 
@@ -59,14 +54,19 @@ def find_misspelled_hooks(module: Any) -> list[str]:
     """Describe every function of a plugin that looks like a hook and is none."""
     problems = []
     for name, function in inspect.getmembers(module, inspect.isroutine):
-        mark = getattr(function, f"{PREFIX}impl", None)  # what @hookimpl leaves
+        # pluggy's marker leaves this attribute on what it decorates.
+        mark = getattr(function, "distillkit_impl", None)
         hook = name
         if mark and mark["specname"]:
             hook = mark["specname"]
-        if hook in HOOKS and not mark:
+        exists = hook in HOOKS
+        looks_like_a_hook = mark or hook.startswith(PREFIX)
+        if exists and not mark:
             problems.append(f"has a function {hook} without @hookimpl, so it is never called")
-        elif hook not in HOOKS and (mark or hook.startswith(PREFIX)):
-            suggestion = did_you_mean(PREFIX + hook.removeprefix(PREFIX), HOOKS)
+        elif looks_like_a_hook and not exists:
+            # A marked function may lack the prefix altogether.
+            bare_name = hook.removeprefix(PREFIX)
+            suggestion = did_you_mean(PREFIX + bare_name, HOOKS)
             problems.append(f"has a hook {hook}, which does not exist{suggestion}")
     return problems
 
@@ -81,3 +81,17 @@ def _call(manager: pluggy.PluginManager, hook: str) -> Sequence[Any]:
     if not isinstance(returned, Sequence):
         raise PluginError(f"{hook} returned a {type(returned).__name__}, not a list or tuple")
     return returned
+
+
+def _check_specs(specs: Sequence[Any], spec_type: type[Spec], hook: str) -> None:
+    """Raise PluginError unless all are descriptors of a type, each with a name of its own."""
+    summaries: dict[str, str] = {}
+    for spec in specs:
+        if not isinstance(spec, spec_type):
+            expected = spec_type.__name__
+            raise PluginError(f"{hook} returned {spec!r:.80}, which is no {expected}")
+        name = spec.name
+        if name in summaries:
+            both = f'"{summaries[name]}" and "{spec.summary}"'
+            raise PluginError(f'{hook} offers the name "{name}" twice: {both}')
+        summaries[name] = spec.summary
