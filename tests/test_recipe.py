@@ -1,4 +1,4 @@
-"""Recipes: reading, laying files over each other, checking, and saying what is wrong and where."""
+"""Recipes: reading, extending, checking, and errors with file and line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,6 +140,11 @@ def errors(path: Path | str, *overrides: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+def options(resolved: ResolvedRecipe, key: str) -> Any:
+    """The checked options of a component."""
+    return resolved.components[key].config
+
+
 def with_changes(write: Write, text: str) -> Path:
     return write("r.toml", 'extends = ["good.toml"]\n' + textwrap.dedent(text))
 
@@ -171,31 +176,31 @@ def test_names_options_and_defaults_are_filled_in(write: Write) -> None:
 def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
     write(
         "bases/a.toml",
-        'stage1.steps = 1\nstage1.reconstruction.l1_weight = 0.5\nevaluation.tradeoffs = [0, 0.5, 1]\nteachers.fidelity.weights = "f.pt"',
+        """
+        stage1.steps = 1
+        stage1.reconstruction.l1_weight = 0.5
+        evaluation.tradeoffs = [0, 0.5, 1]
+        teachers.fidelity.weights = "f.pt"
+        """,
     )
     write("bases/b.toml", 'extends = ["a.toml"]\nstage1.steps = 2\nseed = 5')
     path = write(
         "top.toml",
-        'extends = ["good.toml", "bases/b.toml"]\nname = "top"\nevaluation.tradeoffs = [0, 1]',
+        """
+        extends = ["good.toml", "bases/b.toml"]
+        name = "top"
+        evaluation.tradeoffs = [0, 1]
+        """,
     )
     resolved = load(path)
     recipe = resolved.recipe
-    assert (
-        recipe.name,
-        recipe.seed,
-        recipe.stage1.steps,
-        recipe.stage1.reconstruction.l1_weight,
-    ) == (
-        "top",
-        5,
-        2,
-        0.5,
-    )
+    assert recipe.name == "top"
+    assert recipe.seed == 5
+    assert recipe.stage1.steps == 2
+    assert recipe.stage1.reconstruction.l1_weight == 0.5
     assert recipe.evaluation.tradeoffs == [0, 1]
-    assert (
-        resolved.components["teachers.fidelity"].config.weights.path
-        == Path.cwd() / "bases" / "f.pt"
-    )  # type: ignore[attr-defined]
+    weights = options(resolved, "teachers.fidelity").weights
+    assert weights.path == Path.cwd() / "bases" / "f.pt"
     origins = {
         "name": "top.toml:2",
         "seed": "bases/b.toml:3",
@@ -210,14 +215,15 @@ def test_files_are_laid_over_the_files_they_extend(write: Write) -> None:
 
 def test_a_table_that_names_something_else_starts_afresh(write: Write) -> None:
     same = load(with_changes(write, '[teachers.fidelity]\nuse = "toy/faithful"\nchannels = 8'))
-    assert same.components["teachers.fidelity"].config.weights is not None  # type: ignore[attr-defined]
-    other = load(
-        with_changes(
-            write,
-            '[teachers.fidelity]\nuse = "sharpen"\n[stage1.teachers.fidelity]\nterm = "output"',
-        )
-    )
-    assert other.components["teachers.fidelity"].config.weights is None  # type: ignore[attr-defined]
+    assert options(same, "teachers.fidelity").weights is not None
+    changes = """
+        [teachers.fidelity]
+        use = "sharpen"
+        [stage1.teachers.fidelity]
+        term = "output"
+        """
+    other = load(with_changes(write, changes))
+    assert options(other, "teachers.fidelity").weights is None
 
 
 def test_a_name_alone_may_stand_for_its_table(write: Write) -> None:
@@ -233,7 +239,7 @@ def test_a_datasets_own_option_may_share_a_name_with_the_skeleton(write: Write) 
 
 
 def kernels_dir(path: Path | str, *overrides: str) -> Path:
-    config = load(path, *overrides).components["degradation"].config
+    config = options(load(path, *overrides), "degradation")
     assert isinstance(config, Kernels)
     assert config.shipped == Path("/plugin/shipped.npz")
     return config.kernels_dir
@@ -282,12 +288,11 @@ def test_overrides_take_toml_values_and_list_indices(write: Write) -> None:
     assert resolved.recipe.stage1.learning_rate == 2e-5
     assert resolved.recipe.stage2.variant == "oftsr"
     assert resolved.recipe.data.train[0].weight == 2
-    assert resolved.components["student"].config.channels == 4  # type: ignore[attr-defined]
+    assert options(resolved, "student").channels == 4
     assert resolved.origin("data.train.0.weight") == "--set"
-    relative = (
-        load("good.toml", 'teachers.realness.weights="r.pt"').components["teachers.realness"].config
-    )
-    assert relative.weights.path == Path.cwd() / "r.pt"  # type: ignore[attr-defined]
+    relative = load("good.toml", 'teachers.realness.weights="r.pt"')
+    weights = options(relative, "teachers.realness").weights
+    assert weights.path == Path.cwd() / "r.pt"
 
 
 def test_overrides_that_cannot_be_applied(write: Write) -> None:
@@ -303,7 +308,8 @@ def test_overrides_that_cannot_be_applied(write: Write) -> None:
         "seed=0.5",
     ]
     assert errors("good.toml", *overrides) == [
-        "--set  stage2.variant - gate is not a TOML value; a string needs quotes: --set 'stage2.variant=\"gate\"'",
+        "--set  stage2.variant - gate is not a TOML value; a string needs quotes: "
+        "--set 'stage2.variant=\"gate\"'",
         "--set  seed - expected key.path=VALUE",
         "--set  seed - nothing is not a TOML value; a string needs quotes: --set 'seed=\"\"'",
         "--set  data.train.1.weight - data.train is a list of 1, its entries are counted from 0",
@@ -346,19 +352,24 @@ def test_everything_wrong_is_reported_at_once_with_file_and_line(write: Write) -
     assert errors(path) == [
         'r.toml:3  naem - unknown key; did you mean "name"?',
         'r.toml:4  stage1.steps - expected an integer, got a string "many"',
-        'r.toml:5  stage1.score_weighting - expected "literal", "clipped" or "sample", got a string "cliped"; did you mean "clipped"?',
+        'r.toml:5  stage1.score_weighting - expected "literal", "clipped" or "sample", '
+        'got a string "cliped"; did you mean "clipped"?',
         "r.toml:6  stage1.reconstruction.l2_weight - must be at least 0, got an integer -1",
-        'r.toml:6  stage1.reconstruction.percetual_weight - unknown key; did you mean "perceptual_weight"?',
-        'r.toml:7  evaluation.metrics.0.use - no plugin offers "psnrr" among its metrics; did you mean "psnr"?; '
-        'plugin "gone" (gone 2.0) is broken: ImportError: libfoo.so is missing',
+        "r.toml:6  stage1.reconstruction.percetual_weight - unknown key; "
+        'did you mean "perceptual_weight"?',
+        'r.toml:7  evaluation.metrics.0.use - no plugin offers "psnrr" among its metrics; '
+        'did you mean "psnr"?; plugin "gone" (gone 2.0) is broken: '
+        "ImportError: libfoo.so is missing",
         "r.toml:7  evaluation.metrics.1.window - unknown key",
-        'r.toml:9  student.use - plugin "gone" (gone 2.0) is broken: ImportError: libfoo.so is missing',
+        'r.toml:9  student.use - plugin "gone" (gone 2.0) is broken: '
+        "ImportError: libfoo.so is missing",
         'r.toml:11  teachers.fidelity.chanels - unknown key; did you mean "channels"?',
         "r.toml:12  teachers.fidelity.channels - must be even, got 3",
         'r.toml:13  teachers.fidelity.steps - expected an integer, got a string "atuo"; '
         'or: expected "auto", got a string "atuo"; did you mean "auto"?',
         'r.toml:16  data.train.0.wieght - unknown key; did you mean "weight"?',
-        "r.toml:17  data.train.1 - give exactly one of use, hub, imagefolder and parquet, not hub and parquet",
+        "r.toml:17  data.train.1 - give exactly one of use, hub, imagefolder and parquet, "
+        "not hub and parquet",
         "r.toml:21  training.adam_betas.1 - missing",
         'r.toml:22  training.log_with - expected a list, got a string "wandb"',
     ]
@@ -369,8 +380,10 @@ def test_an_empty_recipe_lists_what_it_needs(write: Write) -> None:
         "empty.toml:1  name - missing",
         "empty.toml:1  student - missing",
         "empty.toml:1  data - missing",
-        "empty.toml:1  teachers.fidelity - missing, while stage1.teachers.fidelity.weight is 2; name a teacher or set that weight to 0",
-        "empty.toml:1  teachers.realness - missing, while stage1.teachers.realness.weight is 1; name a teacher or set that weight to 0",
+        "empty.toml:1  teachers.fidelity - missing, while stage1.teachers.fidelity.weight is 2; "
+        "name a teacher or set that weight to 0",
+        "empty.toml:1  teachers.realness - missing, while stage1.teachers.realness.weight is 1; "
+        "name a teacher or set that weight to 0",
     ]
 
 
@@ -406,37 +419,30 @@ def test_a_teachers_table_keeps_the_papers_weight_where_it_states_none(write: Wr
 def test_an_output_teacher_asked_for_a_score_is_refused_with_what_each_offers(write: Write) -> None:
     path = with_changes(write, '[teachers.realness]\nuse = "sharpen"')
     assert errors(path) == [
-        "r.toml:3  teachers.realness.use - toy/sharpen offers no score, but stage1.teachers.realness.term = \"score\"; "
+        "r.toml:3  teachers.realness.use - toy/sharpen offers no score, "
+        'but stage1.teachers.realness.term = "score"; '
         'set that to "output" or name another teacher',
         "    role      teacher       score  output",
         "    fidelity  toy/faithful  yes    yes",
         "    realness  toy/sharpen   no     yes",
-    ]  # fmt: skip
-    assert (
-        load(path, 'stage1.teachers.realness.term="output"').recipe.stage1.teachers["realness"].term
-        == "output"
-    )
-    assert (
-        load(path, "stage1.teachers.realness.weight=0").recipe.stage1.teachers["realness"].weight
-        == 0
-    )
+    ]
+    by_output = load(path, 'stage1.teachers.realness.term="output"')
+    assert by_output.recipe.stage1.teachers["realness"].term == "output"
+    unused = load(path, "stage1.teachers.realness.weight=0")
+    assert unused.recipe.stage1.teachers["realness"].weight == 0
 
 
 def test_clean_images_need_a_degradation(write: Write) -> None:
     write("photos/readme.txt", "")
-    path = write(
-        "bare.toml",
-        GOOD.replace('degradation = { use = "blur" }', "").replace(
-            'use = "photos"', 'imagefolder = "photos"'
-        ),
-    )
+    text = GOOD.replace('degradation = { use = "blur" }', "")
+    text = text.replace('use = "photos"', 'imagefolder = "photos"')
+    path = write("bare.toml", text)
     assert errors(path) == [
-        "bare.toml:4  data.train.0 - has clean images only, so the recipe needs a [degradation], or an lq_column with inputs"
+        "bare.toml:4  data.train.0 - has clean images only, so the recipe needs a [degradation], "
+        "or an lq_column with inputs"
     ]
-    assert (
-        load(path, 'data.train.0.lq_column="lq"').recipe.data.train[0].imagefolder
-        == Path.cwd() / "photos"
-    )
+    paired = load(path, 'data.train.0.lq_column="lq"').recipe
+    assert paired.data.train[0].imagefolder == Path.cwd() / "photos"
 
 
 def test_files_that_cannot_be_read(write: Write) -> None:
@@ -474,25 +480,25 @@ def test_a_validator_that_fails_in_its_own_way_is_a_problem_like_others(write: W
 
 
 def test_the_complete_recipe_loads_back_from_anywhere(write: Write, tmp_path: Path) -> None:
-    resolved = load(
-        with_changes(write, 'evaluation.metrics = ["psnr"]\nname = "r"'),
-        "stage1.learning_rate=1e-5",
-        'student.weights="s.pt"',
-    )
-    again = load(write("elsewhere/recipe.toml", resolved.to_toml()))
+    path = with_changes(write, 'evaluation.metrics = ["psnr"]\nname = "r"')
+    resolved = load(path, "stage1.learning_rate=1e-5", 'student.weights="s.pt"')
+    text = resolved.to_toml()
+    again = load(write("elsewhere/recipe.toml", text))
     assert again.recipe == resolved.recipe
-    assert {k: c.config for k, c in again.components.items()} == {
-        k: c.config for k, c in resolved.components.items()
-    }
-    assert again.to_toml() == resolved.to_toml()
-    assert "shipped" not in resolved.to_toml(), (
-        "a plugin's own files are not pinned to where this machine has them"
-    )
+    assert again.components.keys() == resolved.components.keys()
+    for key in again.components:
+        assert options(again, key) == options(resolved, key)
+    assert again.to_toml() == text
+    # A plugin's own files are not pinned to where this machine has them.
+    assert "shipped" not in text
 
 
 def test_with_origin_names_what_set_each_value(write: Write) -> None:
     lines = load("good.toml", "seed=3").with_origin().splitlines()
-    table = {left.strip(): origin for left, origin in (line.split("  # ") for line in lines)}
+    table = {}
+    for line in lines:
+        setting, origin = line.split("  # ")
+        table[setting.strip()] = origin
     assert table['name = "good"'] == "good.toml:1"
     assert table["seed = 3"] == "--set"
     assert table['teachers.fidelity.use = "toy/faithful"'] == "good.toml:7"
@@ -502,7 +508,8 @@ def test_with_origin_names_what_set_each_value(write: Write) -> None:
 
 def references(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
-        yield from ([schema["$ref"]] if "$ref" in schema else [])
+        if "$ref" in schema:
+            yield schema["$ref"]
         for value in schema.values():
             yield from references(value)
     elif isinstance(schema, list):
@@ -510,22 +517,25 @@ def references(schema: Any) -> Iterator[str]:
             yield from references(value)
 
 
+def tables_of(component: Any) -> dict[str, Any]:
+    """The schemas of a component's tables, by full name."""
+    return {table["title"]: table for table in component["anyOf"] if "title" in table}
+
+
 def test_the_json_schema_holds_the_plugins_options(write: Write) -> None:
     schema = json.loads(json.dumps(json_schema(PLUGINS)))
     definitions = schema["$defs"]
     assert {r.removeprefix("#/$defs/") for r in references(schema)} <= definitions.keys()
     assert schema["properties"]["student"]["$ref"] == "#/$defs/students"
-    tables = {
-        table["title"]: table for table in definitions["teachers"]["anyOf"] if "title" in table
-    }
-    assert tables.keys() == {"toy/faithful", "toy/sharpen"}
-    assert tables["toy/sharpen"]["properties"]["use"] == {"enum": ["toy/sharpen", "sharpen"]}
-    assert tables["toy/sharpen"]["properties"]["channels"]["minimum"] == 1
-    assert tables["toy/sharpen"]["additionalProperties"] is False
-    (photos,) = (table for table in definitions["datasets"]["anyOf"] if "title" in table)
-    assert {"use", "weight", "split"} <= photos["properties"].keys() and "hub" not in photos[
-        "properties"
-    ]
+    teachers = tables_of(definitions["teachers"])
+    assert teachers.keys() == {"toy/faithful", "toy/sharpen"}
+    sharpen = teachers["toy/sharpen"]
+    assert sharpen["properties"]["use"] == {"enum": ["toy/sharpen", "sharpen"]}
+    assert sharpen["properties"]["channels"]["minimum"] == 1
+    assert sharpen["additionalProperties"] is False
+    (photos,) = tables_of(definitions["datasets"]).values()
+    assert {"use", "weight", "split"} <= photos["properties"].keys()
+    assert "hub" not in photos["properties"]
     assert photos["properties"]["split"]["enum"] == ["train", "test"]
 
 
@@ -546,13 +556,12 @@ VALUES = st.recursive(
 
 
 def paths(value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
-    for key, below in (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    ):
+    entries: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list):
+        entries = enumerate(value)
+    for key, below in entries:
         yield (*at, key)
         yield from paths(below, (*at, key))
 
@@ -566,7 +575,9 @@ def test_what_is_written_is_read_back_and_every_key_is_found(values: dict[str, A
 
 def test_special_floats_are_written_as_toml() -> None:
     written = tomllib.loads(to_toml({"a": math.inf, "b": -math.inf, "c": math.nan}))
-    assert (written["a"], written["b"]) == (math.inf, -math.inf) and math.isnan(written["c"])
+    assert written["a"] == math.inf
+    assert written["b"] == -math.inf
+    assert math.isnan(written["c"])
 
 
 def test_key_lines_of_every_form_of_toml() -> None:

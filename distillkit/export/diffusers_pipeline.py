@@ -113,6 +113,7 @@ class DistilledRestorationPipeline(DiffusionPipeline):
         tradeoff: float | Sequence[float] | None = None,
         *,
         seed: int = 0,
+        caption: str | None = None,
         **options: Any,
     ) -> ImagePipelineOutput:
         """Restore ``image``.
@@ -121,10 +122,11 @@ class DistilledRestorationPipeline(DiffusionPipeline):
             image: as in a call of :class:`~distillkit.Restorer`.
             tradeoff: 0 is most realistic, 1 most faithful; or several of them.
             seed: of the model's draws.
+            caption: a text about the image, for a student that takes texts.
             options: of :class:`~distillkit.Restorer`.
         """
         restorer = Restorer(self.student.student, self.device, **options)
-        restored = restorer(image, tradeoff, seed=seed)
+        restored = restorer(image, tradeoff, seed=seed, caption=caption)
         if not isinstance(restored, list):
             restored = [restored]
         return ImagePipelineOutput(images=restored)
