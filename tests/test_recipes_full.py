@@ -63,29 +63,31 @@ def test_an_overlay_fits_on_every_full_recipe_and_changes_nothing_else(tmp_path,
 def test_the_full_recipe_keeps_to_the_paper():
     """Sec. 5.1."""
     recipe = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe
-    stage1, stage2, weights = recipe.stage1, recipe.stage2, recipe.stage1.weights
-    assert (stage1.steps, stage2.steps, recipe.data.crop_size, recipe.data.batch_size) == (
-        20_000,
-        50_000,
-        512,
-        1,
-    )
-    assert stage1.learning_rate == stage2.learning_rate == 5e-5 and recipe.training.adam_betas == (
-        0.9,
-        0.999,
-    )
-    assert (weights.l2, weights.perceptual, weights.realness, weights.fidelity, weights.anchor) == (
-        1,
-        2,
-        1,
-        2,
-        5.5,
-    )
-    assert (
-        stage1.adapter.rank == stage2.adapter.rank == 4
-        and stage1.adapter.kind == stage2.adapter.kind == "lora"
-    )
-    assert stage1.reconstruction.perceptual_metric.use == "distillkit/lpips-vgg"
+    stage1 = recipe.stage1
+    stage2 = recipe.stage2
+    assert stage1.steps == 20_000
+    assert stage2.steps == 50_000
+    assert recipe.data.crop_size == 512
+    assert recipe.data.batch_size == 1
+    assert recipe.training.adam_betas == (0.9, 0.999)
+    for stage in (stage1, stage2):
+        assert stage.learning_rate == 5e-5
+        assert stage.adapter.rank == 4
+        assert stage.adapter.kind == "lora"
+
+
+def test_the_full_recipe_weights_losses_as_the_paper():
+    """Sec. 5.1; the paper has one gamma, 5.5, for both teachers."""
+    stage1 = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe.stage1
+    reconstruction = stage1.reconstruction
+    assert reconstruction.l2_weight == 1
+    assert reconstruction.perceptual_weight == 2
+    assert reconstruction.perceptual_metric.use == "distillkit/lpips-vgg"
+    assert stage1.teachers["realness"].weight == 1
+    assert stage1.teachers["fidelity"].weight == 2
+    for teacher in stage1.teachers.values():
+        assert teacher.imitation_weight == 1
+        assert teacher.anchor_weight == 5.5
 
 
 @pytest.mark.parametrize("variant", ["ctsr_eq8", "ctsr_alg2"])

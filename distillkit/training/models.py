@@ -17,6 +17,7 @@ from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import Batch
 from distillkit.diffusion.model import (
     DiffusionModel,
+    FeatureLookup,
     ModelInput,
     OutputTeacher,
     compute_always,
@@ -103,7 +104,7 @@ class RunModels:
     def model_input(self, name: str, batch: Batch) -> ModelInput:
         """Make a model's input of a prepared batch, with its part of the cache."""
         assert batch.lq is not None
-        cache = compute_always
+        cache: FeatureLookup = compute_always
         if self.cache.enabled and encodes_by_network(self._model(name)):
             cache = self.cache.lookup(name, batch.cache_key)
         return ModelInput(batch.lq, batch.captions, cache)
