@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from distillkit.data.evaluation_pairs import EvaluationPair
+from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
 from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
 from distillkit.evaluation.protocol import (
@@ -152,7 +153,7 @@ def test_rows_have_the_keys_of_a_run_folder_and_nothing_else(results):
 def test_values_are_those_of_the_saved_8_bit_images(results):
     name, lq, gt, _ = next(items())
     assert results.items[0] == name
-    image = METHODS[2].restore(name, lq, torch.Generator())
+    image = METHODS[2].restore(name, ModelInput(lq), torch.Generator())
     saved = from_uint8(to_uint8(image))
     saved_gt = from_uint8(to_uint8(gt))
     expected = psnr()(saved, gt).item()
@@ -220,8 +221,8 @@ def test_a_student_has_the_same_draws_at_every_tradeoff():
 
 
 def test_a_method_cannot_change_what_the_next_one_sees():
-    def vandal(item, lq, generator):
-        return F.interpolate(lq.zero_(), scale_factor=2)
+    def vandal(item, inputs, generator):
+        return F.interpolate(inputs.lq.zero_(), scale_factor=2)
 
     honest = bicubic_method(2)
     alone = evaluate_toy([honest], items(), [psnr()])
@@ -230,11 +231,11 @@ def test_a_method_cannot_change_what_the_next_one_sees():
 
 
 def test_non_finite_output_and_wrong_sizes_name_method_and_image():
-    broken = Method("student", 0.5, 1, lambda item, lq, g: torch.full((1, 3, 12, 12), math.nan))
+    broken = Method("student", 0.5, 1, lambda item, inputs, g: torch.full((1, 3, 12, 12), math.nan))
     problem = r"student@0\.5 on photo0\.png#0 - output is not finite"
     with pytest.raises(DistillkitError, match=problem):
         evaluate_toy([broken], items(), [psnr()])
-    small = Method("realness", None, 1, lambda item, lq, g: lq)
+    small = Method("realness", None, 1, lambda item, inputs, g: inputs.lq)
     problem = r"realness on photo0\.png#0 - output is \(1, 3, 6, 6\)"
     with pytest.raises(DistillkitError, match=problem):
         evaluate_toy([small], items(), [psnr()])
@@ -424,7 +425,7 @@ def test_costs_are_measured_and_a_combination_costs_what_both_methods_do(tmp_pat
 
 
 def test_unknown_costs_have_no_column():
-    files = Method("theirs", None, None, lambda item, lq, g: F.interpolate(lq, scale_factor=2))
+    files = replace(bicubic_method(2), name="theirs", nfe=None, parameters=None)
     results = evaluate_toy([files], items(), [psnr()])
     (method,) = results.methods
     assert method.seconds is None

@@ -100,7 +100,7 @@ def weights_of(out):
 VICTIMS = {
     "checkpoints/step-00000004": ("distillkit.training.checkpoint.Checkpoints.save", 2),
     "samples/step-00000006.png": ("distillkit.training.samples.write_image", 2),
-    "student": ("distillkit.runs.run.save_student", 1),
+    "student": ("distillkit.runs.distill.save_student", 1),
     "evaluation/per_image.json": ("distillkit.runs.evaluate.write_evaluation", 1),
     "manifest.json": ("distillkit.runs.manifest.Manifest.write", 3),
 }

@@ -299,22 +299,23 @@ def paired_recipe(recipe, photos):
     return load
 
 
-def test_the_forecast_counts_images_not_batches(paired_recipe):
-    def foretold(**sets):
-        resolved = paired_recipe(**sets)
-        cast = build_models(resolved, CPU)
-        made = open_batches(resolved, cast, 1)
-        return [
-            f
-            for f in estimate_cache(resolved.recipe, cast, made)
-            if f.kind == "restored full image"
-        ], describe_cache(resolved.recipe, cast, made)
+def test_the_cache_estimate_counts_images_not_batches(paired_recipe):
+    def estimate(**overrides):
+        resolved = paired_recipe(**overrides)
+        models = build_models(resolved, CPU)
+        batches = open_batches(resolved, models, 1)
+        estimates = estimate_cache(resolved.recipe, models, batches)
+        (images,) = (one for one in estimates if one.kind == "restored full image")
+        return images, describe_cache(resolved.recipe, models, batches)
 
-    (images,), said = foretold()
-    assert (images.entries, images.again) == (6, True)  # 6 steps of 2 crops out of 6 images
+    images, description = estimate()
+    # 6 steps of 2 crops out of 6 images
+    assert (images.entries, images.repeats) == (6, True)
     assert images.size == pytest.approx(6 * 3 * 48 * 40 * 4, rel=0.05)
-    assert "6 restored image" in said and "no batch comes again" not in said
-    (images,), said = foretold(**{"stage1.steps": 2})
-    assert (images.entries, images.again) == (4, False) and "no batch comes again" in said
-    (images,), _ = foretold(**{"data.cycle_steps": 1})
-    assert (images.entries, images.again) == (2, True)
+    assert "6 restored full image" in description
+    assert "no batch repeats" not in description
+    images, description = estimate(**{"stage1.steps": 2})
+    assert (images.entries, images.repeats) == (4, False)
+    assert "no batch repeats" in description
+    images, _ = estimate(**{"data.cycle_steps": 1})
+    assert (images.entries, images.repeats) == (2, True)
