@@ -1,14 +1,17 @@
-"""The paper's recipe at its true size with random weights, against the plain algorithm: ``python benchmarks/fullsize.py FOLDER``.
+"""Measure the paper's recipe at its true size, with random weights, against the plain algorithm.
 
-Writes into FOLDER, unless they are there: weight files of Stable Diffusion 2.1's, OSEDiff's and ResShift's shapes with random
-values (6 GB), a few random images, and ``fullsize.toml``, which is ``recipes/ctsr_sr4x.toml`` reading these (with ST-LPIPS-VGG in
-the place of LPIPS-VGG: the same trunk). Then runs ``benchmarks/ratios.py`` on it; further options go there, for instance
+    python benchmarks/fullsize.py FOLDER [options of ratios.py]
 
-    python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --warmup 1 --no-look \
-        --engine 'training.mixed_precision="bf16"; training.recast_weights=true; training.per_term_backward=true'
+Writes into FOLDER, unless they are there: weight files of the shapes of Stable Diffusion 2.1,
+OSEDiff and ResShift with random values (6 GB), a few random images, and ``fullsize.toml``, which is
+``recipes/ctsr_sr4x.toml`` reading these (with ST-LPIPS-VGG in place of LPIPS-VGG: the same trunk).
+Then runs ``benchmarks/ratios.py`` on it, with all further options, for instance
 
-``--only-write`` ends before that: ``distillkit doctor FOLDER/fullsize.toml`` and ``distillkit bench`` work on it, too. On a CPU a
-step of 256 pixels takes minutes and the baseline some 15 GB.
+    python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --no-look \\
+        --engine 'training.mixed_precision="bf16"; training.recast_weights=true'
+
+``--only-write`` stops before that: ``distillkit doctor FOLDER/fullsize.toml`` and ``distillkit
+bench`` work on it, too. On a CPU a step of 256 pixels takes minutes and the baseline some 15 GB.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +36,7 @@ from distillkit_superres.osediff.architecture import (
     make_unet,
     make_vae,
 )
-from distillkit_superres.osediff.lora import unet_layout, vae_layout
+from distillkit_superres.osediff.lora import Shapes, unet_layout, vae_layout
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
 from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 
@@ -60,8 +63,8 @@ eval = []
 [[data.train]]
 imagefolder = "images"
 
-[stage1]
-perceptual = "distillkit/stlpips-vgg"
+[stage1.reconstruction]
+perceptual_metric = "distillkit/stlpips-vgg"
 
 [evaluation]
 metrics = ["psnr"]
@@ -78,67 +81,77 @@ def main() -> None:
     recipe = write(arguments.folder)
     if not arguments.only_write:
         ratios = Path(__file__).with_name("ratios.py")
-        sys.exit(
-            subprocess.run(
-                [sys.executable, str(ratios), str(recipe), *others], check=False
-            ).returncode
-        )
+        command = [sys.executable, str(ratios), str(recipe), *others]
+        sys.exit(subprocess.run(command, check=False).returncode)
 
 
 def write(folder: Path) -> Path:
-    """Everything that ``fullsize.toml`` needs; what is there already is left alone."""
+    """Write everything that ``fullsize.toml`` needs; files that exist are left alone."""
     shapes = ARCHITECTURES["full"]
-    unet, vae = make_empty(make_unet, shapes.unet), make_empty(make_vae, shapes.vae)
-    files: dict[str, Callable[[Path], None]] = {
-        "base/unet/diffusion_pytorch_model.safetensors": lambda path: save_file(
-            _random(lambda: make_unet(shapes.unet)), path
-        ),
-        "base/vae/diffusion_pytorch_model.safetensors": lambda path: save_file(
-            _random(lambda: make_vae(shapes.vae)), path
-        ),
-        "base/text_encoder/model.safetensors": lambda path: save_file(
-            _random(lambda: make_text(shapes.text)), path
-        ),
-        "osediff.pkl": lambda path: torch.save(_adapters(unet, vae), path),
-        "resshift.pth": lambda path: torch.save(_random(lambda: SwinUNet(SwinUNetConfig())), path),
-        "autoencoder.pth": lambda path: torch.save(_random(lambda: VQModel(VQConfig())), path),
-        **{f"images/{i}.png": _picture for i in range(8)},
-        "fullsize.toml": lambda path: path.write_text(OVERLAY.format(recipes=RECIPES)) and None,
+    weights: dict[str, Callable[[], nn.Module]] = {
+        "base/unet/diffusion_pytorch_model.safetensors": partial(make_unet, shapes.unet),
+        "base/vae/diffusion_pytorch_model.safetensors": partial(make_vae, shapes.vae),
+        "base/text_encoder/model.safetensors": partial(make_text, shapes.text),
+        "resshift.pth": partial(SwinUNet, SwinUNetConfig()),
+        "autoencoder.pth": partial(VQModel, VQConfig()),
     }
-    for name, make in files.items():
-        path = folder / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}")
-            make(temporary)
-            temporary.rename(path)
-    return folder / "fullsize.toml"
+    for name, make in weights.items():
+        _write_once(folder / name, partial(_write_weights, make))
+    _write_once(folder / "osediff.pkl", _write_adapters)
+    for i in range(8):
+        _write_once(folder / f"images/{i}.png", _write_picture)
+    recipe = folder / "fullsize.toml"
+    _write_once(recipe, _write_recipe)
+    return recipe
 
 
-def _random(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+def _write_once(path: Path, write_to: Callable[[Path], None]) -> None:
+    """Write a file unless it exists, so that an interrupted write leaves none of that name."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    write_to(temporary)
+    temporary.rename(path)
+
+
+def _write_recipe(path: Path) -> None:
+    path.write_text(OVERLAY.format(recipes=RECIPES))
+
+
+def _write_weights(make: Callable[[], nn.Module], path: Path) -> None:
     torch.manual_seed(0)
-    return {name: tensor.contiguous() for name, tensor in make().state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in make().state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path)
 
 
-def _adapters(unet: nn.Module, vae: nn.Module) -> dict[str, Any]:
-    """In the layout of OSEDiff's checkpoint."""
-    g = torch.Generator().manual_seed(0)
-    layouts = {
-        "unet": unet_layout(unet.state_dict(), RANK),
-        "vae": vae_layout(vae.state_dict(), RANK),
+def _write_adapters(path: Path) -> None:
+    """Write random adapters in the layout of OSEDiff's checkpoint."""
+    shapes = ARCHITECTURES["full"]
+    unet = make_empty(make_unet, shapes.unet).state_dict()
+    vae = make_empty(make_vae, shapes.vae).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    checkpoint = {
+        "state_dict_unet": _draw_tensors(unet_layout(unet, RANK), generator),
+        "state_dict_vae": _draw_tensors(vae_layout(vae, RANK), generator),
+        "rank_unet": RANK,
+        "rank_vae": RANK,
     }
-    tensors = {
-        f"state_dict_{k}": {n: 0.02 * torch.randn(s, generator=g) for n, s in v.items()}
-        for k, v in layouts.items()
-    }
-    return tensors | {"rank_unet": RANK, "rank_vae": RANK}
+    torch.save(checkpoint, path)
 
 
-def _picture(path: Path) -> None:
-    small = np.random.default_rng(list(path.name.encode())).integers(
-        0, 256, (40, 40, 3), dtype=np.uint8
-    )
-    Image.fromarray(small).resize((768, 768), Image.Resampling.BICUBIC).save(path, format="PNG")
+def _draw_tensors(layout: Shapes, generator: torch.Generator) -> dict[str, Tensor]:
+    return {name: 0.02 * torch.randn(shape, generator=generator) for name, shape in layout.items()}
+
+
+def _write_picture(path: Path) -> None:
+    seed = list(path.name.encode())
+    small = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(small).resize((768, 768), Image.Resampling.BICUBIC)
+    image.save(path, format="PNG")
 
 
 if __name__ == "__main__":
