@@ -1,9 +1,10 @@
-"""Lets a torchvision that was built against another torch be imported.
+"""Make a torchvision importable that was built against another torch.
 
-torchvision's Python code declares meta kernels for two operators of its compiled library. Where that library cannot be loaded (a
-CPU build of torch beside a CUDA build of torchvision), the import fails with "operator torchvision::nms does not exist" and takes
-diffusers, peft, transformers and lpips with it. A one-shot import hook declares the two operators just before torchvision is first
-imported, and only if its library does not load. On any other machine it does nothing.
+torchvision's Python code declares meta kernels for two operators of its compiled library. Where
+that library cannot be loaded (a CPU build of torch beside a CUDA build of torchvision), the import
+fails with "operator torchvision::nms does not exist", and so do those of diffusers, peft,
+transformers and lpips. A one-shot import hook declares the two operators just before torchvision is
+first imported, and only if its library does not load. On any other machine it does nothing.
 """
 
 from __future__ import annotations

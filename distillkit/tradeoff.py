@@ -1,4 +1,4 @@
-"""The tradeoff between realness and fidelity: a number from 0 (most realistic) to 1 (most faithful).
+"""The tradeoff: a number from 0 (most realistic) to 1 (most faithful).
 
 It is checked once, where it enters (the Restorer, the command line, a recipe); below that it is a
 plain number in [0, 1].

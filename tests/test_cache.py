@@ -1,4 +1,4 @@
-"""The cache of what frozen models make: found by content, never stale or damaged, bounded, and without influence on a result."""
+"""The feature cache: keyed by content, never stale, bounded, and without influence on results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts about images: read with them, in force wherever a model is asked about them, and nowhere else."""
+"""Captions: read with their images, and passed to every model that is asked about these."""
 
 from dataclasses import replace
 

@@ -143,11 +143,15 @@ def test_matched_times_have_equal_snr(source, target):
 
 
 def test_draws_outside_the_other_process_are_marked_not_clamped():
-    """The last of 15 residual-shifting times is noisier than anything a DDPM saw (specification: R = .01 below .0684)."""
-    ratio, levels = 0.3, 15
-    sqrt_eta = 0.02 * (0.99 / 0.02) ** ((torch.arange(levels) / (levels - 1)) ** ratio)
+    """The last of 15 residual-shifting timesteps is noisier than anything a DDPM saw.
+
+    Its signal / noise is 0.01, below the DDPM's 0.0684.
+    """
+    ratio = 0.3
+    steps = 15
+    sqrt_eta = 0.02 * (0.99 / 0.02) ** ((torch.arange(steps) / (steps - 1)) ** ratio)
     shifting = ResidualShifting(sqrt_eta, kappa=2.0)
-    matched, kept = match_timesteps(shifting, torch.arange(levels), PROCESSES["ddpm"])
+    matched, kept = match_timesteps(shifting, torch.arange(steps), PROCESSES["ddpm"])
     assert kept.tolist() == [True] * 14 + [False]
     assert matched.tolist()[:14] == [
         1,

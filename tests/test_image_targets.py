@@ -1,4 +1,4 @@
-"""An output teacher's results for whole images, cut to the crops that the student sees (``output_input = "full_image"``)."""
+"""An output teacher's results for full images, cut to crops (``output_input = "full_image"``)."""
 
 import io
 from dataclasses import replace
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 class Spread:
-    """Enlarges, and adds to every pixel what a look at the whole image tells it: its mean, its place, and draws."""
+    """Enlarges, and adds to every pixel the full image's mean, the pixel's place, and draws."""
 
     scale, nfe, size_multiple = 2, 1, 8
 
@@ -126,7 +126,7 @@ def turned(array, turn):
 
 
 def found_in(crop, image):
-    """(turn, top, left) of the one place that ``crop`` was cut from, found by looking everywhere."""
+    """Find the one (turn, top, left) that ``crop`` was cut from, by looking everywhere."""
     side = crop.shape[0]
     places = [
         (top, left)
@@ -280,10 +280,9 @@ def paired_recipe(recipe, photos):
     """Loads the toy recipe with pairs of files of 48 x 40 pixels."""
     rows = []
     for path in sorted((photos / "train").glob("*.png")):
-        Image.open(path).reduce(2).save(path.with_suffix(".lq.png"))
-        rows.append(
-            f'{{"file_name": "{path.name}", "lq_file_name": "{path.with_suffix(".lq.png").name}"}}\n'
-        )
+        lq_path = path.with_suffix(".lq.png")
+        Image.open(path).reduce(2).save(lq_path)
+        rows.append(f'{{"file_name": "{path.name}", "lq_file_name": "{lq_path.name}"}}\n')
     (photos / "train" / "metadata.jsonl").write_text("".join(rows))
     train = f"[{{imagefolder='{photos / 'train'}', lq_column='lq'}}]"
 

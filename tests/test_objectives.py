@@ -88,7 +88,7 @@ def test_perceptual_distance_sees_the_same_shifted_crop_of_both_images():
 
 
 def plain_eq_2(teacher, student, batch, weighting):
-    """Eq. 2 written out for two models of one space and one process: the definition, not the engine's code."""
+    """Write out the definition of eq. 2 for two models of one space and one process."""
     lq, gt = batch
     sample, g = make_sample(student, lq), gen()
     t = student.process.sample_timesteps(len(lq), g)
@@ -177,7 +177,7 @@ def test_score_mode_has_the_values_of_full_mode_and_pushes_along_the_difference(
 
 
 def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
-    """Pixel-unshuffling only re-orders pixels, so a model that undoes it is the same teacher in another space."""
+    """Pixel-unshuffling re-orders pixels: a model that undoes it is the same teacher elsewhere."""
 
     class Unshuffled(ToyModel):
         def condition(self, inputs):

@@ -1,4 +1,4 @@
-"""The recipes that come with distillkit: all load, the full ones say what they lack, the tiny ones run to the end on a CPU."""
+"""The recipes of distillkit: all load, full ones say what they lack, tiny ones run on a CPU."""
 
 import json
 import os
@@ -190,7 +190,7 @@ SHORT = [
 
 
 def run(recipe, out, *settings):
-    """Run a recipe in a process of its own; the rows of its evaluation and of its log, after a look at the run's folder."""
+    """Run a recipe in a process of its own, check its folder, and return evaluation and log."""
     command = [
         sys.executable,
         "-c",

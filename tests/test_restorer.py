@@ -253,7 +253,7 @@ def test_all_tiles_of_one_tradeoff_are_made_by_the_same_merged_weights():
 @pytest.mark.parametrize("size", [(150, 97), (64, 300), (33, 33)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_tiles_leave_no_seam(size, kind):
-    """The toy sees two pixels far, so that a blend over eight is the untiled image but for the rims of the tiles."""
+    """The toy sees two pixels far: blended over eight, only the rims of the tiles may differ."""
     student = student_of(ToyModel())
     image = textured(*size) if kind == np.uint8 else textured(*size).astype(np.float32) / 255
     whole = Restorer(student, tile=1000)(image, 0.5).astype(np.float64)

@@ -233,7 +233,7 @@ def test_a_faithful_endpoint_that_is_not_is_said_before_stage_2(recipe, tmp_path
 def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
     recipe, tmp_path, monkeypatch, fused
 ):
-    """``fused`` is what happens on a GPU: the optimizer skips the step, and that it did is read one step later."""
+    """``fused`` is the case of a GPU: the optimizer skips the step, which shows one step later."""
     monkeypatch.setattr(
         Trainer, "fused", property(lambda self: fused, lambda self, value: None), raising=False
     )
@@ -424,7 +424,7 @@ def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd
 
 
 def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe, tmp_path):
-    """At a learning rate of nothing, what depends on the data alone repeats, and what depends on drawn times does not."""
+    """With frozen weights, losses of the data alone repeat, and those of drawn timesteps do not."""
     still = [
         "stage1.learning_rate=1e-12",
         "stage2.steps=0",
@@ -438,10 +438,11 @@ def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe,
 
 
 def test_a_distance_without_gradient_is_refused(recipe, tmp_path):
-    with pytest.raises(
-        DistillkitError,
-        match=r"stage1\.reconstruction\.perceptual_metric - psnr is higher where images are closer: nothing",
-    ):
+    message = (
+        r"stage1\.reconstruction\.perceptual_metric - "
+        "psnr is higher where images are closer: nothing"
+    )
+    with pytest.raises(DistillkitError, match=message):
         run_recipe(
             load_recipe(
                 recipe,
@@ -512,7 +513,8 @@ def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_pat
         "stage1.teachers.realness.anchor_metric='stlpips-alex'",
     )["realness"]
     assert found.startswith(
-        "toy/restorer: output distillation, images against its results for full images, cut to the crops; "
+        "toy/restorer: output distillation, images against its results for full images, "
+        "cut to the crops; "
     )
     assert found.endswith("anchored by distillkit/stlpips-alex")
     found = told(

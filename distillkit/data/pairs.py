@@ -49,7 +49,7 @@ class Batch:
     cache_key: str = ""
     """A hash of all that the batch was made from; empty where nothing is cached."""
     box: CropBox | None = None
-    """Where a crop of the batch lies in the batch's images; None: it is the batch as it was made."""
+    """Where a crop of the batch lies in the batch's images; None: the batch as it was made."""
 
     def crop(self, box: CropBox, scale: int, cache_key: str) -> Batch:
         """Cut the same crop out of every image.

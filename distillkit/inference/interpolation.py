@@ -1,6 +1,6 @@
 """Restore at a few tradeoffs and interpolate between them, pixel by pixel.
 
-With nodes ``t_i`` equally spaced from 0 to 1 and ``x_i`` the images there, Lagrange's interpolation:
+With nodes ``t_i`` equally spaced from 0 to 1 and ``x_i`` the images there, it is Lagrange's:
 
     x(t) = sum_i x_i prod_{j != i} (t - t_j) / (t_i - t_j)
 

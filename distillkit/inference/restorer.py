@@ -179,21 +179,18 @@ class Restorer:
             DistillkitError: a tradeoff outside [0, 1] or one that the student does not offer, a
                 result that is not finite, too little memory.
         """
-        several = isinstance(tradeoff, Sequence)
-        wanted = list(tradeoff) if isinstance(tradeoff, Sequence) else [tradeoff]
+        wanted = tradeoff if isinstance(tradeoff, Sequence) else [tradeoff]
         tradeoffs = [self.student.resolve(t) for t in wanted]
         request = _Request(tradeoffs, seed, caption)
         batched = isinstance(image, list | tuple) or _is_batch(image)
         results = []
+        # no comprehension: its frame would count in the warning's stack level
         for one in image if batched else [image]:
             results.append(self._restore_image(one, request))
-        columns = [[of_image[k] for of_image in results] for k in range(len(tradeoffs))]
-        per_tradeoff: list[Any] = columns
-        if not batched:
-            per_tradeoff = [column[0] for column in columns]
-        elif isinstance(image, Tensor):
-            per_tradeoff = [torch.stack(column) for column in columns]
-        return per_tradeoff if several else per_tradeoff[0]
+        per_tradeoff = _group_by_tradeoff(results, len(tradeoffs)) if batched else results[0]
+        if _is_batch(image):
+            per_tradeoff = [torch.stack(restored) for restored in per_tradeoff]
+        return per_tradeoff if isinstance(tradeoff, Sequence) else per_tradeoff[0]
 
     def _restore_image(self, image: Any, request: _Request) -> list[Any]:
         """Restore one image to images of its kind, one for each tradeoff."""
@@ -338,6 +335,11 @@ class Restorer:
 
 def _is_batch(image: Any) -> bool:
     return isinstance(image, Tensor) and image.dim() == 4
+
+
+def _group_by_tradeoff(results: Sequence[list[Any]], count: int) -> list[Any]:
+    """Turn each image's results at ``count`` tradeoffs into each tradeoff's results."""
+    return [[of_image[k] for of_image in results] for k in range(count)]
 
 
 def _pop_each(results: list[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,8 +1,8 @@
 """Eq. 2-4 of the paper: two frozen teachers shape one student (algorithm 1, lines 5-13).
 
-Paper's symbols: ``z_s`` is the student's clean latent z_0^s, ``z`` the ground truth's z_0, ``eps_T``
-and ``eps_S`` the noise predictions of a teacher T (T_f for L_fl, T_r for L_rn) and of the student
-S. For either teacher
+Paper's symbols: ``z_s`` is the student's clean latent z_0^s, ``z`` the ground truth's z_0,
+``eps_T`` and ``eps_S`` the noise predictions of a teacher T (T_f for L_fl, T_r for L_rn) and of the
+student S. For either teacher
 
 ``L_T = |eps_T(z_t^s) - eps_S(z_t^s)|^2 + gamma |eps_T(z_t^s) - eps_T(z_t)|^2``
 

@@ -1,4 +1,4 @@
-"""What a recipe's two stages train: the student's adapters, wrapped in the steps that train them."""
+"""Make a recipe's two stages: the student's adapters, and the steps that train them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillkit.training.step import Stage1Step, Stage2Step
 
 
 def describe_teaching(resolved: ResolvedRecipe, models: RunModels) -> Iterator[tuple[str, str]]:
-    """Describe what stage 1 asks of each teacher: its loss and its anchor, by the teacher's name."""
+    """Describe the loss and the anchor of each teacher in stage 1, by the teacher's name."""
     stage1 = resolved.recipe.stage1
     for name, teacher in models.teachers.items():
         config = stage1.teachers[name]
