@@ -523,6 +523,6 @@ def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_pat
         "stage1.teachers.realness.output_loss='denoised'",
         "teachers.fidelity.space='unshuffle'",
     )
-    assert found["realness"].endswith("clean predictions against its results for crops; no anchor")
+    assert found["realness"].endswith("clean latents against its results for crops; no anchor")
     assert "score distillation, in the space " in found["fidelity"]
     assert set(told("d", "stage1.teachers.realness.weight=0")) == {"fidelity"}

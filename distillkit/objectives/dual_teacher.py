@@ -72,7 +72,7 @@ def score_distillation(
         gt: the ground truth, (B, 3, H, W) in [-1, 1].
         generator: a CPU generator for timesteps and noise.
         weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed;
-            grows with r). ``"clipped"``: times ``1 / max(r, 1)``. ``"sample"``: clean predictions
+            grows with r). ``"clipped"``: times ``1 / max(r, 1)``. ``"sample"``: clean latents
             are compared instead. For *imitate* that is the same difference over r; for *anchor* it
             is another loss, because
             ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (z0_T(z_t^s) - z0_T(z_t))]``.
@@ -139,7 +139,7 @@ def denoised_output_distillation(
 ) -> Tensor:
     """Compute ``min(SNR_t, 1) |z0_S(z_t^s) - E_S(restore_T(x_LQ))|^2``, a mean.
 
-    The teacher's result stands for a clean prediction at every t: what the first term of eq. 2 or 3
+    The teacher's result stands for a clean latent at every t: what the first term of eq. 2 or 3
     becomes for a teacher that does not look at ``z_t`` (with ``weighting = "clipped"``). The second
     term would be plain MSE to the ground truth, because the teacher cancels: there is none.
 

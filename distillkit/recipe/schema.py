@@ -172,7 +172,7 @@ class TeacherLossConfig(Config):
     output_loss: Literal["image", "denoised"] = Field(
         default="image",
         description="what an output teacher's result is compared with: the student's image, or "
-        "its clean predictions at random timesteps, in its latent space and weighted by "
+        "its clean latents at random timesteps, in its latent space and weighted by "
         "min(SNR, 1)",
     )
     output_input: Literal["crop", "full_image"] = Field(

@@ -17,6 +17,7 @@ from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
 from distillkit.inference.student import Student, save_student
+from distillkit.metrics.distortion import psnr_from_mse
 from distillkit.objectives.controllability import Variant
 from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.recipe.load import ResolvedRecipe
@@ -144,10 +145,8 @@ def check_faithful_target(run: Run, variant: Variant, log: RunLog) -> None:
     errors = []
     for step in range(ceil(images / run.recipe.data.batch_size)):
         errors.append(_faithful_errors(run, variant, step))
-    student_errors, target_errors = torch.cat(errors, dim=1)
-    student = float(_psnr(student_errors).mean())
-    target = float(_psnr(target_errors).mean())
-    crops = len(student_errors)
+    student, target = psnr_from_mse(torch.cat(errors, dim=1), peak=2).mean(dim=1).tolist()
+    crops = sum(of_batch.shape[1] for of_batch in errors)
     run.manifest.write(
         faithful_check={"student_psnr": student, "target_psnr": target, "crops": crops}
     )
@@ -183,8 +182,3 @@ def _faithful_errors(run: Run, variant: Variant, step: int) -> Tensor:
         image = models.student.codec.decode(latent).clamp(-1, 1)
         errors.append((image - batch.gt).square().mean(dim=(1, 2, 3)))
     return torch.stack(errors).cpu()
-
-
-def _psnr(squared_error: Tensor) -> Tensor:
-    """Return the PSNR in dB of images in [-1, 1]."""
-    return 10 * torch.log10(4 / squared_error)

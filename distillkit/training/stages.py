@@ -36,7 +36,7 @@ def describe_teaching(resolved: ResolvedRecipe, models: RunModels) -> Iterator[t
 
 def _describe_output_distillation(resolved: ResolvedRecipe, name: str) -> str:
     config = resolved.recipe.stage1.teachers[name]
-    compared = "images" if config.output_loss == "image" else "clean predictions"
+    compared = "images" if config.output_loss == "image" else "clean latents"
     inputs = "crops" if config.output_input == "crop" else "full images, cut to the crops"
     metric = resolved.anchor_metrics.get(name)
     anchor = "no anchor" if metric is None else f"anchored by {metric.full_name}"

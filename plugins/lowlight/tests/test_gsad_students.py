@@ -65,7 +65,7 @@ def test_eq_2_by_hand(case, loss_case):
 
 @pytest.mark.golden("gsad_ctsr_loss_small*")
 def test_a_teacher_blind_to_z_t(case, loss_case):
-    """Its output as a clean prediction teaches in term 1; term 2 is left with the ground truth."""
+    """Its output as a clean latent teaches in term 1; term 2 is left with the ground truth."""
     teacher, _, _, gt, _, level = loss_case
     process, r = teacher.process, case["blind.r"]
     z_t_s, z_t = case["mid.z_t_s"], case["mid.z_t"]

@@ -21,7 +21,7 @@ class PriorTeacher(DiffusionModel):
     and :meth:`decode`.
 
     As a score teacher, its *anchor* term compares the noise of priors; its *imitate* term compares
-    the student's clean prediction with the image that the transformer makes of the predicted
+    the student's clean latent with the image that the transformer makes of the predicted
     priors. At timesteps other than the last it was never trained on noised priors, only on its own
     chain: it is no calibrated score.
 
