@@ -1,8 +1,10 @@
-"""What the cache buys: ``python benchmarks/cache.py [RECIPE] [--set KEY=VALUE ...] [--steps 20] [--rounds 3]``.
+"""Measure what the feature cache saves.
 
-Makes the first steps of both stages three times: without a cache, with an empty one, and with the one that was filled. Prints
-median milliseconds a step (on a CPU those computed, which other work on the machine does not stretch) and the ratio to the first,
-and says whether all losses were the same.
+``python benchmarks/cache.py [RECIPE] [--set KEY=VALUE ...] [--steps 20] [--rounds 3]``
+
+Makes the first steps of both stages three times: without a cache, with an empty one, and with the
+one that was filled. Prints median milliseconds per step (on a CPU those computed, which other work
+on the machine does not stretch), the ratio to the first, and whether all losses were the same.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def main() -> None:
 def measured(
     arguments: argparse.Namespace, folder: Path
 ) -> Iterator[tuple[str, str, Measured, str]]:
-    """Name, stage, what was measured and the type of device, for each of the three ways and both stages."""
+    """Yield name, stage, measurement and type of device, three times for each stage."""
     cached = ["training.cache_gib=4", f"training.cache_dir='{folder}'"]
     for name in NAMES:
         subject = Subject(

@@ -1,6 +1,9 @@
-"""Paired comparison of runs judged on the same images: ``python benchmarks/compare.py RUN OTHER_RUN ... [--tradeoff 0]``.
+"""Compare runs that were evaluated on the same images, in pairs.
 
-Prints each run's student, and its difference from that of the first run with a standard error clustered by photograph.
+``python benchmarks/compare.py RUN OTHER_RUN ... [--tradeoff 0]``
+
+Prints each run's student, and its difference from that of the first run with a standard error
+clustered by photograph.
 """
 
 from __future__ import annotations

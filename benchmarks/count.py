@@ -1,8 +1,11 @@
-"""Operations of a step of stage 1 at the paper's sizes, counted without computing: ``python benchmarks/count.py [--crop 512]``.
+"""Count the operations of a step of stage 1 at the paper's sizes, without computing them.
 
-The networks are on torch's meta device, where a step has shapes and no values. The first row is the plain algorithm (the engine
-with nothing set makes its passes and no others), the next have the settings that they name; "cached" leaves out what a full cache
-gives. Prints multiplications and additions of a step (10^12), recomputation included, and the first row's over them.
+``python benchmarks/count.py [--crop 512]``
+
+The networks are on torch's meta device, where a step has shapes and no values. The first row is the
+plain algorithm (the engine with no setting evaluates the same networks as often), the next have the
+settings that they name; "cached" leaves out what a full cache gives. Prints multiplications and
+additions of a step (10^12), recomputation included, and the first row's divided by them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""What the Real-ESRGAN degradation of the super-resolution plugin does to photographs, against what its presets say.
+"""Check what the Real-ESRGAN degradation does to photographs against what its presets say.
 
-``python benchmarks/degradation.py FOLDER [--images 200] [--sheet sheet.png]`` degrades the middle of each photograph once by each
-preset and prints a table: mean and spread of every parameter that was drawn, its range and the published one, how often what
-happened and its published probability, and the PSNR of the small images against bicubic reduction. It fails where a value is
-outside of its published range, or a mean is more than four standard errors from what was published.
+``python benchmarks/degradation.py FOLDER [--images 200] [--sheet sheet.png]``
+
+Degrades the middle of each photograph once by each preset and prints a table: mean and spread of
+every drawn parameter, its range and the published one, how often each random choice was made and
+its published probability, and the PSNR of the small images against bicubic reduction. It fails
+where a value is outside of its published range, or a mean is more than four standard errors from
+the published one.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ CELL = 2
 
 @dataclass(frozen=True)
 class Drawn:
-    """Values of one parameter, and the uniform ranges that they are drawn from, each as often; a point is a range, too."""
+    """Values of one parameter, and the uniform ranges that they are drawn from.
+
+    Each range is drawn from as often as the others; a range may be a point.
+    """
 
     values: Sequence[float]
     ranges: Sequence[tuple[float, float]]
@@ -47,7 +53,8 @@ class Drawn:
             return None
         low, high = min(a for a, _ in self.ranges), max(b for _, b in self.ranges)
         if min(self.values) < low or max(self.values) > high:
-            return f"values from {min(self.values):.4g} to {max(self.values):.4g}, published {low:.4g} to {high:.4g}"
+            drawn = f"{min(self.values):.4g} to {max(self.values):.4g}"
+            return f"values from {drawn}, published {low:.4g} to {high:.4g}"
         mean = sum(a + b for a, b in self.ranges) / 2 / len(self.ranges)
         square = sum(a * a + a * b + b * b for a, b in self.ranges) / 3 / len(self.ranges)
         error = math.sqrt(max(square - mean**2, 0) / len(self.values))
@@ -63,7 +70,8 @@ class Drawn:
             return "never drawn"
         mean, spread = _mean_and_spread(self.values)
         low, high = min(a for a, _ in self.ranges), max(b for _, b in self.ranges)
-        return f"{mean:.2f} ± {spread:.2f}, {min(self.values):.2f}..{max(self.values):.2f} of {low:.2f}..{high:.2f}"
+        drawn = f"{min(self.values):.2f}..{max(self.values):.2f}"
+        return f"{mean:.2f} ± {spread:.2f}, {drawn} of {low:.2f}..{high:.2f}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def _around_one(ends: tuple[float, float]) -> list[tuple[float, float]]:
 
 
 def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
-    """Up to ``count`` of the photographs in ``folder``, in a random order that is always the same; the middle of each."""
+    """Cut the middle of up to ``count`` photographs, in an order that is always the same."""
     files = sorted(
         p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
     )
@@ -181,7 +189,7 @@ def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
 def degrade_all(
     config: RealESRGANOptions, photos: Iterable[Tensor]
 ) -> tuple[list[Tensor], list[Draws]]:
-    """The small image of each photograph, and what was drawn for it: photograph k has the draws of seed k."""
+    """Degrade each photograph, and return what was drawn for it: photograph k has seed k."""
     degradation = RealESRGAN(config)
     images, draws = [], []
     for k, photo in enumerate(photos):
@@ -246,7 +254,8 @@ def main() -> None:
         }
         rows.append(images[:12])
     print(
-        f"{len(photos)} photographs, {arguments.crop} x {arguments.crop}\n\n| parameter | {' | '.join(columns)} |"
+        f"{len(photos)} photographs, {arguments.crop} x {arguments.crop}\n\n"
+        f"| parameter | {' | '.join(columns)} |"
     )
     print("| --- " * (1 + len(columns)) + "|")
     for name in columns["osediff"]:

@@ -1,8 +1,11 @@
-"""What a second process buys: ``python benchmarks/processes.py [RECIPE] [--set KEY=VALUE ...] [--steps 20] [--rounds 5]``.
+"""Measure how much faster several processes train than one.
 
-Trains stage 1 for some steps in one process, then in several that torchrun starts, in turn, each process with one thread. Prints
-images per second (a step of several processes takes so many batches), the milliseconds that a process computed in a step, its wait
-for data, and the ratio. Quote it from a machine with a core for each process and nothing else to do.
+``python benchmarks/processes.py [RECIPE] [--set KEY=VALUE ...] [--steps 20] [--rounds 5]``
+
+Trains stage 1 for some steps in one process, then in several that torchrun starts, in turn, each
+process with one thread. Prints images per second (a step of several processes takes as many
+batches), the milliseconds that a process computed in a step, its wait for data, and the ratio.
+Quote it from a machine with a core for each process and nothing else to do.
 """
 
 from __future__ import annotations
@@ -119,7 +122,8 @@ def table(rounds: list[dict[int, dict[str, Any]]]) -> list[str]:
     ratios = sorted(found[several]["images_per_s"] / found[one]["images_per_s"] for found in rounds)
     shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     lines.append(
-        f"{several} processes make {statistics.median(ratios):.2f}x the images/s of one (rounds: {shown})"
+        f"{several} processes make {statistics.median(ratios):.2f}x the images/s of one "
+        f"(rounds: {shown})"
     )
     return lines
 

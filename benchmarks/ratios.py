@@ -1,9 +1,13 @@
-"""The engine against algorithm 1 written plainly: ``python benchmarks/ratios.py RECIPE [--engine 'KEY=VALUE; ...'] ...``.
+"""Compare the engine with algorithm 1 written plainly, in time, memory and losses.
 
-Three kinds of rows, each a process of its own, one after the other: the baseline of ``baseline.py``; the engine with the same
-settings, whose losses have to be the same; the engine with each of the settings given by ``--engine``. Prints milliseconds of a
-step, peak memory, their ratios to the baseline's, and by how much the engine's losses differ. The settings of ``--set`` hold for
-all rows; learning-rate schedule, moving average and accumulation are switched off, since the baseline has none.
+``python benchmarks/ratios.py RECIPE [--engine 'KEY=VALUE; ...'] ...``
+
+Three kinds of rows, each a process of its own, one after the other: the baseline of
+``baseline.py``; the engine with the same settings, whose losses have to be the same; the engine
+with each of the settings given by ``--engine``. Prints milliseconds per step, peak memory, their
+ratios to the baseline's, and by how much the engine's losses differ. The settings of ``--set`` hold
+for all rows; learning-rate schedule, moving average and accumulation are switched off, since the
+baseline has none.
 """
 
 from __future__ import annotations
@@ -117,7 +121,7 @@ def report(rows: dict[str, list[dict[str, Any]]]) -> str:
 def measure_baseline(
     resolved: ResolvedRecipe, warmup: int, steps: int, look: bool
 ) -> dict[str, Any]:
-    """The baseline's steps in this process, reported as :func:`distillkit.bench.recipe.bench` reports the engine's."""
+    """Measure the baseline's steps in this process, as the engine's are measured."""
     device = pick_device(None)
     plain, stages = Baseline(resolved, device), {}
     batches = open_batches(resolved, plain, 1)

@@ -1,9 +1,12 @@
-"""What ``distillkit restore`` takes: ``python benchmarks/restore.py RUN [--photo FILE] [--sizes 1500x1000,...] [OPTION ...]``.
+"""Measure the time and memory of ``distillkit restore``.
 
-Runs the command on one photograph at several sizes, each in a process of its own, and prints its seconds from start to end, seconds
-per million input pixels, and its peak resident memory against ``--gib``. RUN is a run's folder, or the name of a registered model;
-further options go to the command (``--tradeoff 0,0.5,1``). A photo smaller than a size is continued by mirroring, so that it keeps
-its detail. OMP_NUM_THREADS sets the threads.
+``python benchmarks/restore.py RUN [--photo FILE] [--sizes 1500x1000,...] [OPTION ...]``
+
+Runs the command on one photograph at several sizes, each in a process of its own, and prints its
+seconds from start to end, seconds per million input pixels, and its peak resident memory against
+``--gib``. RUN is a run's folder, or the name of a registered model; further options go to the
+command (``--tradeoff 0,0.5,1``). A photo smaller than a size is continued by mirroring, so that it
+keeps its detail. OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     photo = decode_image(arguments.photo or default_photo())
     print(
-        f"{'input':>12}{'result':>14}{'seconds':>9}{'CPU s':>8}{'s/Mpixel':>10}{'peak GiB':>10}   within {arguments.gib:g} GiB"
+        f"{'input':>12}{'result':>14}{'seconds':>9}{'CPU s':>8}{'s/Mpixel':>10}{'peak GiB':>10}"
+        f"   within {arguments.gib:g} GiB"
     )
     with tempfile.TemporaryDirectory() as folder:
         for width, height in (map(int, size.split("x")) for size in arguments.sizes.split(",")):
@@ -53,7 +57,8 @@ def main() -> None:
             )
             result = result_size(Path(folder))
             print(
-                f"{source.stem:>12}{result:>14}{seconds:>9.1f}{cpu:>8.1f}{seconds / (width * height / 1e6):>10.2f}{peak:>10.2f}"
+                f"{source.stem:>12}{result:>14}{seconds:>9.1f}{cpu:>8.1f}"
+                f"{seconds / (width * height / 1e6):>10.2f}{peak:>10.2f}"
                 f"   {'yes' if peak <= arguments.gib else 'NO'}",
                 flush=True,
             )
@@ -66,7 +71,7 @@ def default_photo() -> Path:
 
 
 def continued(photo: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The upper left of the photo, (height, width, 3), mirrored at its borders as often as it takes."""
+    """Cut the upper left (height, width, 3) of the photo, mirrored at its borders."""
     rows, columns = (
         np.arange(wanted) % (2 * side)
         for wanted, side in zip((height, width), photo.shape[:2], strict=True)

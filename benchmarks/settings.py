@@ -1,8 +1,11 @@
-"""What each setting for speed or memory buys: ``python benchmarks/settings.py [RECIPE] [--set KEY=VALUE] ...``.
+"""Measure what each setting for speed or memory saves.
 
-One row for each, against the same recipe without it, each in a process of its own, by the fastest step of each: other work on a
-machine only ever makes a step slower. Peaks are medians of the rounds. Prints a table in Markdown. What bfloat16 buys on a CPU
-depends on whether it computes in it (AVX512_BF16, AMX) or only emulates it: the last line says which.
+``python benchmarks/settings.py [RECIPE] [--set KEY=VALUE] ...``
+
+One row for each, against the same recipe without it, each in a process of its own, by the fastest
+step of each: other work on a machine only ever makes a step slower. Peaks are medians of the
+rounds. Prints a table in Markdown. Whether bfloat16 saves time on a CPU depends on whether it
+computes in it (AVX512_BF16, AMX) or only emulates it: the last line says which.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class Row:
     base: tuple[str, ...] = ()
     """Settings of both sides."""
     estimates: bool = False
-    """Whether the loss is another estimate of the objective with it, so that there is nothing to compare."""
+    """Whether it changes how the objective is estimated, so that losses cannot be compared."""
 
 
 def rows(crop: int, cache: str) -> list[Row]:
@@ -112,8 +115,10 @@ def main() -> None:
 
 
 def table(chosen: list[Row], found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """Time and peak memory of each row relative to its base, and whether the losses are the same."""
-    yield "| setting | stage 1: faster | peak GiB | stage 2: faster | peak GiB | losses of stage 1 |"
+    """Format each row's time and peak memory relative to its base, and compare the losses."""
+    yield (
+        "| setting | stage 1: faster | peak GiB | stage 2: faster | peak GiB | losses of stage 1 |"
+    )
     yield "| --- | --- | --- | --- | --- | --- |"
     for row in chosen:
         base, own = (found["; ".join(sets)] for sets in (row.base, row.base + row.sets))

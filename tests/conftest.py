@@ -19,12 +19,6 @@ from toy_plugin import *
 exec(os.environ.get("FIRST", ""), {})
 """
 
-TOY_SITE = """
-import os
-from toy_plugin import *
-exec(os.environ.get("FIRST", ""), {})
-"""
-
 
 def pytest_generate_tests(metafunc):
     parametrize_golden(metafunc, Path(__file__).parent / "golden")
