@@ -1,192 +1,266 @@
-"""What ``distillkit doctor RECIPE`` finds out: what is missing, what steps will take, what to change if that is too much."""
+"""Examine a recipe for ``distillkit doctor RECIPE``.
+
+What is missing, what a step takes, and what to change if that is too much.
+"""
 
 from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distillkit.bench.compare import measure_apart
+from distillkit.bench.alternatives import measure_in_subprocess
 from distillkit.bench.device import total_memory
-from distillkit.bench.forecast import Forecast, fitting_crop, forecast
+from distillkit.bench.forecast import StepForecast, find_fitting_crop, forecast_steps
 from distillkit.bench.subject import Subject
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
-from distillkit.runs.preflight import list_needs
+from distillkit.runs.preflight import Needs, Say, list_needs
 
 GIB = 2**30
-Say = Callable[[str], None]
 
 
 def examine(
-    resolved: ResolvedRecipe, sets: Sequence[str], budget: float | None, *, check: bool, say: Say
+    resolved: ResolvedRecipe,
+    overrides: Sequence[str],
+    memory_limit: float | None,
+    *,
+    check: bool,
+    say: Say,
 ) -> bool:
-    """Report on ``resolved``, and whether it can be run here as it is.
+    """Report on a recipe.
 
     Args:
-        sets: the ``--set`` texts it was loaded with. budget: bytes that a run may take; None: what the device has.
-        check: measure a step at the recipe's own crop, too. say: told line by line.
+        resolved: The recipe.
+        overrides: The ``--set`` texts it was loaded with.
+        memory_limit: Bytes that a run may take; by default what the device has.
+        check: Also measure a step at the recipe's own crop.
+        say: Shows a line to the user.
+
+    Returns:
+        Whether the recipe can be run here as it is.
 
     Raises:
-        DistillkitError: its models cannot be built, or a dry step fails for another reason than memory.
+        DistillkitError: Its models cannot be built.
+        RuntimeError: A dry step fails for another reason than memory.
     """
     say(f"\nrecipe       {resolved.path}")
     needs = list_needs(resolved)
-    for line in needs.present:
-        say(f"here         {line}")
-    for line in needs.missing:
-        say(f"MISSING      {line}")
+    for line in _format_needs(needs, resolved.path):
+        say(line)
     if not needs.can_train:
-        say(
-            f"memory       weights take at most {needs.weight_bytes / GIB:.1f} GiB, by the sizes of their files, read once each"
-        )
-        say(
-            "not told     activations and seconds of a step: they are measured, with the weights and training images"
-        )
-        say(f"fetch what can be fetched with: distillkit fetch {resolved.path}")
         return False
     try:
-        found, unit, available = _dry_steps(resolved)
-    except (RuntimeError, MemoryError) as e:
-        if "memory" not in str(e).lower() and not isinstance(e, MemoryError):
+        forecasts, crop_unit, device_memory = _make_dry_steps(resolved)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
-        say(f"TOO LITTLE   memory ran out in a dry step: {str(e).splitlines()[0]}")
-        for settings in cures(resolved.recipe):
-            say(f"try          {_options(settings)}")
-        return False
-    budget = budget or available or float("inf")
-    for part in found:
-        for line in _told(part, resolved.recipe, budget):
+        for line in _format_out_of_memory(error, resolved.recipe):
             say(line)
-    disk = _disk(found, resolved.recipe)
+        return False
+    memory_limit = memory_limit or device_memory or float("inf")
+    for forecast in forecasts:
+        for line in _format_forecast(forecast, resolved.recipe, memory_limit):
+            say(line)
+    disk = _estimate_disk(forecasts, resolved.recipe)
     free = shutil.disk_usage(Path.cwd()).free
     say(
-        f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, {free / 1e9:.1f} GB free in {Path.cwd()}"
+        f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, "
+        f"{free / 1e9:.1f} GB free in {Path.cwd()}"
     )
-    if check and found[0].crops != [resolved.recipe.data.crop_size]:
-        _compare(found, resolved, sets, say)
-    fits = all(part.peak <= budget for part in found)
-    if not fits:
-        for line in _advise(found, resolved, sets, unit, budget):
+    if check:
+        for line in _check_forecasts(forecasts, resolved, overrides):
             say(line)
-    return fits and disk < free and not needs.missing
+    for line in _advise(forecasts, resolved, overrides, crop_unit, memory_limit):
+        say(line)
+    return _fit(forecasts, memory_limit) and disk < free and not needs.missing
 
 
-def _dry_steps(resolved: ResolvedRecipe) -> tuple[list[Forecast], int, int | None]:
-    """The forecasts, what crops must be multiples of, and the device's memory; the models are gone afterwards."""
+def _format_needs(needs: Needs, recipe: Path) -> Iterator[str]:
+    for line in needs.present:
+        yield f"present      {line}"
+    for line in needs.missing:
+        yield f"MISSING      {line}"
+    if not needs.can_train:
+        yield (
+            f"memory       weights take at most {needs.weight_bytes / GIB:.1f} GiB, "
+            "by the sizes of their files, read once each"
+        )
+        yield (
+            "unknown      activations and seconds of a step: "
+            "measuring them takes the weights and training images"
+        )
+        yield f"fetch what can be fetched with: distillkit fetch {recipe}"
+
+
+def _make_dry_steps(resolved: ResolvedRecipe) -> tuple[list[StepForecast], int, int | None]:
+    """Make dry steps; their models are gone afterwards.
+
+    Returns:
+        The forecasts, the unit of crops, and the device's memory in bytes.
+    """
     subject = Subject(resolved)
-    return forecast(subject), subject.crop_unit, total_memory(subject.device)
+    return forecast_steps(subject), subject.crop_unit, total_memory(subject.device)
 
 
-def _told(found: Forecast, recipe: Recipe, budget: float) -> Iterator[str]:
+def _is_out_of_memory(error: Exception) -> bool:
+    """Recognize it by the message: on a CPU torch raises a plain RuntimeError."""
+    return isinstance(error, MemoryError) or "memory" in str(error).lower()
+
+
+def _format_out_of_memory(error: Exception, recipe: Recipe) -> Iterator[str]:
+    yield f"TOO LITTLE   memory ran out in a dry step: {str(error).splitlines()[0]}"
+    for settings in memory_savers(recipe):
+        yield f"try          {_format_options(settings)}"
+
+
+def _fit(forecasts: Sequence[StepForecast], memory_limit: float) -> bool:
+    return all(forecast.peak <= memory_limit for forecast in forecasts)
+
+
+def _format_forecast(forecast: StepForecast, recipe: Recipe, memory_limit: float) -> Iterator[str]:
     crop = recipe.data.crop_size
-    crops = ", ".join(map(str, found.crops))
-    how = (
-        "measured by a dry step"
-        if found.crops == [crop]
-        else f"predicted from dry steps at crop {crops}"
-    )
-    yield f"\n{found.stage}: a step at crop {crop}, batch {recipe.data.batch_size}; {how}"
-    rest = found.before - sum(found.weights.values())
-    for name, size in [
-        *((f"weights: {n}", s) for n, s in found.weights.items()),
-        ("Python, libraries, the rest", max(rest, 0)),
-    ]:
-        yield _row(name, size)
-    yield _row("gradients, optimizer, average", found.states)
-    yield _row("activations", found.activations)
-    yield (
-        _row("together", found.peak)
-        + f" of {budget / GIB:.1f}"
-        + ("" if found.peak <= budget else ": TOO MUCH")
-    )
-    steps = recipe.stage1.steps if found.stage == "stage1" else recipe.stage2.steps
-    yield f"  {'seconds a step':<32}{found.seconds:>9.2f}   {steps} steps: {found.seconds * steps / 3600:.1f} hours"
+    source = "measured by a dry step"
+    if forecast.crops != [crop]:
+        crops = ", ".join(str(side) for side in forecast.crops)
+        source = f"predicted from dry steps at crop {crops}"
+    batch_size = recipe.data.batch_size
+    yield f"\n{forecast.stage}: a step at crop {crop}, batch {batch_size}; {source}"
+    for network, size in forecast.weights.items():
+        yield _format_row(f"weights: {network}", size)
+    rest = forecast.memory_before - sum(forecast.weights.values())
+    yield _format_row("Python, libraries, the rest", max(rest, 0))
+    yield _format_row("gradients, optimizer, average", forecast.states)
+    yield _format_row("activations", forecast.activations)
+    total = f"{_format_row('total', forecast.peak)} of {memory_limit / GIB:.1f}"
+    if forecast.peak > memory_limit:
+        total += ": TOO MUCH"
+    yield total
+    stages = {"stage1": recipe.stage1, "stage2": recipe.stage2}
+    steps = stages[forecast.stage].steps
+    hours = forecast.seconds * steps / 3600
+    yield f"  {'seconds a step':<32}{forecast.seconds:>9.2f}   {steps} steps: {hours:.1f} hours"
 
 
-def _row(name: str, size: float) -> str:
+def _format_row(name: str, size: float) -> str:
     return f"  {name:<32}{size / GIB:>9.3f} GiB"
 
 
-def _disk(found: Sequence[Forecast], recipe: Recipe) -> float:
-    """Bytes: the checkpoints kept, the last one of each stage and the one being written; the trained tensors; the cache's limit."""
-    largest, trained = max(part.states for part in found), sum(part.states // 4 for part in found)
-    checkpoints = (recipe.training.checkpoints_total_limit + len(found) + 1) * largest
+def _estimate_disk(forecasts: Sequence[StepForecast], recipe: Recipe) -> float:
+    """Estimate the bytes of checkpoints, trained tensors and a full cache.
+
+    Checkpoints: those kept, the last one of each stage and the one that is being written.
+    """
+    largest = max(forecast.states for forecast in forecasts)
+    # Four tensors of states for each trained one.
+    trained = sum(forecast.states // 4 for forecast in forecasts)
+    checkpoints = (recipe.training.checkpoints_total_limit + len(forecasts) + 1) * largest
     return checkpoints + trained + recipe.training.cache_gib * GIB
 
 
-def _compare(
-    found: Sequence[Forecast], resolved: ResolvedRecipe, sets: Sequence[str], say: Say
-) -> None:
-    measured = measure_apart(resolved.path, sets, 1, warmup=1, look=False)["stages"]
-    for part in found:
-        peak, seconds = measured[part.stage]["peak_memory"], measured[part.stage]["ms"] / 1000
-        of_peak = f"peak predicted {part.peak / GIB:.2f} GiB, measured {peak / GIB:.2f} ({part.peak / peak - 1:+.0%})"
-        of_time = f"step predicted {part.seconds:.2f} s, measured {seconds:.2f} ({part.seconds / seconds - 1:+.0%})"
-        say(f"check        {part.stage}: {of_peak}; {of_time}")
+def _check_forecasts(
+    forecasts: Sequence[StepForecast], resolved: ResolvedRecipe, overrides: Sequence[str]
+) -> Iterator[str]:
+    """Compare forecasts with measurements at the recipe's own crop, if they were made at others."""
+    if forecasts[0].crops == [resolved.recipe.data.crop_size]:
+        return
+    measurement = measure_in_subprocess(resolved.path, overrides, 1, warmup=1, breakdown=False)
+    for forecast in forecasts:
+        stage = measurement["stages"][forecast.stage]
+        peak = stage["peak_memory"]
+        seconds = stage["ms"] / 1000
+        memory = f"{forecast.peak / GIB:.2f} GiB, measured {peak / GIB:.2f}"
+        memory_error = f"{forecast.peak / peak - 1:+.0%}"
+        time = f"{forecast.seconds:.2f} s, measured {seconds:.2f}"
+        time_error = f"{forecast.seconds / seconds - 1:+.0%}"
+        yield (
+            f"check        {forecast.stage}: peak predicted {memory} ({memory_error}); "
+            f"step predicted {time} ({time_error})"
+        )
 
 
-def cures(recipe: Recipe) -> list[list[str]]:
-    """Settings that save memory and that the recipe does not have yet, cheapest first: they cost time, precision, the objective."""
-    training, batch = recipe.training, recipe.data.batch_size
-    copies = (
+def memory_savers(recipe: Recipe) -> list[list[str]]:
+    """List settings that save memory and that a recipe does not have yet.
+
+    Cheapest first: they cost time, then precision, then the objective.
+    """
+    training = recipe.training
+    batch_size = recipe.data.batch_size
+    accumulation = batch_size * training.gradient_accumulation_steps
+    can_recast = (
         training.mixed_precision == "bf16"
         and training.sharding == "none"
         and not training.compile
         and not training.gradient_checkpointing
     )
     checkpointing = ["training.gradient_checkpointing=true"]
-    if copies:  # a recipe may not have both
+    if can_recast:  # a recipe may not have both
         checkpointing.insert(0, "training.recast_weights=false")
-    known = [
+    savers = [
         (
-            batch > 1,
-            [
-                "data.batch_size=1",
-                f"training.gradient_accumulation_steps={batch * training.gradient_accumulation_steps}",
-            ],
+            batch_size > 1,
+            ["data.batch_size=1", f"training.gradient_accumulation_steps={accumulation}"],
         ),
-        (not training.per_term_backward, ["training.per_term_backward=true"]),
-        (copies and not training.recast_weights, ["training.recast_weights=true"]),
-        (not training.gradient_checkpointing, checkpointing),
-        (training.mixed_precision == "no", ['training.mixed_precision="bf16"']),
+        (
+            not training.per_term_backward,
+            ["training.per_term_backward=true"],
+        ),
+        (
+            can_recast and not training.recast_weights,
+            ["training.recast_weights=true"],
+        ),
+        (
+            not training.gradient_checkpointing,
+            checkpointing,
+        ),
+        (
+            training.mixed_precision == "no",
+            ['training.mixed_precision="bf16"'],
+        ),
         (
             recipe.stage1.teacher_gradient == "full",
             ['stage1.teacher_gradient="sds"', 'stage1.score_weighting="sample"'],
         ),
     ]
-    return [settings for missing, settings in known if missing]
+    return [settings for is_missing, settings in savers if is_missing]
 
 
 def _advise(
-    found: Sequence[Forecast],
+    forecasts: Sequence[StepForecast],
     resolved: ResolvedRecipe,
-    sets: Sequence[str],
-    unit: int,
-    budget: float,
+    overrides: Sequence[str],
+    crop_unit: int,
+    memory_limit: float,
 ) -> Iterator[str]:
-    """One setting after the other, each tried on top of those before it on the largest crop measured, until a step fits."""
-    yield f"\nto fit {budget / GIB:.1f} GiB, in this order, each on top of those before:"
-    small, taken = found[0].crops[-1], list[str]()
-    for settings in cures(resolved.recipe):
-        taken += settings
-        tried = measure_apart(
-            resolved.path, [*sets, f"data.crop_size={small}", *taken], 1, warmup=1, look=False
-        )["stages"]
-        found = [part.with_settings(tried[part.stage]) for part in found]
-        peaks = ", ".join(
-            f"{part.stage} {part.peak / GIB:.2f} GiB {part.seconds:.2f} s" for part in found
+    """Add one setting after the other, until a step fits; nothing where it fits already.
+
+    Each is measured at the largest crop of the dry steps.
+    """
+    if _fit(forecasts, memory_limit):
+        return
+    yield f"\nto fit {memory_limit / GIB:.1f} GiB, in this order, each on top of those before:"
+    all_overrides = [*overrides, f"data.crop_size={forecasts[0].crops[-1]}"]
+    for settings in memory_savers(resolved.recipe):
+        all_overrides += settings
+        measurement = measure_in_subprocess(
+            resolved.path, all_overrides, 1, warmup=1, breakdown=False
         )
-        yield f"  {peaks}  {_options(settings)}"
-        if all(part.peak <= budget for part in found):
+        stages = measurement["stages"]
+        forecasts = [forecast.rescale(stages[forecast.stage]) for forecast in forecasts]
+        figures = ", ".join(
+            f"{forecast.stage} {forecast.peak / GIB:.2f} GiB {forecast.seconds:.2f} s"
+            for forecast in forecasts
+        )
+        yield f"  {figures}  {_format_options(settings)}"
+        if _fit(forecasts, memory_limit):
             return
-    crop = fitting_crop(found, resolved.recipe.data.crop_size, unit, budget)
+    crop = find_fitting_crop(forecasts, resolved.recipe.data.crop_size, crop_unit, memory_limit)
     if crop is None:
         yield "  and no crop would be small enough: the weights alone are too large"
     else:
         yield f"  and the largest crop that fits then:  --set data.crop_size={crop}"
 
 
-def _options(settings: Sequence[str]) -> str:
-    return " ".join(f"--set {shlex.quote(s)}" for s in settings)
+def _format_options(settings: Sequence[str]) -> str:
+    return " ".join(f"--set {shlex.quote(setting)}" for setting in settings)

@@ -1,4 +1,4 @@
-"""What a device can do and what a process takes of it: matrix products, copies, peak memory."""
+"""Measure what a device can do and what a process takes of it."""
 
 from __future__ import annotations
 
@@ -15,57 +15,77 @@ import torch
 
 from distillkit.environment import cpu_name, peak_memory, versions
 
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
-def give_back(device: torch.device) -> None:
-    """Return memory that is no longer used, which torch and the C library keep for later."""
+def release_memory(device: torch.device) -> None:
+    """Return unused memory that torch and the C library keep for later."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    elif hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+        return
+    c_library = ctypes.CDLL(None)
+    # Only the GNU C library has it.
+    if hasattr(c_library, "malloc_trim"):
+        c_library.malloc_trim(0)
 
 
-def restart_peak(device: torch.device) -> None:
-    """Let :func:`peak` count from now on. On a CPU that is for Linux to grant; elsewhere it counts from the process's start."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`read_peak_memory` count from now on.
+
+    On a CPU only Linux allows it; elsewhere the peak counts from the start of the process.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR.exists():
-        _CLEAR.write_text("5")
+    elif _CLEAR_REFS.exists():
+        # 5 resets the peak of the resident set; see proc_pid_clear_refs(5).
+        _CLEAR_REFS.write_text("5")
 
 
-def peak(device: torch.device) -> int:
-    """Bytes: on a GPU the most that torch reserved, on a CPU the process's largest resident set, Python and libraries included."""
+def read_peak_memory(device: torch.device) -> int:
+    """Read the most memory used since :func:`reset_peak_memory`.
+
+    Returns:
+        Bytes. On a GPU the memory that torch reserved; on a CPU the resident set of the process,
+            Python and libraries included.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    return next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")),
-        peak_memory() or 0,
-    )
+    return _read_status("VmHWM")
 
 
-def held(device: torch.device) -> int:
-    """Bytes in use now, counted as :func:`peak` counts them; where the system does not say, the process's peak so far."""
-    give_back(device)
+def read_used_memory(device: torch.device) -> int:
+    """Read the memory in use now, after unused memory is released.
+
+    Returns:
+        Bytes. On a GPU the memory of torch's tensors; on a CPU the resident set of the process, or
+            its peak where the system does not state the present size.
+    """
+    release_memory(device)
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
-    return next(
-        (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")),
-        peak_memory() or 0,
-    )
+    return _read_status("VmRSS")
+
+
+def _read_status(field: str) -> int:
+    """Read a size that Linux states about this process, else the process's peak."""
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                kibibytes = line.split()[1]
+                return int(kibibytes) * 1024
+    return peak_memory() or 0
 
 
 def total_memory(device: torch.device) -> int | None:
-    """Bytes that the device has; None where the system does not say."""
+    """Read the bytes that the device has; None where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:
@@ -74,24 +94,31 @@ def total_memory(device: torch.device) -> int | None:
         return None
 
 
-def matrix_ceiling(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of the fastest product of two square matrices, of 8192 rows on a GPU and 1024 on a CPU."""
-    n = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    return 2 * n**3 / _fastest(lambda: torch.mm(a, b, out=out), device, seconds)
+def measure_matmul(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Measure the FLOP/s of the fastest product of two square matrices.
+
+    They have 8192 rows on a GPU and 1024 on a CPU.
+    """
+    rows = 1024 if device.type == "cpu" else 8192
+    a = torch.randn(rows, rows, device=device).to(dtype)
+    b = torch.randn(rows, rows, device=device).to(dtype)
+    product = torch.empty_like(a)
+    return 2 * rows**3 / _time_fastest(lambda: torch.mm(a, b, out=product), device, seconds)
 
 
-def copy_bandwidth(device: torch.device, seconds: float = 0.3) -> float:
-    """Bytes/s read and written by the fastest copy of 256 MiB."""
-    a = torch.zeros(2**28, dtype=torch.uint8, device=device)
-    b = torch.empty_like(a)
-    return 2 * a.numel() / _fastest(lambda: b.copy_(a), device, seconds)
+def measure_copy(device: torch.device, seconds: float = 0.3) -> float:
+    """Measure the bytes/s read and written by the fastest copy of 256 MiB."""
+    source = torch.zeros(2**28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _time_fastest(lambda: target.copy_(source), device, seconds)
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a measurement has to be kept with: the device, the system, and the versions of the packages."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Describe the device, the system and the package versions of a measurement."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = cpu_name()
     return {
         "device": str(device),
         "name": name,
@@ -103,14 +130,23 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Seconds of the fastest of at least three calls, as many as ``seconds`` allow, after one that warms up."""
+def _time_fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Time the fastest of at least three calls, after one that warms up.
+
+    Args:
+        work: What is timed.
+        device: Where it works.
+        seconds: Calls go on until they took so long together.
+
+    Returns:
+        Seconds.
+    """
     times: list[float] = []
     work()
     while len(times) < 3 or sum(times) < seconds:
         synchronize(device)
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
         synchronize(device)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return min(times)

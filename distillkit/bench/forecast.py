@@ -1,4 +1,4 @@
-"""How much memory and time a step will take, told from dry steps on smaller crops."""
+"""Forecast the memory and time of a step from dry steps on smaller crops."""
 
 from __future__ import annotations
 
@@ -6,86 +6,117 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distillkit.bench.subject import Subject
-from distillkit.bench.train import Measured
+from distillkit.bench.train import StageMeasurement
 from distillkit.training.loop import Stage
 
-FRACTIONS = 0.25, 0.375, 0.5
-"""Sides of the crops that dry steps are made on, as shares of the recipe's."""
+FRACTIONS = (0.25, 0.375, 0.5)
+"""Sides of the crops of dry steps, as shares of the recipe's."""
 LONG_MS = 20_000
-"""A first step that took longer is not repeated: what it warms up is little of it."""
+"""A first step that took longer is not repeated: little of it is warming up."""
 BENT = 0.05
-"""How far below the line through its neighbors, relative to its value, a measurement may lie for growth to count as linear."""
+"""Where growth counts as linear: how far a measurement may lie below the line through its
+neighbors, relative to its value."""
 
 
-def smaller_crops(crop: int, unit: int, decoded: int | None = None) -> list[int]:
-    """Sides below ``crop`` that are multiples of ``unit``, near :data:`FRACTIONS` of it; ``[crop]`` itself where there is none.
+def choose_crops(crop: int, unit: int, decode_crop_size: int | None = None) -> list[int]:
+    """Choose the crops of dry steps, near :data:`FRACTIONS` of the recipe's.
 
-    With ``decoded``, the side of the part that is decoded at any crop, they lie between the two, and one alone says nothing of what
-    grows with the crop and what does not.
+    A decode crop takes the same at any crop, so the smaller crops lie above it. One of them alone
+    does not say how much grows with the crop.
+
+    Args:
+        crop: Side of the recipe's crop.
+        unit: What sides are multiples of.
+        decode_crop_size: Side of the decode crop, if the recipe has one.
+
+    Returns:
+        Sides below ``crop``; ``[crop]`` where there are not enough.
     """
-    low = decoded if decoded is not None and decoded < crop else 0
-    sides = {max(round((low + fraction * (crop - low)) / unit), 1) * unit for fraction in FRACTIONS}
-    smaller = sorted(side for side in sides if low <= side < crop)
-    return smaller if len(smaller) > (1 if low else 0) else [crop]
+    lowest = 0
+    needed = 1
+    if decode_crop_size is not None and decode_crop_size < crop:
+        lowest = decode_crop_size
+        needed = 2
+    sides = set()
+    for fraction in FRACTIONS:
+        units = round((lowest + fraction * (crop - lowest)) / unit)
+        sides.add(max(units, 1) * unit)
+    smaller = sorted(side for side in sides if lowest <= side < crop)
+    if len(smaller) < needed:
+        return [crop]
+    return smaller
 
 
-def grown(found: Mapping[int, float], crop: int) -> float:
-    """A quantity at ``crop`` from its values at smaller crops: it grows with the pixels, in attention with their square.
+def extrapolate(values: Mapping[int, float], crop: int) -> float:
+    """Extrapolate a quantity from smaller crops.
 
-    Of one value: proportional to the pixels. Of two: the line through them. Of three: the line through the outer ones, unless the
-    middle one lies more than 5 % below it; then the parabola through all. A line that falls, or is below 0 at no pixels, is noise:
-    then the largest value is scaled with the pixels.
+    It grows with the pixels, in attention with their square. Two values give a line through them.
+    Three give the line through the outer ones, unless the middle one lies more than 5 % below it:
+    then the parabola through all. One value is scaled with the pixels. So is the largest where the
+    line falls, or is below 0 at no pixels: that is noise.
+
+    Args:
+        values: By side of the crop.
+        crop: The side to extrapolate to.
     """
-    if crop in found:
-        return found[crop]
-    points = sorted((side**2, value) for side, value in found.items())
-    (low, first), (high, last), pixels = points[0], points[-1], crop**2
-    slope = (last - first) / (high - low) if high > low else 0.0
+    if crop in values:
+        return values[crop]
+    points = sorted((side**2, value) for side, value in values.items())
+    low, first = points[0]
+    high, last = points[-1]
+    pixels = crop**2
+    slope = 0.0
+    if high > low:
+        slope = (last - first) / (high - low)
+    line = first + slope * (pixels - low)
     if len(points) == 3:
         middle, value = points[1]
         sag = first + slope * (middle - low) - value
         if sag > BENT * value:
-            return (
-                first
-                + slope * (pixels - low)
-                + sag * (pixels - low) * (pixels - high) / ((middle - low) * (high - middle))
-            )
+            curvature = (middle - low) * (high - middle)
+            return line + sag * (pixels - low) * (pixels - high) / curvature
     if slope <= 0 or first - slope * low < 0:
         return last * pixels / high
-    return first + slope * (pixels - low)
+    return line
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """A step of one stage at the recipe's own crop. Memory in bytes."""
+class StepForecast:
+    """A step of one stage at the recipe's own crop; memory in bytes."""
 
     stage: str
     crops: list[int]
-    """What was measured. The recipe's own crop alone: then nothing is extrapolated."""
+    """The crops of the dry steps; with the recipe's own crop alone, nothing is extrapolated."""
     weights: dict[str, int]
-    """By network, as :meth:`~distillkit.bench.subject.Subject.weights` counts them."""
-    before: int
-    """Held before the first step: weights, and on a CPU Python and its libraries."""
+    """By network, see :meth:`~distillkit.bench.subject.Subject.count_weights`."""
+    memory_before: int
+    """In use before the first step: weights, and on a CPU Python and its libraries."""
     states: int
-    """Gradients, the optimizer's two moments and the moving average of the trained tensors."""
+    """Of the trained tensors: gradients, the optimizer's two moments and the moving average."""
     activations: float
-    """What a step takes beside these, at its peak."""
+    """The rest of a step's peak."""
     seconds: float
     measured_activations: float
+    """At the largest crop of the dry steps."""
     measured_seconds: float
-    """Both at the largest crop that was measured."""
+    """At the largest crop of the dry steps."""
 
     @property
     def peak(self) -> float:
-        return self.before + self.states + self.activations
+        """The peak memory of a step."""
+        return self.memory_before + self.states + self.activations
 
-    def with_settings(self, tried: Mapping[str, float]) -> Forecast:
-        """The forecast under other settings, of which ``tried`` is a measurement at the largest crop: shares carry over.
+    def rescale(self, measurement: Mapping[str, float]) -> StepForecast:
+        """Forecast a step under other settings; ratios carry over to the crop.
 
-        ``tried`` holds ``peak_memory``, ``held_before`` and ``ms`` of :class:`~distillkit.bench.train.Measured`.
+        Args:
+            measurement: Of the other settings at the largest crop of the dry steps:
+                ``peak_memory``, ``memory_before`` and ``ms`` of
+                :class:`~distillkit.bench.train.StageMeasurement`.
         """
-        activations = float(max(tried["peak_memory"] - tried["held_before"] - self.states, 0))
-        seconds = tried["ms"] / 1000
+        peak_memory = measurement["peak_memory"]
+        activations = float(max(peak_memory - measurement["memory_before"] - self.states, 0))
+        seconds = measurement["ms"] / 1000
         return replace(
             self,
             activations=self.activations * activations / max(self.measured_activations, 1),
@@ -95,61 +126,87 @@ class Forecast:
         )
 
 
-def forecast(subject: Subject) -> list[Forecast]:
-    """Dry steps of each stage, on smaller crops than the recipe's where its models take them.
+def forecast_steps(subject: Subject) -> list[StepForecast]:
+    """Forecast a step of each stage, from dry steps on smaller crops if possible.
 
     Raises:
-        DistillkitError: a loss is not finite. RuntimeError: memory ran out even so.
+        DistillkitError: A loss is not finite.
+        RuntimeError: Memory ran out even so.
     """
     crop = subject.recipe.data.crop_size
-    crops = smaller_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop_size)
+    crops = choose_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop_size)
     forecasts = []
     for stage in subject.stages():
-        found = {c: _dry_step(subject, stage, c) for c in crops}
-        trained = sum(t.nbytes for t in stage.module.tensors().values())
-        forecasts.append(_of_stage(stage.name, found, subject.weights(), trained, crop))
+        measurements = {side: _measure_dry_step(subject, stage, side) for side in crops}
+        forecasts.append(_forecast_stage(stage, measurements, subject.count_weights(), crop))
     return forecasts
 
 
-def _dry_step(subject: Subject, stage: Stage, crop: int) -> Measured:
-    """A first step; where it was short, the median of three more."""
-    first = subject.measure(stage, crop, warmup=0, steps=1, look=False)
-    return (
-        first if first.ms > LONG_MS else subject.measure(stage, crop, warmup=0, steps=3, look=False)
-    )
+def _measure_dry_step(subject: Subject, stage: Stage, crop: int) -> StageMeasurement:
+    """Measure a first step; where it was short, measure three more instead."""
+    first = subject.measure(stage, crop, warmup=0, steps=1, breakdown=False)
+    if first.ms > LONG_MS:
+        return first
+    return subject.measure(stage, crop, warmup=0, steps=3, breakdown=False)
 
 
-def _of_stage(
-    name: str, found: Mapping[int, Measured], weights: dict[str, int], trained: int, crop: int
-) -> Forecast:
-    """``trained``: bytes of the parameters that the stage trains."""
-    states, before, largest = 4 * trained, next(iter(found.values())).held_before, max(found)
-    activations = {
-        side: float(max(m.peak_memory - before - states, 0)) for side, m in found.items()
-    }
-    seconds = {side: m.ms / 1000 for side, m in found.items()}
-    expected = grown(activations, crop), grown(seconds, crop)
-    return Forecast(
-        name,
-        sorted(found),
-        weights,
-        before,
-        states,
-        *expected,
-        activations[largest],
-        seconds[largest],
-    )
+def _forecast_stage(
+    stage: Stage,
+    measurements: Mapping[int, StageMeasurement],
+    weights: dict[str, int],
+    crop: int,
+) -> StepForecast:
+    """Forecast a step of a stage.
 
-
-def fitting_crop(found: Sequence[Forecast], crop: int, unit: int, budget: float) -> int | None:
-    """The largest crop below ``crop`` at which every stage fits ``budget`` bytes; None: there is none.
-
-    Activations are taken to go with the pixels.
+    Args:
+        stage: The stage.
+        measurements: By side of the crop, the smallest first.
+        weights: Bytes by network.
+        crop: Side of the recipe's crop.
     """
+    trained = sum(tensor.nbytes for tensor in stage.module.tensors().values())
+    states = 4 * trained
+    smallest = min(measurements)
+    largest = max(measurements)
+    # Later measurements begin with memory that the first one left behind.
+    memory_before = measurements[smallest].memory_before
+    activations = {}
+    seconds = {}
+    for side, measurement in measurements.items():
+        activations[side] = float(max(measurement.peak_memory - memory_before - states, 0))
+        seconds[side] = measurement.ms / 1000
+    return StepForecast(
+        stage=stage.name,
+        crops=sorted(measurements),
+        weights=weights,
+        memory_before=memory_before,
+        states=states,
+        activations=extrapolate(activations, crop),
+        seconds=extrapolate(seconds, crop),
+        measured_activations=activations[largest],
+        measured_seconds=seconds[largest],
+    )
 
-    def fits(side: int) -> bool:
-        return all(
-            f.before + f.states + f.activations * (side / crop) ** 2 <= budget for f in found
-        )
 
-    return next((side for side in range(crop - unit, 0, -unit) if fits(side)), None)
+def find_fitting_crop(
+    forecasts: Sequence[StepForecast], crop: int, unit: int, memory_limit: float
+) -> int | None:
+    """Find the largest smaller crop at which every stage fits.
+
+    Activations count as proportional to the pixels.
+
+    Args:
+        forecasts: Of all stages.
+        crop: Side of the recipe's crop.
+        unit: What sides are multiples of.
+        memory_limit: Bytes.
+
+    Returns:
+        A side below ``crop``, or None where no crop is small enough.
+    """
+    for side in range(crop - unit, 0, -unit):
+        scale = (side / crop) ** 2
+        peaks = [f.memory_before + f.states + f.activations * scale for f in forecasts]
+        if max(peaks) <= memory_limit:
+            return side
+    return None

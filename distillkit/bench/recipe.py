@@ -1,4 +1,4 @@
-"""A recipe's training and restoring, measured on this machine."""
+"""Measure the training and restoring of a recipe on this machine."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from distillkit.bench.device import (
-    copy_bandwidth,
-    machine,
-    matrix_ceiling,
-    peak,
-    restart_peak,
+    describe_machine,
+    measure_copy,
+    measure_matmul,
+    read_peak_memory,
+    reset_peak_memory,
     synchronize,
 )
 from distillkit.bench.subject import Subject
@@ -25,61 +25,84 @@ from distillkit.recipe.load import ResolvedRecipe
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
-def bench(
-    resolved: ResolvedRecipe, *, steps: int, warmup: int = 2, images: int = 5, look: bool = True
+def measure_recipe(
+    resolved: ResolvedRecipe,
+    *,
+    steps: int,
+    warmup: int = 2,
+    images: int = 5,
+    breakdown: bool = True,
 ) -> dict[str, Any]:
-    """Measure ``steps`` steps of each stage and the restoration of ``images`` images of the size of a training crop.
+    """Measure the steps of each stage, and restoring.
 
     Args:
-        warmup: steps before them. look: make three more, for time by part, passes and FLOPs; else these are 0.
+        resolved: The recipe.
+        steps: Timed steps of each stage.
+        warmup: Steps before them.
+        images: Restored images of the size of a training crop.
+        breakdown: Make three more steps, for time by phase, NFE and FLOPs; else these are 0.
 
     Returns:
-        plain data: ``recipe``, ``sha256`` of the resolved recipe, ``crop``, ``batch``, ``machine``, ``ceilings`` (``flops`` and
-        ``copy``, each per second, measured now), ``stages`` (by name, :class:`~distillkit.bench.train.Measured`; ``stage2`` only
-        where the recipe has one) and ``restore``, None for no images.
+        Plain data: ``recipe``, ``sha256`` of the resolved recipe, ``crop``, ``batch``, ``machine``,
+            ``ceilings`` (``flops`` and ``copy``, each per second, measured now), ``stages`` (by
+            name, :class:`~distillkit.bench.train.StageMeasurement`; ``stage2`` only where the
+            recipe has one) and ``restore``, None for no images.
 
     Raises:
-        DistillkitError: weights or training images are missing, or a loss is not finite.
+        DistillkitError: Weights or training images are missing, or a loss is not finite.
     """
     subject = Subject(resolved)
-    data, device = subject.recipe.data, subject.device
+    data = subject.recipe.data
     dtype = DTYPES[subject.recipe.training.mixed_precision]
-    ceilings = {"flops": matrix_ceiling(device, dtype), "copy": copy_bandwidth(device)}
-    stages = {
-        s.name: asdict(subject.measure(s, data.crop_size, warmup=warmup, steps=steps, look=look))
-        for s in subject.stages()
+    ceilings = {
+        "flops": measure_matmul(subject.device, dtype),
+        "copy": measure_copy(subject.device),
     }
-    student = subject.student()
-    side, tradeoff = (
-        data.crop_size // subject.models.student.scale,
-        0.5 if student.variant else None,
-    )
+    stages = {}
+    for stage in subject.stages():
+        measurement = subject.measure(
+            stage, data.crop_size, warmup=warmup, steps=steps, breakdown=breakdown
+        )
+        stages[stage.name] = asdict(measurement)
+    restore = None
+    if images:
+        restore = _measure_restoring(subject, images)
     return {
         "recipe": subject.recipe.name,
         "sha256": hashlib.sha256(resolved.to_toml().encode()).hexdigest(),
         "crop": data.crop_size,
         "batch": data.batch_size,
-        "machine": machine(device),
+        "machine": describe_machine(subject.device),
         "ceilings": ceilings,
         "stages": stages,
-        "restore": _restoring(Restorer(student, device), side, tradeoff, images)
-        if images
-        else None,
+        "restore": restore,
     }
 
 
-def _restoring(
-    restorer: Restorer, side: int, tradeoff: float | None, images: int
-) -> dict[str, float]:
-    """Images of ``side`` x ``side`` input pixels restored per second, megapixels of the result per second, and peak bytes."""
+def _measure_restoring(subject: Subject, images: int) -> dict[str, float]:
+    """Measure how fast the student restores images that enlarge to a training crop.
+
+    Returns:
+        ``side`` of the inputs in pixels, ``images_per_s``, ``megapixels_per_s`` of the results and
+            ``peak_memory`` in bytes.
+    """
+    student = subject.build_student()
+    restorer = Restorer(student, subject.device)
+    tradeoff = 0.5 if student.variant else None
+    crop = subject.recipe.data.crop_size
+    side = crop // restorer.scale
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     restorer(image, tradeoff)
-    restart_peak(restorer.device)
-    synchronize(restorer.device)
-    began = time.perf_counter()
+    reset_peak_memory(subject.device)
+    synchronize(subject.device)
+    start = time.perf_counter()
     for _ in range(images):
         restorer(image, tradeoff)
-    seconds = (time.perf_counter() - began) / images
+    seconds = (time.perf_counter() - start) / images
     megapixels = (side * restorer.scale) ** 2 / 1e6
-    found = {"side": side, "images_per_s": 1 / seconds, "megapixels_per_s": megapixels / seconds}
-    return found | {"peak_memory": peak(restorer.device)}
+    return {
+        "side": side,
+        "images_per_s": 1 / seconds,
+        "megapixels_per_s": megapixels / seconds,
+        "peak_memory": read_peak_memory(subject.device),
+    }

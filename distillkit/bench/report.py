@@ -1,4 +1,4 @@
-"""A measurement, or several of them side by side, as text."""
+"""Show a measurement, or several of them side by side, as text."""
 
 from __future__ import annotations
 
@@ -9,78 +9,90 @@ from typing import Any
 GIB = 2**30
 
 
-def as_text(found: Mapping[str, Any]) -> str:
-    """One measurement of :func:`distillkit.bench.recipe.bench`."""
-    return "\n".join(_lines(found))
+def format_measurement(measurement: Mapping[str, Any]) -> str:
+    """Show one measurement of :func:`distillkit.bench.recipe.measure_recipe`."""
+    stages = measurement["stages"]
+    lines = [*_describe_setup(measurement), "", *_tabulate_speed(measurement)]
+    # Without a breakdown there are no FLOPs, phases and NFE.
+    if any(stage["flops"] for stage in stages.values()):
+        lines += ["", *_tabulate_phases(stages), "", *_list_nfe(stages)]
+    return "\n".join(lines)
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    machine, ceilings, restore = found["machine"], found["ceilings"], found["restore"]
-    yield f"{found['recipe']} ({found['sha256'][:8]}), crop {found['crop']}, batch {found['batch']}"
-    yield f"{machine['device']}, {machine['name']}, {machine['threads']} threads, torch {machine['packages']['torch']}"
-    yield f"ceilings: {ceilings['flops'] / 1e9:,.0f} GFLOP/s in matrix products, {ceilings['copy'] / 1e9:,.0f} GB/s copied"
-    yield ""
-    yield f"{'':<8}{'ms/step':>10}{'images/s':>10}{'GFLOP':>10}{'of ceiling':>12}{'peak GiB':>10}{'waiting':>9}"
-    for name, stage in found["stages"].items():
-        share = stage["flops"] / (stage["ms"] / 1000) / ceilings["flops"]
-        work = (
-            f"{stage['flops'] / 1e9:>10,.1f}{share:>12.0%}"
-            if stage["flops"]
-            else f"{'-':>10}{'-':>12}"
-        )
-        yield (
-            f"{name:<8}{stage['ms']:>10,.1f}{stage['images_per_s']:>10.2f}{work}"
-            f"{stage['peak_memory'] / GIB:>10.2f}{stage['loader_wait']:>9.1%}"
-        )
+def _describe_setup(measurement: Mapping[str, Any]) -> Iterator[str]:
+    machine = measurement["machine"]
+    recipe = f"{measurement['recipe']} ({measurement['sha256'][:8]})"
+    yield f"{recipe}, crop {measurement['crop']}, batch {measurement['batch']}"
+    processor = f"{machine['device']}, {machine['name']}, {machine['threads']} threads"
+    yield f"{processor}, torch {machine['packages']['torch']}"
+    gigaflops = measurement["ceilings"]["flops"] / 1e9
+    gigabytes = measurement["ceilings"]["copy"] / 1e9
+    yield f"ceilings: {gigaflops:,.0f} GFLOP/s in matrix products, {gigabytes:,.0f} GB/s copied"
+
+
+def _tabulate_speed(measurement: Mapping[str, Any]) -> Iterator[str]:
+    times = f"{'':<8}{'ms/step':>10}{'images/s':>10}"
+    yield f"{times}{'GFLOP':>10}{'of ceiling':>12}{'peak GiB':>10}{'waiting':>9}"
+    for name, stage in measurement["stages"].items():
+        operations = f"{'-':>10}{'-':>12}"
+        if stage["flops"]:
+            rate = stage["flops"] / (stage["ms"] / 1000)
+            share = rate / measurement["ceilings"]["flops"]
+            operations = f"{stage['flops'] / 1e9:>10,.1f}{share:>12.0%}"
+        times = f"{name:<8}{stage['ms']:>10,.1f}{stage['images_per_s']:>10.2f}"
+        memory = f"{stage['peak_memory'] / GIB:>10.2f}"
+        yield f"{times}{operations}{memory}{stage['loader_wait']:>9.1%}"
+    restore = measurement["restore"]
     if restore:
-        rate, of = (
-            restore["images_per_s"],
-            f"{restore['side']} x {restore['side']} px, {restore['megapixels_per_s']:.2f} MP/s",
-        )
-        yield f"{'restore':<8}{1000 / rate:>10,.1f}{rate:>10.2f}{'':>22}{restore['peak_memory'] / GIB:>10.2f}   {of}"
-    if not any(stage["flops"] for stage in found["stages"].values()):
-        return
-    yield ""
-    parts = next(iter(found["stages"].values()))["parts"]
-    yield f"{'':<8}" + "".join(f"{part:>11}" for part in parts)
-    for name, stage in found["stages"].items():
-        yield f"{name:<8}" + "".join(f"{share:>11.1%}" for share in stage["parts"].values())
-    yield ""
-    for name, stage in found["stages"].items():
-        yield f"{name:<8}passes of an image: " + ", ".join(
-            f"{network} {n:g}" for network, n in stage["passes"].items()
-        )
+        images_per_s = restore["images_per_s"]
+        times = f"{'restore':<8}{1000 / images_per_s:>10,.1f}{images_per_s:>10.2f}"
+        memory = f"{'':>22}{restore['peak_memory'] / GIB:>10.2f}"
+        size = f"{restore['side']} x {restore['side']} px"
+        yield f"{times}{memory}   {size}, {restore['megapixels_per_s']:.2f} MP/s"
 
 
-def as_comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Settings side by side: medians over their measurements, and ratios to the first row.
+def _tabulate_phases(stages: Mapping[str, Any]) -> Iterator[str]:
+    first = next(iter(stages.values()))
+    yield f"{'':<8}" + "".join(f"{phase:>11}" for phase in first["phases"])
+    for name, stage in stages.items():
+        yield f"{name:<8}" + "".join(f"{share:>11.1%}" for share in stage["phases"].values())
 
-    On a CPU "faster" compares the seconds computed, which other work on the machine does not stretch; else the time that passes.
+
+def _list_nfe(stages: Mapping[str, Any]) -> Iterator[str]:
+    for name, stage in stages.items():
+        counts = ", ".join(f"{network} {nfe:g}" for network, nfe in stage["nfe"].items())
+        yield f"{name:<8}NFE: {counts}"
+
+
+def format_comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Show settings side by side: medians, and ratios to the first row.
+
+    On a CPU "faster" compares CPU seconds, which other work on the machine does not stretch; on a
+    GPU it compares wall time.
 
     Args:
-        rows: by what is set, measurements of the same stages.
+        rows: By setting, measurements of the same stages.
     """
-    lines = [
-        f"{'':<8}{'ms/step':>10}{'CPU ms':>10}{'faster':>8}{'GFLOP':>10}{'peak GiB':>10}{'memory':>8}  setting"
-    ]
-    first = next(iter(rows.values()))
-    counted = "cpu_ms" if first[0]["machine"]["device"] == "cpu" else "ms"
-
-    def figures(row: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
-        return {
-            key: median(found["stages"][stage][key] for found in row)
-            for key in ("ms", "cpu_ms", "flops", "peak_memory")
-        }
-
-    for stage in first[0]["stages"]:
-        reference = figures(first, stage)
+    times = f"{'':<8}{'ms/step':>10}{'CPU ms':>10}{'faster':>8}"
+    lines = [f"{times}{'GFLOP':>10}{'peak GiB':>10}{'memory':>8}  setting"]
+    reference_row = next(iter(rows.values()))
+    on_cpu = reference_row[0]["machine"]["device"] == "cpu"
+    clock = "cpu_ms" if on_cpu else "ms"
+    for stage in reference_row[0]["stages"]:
+        reference = _medians(reference_row, stage)
         for setting, row in rows.items():
-            own = figures(row, stage)
-            faster, share = (
-                reference[counted] / own[counted],
-                own["peak_memory"] / reference["peak_memory"],
-            )
-            times = f"{own['ms']:>10,.1f}{own['cpu_ms']:>10,.1f}{faster:>7.2f}x"
-            sizes = f"{own['flops'] / 1e9:>10,.1f}{own['peak_memory'] / GIB:>10.2f}{share:>7.2f}x"
-            lines.append(f"{stage:<8}{times}{sizes}  {setting}")
+            figures = _medians(row, stage)
+            faster = reference[clock] / figures[clock]
+            share = figures["peak_memory"] / reference["peak_memory"]
+            times = f"{figures['ms']:>10,.1f}{figures['cpu_ms']:>10,.1f}{faster:>7.2f}x"
+            memory = f"{figures['peak_memory'] / GIB:>10.2f}{share:>7.2f}x"
+            lines.append(f"{stage:<8}{times}{figures['flops'] / 1e9:>10,.1f}{memory}  {setting}")
     return "\n".join(lines)
+
+
+def _medians(row: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:
+    """Take the medians of a stage over the measurements of a row."""
+    medians = {}
+    for key in ("ms", "cpu_ms", "flops", "peak_memory"):
+        medians[key] = median(measurement["stages"][stage][key] for measurement in row)
+    return medians

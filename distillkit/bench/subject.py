@@ -1,4 +1,4 @@
-"""A recipe made ready to be measured: its models loaded once, its stages in turn."""
+"""Make a recipe ready to be measured: its models loaded once, its stages in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from distillkit.bench.train import Measured, measure
+from distillkit.bench.train import StageMeasurement, measure_stage
 from distillkit.inference.student import Student
 from distillkit.objectives.controllability import Variant
 from distillkit.recipe.build import build_reconstruction_loss
@@ -24,15 +24,21 @@ from distillkit.training.stages import make_stage1, make_stage2
 
 
 class Subject:
-    """Raises DistillkitError where weights or training images are missing; held-out images may be."""
+    """A recipe that is measured, with its models on the device.
+
+    Args:
+        resolved: The recipe; its held-out images may be missing.
+
+    Raises:
+        DistillkitError: Weights or training images are missing.
+    """
 
     def __init__(self, resolved: ResolvedRecipe) -> None:
         self.resolved = _with_data(resolved, eval=[])
         self.recipe = self.resolved.recipe
         check_presence(self.resolved)
-        self.accelerator = create_accelerator(
-            self.recipe.training.model_copy(update={"log_with": []}), Path()
-        )
+        options = self.recipe.training.model_copy(update={"log_with": []})
+        self.accelerator = create_accelerator(options, Path())
         self.device = self.accelerator.device
         self.models = build_models(self.resolved, self.device)
         self.reconstruction = build_reconstruction_loss(self.resolved, self.device)
@@ -40,25 +46,21 @@ class Subject:
 
     @property
     def crop_unit(self) -> int:
-        """Training crops must be multiples of it."""
-        return lcm(
-            *(
-                self.models.student.scale * m.size_multiple
-                for m in (self.models.student, *self.models.teachers.values())
-            )
-        )
+        """The number of pixels that training crops are multiples of."""
+        student = self.models.student
+        models = (student, *self.models.teachers.values())
+        return lcm(*(student.scale * model.size_multiple for model in models))
 
-    def weights(self) -> dict[str, int]:
-        """Bytes of the tensors of each network. What several hold in common is counted for the first."""
-        teachers = {f"{role} teacher": teacher for role, teacher in self.models.teachers.items()}
-        return stored(
-            {"student": self.models.student}
-            | teachers
-            | {"perceptual distance": self.reconstruction.distance}
-        )
+    def count_weights(self) -> dict[str, int]:
+        """Count the bytes of each network's tensors; shared ones for the first."""
+        owners: dict[str, Any] = {"student": self.models.student}
+        for role, teacher in self.models.teachers.items():
+            owners[f"{role} teacher"] = teacher
+        owners["perceptual distance"] = self.reconstruction.distance
+        return count_tensor_bytes(owners)
 
     def stages(self) -> Iterator[Stage]:
-        """Stage 1, then, its adapter merged, stage 2 where the recipe has one."""
+        """Prepare stage 1, then, its adapter merged, stage 2 where there is one."""
         stage, adapter = make_stage1(self.recipe, self.models, self.reconstruction)
         yield stage
         adapter.merge()
@@ -68,38 +70,50 @@ class Subject:
             yield stage
 
     def measure(
-        self, stage: Stage, crop: int, *, warmup: int, steps: int, look: bool = True
-    ) -> Measured:
-        """Steps of ``stage`` on crops of ``crop`` pixels a side; see :func:`distillkit.bench.train.measure`."""
-        batches = open_batches(
-            _with_data(self.resolved, crop_size=crop), self.models, self.accelerator.num_processes
-        )
-        return measure(
-            stage, self.recipe, batches, self.accelerator, warmup=warmup, steps=steps, look=look
+        self, stage: Stage, crop: int, *, warmup: int, steps: int, breakdown: bool = True
+    ) -> StageMeasurement:
+        """Measure steps of a stage on crops of ``crop`` x ``crop`` pixels.
+
+        The other arguments are those of :func:`distillkit.bench.train.measure_stage`.
+        """
+        resolved = _with_data(self.resolved, crop_size=crop)
+        batches = open_batches(resolved, self.models, self.accelerator.num_processes)
+        return measure_stage(
+            stage,
+            self.recipe,
+            batches,
+            self.accelerator,
+            warmup=warmup,
+            steps=steps,
+            breakdown=breakdown,
         )
 
-    def student(self) -> Student:
-        """What the stages have made so far."""
+    def build_student(self) -> Student:
+        """Build the student that the stages have trained so far."""
         return Student(self.models.student, self._variant)
 
 
-def stored(owners: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of the tensors of each owner that is a module; memory that several share is counted for the first of them."""
+def count_tensor_bytes(owners: Mapping[str, Any]) -> dict[str, int]:
+    """Count the bytes of the tensors of each owner that is a module.
+
+    Memory that several share is counted for the first of them.
+    """
     seen: set[int] = set()
-    found = {}
+    sizes = {}
     for name, owner in owners.items():
-        if isinstance(owner, nn.Module):
-            storages = {
-                t.untyped_storage().data_ptr(): t.untyped_storage()
-                for t in (*owner.parameters(), *owner.buffers())
-            }
-            found[name] = sum(s.nbytes() for key, s in storages.items() if key not in seen)
-            seen |= storages.keys()
-    return found
+        if not isinstance(owner, nn.Module):
+            continue
+        sizes[name] = 0
+        for tensor in (*owner.parameters(), *owner.buffers()):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                sizes[name] += storage.nbytes()
+    return sizes
 
 
 def _with_data(resolved: ResolvedRecipe, **changes: Any) -> ResolvedRecipe:
-    recipe = resolved.recipe
-    return replace(
-        resolved, recipe=recipe.model_copy(update={"data": recipe.data.model_copy(update=changes)})
-    )
+    """Change values of the recipe's ``[data]`` table."""
+    data = resolved.recipe.data.model_copy(update=changes)
+    recipe = resolved.recipe.model_copy(update={"data": data})
+    return replace(resolved, recipe=recipe)

@@ -1,4 +1,4 @@
-"""Measuring the training steps of a recipe's stages, through the very loop that trains them."""
+"""Measure training steps of a recipe's stages, in the training loop of a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch.utils import flop_counter
 
-from distillkit.bench.device import held, peak, restart_peak, synchronize
-from distillkit.bench.parts import PartClock, watched
+from distillkit.bench.device import (
+    read_peak_memory,
+    read_used_memory,
+    reset_peak_memory,
+    synchronize,
+)
+from distillkit.bench.phases import PhaseClock, timed_phases
 from distillkit.data.pairs import PairedBatches
 from distillkit.recipe.schema import Recipe
 from distillkit.training.checkpoint import Checkpoints
@@ -24,47 +30,71 @@ from distillkit.training.loop import Stage, Trainer
 from distillkit.training.tracking import RunLog
 
 NEVER = 10**9
-SPLIT_STEPS = 2
+PHASE_STEPS = 2
+"""Steps that are divided into phases."""
+BREAKDOWN_STEPS = PHASE_STEPS + 1
+"""These, and one more whose FLOPs are counted."""
+
+
+def _attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return flop_counter.sdpa_flop_count(q, k, v)
+
+
+def _attention_backward_flops(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return flop_counter.sdpa_backward_flop_count(gradient, q, k, v)
+
+
 CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
-        flop_counter.sdpa_flop_count(q, k, v)
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda grad, q, k, v, *_, **__: flop_counter.sdpa_backward_flop_count(grad, q, k, v)
-    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
-"""What torch's own FLOP counter leaves out; functions of shapes."""
+"""Operations that torch's own FLOP counter leaves out; functions of shapes."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The steps of one stage."""
+class StageMeasurement:
+    """The measured steps of one stage."""
 
     ms: float
     """Median milliseconds of a step."""
     ms_all: list[float]
     cpu_ms: float
-    """Median milliseconds that this process's threads computed in a step: on a CPU that others use too, the steadier figure."""
+    """Median milliseconds that this process's threads computed in a step.
+
+    The steadier figure on a CPU that others use, too.
+    """
     images_per_s: float
     loader_wait: float
     """Share of the time spent waiting for batches."""
-    parts: dict[str, float]
-    """Share of a step's time by part."""
-    passes: dict[str, float]
-    """Passes of each network, and of the codecs, that one image takes."""
+    phases: dict[str, float]
+    """Share of a step's time by phase."""
+    nfe: dict[str, float]
+    """Evaluations of each network, and of the codecs, per image."""
     flops: int
-    """Of a step: multiplications and additions of matrix products, convolutions and attention, recomputation included. Operations
-    inside compiled code are not seen."""
+    """FLOPs of a step.
+
+    Multiplications and additions of matrix products, convolutions and attention, gradient
+    checkpointing included. Operations inside compiled code are not counted.
+    """
     peak_memory: int
     """Bytes, during the timed steps."""
-    held_before: int
+    memory_before: int
     """Bytes, before the first step."""
     losses: list[float]
-    """Of every step that was made, warm-up included."""
+    """Of every step, warm-up included."""
 
 
-class _Watch(RunLog):
-    """In the place of a run's log: times the steps, then divides a few by part, then counts one step's FLOPs."""
+class _MeasuringLog(RunLog):
+    """Replaces the log of a run: times steps, then divides some, then counts FLOPs.
+
+    Args:
+        folder: A temporary folder.
+        accelerator: Of the run.
+        stage: The stage that is trained.
+        batches: Its batches.
+        timed: The numbers of the timed steps.
+        breakdown: Divide steps into phases and count FLOPs after them.
+    """
 
     def __init__(
         self,
@@ -73,77 +103,98 @@ class _Watch(RunLog):
         stage: Stage,
         batches: PairedBatches,
         timed: range,
-        look: bool,
+        breakdown: bool,
     ) -> None:
-        super().__init__(folder / "metrics.jsonl", accelerator, lambda *_, **__: None)
-        self._timed, self._divided = timed, timed.stop + SPLIT_STEPS
-        self.steps = self._divided + 1 if look else timed.stop
-        self._subject, self._batches, self._device = stage, batches, accelerator.device
-        self._clock = PartClock(self._device)
+        super().__init__(folder / "metrics.jsonl", accelerator, _observe_nothing)
+        self.steps = timed.stop
+        """All steps that the stage has to make."""
+        if breakdown:
+            self.steps += BREAKDOWN_STEPS
+        self._timed = timed
+        self._measured_stage = stage
+        self._batches = batches
+        self._device = accelerator.device
+        self._clock = PhaseClock(self._device)
         self._flops = flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
         self._seconds: list[float] = []
         self._cpu_seconds: list[float] = []
         self._losses: list[float] = []
-        self._waited, self._memory = 0.0, 0
+        self._waited = 0.0
+        self._peak_memory = 0
 
     def begin(self, stage: str, done: int, total: int) -> None:
-        self._made, self._stage, self._watching = 0, stage, ExitStack()
-        self._held_before = held(self._device)
-        self._next(0)
+        self._step = 0
+        self._counters = ExitStack()
+        self._memory_before = read_used_memory(self._device)
+        self._begin_step()
 
     def advance(self) -> None:
         synchronize(self._device)
-        if self._made in self._timed:
-            self._seconds.append(time.perf_counter() - self._began)
-            self._cpu_seconds.append(time.process_time() - self._cpu_began)
-        self._made += 1
-        self._next(self._made)
+        if self._step in self._timed:
+            self._seconds.append(time.perf_counter() - self._start)
+            self._cpu_seconds.append(time.process_time() - self._cpu_start)
+        self._step += 1
+        self._begin_step()
 
-    def _next(self, step: int) -> None:
-        if step == self._timed.start:
-            restart_peak(self._device)
+    def _begin_step(self) -> None:
+        flops_step = self._timed.stop + PHASE_STEPS
+        if self._step == self._timed.start:
+            reset_peak_memory(self._device)
             self._waited = -self._batches.wait_seconds
-        elif step == self._timed.stop:
-            self._memory = peak(self._device)
+        elif self._step == self._timed.stop:
+            self._peak_memory = read_peak_memory(self._device)
             self._waited += self._batches.wait_seconds
-            self._clock = PartClock(self._device)
-            self._watching.enter_context(watched(self._subject, self._accelerator, self._clock))
-        elif self._timed.stop < step < self._divided:
-            self._clock.between("data")
-        elif step == self._divided:
-            self._clock.between("data")
-            self._watching.close()
-            self._watching.enter_context(self._flops)
-        self._began, self._cpu_began = time.perf_counter(), time.process_time()
+            # A new one: the time before does not count.
+            self._clock = PhaseClock(self._device)
+            phases = timed_phases(self._measured_stage, self._accelerator, self._clock)
+            self._counters.enter_context(phases)
+        elif self._timed.stop < self._step < flops_step:
+            self._clock.set_outermost("data")
+        elif self._step == flops_step:
+            self._clock.set_outermost("data")
+            self._counters.close()
+            self._counters.enter_context(self._flops)
+        # Last, so that none of the above counts.
+        self._start = time.perf_counter()
+        self._cpu_start = time.process_time()
 
     def end(self) -> None:
-        self._watching.close()
+        self._counters.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._losses.append(values.get("loss", math.nan))
 
-    def measured(self, images: int) -> Measured:
-        """``images``: crops of one step."""
-        seconds, divided = (
-            statistics.median(self._seconds),
-            sum(self._clock.seconds.values()) or 1.0,
-        )
-        return Measured(
+    def summarize(self, images: int) -> StageMeasurement:
+        """Summarize the steps.
+
+        Args:
+            images: Crops of one step.
+        """
+        seconds = statistics.median(self._seconds)
+        all_phases = sum(self._clock.seconds.values()) or 1.0
+        phases: dict[str, float] = {}
+        for phase, phase_seconds in self._clock.seconds.items():
+            phases[phase] = phase_seconds / all_phases
+        return StageMeasurement(
             ms=1000 * seconds,
             ms_all=[round(1000 * s, 3) for s in self._seconds],
             cpu_ms=1000 * statistics.median(self._cpu_seconds),
             images_per_s=images / seconds,
             loader_wait=self._waited / sum(self._seconds),
-            parts={part: s / divided for part, s in self._clock.seconds.items()},
-            passes={name: n / SPLIT_STEPS / images for name, n in self._clock.passes.items()},
+            phases=phases,
+            nfe={name: n / PHASE_STEPS / images for name, n in self._clock.nfe.items()},
             flops=self._flops.get_total_flops(),
-            peak_memory=self._memory,
-            held_before=self._held_before,
+            peak_memory=self._peak_memory,
+            memory_before=self._memory_before,
             losses=self._losses,
         )
 
 
-def measure(
+def _observe_nothing(*args: Any, **kwargs: Any) -> None:
+    """Leave plugins out of a measurement."""
+
+
+def measure_stage(
     stage: Stage,
     recipe: Recipe,
     batches: PairedBatches,
@@ -151,21 +202,31 @@ def measure(
     *,
     warmup: int,
     steps: int,
-    look: bool = True,
-) -> Measured:
-    """Train ``stage`` for ``warmup`` steps, ``steps`` that are timed, and with ``look`` three more to see parts, passes and FLOPs.
+    breakdown: bool = True,
+) -> StageMeasurement:
+    """Train a stage for a few steps and measure them.
+
+    Args:
+        stage: The stage.
+        recipe: Its recipe.
+        batches: Its batches.
+        accelerator: Of the run.
+        warmup: Steps before the timed ones.
+        steps: Timed steps.
+        breakdown: Make three more steps, for time by phase, NFE and FLOPs.
 
     Raises:
-        DistillkitError: the losses are not finite.
+        DistillkitError: The losses are not finite.
     """
     options = recipe.training.model_copy(
         update={"logging_steps": 1, "checkpointing_steps": NEVER, "validation_steps": 0}
     )
-    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        watch = _Watch(
-            Path(folder), accelerator, stage, batches, range(warmup, warmup + steps), look
-        )
-        checkpoints = Checkpoints(Path(folder) / "checkpoints", 1)
-        timed = replace(stage, steps=watch.steps, offset=0)
-        Trainer(timed, batches, options, recipe.seed, accelerator, checkpoints, watch).train()
-    return watch.measured(recipe.data.batch_size * recipe.training.gradient_accumulation_steps)
+    timed = range(warmup, warmup + steps)
+    with tempfile.TemporaryDirectory(prefix="distillkit-") as name:
+        folder = Path(name)
+        log = _MeasuringLog(folder, accelerator, stage, batches, timed, breakdown)
+        checkpoints = Checkpoints(folder / "checkpoints", 1)
+        short_stage = replace(stage, steps=log.steps, offset=0)
+        trainer = Trainer(short_stage, batches, options, recipe.seed, accelerator, checkpoints, log)
+        trainer.train()
+    return log.summarize(recipe.data.batch_size * recipe.training.gradient_accumulation_steps)

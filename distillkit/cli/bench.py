@@ -17,10 +17,14 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
     images: Annotated[
-        int, typer.Option(min=0, help="images of the crop's size restored; not with --compare")
+        int,
+        typer.Option(min=0, help="images of the crop's size restored; not with --compare"),
     ] = 5,
-    look: Annotated[bool, typer.Option(help="three more steps: time by part, NFE, FLOPs")] = True,
-    compare: Annotated[
+    breakdown: Annotated[
+        bool,
+        typer.Option(help="three more steps: time by phase, NFE, FLOPs"),
+    ] = True,
+    alternatives: Annotated[
         list[str] | None,
         typer.Option(
             "--compare",
@@ -29,32 +33,42 @@ def bench(
         ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(min=1, help="of --compare: times that all settings are measured in turn")
+        int,
+        typer.Option(min=1, help="of --compare: times that all settings are measured in turn"),
     ] = 1,
-    json_: Annotated[
+    json_file: Annotated[
         Path | None,
         typer.Option("--json", help="a file for the results, with machine and versions"),
     ] = None,
 ) -> None:
     """Measure the speed of training and restoring.
 
-    Time by part, memory, network evaluations, and FLOPs against what the machine can do.
+    Time by phase, memory, network evaluations, and FLOPs against what the machine can do.
     """
     resolved = load_recipe(recipe, overrides)
-    from distillkit.bench.report import as_comparison, as_text
+    results: dict[str, Any]
+    # Imported here: torch would delay the help of every command.
+    from distillkit.bench.report import format_comparison, format_measurement
 
-    found: Any
-    if compare:
-        from distillkit.bench.compare import compare as measure_all
+    if alternatives:
+        from distillkit.bench.alternatives import measure_alternatives
 
-        found = measure_all(
-            recipe, overrides or [], compare, steps=steps, warmup=warmup, rounds=rounds, look=look
+        results = measure_alternatives(
+            recipe,
+            overrides or [],
+            alternatives,
+            steps=steps,
+            warmup=warmup,
+            rounds=rounds,
+            breakdown=breakdown,
         )
-        typer.echo(as_comparison(found))
+        typer.echo(format_comparison(results))
     else:
-        from distillkit.bench.recipe import bench as measure
+        from distillkit.bench.recipe import measure_recipe
 
-        found = measure(resolved, steps=steps, warmup=warmup, images=images, look=look)
-        typer.echo(as_text(found))
-    if json_ is not None:
-        json_.write_text(json.dumps(found, indent=2) + "\n")
+        results = measure_recipe(
+            resolved, steps=steps, warmup=warmup, images=images, breakdown=breakdown
+        )
+        typer.echo(format_measurement(results))
+    if json_file is not None:
+        json_file.write_text(json.dumps(results, indent=2) + "\n")
