@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillkit.bench.subject import Subject
-from distillkit.bench.train import Measured
+from distillkit.bench.train import StageMeasurement
 from distillkit.recipe.load import load_recipe
 
 NAMES = ("no cache", "empty", "full")
@@ -67,7 +67,7 @@ def main() -> None:
 
 def measured(
     arguments: argparse.Namespace, folder: Path
-) -> Iterator[tuple[str, str, Measured, str]]:
+) -> Iterator[tuple[str, str, StageMeasurement, str]]:
     """Yield name, stage, measurement and type of device, three times for each stage."""
     cached = ["training.cache_gib=4", f"training.cache_dir='{folder}'"]
     for name in NAMES:
@@ -81,7 +81,7 @@ def measured(
             yield (
                 name,
                 stage.name,
-                subject.measure(stage, crop, warmup=1, steps=arguments.steps, look=False),
+                subject.measure(stage, crop, warmup=1, steps=arguments.steps, breakdown=False),
                 device,
             )
 

@@ -7,7 +7,7 @@ OSEDiff and ResShift with random values (6 GB), a few random images, and ``fulls
 ``recipes/ctsr_sr4x.toml`` reading these (with ST-LPIPS-VGG in place of LPIPS-VGG: the same trunk).
 Then runs ``benchmarks/ratios.py`` on it, with all further options, for instance
 
-    python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --no-look \\
+    python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --no-breakdown \\
         --engine 'training.mixed_precision="bf16"; training.recast_weights=true'
 
 ``--only-write`` stops before that: ``distillkit doctor FOLDER/fullsize.toml`` and ``distillkit

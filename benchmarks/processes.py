@@ -92,7 +92,7 @@ def work(arguments: argparse.Namespace) -> None:
     subject = Subject(load_recipe(arguments.recipe, arguments.sets))
     stage = next(subject.stages())
     own = subject.measure(
-        stage, subject.recipe.data.crop_size, warmup=3, steps=arguments.steps, look=False
+        stage, subject.recipe.data.crop_size, warmup=3, steps=arguments.steps, breakdown=False
     )
     every = gather_object([own])
     if subject.accelerator.is_main_process:

@@ -23,12 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from baseline import Baseline
-from torch.utils.flop_counter import FlopCounterMode
 
-from distillkit.bench.compare import measure_apart
-from distillkit.bench.device import give_back, machine, peak, restart_peak, synchronize
-from distillkit.bench.report import as_comparison
-from distillkit.bench.train import CPU_ATTENTION, SPLIT_STEPS
+from distillkit.bench.alternatives import measure_in_subprocess
+from distillkit.bench.device import (
+    describe_machine,
+    read_peak_memory,
+    release_memory,
+    reset_peak_memory,
+    synchronize,
+)
+from distillkit.bench.report import format_comparison
+from distillkit.bench.train import BREAKDOWN_STEPS, make_flop_counter
 from distillkit.recipe.build import pick_device
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.runs.run import open_batches
@@ -67,8 +72,8 @@ def main() -> None:
         "--rounds", type=int, default=1, help="times that all rows are measured in turn"
     )
     parser.add_argument(
-        "--no-look",
-        dest="look",
+        "--no-breakdown",
+        dest="breakdown",
         action="store_false",
         help="leave out three more steps that count FLOPs",
     )
@@ -78,7 +83,10 @@ def main() -> None:
     sets = [*PLAIN, *arguments.sets]
     if arguments.baseline_only:
         found = measure_baseline(
-            load_recipe(arguments.recipe, sets), arguments.warmup, arguments.steps, arguments.look
+            load_recipe(arguments.recipe, sets),
+            arguments.warmup,
+            arguments.steps,
+            arguments.breakdown,
         )
         arguments.baseline_only.write_text(json.dumps(found))
         return
@@ -97,8 +105,8 @@ def compare(
         rows.setdefault("baseline", []).append(_baseline_apart(recipe, sets, options))
         for text in ("", *alternatives):
             own = [*sets, *(s.strip() for s in text.split(";") if s.strip())]
-            found = measure_apart(
-                recipe, own, options.steps, warmup=options.warmup, look=options.look
+            found = measure_in_subprocess(
+                recipe, own, options.steps, warmup=options.warmup, breakdown=options.breakdown
             )
             rows.setdefault(f"engine {text}".strip(), []).append(found)
     return rows
@@ -106,7 +114,7 @@ def compare(
 
 def report(rows: dict[str, list[dict[str, Any]]]) -> str:
     """The table, and the largest relative difference of each row's losses from the baseline's."""
-    lines = [as_comparison(rows), ""]
+    lines = [format_comparison(rows), ""]
     plain = rows["baseline"][0]["stages"]
     for name, (found, *_) in list(rows.items())[1:]:
         for stage, measured in found["stages"].items():
@@ -119,33 +127,34 @@ def report(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def measure_baseline(
-    resolved: ResolvedRecipe, warmup: int, steps: int, look: bool
+    resolved: ResolvedRecipe, warmup: int, steps: int, breakdown: bool
 ) -> dict[str, Any]:
     """Measure the baseline's steps in this process, as the engine's are measured."""
     device = pick_device(None)
     plain, stages = Baseline(resolved, device), {}
     batches = open_batches(resolved, plain, 1)
-    made = (
-        warmup + steps + (SPLIT_STEPS + 1 if look else 0)
-    )  # as many as the engine makes before its stage 2
+    # As many as the engine makes before its stage 2.
+    made = warmup + steps
+    if breakdown:
+        made += BREAKDOWN_STEPS
     for name in ("stage1", "stage2") if resolved.recipe.stage2.steps else ("stage1",):
         times: list[tuple[float, float]] = []
         losses: list[float] = []
-        counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+        counter = make_flop_counter()
         stream = getattr(plain, name)(batches, made)
-        give_back(device)  # as the engine's measurement does before each stage
+        release_memory(device)  # as the engine's measurement does before each stage
         for step in range(made):
             if step == warmup:
-                restart_peak(device)
-            if look and step == made - 1:
+                reset_peak_memory(device)
+            if breakdown and step == made - 1:
                 counter.__enter__()
             before = time.perf_counter(), time.process_time()
             losses.append(float(sum(next(stream).values())))
             synchronize(device)
             if warmup <= step < warmup + steps:
                 times.append((time.perf_counter() - before[0], time.process_time() - before[1]))
-                memory = peak(device)
-        if look:
+                memory = read_peak_memory(device)
+        if breakdown:
             counter.__exit__(None, None, None)
         next(stream, None)  # ends the stage
         ms, cpu_ms = (1000 * statistics.median(column) for column in zip(*times, strict=True))
@@ -157,7 +166,7 @@ def measure_baseline(
             "losses": losses,
         }
         stages[name] = found
-    return {"machine": machine(device), "stages": stages}
+    return {"machine": describe_machine(device), "stages": stages}
 
 
 def _baseline_apart(recipe: Path, sets: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -176,7 +185,7 @@ def _baseline_apart(recipe: Path, sets: list[str], options: argparse.Namespace) 
             str(options.steps),
             "--warmup",
             str(options.warmup),
-            *(() if options.look else ("--no-look",)),
+            *(() if options.breakdown else ("--no-breakdown",)),
         ]
         subprocess.run(command, check=True)
         return json.loads(kept.read_text())

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from distillkit.bench.compare import measure_apart
+from distillkit.bench.alternatives import measure_in_subprocess
 from distillkit.recipe.load import load_recipe
 
 CYCLE = 2
@@ -101,12 +101,12 @@ def main() -> None:
             for sets in dict.fromkeys(
                 sets for row in chosen for sets in (row.base, row.base + row.sets)
             ):
-                measured = measure_apart(
+                measured = measure_in_subprocess(
                     arguments.recipe,
                     [*arguments.sets, *sets],
                     arguments.steps,
                     warmup=CYCLE,
-                    look=False,
+                    breakdown=False,
                 )
                 found.setdefault("; ".join(sets), []).append(measured)
     print("\n".join([*table(chosen, found), "", told_bf16()]))

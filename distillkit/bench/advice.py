@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from distillkit.bench.alternatives import measure_in_subprocess
@@ -47,8 +47,7 @@ def examine(
     """
     say(f"\nrecipe       {resolved.path}")
     needs = list_needs(resolved)
-    for line in _format_needs(needs, resolved.path):
-        say(line)
+    _say_all(say, _format_needs(needs, resolved.path))
     if not needs.can_train:
         return False
     try:
@@ -56,13 +55,11 @@ def examine(
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        for line in _format_out_of_memory(error, resolved.recipe):
-            say(line)
+        _say_all(say, _format_out_of_memory(error, resolved.recipe))
         return False
     memory_limit = memory_limit or device_memory or float("inf")
     for forecast in forecasts:
-        for line in _format_forecast(forecast, resolved.recipe, memory_limit):
-            say(line)
+        _say_all(say, _format_forecast(forecast, resolved.recipe, memory_limit))
     disk = _estimate_disk(forecasts, resolved.recipe)
     free = shutil.disk_usage(Path.cwd()).free
     say(
@@ -70,11 +67,14 @@ def examine(
         f"{free / 1e9:.1f} GB free in {Path.cwd()}"
     )
     if check:
-        for line in _check_forecasts(forecasts, resolved, overrides):
-            say(line)
-    for line in _advise(forecasts, resolved, overrides, crop_unit, memory_limit):
-        say(line)
+        _say_all(say, _check_forecasts(forecasts, resolved, overrides))
+    _say_all(say, _advise(forecasts, resolved, overrides, crop_unit, memory_limit))
     return _fit(forecasts, memory_limit) and disk < free and not needs.missing
+
+
+def _say_all(say: Say, lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line)
 
 
 def _format_needs(needs: Needs, recipe: Path) -> Iterator[str]:
@@ -137,8 +137,8 @@ def _format_forecast(forecast: StepForecast, recipe: Recipe, memory_limit: float
     if forecast.peak > memory_limit:
         total += ": TOO MUCH"
     yield total
-    stages = {"stage1": recipe.stage1, "stage2": recipe.stage2}
-    steps = stages[forecast.stage].steps
+    steps_of = {"stage1": recipe.stage1.steps, "stage2": recipe.stage2.steps}
+    steps = steps_of[forecast.stage]
     hours = forecast.seconds * steps / 3600
     yield f"  {'seconds a step':<32}{forecast.seconds:>9.2f}   {steps} steps: {hours:.1f} hours"
 

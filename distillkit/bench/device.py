@@ -115,10 +115,8 @@ def measure_copy(device: torch.device, seconds: float = 0.3) -> float:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Describe the device, the system and the package versions of a measurement."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = cpu_name()
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     return {
         "device": str(device),
         "name": name,

@@ -51,6 +51,28 @@ CPU_ATTENTION = {
 """Operations that torch's own FLOP counter leaves out; functions of shapes."""
 
 
+class _NoModules:
+    """Replaces the module tracker of torch's FLOP counter: only totals are read here.
+
+    The tracker fails inside ``torch.autograd.grad``, which the per-term backward pass uses.
+    """
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+def make_flop_counter() -> flop_counter.FlopCounterMode:
+    """Make a counter of all FLOPs in its context, attention on a CPU included."""
+    counter = flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
+
+
 @dataclass(frozen=True)
 class StageMeasurement:
     """The measured steps of one stage."""
@@ -115,7 +137,7 @@ class _MeasuringLog(RunLog):
         self._batches = batches
         self._device = accelerator.device
         self._clock = PhaseClock(self._device)
-        self._flops = flop_counter.FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+        self._flops = make_flop_counter()
         self._seconds: list[float] = []
         self._cpu_seconds: list[float] = []
         self._losses: list[float] = []

@@ -11,7 +11,8 @@ import typer
 from distillkit.cli.arguments import Overrides, RecipeFile, load_recipe
 
 
-def bench(
+# Typer reads one option from each parameter.
+def bench(  # noqa: PLR0913
     recipe: RecipeFile,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,

@@ -57,7 +57,8 @@ def evaluate(
         typer.echo(f"open {report}")
 
 
-def compare(
+# Typer reads one option from each parameter.
+def compare(  # noqa: PLR0913
     gt: Annotated[Path, typer.Option(metavar="DIR", help="folder of the ground truth")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="folder of the results")],
     method: Methods,

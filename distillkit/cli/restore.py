@@ -29,7 +29,8 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             :func:`~distillkit.inference.files.restore_image`.
     """
 
-    def command(
+    # Typer reads one option from each parameter.
+    def command(  # noqa: PLR0913
         inputs: Annotated[
             list[Path],
             typer.Argument(metavar="IN...", help='files, folders, patterns ("photos/**/*.jpg")'),
