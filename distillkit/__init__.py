@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from distillkit.diffusion.model import DiffusionModel as DiffusionModel
     from distillkit.diffusion.model import ModelInput as ModelInput
     from distillkit.diffusion.model import OutputTeacher as OutputTeacher
+    from distillkit.diffusion.model import RestorationModel as RestorationModel
     from distillkit.diffusion.process import Coefficients as Coefficients
     from distillkit.diffusion.process import ContinuousProcess as ContinuousProcess
     from distillkit.diffusion.process import (
@@ -93,7 +94,13 @@ _HOME = {
     "data.pairs": ["BatchSettings", "PairedBatches"],
     "data.sources": ["open_source"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
-    "diffusion.model": ["Condition", "DiffusionModel", "ModelInput", "OutputTeacher"],
+    "diffusion.model": [
+        "Condition",
+        "DiffusionModel",
+        "ModelInput",
+        "OutputTeacher",
+        "RestorationModel",
+    ],
     "diffusion.process": [
         "Coefficients",
         "ContinuousProcess",

@@ -11,7 +11,12 @@ from toy_models import ToyModel, unshuffled
 from distillkit import ModelInput
 from distillkit.adapters import add_adapter
 from distillkit.adapters.sharing import share_storage
-from distillkit.objectives.controllability import AdapterScaling, Stage2Batch
+from distillkit.objectives.adapter_scaling import (
+    AdapterScaling,
+    ReconstructionObjective,
+    TeacherObjective,
+)
+from distillkit.objectives.controllability import Stage2Batch
 from distillkit.objectives.dual_teacher import StudentOutput, score_distillation
 from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
@@ -111,9 +116,10 @@ def make_variant(name):
         return Oftsr(model)
     adapter = add_trained_adapter(model.network)
     if name == "teacher":
-        return AdapterScaling(model, adapter)
+        return AdapterScaling(model, adapter, TeacherObjective())
     if name == "reconstruction":
-        return AdapterScaling(model, adapter, ReconstructionLoss())
+        objective = ReconstructionObjective(model, ReconstructionLoss(), 40.0)
+        return AdapterScaling(model, adapter, objective)
     return {"eq8": CtsrEq8, "alg2": CtsrAlg2}[name](model, adapter)
 
 
@@ -129,6 +135,8 @@ def stage2_batch(variant, lq, gt):
         gt=gt,
         start=start,
         faithful_target=lambda: gt,
+        realistic_image=lambda: gt,
+        faithful_image=lambda: gt,
         generator=torch.Generator().manual_seed(5),
         student_generator=torch.Generator,
         step=0,

@@ -15,11 +15,12 @@ from distillkit import (
     VariancePreserving,
 )
 from distillkit.adapters import add_adapter
-from distillkit.objectives.controllability import (
+from distillkit.objectives.adapter_scaling import (
     AdapterScaling,
-    Stage2Batch,
-    tradeoff_timestep,
+    ReconstructionObjective,
+    TeacherObjective,
 )
+from distillkit.objectives.controllability import Stage2Batch, tradeoff_timestep
 from distillkit.objectives.dual_teacher import (
     StudentOutput,
     draw_timesteps,
@@ -236,6 +237,8 @@ def stage2_batch(variant, batch, z_1=None, step=0, seed=0):
         gt=gt,
         start=start,
         faithful_target=lambda: z_1,
+        realistic_image=lambda: z_1,
+        faithful_image=lambda: z_1,
         generator=gen(seed),
         student_generator=gen,
         step=step,
@@ -244,11 +247,14 @@ def stage2_batch(variant, batch, z_1=None, step=0, seed=0):
 
 
 def variants():
-    def adapter_scaling(reconstruction=None):
+    def adapter_scaling(target):
         def build():
             student = ToyModel(seed=2)
             adapter = add_adapter(student.network, "lora", rank=4)
-            return AdapterScaling(student, adapter, reconstruction)
+            objective = TeacherObjective()
+            if target == "reconstruction":
+                objective = ReconstructionObjective(student, ReconstructionLoss(), 40.0)
+            return AdapterScaling(student, adapter, objective)
 
         return build
 
@@ -260,8 +266,8 @@ def variants():
         return build
 
     return {
-        "adapter_scaling-teacher": adapter_scaling(),
-        "adapter_scaling-reconstruction": adapter_scaling(ReconstructionLoss()),
+        "adapter_scaling-teacher": adapter_scaling("teacher"),
+        "adapter_scaling-reconstruction": adapter_scaling("reconstruction"),
         "ctsr_eq8": literal(CtsrEq8),
         "ctsr_alg2": literal(CtsrAlg2),
         "oftsr": lambda: Oftsr(ToyModel(seed=2).requires_grad_(False)),
@@ -339,8 +345,7 @@ def test_the_reconstruction_target_weights_l2_geometrically(batch):
     variant = AdapterScaling(
         student,
         add_adapter(student.network, "lora"),
-        ReconstructionLoss(l2_weight=10.0),
-        l2_weight_ratio=40.0,
+        ReconstructionObjective(student, ReconstructionLoss(l2_weight=10.0), 40.0),
         faithful_every=1,
     )
     error = (student.generate(student.condition(ModelInput(batch[0]))) - batch[1]).square().mean()

@@ -158,6 +158,7 @@ def test_names_options_and_defaults_are_filled_in(write: Write) -> None:
         "degradation": "toy/blur",
         "data.train.0": "toy/photos",
         "stage1.reconstruction.perceptual_metric": "distillkit/lpips-vgg",
+        "stage2.line.perceptual_metrics.0": "distillkit/lpips-vgg",
         "evaluation.metrics.0": "distillkit/psnr",
         "evaluation.metrics.1": "distillkit/ssim",
         "evaluation.metrics.2": "distillkit/lpips-vgg",
@@ -422,7 +423,8 @@ def test_an_output_teacher_asked_for_a_score_is_refused_with_what_each_offers(wr
         "r.toml:3  teachers.realness.use - toy/sharpen offers no score, "
         'but stage1.teachers.realness.term = "score"; '
         'set that to "output" or name another teacher',
-        "    role      teacher       score  output",
+        "    role      model         score  output",
+        "    student   toy/student   yes    yes",
         "    fidelity  toy/faithful  yes    yes",
         "    realness  toy/sharpen   no     yes",
     ]

@@ -14,7 +14,7 @@ from distillkit.adapters import add_adapter
 from distillkit.errors import DataError, PluginError
 from distillkit.inference.interpolation import plan_interpolation
 from distillkit.inference.student import Student
-from distillkit.objectives.controllability import AdapterScaling
+from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrEq8
 

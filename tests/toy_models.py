@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distillkit import CosineVariancePreserving, Identity, PixelUnshuffle
 from distillkit.diffusion.codec import Codec
-from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput
+from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput, RestorationModel
 from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 
@@ -45,6 +45,22 @@ class ToyNetwork(nn.Module):
         for block in self.middle:
             hidden = block(hidden)
         return self.last(F.silu(hidden))
+
+
+class Enlarger(RestorationModel):
+    """A student from image to image, without a denoiser; its weights depend on ``seed`` alone."""
+
+    def __init__(self, seed: int = 0, scale: int = 2) -> None:
+        super().__init__()
+        self.scale = scale
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.network = nn.Sequential(
+                nn.Conv2d(3, 8, 3, padding=1),
+                nn.PReLU(8),
+                nn.Conv2d(8, 3 * scale**2, 3, padding=1),
+                nn.PixelShuffle(scale),
+            )
 
 
 class ToyModel(DiffusionModel):

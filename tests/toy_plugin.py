@@ -75,6 +75,12 @@ def halve(options: Options) -> Halve:
     return Halve()
 
 
+def enlarger(options: Options):
+    from toy_models import Enlarger
+
+    return Enlarger(seed=options.seed, scale=options.scale)
+
+
 def photos(options: Photos):
     import datasets
 
@@ -117,7 +123,14 @@ def distillkit_students():
     return [
         StudentSpec(
             name="student", summary="toy", options="toy_plugin:Options", build="toy_plugin:model"
-        )
+        ),
+        StudentSpec(
+            name="enlarger",
+            summary="toy",
+            options="toy_plugin:Options",
+            build="toy_plugin:enlarger",
+            capabilities=frozenset({"output"}),
+        ),
     ]
 
 

@@ -64,9 +64,8 @@ class Subject:
         stage, adapter = make_stage1(self.recipe, self.models, self.reconstruction)
         yield stage
         adapter.merge()
-        self.models.teachers.pop("realness", None)
         if self.recipe.stage2.steps:
-            stage, self._variant = make_stage2(self.recipe, self.models, self.reconstruction)
+            stage, self._variant = make_stage2(self.resolved, self.models, self.reconstruction)
             yield stage
 
     def measure(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.model import Condition, DiffusionModel, RestorationModel
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Bridge:
     Between models of one space nothing happens.
     """
 
-    student: DiffusionModel
+    student: RestorationModel
     teacher: DiffusionModel
     condition: Condition
     """The teacher's condition for the same inputs."""

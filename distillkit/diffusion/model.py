@@ -1,4 +1,4 @@
-"""A diffusion model is a codec, a forward process and a denoiser: score teachers and students."""
+"""Models: a student is a codec and a network; one with a score adds a forward process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from distillkit.diffusion.codec import Codec
+from distillkit.diffusion.codec import Codec, Identity
 from distillkit.diffusion.prediction import Prediction, PredictionType, to_prediction
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.errors import DistillkitError
@@ -84,19 +84,17 @@ class OutputTeacher(Protocol):
         ...
 
 
-class DiffusionModel(nn.Module):
-    """A score teacher, or a student.
+class RestorationModel(nn.Module):
+    """A student: a codec, and a network that restores in its latent space.
 
-    A subclass sets the attributes below in its constructor and writes :meth:`condition`,
-    :meth:`forward` and :meth:`generate`.
+    As it stands, it is a network from image to image, called once. A subclass then sets
+    ``network`` and ``scale`` in its constructor, and nothing else is needed.
     """
 
     codec: Codec
-    """Not needed by a teacher that overrides ``space``, :meth:`encode` and :meth:`decode`."""
-    process: ForwardProcess
-    prediction_type: PredictionType
+    """Pixels, unless a subclass sets another one."""
     network: nn.Module
-    """The denoiser: adapters go on it, and both stages train it."""
+    """What is trained: adapters go on it."""
     scale: int = 1
     """Output size divided by input size."""
     nfe: int = 1
@@ -105,18 +103,16 @@ class DiffusionModel(nn.Module):
     """Input sides must be multiples of this; the engine pads by reflection and crops the result."""
     takes_captions: bool = False
     """Whether :meth:`condition` reads ``inputs.captions``."""
-    head: str | None = None
-    """Name, inside ``network``, of its last layer, which OFTSR sets to 0 at its start."""
 
-    @abstractmethod
+    def __init__(self) -> None:
+        super().__init__()
+        # Not a default of the class: torch would find it before a codec that is a module.
+        self.codec = Identity()
+
     def condition(self, inputs: ModelInput) -> Condition:
         """Prepare what the model needs to know about ``inputs``."""
+        return Condition(extra={"lq": inputs.lq})
 
-    @abstractmethod
-    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Return the raw network output at timesteps ``t`` (B,), shaped as ``z_t`` (B, C, h, w)."""
-
-    @abstractmethod
     def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
         """Generate a clean latent (B, C, h, w) in however many passes the model takes.
 
@@ -126,6 +122,7 @@ class DiffusionModel(nn.Module):
             condition: of the input.
             generator: a CPU generator that makes random draws repeatable.
         """
+        return self.network(condition.extra["lq"])
 
     @property
     def space(self) -> str:
@@ -146,13 +143,42 @@ class DiffusionModel(nn.Module):
         """
         return self.codec.decode(latent)
 
-    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        """Predict the clean latent and the noise in ``z_t`` (B, C, h, w) at ``t`` (B,)."""
-        output = self(z_t, t, condition)
-        return to_prediction(output, self.prediction_type, self.process, z_t, t, condition.y)
-
     def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
         """Restore ``inputs.lq`` (B, 3, h, w) to (B, 3, scale h, scale w), both in [-1, 1]."""
         condition = self.condition(inputs)
         latent = self.generate(condition, generator)
         return self.decode(latent, condition).clamp(-1, 1)
+
+
+class DiffusionModel(RestorationModel):
+    """A score teacher, or a student with a denoiser.
+
+    A subclass sets the attributes below and those of :class:`RestorationModel` in its constructor
+    and writes :meth:`condition`, :meth:`forward` and :meth:`generate`.
+    """
+
+    codec: Codec
+    """Not needed by a teacher that overrides ``space``, :meth:`encode` and :meth:`decode`."""
+    process: ForwardProcess
+    prediction_type: PredictionType
+    network: nn.Module
+    """The denoiser: adapters go on it, and both stages train it."""
+    head: str | None = None
+    """Name, inside ``network``, of its last layer, which OFTSR sets to 0 at its start."""
+
+    @abstractmethod
+    def condition(self, inputs: ModelInput) -> Condition:
+        """Prepare what the model needs to know about ``inputs``."""
+
+    @abstractmethod
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the raw network output at timesteps ``t`` (B,), shaped as ``z_t`` (B, C, h, w)."""
+
+    @abstractmethod
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        """Generate a clean latent (B, C, h, w), as :meth:`RestorationModel.generate`."""
+
+    def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """Predict the clean latent and the noise in ``z_t`` (B, C, h, w) at ``t`` (B,)."""
+        output = self(z_t, t, condition)
+        return to_prediction(output, self.prediction_type, self.process, z_t, t, condition.y)

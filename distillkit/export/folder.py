@@ -31,7 +31,7 @@ from distillkit.inference.student import (
     read_about,
     student_folder,
 )
-from distillkit.objectives.controllability import AdapterScaling
+from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe import fields
 

@@ -27,7 +27,7 @@ from distillkit.inference.student import (
     read_about,
     student_folder,
 )
-from distillkit.objectives.controllability import AdapterScaling
+from distillkit.objectives.adapter_scaling import AdapterScaling
 
 Sides = tuple[int, int]
 """Height and width of an image, in units of the model's ``size_multiple``."""

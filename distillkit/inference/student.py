@@ -18,11 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distillkit.adapters import FullAdapter
-from distillkit.diffusion.model import DiffusionModel, ModelInput, OutputTeacher
+from distillkit.diffusion.model import ModelInput, OutputTeacher, RestorationModel
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.files.atomic import atomic_dir
 from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
-from distillkit.objectives.controllability import AdapterScaling, Variant
+from distillkit.objectives.adapter_scaling import AdapterScaling
+from distillkit.objectives.controllability import Variant
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_adapter, build_variant
 from distillkit.recipe.load import ResolvedRecipe
@@ -38,7 +39,7 @@ MERGED = "network.safetensors"
 class Student:
     """A trained student, or any other model that restores."""
 
-    model: DiffusionModel | OutputTeacher
+    model: RestorationModel | OutputTeacher
     variant: Variant | None
     """What sets the tradeoff; None: the tradeoff is fixed."""
     fixed_tradeoff: float = REALISTIC
@@ -217,14 +218,14 @@ def interpolate_students(
     """
     model = load_student(first, device, stage1_only=True).model
     other = load_student(second, device, stage1_only=True).model
-    assert isinstance(model, DiffusionModel)
-    assert isinstance(other, DiffusionModel)
+    assert isinstance(model, RestorationModel)
+    assert isinstance(other, RestorationModel)
     adapter = FullAdapter(model.network)
     adapter.interpolate_toward(other.network)
     return Student(model, AdapterScaling(model, adapter))
 
 
-def build_base_model(about: Mapping[str, Any]) -> DiffusionModel:
+def build_base_model(about: Mapping[str, Any]) -> RestorationModel:
     """Build the plugin's model that a student was before both stages.
 
     Args:
@@ -236,9 +237,9 @@ def build_base_model(about: Mapping[str, Any]) -> DiffusionModel:
     options = dict(about["student"])
     spec = load_plugins().find("students", options.pop("use"))
     model = spec.create(spec.config(**options))
-    if not isinstance(model, DiffusionModel):
+    if not isinstance(model, RestorationModel):
         raise PluginError(
-            f"{spec.full_name} - builds a {type(model).__name__}, not a DiffusionModel"
+            f"{spec.full_name} - builds a {type(model).__name__}, not a RestorationModel"
         )
     return model
 

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from distillkit.diffusion.bridge import Bridge
-from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput
+from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput, RestorationModel
 from distillkit.diffusion.prediction import Prediction
 from distillkit.diffusion.process import ForwardProcess, match_timesteps
 
 ScoreWeighting = Literal["literal", "clipped", "sample"]
 TeacherGradient = Literal["full", "sds"]
+Imitator = Literal["denoiser", "output"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class ScoreTerms(NamedTuple):
     anchor: Tensor
 
 
-def score_distillation(
+# Three inputs, three models' worth of choices: a class for them would only move the list.
+def score_distillation(  # noqa: PLR0913
     teacher: DiffusionModel,
-    student: DiffusionModel,
+    student: RestorationModel,
     output: StudentOutput,
     inputs: ModelInput,
     gt: Tensor,
@@ -57,6 +59,7 @@ def score_distillation(
     *,
     weighting: ScoreWeighting = "clipped",
     gradient: TeacherGradient = "full",
+    imitator: Imitator = "denoiser",
 ) -> ScoreTerms:
     """Compute eq. 2 for the faithful teacher, eq. 3 for the realistic one.
 
@@ -80,10 +83,19 @@ def score_distillation(
             ``"sds"`` runs the teacher without gradient and pushes ``z_s`` along the weighted
             difference itself, as score distillation sampling does (the teacher's Jacobian is
             taken as 1).
+        imitator: of the student. ``"denoiser"``: eps_S, as printed. ``"output"``: z_s itself, whose
+            noise in ``z_t^s`` is known, so that *imitate* becomes ``|z_s - sg[z0_T(z_t^s)]|^2`` in
+            the same weighting, the loss of score distillation sampling. A student without a
+            denoiser has no other.
     """
     lq = inputs.lq
+    if imitator == "output":
+        student_process = teacher.process
+    else:
+        assert isinstance(student, DiffusionModel)
+        student_process = student.process
     t_teacher, t_student, kept = draw_timesteps(
-        teacher.process, student.process, len(lq), generator, lq.device
+        teacher.process, student_process, len(lq), generator, lq.device
     )
     with torch.no_grad():
         condition = teacher.condition(inputs)
@@ -106,13 +118,20 @@ def score_distillation(
             target = bridge.to_student(of_student.sample)
         # another space has noise of its own, drawn after the teacher's
         student_noise = torch.randn(output.latent.shape, generator=generator).to(z)
-    own = _ask_student(student, output, student_noise, t_student, gradient)
-    imitate_gap = _as_noise(own.sample - target, student.process, t_student, weighting)
+    if imitator == "output":
+        imitated = output.latent
+        target = target.detach()
+    else:
+        assert isinstance(student, DiffusionModel)
+        imitated = _ask_student(student, output, student_noise, t_student, gradient).sample
+    imitate_gap = _as_noise(imitated - target, student_process, t_student, weighting)
 
     imitate = _mean_square(imitate_gap, kept)
     anchor = _mean_square(anchor_gap, kept)
     if gradient == "sds":
-        imitate = imitate + _push(imitate_gap, output.latent, kept)
+        # The output's own gap has its gradient already.
+        if imitator == "denoiser":
+            imitate = imitate + _push(imitate_gap, output.latent, kept)
         anchor = anchor + _push(anchor_gap, z_s, kept)
     return ScoreTerms(imitate, anchor)
 

@@ -36,6 +36,7 @@ class Oftsr(Variant):
         PluginError: the student names no ``head``.
     """
 
+    student: DiffusionModel
     extra_nfe = 1
     needs_faithful_target = True
 

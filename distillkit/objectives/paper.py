@@ -27,6 +27,7 @@ from distillkit.tradeoff import REALISTIC, Tradeoff
 class _PaperVariant(Variant):
     """What eq. 8 and algorithm 2 share."""
 
+    student: DiffusionModel
     extra_nfe = 1
     needs_faithful_target = False
 

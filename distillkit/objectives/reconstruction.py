@@ -52,14 +52,15 @@ class ReconstructionLoss:
             losses["l1"] = self.l1_weight * error.abs().mean()
         if self.perceptual_weight > 0:
             assert self.distance is not None
-            shifted = _shifted_crops(x_0, x_gt, self.max_shift, generator)
+            shifted = shifted_crops(x_0, x_gt, self.max_shift, generator)
             losses["perceptual"] = self.perceptual_weight * self.distance(*shifted).mean()
         return losses
 
 
-def _shifted_crops(
+def shifted_crops(
     a: Tensor, b: Tensor, max_shift: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
+    """Cut the same crop, ``max_shift`` pixels smaller and at a random offset, out of two images."""
     if max_shift == 0:
         return a, b
     top, left = torch.randint(max_shift + 1, (2,), generator=generator).tolist()

@@ -120,23 +120,34 @@ class TeacherSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = set(get_args(Capability))
-        given = set(self.capabilities)
-        if not given or not given <= known:
-            listed = list(self.capabilities)
-            raise PluginError(
-                f'{self}: its capabilities are {listed}, not "score", "output" or both'
-            )
+        _check_capabilities(self, self.capabilities)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSpec(Spec):
     """A model to train.
 
-    It builds a :class:`DiffusionModel` whose ``generate`` carries gradient.
+    It builds a :class:`DiffusionModel`, or a :class:`RestorationModel` for ``{"output"}`` alone,
+    whose ``generate`` carries gradient.
     """
 
     kind = "student"
+
+    capabilities: frozenset[Capability] = frozenset({"score", "output"})
+    """As of a teacher. A student without a score learns from images, not from its own denoiser."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_capabilities(self, self.capabilities)
+        if "output" not in self.capabilities:
+            raise PluginError(f'{self}: its capabilities lack "output", which every student has')
+
+
+def _check_capabilities(spec: Spec, capabilities: frozenset[Capability]) -> None:
+    known = set(get_args(Capability))
+    if not capabilities or not set(capabilities) <= known:
+        listed = list(capabilities)
+        raise PluginError(f'{spec}: its capabilities are {listed}, not "score", "output" or both')
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillkit.plugins.descriptors import Spec, TeacherSpec
+from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.plugins.manager import Plugin, load_plugins
 
 Description = dict[str, Any]
@@ -41,7 +41,7 @@ def _describe_spec(spec: Spec) -> Description:
         "summary": spec.summary,
         "license": spec.license,
     }
-    if isinstance(spec, TeacherSpec):
+    if isinstance(spec, TeacherSpec | StudentSpec):
         description["capabilities"] = sorted(spec.capabilities)
     return description
 

@@ -13,9 +13,17 @@ from distillkit.adapters import Adapter, add_adapter
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair, evaluation_pairs
 from distillkit.data.sources import Columns, Source, open_source
-from distillkit.diffusion.model import DiffusionModel
+from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
-from distillkit.objectives.controllability import AdapterScaling, Variant
+from distillkit.objectives.adapter_scaling import (
+    AdapterScaling,
+    LineObjective,
+    Objective,
+    ReconstructionObjective,
+    TeacherObjective,
+)
+from distillkit.objectives.controllability import Variant
+from distillkit.objectives.line import LineLoss
 from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import Distance, ReconstructionLoss
@@ -80,7 +88,44 @@ def build_reconstruction_loss(resolved: ResolvedRecipe, device: Device) -> Recon
     )
 
 
-def build_adapter(model: DiffusionModel, config: AdapterConfig, seed: int) -> Adapter:
+def build_objective(
+    resolved: ResolvedRecipe,
+    student: RestorationModel,
+    reconstruction: ReconstructionLoss,
+    device: Device,
+) -> Objective:
+    """Build what adapter scaling learns in stage 2.
+
+    Args:
+        resolved: the recipe.
+        student: with its stage-1 weights merged.
+        reconstruction: eq. 1, for the reconstruction target.
+        device: of the perceptual distances.
+
+    Raises:
+        RecipeError: as :func:`build_distance`.
+    """
+    config = resolved.recipe.stage2
+    if config.target == "teacher":
+        return TeacherObjective()
+    if config.target == "reconstruction":
+        return ReconstructionObjective(student, reconstruction, config.l2_weight_ratio)
+    line = config.line
+    loss = LineLoss(
+        mix_weight=line.mix_weight,
+        ground_truth_weight=line.ground_truth_weight,
+        faithful_weight=line.faithful_weight,
+        mix_perceptual_weight=line.mix_perceptual_weight,
+        perceptual_weight=line.perceptual_weight,
+        l2_weight=line.l2_weight,
+        l1_weight=line.l1_weight,
+        distances=[build_distance(resolved, c, device) for c in resolved.line_metrics],
+        max_shift=line.perceptual_max_shift,
+    )
+    return LineObjective(student, loss, line.realistic_end, line.faithful_end)
+
+
+def build_adapter(model: RestorationModel, config: AdapterConfig, seed: int) -> Adapter:
     """Put a zero adapter on a student's network."""
     return add_adapter(
         model.network,
@@ -93,10 +138,10 @@ def build_adapter(model: DiffusionModel, config: AdapterConfig, seed: int) -> Ad
 
 
 def build_variant(
-    model: DiffusionModel,
+    model: RestorationModel,
     config: Stage2Config,
     seed: int,
-    reconstruction: ReconstructionLoss | None = None,
+    objective: Objective | None = None,
 ) -> Variant:
     """Build a recipe's stage-2 variant.
 
@@ -104,23 +149,33 @@ def build_variant(
         model: the student with its stage-1 weights merged.
         config: of stage 2.
         seed: of the recipe.
-        reconstruction: eq. 1, for training adapter scaling toward the reconstruction target.
+        objective: what adapter scaling learns; None: nothing, for restoring only.
     """
+    if config.variant != "adapter_scaling":
+        return _build_denoiser_variant(model, config, seed)
+    return AdapterScaling(
+        model,
+        build_adapter(model, config.adapter, seed + 1),
+        objective,
+        faithful_every=config.faithful_every,
+        faithful_steps=config.faithful_steps,
+    )
+
+
+def _build_denoiser_variant(model: RestorationModel, config: Stage2Config, seed: int) -> Variant:
+    """Build a variant that asks the student's denoiser."""
+    if not isinstance(model, DiffusionModel):
+        raise PluginError(
+            f"{type(model).__name__} has no denoiser, which stage2.variant = "
+            f'"{config.variant}" asks; use "adapter_scaling"'
+        )
     if config.variant == "oftsr":
         return Oftsr(model)
     # stage 1's adapter has the recipe's seed itself
     adapter = build_adapter(model, config.adapter, seed + 1)
     if config.variant == "ctsr_eq8":
         return CtsrEq8(model, adapter)
-    if config.variant == "ctsr_alg2":
-        return CtsrAlg2(model, adapter)
-    return AdapterScaling(
-        model,
-        adapter,
-        reconstruction if config.target == "reconstruction" else None,
-        l2_weight_ratio=config.l2_weight_ratio,
-        faithful_every=config.faithful_every,
-    )
+    return CtsrAlg2(model, adapter)
 
 
 def build_named_model(name: str, settings: Mapping[str, Any], device: Device) -> Any:

@@ -31,6 +31,7 @@ ANY = "*"
 """In a key path: every entry of a list or a table."""
 
 PERCEPTUAL_METRIC: KeyPath = ("stage1", "reconstruction", "perceptual_metric")
+LINE_METRICS: KeyPath = ("stage2", "line", "perceptual_metrics", ANY)
 
 KINDS: dict[KeyPath, Kind] = {
     ("student",): "students",
@@ -40,9 +41,16 @@ KINDS: dict[KeyPath, Kind] = {
     ("data", "eval", ANY): "datasets",
     PERCEPTUAL_METRIC: "metrics",
     ("stage1", "teachers", ANY, "anchor_metric"): "metrics",
+    LINE_METRICS: "metrics",
     ("evaluation", "metrics", ANY): "metrics",
 }
 """Where a recipe names a component of a plugin, and of which kind."""
+
+
+def is_training_metric(key: KeyPath) -> bool:
+    """Tell whether a recipe names at ``key`` a metric that the student is trained against."""
+    patterns = [pattern for pattern, kind in KINDS.items() if kind == "metrics"]
+    return any(_matches(key, pattern) for pattern in patterns if pattern[0] != "evaluation")
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,22 @@ class ResolvedRecipe:
         """The metrics that anchor output teachers, by the teacher's name."""
         found = self._matching(("stage1", "teachers", ANY, "anchor_metric"))
         return {str(c.key[2]): c for c in found}
+
+    @property
+    def line_metrics(self) -> list[Component]:
+        """The perceptual metrics of line distillation, if it has a weight for them."""
+        stage2 = self.recipe.stage2
+        if stage2.steps == 0 or stage2.target != "line" or not stage2.line.uses_distance:
+            return []
+        return self._matching(LINE_METRICS)
+
+    @property
+    def training_metrics(self) -> list[Component]:
+        """All metrics that the student is trained against."""
+        metrics = [*self.anchor_metrics.values(), *self.line_metrics]
+        if self.perceptual_metric is not None:
+            metrics.append(self.perceptual_metric)
+        return metrics
 
     @property
     def metrics(self) -> list[Component]:

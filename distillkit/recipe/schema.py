@@ -159,6 +159,12 @@ class TeacherLossConfig(Config):
     imitation_weight: NonNegative = Field(
         default=1.0, description="first term of eq. 2 and 3: match the teacher's score"
     )
+    imitator: Literal["denoiser", "output"] = Field(
+        default="denoiser",
+        description="what of the student is to match the score: its denoiser, as in eq. 2 and 3; "
+        "or its output, which is pulled to the teacher's denoised sample, for a student without a "
+        "denoiser",
+    )
     anchor_weight: NonNegative = Field(
         default=5.5,
         description="gamma_time, second term of eq. 2 and 3: match the ground truth through the "
@@ -191,7 +197,10 @@ class TeacherLossConfig(Config):
 class Stage1Config(Config):
     """Dual-teacher score distillation (Sec. 4.3)."""
 
-    steps: Count = 20_000
+    steps: CountOrZero = Field(
+        default=20_000,
+        description="0 leaves stage 1 out: the realistic end is the student as built",
+    )
     learning_rate: Positive = 5e-5
     adapter: AdapterConfig = AdapterConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
@@ -241,6 +250,68 @@ class Stage1Config(Config):
         return any(teacher.restores_full_images for teacher in self.teachers.values())
 
 
+class LineConfig(Config):
+    """Line distillation: the student at tradeoff t learns ``m_t = t f + (1 - t) r``.
+
+    r and f are images of the realistic and of the faithful end, x is the ground truth. The pixel
+    loss P is ``l2_weight`` times the squared error plus ``l1_weight`` times the absolute one; d is
+    a perceptual distance.
+    """
+
+    mix_weight: NonNegative = Field(default=1.0, description="w_m: P to m_t")
+    ground_truth_weight: NonNegative = Field(
+        default=0.0,
+        description="w_x: P to x at every tradeoff; alone it is the control without teachers",
+    )
+    faithful_weight: NonNegative = Field(default=1.0, description="w_g: t times P to x")
+    mix_perceptual_weight: NonNegative = Field(
+        default=0.0, description="w_p: (1 - t) times d to m_t"
+    )
+    perceptual_weight: NonNegative = Field(default=0.3, description="w_d: (1 - t) times d to x")
+    l2_weight: NonNegative = 10.0
+    l1_weight: NonNegative = 1.0
+    perceptual_metrics: list[UseConfig] = Field(
+        default_factory=lambda: [UseConfig(use="distillkit/lpips-vgg")],
+        description="d is the mean of these differentiable metrics",
+    )
+    perceptual_max_shift: CountOrZero = Field(
+        default=7, description="as of stage1.reconstruction: largest random shift of d's crop"
+    )
+    realistic_end: Literal["teacher", "stage1"] = Field(
+        default="teacher",
+        description="r: the realistic teacher's image, or that of the student after stage 1",
+    )
+    faithful_end: Literal["teacher", "ground_truth"] = Field(
+        default="teacher",
+        description="f: the faithful teacher's image; or x, of which a student learns the mean",
+    )
+    self_ensemble: bool = Field(
+        default=True,
+        description="average the faithful teacher's images over the 8 flips and quarter turns",
+    )
+
+    @property
+    def uses_mix(self) -> bool:
+        """Whether a term asks for m_t."""
+        return self.mix_weight + self.mix_perceptual_weight > 0
+
+    @property
+    def uses_distance(self) -> bool:
+        """Whether a term asks for d."""
+        return self.perceptual_weight + self.mix_perceptual_weight > 0
+
+    @model_validator(mode="after")
+    def _check_something_to_learn(self) -> Self:
+        pixels = self.mix_weight + self.ground_truth_weight + self.faithful_weight
+        if pixels and not self.l2_weight + self.l1_weight:
+            raise ValueError("l2_weight and l1_weight are both 0: P is 0")
+        if not pixels and not self.uses_distance:
+            raise ValueError("all weights are 0: there is nothing to learn")
+        if self.uses_distance and not self.perceptual_metrics:
+            raise ValueError("a perceptual weight is above 0, and perceptual_metrics is empty")
+        return self
+
+
 class Stage2Config(Config):
     """Flow-matching controllability distillation (Sec. 4.4)."""
 
@@ -249,11 +320,12 @@ class Stage2Config(Config):
     )
     learning_rate: Positive = 5e-5
     variant: Literal["adapter_scaling", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "adapter_scaling"
-    target: Literal["reconstruction", "teacher"] = Field(
+    target: Literal["reconstruction", "teacher", "line"] = Field(
         default="reconstruction",
-        description="what adapter scaling learns: the reconstruction loss, or a mix of the stage-1 "
-        "student's latent and the faithful teacher's",
+        description="what adapter scaling learns: the reconstruction loss; a mix of the stage-1 "
+        "student's latent and the faithful teacher's; or line distillation, set by [stage2.line]",
     )
+    line: LineConfig = LineConfig()
     l2_weight_ratio: Annotated[float, Field(gt=1)] = Field(
         default=40.0,
         description="L2 weight at tradeoff 1 over that at 0, for the reconstruction target",
@@ -262,13 +334,22 @@ class Stage2Config(Config):
     faithful_every: CountOrZero = Field(
         default=3, description="every so many steps adapter scaling trains tradeoff 1; 0: never"
     )
+    faithful_steps: CountOrZero = Field(
+        default=0, description="adapter scaling trains tradeoff 1 alone in its first so many steps"
+    )
     faithful_check_images: CountOrZero = Field(
         default=16, description="training crops on which the faithful target is checked first"
     )
 
     @property
+    def uses_line(self) -> bool:
+        """Whether the student learns images on the line between two ends."""
+        is_line = self.variant == "adapter_scaling" and self.target == "line"
+        return is_line and self.line.uses_mix
+
+    @property
     def uses_faithful_target(self) -> bool:
-        """Whether the faithful teacher's images are learned from."""
+        """Whether the faithful teacher's images are learned from, as latents."""
         if self.variant == "adapter_scaling":
             return self.target == "teacher"
         return self.variant == "oftsr"
@@ -276,7 +357,20 @@ class Stage2Config(Config):
     @property
     def uses_start(self) -> bool:
         """Whether the stage-1 student's latent is learned from."""
+        if self.uses_line:
+            return self.line.realistic_end == "stage1"
         return self.variant != "adapter_scaling" or self.target == "teacher"
+
+    @property
+    def asked_teachers(self) -> list[str]:
+        """The teachers whose images are learned from."""
+        asked = []
+        line = self.line
+        if self.uses_faithful_target or (self.uses_line and line.faithful_end == "teacher"):
+            asked.append(FIDELITY)
+        if self.uses_line and line.realistic_end == "teacher":
+            asked.append(REALNESS)
+        return asked
 
 
 class TrainingConfig(Config):

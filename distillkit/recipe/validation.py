@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from distillkit.errors import did_you_mean
-from distillkit.plugins.descriptors import Spec, TeacherSpec
+from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.recipe.document import Document
 from distillkit.recipe.errors import Problem
 from distillkit.recipe.positions import KeyPath
 from distillkit.recipe.schema import (
-    FIDELITY,
     SourceConfig,
     Stage1Config,
     Stage2Config,
@@ -38,10 +37,13 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
     stage1 = _valid(Stage1Config, document.get(("stage1",)))
     stage2 = _valid(Stage2Config, document.get(("stage2",)))
     training = _valid(TrainingConfig, document.get(("training",)))
-    if stage1 is not None:
+    if stage1 is not None and stage1.steps:
         yield from _check_teachers(document, stage1, components)
-    if stage2 is not None:
-        yield from _check_faithful_target(document, stage2, components)
+    if stage1 is not None:
+        yield from _check_named_teachers(document, stage1)
+    if stage2 is not None and stage2.steps:
+        yield from _check_asked_teachers(document, stage2, components)
+    yield from _check_student(document, stage1, stage2, components)
     if training is not None and training.sharding == "full":
         yield from _check_sharding(document, training)
         yield from _check_sharded_stages(document, stage1, stage2)
@@ -71,7 +73,11 @@ def _check_teachers(
             yield _missing_teacher(document, name, loss, teachers)
         else:
             yield from _check_capability(document, name, loss, components)
-    for name in teachers:
+
+
+def _check_named_teachers(document: Document, stage1: Stage1Config) -> Iterator[Problem]:
+    named = document.get(("teachers",))
+    for name in named if isinstance(named, dict) else ():
         if name not in stage1.teachers:
             key: KeyPath = ("teachers", name)
             what = f"has no [stage1.teachers.{name}], which says what it teaches"
@@ -117,27 +123,52 @@ def _check_anchor_metric(
         yield Problem(document.origin(key), key, what)
 
 
-def _check_faithful_target(
+def _check_asked_teachers(
     document: Document, stage2: Stage2Config, components: Components
 ) -> Iterator[Problem]:
-    """A stage 2 with a faithful target needs the faithful teacher's images."""
-    if stage2.steps == 0 or not stage2.uses_faithful_target:
+    """A stage 2 that learns from teachers needs their images."""
+    for name in stage2.asked_teachers:
+        teacher = components.get(("teachers", name))
+        if document.get(("teachers", name)) is None:
+            reason = f"teachers.{name} is missing"
+        elif teacher is not None and "output" not in _capabilities(teacher.spec):
+            reason = f"{teacher.full_name} offers none"
+        else:
+            continue
+        key: KeyPath = ("stage2", "variant")
+        if stage2.variant == "adapter_scaling":
+            key = ("stage2", "target")
+        what = (
+            f"needs the images of teachers.{name}, and {reason}; name another teacher, "
+            'or take variant "adapter_scaling" with target "reconstruction"'
+        )
+        yield Problem(document.origin(key), key, what)
+
+
+def _check_student(
+    document: Document,
+    stage1: Stage1Config | None,
+    stage2: Stage2Config | None,
+    components: Components,
+) -> Iterator[Problem]:
+    """Refuse what asks the denoiser of a student that has none."""
+    student = components.get(("student",))
+    if student is None or "score" in _capabilities(student.spec):
         return
-    teacher = components.get(("teachers", FIDELITY))
-    if document.get(("teachers", FIDELITY)) is None:
-        reason = f"teachers.{FIDELITY} is missing"
-    elif teacher is not None and "output" not in _capabilities(teacher.spec):
-        reason = f"{teacher.full_name} offers none"
-    else:
-        return
-    key: KeyPath = ("stage2", "variant")
-    if stage2.variant == "adapter_scaling":
-        key = ("stage2", "target")
-    what = (
-        f"needs the faithful teacher's images, and {reason}; name another teacher, "
-        'or take variant "adapter_scaling" with target "reconstruction"'
-    )
-    yield Problem(document.origin(key), key, what)
+    keys: list[tuple[KeyPath, str]] = []
+    for name, loss in (stage1.teachers if stage1 is not None and stage1.steps else {}).items():
+        at: KeyPath = ("stage1", "teachers", name)
+        if loss.weight and loss.imitation_weight:
+            if loss.term == "score" and loss.imitator == "denoiser":
+                keys.append(((*at, "imitator"), 'take "output", or imitation_weight = 0'))
+            if loss.term == "output" and loss.output_loss == "denoised":
+                keys.append(((*at, "output_loss"), 'take "image"'))
+    if stage2 is not None and stage2.steps and stage2.variant != "adapter_scaling":
+        keys.append((("stage2", "variant"), 'take "adapter_scaling"'))
+    table = tuple(_capability_table(components))
+    for key, remedy in keys:
+        what = f"asks the student's denoiser, and {student.full_name} has none; {remedy}"
+        yield Problem(document.origin(key), key, what, table)
 
 
 def _check_sharding(document: Document, training: TrainingConfig) -> Iterator[Problem]:
@@ -228,19 +259,19 @@ def _check_sources(document: Document, split: str) -> Iterator[Problem]:
         yield Problem(document.origin(key), key, what)
 
 
-def _capabilities(teacher: Spec) -> frozenset[str]:
-    assert isinstance(teacher, TeacherSpec)
-    return teacher.capabilities
+def _capabilities(spec: Spec) -> frozenset[str]:
+    assert isinstance(spec, StudentSpec | TeacherSpec)
+    return spec.capabilities
 
 
 def _capability_table(components: Components) -> Iterator[str]:
-    """Show what each teacher of the recipe offers."""
-    teachers = [c for key, c in components.items() if key[0] == "teachers"]
-    name_width = max(len(c.full_name) for c in teachers) + 2
-    role_width = max(10, *(len(str(c.key[1])) + 2 for c in teachers))
-    yield f"{'role':<{role_width}}{'teacher':<{name_width}}{'score':<7}output"
-    for teacher in teachers:
+    """Show what the student and each teacher of the recipe offers."""
+    models = [c for key, c in components.items() if key[0] in ("student", "teachers")]
+    name_width = max(len(c.full_name) for c in models) + 2
+    role_width = max(10, *(len(str(c.key[-1])) + 2 for c in models))
+    yield f"{'role':<{role_width}}{'model':<{name_width}}{'score':<7}output"
+    for teacher in models:
         offered = _capabilities(teacher.spec)
         score, output = ("yes" if term in offered else "no" for term in ("score", "output"))
-        role = str(teacher.key[1])
+        role = str(teacher.key[-1])
         yield f"{role:<{role_width}}{teacher.full_name:<{name_width}}{score:<7}{output}"

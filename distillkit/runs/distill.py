@@ -21,7 +21,7 @@ from distillkit.metrics.distortion import psnr_from_mse
 from distillkit.objectives.controllability import Variant
 from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import FIDELITY, Recipe
+from distillkit.recipe.schema import Recipe
 from distillkit.runs.manifest import Manifest
 from distillkit.tradeoff import REALISTIC
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
@@ -94,10 +94,10 @@ def distill(run: Run, notify: Callable[..., None]) -> None:
     # copied, because merging the adapter removes its tensors
     trained = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
-    _drop_stage1_teachers(run.models)
+    _drop_stage1_teachers(run)
 
     if run.recipe.stage2.steps:
-        stage2, variant = make_stage2(run.recipe, run.models, reconstruction)
+        stage2, variant = make_stage2(run.resolved, run.models, reconstruction)
         check_faithful_target(run, variant, log)
         with run.manifest.timed("stage2"):
             resume = newest if newest and newest.stage1 else None
@@ -113,11 +113,12 @@ def _log_teaching(run: Run, log: RunLog) -> None:
         log.say(f"{name}: {description}")
 
 
-def _drop_stage1_teachers(models: RunModels) -> None:
+def _drop_stage1_teachers(run: Run) -> None:
     """Free the teachers that stage 2 has no use for."""
-    for name in list(models.teachers):
-        if name != FIDELITY:
-            del models.teachers[name]
+    teachers = run.models.teachers
+    for name in list(teachers):
+        if name not in run.recipe.stage2.asked_teachers:
+            del teachers[name]
 
 
 def _finish(run: Run, trained: dict[str, dict[str, Tensor]]) -> None:

@@ -197,11 +197,8 @@ def _model_method(
 
 def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[str]:
     """Name the metrics that the student was trained against, and variants."""
-    losses = list(resolved.anchor_metrics.values())
-    if resolved.perceptual_metric is not None:
-        losses.append(resolved.perceptual_metric)
     trained_against = set()
-    for component in losses:
+    for component in resolved.training_metrics:
         # "lpips" stands for "lpips-vgg" and "lpips-alex", too, but not for "lpipsy".
         loss = component.spec.name
         names = [m.name for m in results.metrics if f"{m.name}-".startswith(f"{loss}-")]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from distillkit.errors import DistillkitError
 from distillkit.files.weights import WeightFile
 from distillkit.recipe import fields
-from distillkit.recipe.load import PERCEPTUAL_METRIC, ResolvedRecipe
+from distillkit.recipe.load import ResolvedRecipe, is_training_metric
 from distillkit.recipe.positions import KeyPath, dotted
 from distillkit.recipe.schema import SourceConfig
 
@@ -127,9 +127,10 @@ def _weight_files(resolved: ResolvedRecipe, *, evaluation: bool) -> list[WeightF
     Those of a distance with weight 0 are left out, and without ``evaluation`` its metrics' too.
     """
     by_name: dict[str, WeightFile] = {}
+    built = [component.key for component in resolved.training_metrics]
     for component in resolved.components.values():
         # A distance without weight is never built.
-        if component.key == PERCEPTUAL_METRIC and resolved.perceptual_metric is None:
+        if is_training_metric(component.key) and component.key not in built:
             continue
         if component.key[0] == "evaluation" and not evaluation:
             continue

@@ -79,9 +79,8 @@ def _checks_of(spec: Spec) -> list[Check]:
     # imported here because both import torch
     from distillkit.testing import image_checks, model_checks
 
-    # A student has no capabilities to choose from: it must do everything.
     if isinstance(spec, StudentSpec):
-        return model_checks.STUDENT_CHECKS
+        return model_checks.student_checks(spec.capabilities)
     if isinstance(spec, TeacherSpec):
         return model_checks.teacher_checks(spec.capabilities)
     return image_checks.CHECKS[spec.kind]

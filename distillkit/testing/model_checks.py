@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.diffusion.codec import Codec
-from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput, OutputTeacher
+from distillkit.diffusion.model import (
+    Condition,
+    DiffusionModel,
+    ModelInput,
+    OutputTeacher,
+    RestorationModel,
+)
 from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.plugins.descriptors import Capability
@@ -48,7 +54,7 @@ def _gt(model: Any, seed: int = 1) -> Tensor:
     return smooth_images(BATCH, height * model.scale, width * model.scale, seed)
 
 
-def _condition(model: DiffusionModel) -> Condition:
+def _condition(model: RestorationModel) -> Condition:
     return model.condition(ModelInput(_lq(model)))
 
 
@@ -93,12 +99,20 @@ def check_interface(model: Any) -> None:
     _check_sizes(model)
 
 
+def check_student_interface(model: Any) -> None:
+    """Be a RestorationModel with a latent space and a network."""
+    require(isinstance(model, RestorationModel), f"build returned a {type(model).__name__}")
+    require(isinstance(model.space, str), "its latent space has no name")
+    require(isinstance(model.network, nn.Module), "network is no torch module")
+    _check_sizes(model)
+
+
 def _check_sizes(model: Any) -> None:
     for attribute in ("scale", "nfe", "size_multiple"):
         require_positive_integer(model, attribute)
 
 
-def check_codec(model: DiffusionModel) -> None:
+def check_codec(model: RestorationModel) -> None:
     """Encode images and decode them to their size, with gradient."""
     image = _gt(model).requires_grad_()
     condition = _condition(model)
@@ -193,7 +207,7 @@ def check_score_gradient(model: DiffusionModel) -> None:
 
 
 @torch.no_grad()
-def check_generate(model: DiffusionModel) -> None:
+def check_generate(model: RestorationModel) -> None:
     """Generate a latent of the codec's size that depends on the generator."""
     condition = _condition(model)
     expected = model.encode(_gt(model), condition).shape
@@ -201,13 +215,13 @@ def check_generate(model: DiffusionModel) -> None:
     require_repeatable("generate(...)", lambda: model.generate(condition, seeded()))
 
 
-def check_student_codec(model: DiffusionModel) -> None:
+def check_student_codec(model: RestorationModel) -> None:
     """Have a Codec, so that its latents depend on the image alone."""
     is_codec = isinstance(model.codec, Codec) and model.codec.space == model.space
     require(is_codec, "codec is no Codec of the model's space")
 
 
-def check_student_gradient(model: DiffusionModel) -> None:
+def check_student_gradient(model: RestorationModel) -> None:
     """Generate with gradient to the weights of its network."""
     model.requires_grad_(False)
     model.network.requires_grad_(True)
@@ -263,13 +277,18 @@ MODEL_CHECKS: list[Check] = [
     check_add_noise,
     check_predictions,
 ]
-STUDENT_CHECKS: list[Check] = [
-    *MODEL_CHECKS,
-    check_student_codec,
-    check_generate,
-    check_restore,
-    check_student_gradient,
-]
+
+
+def student_checks(capabilities: Collection[Capability]) -> list[Check]:
+    """List the checks of a student's capabilities."""
+    checks = MODEL_CHECKS if "score" in capabilities else [check_student_interface, check_codec]
+    return [
+        *checks,
+        check_student_codec,
+        check_generate,
+        check_restore,
+        check_student_gradient,
+    ]
 
 
 def teacher_checks(capabilities: Collection[Capability]) -> list[Check]:

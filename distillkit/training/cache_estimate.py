@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distillkit.data.pairs import PairedBatches
 from distillkit.data.sources import BadImageError, Source
-from distillkit.diffusion.model import DiffusionModel, ModelInput
+from distillkit.diffusion.model import DiffusionModel, ModelInput, RestorationModel
 from distillkit.recipe.schema import Recipe, TeacherLossConfig
 from distillkit.training.feature_store import FeatureStore, default_folder
 from distillkit.training.models import RunModels, Teacher, encodes_by_network
@@ -177,7 +177,7 @@ def _sample_pixels(source: Source, scale: int) -> Iterator[int]:
 
 
 @torch.no_grad()
-def _latent(model: DiffusionModel, side: int, device: torch.device) -> int:
+def _latent(model: RestorationModel, side: int, device: torch.device) -> int:
     """Count the values of the latent of a ``side`` x ``side`` image."""
     condition = model.condition(_black_input(model, side, device))
     image = torch.zeros(1, 3, side, side, device=device)
@@ -186,7 +186,7 @@ def _latent(model: DiffusionModel, side: int, device: torch.device) -> int:
 
 @torch.no_grad()
 def _input_latents(
-    model: DiffusionModel, side: int, device: torch.device, *, generates: bool
+    model: RestorationModel, side: int, device: torch.device, *, generates: bool
 ) -> list[int]:
     """Count the values of what a model caches of the input of a ``side`` x ``side`` image."""
     if not encodes_by_network(model):
@@ -206,7 +206,7 @@ def _input_latents(
     return list(values.values())
 
 
-def _black_input(model: DiffusionModel, side: int, device: torch.device) -> ModelInput:
+def _black_input(model: RestorationModel, side: int, device: torch.device) -> ModelInput:
     lq_side = side // model.scale
     return ModelInput(torch.zeros(1, 3, lq_side, lq_side, device=device))
 

@@ -166,6 +166,9 @@ class Trainer:
         stream = self.batches.iterate(stage.name, done, stage.steps, self._micro_batches)
         self.log.begin(stage.name, done, stage.steps)
         self._meter = _Meter(self.batches.wait_seconds)
+        if stage.steps == 0 and resume is None:
+            # A later stage starts from the checkpoint that ends this one.
+            self._save_if_due(0, stop=False)
         try:
             with _collected_signals() as signals, self._memory_settings():
                 for step in range(done, stage.steps):

@@ -8,7 +8,7 @@ from distillkit.adapters import Adapter
 from distillkit.diffusion.model import DiffusionModel
 from distillkit.objectives.controllability import Variant
 from distillkit.objectives.reconstruction import ReconstructionLoss
-from distillkit.recipe.build import build_adapter, build_variant
+from distillkit.recipe.build import build_adapter, build_objective, build_variant
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.training.feature_cache import digest, hash_weights
@@ -72,18 +72,21 @@ def make_stage1(
 
 
 def make_stage2(
-    recipe: Recipe, models: RunModels, reconstruction: ReconstructionLoss
+    resolved: ResolvedRecipe, models: RunModels, reconstruction: ReconstructionLoss
 ) -> tuple[Stage, Variant]:
     """Make controllability distillation of a student whose stage-1 adapter is merged."""
+    recipe = resolved.recipe
     config = recipe.stage2
     if models.cache.enabled:
         # taken now, before stage 2 adds tensors of its own to the student
         student = models.cache.identities[STUDENT]
         models.cache.identities["stage1"] = digest(student, hash_weights(models.student))
-    variant = build_variant(models.student, config, recipe.seed, reconstruction)
+    objective = build_objective(resolved, models.student, reconstruction, models.device)
+    variant = build_variant(models.student, config, recipe.seed, objective)
+    step = Stage2Step(models, variant, recipe.seed, self_ensemble=config.line.self_ensemble)
     stage = Stage(
         "stage2",
-        Stage2Step(models, variant, recipe.seed),
+        step,
         config.steps,
         config.learning_rate,
         offset=recipe.stage1.steps,

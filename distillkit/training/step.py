@@ -18,7 +18,7 @@ from distillkit.adapters import Adapter
 from distillkit.data.crops import CropBox
 from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
-from distillkit.diffusion.model import DiffusionModel
+from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import RecipeError
 from distillkit.objectives.controllability import Stage2Batch, Variant
 from distillkit.objectives.dual_teacher import (
@@ -28,7 +28,7 @@ from distillkit.objectives.dual_teacher import (
     score_distillation,
 )
 from distillkit.objectives.reconstruction import Losses, ReconstructionLoss
-from distillkit.recipe.schema import Stage1Config
+from distillkit.recipe.schema import FIDELITY, REALNESS, Stage1Config
 from distillkit.tradeoff import REALISTIC
 from distillkit.training.feature_cache import digest
 from distillkit.training.models import STUDENT, RunModels
@@ -63,7 +63,7 @@ class Step(nn.Module):
         return self._models[0]
 
     @property
-    def student(self) -> DiffusionModel:
+    def student(self) -> RestorationModel:
         return self.models.student
 
     def generator(self, step: int, purpose: str) -> torch.Generator:
@@ -166,6 +166,7 @@ class Stage1Step(Step):
             self.generator(step, name),
             weighting=self._config.score_weighting,
             gradient=self._config.teacher_gradient,
+            imitator=config.imitator,
         )
         return {
             f"{name}/imitate": config.weight * config.imitation_weight * terms.imitate,
@@ -179,6 +180,7 @@ class Stage1Step(Step):
         if config.output_loss == "image":
             loss = output_distillation(output.image, restored)
         else:
+            assert isinstance(self.student, DiffusionModel)
             loss = denoised_output_distillation(
                 self.student,
                 output,
@@ -240,9 +242,12 @@ class Stage1Step(Step):
 class Stage2Step(Step):
     """Controllability distillation: whatever the chosen variant's loss is."""
 
-    def __init__(self, models: RunModels, variant: Variant, seed: int) -> None:
+    def __init__(
+        self, models: RunModels, variant: Variant, seed: int, *, self_ensemble: bool = True
+    ) -> None:
         super().__init__(models, seed, "stage2", variant.tensors())
         self.variant = variant
+        self._self_ensemble = self_ensemble
         self.averaged_weights: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def forward(self, batch: Batch, step: int) -> Losses:
@@ -263,12 +268,23 @@ class Stage2Step(Step):
         def faithful_target() -> Tensor:
             return self.models.faithful_target(prepared, self.generator(batch.step, "endpoint"))
 
+        def realistic_image() -> Tensor:
+            return self.models.restore(REALNESS, prepared, self.generator(batch.step, REALNESS))
+
+        def faithful_image() -> Tensor:
+            generator = self.generator(batch.step, FIDELITY)
+            if self._self_ensemble:
+                return self.models.restore_self_ensemble(FIDELITY, prepared, generator)
+            return self.models.restore(FIDELITY, prepared, generator)
+
         return self.variant.losses(
             Stage2Batch(
                 condition=condition,
                 gt=prepared.gt,
                 start=start,
                 faithful_target=faithful_target,
+                realistic_image=realistic_image,
+                faithful_image=faithful_image,
                 generator=self.generator(step, "variant"),
                 student_generator=student_generator,
                 step=step,

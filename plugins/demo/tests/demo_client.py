@@ -17,7 +17,7 @@ from toy_models import ToyModel
 from distillkit import Restorer
 from distillkit.adapters import add_adapter
 from distillkit.inference.student import Student
-from distillkit.objectives.controllability import AdapterScaling
+from distillkit.objectives.adapter_scaling import AdapterScaling
 
 API = "/gradio_api"
 
@@ -109,7 +109,7 @@ class WatchedRestorer(Restorer):
 
 def student_with_tradeoff():
     model = ToyModel()
-    variant = AdapterScaling(model, add_adapter(model.network, "lora", rank=2), "reconstruction")
+    variant = AdapterScaling(model, add_adapter(model.network, "lora", rank=2))
     for tensor in variant.tensors().values():
         tensor.data.fill_(0.3)
     model.requires_grad_(False).eval()

@@ -1,0 +1,170 @@
+"""Adapter scaling, the stage-2 variant that is ours, and what it may learn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.adapters import Adapter
+from distillkit.diffusion.model import Condition, RestorationModel
+from distillkit.objectives.controllability import Stage2Batch, Variant
+from distillkit.objectives.line import LineLoss
+from distillkit.objectives.reconstruction import Losses, ReconstructionLoss
+from distillkit.tradeoff import FAITHFUL, REALISTIC, Tradeoff
+
+
+class Objective(ABC):
+    """What adapter scaling learns at one tradeoff."""
+
+    needs_faithful_target = False
+
+    @abstractmethod
+    def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
+        """Compute the weighted loss terms.
+
+        Args:
+            batch: of this step.
+            tradeoff: t, in [0, 1].
+            z_t: the student's latent at t, (B, C, h, w), with gradient.
+        """
+
+
+class TeacherObjective(Objective):
+    """``|S_theta_t(x_LR) - ((1 - t) z_0 + t z_1)|^2``: from the stage-1 student to T_f."""
+
+    needs_faithful_target = True
+
+    def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
+        z_0 = batch.start()
+        z_1 = batch.faithful_target()
+        target = (1 - tradeoff) * z_0 + tradeoff * z_1
+        return {"teacher": (z_t - target).square().mean()}
+
+
+@dataclass(frozen=True)
+class ReconstructionObjective(Objective):
+    """Eq. 1 with an L2 weight that grows geometrically: ``lambda_l2(t) = lambda_l2 ratio^t``.
+
+    No teacher is asked.
+    """
+
+    student: RestorationModel
+    loss: ReconstructionLoss
+    l2_weight_ratio: float
+    """The ratio."""
+
+    def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
+        x_t = self.student.codec.decode(z_t)
+        l2_factor = self.l2_weight_ratio**tradeoff
+        return self.loss(x_t, batch.gt, batch.generator, l2_factor=l2_factor)
+
+
+@dataclass(frozen=True)
+class LineObjective(Objective):
+    """Line distillation (:mod:`~distillkit.objectives.line`)."""
+
+    student: RestorationModel
+    loss: LineLoss
+    realistic_end: Literal["teacher", "stage1"]
+    """r: the realistic teacher's image, or the stage-1 student's."""
+    faithful_end: Literal["teacher", "ground_truth"]
+    """f: the faithful teacher's image; or x, whose regression is E[x | x_LQ]."""
+
+    def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
+        x_t = self.student.codec.decode(z_t)
+        m_t = self._combine_ends(batch, tradeoff) if self.loss.uses_mix else None
+        return self.loss(x_t, tradeoff, m_t, batch.gt, batch.generator)
+
+    @torch.no_grad()
+    def _combine_ends(self, batch: Stage2Batch, tradeoff: float) -> Tensor:
+        """Compute ``m_t``, without asking for an end of weight 0."""
+        if tradeoff == REALISTIC:
+            return self._realistic_image(batch)
+        if tradeoff == FAITHFUL:
+            return self._faithful_image(batch)
+        faithful = tradeoff * self._faithful_image(batch)
+        return faithful + (1 - tradeoff) * self._realistic_image(batch)
+
+    def _realistic_image(self, batch: Stage2Batch) -> Tensor:
+        if self.realistic_end == "teacher":
+            return batch.realistic_image()
+        return self.student.codec.decode(batch.start())
+
+    def _faithful_image(self, batch: Stage2Batch) -> Tensor:
+        if self.faithful_end == "teacher":
+            return batch.faithful_image()
+        return batch.gt
+
+
+class AdapterScaling(Variant):
+    """The tradeoff is the scale of the stage-2 adapter.
+
+    ``theta_t = theta_0 + t (theta - theta_0)``, one pass at every t. What is learned at t is the
+    objective's business.
+
+    One t serves a whole batch. It is 1 in the first ``faithful_steps`` steps and every
+    ``faithful_every`` steps, and uniform on [0, 1] otherwise. It is never 0 on purpose: there the
+    adapter has no effect, so nothing would be learned. Only theta has gradient; the diffusion
+    timestep that a denoiser sees stays the student's own. A fixed t merges into plain weights.
+
+    Args:
+        student: with its stage-1 weights merged.
+        adapter: on the student's network, starting at zero.
+        objective: what is learned; None: nothing, for restoring only.
+        faithful_every: 0: t = 1 is never forced.
+        faithful_steps: steps at t = 1 before the others.
+    """
+
+    extra_nfe = 0
+
+    def __init__(
+        self,
+        student: RestorationModel,
+        adapter: Adapter,
+        objective: Objective | None = None,
+        *,
+        faithful_every: int = 3,
+        faithful_steps: int = 0,
+    ) -> None:
+        self.student = student
+        self.adapter: Adapter = adapter
+        self._objective = objective
+        self.needs_faithful_target = objective is not None and objective.needs_faithful_target
+        self._faithful_every = faithful_every
+        self._faithful_steps = faithful_steps
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        return self.adapter.tensors()
+
+    def losses(self, batch: Stage2Batch) -> Losses:
+        assert self._objective is not None, "it was built for restoring only"
+        t = self._draw_tradeoff(batch)
+        z_t = self.generate(batch.condition, t, batch.student_generator())
+        return self._objective(batch, t, z_t)
+
+    def generate(
+        self,
+        condition: Condition,
+        tradeoff: Tradeoff,
+        generator: torch.Generator | None = None,
+        z_0: Tensor | None = None,
+    ) -> Tensor:
+        with self.adapter.at_scale(tradeoff):
+            return self.student.generate(condition, generator)
+
+    def merged_at(self, tradeoff: float) -> AbstractContextManager[None]:
+        return self.adapter.merged_at(tradeoff)
+
+    def _draw_tradeoff(self, batch: Stage2Batch) -> float:
+        # Drawn even where it is not used, so that the draws after it do not depend on the step.
+        drawn = float(torch.rand((), generator=batch.generator))
+        if batch.step < self._faithful_steps:
+            return FAITHFUL
+        if self._faithful_every > 0 and (batch.step + 1) % self._faithful_every == 0:
+            return FAITHFUL
+        return drawn

@@ -1,0 +1,97 @@
+"""Line distillation: a student on the line between two teachers, in one pass.
+
+Ours, not the paper's. ``r = T_r(x_LQ)`` and ``f = T_f(x_LQ)`` are the images of the two teachers,
+``x`` is the ground truth and ``x_t`` the student's image at tradeoff t. The linear combination
+
+``m_t = t f + (1 - t) r``
+
+is closer to x than either teacher, because ``MSE(m_t) = t MSE(f) + (1 - t) MSE(r) - t (1 - t)
+|f - r|^2``. A student inherits the last term only if its optimum is ``m_t``, as that of a
+regression in image space is and that of a difference of scores is not. So
+
+``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x) + (1 - t) [w_p d(x_t, m_t) + w_d d(x_t, x)]``
+
+with the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|`` and a perceptual distance d. With
+``w_m`` alone the optimum is the line itself; ``w_g`` moves the faithful end to the student's own
+E[x | x_LQ]; ``w_x`` in the place of ``w_m`` is the control without teachers. Where an image has no
+ground truth, the terms with x are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distillkit.objectives.reconstruction import Distance, Losses, shifted_crops
+
+
+@dataclass(frozen=True)
+class LineLoss:
+    """The loss above. Norms are means over elements; a term of weight 0 is left out."""
+
+    mix_weight: float = 1.0
+    """w_m."""
+    ground_truth_weight: float = 0.0
+    """w_x."""
+    faithful_weight: float = 1.0
+    """w_g."""
+    mix_perceptual_weight: float = 0.0
+    """w_p."""
+    perceptual_weight: float = 0.0
+    """w_d."""
+    l2_weight: float = 10.0
+    l1_weight: float = 1.0
+    distances: Sequence[Distance] = ()
+    """d is their mean."""
+    max_shift: int = 0
+    """As of :class:`~distillkit.objectives.reconstruction.ReconstructionLoss`."""
+
+    def __call__(
+        self,
+        x_t: Tensor,
+        tradeoff: float,
+        m_t: Tensor | None,
+        x_gt: Tensor | None,
+        generator: torch.Generator,
+    ) -> Losses:
+        """Return the weighted terms ``mix``, ``truth``, ``mix_perceptual`` and ``perceptual``.
+
+        Args:
+            x_t: the student's image, (B, 3, H, W) in [-1, 1].
+            tradeoff: t, in [0, 1].
+            m_t: the combination of the teachers' images, likewise, without gradient. None leaves
+                its terms out.
+            x_gt: the ground truth, likewise. None leaves its terms out.
+            generator: a CPU generator for the random shift.
+        """
+        losses: Losses = {}
+        realism = 1 - tradeoff
+        if m_t is not None and self.mix_weight > 0:
+            losses["mix"] = self.mix_weight * self._pixel_loss(x_t, m_t)
+        if x_gt is not None and self.ground_truth_weight + self.faithful_weight > 0:
+            weight = self.ground_truth_weight + tradeoff * self.faithful_weight
+            losses["truth"] = weight * self._pixel_loss(x_t, x_gt)
+        if m_t is not None and self.mix_perceptual_weight > 0:
+            distance = self._distance(x_t, m_t, generator)
+            losses["mix_perceptual"] = realism * self.mix_perceptual_weight * distance
+        if x_gt is not None and self.perceptual_weight > 0:
+            distance = self._distance(x_t, x_gt, generator)
+            losses["perceptual"] = realism * self.perceptual_weight * distance
+        return losses
+
+    @property
+    def uses_mix(self) -> bool:
+        """Whether the teachers are asked at all."""
+        return self.mix_weight + self.mix_perceptual_weight > 0
+
+    def _pixel_loss(self, a: Tensor, b: Tensor) -> Tensor:
+        error = a - b
+        return self.l2_weight * error.square().mean() + self.l1_weight * error.abs().mean()
+
+    def _distance(self, a: Tensor, b: Tensor, generator: torch.Generator) -> Tensor:
+        shifted = shifted_crops(a, b, self.max_shift, generator)
+        distances = [distance(*shifted).mean() for distance in self.distances]
+        return torch.stack(distances).mean()
