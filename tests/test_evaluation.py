@@ -241,10 +241,112 @@ def test_non_finite_output_and_wrong_sizes_name_method_and_image():
         evaluate_toy([small], items(), [psnr()])
 
 
-def test_a_metric_that_is_not_a_number_is_never_averaged():
+def failing(name: str, fails: set[float]) -> FullReference:
+    """Return a metric that raises for images of these sums."""
+
+    def measure(restored, gt):
+        if any(round(image.sum().item(), 3) in fails for image in restored):
+            raise RuntimeError("kernel panic\nin line 2")
+        return roughness(restored)
+
+    return replace(ROUGHNESS, name=name, function=measure)
+
+
+def test_a_metric_that_fails_costs_the_cells_of_its_image_and_nothing_else():
+    images = list(items())
+    broken_item = images[2]
+    enlarged = bicubic_method(2).restore(broken_item.name, ModelInput(broken_item.lq), None)
+    seen = round(from_uint8(to_uint8(enlarged)).sum().item(), 3)
+    metrics = [psnr(), ROUGHNESS, failing("fails", {seen})]
+    results = evaluate_toy(METHODS, images, metrics, reference="bicubic")
+    failed = [(cell.item, cell.method, cell.metric) for cell in results.unmeasured]
+    assert failed == [(broken_item.name, "bicubic", "fails")]
+    assert results.unmeasured[0].reason == "RuntimeError: kernel panic"
+    assert np.isnan(results.values["bicubic", "fails"]).tolist() == [
+        item.name == broken_item.name for item in images
+    ]
+    values = results.values["bicubic", "fails"]
+    assert results.summary("bicubic", "fails").mean == pytest.approx(np.nanmean(values))
+    assert results.count("bicubic", "fails") == 5
+    assert np.isfinite(results.values["realness", "fails"]).all()
+    differences = results.values["realness", "fails"] - values
+    assert results.paired("realness", "bicubic", "fails").mean == np.nanmean(differences)
+    (row,) = [r for r in results.rows() if (r["method"], r["metric"]) == ("bicubic", "fails")]
+    assert row["n"] == 5
+    table = evaluation_markdown(results, (), ())
+    assert f"- fails on {broken_item.name} (bicubic): RuntimeError: kernel panic" in table
+    assert "5 of 6 images" in table
+    again = Results.from_json(results.to_json())
+    assert again.rows() == results.rows()
+    assert again.unmeasured == results.unmeasured
+    assert all(gap.difference is None or gap.difference.mean for gap in results.at_equal("fails"))
+
+
+def test_gaps_are_of_the_images_that_every_point_has(evaluated):
+    results = evaluated[0]
+    values = {key: column.copy() for key, column in results.values.items()}
+    values["student@0.5", "roughness"][1] = math.nan
+    kept = [0, 2, 3, 4, 5]
+    fewer = replace(
+        results,
+        items=tuple(results.items[i] for i in kept),
+        values={key: column[kept] for key, column in results.values.items()},
+    )
+    gaps = replace(results, values=values).at_equal("roughness")
+    assert gaps == fewer.at_equal("roughness")
+    assert gaps != results.at_equal("roughness")
+
+
+def test_a_metric_without_any_number_is_named_in_its_cell():
     silly = replace(ROUGHNESS, name="silly", function=lambda a, b: roughness(a) * math.nan)
-    with pytest.raises(DistillkitError, match=r"bicubic on photo0\.png#0 - metric silly is nan"):
-        evaluate_toy([bicubic_method(2)], items(), [silly])
+    results = evaluate_toy([bicubic_method(2)], items(), [psnr(), silly])
+    (row,) = [row for row in results.rows() if row["metric"] == "silly"]
+    assert (row["mean"], row["n"]) == (None, 0)
+    table = evaluation_markdown(results, (), ())
+    assert "| not measured |" in table
+    assert "silly on photo0.png#0 (all methods): its value is nan" in table
+
+
+def test_one_failed_seed_takes_the_image_out_of_the_mean_over_seeds():
+    one = evaluate_toy([bicubic_method(2)], items(), [psnr()])
+    values = {key: column.copy() for key, column in one.values.items()}
+    values["bicubic", "psnr"][0] = math.nan
+    several = Results.over_seeds([one, replace(one, values=values)])
+    assert several.count("bicubic", "psnr") == 5
+    assert several.deviation("bicubic", "psnr") == 0
+
+
+class Count:
+    """A metric of sets: the number of images; one of them it cannot read."""
+
+    name = "count"
+    protocol = "a count"
+    higher_is_better = False
+    differentiable = False
+    perceptual = True
+
+    def __init__(self, unreadable=None):
+        self.unreadable = unreadable
+        self.calls = 0
+
+    def features(self, images):
+        self.calls += 1
+        if self.calls == self.unreadable:
+            raise RuntimeError("cannot read it")
+        return torch.ones(1, 1)
+
+    def distance(self, restored, gt):
+        return float(len(restored))
+
+
+def test_a_metric_of_sets_that_fails_on_an_image_costs_that_methods_cell():
+    methods = [bicubic_method(2), METHODS[1]]
+    results = evaluate_toy(methods, items(), [psnr(), Count(unreadable=4)])
+    assert math.isnan(results.values["bicubic", "count"])
+    assert results.values["realness", "count"] == 6
+    (cell,) = results.unmeasured
+    assert (cell.item, cell.method) == ("", "bicubic")
+    assert cell.reason == "photo0.png#1: RuntimeError: cannot read it"
 
 
 def test_items_must_exist_and_have_names_of_their_own():
@@ -259,7 +361,7 @@ def test_items_must_exist_and_have_names_of_their_own():
 
 
 def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, monkeypatch):
-    monkeypatch.setattr("distillkit.evaluation.protocol.PIXELS_PER_BATCH", 1)
+    monkeypatch.setattr("distillkit.evaluation.measuring.PIXELS_PER_BATCH", 1)
     one_by_one = evaluate_toy(METHODS, items(), [psnr(), ROUGHNESS], seed=1)
     for key, values in one_by_one.values.items():
         np.testing.assert_allclose(values, results.values[key], atol=1e-6)

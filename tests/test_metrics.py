@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from skimage.metrics import structural_similarity
 
 from distillkit import ModelInput
-from distillkit.errors import WeightsError
+from distillkit.errors import DataError, WeightsError
 from distillkit.evaluation.protocol import bicubic_method
 from distillkit.files.images import to_uint8
 from distillkit.metrics import builtin, learned
@@ -115,9 +115,13 @@ def test_ssim_equals_scikit_image(pair):
     assert build("ssim")(*pair).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_ssim_of_images_smaller_than_its_window_is_refused(pair):
-    with pytest.raises(ValueError, match="11 pixels"):
-        build("ssim")(pair[0][..., :10], pair[1][..., :10])
+@pytest.mark.parametrize("name", ["ssim", "ssim-y", "stlpips-alex", "stlpips-vgg"])
+def test_an_image_that_is_too_small_is_refused_in_a_sentence(name, pair):
+    small = [image[..., :8, :8] for image in pair]
+    smallest = {"stlpips-alex": 21, "stlpips-vgg": 18}.get(name, 11)
+    sentence = f"an image of 8x8 px is too small for {name}; it takes {smallest} px a side or more"
+    with pytest.raises(DataError, match=sentence):
+        build(name)(*small)
 
 
 @pytest.mark.parametrize("name", ["stlpips-alex", "stlpips-vgg"])

@@ -106,7 +106,7 @@ def test_smallest_side(distance: PerceptualDistance) -> None:
     assert distance(torch.zeros(1, 3, side, side), torch.ones(1, 3, side, side)).item() > 0
     small = torch.zeros(1, 3, side - 1, 64)
     with pytest.raises(
-        DataError, match=f"{side - 1}x64 px is too small for {distance.network}; it takes {side} px"
+        DataError, match=f"64x{side - 1} px is too small for {distance.network}; it takes {side} px"
     ):
         distance(small, small)
     # The trunk itself cannot take it, so the limit is no stricter than needed.

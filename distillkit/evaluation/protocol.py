@@ -24,14 +24,21 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
 from distillkit.evaluation.gallery import Images
-from distillkit.evaluation.results import COMBINATION, MeasuredMetric, MethodRow, Results
+from distillkit.evaluation.measurements import ItemValues, MeasurementFile
+from distillkit.evaluation.measuring import Measured, SetFeatures, measure
+from distillkit.evaluation.results import (
+    ALL_IMAGES,
+    COMBINATION,
+    MeasuredMetric,
+    MethodRow,
+    Results,
+    Unmeasured,
+)
 from distillkit.files.images import to_uint8
-from distillkit.metrics.base import Metric, SetMetric, from_uint8
+from distillkit.metrics.base import Metric, SetMetric
 from distillkit.metrics.distortion import psnr
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-PIXELS_PER_BATCH = 2**18
-"""Images of one size are measured in batches of at most this many pixels, to bound memory."""
 Cost = TypeVar("Cost", int, float)
 
 
@@ -82,11 +89,13 @@ def bicubic_method(scale: int) -> Method:
 
 def available_metrics(
     builds: Mapping[str, Callable[[], Metric | SetMetric]],
+    excused: type[DistillkitError] = WeightsError,
 ) -> tuple[list[Metric | SetMetric], dict[str, str]]:
     """Build those metrics whose weights and packages are on this machine.
 
     Args:
         builds: what builds each metric, by name.
+        excused: what a build may raise; any other error passes.
 
     Returns:
         the metrics, and for the others name -> reason.
@@ -96,7 +105,7 @@ def available_metrics(
     for name, build in builds.items():
         try:
             metrics.append(build())
-        except WeightsError as e:
+        except excused as e:
             absent[name] = str(e)
     return metrics, absent
 
@@ -108,8 +117,12 @@ def evaluate(
     settings: EvaluationSettings,
     *,
     observe: Callable[[str, Images], None] | None = None,
+    store: MeasurementFile | None = None,
 ) -> Results:
     """Restore every item with every method and measure every metric.
+
+    A metric that fails on an image, or gives no finite number, costs that value. The reason is in
+    the results.
 
     Args:
         methods: methods with distinct labels.
@@ -119,17 +132,18 @@ def evaluate(
             tradeoff is not seen without it.
         settings: dataset, seed, linear combinations and reference.
         observe: called with each item's name and its images, for galleries.
+        store: keeps the values of each item as they come. What it has is not measured again.
 
     Raises:
-        DistillkitError: a method or a metric gave a non-finite value, or an image of the wrong
-            size; method and image are named. No such reference, or no such methods to combine.
+        DistillkitError: a method gave a non-finite value, or an image of the wrong size; method
+            and image are named. No such reference, or no such methods to combine.
         DataError: no items, or two with the same name.
     """
     if not any(metric.name.startswith("psnr") for metric in metrics):
         metrics = [psnr(), *metrics]
     _require_distinct("methods share a label", [method.label for method in methods])
     _require_distinct("metrics share a name", [metric.name for metric in metrics])
-    evaluation = _Evaluation(methods, metrics, settings)
+    evaluation = _Evaluation(methods, metrics, settings, store)
     for item in items:
         images = evaluation.add(item)
         if observe is not None:
@@ -167,14 +181,17 @@ class _Evaluation:
         methods: Sequence[Method],
         metrics: Sequence[Metric | SetMetric],
         settings: EvaluationSettings,
+        store: MeasurementFile | None,
     ) -> None:
         self.methods = methods
         self.metrics = metrics
         self.settings = settings
+        self.store = store
         self.rows = _method_rows(methods, settings)
         self.names: list[str] = []
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.unmeasured: list[Unmeasured] = []
         self.set_features = [SetFeatures(m) for m in metrics if isinstance(m, SetMetric)]
 
     def add(self, item: EvaluationPair) -> Images:
@@ -186,13 +203,11 @@ class _Evaluation:
             )
         self.names.append(item.name)
         outputs = self._restore_item(item)
-        for metric in self.metrics:
-            if not isinstance(metric, SetMetric):
-                self._measure_item(metric, item, outputs)
+        self._measure_item(item, outputs)
         # Features are kept instead of images, so that memory does not grow with their size.
         gt = to_uint8(item.gt)
         for features in self.set_features:
-            features.add({**outputs, "gt": gt})
+            features.add(item.name, {**outputs, "gt": gt})
         shown = {"lq": to_uint8(item.lq), "gt": gt, **outputs}
         return {label: image[0] for label, image in shown.items()}
 
@@ -211,17 +226,31 @@ class _Evaluation:
         faithful, realistic = (outputs[label] for label in self.settings.combine)
         return outputs | linear_combinations(faithful, realistic, self.settings.alphas)
 
-    def _measure_item(
-        self, metric: Metric, item: EvaluationPair, outputs: Mapping[str, Tensor]
-    ) -> None:
-        """Keep a metric's value of every output."""
-        try:
-            values = _measure(metric, list(outputs.values()), item.gt)
-        except DataError as e:
-            raise DataError(f"{item.name} - {e}") from e
-        for label, value in zip(outputs, values, strict=True):
-            _require_finite(value, f"{label} on {item.name}", metric)
-            self.values[label, metric.name].append(value)
+    def _measure_item(self, item: EvaluationPair, outputs: Mapping[str, Tensor]) -> None:
+        """Keep the values of every output, and why others are missing."""
+        known: ItemValues = {}
+        if self.store is not None:
+            known = self.store.find(item.name)
+        complete: dict[str, Mapping[str, float]] = {}
+        for metric in self.metrics:
+            if isinstance(metric, SetMetric):
+                continue
+            if metric.name in known:
+                measured = Measured(dict(known[metric.name]), {})
+            else:
+                measured = measure(metric, outputs, item.gt)
+            self._note_failures(item.name, metric, measured)
+            if not measured.reasons:
+                complete[metric.name] = measured.values
+            for label in outputs:
+                self.values[label, metric.name].append(measured.values[label])
+        if self.store is not None:
+            # What failed is not kept: it is tried again next time.
+            self.store.add(item.name, complete)
+
+    def _note_failures(self, item: str, metric: Metric | SetMetric, measured: Measured) -> None:
+        for label, reason in measured.reasons.items():
+            self.unmeasured.append(Unmeasured(item, label, metric.name, reason))
 
     def results(self) -> Results:
         """Return everything that was measured.
@@ -232,8 +261,11 @@ class _Evaluation:
         if not self.names:
             raise DataError(f"{self.settings.dataset} - no images to evaluate")
         values = {key: np.array(column) for key, column in self.values.items()}
+        labels = [row.label for row in self.rows]
         for features in self.set_features:
-            for label, distance in features.distances().items():
+            measured = features.distances(labels)
+            self._note_failures(ALL_IMAGES, features.metric, measured)
+            for label, distance in measured.values.items():
                 values[label, features.metric.name] = np.array(distance)
         return Results(
             dataset=self.settings.dataset,
@@ -245,6 +277,7 @@ class _Evaluation:
             reference=self.settings.reference,
             device=self.settings.device,
             absent=dict(self.settings.absent),
+            unmeasured=tuple(self.unmeasured),
         )
 
     def _rows_with_costs(self) -> list[MethodRow]:
@@ -270,35 +303,6 @@ class _Evaluation:
             return row
         median = float(np.median(self.seconds[row.label]))
         return replace(row, seconds=median)
-
-
-class SetFeatures:
-    """What a metric of whole sets keeps of the images of every method and of the ground truth."""
-
-    def __init__(self, metric: SetMetric) -> None:
-        self.metric = metric
-        self.features: dict[str, list[Tensor]] = defaultdict(list)
-
-    def add(self, images: Mapping[str, Tensor]) -> None:
-        """Keep the features of uint8 images (1, 3, H, W) by label; ``gt`` is the ground truth."""
-        for label, image in images.items():
-            features = self.metric.features(from_uint8(image))
-            self.features[label].append(features.cpu())
-
-    def distances(self) -> dict[str, float]:
-        """Measure each label but ``gt``.
-
-        Raises:
-            DistillkitError: not a finite number.
-        """
-        sets = {label: torch.cat(features) for label, features in self.features.items()}
-        gt = sets.pop("gt")
-        distances = {}
-        for label, features in sets.items():
-            distance = self.metric.distance(features, gt)
-            _require_finite(distance, label, self.metric)
-            distances[label] = distance
-        return distances
 
 
 def _method_rows(methods: Sequence[Method], settings: EvaluationSettings) -> list[MethodRow]:
@@ -327,11 +331,6 @@ def _require_method(setting: str, label: str, rows: Sequence[MethodRow]) -> None
 def _require_distinct(problem: str, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"two {problem}: {sorted(names)}")
-
-
-def _require_finite(value: float, where: str, metric: Metric | SetMetric) -> None:
-    if not np.isfinite(value):
-        raise DistillkitError(f"{where} - metric {metric.name} is {value}")
 
 
 def _add(a: Cost | None, b: Cost | None) -> Cost | None:
@@ -367,18 +366,3 @@ def _check_output(image: Tensor, method: Method, item: EvaluationPair) -> None:
         raise DistillkitError(f"{where} - output is {shapes}")
     if not torch.isfinite(image).all():
         raise DistillkitError(f"{where} - output is not finite")
-
-
-@torch.no_grad()
-def _measure(metric: Metric, images: list[Tensor], gt: Tensor) -> list[float]:
-    """Measure uint8 images (1, 3, H, W) against ``gt`` (1, 3, H, W) in [-1, 1].
-
-    The ground truth is seen as its 8-bit file, too.
-    """
-    reference = from_uint8(to_uint8(gt))
-    height, width = gt.shape[2:]
-    batch_size = max(1, PIXELS_PER_BATCH // (height * width))
-    values = []
-    for batch in torch.cat(images).split(batch_size):
-        values.append(metric(from_uint8(batch), reference))
-    return torch.cat(values).double().tolist()

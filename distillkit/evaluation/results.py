@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -17,12 +18,16 @@ COMBINATION = "linear:"
 """What the name of every linear combination begins with; its alpha follows."""
 ROLES = ("fidelity", "realness")
 """The methods that are a run's teachers."""
+ALL_IMAGES = ""
+"""In place of an image's name, where a metric judges all images together."""
 ValueTable = Mapping[tuple[str, str], Values]
 """(method label, metric name) -> values."""
 
 
 def why_absent(reason: str) -> str:
-    """Shorten a reason to ``weights absent`` or ``<package> is not installed``."""
+    """Shorten a reason to ``weights absent``, ``<package> is not installed`` or ``failed``."""
+    if " could not be built: " in reason:
+        return "failed"
     package, missing, _ = reason.partition(" is not installed")
     if missing and " " not in package:
         return package + missing
@@ -74,6 +79,18 @@ class MeasuredMetric:
     """
 
 
+@dataclass(frozen=True)
+class Unmeasured:
+    """A metric that failed on a method's image: that image has no value in its mean."""
+
+    item: str
+    """The image; :data:`ALL_IMAGES` for a metric of the whole set."""
+    method: str
+    """The method's label."""
+    metric: str
+    reason: str
+
+
 class _Point(NamedTuple):
     """A method's values of each image, (n,): one point of its curve."""
 
@@ -102,7 +119,10 @@ class Results:
     methods: tuple[MethodRow, ...]
     metrics: tuple[MeasuredMetric, ...]
     values: ValueTable
-    """One value per item, (n,), all finite; of a metric of the whole set one value, shape ()."""
+    """One value per item, (n,); of a metric of the whole set one value, shape ().
+
+    NaN where a metric failed. Everything else is finite.
+    """
     teachers: tuple[str, str] | None = None
     """Labels of the faithful and the realistic method whose outputs were combined linearly.
 
@@ -116,6 +136,8 @@ class Results:
     """Requested metrics whose weights or packages are not on this machine, with the reason."""
     seed_means: ValueTable = field(default_factory=dict)
     """Mean over the items, one value per seed; empty after a single seed."""
+    unmeasured: tuple[Unmeasured, ...] = ()
+    """Why values are NaN."""
 
     @classmethod
     def over_seeds(cls, runs: Sequence[Results]) -> Results:
@@ -130,10 +152,16 @@ class Results:
         seed_means = {}
         for key in first.values:
             by_seed = np.stack([run.values[key] for run in runs])
+            # An item that a metric failed on with one seed has no mean over them.
             values[key] = by_seed.mean(0)
             # A metric of the whole set has one value per seed, and no items to average.
-            seed_means[key] = by_seed.reshape(len(runs), -1).mean(1)
-        return replace(first, values=values, seed_means=seed_means)
+            by_item = by_seed.reshape(len(runs), -1)
+            measured = by_item[:, np.isfinite(by_item).all(0)]
+            seed_means[key] = np.full(len(runs), math.nan)
+            if measured.size:
+                seed_means[key] = measured.mean(1)
+        unmeasured = dict.fromkeys(cell for run in runs for cell in run.unmeasured)
+        return replace(first, values=values, seed_means=seed_means, unmeasured=tuple(unmeasured))
 
     @property
     def seeds(self) -> int:
@@ -199,12 +227,55 @@ class Results:
         return [photo_of(item) for item in self.items]
 
     def summary(self, label: str, metric: str) -> Estimate:
-        """Estimate the mean over items; of a metric of the whole set return its value."""
-        return estimate_mean(self.values[label, metric], self.photos)
+        """Estimate the mean over items; of a metric of the whole set return its value.
+
+        Items without a value are left out; without any value the mean is NaN.
+        """
+        return self._estimate(self.values[label, metric])
+
+    def mean(self, label: str, metric: str) -> float:
+        """Return the mean of :meth:`summary`, without the work of its interval."""
+        values = self.values[label, metric]
+        measured = values[np.isfinite(values)]
+        if not measured.size:
+            return math.nan
+        return float(measured.mean())
+
+    def count(self, label: str, metric: str) -> int:
+        """Count the items that a metric measured."""
+        values = self.values[label, metric]
+        if not values.ndim:
+            return len(self.items) if np.isfinite(values) else 0
+        return int(np.isfinite(values).sum())
 
     def paired(self, a: str, b: str, metric: str) -> Estimate:
-        """Estimate the mean of ``a - b`` over the same items."""
-        return estimate_mean(self.values[a, metric] - self.values[b, metric], self.photos)
+        """Estimate the mean of ``a - b`` over the items that have both."""
+        return self._estimate(self.values[a, metric] - self.values[b, metric])
+
+    def _estimate(self, values: Values) -> Estimate:
+        measured = np.isfinite(values)
+        if measured.all():
+            return estimate_mean(values, self.photos)
+        if not measured.any():
+            return Estimate(math.nan, None)
+        photos = [photo for photo, there in zip(self.photos, measured, strict=True) if there]
+        return estimate_mean(values[measured], photos)
+
+    def _complete(self, *metrics: str) -> Results:
+        """Leave out the items that one of these metrics failed on, whatever the method.
+
+        A method without any value is not asked.
+        """
+        complete = np.ones(len(self.items), bool)
+        for (_, metric), values in self.values.items():
+            measured = np.isfinite(values)
+            if metric in metrics and measured.any():
+                complete &= measured
+        if complete.all() or not complete.any():
+            return self
+        items = [item for item, kept in zip(self.items, complete, strict=True) if kept]
+        values = {key: column[complete] for key, column in self.values.items() if column.ndim}
+        return replace(self, items=tuple(items), values=values)
 
     def at_equal(self, metric: str, baseline: str = LINEAR, psnr: str | None = None) -> list[Gap]:
         """Compare PSNR with a baseline's curve at the student's mean perceptual distance.
@@ -226,6 +297,10 @@ class Results:
         """
         if psnr is None:
             psnr = self.fidelity
+        complete = self._complete(metric, psnr)
+        if complete is not self:
+            # Means at equal distance are of the same items at every point.
+            return complete.at_equal(metric, baseline, psnr)
         curve = [self._point(method.label, metric, psnr) for method in self._curve(baseline)]
         gaps = []
         for method in self.sweep():
@@ -291,7 +366,7 @@ class Results:
             missing = {
                 "metric": name,
                 "protocol": why_absent(reason),
-                **self._statistics(None, None),
+                **self._statistics(None, None, 0),
             }
             yield identity | missing | costs
 
@@ -308,21 +383,24 @@ class Results:
 
     def _statistics_of(self, label: str, metric: MeasuredMetric) -> dict[str, Any]:
         mean = self.summary(label, metric.name)
+        count = self.count(label, metric.name)
         if self.reference is None or metric.of_set:
-            return self._statistics(mean, None)
+            return self._statistics(mean, None, count)
         difference = self.paired(label, self.reference, metric.name)
-        return self._statistics(mean, difference)
+        return self._statistics(mean, difference, count)
 
-    def _statistics(self, mean: Estimate | None, difference: Estimate | None) -> dict[str, Any]:
+    def _statistics(
+        self, mean: Estimate | None, difference: Estimate | None, count: int
+    ) -> dict[str, Any]:
         """Spread estimates over the columns of a row; None where there is no number."""
         return {
-            "mean": mean and mean.mean,
+            "mean": mean and _number(mean.mean),
             "sem": mean and mean.sem,
             "ci_low": _bound(mean, 0),
             "ci_high": _bound(mean, 1),
-            "n": len(self.items) if mean else 0,
+            "n": count,
             "reference": self.reference,
-            "difference": difference and difference.mean,
+            "difference": difference and _number(difference.mean),
             "difference_low": _bound(difference, 0),
             "difference_high": _bound(difference, 1),
         }
@@ -340,6 +418,7 @@ class Results:
             "reference": self.reference,
             "device": self.device,
             "absent": dict(self.absent),
+            "unmeasured": [asdict(cell) for cell in self.unmeasured],
         }
         return json.dumps(content, indent=1, allow_nan=False)
 
@@ -359,6 +438,7 @@ class Results:
             device=content["device"],
             absent=content["absent"],
             seed_means=_flatten(content["seed_means"]),
+            unmeasured=tuple(Unmeasured(**cell) for cell in content["unmeasured"]),
         )
 
 
@@ -387,11 +467,18 @@ def _bound(estimate: Estimate | None, side: int) -> float | None:
     return estimate.interval[side]
 
 
+def _number(value: float) -> float | None:
+    """Return None in place of NaN, which JSON does not have."""
+    return None if math.isnan(value) else value
+
+
 def _nest(table: ValueTable) -> dict[str, dict[str, Any]]:
     """Turn a table by (label, metric) into one by label and then by metric."""
     nested: dict[str, dict[str, Any]] = {}
     for (label, metric), values in table.items():
-        nested.setdefault(label, {})[metric] = values.tolist()
+        # JSON has no NaN. An object array holds None in its place.
+        numbers = np.where(np.isfinite(values), values.astype(object), None)
+        nested.setdefault(label, {})[metric] = numbers.tolist()
     return nested
 
 
@@ -400,5 +487,5 @@ def _flatten(nested: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], V
     table = {}
     for label, by_metric in nested.items():
         for metric, values in by_metric.items():
-            table[label, metric] = np.array(values)
+            table[label, metric] = np.array(values, dtype=np.float64)
     return table

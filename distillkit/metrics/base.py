@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from distillkit.errors import DataError
+
 
 @runtime_checkable
 class Metric(Protocol):
@@ -54,6 +56,8 @@ class FullReference:
     higher_is_better: bool
     differentiable: bool
     perceptual: bool
+    smallest_side: int = 1
+    """Pixels that a side of an image has to have."""
 
     def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
         in_color = restored.dim() == 4 and restored.shape[1] == 3
@@ -61,7 +65,27 @@ class FullReference:
         if not (in_color and same_size and len(gt) in (1, len(restored))):
             shapes = f"{tuple(restored.shape)} and {tuple(gt.shape)}"
             raise ValueError(f"{self.name}: expected two (B, 3, H, W), got {shapes}")
+        require_sides(restored, self.smallest_side, self.name)
         return self.function(restored, gt)
+
+
+def require_sides(image: Tensor, smallest: int, metric: str) -> None:
+    """Refuse an image that is too small for a metric.
+
+    Args:
+        image: (B, C, H, W).
+        smallest: pixels that a side has to have.
+        metric: the metric's name.
+
+    Raises:
+        DataError: a side is shorter.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < smallest:
+        raise DataError(
+            f"an image of {width}x{height} px is too small for {metric}; "
+            f"it takes {smallest} px a side or more"
+        )
 
 
 @dataclass

@@ -47,6 +47,7 @@ def ssim() -> Metric:
         name="ssim",
         protocol=f"RGB channel mean, 8-bit rounded, {_GAUSSIAN}, float64",
         function=_ssim_of_colors,
+        smallest_side=WINDOW,
     )
 
 
@@ -59,10 +60,16 @@ def ssim_y() -> Metric:
         name="ssim-y",
         protocol=f"Y of BT.601 (16-235, rounded) of 8-bit RGB, {_GAUSSIAN}, cs >= 0, float64",
         function=_ssim_of_luma,
+        smallest_side=WINDOW,
     )
 
 
-def _distortion(name: str, protocol: str, function: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+def _distortion(
+    name: str,
+    protocol: str,
+    function: Callable[[Tensor, Tensor], Tensor],
+    smallest_side: int = 1,
+) -> Metric:
     return FullReference(
         name=name,
         protocol=protocol,
@@ -70,6 +77,7 @@ def _distortion(name: str, protocol: str, function: Callable[[Tensor, Tensor], T
         higher_is_better=True,
         differentiable=False,
         perceptual=False,
+        smallest_side=smallest_side,
     )
 
 
@@ -135,13 +143,7 @@ def _ssim_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         the luminance and the contrast-structure term, each (B, C, H - 10, W - 10).
-
-    Raises:
-        ValueError: a side is shorter than the window.
     """
-    if min(a.shape[2:]) < WINDOW:
-        sides = tuple(a.shape[2:])
-        raise ValueError(f"SSIM needs sides of at least {WINDOW} pixels, got {sides}")
     mean_a = _blur(a)
     mean_b = _blur(b)
     variance_a = _blur(a * a) - mean_a**2

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from distillkit.errors import WeightsError
 from distillkit.files.weights import load_exactly, read_state_dict
 from distillkit.metrics.base import FullReference, Metric
-from distillkit.metrics.perceptual import PerceptualDistance
+from distillkit.metrics.perceptual import SMALLEST_SIDE, PerceptualDistance
 
 Trunk = Literal["alex", "vgg"]
+LPIPS_SMALLEST_SIDE: dict[Trunk, int] = {"alex": 31, "vgg": 16}
+"""Pixels; below it a pooling of the trunk has nothing left to take."""
 
 
 def stlpips(net: Trunk) -> Metric:
@@ -23,7 +25,7 @@ def stlpips(net: Trunk) -> Metric:
     Its scale is not that of LPIPS: never put both in one column.
     """
     protocol = f"shift-tolerant LPIPS vST0.0, {net}, RGB"
-    return _perceptual(f"stlpips-{net}", protocol, PerceptualDistance(net))
+    return _perceptual(f"stlpips-{net}", protocol, PerceptualDistance(net), SMALLEST_SIDE[net])
 
 
 def lpips(net: Trunk, trunk: Path) -> Metric:
@@ -45,7 +47,8 @@ def lpips(net: Trunk, trunk: Path) -> Metric:
             f"{trunk} - LPIPS needs torchvision's ImageNet weights of {net}: "
             "put the file there or set `trunk` to it"
         )
-    return _perceptual(f"lpips-{net}", f"LPIPS v0.1, {net}, RGB", _read_lpips(net, trunk))
+    protocol = f"LPIPS v0.1, {net}, RGB"
+    return _perceptual(f"lpips-{net}", protocol, _read_lpips(net, trunk), LPIPS_SMALLEST_SIDE[net])
 
 
 def _read_lpips(net: Trunk, path: Path) -> nn.Module:
@@ -78,7 +81,7 @@ def _untrained_lpips(net: Trunk) -> Any:
         return package.LPIPS(net=net, pnet_rand=True, verbose=False)
 
 
-def _perceptual(name: str, protocol: str, network: nn.Module) -> Metric:
+def _perceptual(name: str, protocol: str, network: nn.Module, smallest_side: int) -> Metric:
     def measure(restored: Tensor, gt: Tensor) -> Tensor:
         return network.to(restored.device)(restored, gt).flatten()
 
@@ -89,4 +92,5 @@ def _perceptual(name: str, protocol: str, network: nn.Module) -> Metric:
         higher_is_better=False,
         differentiable=True,
         perceptual=True,
+        smallest_side=smallest_side,
     )

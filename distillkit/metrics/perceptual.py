@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit.errors import DataError, WeightsError
+from distillkit.errors import WeightsError
 from distillkit.files.weights import load_exactly, read_state_dict
+from distillkit.metrics.base import require_sides
 
 Network = Literal["alex", "vgg"]
 SMALLEST_SIDE: dict[Network, int] = {"alex": 21, "vgg": 18}
@@ -134,13 +135,7 @@ class PerceptualDistance(nn.Module):
         Raises:
             DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
         """
-        smallest = SMALLEST_SIDE[self.network]
-        height, width = image.shape[-2:]
-        if min(height, width) < smallest:
-            raise DataError(
-                f"an image of {height}x{width} px is too small for {self.network}; "
-                f"it takes {smallest} px a side or more"
-            )
+        require_sides(image, SMALLEST_SIDE[self.network], self.network)
         x = (image - self.shift) / self.scale
         features = []
         for trunk_slice in self.net:

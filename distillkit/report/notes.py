@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from distillkit.evaluation.results import Results
 
 INTERVAL_NOTE = (
@@ -17,6 +19,7 @@ GAP_NOTE = (
     "linear: linear combinations of two methods' images. "
     "none: the baseline does not reach the student's distance."
 )
+MAX_FAILURES_SHOWN = 20
 FEW_PHOTOS = 10
 """With fewer photos, standard errors are rough and intervals too narrow."""
 
@@ -41,6 +44,24 @@ def uncertainty_note(results: Results) -> str:
         note += f" Each number is the mean of {results.seeds} seeds"
         note += ", sd its standard deviation over them."
     return note
+
+
+def failure_notes(results: Results) -> list[str]:
+    """Say which values are missing and why, a line for each metric, image and reason."""
+    methods_by_failure: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for cell in results.unmeasured:
+        methods_by_failure[cell.metric, cell.item, cell.reason].append(cell.method)
+    notes = []
+    for (metric, item, reason), methods in methods_by_failure.items():
+        whose = ", ".join(methods)
+        if len(methods) == len(results.methods):
+            whose = "all methods"
+        image = f" on {item}" if item else ""
+        notes.append(f"{metric}{image} ({whose}): {reason}")
+    hidden = len(notes) - MAX_FAILURES_SHOWN
+    if hidden > 0:
+        notes = [*notes[:MAX_FAILURES_SHOWN], f"and {hidden} more in per_image.json"]
+    return notes
 
 
 def cost_note(results: Results) -> str:

@@ -38,10 +38,10 @@ def draw_radar(
         dark: for a dark page.
 
     Returns:
-        A PNG file, or None with under three metrics or two methods.
+        A PNG file, or None with under three metrics that all have measured, or two methods.
     """
-    metrics = results.metrics
     methods = select_methods(results)
+    metrics = [metric for metric in results.metrics if _is_complete(results, methods, metric)]
     if len(metrics) < 3 or len(methods) < 2:
         return None
     angles = np.linspace(0, 2 * math.pi, len(metrics), endpoint=False)
@@ -84,6 +84,15 @@ def select_methods(results: Results) -> list[MethodRow]:
             fixed.append(method)
     room = MAX_METHODS - len(student)
     return [*fixed[:room], *student]
+
+
+def _is_complete(
+    results: Results,
+    methods: Sequence[MethodRow],
+    metric: MeasuredMetric,
+) -> bool:
+    """Tell whether a metric has a mean for each method: a line through its axis needs one."""
+    return bool(np.isfinite(mean_values(results, methods, metric.name)).all())
 
 
 def _radii(means: np.ndarray, metric: MeasuredMetric) -> np.ndarray:

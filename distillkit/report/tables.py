@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -142,6 +143,9 @@ def metric_cells(results: Results, method: MethodRow) -> list[Cell]:
         digits = decimals(results, metric.name)
         summary = results.summary(method.label, metric.name)
         cell = number_cell(summary, digits)
+        count = results.count(method.label, metric.name)
+        if 0 < count < len(results.items):
+            cell = Cell(cell.text, f"{cell.note} {count} of {len(results.items)} images".strip())
         deviation = results.deviation(method.label, metric.name)
         if deviation is not None:
             spread = f"(sd {deviation:.{digits}f})"
@@ -214,10 +218,12 @@ def number_cell(
     """Write ``24.31 ± 0.12`` and ``[24.08, 24.55]``.
 
     Args:
-        value: a mean with its error and interval.
+        value: a mean with its error and interval; NaN where nothing was measured.
         digits: decimals of all numbers.
         sign: ``"+"`` for differences.
     """
+    if math.isnan(value.mean):
+        return Cell("not measured")
     text = f"{value.mean:{sign}.{digits}f}"
     if value.sem is not None:
         text += f" ± {value.sem:.{digits}f}"
@@ -230,14 +236,15 @@ def number_cell(
 def decimals(results: Results, metric: str) -> int:
     """Choose the decimals: two for large values, such as dB, else four."""
     means = mean_values(results, results.methods, metric)
-    if max(map(abs, means)) >= 5:
+    # NaN, where a metric failed, is never the larger one.
+    if any(abs(mean) >= 5 for mean in means):
         return 2
     return 4
 
 
 def mean_values(results: Results, methods: Iterable[MethodRow], metric: str) -> list[float]:
-    """Return a metric's mean over the images for each method."""
-    return [float(results.values[method.label, metric].mean()) for method in methods]
+    """Return a metric's mean over the images for each method; NaN where it has none."""
+    return [results.mean(method.label, metric) for method in methods]
 
 
 def ordered_methods(results: Results) -> list[MethodRow]:

@@ -16,6 +16,7 @@ from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.diffusion.model import ModelInput, OutputTeacher
 from distillkit.diffusion.padding import restore_padded
+from distillkit.errors import DistillkitError
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery
 from distillkit.evaluation.protocol import (
@@ -125,7 +126,7 @@ def _held_out_items(
 def _build_metrics(
     resolved: ResolvedRecipe, device: torch.device
 ) -> tuple[list[Metric | SetMetric], dict[str, str]]:
-    """Build the metrics whose weights are here.
+    """Build the metrics that can be built.
 
     Returns:
         The metrics, and the reasons why others are missing, by name.
@@ -133,7 +134,8 @@ def _build_metrics(
     builders = {}
     for component in resolved.metrics:
         builders[component.spec.name] = partial(build, component, device)
-    return available_metrics(builders)
+    # After hours of training, a metric that cannot be built costs its cells, whatever the reason.
+    return available_metrics(builders, excused=DistillkitError)
 
 
 def _model_methods(

@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch.testing import assert_close
 
-from distillkit import FullReference, Metric, WeightsError, load_plugins, psnr
+from distillkit import DataError, FullReference, Metric, WeightsError, load_plugins, psnr
 from distillkit.metrics.distortion import ssim
 from distillkit_lowlight.metrics import (
     after_gt_mean,
@@ -60,7 +60,7 @@ def test_uniform_ssim_is_scikit_images(images):
     arrays = [to_levels(v).permute(0, 2, 3, 1).numpy().astype(np.uint8) for v in (a, b)]
     expected = [structural_similarity(x, y, channel_axis=2) for x, y in zip(*arrays, strict=True)]
     assert_close(ssim_uniform()(a, b), torch.tensor(expected).float(), atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="7 pixels"):
+    with pytest.raises(DataError, match="6x20 px is too small for ssim-uniform; it takes 7 px"):
         ssim_uniform()(a[..., :6], b[..., :6])
 
 
