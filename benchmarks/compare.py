@@ -9,7 +9,10 @@ clustered by photograph.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
+
+import numpy as np
 
 from distillkit.errors import DistillkitError
 from distillkit.evaluation.results import Results
@@ -35,7 +38,11 @@ def main() -> None:
             raise DistillkitError(f"{run} - was judged on other images than {arguments.runs[0]}")
         for metric in {m.name: m for m in first.metrics if m in results.metrics}:
             difference = results.values[label, metric] - first.values[label, metric]
-            sem = standard_error(difference, first.photos) or 0.0
+            # Images that a metric failed on are left out.
+            measured = np.isfinite(difference)
+            photos = list(itertools.compress(first.photos, measured))
+            difference = difference[measured]
+            sem = standard_error(difference, photos) or 0.0
             paired = "" if run == arguments.runs[0] else f"{difference.mean():+.4f} ± {sem:.4f}"
             print(
                 f"{run.name:<32}{metric:<16}{results.summary(label, metric).mean:>9.4f}{paired:>22}"

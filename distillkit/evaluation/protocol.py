@@ -187,7 +187,7 @@ class _Evaluation:
         self.metrics = metrics
         self.settings = settings
         self.store = store
-        self.rows = _method_rows(methods, settings)
+        self.rows = method_rows(methods, settings)
         self.names: list[str] = []
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.values: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -305,8 +305,8 @@ class _Evaluation:
         return replace(row, seconds=median)
 
 
-def _method_rows(methods: Sequence[Method], settings: EvaluationSettings) -> list[MethodRow]:
-    """Return a row for each method and each linear combination.
+def method_rows(methods: Sequence[Method], settings: EvaluationSettings) -> list[MethodRow]:
+    """Return a row of the results for each method and each linear combination.
 
     Raises:
         DistillkitError: no such methods to combine, or no such reference.

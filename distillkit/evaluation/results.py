@@ -274,8 +274,8 @@ class Results:
         if complete.all() or not complete.any():
             return self
         items = [item for item, kept in zip(self.items, complete, strict=True) if kept]
-        values = {key: column[complete] for key, column in self.values.items() if column.ndim}
-        return replace(self, items=tuple(items), values=values)
+        table = {key: column[complete] for key, column in self.values.items() if column.ndim}
+        return replace(self, items=tuple(items), values=table)
 
     def at_equal(self, metric: str, baseline: str = LINEAR, psnr: str | None = None) -> list[Gap]:
         """Compare PSNR with a baseline's curve at the student's mean perceptual distance.
@@ -476,8 +476,9 @@ def _nest(table: ValueTable) -> dict[str, dict[str, Any]]:
     """Turn a table by (label, metric) into one by label and then by metric."""
     nested: dict[str, dict[str, Any]] = {}
     for (label, metric), values in table.items():
-        # JSON has no NaN. An object array holds None in its place.
-        numbers = np.where(np.isfinite(values), values.astype(object), None)
+        # JSON has no NaN. An array of objects holds None in its place.
+        numbers = values.astype(object)
+        numbers[np.isnan(values)] = None
         nested.setdefault(label, {})[metric] = numbers.tolist()
     return nested
 

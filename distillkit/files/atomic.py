@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +102,20 @@ def write_file(path: Path, content: str | bytes) -> None:
         content = content.encode()
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written, before any work is done for it.
+
+    Nothing is left there. Of a folder that does not exist yet, the nearest parent is tried.
+
+    Raises:
+        DiskError: no file can be made in it.
+    """
+    candidates = [folder, *folder.absolute().parents]
+    existing = next(path for path in candidates if path.exists())
+    with explain_disk_errors(folder), tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 def append_text(path: Path, text: str) -> None:

@@ -16,6 +16,18 @@ from distillkit.report.documents import csv_text, evaluation_markdown
 from distillkit.report.radar import draw_radar
 from distillkit.report.tradeoff import draw_tradeoff
 
+EVALUATION_FILES = (
+    "per_image.json",
+    "metrics.json",
+    "metrics.csv",
+    "table.md",
+    "tradeoff.png",
+    "comparison.png",
+    "radar.png",
+    "bubbles.png",
+)
+"""What :func:`write_evaluation` may write."""
+
 
 def write_evaluation(
     results: Results,
@@ -40,18 +52,18 @@ def write_evaluation(
     """
     rows = results.rows()
     checks = check_sweep(results, trained_against)
-    files: dict[str, str | bytes | None] = {
-        "per_image.json": results.to_json(),
-        "metrics.json": json.dumps(rows, indent=1, allow_nan=False) + "\n",
-        "metrics.csv": csv_text(rows),
-        "table.md": evaluation_markdown(results, trained_against, checks),
-        "tradeoff.png": draw_tradeoff(results, trained_against),
-        "comparison.png": draw_comparison(gallery.photos, results.teachers),
-        "radar.png": draw_radar(results, trained_against),
-        "bubbles.png": draw_bubbles(results),
-    }
+    contents: tuple[str | bytes | None, ...] = (
+        results.to_json(),
+        json.dumps(rows, indent=1, allow_nan=False) + "\n",
+        csv_text(rows),
+        evaluation_markdown(results, trained_against, checks),
+        draw_tradeoff(results, trained_against),
+        draw_comparison(gallery.photos, results.teachers),
+        draw_radar(results, trained_against),
+        draw_bubbles(results),
+    )
     out_dir.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
+    for name, content in zip(EVALUATION_FILES, contents, strict=True):
         if content is not None:
             write_file(out_dir / name, content)
         else:

@@ -46,6 +46,12 @@ def uncertainty_note(results: Results) -> str:
     return note
 
 
+def missing_notes(results: Results) -> list[str]:
+    """Say what has no value, whole metrics first."""
+    absent = [f"{name}: {reason}" for name, reason in results.absent.items()]
+    return [*absent, *failure_notes(results)]
+
+
 def failure_notes(results: Results) -> list[str]:
     """Say which values are missing and why, a line for each metric, image and reason."""
     methods_by_failure: dict[tuple[str, str, str], list[str]] = defaultdict(list)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from distillkit.data.evaluation_pairs import EvaluationPair
-from distillkit.errors import DistillkitError
+from distillkit.errors import DataError, DistillkitError, Interrupted
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, Images
+from distillkit.evaluation.measurements import MeasurementFile
 from distillkit.evaluation.protocol import (
     ALPHAS,
     EvaluationSettings,
+    Method,
     available_metrics,
     bicubic_method,
     evaluate,
+    method_rows,
 )
 from distillkit.evaluation.results import Results
 from distillkit.files.images import read_image
@@ -28,16 +32,20 @@ from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_metric, pick_device
 from distillkit.report.files import write_evaluation
+from distillkit.report.notes import failure_notes
 from distillkit.report.page import write_report
-from distillkit.runs.console import print_status
-from distillkit.runs.manifest import Manifest
+from distillkit.runs.comparison_folder import MEASUREMENTS, check_comparison_folder
+from distillkit.runs.comparison_keys import ImageKeys, describe_metric, describe_versions
+from distillkit.runs.console import print_status, with_progress
+from distillkit.runs.manifest import Manifest, timestamp
 from distillkit.runs.method_folders import (
     Files,
-    Sizes,
+    Layouts,
     find_unpaired,
     folder_methods,
+    inspect_images,
     list_images,
-    measure_images,
+    read_folders,
     refuse_problems,
 )
 
@@ -75,6 +83,8 @@ def compare_folders(
 ) -> Path:
     """Measure methods' images, write an evaluation and its report.
 
+    The values of each image are kept as they come, and are not measured again by the same command.
+
     Images belong together that have the same path in their folders, apart from the suffix.
 
     Args:
@@ -90,48 +100,75 @@ def compare_folders(
     Raises:
         DataError: all images that are missing, left over, unreadable or of another size than the
             ground truth.
-        DistillkitError: ``out`` is a run's folder, or a method or a metric does not exist.
+        DistillkitError: ``out`` holds something else or belongs to the inputs, a method or a
+            metric does not exist, or all images are too small for a metric.
+        Interrupted: the same command continues.
     """
-    _check_arguments(out, options)
-    gt_files = list_images(gt, options.pattern)
-    sizes, problems = measure_images(gt_files)
-    refuse_problems(problems)
-    methods = folder_methods(method_folders, sizes, options.pattern)
-    lq_files: Files = {}
+    started = timestamp()
+    inputs = {"gt": gt, **method_folders}
     if options.lq is not None:
-        lq_files, scale = _find_inputs(options.lq, options.pattern, sizes)
-        if scale is not None and "bicubic" not in method_folders:
-            methods.append(bicubic_method(scale))
+        inputs["lq"] = options.lq
+    check_comparison_folder(out, inputs)
+    _check_settings(options)
     device = pick_device(options.device)
-    metrics, absent = _build_metrics(options, device)
-    gallery = Gallery()
-
-    def observe(name: str, images: Images) -> None:
-        if not lq_files:
-            # The ground truth stood in for the input, and is shown already.
-            images = {label: image for label, image in images.items() if label != "lq"}
-        gallery(name, images)
-
+    metrics = _build_metrics(options, device)
+    folders = _read_inputs(gt, method_folders, options)
     settings = EvaluationSettings(
         dataset=gt.resolve().name,
         combine=options.combine,
         alphas=options.alphas,
-        reference=options.reference or methods[0].label,
+        reference=options.reference or folders.methods[0].label,
         device=describe_device(device),
-        absent=absent,
+        absent=metrics.absent,
     )
-    items = _read_items(gt_files, lq_files, device)
-    results = evaluate(methods, items, metrics, settings, observe=observe)
-    return _write_comparison(results, gallery, out, device)
+    # Unknown names and images too small for a metric are refused before anything is written.
+    labels = [row.label for row in method_rows(folders.methods, settings)]
+    _refuse_too_small(metrics, folders.layouts)
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = Manifest(
+        out / "manifest.json",
+        started=started,
+        device=str(device),
+        comparison={name: str(folder.resolve()) for name, folder in inputs.items()},
+    )
+    facts = {
+        "labels": labels,
+        "combine": options.combine,
+        "alphas": options.alphas,
+        "metrics": metrics.described,
+        "device": device.type,
+        "versions": describe_versions(),
+    }
+    store = MeasurementFile(out / MEASUREMENTS, ImageKeys(folders.files, facts))
+    with _recorded(manifest):
+        gallery = Gallery()
+        results = _evaluate(folders, metrics, settings, store, gallery)
+        report = _write_results(results, gallery, out, manifest)
+    return report
 
 
-def _check_arguments(out: Path, options: CompareOptions) -> None:
-    # The evaluation of a run would be lost.
-    if (out / "recipe.toml").exists():
-        advice = f"add methods to the run: distillkit evaluate {out} --method ..."
-        raise DistillkitError(
-            f"{out} - is a run's folder; choose another one by --out, or {advice}"
-        )
+class _Folders(NamedTuple):
+    """What is compared."""
+
+    methods: list[Method]
+    files: dict[str, Files]
+    """By label: ``gt``, ``lq`` where there are inputs, and the methods'."""
+    layouts: Layouts
+    """Of the ground truth."""
+
+
+class _Metrics(NamedTuple):
+    """What is measured."""
+
+    built: list[Metric | SetMetric]
+    absent: dict[str, str]
+    """Why others are missing, by name."""
+    described: list[dict[str, Any]]
+    """Options and weights, for the record."""
+    device: torch.device
+
+
+def _check_settings(options: CompareOptions) -> None:
     for name in options.metric_settings:
         if name not in options.metrics:
             measured = ",".join(options.metrics)
@@ -139,23 +176,43 @@ def _check_arguments(out: Path, options: CompareOptions) -> None:
             raise DistillkitError(f"--set {name}. - {problem}")
 
 
+def _read_inputs(
+    gt: Path,
+    method_folders: Mapping[str, Path],
+    options: CompareOptions,
+) -> _Folders:
+    """List and check all files."""
+    gt_files = list_images(gt, options.pattern)
+    print_status(f"reading the ground truth: {len(gt_files)} images")
+    layouts, problems = inspect_images(gt_files)
+    refuse_problems(problems)
+    method_files = read_folders(method_folders, layouts, options.pattern)
+    files = {"gt": gt_files, **method_files}
+    methods = folder_methods(method_files)
+    if options.lq is not None:
+        files["lq"], scale = _find_inputs(options.lq, options.pattern, layouts)
+        if scale is not None and "bicubic" not in method_folders:
+            methods.append(bicubic_method(scale))
+    return _Folders(methods, files, layouts)
+
+
 def _find_inputs(
     folder: Path,
     pattern: str,
-    gt_sizes: Sizes,
+    gt_layouts: Layouts,
 ) -> tuple[Files, int | None]:
     """List the inputs, and tell how much larger the ground truth is."""
     files = list_images(folder, pattern)
-    sizes, damaged = measure_images(files)
-    refuse_problems([*find_unpaired("--lq", folder, files, gt_sizes), *damaged])
-    return files, _common_scale(sizes, gt_sizes)
+    layouts, damaged = inspect_images(files)
+    refuse_problems([*find_unpaired("--lq", folder, files, gt_layouts), *damaged])
+    return files, _common_scale(layouts, gt_layouts)
 
 
-def _common_scale(lq_sizes: Sizes, gt_sizes: Sizes) -> int | None:
+def _common_scale(lq_layouts: Layouts, gt_layouts: Layouts) -> int | None:
     """Divide the sides: the same whole number for all images, or None."""
     ratios = set()
-    for name, gt_size in gt_sizes.items():
-        for gt_side, lq_side in zip(gt_size, lq_sizes[name], strict=True):
+    for name, gt in gt_layouts.items():
+        for gt_side, lq_side in zip(gt.size, lq_layouts[name].size, strict=True):
             ratios.add(gt_side / lq_side)
     ratio = ratios.pop()
     if ratios or ratio < 1 or ratio != int(ratio):
@@ -163,47 +220,100 @@ def _common_scale(lq_sizes: Sizes, gt_sizes: Sizes) -> int | None:
     return int(ratio)
 
 
-def _build_metrics(
-    options: CompareOptions, device: torch.device
-) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+def _build_metrics(options: CompareOptions, device: torch.device) -> _Metrics:
     """Build the metrics whose weights are here, print why others are not."""
     plugins = load_plugins()
     builders = {}
+    described = []
     for name in options.metrics:
         spec = plugins.find("metrics", name)
         settings = options.metric_settings.get(name, {})
         builders[spec.name] = partial(build_metric, name, settings, device)
+        described.append((spec, settings))
     metrics, absent = available_metrics(builders)
     for name, reason in absent.items():
         print_status(f"not measured: {name}: {reason}")
-    return metrics, absent
+    # Only now are the settings known to be good.
+    descriptions = [describe_metric(*pair) for pair in described]
+    return _Metrics(metrics, absent, descriptions, device)
 
 
-def _read_items(
-    gt_files: Files,
-    lq_files: Files,
-    device: torch.device,
-) -> Iterator[EvaluationPair]:
+def _refuse_too_small(metrics: _Metrics, layouts: Layouts) -> None:
+    """Refuse a comparison whose images are all too small for a metric.
+
+    Where some are large enough, the others cost their cells.
+    """
+    # Noise of the same size: what a metric says of it depends on nothing but the size.
+    name = max(layouts, key=lambda name: min(layouts[name].size))
+    noise = torch.rand(1, 3, *layouts[name].size, generator=torch.Generator().manual_seed(0))
+    image = (2 * noise - 1).to(metrics.device)
+    problems = []
+    for metric in metrics.built:
+        try:
+            if isinstance(metric, SetMetric):
+                metric.features(image)
+            else:
+                metric(image, image)
+        except DataError as error:
+            problems.append(f"{name} - {error}")
+        # Anything else is the metric's own failure, and costs its cells.
+        except Exception:
+            continue
+    if problems:
+        raise DataError("\n  ".join(problems))
+
+
+@contextmanager
+def _recorded(manifest: Manifest) -> Iterator[None]:
+    """Write into the manifest how the comparison ended."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        manifest.close("interrupted")
+        raise Interrupted("interrupted; the same command continues") from None
+    except BaseException:
+        manifest.close("failed")
+        raise
+
+
+def _evaluate(
+    folders: _Folders,
+    metrics: _Metrics,
+    settings: EvaluationSettings,
+    store: MeasurementFile,
+    gallery: Gallery,
+) -> Results:
+    def observe(name: str, images: Images) -> None:
+        if "lq" not in folders.files:
+            # The ground truth stood in for the input, and is shown already.
+            images = {label: image for label, image in images.items() if label != "lq"}
+        gallery(name, images)
+
+    pairs = _read_pairs(folders.files, metrics.device)
+    items = with_progress(pairs, len(folders.layouts), "measuring")
+    return evaluate(folders.methods, items, metrics.built, settings, observe=observe, store=store)
+
+
+def _read_pairs(files: Mapping[str, Files], device: torch.device) -> Iterator[EvaluationPair]:
     """Read the pairs; without inputs the ground truth stands in for them."""
-    for name, path in gt_files.items():
+    for name, path in files["gt"].items():
         gt = read_image(path)[None].to(device)
         lq = gt
-        if lq_files:
-            lq = read_image(lq_files[name])[None].to(device)
+        if "lq" in files:
+            lq = read_image(files["lq"][name])[None].to(device)
         yield EvaluationPair(name, lq, gt)
 
 
-def _write_comparison(
+def _write_results(
     results: Results,
     gallery: Gallery,
     out: Path,
-    device: torch.device,
+    manifest: Manifest,
 ) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = Manifest(out / "manifest.json", device=str(device))
     write_evaluation(results, gallery, out)
+    for note in failure_notes(results):
+        print_status(f"not measured: {note}")
     for check in check_sweep(results, ()):
         print_status(str(check))
-    report = write_report(out, results, gallery, manifest=manifest.facts)
     manifest.close("finished")
-    return report
+    return write_report(out, results, gallery, manifest=manifest.facts)

@@ -34,9 +34,11 @@ from distillkit.plugins.descriptors import TeacherSpec
 from distillkit.recipe.build import build, open_evaluation_pairs, pick_device
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.report.files import write_evaluation
+from distillkit.report.notes import missing_notes
 from distillkit.report.page import write_report
-from distillkit.runs.console import print_status
-from distillkit.runs.method_folders import folder_methods
+from distillkit.runs.comparison_folder import refuse_output_in_inputs
+from distillkit.runs.console import print_status, with_progress
+from distillkit.runs.method_folders import Layout, folder_methods, read_folders
 
 
 def evaluate_run(
@@ -66,6 +68,7 @@ def evaluate_run(
     if not resolved.recipe.data.eval:
         print_status("no evaluation: the recipe names no held-out images (data.eval)")
         return None
+    refuse_output_in_inputs(run_dir / "evaluation", method_folders or {})
     device = pick_device(device)
     student = load_student(run_dir / "student", device)
     teachers = _build_output_teachers(resolved, device)
@@ -73,11 +76,12 @@ def evaluate_run(
         combine = ROLES
     items = _held_out_items(resolved, student.model.scale, device)
     metrics, absent = _build_metrics(resolved, device)
-    sizes = {item.name: tuple(item.gt.shape[2:]) for item in items}
+    layouts = {item.name: _layout(item) for item in items}
+    files = read_folders(method_folders or {}, layouts)
     # Metrics measure the images of all methods in one batch, in this order.
     methods = [
         *_model_methods(resolved, run_dir, student, teachers, device),
-        *folder_methods(method_folders or {}, sizes),
+        *folder_methods(files),
         bicubic_method(student.model.scale),
     ]
     options = resolved.recipe.evaluation
@@ -90,13 +94,27 @@ def evaluate_run(
         device=describe_device(device),
         absent=absent,
     )
-    # The gallery keeps the images of the first seed: it takes every photo once.
     gallery = Gallery(options.num_gallery_images)
+    observe: Gallery | None = gallery
     results_by_seed = []
     for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
-        results_by_seed.append(evaluate(methods, items, metrics, seeded, observe=gallery))
+        observed = with_progress(items, len(items), _work(seed_offset, options.num_seeds))
+        results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
+        # The gallery keeps images of the first seed.
+        observe = None
     return _write_results(resolved, run_dir, Results.over_seeds(results_by_seed), gallery)
+
+
+def _work(seed_offset: int, seeds: int) -> str:
+    if seeds == 1:
+        return "evaluating"
+    return f"evaluating seed {seed_offset + 1}/{seeds}"
+
+
+def _layout(item: EvaluationPair) -> Layout:
+    image = item.gt[0]
+    return Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
 
 
 def _build_output_teachers(
@@ -216,6 +234,8 @@ def _write_results(
 ) -> Path:
     trained_against = _metrics_trained_against(resolved, results)
     write_evaluation(results, gallery, run_dir / "evaluation", trained_against)
+    for note in missing_notes(results):
+        print_status(f"not measured: {note}")
     for check in check_sweep(results, trained_against):
         print_status(str(check))
     return write_report(

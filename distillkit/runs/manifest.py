@@ -39,7 +39,7 @@ class Manifest:
     ) -> None:
         self._path = path
         self._writes = writes
-        former = {"started": _now()}
+        former = {"started": timestamp()}
         if writes and path.exists():
             former = _read(path)
         self.facts: dict[str, Any] = {
@@ -87,7 +87,7 @@ class Manifest:
             DiskError: the run has finished, and that cannot be written. What ended another run may
                 well be a full disk: that error is more important than this one.
         """
-        facts = {"status": status, "ended": _now(), "peak_memory_bytes": peak_memory()}
+        facts = {"status": status, "ended": timestamp(), "peak_memory_bytes": peak_memory()}
         if status == "finished":
             self.write(**facts)
         else:
@@ -104,5 +104,6 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _now() -> str:
+def timestamp() -> str:
+    """Return the time now, with the zone's offset."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +15,27 @@ from torch import Tensor
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
-from distillkit.files.images import decode_image, read_image
+from distillkit.files.images import Pixels, decode_with_alpha, read_image
 from distillkit.inference.files import IMAGE_FILES
+from distillkit.runs.console import print_status
 
 Files = Mapping[str, Path]
 """Image files by their path inside a folder, without suffix."""
-Sizes = dict[str, tuple[int, ...]]
-"""Height and width of images, by the same names."""
+
+
+class Layout(NamedTuple):
+    """What images of one name have to have in common."""
+
+    size: tuple[int, ...]
+    """Height and width."""
+    is_gray: bool
+    """All channels are equal."""
+    is_transparent: bool = False
+    """Something shines through; it is laid on white."""
+
+
+Layouts = dict[str, Layout]
+"""Layouts of images, by the same names."""
 
 RESERVED_NAMES = ("lq", "gt")
 """Labels of the input and the ground truth, beside those of methods."""
@@ -27,32 +43,50 @@ MAX_NAMES_SHOWN = 5
 MAX_PROBLEMS_SHOWN = 20
 
 
-def folder_methods(
+def read_folders(
     folders: Mapping[str, Path],
-    sizes: Sizes,
+    expected: Layouts,
     pattern: str = "*",
-) -> list[Method]:
-    """Make a method of each folder, whose outputs are the folder's files.
+) -> dict[str, Files]:
+    """List the files of each method's folder, and check that they can be compared.
+
+    Images that lost their colors or their transparency are warned of.
 
     Args:
         folders: the folders by ``name`` or ``name@tradeoff``.
-        sizes: height and width of every image that each folder must hold.
+        expected: layout of every image that each folder must hold.
         pattern: the names to read; all other files are ignored.
+
+    Returns:
+        The files by the same labels.
 
     Raises:
         DataError: all images that are missing, left over, unreadable or of another size.
         DistillkitError: a name that cannot be a method's.
     """
-    methods = []
+    files_by_label = {}
     problems: list[str] = []
+    warnings: list[str] = []
     for label, folder in folders.items():
+        _parse_label(label)
         # All problems of all folders are collected, to be mended at once.
         files = list_images(folder, pattern)
-        problems += find_unpaired(label, folder, files, sizes)
-        problems += _find_unusable(files, sizes)
-        methods.append(_file_method(label, files))
+        print_status(f"reading {label}: {len(files)} images")
+        layouts, damaged = inspect_images(files)
+        problems += find_unpaired(label, folder, files, expected)
+        problems += damaged
+        problems += _find_other_sizes(files, layouts, expected)
+        warnings += _find_other_kinds(label, layouts, expected)
+        files_by_label[label] = files
     refuse_problems(problems)
-    return methods
+    for warning in warnings:
+        print_status(f"warning: {warning}")
+    return files_by_label
+
+
+def folder_methods(files_by_label: Mapping[str, Files]) -> list[Method]:
+    """Make a method of each folder, whose outputs are the folder's files."""
+    return [_file_method(label, files) for label, files in files_by_label.items()]
 
 
 def list_images(folder: Path, pattern: str = "*") -> Files:
@@ -81,27 +115,34 @@ def list_images(folder: Path, pattern: str = "*") -> Files:
     return files
 
 
-def measure_images(files: Files) -> tuple[Sizes, list[str]]:
-    """Decode every image for its size.
+def inspect_images(files: Files) -> tuple[Layouts, list[str]]:
+    """Decode every image for its layout.
 
     Returns:
-        Height and width of the images that can be decoded, and a line for each that cannot.
+        The layouts of the images that can be decoded, and a line for each that cannot.
     """
-    sizes: Sizes = {}
+    layouts: Layouts = {}
     problems = []
     for name, path in files.items():
         try:
-            sizes[name] = decode_image(path).shape[:2]
+            layouts[name] = _layout(decode_with_alpha(path))
         except DataError as e:
             problems.append(str(e))
-    return sizes, problems
+    return layouts, problems
+
+
+def _layout(pixels: Pixels) -> Layout:
+    colors = pixels.colors
+    is_gray = pixels.gray or bool((colors == colors[..., :1]).all())
+    is_transparent = pixels.alpha is not None and bool((pixels.alpha < 255).any())
+    return Layout(colors.shape[:2], is_gray, is_transparent)
 
 
 def find_unpaired(
     label: str,
     folder: Path,
     files: Files,
-    expected: Sizes,
+    expected: Layouts,
 ) -> Iterator[str]:
     """Tell which expected images a folder lacks, and which others it has."""
     differences = {
@@ -122,16 +163,32 @@ def refuse_problems(problems: Sequence[str]) -> None:
         raise DataError("\n  ".join(lines))
 
 
-def _find_unusable(files: Files, expected: Sizes) -> list[str]:
-    """Find the images that are damaged or of another size than expected."""
-    sizes, problems = measure_images(files)
-    for name, size in sizes.items():
+def _find_other_sizes(files: Files, layouts: Layouts, expected: Layouts) -> Iterator[str]:
+    """Find the images of another size than expected."""
+    for name, layout in layouts.items():
         # An image that is left over has been reported, and has no expected size.
-        gt_size = expected.get(name, size)
-        if size != gt_size:
-            difference = f"{_size_text(size)} pixels, the ground truth {_size_text(gt_size)}"
-            problems.append(f"{files[name]} - {difference}")
-    return problems
+        gt_size = expected.get(name, layout).size
+        if layout.size != gt_size:
+            difference = f"{_size_text(layout.size)} pixels, the ground truth {_size_text(gt_size)}"
+            yield f"{files[name]} - {difference}"
+
+
+def _find_other_kinds(label: str, layouts: Layouts, expected: Layouts) -> Iterator[str]:
+    """Find the images that differ from the ground truth in having colors or transparency."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, layout in layouts.items():
+        gt = expected.get(name, layout)
+        if layout.is_gray and not gt.is_gray:
+            found["gray, the ground truth has colors"].append(name)
+        if gt.is_gray and not layout.is_gray:
+            found["in colors, the ground truth is gray"].append(name)
+        if layout.is_transparent and not gt.is_transparent:
+            found["transparent (laid on white), the ground truth is opaque"].append(name)
+        if gt.is_transparent and not layout.is_transparent:
+            found["opaque, the ground truth is transparent (laid on white)"].append(name)
+    for difference, names in found.items():
+        shown = ", ".join(_shorten(names, MAX_NAMES_SHOWN))
+        yield f"{label}: {len(names)} of {len(layouts)} images are {difference}: {shown}"
 
 
 def _size_text(size: tuple[int, ...]) -> str:
