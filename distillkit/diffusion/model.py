@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -182,3 +183,11 @@ class DiffusionModel(RestorationModel):
         """Predict the clean latent and the noise in ``z_t`` (B, C, h, w) at ``t`` (B,)."""
         output = self(z_t, t, condition)
         return to_prediction(output, self.prediction_type, self.process, z_t, t, condition.y)
+
+
+def with_own_network(model: DiffusionModel) -> DiffusionModel:
+    """Copy a model's network; everything else is shared with the model."""
+    twin = copy.copy(model)
+    twin.__dict__["_modules"] = dict(model._modules)
+    twin.network = copy.deepcopy(model.network)
+    return twin

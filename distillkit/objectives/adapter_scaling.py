@@ -78,7 +78,8 @@ class LineObjective(Objective):
     def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
         x_t = self.student.codec.decode(z_t)
         m_t = self._combine_ends(batch, tradeoff) if self.loss.uses_mix else None
-        return self.loss(x_t, tradeoff, m_t, batch.gt, batch.generator)
+        losses = self.loss(x_t, tradeoff, m_t, batch.gt, batch.generator)
+        return losses | batch.adversarial(z_t, x_t, 1 - tradeoff)
 
     @torch.no_grad()
     def _combine_ends(self, batch: Stage2Batch, tradeoff: float) -> Tensor:

@@ -57,6 +57,9 @@ class Stage2Batch:
     """Steps of stage 2 done so far."""
     averaged_weights: Callable[[], AbstractContextManager[None]]
     """A context in which the trained tensors hold their moving average."""
+    adversarial: Callable[[Tensor, Tensor, float], Losses] = lambda latent, image, realism: {}
+    """Computes ``realism`` times the adversarial term of a latent and its image, if there is one,
+    and lets the discriminator learn from them."""
 
 
 class Variant(ABC):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from distillkit.diffusion.model import Condition, DiffusionModel
+from distillkit.diffusion.model import Condition, DiffusionModel, with_own_network
 from distillkit.errors import PluginError
 from distillkit.objectives.controllability import (
     Stage2Batch,
@@ -47,7 +45,7 @@ class Oftsr(Variant):
                 '"oftsr" starts from zero; use "adapter_scaling"'
             )
         self.student = student
-        self._jump = _with_own_network(student)
+        self._jump = with_own_network(student)
         self._jump.network.requires_grad_(True)
         for parameter in self._jump.network.get_submodule(student.head).parameters():
             nn.init.zeros_(parameter)
@@ -86,11 +84,3 @@ class Oftsr(Variant):
     def _flow(self, z_0: Tensor, t: Tensor, condition: Condition) -> Tensor:
         timestep = tradeoff_timestep(self.student.process, t).to(z_0.device)
         return self._jump(z_0, timestep, condition)
-
-
-def _with_own_network(student: DiffusionModel) -> DiffusionModel:
-    """Copy the student's network; everything else is shared with the student."""
-    twin = copy.copy(student)
-    twin.__dict__["_modules"] = dict(student._modules)
-    twin.network = copy.deepcopy(student.network)
-    return twin

@@ -147,15 +147,37 @@ class ReconstructionConfig(Config):
     )
 
 
+class AdversarialConfig(Config):
+    """An adversarial term: a small discriminator of patches, with hinge losses."""
+
+    weight: NonNegative = Field(default=0.0, description="of the student's term; 0: none")
+    learning_rate: Positive = Field(default=1e-4, description="of the discriminator")
+    channels: Count = Field(default=32, description="of the discriminator's first layer")
+    max_shift: CountOrZero = Field(
+        default=7, description="largest random shift, in pixels, of the crop that it sees"
+    )
+
+
+class FakeScoreConfig(Config):
+    """The score of the student's own images, for distribution matching."""
+
+    rank: Count = Field(default=8, description="of the LoRA on a copy of the teacher's denoiser")
+    learning_rate: Positive = 1e-4
+    updates: Count = Field(default=5, description="optimizer steps for each one of the student")
+
+
 class TeacherLossConfig(Config):
     """What stage 1 asks of one teacher: eq. 2 for the faithful one, eq. 3 for the realistic one."""
 
     weight: NonNegative = Field(
         default=1.0, description="lambda_fl or lambda_rn: weight of the teacher's terms"
     )
-    term: Literal["score", "output"] = Field(
-        default="score", description="what the teacher is asked for"
+    term: Literal["score", "output", "distribution_matching"] = Field(
+        default="score",
+        description="what the teacher is asked for; distribution_matching: its score, against a "
+        "score of the student's images that is trained beside it",
     )
+    fake_score: FakeScoreConfig = FakeScoreConfig()
     imitation_weight: NonNegative = Field(
         default=1.0, description="first term of eq. 2 and 3: match the teacher's score"
     )
@@ -204,6 +226,7 @@ class Stage1Config(Config):
     learning_rate: Positive = 5e-5
     adapter: AdapterConfig = AdapterConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
     teachers: dict[TeacherName, TeacherLossConfig] = Field(
         default_factory=dict,
         validate_default=True,
@@ -284,6 +307,9 @@ class LineConfig(Config):
     faithful_end: Literal["teacher", "ground_truth"] = Field(
         default="teacher",
         description="f: the faithful teacher's image; or x, of which a student learns the mean",
+    )
+    adversarial: AdversarialConfig = Field(
+        default=AdversarialConfig(), description="w_a is its weight, times (1 - t)"
     )
     self_ensemble: bool = Field(
         default=True,

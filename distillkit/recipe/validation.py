@@ -78,8 +78,12 @@ def _check_teachers(
 def _check_named_teachers(document: Document, stage1: Stage1Config) -> Iterator[Problem]:
     named = document.get(("teachers",))
     for name in named if isinstance(named, dict) else ():
-        if name not in stage1.teachers:
+        if name == "adversarial":
             key: KeyPath = ("teachers", name)
+            what = "is the name of the adversarial term; give the teacher another one"
+            yield Problem(document.origin(key), key, what)
+        if name not in stage1.teachers:
+            key = ("teachers", name)
             what = f"has no [stage1.teachers.{name}], which says what it teaches"
             yield Problem(document.origin(key), key, what)
 
@@ -99,11 +103,12 @@ def _check_capability(
     document: Document, name: str, loss: TeacherLossConfig, components: Components
 ) -> Iterator[Problem]:
     component = components.get(("teachers", name))
-    if component is None or loss.term in _capabilities(component.spec):
+    needed = "output" if loss.term == "output" else "score"
+    if component is None or needed in _capabilities(component.spec):
         return
-    other = "output" if loss.term == "score" else "score"
+    other = "output" if needed == "score" else "score"
     what = (
-        f"{component.full_name} offers no {loss.term}, but stage1.teachers.{name}.term = "
+        f"{component.full_name} offers no {needed}, but stage1.teachers.{name}.term = "
         f'"{loss.term}"; set that to "{other}" or name another teacher'
     )
     key: KeyPath = ("teachers", name, "use")
@@ -114,10 +119,10 @@ def _check_anchor_metric(
     document: Document, name: str, loss: TeacherLossConfig
 ) -> Iterator[Problem]:
     """A score has an anchor of its own."""
-    if loss.anchor_metric is not None and loss.term == "score":
+    if loss.anchor_metric is not None and loss.term != "output":
         key: KeyPath = ("stage1", "teachers", name, "anchor_metric")
         what = (
-            f'is for an output teacher, but stage1.teachers.{name}.term = "score"; '
+            f'is for an output teacher, but stage1.teachers.{name}.term = "{loss.term}"; '
             'leave it out, or set that to "output"'
         )
         yield Problem(document.origin(key), key, what)
@@ -203,6 +208,11 @@ def _check_sharded_stages(
         yield _unshardable(document, key, f'"oftsr" {copies}; take "adapter_scaling"')
     if stage1 is not None:
         yield from _check_sharded_full_images(document, stage1)
+        for name, loss in stage1.teachers.items():
+            if loss.weight and loss.term == "distribution_matching":
+                key = ("stage1", "teachers", name, "term")
+                what = 'its fake score would be a second copy of the weights; take "score"'
+                yield _unshardable(document, key, what)
 
 
 def _check_sharded_full_images(document: Document, stage1: Stage1Config) -> Iterator[Problem]:

@@ -55,6 +55,11 @@ class Checkpoint:
         """Read the state of the optimizer."""
         return read_state_dict(self.path / "optimizer.pt")
 
+    def critics(self) -> dict[str, Any]:
+        """Read the states of the networks that are trained beside the student, by name."""
+        path = self.path / "critics.pt"
+        return read_state_dict(path) if path.exists() else {}
+
 
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
@@ -88,6 +93,7 @@ class Checkpoints:
         tensors: Mapping[str, Tensor],
         average: Mapping[str, Tensor],
         optimizer: dict[str, Any],
+        critics: dict[str, Any] | None = None,
     ) -> Path:
         """Write the checkpoint ``step-<step>``, and remove old ones.
 
@@ -98,6 +104,7 @@ class Checkpoints:
             tensors: the trained tensors.
             average: their moving average.
             optimizer: the optimizer's state.
+            critics: the states of the networks that are trained beside the student, by name.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -107,7 +114,9 @@ class Checkpoints:
             with atomic_dir(path, replace=True) as folder:
                 _save_tensors(tensors, folder / "trained.safetensors")
                 _save_tensors(average, folder / "average.safetensors")
-                _save_optimizer(optimizer, folder / "optimizer.pt")
+                _save_state(optimizer, folder / "optimizer.pt")
+                if critics:
+                    _save_state(critics, folder / "critics.pt")
                 manifest = {
                     "format": FORMAT,
                     "stage": stage,
@@ -252,7 +261,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file(on_cpu, path)
 
 
-def _save_optimizer(state: dict[str, Any], path: Path) -> None:
+def _save_state(state: dict[str, Any], path: Path) -> None:
     try:
         torch.save(state, path)
     except RuntimeError as error:

@@ -26,6 +26,7 @@ from distillkit.objectives.reconstruction import Losses
 from distillkit.recipe.schema import TrainingConfig
 from distillkit.training.blocks import compile_blocks, gradient_checkpointing, recast_weights
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
+from distillkit.training.critics import find_failures
 from distillkit.training.step import Stage2Step, Step
 from distillkit.training.tracking import RunLog
 
@@ -142,6 +143,7 @@ class Trainer:
         )
         self._unread: deque[_UnreadStep] = deque()
         self._nonfinite_in_a_row = 0
+        self._warned: set[str] = set()
 
     def train(self, resume: Checkpoint | None = None) -> None:
         """Train the stage to its end, from its start or from ``resume``.
@@ -193,6 +195,8 @@ class Trainer:
         """Set tensors, average and optimizer to those of a checkpoint."""
         load_tensors(self._tensors, checkpoint.tensors(), checkpoint.path)
         load_tensors(self._average.values, checkpoint.average(), checkpoint.path)
+        for name, state in checkpoint.critics().items():
+            self.stage.module.critics[name].load(state)
         # The optimizer's settings stay the recipe's, which may have changed since.
         state = self._optimizer.state_dict()
         state["state"] = checkpoint.optimizer()["state"]
@@ -235,7 +239,8 @@ class Trainer:
         if self.fused or not nonfinite:
             self._optimizer.step()
             self._average.update(step)
-        self._meter.add(terms | {"grad_norm": norm}, nonfinite == 0)
+        critics = self.stage.module.update_critics(step, self.accelerator)
+        self._meter.add(terms | {"grad_norm": norm} | critics, nonfinite == 0)
         self._optimizer.zero_grad()
         self._unread.append(_UnreadStep(step, flags, batches, terms))
 
@@ -322,9 +327,18 @@ class Trainer:
             values["lr"] = self.stage.lr_at(steps_made - 1, self.options)
             values |= self.stage.module.models.cache.report_changes()
             self.log.write(global_step, values)
+            self._warn_of_failures(values)
         if self.sample is not None and self._is_due(steps_made, self.options.validation_steps):
             with self._average.swapped_in():
                 self.sample(self.stage.name, global_step)
+
+    def _warn_of_failures(self, values: Mapping[str, float]) -> None:
+        """Say once for each stage how adversarial training goes wrong."""
+        for failure in find_failures(values):
+            kind = failure.partition("(")[0]
+            if kind not in self._warned:
+                self._warned.add(kind)
+                self.log.say(f"warning: {self.stage.name}: {failure}")
 
     def _save_if_due(self, steps_made: int, stop: bool) -> None:
         """Let the main process write a checkpoint where one is due, or where the run stops."""
@@ -339,6 +353,7 @@ class Trainer:
                 tensors=self._tensors,
                 average=self._average.values,
                 optimizer=self._optimizer.state_dict(),
+                critics={name: c.state() for name, c in self.stage.module.critics.items()},
             )
             self.log.announce_checkpoint(path, global_step)
         self.accelerator.wait_for_everyone()

@@ -6,15 +6,19 @@ from collections.abc import Iterator
 
 from distillkit.adapters import Adapter
 from distillkit.diffusion.model import DiffusionModel
+from distillkit.objectives.adversarial import Adversarial
 from distillkit.objectives.controllability import Variant
+from distillkit.objectives.critic import Critic
+from distillkit.objectives.distribution_matching import FakeScore
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.build import build_adapter, build_objective, build_variant
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import Recipe
+from distillkit.recipe.schema import AdversarialConfig, Recipe
+from distillkit.training.critics import CriticTrainer
 from distillkit.training.feature_cache import digest, hash_weights
 from distillkit.training.loop import Stage
 from distillkit.training.models import STUDENT, RunModels
-from distillkit.training.step import Stage1Step, Stage2Step
+from distillkit.training.step import ADVERSARIAL, Stage1Step, Stage2Step
 
 
 def describe_teaching(resolved: ResolvedRecipe, models: RunModels) -> Iterator[tuple[str, str]]:
@@ -29,6 +33,8 @@ def describe_teaching(resolved: ResolvedRecipe, models: RunModels) -> Iterator[t
             if teacher.space != models.student.space:
                 text += f", in the space {teacher.space}"
             text += f"; {stage1.score_weighting} weighting, {stage1.teacher_gradient} gradient"
+        elif config.term == "distribution_matching":
+            text = f"distribution matching, {config.fake_score.updates} updates of the fake score"
         else:
             text = _describe_output_distillation(resolved, name)
         yield name, f"{resolved.teachers[name].full_name}: {text}"
@@ -60,6 +66,7 @@ def make_stage1(
         recipe.seed,
         per_term_backward=recipe.training.per_term_backward,
     )
+    step.critics = {name: CriticTrainer(c) for name, c in _build_stage1_critics(recipe, models)}
     stage = Stage(
         "stage1",
         step,
@@ -84,6 +91,10 @@ def make_stage2(
     objective = build_objective(resolved, models.student, reconstruction, models.device)
     variant = build_variant(models.student, config, recipe.seed, objective)
     step = Stage2Step(models, variant, recipe.seed, self_ensemble=config.line.self_ensemble)
+    adversarial = config.line.adversarial
+    if config.variant == "adapter_scaling" and config.target == "line" and adversarial.weight:
+        critic = _build_adversarial(adversarial, recipe.seed, models)
+        step.critics = {ADVERSARIAL: CriticTrainer(critic)}
     stage = Stage(
         "stage2",
         step,
@@ -94,3 +105,33 @@ def make_stage2(
         adapter=variant.adapter,
     )
     return stage, variant
+
+
+def _build_stage1_critics(recipe: Recipe, models: RunModels) -> Iterator[tuple[str, Critic]]:
+    config = recipe.stage1
+    if config.adversarial.weight:
+        yield ADVERSARIAL, _build_adversarial(config.adversarial, recipe.seed, models)
+    for name, teacher in models.teachers.items():
+        loss = config.teachers[name]
+        if loss.weight and loss.term == "distribution_matching":
+            assert isinstance(teacher, DiffusionModel)
+            fake_score = FakeScore(
+                teacher,
+                models.student,
+                rank=loss.fake_score.rank,
+                learning_rate=loss.fake_score.learning_rate,
+                updates=loss.fake_score.updates,
+                seed=recipe.seed,
+            )
+            yield name, fake_score.to(models.device)
+
+
+def _build_adversarial(config: AdversarialConfig, seed: int, models: RunModels) -> Critic:
+    critic = Adversarial(
+        weight=config.weight,
+        channels=config.channels,
+        learning_rate=config.learning_rate,
+        max_shift=config.max_shift,
+        seed=seed,
+    )
+    return critic.to(models.device)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distillkit.adapters import Adapter
@@ -20,7 +21,10 @@ from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import RecipeError
+from distillkit.objectives.adversarial import Adversarial
 from distillkit.objectives.controllability import Stage2Batch, Variant
+from distillkit.objectives.critic import CriticSample
+from distillkit.objectives.distribution_matching import FakeScore
 from distillkit.objectives.dual_teacher import (
     StudentOutput,
     denoised_output_distillation,
@@ -30,9 +34,13 @@ from distillkit.objectives.dual_teacher import (
 from distillkit.objectives.reconstruction import Losses, ReconstructionLoss
 from distillkit.recipe.schema import FIDELITY, REALNESS, Stage1Config
 from distillkit.tradeoff import REALISTIC
+from distillkit.training.critics import CriticTrainer
 from distillkit.training.feature_cache import digest
 from distillkit.training.models import STUDENT, RunModels
 from distillkit.training.per_term_backward import backward_per_term
+
+ADVERSARIAL = "adversarial"
+"""The name of the discriminator among a step's critics, and of its term."""
 
 
 class Step(nn.Module):
@@ -51,6 +59,8 @@ class Step(nn.Module):
         self._models = [models]
         self._seed = seed
         self._stage = stage
+        self.critics: dict[str, CriticTrainer] = {}
+        """Critics by name. Their networks are no submodules, so they are never prepared."""
         self.micro_batch = 0
         """Which of its step's micro-batches the next one is, counted over all processes."""
 
@@ -69,6 +79,53 @@ class Step(nn.Module):
     def generator(self, step: int, purpose: str) -> torch.Generator:
         """Make the generator of one purpose: a resumed run draws what an uninterrupted one does."""
         return keyed_generator(self._seed, self._stage, step, self.micro_batch, purpose)
+
+    def update_critics(self, step: int, accelerator: Accelerator) -> Losses:
+        """Let the critics learn from what the student generated in this step.
+
+        Returns:
+            What is to be logged of them, by name.
+        """
+        values: Losses = {}
+        for name, critic in self.critics.items():
+
+            def make_generator(update: int, sample: int, name: str = name) -> torch.Generator:
+                process = accelerator.process_index
+                return keyed_generator(
+                    self._seed, self._stage, step, "critic", name, update, sample, process
+                )
+
+            for term, value in critic.update(accelerator, make_generator).items():
+                values[f"{name}/critic/{term}"] = value
+        return values
+
+    def _remember(self, critic: str, batch: Batch, output: StudentOutput, weight: float) -> None:
+        """Keep the student's output for a critic."""
+        assert output.image is not None
+        self.critics[critic].remember(
+            CriticSample(
+                latent=output.latent.detach(),
+                image=output.image.detach(),
+                gt=batch.gt,
+                inputs=self.models.model_input(self._input_of(critic), batch),
+                weight=weight,
+            )
+        )
+
+    def _input_of(self, critic: str) -> str:
+        """Name the model whose input a critic sees: its teacher's, or else the student's."""
+        return critic if critic in self.models.teachers else STUDENT
+
+    def _adversarial_losses(
+        self, batch: Batch, step: int, output: StudentOutput, *, realism: float = 1.0
+    ) -> Losses:
+        """Compute the adversarial term, ``realism`` times its weight."""
+        critic = self.critics[ADVERSARIAL].critic
+        assert isinstance(critic, Adversarial)
+        assert output.image is not None
+        self._remember(ADVERSARIAL, batch, output, realism)
+        term = critic.term(output.image, self.generator(step, ADVERSARIAL))
+        return {ADVERSARIAL: realism * critic.weight * term}
 
 
 class Stage1Step(Step):
@@ -115,9 +172,13 @@ class Stage1Step(Step):
         losses = self._backward(partial(self._reconstruction_losses, batch, step), output)
         for name in self._teachers(needs_image=True):
             compute = partial(self._score_losses, name, batch, step)
-            if self._asks_for_output(name):
+            if name in self.critics:
+                compute = partial(self._matching_losses, name, batch, step)
+            elif self._asks_for_output(name):
                 compute = partial(self._output_losses, name, batch, step)
             losses |= self._backward(compute, output)
+        if ADVERSARIAL in self.critics:
+            losses |= self._backward(partial(self._adversarial_losses, batch, step), output)
         return losses | latent_losses
 
     def _teachers(self, needs_image: bool) -> list[str]:
@@ -126,7 +187,7 @@ class Stage1Step(Step):
         return [name for name in weighted if self._needs_image(name) == needs_image]
 
     def _needs_image(self, name: str) -> bool:
-        if self._asks_for_output(name):
+        if self._asks_for_output(name) or name in self.critics:
             return True
         teacher = self.models.teachers[name]
         assert isinstance(teacher, DiffusionModel)
@@ -172,6 +233,15 @@ class Stage1Step(Step):
             f"{name}/imitate": config.weight * config.imitation_weight * terms.imitate,
             f"{name}/anchor": config.weight * config.anchor_weight * terms.anchor,
         }
+
+    def _matching_losses(self, name: str, batch: Batch, step: int, output: StudentOutput) -> Losses:
+        config = self._config.teachers[name]
+        fake_score = self.critics[name].critic
+        assert isinstance(fake_score, FakeScore)
+        self._remember(name, batch, output, 1.0)
+        inputs = self.models.model_input(name, batch)
+        term = fake_score.term(output, inputs, self.generator(step, name))
+        return {f"{name}/match": config.weight * config.imitation_weight * term}
 
     def _output_losses(self, name: str, batch: Batch, step: int, output: StudentOutput) -> Losses:
         config = self._config.teachers[name]
@@ -277,6 +347,12 @@ class Stage2Step(Step):
                 return self.models.restore_self_ensemble(FIDELITY, prepared, generator)
             return self.models.restore(FIDELITY, prepared, generator)
 
+        def adversarial(latent: Tensor, image: Tensor, realism: float) -> Losses:
+            if ADVERSARIAL not in self.critics:
+                return {}
+            output = StudentOutput(condition, latent, image)
+            return self._adversarial_losses(prepared, step, output, realism=realism)
+
         return self.variant.losses(
             Stage2Batch(
                 condition=condition,
@@ -289,5 +365,6 @@ class Stage2Step(Step):
                 student_generator=student_generator,
                 step=step,
                 averaged_weights=self.averaged_weights,
+                adversarial=adversarial,
             )
         )
