@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Tradeoff: TypeAlias = "float | Tensor"
-"""A number in [0, 1]; or a tensor of such numbers that broadcasts to images: () where a graph is
-traced. The adapters' branch takes a map (B, 1, h, w) as well, for which nothing asks yet."""
+"""A number in [0, 1]; or a tensor of such numbers: () where a graph is traced, or a map
+(B, 1, h, w) of one for each pixel."""
 
 REALISTIC = 0.0
 """The tradeoff of the stage-1 student."""

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
+from distillkit.adapters.mapped import blended_layers, takes_map
+
 
 class Adapter(ABC):
     """A scalable change of one network's weights that starts at zero.
@@ -28,6 +30,10 @@ class Adapter(ABC):
         """Return the trained tensors by name, in a fixed order."""
 
     @abstractmethod
+    def layers(self) -> dict[nn.Module, nn.Module]:
+        """Return the modules that hold the change, each with the layer that it adapts."""
+
+    @abstractmethod
     def merge(self) -> None:
         """Merge the change, at its present scale, into the weights and remove the adapter.
 
@@ -43,6 +49,19 @@ class Adapter(ABC):
             yield
         finally:
             self.set_scale(former)
+
+    @property
+    def takes_map(self) -> bool:
+        """Whether the scale may differ from pixel to pixel: all adapted layers are over images."""
+        return takes_map(list(self.layers().values()))
+
+    def at_map(self, scale_map: Tensor) -> AbstractContextManager[None]:
+        """Let the scale differ from pixel to pixel inside a ``with`` block.
+
+        Args:
+            scale_map: (B, 1, h, w) of numbers in [0, 1], resized to what each layer gives.
+        """
+        return blended_layers(self, list(self.layers()), scale_map)
 
     def merged_at(self, scale: float) -> AbstractContextManager[None]:
         """Set the scale inside a ``with`` block, for passes without gradient.

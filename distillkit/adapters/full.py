@@ -69,6 +69,9 @@ class FullAdapter(Adapter):
                 trained[name] = parameter
         return trained
 
+    def layers(self) -> dict[nn.Module, nn.Module]:
+        return {module: module for module, _ in self._weights}
+
     def merge(self) -> None:
         for module, name in self._weights:
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)

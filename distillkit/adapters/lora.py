@@ -118,6 +118,9 @@ class LoRAAdapter(Adapter):
                 trained[name] = parameter
         return trained
 
+    def layers(self) -> dict[nn.Module, nn.Module]:
+        return {layer: layer.get_base_layer() for layer in self._layers.values()}
+
     @torch.no_grad()
     def merge(self) -> None:
         for name, layer in self._layers.items():

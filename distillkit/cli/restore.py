@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
-from distillkit.errors import DistillkitError
-from distillkit.inference.files import FileJob, FileKind, plan_files, restore_files
+from distillkit.errors import DataError, DistillkitError
+from distillkit.inference.files import FileJob, FileKind, Tradeoffs, plan_files, restore_files
 
 if TYPE_CHECKING:
     from distillkit.inference.restorer import Restorer
@@ -53,6 +53,13 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             str | None,
             typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1"),
         ] = None,
+        tradeoff_map: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="MASK",
+                help="a gray picture of the tradeoff of each pixel: black 0, white 1",
+            ),
+        ] = None,
         nodes: Annotated[
             int | None,
             typer.Option(
@@ -81,7 +88,9 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         if (run is None) == (model is None) or (set_ and model is None):
             raise DistillkitError("give either --run, or --model and its options by --set")
-        tradeoffs = parse_tradeoffs(tradeoff)
+        if tradeoff is not None and tradeoff_map is not None:
+            raise DistillkitError("give either --tradeoff or --tradeoff-map")
+        tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
         jobs = plan_files(inputs, output, tradeoffs, kind=kind, overwrite=overwrite)
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
@@ -92,8 +101,9 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             "progress": True,
         }
         restorer = _load_restorer(run, model, settings, device, options)
-        for wanted in tradeoffs:
-            restorer.student.resolve(wanted)
+        if tradeoff_map is not None:
+            tradeoffs = [read_mask(tradeoff_map)]
+        restorer.check_tradeoff(tradeoffs)
 
         def restore_job(job: FileJob) -> None:
             restore_one(restorer, job.source, job.targets, tradeoffs, seed=seed)
@@ -101,6 +111,22 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         _restore_all(restore_job, jobs)
 
     return command
+
+
+def read_mask(path: Path) -> Any:
+    """Read a gray picture for ``--tradeoff-map``.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as mask:
+            mask.load()
+            return mask
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} - cannot be read as a mask: {error}") from error
 
 
 def _load_restorer(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import DataError, DistillkitError
 
@@ -19,8 +19,8 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
     | {".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"}
 )
-Tradeoffs = Sequence[float | None]
-"""One result each; None is the student's own tradeoff."""
+Tradeoffs = Sequence[Any]
+"""One result each: a number, a map of them, or None for the student's own tradeoff."""
 
 
 @dataclass(frozen=True)

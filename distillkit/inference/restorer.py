@@ -24,7 +24,9 @@ from distillkit.inference.image_types import as_array, enlarged_opacity, quantiz
 from distillkit.inference.interpolation import MAX_NODES, MIN_NODES, mix, plan_interpolation
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restored_bands
+from distillkit.inference.tradeoff_map import is_map, pad_map, read_map
 from distillkit.recipe.build import build_named_model, pick_device
+from distillkit.tradeoff import REALISTIC
 
 DEFAULT_TILE = 768
 """Side of the default tile, in pixels of the result."""
@@ -39,6 +41,8 @@ class _Request:
     tradeoffs: list[float]
     seed: int
     caption: str | None
+    tradeoff_map: Any = None
+    """A tradeoff for each pixel, for one result; ``tradeoffs`` then has one entry, of no use."""
 
 
 class Restorer:
@@ -151,7 +155,7 @@ class Restorer:
     def __call__(
         self,
         image: Any,
-        tradeoff: float | Sequence[float | None] | None = None,
+        tradeoff: Any = None,
         *,
         seed: int = 0,
         caption: str | None = None,
@@ -166,7 +170,9 @@ class Restorer:
                 images, or a tensor (B, C, h, w).
             tradeoff: 0 is most realistic (default), 1 most faithful. The results of a list of
                 tradeoffs share what the model encodes of the input and, for variants of two passes,
-                the first pass; one pass and one decoding each remain.
+                the first pass; one pass and one decoding each remain. A map of tradeoffs, one
+                for each pixel, is an array or a tensor (h, w) of numbers, or a gray PIL image,
+                black for 0 and white for 1 (:mod:`~distillkit.inference.tradeoff_map`).
             seed: of a student that draws noise: equal for all images of a batch.
             caption: a text about the image (or about all of them), for a student that takes texts.
 
@@ -179,18 +185,39 @@ class Restorer:
             DistillkitError: a tradeoff outside [0, 1] or one that the student does not offer, a
                 result that is not finite, too little memory.
         """
-        wanted = tradeoff if isinstance(tradeoff, Sequence) else [tradeoff]
-        tradeoffs = [self.student.resolve(t) for t in wanted]
-        request = _Request(tradeoffs, seed, caption)
+        request = self._make_request(tradeoff, seed, caption)
         batched = isinstance(image, list | tuple) or _is_batch(image)
         results = []
         # no comprehension: its frame would count in the warning's stack level
         for one in image if batched else [image]:
             results.append(self._restore_image(one, request))
-        per_tradeoff = _group_by_tradeoff(results, len(tradeoffs)) if batched else results[0]
+        per_tradeoff = (
+            _group_by_tradeoff(results, len(request.tradeoffs)) if batched else results[0]
+        )
         if _is_batch(image):
             per_tradeoff = [torch.stack(restored) for restored in per_tradeoff]
         return per_tradeoff if isinstance(tradeoff, Sequence) else per_tradeoff[0]
+
+    def check_tradeoff(self, tradeoff: Any) -> None:
+        """Refuse now what a call would refuse, before any image is read.
+
+        Raises:
+            DistillkitError: a tradeoff outside [0, 1], or one that the student does not offer.
+        """
+        self._make_request(tradeoff, seed=0, caption=None)
+
+    def _make_request(self, tradeoff: Any, seed: int, caption: str | None) -> _Request:
+        wanted = tradeoff if isinstance(tradeoff, Sequence) else [tradeoff]
+        if not any(is_map(t) for t in wanted):
+            return _Request([self.student.resolve(t) for t in wanted], seed, caption)
+        if len(wanted) > 1:
+            raise DistillkitError("a tradeoff map gives one result; it cannot stand in a list")
+        if self.student.variant is None:
+            raise DistillkitError(
+                f"this model has a fixed tradeoff, {self.student.fixed_tradeoff:g}: it cannot "
+                "restore by a map"
+            )
+        return _Request([REALISTIC], seed, caption, tradeoff_map=wanted[0])
 
     def _restore_image(self, image: Any, request: _Request) -> list[Any]:
         """Restore one image to images of its kind, one for each tradeoff."""
@@ -265,15 +292,19 @@ class Restorer:
             request: what is asked for.
         """
         height, width, channels = lq.shape
+        if request.tradeoff_map is not None:
+            request = self._fit_map(request, height, width)
         nodes = None if self.student.variant is None else self.interpolation_nodes
         restored_at, weights = plan_interpolation(request.tradeoffs, nodes)
+        # A map's tradeoffs are set layer by layer, which merged weights would prevent.
+        merged_at = [] if request.tradeoff_map is not None else restored_at
         restore_box = self._box_restorer(lq, replace(request, tradeoffs=restored_at))
         in_one_piece = self._padded_area(lq) <= self.tile**2
         tile = max(height, width) if in_one_piece else self.tile
         overlap = 0 if in_one_piece else self.overlap
         bands = restored_bands(restore_box, height, width, self.scale, tile=tile, overlap=overlap)
         with (
-            self.student.merged_at(restored_at),
+            self.student.merged_at(merged_at),
             self._progress_bar(height, hidden=in_one_piece) as bar,
         ):
             for top, band in bands:
@@ -287,6 +318,14 @@ class Restorer:
         for result in results:
             fix_colors(result, lq, self.color_fix)
 
+    def _fit_map(self, request: _Request, height: int, width: int) -> _Request:
+        """Bring a map to the image's size; one that is the same everywhere becomes a number."""
+        tradeoffs = read_map(request.tradeoff_map, height, width)
+        lowest = float(tradeoffs.min())
+        if lowest == float(tradeoffs.max()):
+            return replace(request, tradeoffs=[lowest], tradeoff_map=None)
+        return replace(request, tradeoff_map=tradeoffs)
+
     def _box_restorer(self, lq: np.ndarray, request: _Request) -> Callable[[Box], Tensor]:
         """Make the function that restores one box of an image."""
         model = self.student.model
@@ -297,8 +336,13 @@ class Restorer:
             pixels = to_unit(lq[top:bottom, left:right]).expand(-1, 3, -1, -1)
             inputs = ModelInput(pixels.to(self.device), [request.caption])
 
+            of_box = request
+            if request.tradeoff_map is not None:
+                cut = request.tradeoff_map[..., top:bottom, left:right]
+                of_box = replace(request, tradeoff_map=cut)
+
             def restore(padded: ModelInput) -> Tensor:
-                return self._restore_on_device(padded, request.tradeoffs, generator)
+                return self._restore_on_device(padded, of_box, generator)
 
             return restore_padded(restore, inputs, model.scale, model.size_multiple)
 
@@ -316,10 +360,13 @@ class Restorer:
         return height * width
 
     def _restore_on_device(
-        self, inputs: ModelInput, tradeoffs: Sequence[float], generator: torch.Generator
+        self, inputs: ModelInput, request: _Request, generator: torch.Generator
     ) -> Tensor:
         try:
-            images = self.student.restore_each(inputs, tradeoffs, generator)
+            if request.tradeoff_map is not None:
+                tradeoffs = pad_map(request.tradeoff_map, inputs.lq).to(self.device)
+                return self.student.restore_by_map(inputs, tradeoffs, generator).float().cpu()
+            images = self.student.restore_each(inputs, request.tradeoffs, generator)
             return torch.cat(images).float().cpu()
         except DistillkitError:
             raise

@@ -22,6 +22,7 @@ from distillkit.diffusion.model import ModelInput, OutputTeacher, RestorationMod
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.files.atomic import atomic_dir
 from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
+from distillkit.inference.tradeoff_map import blend_nodes
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.objectives.controllability import Variant
 from distillkit.plugins.manager import load_plugins
@@ -127,6 +128,36 @@ class Student:
                 latent = self.variant.generate(condition, tradeoff, generator, z_0)
             images.append(student.codec.decode(latent).clamp(-1, 1))
         return images
+
+    @torch.no_grad()
+    def restore_by_map(
+        self,
+        inputs: ModelInput,
+        tradeoff_map: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Restore images with a tradeoff for each pixel.
+
+        Args:
+            inputs: images (B, 3, h, w) in [-1, 1].
+            tradeoff_map: (B, 1, h, w) in [0, 1].
+            generator: a CPU generator for the student's draws.
+
+        Returns:
+            (B, 3, scale h, scale w) in [-1, 1]: in one pass where the variant takes a map, else
+            interpolated between a few tradeoffs.
+        """
+        assert self.variant is not None, "a fixed tradeoff has no map"
+        if not self.variant.takes_map:
+
+            def restore(tradeoffs: Sequence[float]) -> list[Tensor]:
+                return self.restore_each(inputs, tradeoffs, generator)
+
+            return blend_nodes(restore, tradeoff_map, self.model.scale)
+        student = self.variant.student
+        condition = student.condition(inputs)
+        latent = self.variant.generate(condition, tradeoff_map, generator)
+        return student.codec.decode(latent).clamp(-1, 1)
 
 
 def save_student(

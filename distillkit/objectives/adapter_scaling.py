@@ -155,8 +155,16 @@ class AdapterScaling(Variant):
         generator: torch.Generator | None = None,
         z_0: Tensor | None = None,
     ) -> Tensor:
-        with self.adapter.at_scale(tradeoff):
+        if isinstance(tradeoff, Tensor) and tradeoff.ndim == 4:
+            scaled = self.adapter.at_map(tradeoff)
+        else:
+            scaled = self.adapter.at_scale(tradeoff)
+        with scaled:
             return self.student.generate(condition, generator)
+
+    @property
+    def takes_map(self) -> bool:
+        return self.adapter.takes_map
 
     def merged_at(self, tradeoff: float) -> AbstractContextManager[None]:
         return self.adapter.merged_at(tradeoff)

@@ -98,10 +98,15 @@ class Variant(ABC):
 
         Args:
             condition: the student's.
-            tradeoff: in [0, 1].
+            tradeoff: in [0, 1]; a tensor (B, 1, h, w) where :attr:`takes_map` is true.
             generator: a CPU generator for the student's draws.
             z_0: the latent at 0, where it is known; it saves variants of two passes the first.
         """
+
+    @property
+    def takes_map(self) -> bool:
+        """Whether :meth:`generate` takes a tradeoff for each pixel, (B, 1, h, w)."""
+        return False
 
     def merged_at(self, tradeoff: float) -> AbstractContextManager[None]:
         """Make :meth:`generate` fast at this one tradeoff, without gradient, inside a context."""
