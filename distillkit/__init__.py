@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import PluginError as PluginError
     from distillkit.errors import WeightsError as WeightsError
+    from distillkit.errors import did_you_mean as did_you_mean
     from distillkit.export.diffusers_pipeline import (
         DistilledRestorationPipeline as DistilledRestorationPipeline,
     )
@@ -112,7 +113,7 @@ _HOME = {
         "TabulatedProcess",
         "VariancePreserving",
     ],
-    "errors": ["DataError", "DistillkitError", "PluginError", "WeightsError"],
+    "errors": ["DataError", "DistillkitError", "PluginError", "WeightsError", "did_you_mean"],
     "metrics.base": ["FullReference", "Metric", "NoReference", "SetMetric"],
     "metrics.distortion": ["psnr"],
     "metrics.perceptual": ["PerceptualDistance"],

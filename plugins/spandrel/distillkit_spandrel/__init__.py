@@ -1,8 +1,8 @@
-"""Checkpoints that spandrel reads, as output teachers for distillkit: the light descriptor."""
+"""What spandrel reads, for distillkit: teachers, students, a converter of ncnn files."""
 
 from __future__ import annotations
 
-from distillkit import TeacherSpec, hookimpl
+from distillkit import StudentSpec, TeacherSpec, hookimpl
 
 
 @hookimpl
@@ -10,8 +10,20 @@ def distillkit_teachers() -> list[TeacherSpec]:
     checkpoint = TeacherSpec(
         name="checkpoint",
         summary="a checkpoint that spandrel reads (ESRGAN, SwinIR, HAT, NAFNet, ...)",
-        options="distillkit_spandrel.options:Options",
+        options="distillkit_spandrel.options:TeacherOptions",
         build="distillkit_spandrel.teacher:build",
         capabilities=frozenset({"output"}),
     )
     return [checkpoint]
+
+
+@hookimpl
+def distillkit_students() -> list[StudentSpec]:
+    student = StudentSpec(
+        name="student",
+        summary="a checkpoint, or a network of any of spandrel's architectures, to be trained",
+        options="distillkit_spandrel.options:StudentOptions",
+        build="distillkit_spandrel.student:build",
+        capabilities=frozenset({"output"}),
+    )
+    return [student]

@@ -1,22 +1,13 @@
-"""From a checkpoint to a teacher.
-
-The file is read as plain tensors, spandrel recognizes the architecture, and what does not restore
-single images is refused.
-"""
+"""A checkpoint as a teacher."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-from textwrap import shorten
-
-import spandrel
 import torch
-from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 
-from distillkit import ModelInput, WeightsError, read_state_dict
-from distillkit_spandrel.options import Options
+from distillkit import ModelInput
+from distillkit_spandrel.options import TeacherOptions
+from distillkit_spandrel.recognition import Network, read_network
 
 LARGEST_SEED = 2**62
 
@@ -34,7 +25,7 @@ class Checkpoint(nn.Module):
 
     nfe = 1
 
-    def __init__(self, descriptor: ImageModelDescriptor[nn.Module]) -> None:
+    def __init__(self, descriptor: Network) -> None:
         super().__init__()
         self.network = descriptor.model
         self.descriptor = descriptor
@@ -68,69 +59,7 @@ class Checkpoint(nn.Module):
         return joined.reshape(batch, 3, *joined.shape[-2:])
 
 
-def build(options: Options) -> Checkpoint:
+def build(options: TeacherOptions) -> Checkpoint:
     """Load the checkpoint that a recipe names, downloading it where it is missing."""
     (file,) = options.weight_files()
-    return load(file.fetch(), options.scale)
-
-
-def load(path: Path, scale: int | None = None) -> Checkpoint:
-    """Load a checkpoint as a teacher, on the CPU and in evaluation mode.
-
-    Args:
-        path: The file.
-        scale: The scale that it must have; None: any.
-
-    Raises:
-        WeightsError: Not a plain file of tensors, no architecture that spandrel knows, no restorer
-            of single gray or color images, or another scale.
-    """
-    descriptor = _recognize(path)
-    name = f"{path} - {descriptor.architecture.name} for {descriptor.purpose}"
-    is_restorer = descriptor.purpose in ("SR", "Restoration")
-    if not isinstance(descriptor, ImageModelDescriptor) or not is_restorer:
-        raise WeightsError(
-            f"{name}: only restorers of whole single images can teach (no faces, no masks)"
-        )
-    inputs, outputs = descriptor.input_channels, descriptor.output_channels
-    if (inputs, outputs) not in ((1, 1), (3, 3)):
-        raise WeightsError(
-            f"{name}: takes {inputs} channels and gives {outputs}; "
-            "only 3 and 3, or 1 and 1, can be used"
-        )
-    if scale not in (None, descriptor.scale):
-        raise WeightsError(
-            f"{name}: its scale is {descriptor.scale}, not {scale} as the recipe has it"
-        )
-    return Checkpoint(descriptor.float().eval())
-
-
-def _recognize(path: Path) -> ModelDescriptor:
-    """Let spandrel recognize the network of a file's tensors.
-
-    Its own reader of files, which also opens TorchScript, is not used.
-    """
-    _install_extra_architectures()
-    state = read_state_dict(path)
-    if not isinstance(state, dict):
-        kind = type(state).__name__
-        raise WeightsError(f"{path} - holds a {kind}, not the named tensors of a network")
-    try:
-        return ModelLoader().load_from_state_dict(state)
-    except UnsupportedModelError as e:
-        raise WeightsError(
-            f"{path} - spandrel {spandrel.__version__} knows no architecture of such tensors; "
-            "spandrel_extra_arches, if installed, adds some"
-        ) from e
-    # A few names make an architecture; what is wrong with the other tensors may raise anything.
-    except Exception as e:
-        reason = f"{type(e).__name__}: {shorten(str(e), 200)}"
-        raise WeightsError(f"{path} - not a checkpoint that spandrel can load: {reason}") from e
-
-
-def _install_extra_architectures() -> None:
-    """Make architectures with licenses of their own known, where a user has installed them."""
-    if find_spec("spandrel_extra_arches"):
-        import spandrel_extra_arches
-
-        spandrel_extra_arches.install(ignore_duplicates=True)
+    return Checkpoint(read_network(file.fetch(), (1, 3), options.scale))

@@ -1,0 +1,171 @@
+"""A network of spandrel's as a student, and its checkpoints for spandrel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distillkit import Condition, PluginError, RestorationModel
+from distillkit_spandrel.architectures import construct
+from distillkit_spandrel.checkpoint import Checked, probe_image, write_checkpoint
+from distillkit_spandrel.options import StudentOptions
+from distillkit_spandrel.recognition import Network, read_network, recognize
+from distillkit_spandrel.trainable import check_gradient, make_trainable, to_checkpoint
+
+SAME = 1e-4
+"""How far two images, of a range of 1, may be apart that count as the same."""
+
+
+class Student(RestorationModel):
+    """A network from image to image that spandrel knows, made trainable.
+
+    Networks of spandrel's take and give images in [0, 1]; this takes and gives [-1, 1].
+
+    Args:
+        descriptor: A network of 3 channels. Its modules are replaced where they cannot be trained.
+
+    Raises:
+        PluginError: The network draws random numbers, or cannot be trained in evaluation mode.
+    """
+
+    def __init__(self, descriptor: Network) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.network = descriptor.model
+        self.scale = descriptor.scale
+        self.size_multiple = descriptor.size_requirements.multiple_of
+        self.takes_batches = True
+        image = probe_image(descriptor)
+        name = descriptor.architecture.name
+        with torch.no_grad():
+            original = self._call(self.network, image)
+            make_trainable(self.network)
+            if not _same(self._call(self.network, image), original):
+                raise PluginError(f"{name} gives another image each time: it cannot be a student")
+            self.takes_batches = self._check_batches(image, original)
+        check_gradient(self.network, lambda network: self._call(network, image), name)
+        self._names = set(self.network.state_dict())
+
+    def generate(self, condition: Condition, generator: torch.Generator | None = None) -> Tensor:
+        """Restore the images of a condition: (B, 3, scale h, scale w), not clamped."""
+        images = condition.extra["lq"] * 0.5 + 0.5
+        if self.takes_batches:
+            restored = self._call(self.network, images)
+        else:
+            restored = torch.cat([self._call(self.network, image) for image in images.split(1)])
+        return restored * 2 - 1
+
+    def save_checkpoint(
+        self, path: Path, metadata: Mapping[str, str], dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Write the network as a checkpoint that spandrel reads.
+
+        The file appears only if spandrel's own loader finds this architecture and scale in it, and
+        gives the student's image.
+
+        Args:
+            path: The file, of safetensors.
+            metadata: Texts for the file; ``architecture`` and ``scale`` are added.
+            dtype: float32 or float16.
+
+        Raises:
+            PluginError: An adapter is on the network.
+            WeightsError: spandrel reads another network from it.
+            DiskError: It cannot be written.
+        """
+        if set(self.network.state_dict()) != self._names:
+            raise PluginError(
+                f"{path} - not written: an adapter is on the network; merge it at a tradeoff first"
+            )
+        # Rounded as the file's tensors are, so that the two images must be the same.
+        rounded = copy.deepcopy(self.network).cpu().to(dtype).float()
+        image = probe_image(self.descriptor)
+        with torch.no_grad():
+            expected = self._call(rounded, image).clamp(0, 1)
+        checked = Checked(self.descriptor.architecture.id, self.scale, image, expected)
+        write_checkpoint(path, to_checkpoint(rounded), metadata, checked, dtype)
+
+    def _call(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Restore images in [0, 1], as spandrel does but with gradient and not clamped."""
+        padded = _pad(images, self.descriptor)
+        if padded is images:
+            # Some networks write into what they are given.
+            padded = images.clone()
+        restored = self.descriptor._call_fn(network, padded)
+        if padded.shape == images.shape:
+            return restored
+        height, width = images.shape[-2:]
+        return restored[..., : height * self.scale, : width * self.scale]
+
+    def _check_batches(self, image: Tensor, alone: Tensor) -> bool:
+        """Tell whether the network takes several images at once; spandrel promises only one."""
+        both = torch.cat([image.flip(3), image])
+        try:
+            return _same(self._call(self.network, both)[1:], alone)
+        # How a network fails at a second image is its own affair.
+        except Exception:
+            return False
+
+
+def build(options: StudentOptions) -> Student:
+    """Build the student that a recipe names, downloading its checkpoint where it is missing."""
+    # Modules draw weights when they are constructed, also those that are loaded afterwards.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        if options.architecture is None:
+            (file,) = options.weight_files()
+            return Student(read_network(file.fetch(), (3,), options.scale))
+        network = construct(options.architecture, options.parameters, options.scale, options.seed)
+        return Student(_recognize_own(network, options.architecture, options.scale))
+
+
+def _recognize_own(network: nn.Module, name: str, scale: int | None) -> Network:
+    """Let spandrel recognize a network that was just constructed.
+
+    A checkpoint holds tensors alone: what else was set would be lost in it.
+
+    Raises:
+        WeightsError: As :func:`recognize`.
+        PluginError: spandrel makes another network of the same tensors.
+    """
+    found = recognize(network.state_dict(), f'architecture "{name}"', scale=scale)
+    image = probe_image(found)
+    with torch.no_grad():
+        own = found._call_fn(network, image.clone())
+        other = found._call_fn(found.model, image.clone())
+    if _same(own, other):
+        return found
+    differing = []
+    for key, value in getattr(found.model, "hyperparameters", {}).items():
+        given = network.hyperparameters.get(key)
+        if given != value:
+            differing.append(f"{key} is {given!r}, read back as {value!r}")
+    raise PluginError(
+        f"{name} with these parameters cannot be told from its tensors, so its checkpoints would "
+        f"open as another network: {'; '.join(differing) or 'it gives another image'}"
+    )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return torch.allclose(one, other, atol=SAME, rtol=SAME)
+
+
+def _pad(images: Tensor, descriptor: Network) -> Tensor:
+    """Pad to a network's least size or to a square; the engine has padded to its multiple."""
+    needs = descriptor.size_requirements
+    height, width = images.shape[-2:]
+    if min(height, width) >= needs.minimum and not needs.square:
+        return images
+    right, below = needs.get_padding(width, height)
+    # Reflection takes less than a side; the rest repeats the border.
+    reflected = (0, min(right, width - 1), 0, min(below, height - 1))
+    images = nn.functional.pad(images, reflected, "reflect")
+    return nn.functional.pad(
+        images, (0, right - reflected[1], 0, below - reflected[3]), "replicate"
+    )
