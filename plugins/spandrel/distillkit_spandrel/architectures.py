@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
 from importlib.util import find_spec
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -69,7 +71,7 @@ def construct(name: str, parameters: Parameters, scale: int | None, seed: int) -
         # Each class fails in its own way at values that it does not like.
         except Exception as e:
             given = ", ".join(f"{key} = {value!r}" for key, value in parameters.items())
-            reason = f"{type(e).__name__}: {e}"
+            reason = shorten(f"{type(e).__name__}: {e}", 200)
             raise PluginError(f"{name} cannot be constructed with {given}: {reason}") from e
     return network.eval()
 
@@ -98,10 +100,16 @@ def _exported_networks(module: Any) -> dict[str, type[nn.Module]]:
 
 def _find_architecture(name: str) -> type[nn.Module]:
     known = list_architectures()
-    if name not in known:
-        hint = did_you_mean(name, known) or f"; known: {', '.join(sorted(known))}"
-        raise PluginError(f'spandrel has no architecture "{name}"{hint}')
-    return known[name]
+    if name in known:
+        return known[name]
+    # Capitals are easily forgotten: they must not count as differences.
+    capitals = {known_name.lower(): known_name for known_name in known}
+    meant = difflib.get_close_matches(name.lower(), capitals, n=1)
+    if meant:
+        hint = f'did you mean "{capitals[meant[0]]}"?'
+    else:
+        hint = f"known: {', '.join(sorted(known))}"
+    raise PluginError(f'spandrel has no architecture "{name}"; {hint}')
 
 
 def _find_preset(name: str, scale: int) -> Parameters:

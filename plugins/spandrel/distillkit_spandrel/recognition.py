@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
+from typing import TypeAlias
 
 import spandrel
 from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, UnsupportedModelError
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from distillkit import WeightsError, read_state_dict
 
-Network = ImageModelDescriptor[nn.Module]
+Network: TypeAlias = ImageModelDescriptor[nn.Module]
 """A network from image to image, as spandrel describes it."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ class Student(RestorationModel):
         name = descriptor.architecture.name
         with torch.no_grad():
             original = self._call(self.network, image)
-            make_trainable(self.network)
+            self._gains = make_trainable(self.network)
             if not _same(self._call(self.network, image), original):
                 raise PluginError(f"{name} gives another image each time: it cannot be a student")
             self.takes_batches = self._check_batches(image, original)
@@ -87,7 +89,7 @@ class Student(RestorationModel):
         with torch.no_grad():
             expected = self._call(rounded, image).clamp(0, 1)
         checked = Checked(self.descriptor.architecture.id, self.scale, image, expected)
-        write_checkpoint(path, to_checkpoint(rounded), metadata, checked, dtype)
+        write_checkpoint(path, to_checkpoint(rounded, self._gains), metadata, checked, dtype)
 
     def _call(self, network: nn.Module, images: Tensor) -> Tensor:
         """Restore images in [0, 1], as spandrel does but with gradient and not clamped."""
@@ -130,24 +132,36 @@ def _recognize_own(network: nn.Module, name: str, scale: int | None) -> Network:
 
     Raises:
         WeightsError: As :func:`recognize`.
-        PluginError: spandrel makes another network of the same tensors.
+        PluginError: The network restores no image, or spandrel makes another network of the same
+            tensors.
     """
     found = recognize(network.state_dict(), f'architecture "{name}"', scale=scale)
     image = probe_image(found)
-    with torch.no_grad():
-        own = found._call_fn(network, image.clone())
-        other = found._call_fn(found.model, image.clone())
-    if _same(own, other):
-        return found
-    differing = []
-    for key, value in getattr(found.model, "hyperparameters", {}).items():
-        given = network.hyperparameters.get(key)
-        if given != value:
-            differing.append(f"{key} is {given!r}, read back as {value!r}")
-    raise PluginError(
-        f"{name} with these parameters cannot be told from its tensors, so its checkpoints would "
-        f"open as another network: {'; '.join(differing) or 'it gives another image'}"
-    )
+    try:
+        with torch.no_grad():
+            own = found._call_fn(network, image.clone())
+            other = found._call_fn(found.model, image.clone())
+    # Sizes that do not fit each other show only here, in any way.
+    except Exception as e:
+        raise PluginError(
+            f"{name} with these parameters cannot restore an image: {shorten(str(e), 200)}"
+        ) from e
+    if not _same(own, other):
+        raise PluginError(
+            f"{name} with these parameters cannot be told from its tensors, so its checkpoints "
+            f"would open as another network: {_list_differences(network, found.model)}"
+        )
+    return found
+
+
+def _list_differences(network: nn.Module, found: nn.Module) -> str:
+    given: Any = getattr(network, "hyperparameters", {})
+    read: Any = getattr(found, "hyperparameters", {})
+    differences = []
+    for key, value in read.items():
+        if given.get(key) != value:
+            differences.append(f"{key} is {given.get(key)!r}, read back as {value!r}")
+    return "; ".join(differences) or "it gives another image"
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -1,15 +1,15 @@
 """Make networks of spandrel's trainable in evaluation mode, in which the engine keeps them.
 
-Two of their modules are not. SPAN's ``Conv3XC`` computes the one kernel that it applies anew at
+Two of spandrel's modules are not. SPAN's ``Conv3XC`` merges its convolutions into one kernel at
 each call, through a copy without gradient. PLKSR's ``PLKConv2d`` writes into its own input, which
-the backward pass needs. Each has a replacement that computes the same; what any other network does
-wrong is found by :func:`check_gradient`.
+the backward pass needs. Replacements compute the same; other such modules, of architectures to
+come, are found by :func:`check_gradient`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,26 +25,6 @@ JOLT = 1e-2
 """Deviation of what is added to weights that no gradient reaches."""
 
 
-class MergedConvolution(nn.Conv2d):
-    """The 3x3 convolution to which SPAN's ``Conv3XC`` amounts.
-
-    Args:
-        original: The module that it replaces: three convolutions (1x1, 3x3, 1x1) and a skip.
-    """
-
-    def __init__(self, original: Any) -> None:
-        original.update_params()
-        merged = original.eval_conv
-        super().__init__(merged.in_channels, merged.out_channels, 3, padding=1)
-        self.load_state_dict(merged.state_dict())
-        self.gain = original.conv[0].out_channels // merged.in_channels
-
-    def original_state(self) -> dict[str, Tensor]:
-        """Return tensors of a ``Conv3XC`` that amounts to this convolution."""
-        assert self.bias is not None
-        return expand_convolution(self.weight.detach(), self.bias.detach(), self.gain)
-
-
 class PartialConvolution(nn.Module):
     """PLKSR's convolution of the first channels, without writing into its input.
 
@@ -55,22 +35,51 @@ class PartialConvolution(nn.Module):
     def __init__(self, original: Any) -> None:
         super().__init__()
         self.conv = original.conv
+        self.count = original.conv.in_channels
         self.adds_input = getattr(original, "with_idt", False)
 
     def forward(self, x: Tensor) -> Tensor:
-        count = self.conv.in_channels
-        first, rest = x.split([count, x.shape[1] - count], dim=1)
+        first, rest = x.split([self.count, x.shape[1] - self.count], dim=1)
         convolved = self.conv(first)
         if self.adds_input:
             convolved = convolved + first
         return torch.cat([convolved, rest], dim=1)
 
 
-REPLACEMENTS: dict[str, Callable[[Any], nn.Module]] = {
-    "Conv3XC": MergedConvolution,
-    "PLKConv2d": PartialConvolution,
-}
-"""By name of the class: spandrel does not export these modules."""
+def make_trainable(network: nn.Module) -> dict[str, int]:
+    """Replace the modules of a network that cannot be trained in evaluation mode.
+
+    spandrel does not export their classes, which are therefore known by name.
+
+    Returns:
+        The names of merged convolutions, and how many times as many channels their originals have
+        inside: what :func:`to_checkpoint` needs to write them back.
+    """
+    gains = {}
+    for name, module in list(network.named_modules()):
+        kind = type(module).__name__
+        if kind == "Conv3XC":
+            gains[name] = module.conv[0].out_channels // module.conv[0].in_channels
+            _replace(network, name, _merge(module))
+        elif kind == "PLKConv2d":
+            _replace(network, name, PartialConvolution(module).eval())
+    return gains
+
+
+def to_checkpoint(network: nn.Module, gains: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return the tensors of a network under the names that spandrel reads.
+
+    Args:
+        network: Made trainable, without an adapter.
+        gains: What :func:`make_trainable` returned.
+    """
+    state = network.state_dict()
+    for name, gain in gains.items():
+        kernel, bias = state.pop(f"{name}.weight"), state.pop(f"{name}.bias")
+        for original, value in expand_convolution(kernel, bias, gain).items():
+            state[f"{name}.{original}"] = value
+    # Copies: a file of safetensors holds no tensor twice.
+    return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
 
 
 def expand_convolution(kernel: Tensor, bias: Tensor, gain: int = 2) -> dict[str, Tensor]:
@@ -105,30 +114,16 @@ def expand_convolution(kernel: Tensor, bias: Tensor, gain: int = 2) -> dict[str,
     }
 
 
-def make_trainable(network: nn.Module) -> None:
-    """Replace the modules of a network that cannot be trained in evaluation mode."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            replacement = REPLACEMENTS.get(type(child).__name__)
-            if replacement is not None:
-                setattr(parent, name, replacement(child).eval())
+def _merge(original: Any) -> nn.Module:
+    """Return the convolution to which a ``Conv3XC`` amounts: its three and its skip in one."""
+    original.update_params()
+    # As spandrel's own, of no other class: peft makes its layers of the same class.
+    return original.eval_conv
 
 
-def to_checkpoint(network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a network under the names that spandrel reads.
-
-    Args:
-        network: Made trainable, without an adapter.
-    """
-    state = network.state_dict()
-    for name, module in network.named_modules():
-        if isinstance(module, MergedConvolution):
-            for own in module.state_dict():
-                del state[f"{name}.{own}"]
-            for original, value in module.original_state().items():
-                state[f"{name}.{original}"] = value
-    # Copies: a file of safetensors holds no tensor twice.
-    return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, module)
 
 
 def check_gradient(

@@ -44,7 +44,9 @@ NETWORKS = {
 }
 """One for each demand: multiples, a minimum, a square, one channel, one image at a time."""
 
-OPTIONS: dict[str, dict[str, object]] = {}
+OPTIONS: dict[str, dict[str, object]] = {
+    "spandrel/student": {"architecture": "SPAN", "scale": 2, "parameters": {"feature_channels": 8}}
+}
 test_contract = contract_tests("spandrel", OPTIONS)
 
 
