@@ -128,7 +128,7 @@ class Baseline:
         student = self.student
         gradient = self.recipe.stage1.teacher_gradient
         same_space = teacher.space == student.space
-        t, t_student, kept = _draw_timesteps(teacher.process, student.process, lq, generator)
+        t, t_student = _draw_timesteps(teacher.process, student.process, lq, generator)
 
         y = teacher.condition(ModelInput(lq))
         z = teacher.encode(gt, y)
@@ -159,7 +159,7 @@ class Baseline:
             sign = 1 if self.recipe.stage1.score_weighting == "sample" else -1
             imitate = imitate + sign * (z_s - z_s.detach())
             anchor = anchor + (z_s_teacher - z_s_teacher.detach())
-        return _mean_square(imitate, kept), _mean_square(anchor, kept)
+        return imitate.square().mean(), anchor.square().mean()
 
     def _difference(self, a: Prediction, b: Prediction, ratio: Tensor) -> Tensor:
         weighting = self.recipe.stage1.score_weighting
@@ -276,21 +276,23 @@ def _check_paper_only(recipe: Recipe) -> None:
 
 def _draw_timesteps(
     teacher: ForwardProcess, student: ForwardProcess, lq: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw timesteps of equal SNR for a batch, on the coarser grid.
+) -> tuple[Tensor, Tensor]:
+    """Draw timesteps of equal SNR for a batch, on the coarser grid, that both were trained at.
 
     Returns:
-        The teacher's timesteps, the student's, and a mask of the pairs that both were trained at.
+        The teacher's timesteps, and the student's.
     """
     grid = teacher.num_train_timesteps
     student_grid = student.num_train_timesteps
-    if grid is not None and (student_grid is None or grid <= student_grid):
-        t = teacher.sample_timesteps(len(lq), generator).to(lq.device)
-        t_student, kept = match_timesteps(teacher, t, student)
-    else:
-        t_student = student.sample_timesteps(len(lq), generator).to(lq.device)
-        t, kept = match_timesteps(student, t_student, teacher)
-    return t, t_student, kept
+    teacher_is_coarser = grid is not None and (student_grid is None or grid <= student_grid)
+    coarse, fine = (teacher, student) if teacher_is_coarser else (student, teacher)
+    t = coarse.sample_timesteps(len(lq), generator)
+    matched, known = match_timesteps(coarse, t, fine)
+    while not known.all():
+        t = torch.where(known, t, coarse.sample_timesteps(len(lq), generator))
+        matched, known = match_timesteps(coarse, t, fine)
+    t, matched = t.to(lq.device), matched.to(lq.device)
+    return (t, matched) if teacher_is_coarser else (matched, t)
 
 
 def _separate(models: list[Any]) -> list[Any]:
@@ -308,7 +310,3 @@ def _separate(models: list[Any]) -> list[Any]:
 
 def _pointers(model: nn.Module) -> set[int]:
     return {parameter.data_ptr() for parameter in model.parameters()}
-
-
-def _mean_square(gap: Tensor, kept: Tensor) -> Tensor:
-    return (gap.square().mean(dim=(1, 2, 3)) * kept).sum() / kept.sum().clamp(min=1)

@@ -32,6 +32,9 @@ from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import ReconstructionLoss
 
 
+CPU = torch.device("cpu")
+
+
 def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -202,16 +205,32 @@ def test_a_teacher_in_a_rotated_space_gives_the_anchor_of_its_own_space(batch):
     )
 
 
-def test_times_are_drawn_on_the_coarser_grid_and_unknown_ones_left_out(batch):
-    coarse, fine = (
-        ResidualShifting(torch.tensor([0.1, 0.5, 0.99]), kappa=2.0),
-        VariancePreserving.scaled_linear(0.00085, 0.012, 1000),
-    )
-    teacher_t, student_t, kept = draw_timesteps(coarse, fine, 64, gen(), torch.device("cpu"))
-    assert set(teacher_t.tolist()) == {0, 1, 2} and len(set(student_t.tolist())) == 3
-    assert torch.equal(kept, teacher_t != 2)
-    student_t, teacher_t, kept_again = draw_timesteps(fine, coarse, 64, gen(), torch.device("cpu"))
-    assert set(teacher_t.tolist()) == {0, 1, 2} and torch.equal(kept_again, teacher_t != 2)
+def test_timesteps_are_drawn_on_the_coarser_grid_among_those_that_both_know():
+    coarse = ResidualShifting(torch.tensor([0.1, 0.5, 0.99]), kappa=2.0)
+    fine = VariancePreserving.scaled_linear(0.00085, 0.012, 1000)
+    of_coarse, of_fine = draw_timesteps(coarse, fine, 3000, gen(), CPU)
+    counts = torch.bincount(of_coarse, minlength=3)
+    assert counts[2] == 0, "the last one is noisier than all of the fine grid"
+    assert (counts[:2] - 1500).abs().max() < 150
+    assert len(of_fine.unique()) == 2
+    of_fine, of_coarse = draw_timesteps(fine, coarse, 3000, gen(), CPU)
+    assert torch.equal(torch.bincount(of_coarse, minlength=3), counts)
+
+
+def test_processes_that_know_all_of_each_other_draw_as_in_training():
+    process = VariancePreserving.scaled_linear(0.00085, 0.012, 1000)
+    t, same = draw_timesteps(process, process, 64, gen(3), CPU)
+    assert t.equal(same)
+    assert t.equal(process.sample_timesteps(64, gen(3)))
+
+
+def test_processes_without_a_common_timestep_are_refused(monkeypatch):
+    monkeypatch.setattr("distillkit.objectives.dual_teacher.MAX_REDRAWS", 20)
+    noisy = ResidualShifting(torch.tensor([0.98, 0.99]), kappa=2.0)
+    fine = VariancePreserving.scaled_linear(0.00085, 0.012, 1000)
+    message = r"no timestep of equal SNR in ResidualShifting \(log SNR -\d+.*VariancePreserving"
+    with pytest.raises(DistillkitError, match=message):
+        draw_timesteps(noisy, fine, 2, gen(), CPU)
 
 
 def test_output_distillation_is_a_mean_square(batch):

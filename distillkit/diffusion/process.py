@@ -257,7 +257,7 @@ def match_timesteps(
 
     Returns:
         The timesteps, (B,), and a boolean mask, (B,), False where ``target`` was never trained at
-        that SNR. Such draws are to be dropped.
+        that SNR.
     """
     wanted = source.log_snr(t)
     matched = target.timestep_at(wanted)

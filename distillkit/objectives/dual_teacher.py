@@ -8,7 +8,8 @@ student S. For either teacher
 
 whose terms are called *imitate* and *anchor*. What the paper leaves open is settled here: norms are
 means over elements; ``z_t^s`` and ``z_t`` share timestep and noise; a teacher is asked in its own
-latent space and forward process, at the timestep whose SNR equals the student's.
+latent space and forward process, at the timestep whose SNR equals the student's. Only timesteps that
+both processes were trained at are drawn, so a term has the same weight however a batch is split.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from distillkit.diffusion.bridge import Bridge
 from distillkit.diffusion.model import Condition, DiffusionModel, ModelInput, RestorationModel
 from distillkit.diffusion.prediction import Prediction
 from distillkit.diffusion.process import ForwardProcess, match_timesteps
+from distillkit.errors import DistillkitError
 
 ScoreWeighting = Literal["literal", "clipped", "sample"]
 TeacherGradient = Literal["full", "sds"]
 Imitator = Literal["denoiser", "output"]
+
+MAX_REDRAWS = 10_000
+"""Draws after which two processes count as having no timestep in common."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,7 @@ def score_distillation(  # noqa: PLR0913
     """Compute eq. 2 for the faithful teacher, eq. 3 for the realistic one.
 
     In different latent spaces the teacher sees the student's re-encoded image, and its clean
-    prediction comes back, without gradient, to be compared in the student's space. Samples whose
-    timestep the other process was never trained at are left out.
+    prediction comes back, without gradient, to be compared in the student's space.
 
     Args:
         teacher: frozen.
@@ -94,7 +98,7 @@ def score_distillation(  # noqa: PLR0913
     else:
         assert isinstance(student, DiffusionModel)
         student_process = student.process
-    t_teacher, t_student, kept = draw_timesteps(
+    t_teacher, t_student = draw_timesteps(
         teacher.process, student_process, len(lq), generator, lq.device
     )
     with torch.no_grad():
@@ -126,13 +130,13 @@ def score_distillation(  # noqa: PLR0913
         imitated = _ask_student(student, output, student_noise, t_student, gradient).sample
     imitate_gap = _as_noise(imitated - target, student_process, t_student, weighting)
 
-    imitate = _mean_square(imitate_gap, kept)
-    anchor = _mean_square(anchor_gap, kept)
+    imitate = imitate_gap.square().mean()
+    anchor = anchor_gap.square().mean()
     if gradient == "sds":
         # The output's own gap has its gradient already.
         if imitator == "denoiser":
-            imitate = imitate + _push(imitate_gap, output.latent, kept)
-        anchor = anchor + _push(anchor_gap, z_s, kept)
+            imitate = imitate + _push(imitate_gap, output.latent)
+        anchor = anchor + _push(anchor_gap, z_s)
     return ScoreTerms(imitate, anchor)
 
 
@@ -175,10 +179,9 @@ def denoised_output_distillation(
     noise = torch.randn(output.latent.shape, generator=generator).to(output.latent)
     own = _ask_student(student, output, noise, t, gradient)
     gap = _as_noise(own.sample - target, student.process, t, "clipped")
-    kept = torch.ones_like(t, dtype=torch.bool)
-    loss = _mean_square(gap, kept)
+    loss = gap.square().mean()
     if gradient == "sds":
-        loss = loss + _push(gap, output.latent, kept)
+        loss = loss + _push(gap, output.latent)
     return loss
 
 
@@ -188,20 +191,49 @@ def draw_timesteps(
     n: int,
     generator: torch.Generator,
     device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw ``n`` pairs of timesteps of equal SNR on the coarser of two grids.
+) -> tuple[Tensor, Tensor]:
+    """Draw ``n`` pairs of timesteps of equal SNR that both processes know.
+
+    They are drawn as in the training of the process with the coarser grid, among its timesteps
+    that the other one was trained at as well.
 
     Returns:
-        The teacher's timesteps (n,), the student's (n,), and a mask (n,) of the pairs that both
-        processes were trained at.
+        The teacher's timesteps (n,), and the student's (n,).
+
+    Raises:
+        DistillkitError: there is no such timestep.
     """
     if _is_coarser(teacher, student):
-        t_teacher = teacher.sample_timesteps(n, generator).to(device)
-        t_student, kept = match_timesteps(teacher, t_teacher, student)
+        t_teacher, t_student = _draw_shared(teacher, student, n, generator)
     else:
-        t_student = student.sample_timesteps(n, generator).to(device)
-        t_teacher, kept = match_timesteps(student, t_student, teacher)
-    return t_teacher, t_student, kept
+        t_student, t_teacher = _draw_shared(student, teacher, n, generator)
+    return t_teacher.to(device), t_student.to(device)
+
+
+def _draw_shared(
+    source: ForwardProcess, target: ForwardProcess, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw timesteps of ``source`` that ``target`` knows, and their partners there.
+
+    Unknown ones are drawn again. Were they left out of a mean instead, a batch of one would have a
+    term of 0 where a larger batch has the mean over the others.
+    """
+    t = source.sample_timesteps(n, generator)
+    for _ in range(MAX_REDRAWS):
+        matched, known = match_timesteps(source, t, target)
+        if known.all():
+            return t, matched
+        t = torch.where(known, t, source.sample_timesteps(n, generator))
+    raise DistillkitError(
+        f"no timestep of equal SNR in {_describe_range(source)} and {_describe_range(target)}: "
+        "the teacher's score cannot be matched to the student's; ask for its images instead "
+        '(stage1.teachers.NAME.term = "output")'
+    )
+
+
+def _describe_range(process: ForwardProcess) -> str:
+    low, high = process.log_snr_range()
+    return f"{type(process).__name__} (log SNR {low:.2f} to {high:.2f})"
 
 
 def _is_coarser(a: ForwardProcess, b: ForwardProcess) -> bool:
@@ -271,12 +303,7 @@ def _as_noise(
     return sample_gap * ratio
 
 
-def _mean_square(gap: Tensor, kept: Tensor) -> Tensor:
-    return (gap.square().mean(dim=(1, 2, 3)) * kept).sum() / kept.sum().clamp(min=1)
-
-
-def _push(gap: Tensor, latent: Tensor, kept: Tensor) -> Tensor:
-    """Return 0 with the gradient ``2 gap`` for ``latent``, averaged like :func:`_mean_square`."""
-    per_sample = (2 * gap.detach() * latent).mean(dim=(1, 2, 3))
-    push = (per_sample * kept).sum() / kept.sum().clamp(min=1)
+def _push(gap: Tensor, latent: Tensor) -> Tensor:
+    """Return 0 with the gradient ``2 gap`` for ``latent``, averaged like the loss itself."""
+    push = (2 * gap.detach() * latent).mean()
     return push - push.detach()

@@ -199,13 +199,10 @@ def test_prior_score_terms(priors, images):
     )
 
     draws = torch.Generator().manual_seed(5)
-    t, t_student, kept = draw_timesteps(
-        priors.process, student.process, 2, draws, torch.device("cpu")
-    )
-    assert kept.any()
+    t, t_student = draw_timesteps(priors.process, student.process, 2, draws, torch.device("cpu"))
 
     def mean(gap):
-        return gap[kept].square().mean()
+        return gap.square().mean()
 
     condition = priors.condition(inputs)
     z_s = priors.encode(image, condition)
