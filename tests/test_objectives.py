@@ -31,7 +31,6 @@ from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import ReconstructionLoss
 
-
 CPU = torch.device("cpu")
 
 

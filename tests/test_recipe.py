@@ -394,6 +394,17 @@ def test_a_teacher_whose_weight_is_zero_may_be_left_out(write: Write) -> None:
     assert "realness" not in load(path, "stage1.teachers.realness.weight=0").recipe.teachers
 
 
+def test_a_tradeoff_made_of_a_weight_of_zero_is_refused(write: Write) -> None:
+    path = with_changes(write, "[stage1.reconstruction]\nl2_weight = 0\nl1_weight = 1\n")
+    assert errors(path) == [
+        'r.toml:3  stage1.reconstruction.l2_weight - is 0, but stage2.target = "reconstruction" '
+        "makes its tradeoff out of the L2 weight; raise it, or take "
+        'stage2.target = "teacher" or stage2.steps = 0'
+    ]
+    for other in ('stage2.target="teacher"', "stage2.steps=0", 'stage2.variant="ctsr_eq8"'):
+        assert load(path, other).recipe.stage1.reconstruction.l2_weight == 0
+
+
 def test_a_third_teacher_is_two_tables(write: Write) -> None:
     table = '[teachers.detail]\nuse = "toy/faithful"\n'
     assert errors(with_changes(write, table)) == [

@@ -8,8 +8,8 @@ student S. For either teacher
 
 whose terms are called *imitate* and *anchor*. What the paper leaves open is settled here: norms are
 means over elements; ``z_t^s`` and ``z_t`` share timestep and noise; a teacher is asked in its own
-latent space and forward process, at the timestep whose SNR equals the student's. Only timesteps that
-both processes were trained at are drawn, so a term has the same weight however a batch is split.
+latent space and forward process, at the timestep whose SNR equals the student's; only timesteps
+that both were trained at are drawn, so a term has the same weight however a batch is split.
 """
 
 from __future__ import annotations

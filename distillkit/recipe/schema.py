@@ -381,6 +381,11 @@ class Stage2Config(Config):
         return self.variant == "oftsr"
 
     @property
+    def uses_reconstruction_target(self) -> bool:
+        """Whether the tradeoff is learned from eq. 1, whose L2 weight it changes."""
+        return self.variant == "adapter_scaling" and self.target == "reconstruction"
+
+    @property
     def uses_start(self) -> bool:
         """Whether the stage-1 student's latent is learned from."""
         if self.uses_line:

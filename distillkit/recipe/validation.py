@@ -44,6 +44,8 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
     if stage2 is not None and stage2.steps:
         yield from _check_asked_teachers(document, stage2, components)
     yield from _check_student(document, stage1, stage2, components)
+    if stage1 is not None and stage2 is not None:
+        yield from _check_reconstruction_target(document, stage1, stage2)
     if training is not None and training.sharding == "full":
         yield from _check_sharding(document, training)
         yield from _check_sharded_stages(document, stage1, stage2)
@@ -174,6 +176,22 @@ def _check_student(
     for key, remedy in keys:
         what = f"asks the student's denoiser, and {student.full_name} has none; {remedy}"
         yield Problem(document.origin(key), key, what, table)
+
+
+def _check_reconstruction_target(
+    document: Document, stage1: Stage1Config, stage2: Stage2Config
+) -> Iterator[Problem]:
+    """Refuse a tradeoff that weights a term of weight 0: the target is the same at every t."""
+    if stage2.steps == 0 or not stage2.uses_reconstruction_target:
+        return
+    if stage1.reconstruction.l2_weight > 0:
+        return
+    key: KeyPath = ("stage1", "reconstruction", "l2_weight")
+    what = (
+        'is 0, but stage2.target = "reconstruction" makes its tradeoff out of the L2 weight; '
+        'raise it, or take stage2.target = "teacher" or stage2.steps = 0'
+    )
+    yield Problem(document.origin(key), key, what)
 
 
 def _check_sharding(document: Document, training: TrainingConfig) -> Iterator[Problem]:

@@ -150,6 +150,16 @@ def test_one_step_student_looks_at_noise_once(images, generator, monkeypatch):
     assert_close(levels[0], torch.full((2,), 0.0797), atol=1e-4, rtol=0)
 
 
+def test_the_one_step_ignores_mixed_precision(images):
+    """It divides by 0.0797, and every rounding with it."""
+    model = student(generate="one-step")
+    inputs = ModelInput(images(1, 16, 16))
+    expected = model.generate(model.condition(inputs), torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        latent = model.generate(model.condition(inputs), torch.Generator().manual_seed(1))
+    assert torch.equal(latent, expected)
+
+
 def test_seeds_decide_the_weights_and_leave_the_global_generator_alone():
     before = torch.random.get_rng_state()
     one, same, other = (student(seed=s).network.downs[0].weight for s in (1, 1, 2))

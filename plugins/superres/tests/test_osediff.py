@@ -96,6 +96,17 @@ def test_one_step_is_the_clean_prediction_at_the_last_time(model, lq):
     torch.testing.assert_close(model.generate(condition), prediction.sample)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_the_one_step_ignores_mixed_precision(model, lq, precision):
+    """It divides by 0.068, and every rounding with it."""
+    expected = model.generate(model.condition(ModelInput(lq)))
+    with torch.autocast("cpu", precision):
+        condition = model.condition(ModelInput(lq))
+        assert model.generate(condition).equal(expected)
+        scored = model.predict(torch.randn(2, 4, 9, 8), torch.tensor([3, 700]), condition)
+    assert scored.epsilon.dtype == precision, "scores are computed in mixed precision"
+
+
 def test_large_latents_are_denoised_in_tiles(lq):
     model = build_osediff(OSEDiffOptions(size="tiny")).eval().requires_grad_(False)
     condition = model.condition(ModelInput(lq))

@@ -47,6 +47,11 @@ def enlarge(lq: Tensor, scale: int) -> Tensor:
     return enlarged.clamp(-1, 1)
 
 
+def full_precision(like: Tensor) -> torch.autocast:
+    """Switch autocast off on a tensor's device, inside a context."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
 class PosteriorMean(nn.Module):
     """The encoder of a KL autoencoder: images to the means of their latents' posteriors."""
 
@@ -152,11 +157,15 @@ class OSEDiff(StableDiffusion):
     """One step from the input's own latent, at the last timestep T = 999 (Wu et al. 2024).
 
     It computes ``z_0 = (z_LQ - noise(T) eps(z_LQ, T, c)) / signal(T)``, and draws no noise.
-    ``signal(T)`` is 0.068, so an error of the network is 14.6 times as large in the latent. The
-    condition holds the embedded prompt and the latent of the enlarged input, which is encoded when
-    first asked for. Only inputs go through the tuned encoder; the ground truth and the output go
-    through the base autoencoder. The published code samples the posteriors; here their means are
-    taken.
+    ``signal(T)`` is 0.068, so an error of the network or of the input's latent is 14.6 times as
+    large in the result. So the step is computed in the weights' own precision, whatever autocast
+    says: at toy size, autocast to bfloat16 moves the result by 4 % of its spread and float16 by
+    0.5 %, and sparing the last layer alone changes neither.
+
+    The condition holds the embedded prompt and the latent of the enlarged input, which is encoded
+    when first asked for. Only inputs go through the tuned encoder; the ground truth and the output
+    go through the base autoencoder. The published code samples the posteriors; here their means
+    are taken.
 
     Args:
         unet: The UNet with OSEDiff's adapters merged in.
@@ -196,7 +205,8 @@ class OSEDiff(StableDiffusion):
             does not need the latent.
         """
         image = enlarge(inputs.lq, self.scale)
-        prompt = self.prompt(image, inputs.caption_list())
+        with full_precision(image):
+            prompt = self.prompt(image, inputs.caption_list())
 
         def encode() -> Tensor:
             return self.lq_encoder(image) * LATENT_SCALE
@@ -204,7 +214,8 @@ class OSEDiff(StableDiffusion):
         @cache
         @torch.no_grad()
         def latent() -> Tensor:
-            return inputs.cache("lq latent", encode)
+            with full_precision(image):
+                return inputs.cache("lq latent", encode)
 
         return Condition(extra={"prompt": prompt, "latent": latent})
 
@@ -221,7 +232,8 @@ class OSEDiff(StableDiffusion):
         def predict_noise(tile: Tensor) -> Tensor:
             return self(tile, t, condition)
 
-        epsilon = denoise_tiled(predict_noise, z, self.tile, self.tile_overlap)
+        with full_precision(z):
+            epsilon = denoise_tiled(predict_noise, z, self.tile, self.tile_overlap)
         coefficients = self.process.coefficients(t)
         return (z - coefficients.noise * epsilon) / coefficients.signal
 
