@@ -16,6 +16,8 @@ _torchvision.install()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from distillkit.cli.arguments import Overrides as Overrides
+    from distillkit.cli.arguments import RecipeFile as RecipeFile
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.data.degradation import Degradation as Degradation
     from distillkit.data.luma import full_range_luma as full_range_luma
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from distillkit.diffusion.process import ResidualShifting as ResidualShifting
     from distillkit.diffusion.process import TabulatedProcess as TabulatedProcess
     from distillkit.diffusion.process import VariancePreserving as VariancePreserving
+    from distillkit.environment import peak_memory as peak_memory
+    from distillkit.environment import versions as versions
     from distillkit.errors import DataError as DataError
     from distillkit.errors import DistillkitError as DistillkitError
     from distillkit.errors import PluginError as PluginError
@@ -63,6 +67,7 @@ if TYPE_CHECKING:
     from distillkit.files.weights import read_tensors as read_tensors
     from distillkit.inference.color import ColorFix as ColorFix
     from distillkit.inference.color import match_colors as match_colors
+    from distillkit.inference.costs import describe_device as describe_device
     from distillkit.inference.files import IMAGE_FILES as IMAGE_FILES
     from distillkit.inference.files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
     from distillkit.inference.files import FileKind as FileKind
@@ -82,10 +87,14 @@ if TYPE_CHECKING:
     from distillkit.plugins.hookspecs import hookimpl as hookimpl
     from distillkit.plugins.manager import load_plugins as load_plugins
     from distillkit.plugins.options import Options as Options
+    from distillkit.recipe.load import ResolvedRecipe as ResolvedRecipe
     from distillkit.recipe.load import load_recipe as load_recipe
+    from distillkit.runs.prepared import PreparedStage as PreparedStage
+    from distillkit.runs.prepared import prepare_stages as prepare_stages
     from distillkit.runs.run import run_recipe as run_recipe
 
 _HOME = {
+    "cli.arguments": ["Overrides", "RecipeFile"],
     "cli.restore": ["restore_command"],
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file"],
@@ -113,6 +122,7 @@ _HOME = {
         "TabulatedProcess",
         "VariancePreserving",
     ],
+    "environment": ["peak_memory", "versions"],
     "errors": ["DataError", "DistillkitError", "PluginError", "WeightsError", "did_you_mean"],
     "metrics.base": ["FullReference", "Metric", "NoReference", "SetMetric"],
     "metrics.distortion": ["psnr"],
@@ -128,11 +138,13 @@ _HOME = {
         "TeacherSpec",
     ],
     "inference.color": ["ColorFix", "match_colors"],
+    "inference.costs": ["describe_device"],
     "inference.files": ["IMAGE_FILES", "VIDEO_SUFFIXES", "FileKind"],
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],
     "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
-    "recipe.load": ["load_recipe"],
+    "recipe.load": ["ResolvedRecipe", "load_recipe"],
+    "runs.prepared": ["PreparedStage", "prepare_stages"],
     "runs.run": ["run_recipe"],
     "files.weights": ["WeightFile", "load_exactly", "read_state_dict", "read_tensors"],
 }

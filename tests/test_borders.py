@@ -40,7 +40,6 @@ FLOORS = (
     "export",
     "training",
     "runs",
-    "bench",
     "testing",
     "cli",
     "__main__",

@@ -1,4 +1,4 @@
-"""The engine is importable where Python lacks the modules of Unix."""
+"""The engine and what measures it are importable where Python lacks the modules of Unix."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def import_as_on_windows(name, globals=None, *arguments, **options):
 
 builtins.__import__ = import_as_on_windows
 
-for module in ("distillkit.runs.run", "distillkit.cli.main", "distillkit.bench.device"):
+for module in ("distillkit.runs.run", "distillkit.cli.main", "distillkit_bench.device"):
     importlib.import_module(module)
 
 from distillkit.environment import peak_memory

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distillkit.recipe.load import ResolvedRecipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
+"""The argument RECIPE, for :func:`distillkit.load_recipe`."""
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,6 +26,7 @@ Overrides = Annotated[
         help="change a key of the recipe; VALUE is TOML (stage1.steps=50)",
     ),
 ]
+"""The option ``--set``, for :func:`distillkit.load_recipe`; None where it is not given."""
 Device = Annotated[
     str | None,
     typer.Option(

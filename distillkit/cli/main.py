@@ -13,7 +13,6 @@ import typer
 from typer.main import get_group
 
 import distillkit
-from distillkit.cli.bench import bench
 from distillkit.cli.cache import cache_app
 from distillkit.cli.doctor import doctor
 from distillkit.cli.evaluate import compare, evaluate
@@ -27,7 +26,7 @@ from distillkit.cli.sweep import sweep
 from distillkit.errors import DistillkitError, Interrupted, PluginError
 from distillkit.inference.files import IMAGE_FILES
 
-EXTRA_OF_COMMAND = {"demo": "demo", "restore-video": "video"}
+EXTRA_OF_COMMAND = {"advise": "bench", "bench": "bench", "demo": "demo", "restore-video": "video"}
 """The extra of this distribution that brings a plugin's command."""
 
 app = typer.Typer(
@@ -43,7 +42,7 @@ app.command()(run)
 app.command("restore", help="Restore images with a student or another model.")(
     restore_command(IMAGE_FILES, "distillkit.inference.files:restore_image")
 )
-for command in (export, push, evaluate, compare, sweep, fetch, bench, doctor):
+for command in (export, push, evaluate, compare, sweep, fetch, doctor):
     app.command()(command)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(recipe_app, name="recipe")

@@ -94,7 +94,7 @@ def distill(run: Run, notify: Callable[..., None]) -> None:
     # copied, because merging the adapter removes its tensors
     trained = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
     adapter.merge()
-    _drop_stage1_teachers(run)
+    drop_stage1_teachers(run.models, run.recipe)
 
     if run.recipe.stage2.steps:
         stage2, variant = make_stage2(run.resolved, run.models, reconstruction)
@@ -113,12 +113,11 @@ def _log_teaching(run: Run, log: RunLog) -> None:
         log.say(f"{name}: {description}")
 
 
-def _drop_stage1_teachers(run: Run) -> None:
+def drop_stage1_teachers(models: RunModels, recipe: Recipe) -> None:
     """Free the teachers that stage 2 has no use for."""
-    teachers = run.models.teachers
-    for name in list(teachers):
-        if name not in run.recipe.stage2.asked_teachers:
-            del teachers[name]
+    for name in list(models.teachers):
+        if name not in recipe.stage2.asked_teachers:
+            del models.teachers[name]
 
 
 def _finish(run: Run, trained: dict[str, dict[str, Tensor]]) -> None:

@@ -34,18 +34,23 @@ def check_presence(resolved: ResolvedRecipe) -> None:
     missing += _missing_data(resolved)
     if not missing:
         return
-    command = f"distillkit fetch {resolved.path}"
-    if any(origin.source == "--set" for origin in resolved.document.origins.values()):
-        command += " and the same --set options"
     raise DistillkitError(
         "\n".join(
             [
                 "not on this machine, and needed:",
                 *(f"  {line}" for line in missing),
-                f"fetch what can be fetched with: {command}",
+                f"fetch what can be fetched with: {suggest('fetch', resolved)}",
             ]
         )
     )
+
+
+def suggest(command: str, resolved: ResolvedRecipe) -> str:
+    """Write a command for the user that takes the recipe as it was loaded."""
+    line = f"distillkit {command} {resolved.path}"
+    if resolved.overrides:
+        line += " and the same --set options"
+    return line
 
 
 class Needs(NamedTuple):

@@ -1,114 +1,167 @@
-"""Make a recipe ready to be measured: its models loaded once, its stages in turn."""
+"""Train the stages of a recipe for a few steps, without a run's folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from math import lcm
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from accelerate import Accelerator
 
-from distillkit.bench.train import StageMeasurement, measure_stage
+from distillkit.data.pairs import PairedBatches
 from distillkit.inference.student import Student
-from distillkit.objectives.controllability import Variant
+from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.recipe.load import ResolvedRecipe
+from distillkit.runs.distill import drop_stage1_teachers
 from distillkit.runs.preflight import check_presence
 from distillkit.runs.run import open_batches
+from distillkit.training.checkpoint import Checkpoints
 from distillkit.training.distributed import create_accelerator
-from distillkit.training.loop import Stage
-from distillkit.training.models import build_models
+from distillkit.training.loop import Stage, Trainer
+from distillkit.training.models import RunModels, build_models
 from distillkit.training.stages import make_stage1, make_stage2
+from distillkit.training.tracking import RunLog
+
+EVERY_LOSS = {"logging_steps": 1, "checkpointing_steps": 0, "validation_steps": 0}
+"""Options of ``[training]`` with which every loss is logged, and nothing else is kept."""
 
 
-class Subject:
-    """A recipe that is measured, with its models on the device.
+@dataclass(frozen=True)
+class PreparedStage:
+    """A stage of a recipe that can be trained for a few steps.
+
+    It uses the training loop of a run, so every setting of the recipe has the same effect as there.
+    """
+
+    resolved: ResolvedRecipe
+    accelerator: Accelerator
+    stage: Stage
+    student: Student
+    """The student that is trained."""
+    reconstruction: ReconstructionLoss
+
+    @property
+    def name(self) -> str:
+        """``"stage1"`` or ``"stage2"``."""
+        return self.stage.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return self.accelerator.device
+
+    @property
+    def models(self) -> RunModels:
+        """The student, the teachers of this stage, and the degradation."""
+        return self.stage.module.models
+
+    def open_batches(self, crop_size: int) -> PairedBatches:
+        """Open the recipe's training batches, with crops of another size.
+
+        Args:
+            crop_size: Side of the crops in pixels.
+        """
+        resolved = _with_data(self.resolved, crop_size=crop_size)
+        return open_batches(resolved, self.models, self.accelerator.num_processes)
+
+    def train(
+        self, batches: PairedBatches, steps: int, between_steps: Callable[[int], None]
+    ) -> list[float]:
+        """Train from step 0 on.
+
+        Args:
+            batches: From :meth:`open_batches`.
+            steps: How many steps.
+            between_steps: Called with the number of steps made: with 0 before the first one, then
+                after each.
+
+        Returns:
+            The loss of each step; NaN where it is not finite.
+
+        Raises:
+            DistillkitError: Too many losses in a row are not finite.
+        """
+        recipe = self.resolved.recipe
+        options = recipe.training.model_copy(update=EVERY_LOSS)
+        stage = replace(self.stage, steps=steps, offset=0)
+        with tempfile.TemporaryDirectory(prefix="distillkit-") as name:
+            folder = Path(name)
+            log = _StepLog(folder, self.accelerator, between_steps)
+            checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+            seed = recipe.seed
+            trainer = Trainer(stage, batches, options, seed, self.accelerator, checkpoints, log)
+            trainer.train()
+        return log.losses
+
+
+def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
+    """Build a recipe's models, and prepare one stage after the other.
+
+    Train a stage before you ask for the next: stage 2 begins with the student as it is then.
 
     Args:
         resolved: The recipe; its held-out images may be missing.
 
+    Yields:
+        Stage 1, then stage 2, as far as the recipe has steps of them.
+
     Raises:
         DistillkitError: Weights or training images are missing.
     """
-
-    def __init__(self, resolved: ResolvedRecipe) -> None:
-        self.resolved = _with_data(resolved, eval=[])
-        self.recipe = self.resolved.recipe
-        check_presence(self.resolved)
-        options = self.recipe.training.model_copy(update={"log_with": []})
-        self.accelerator = create_accelerator(options, Path())
-        self.device = self.accelerator.device
-        self.models = build_models(self.resolved, self.device)
-        self.reconstruction = build_reconstruction_loss(self.resolved, self.device)
-        self._variant: Variant | None = None
-
-    @property
-    def crop_unit(self) -> int:
-        """The number of pixels that training crops are multiples of."""
-        student = self.models.student
-        models = (student, *self.models.teachers.values())
-        return lcm(*(student.scale * model.size_multiple for model in models))
-
-    def count_weights(self) -> dict[str, int]:
-        """Count the bytes of each network's tensors; shared ones for the first."""
-        owners: dict[str, Any] = {"student": self.models.student}
-        for role, teacher in self.models.teachers.items():
-            owners[f"{role} teacher"] = teacher
-        owners["perceptual distance"] = self.reconstruction.distance
-        return count_tensor_bytes(owners)
-
-    def stages(self) -> Iterator[Stage]:
-        """Prepare stage 1, then, its adapter merged, stage 2 where there is one."""
-        stage, adapter = make_stage1(self.recipe, self.models, self.reconstruction)
-        yield stage
-        adapter.merge()
-        if self.recipe.stage2.steps:
-            stage, self._variant = make_stage2(self.resolved, self.models, self.reconstruction)
-            yield stage
-
-    def measure(
-        self, stage: Stage, crop: int, *, warmup: int, steps: int, breakdown: bool = True
-    ) -> StageMeasurement:
-        """Measure steps of a stage on crops of ``crop`` x ``crop`` pixels.
-
-        The other arguments are those of :func:`distillkit.bench.train.measure_stage`.
-        """
-        resolved = _with_data(self.resolved, crop_size=crop)
-        batches = open_batches(resolved, self.models, self.accelerator.num_processes)
-        return measure_stage(
-            stage,
-            self.recipe,
-            batches,
-            self.accelerator,
-            warmup=warmup,
-            steps=steps,
-            breakdown=breakdown,
-        )
-
-    def build_student(self) -> Student:
-        """Build the student that the stages have trained so far."""
-        return Student(self.models.student, self._variant)
+    resolved = _with_data(resolved, eval=[])
+    check_presence(resolved)
+    recipe = resolved.recipe
+    options = recipe.training.model_copy(update={"log_with": []})
+    accelerator = create_accelerator(options, Path())
+    models = build_models(resolved, accelerator.device)
+    reconstruction = build_reconstruction_loss(resolved, accelerator.device)
+    stage1, adapter = make_stage1(recipe, models, reconstruction)
+    if recipe.stage1.steps:
+        student = Student(models.student, None)
+        yield PreparedStage(resolved, accelerator, stage1, student, reconstruction)
+    adapter.merge()
+    drop_stage1_teachers(models, recipe)
+    if recipe.stage2.steps:
+        stage2, variant = make_stage2(resolved, models, reconstruction)
+        student = Student(models.student, variant)
+        yield PreparedStage(resolved, accelerator, stage2, student, reconstruction)
 
 
-def count_tensor_bytes(owners: Mapping[str, Any]) -> dict[str, int]:
-    """Count the bytes of the tensors of each owner that is a module.
+class _StepLog(RunLog):
+    """Replaces the log of a run: keeps the losses, and calls back between steps.
 
-    Memory that several share is counted for the first of them.
+    Args:
+        folder: For what the training loop writes down of steps that are not finite.
+        accelerator: Of the stage.
+        between_steps: Called with the number of steps made.
     """
-    seen: set[int] = set()
-    sizes = {}
-    for name, owner in owners.items():
-        if not isinstance(owner, nn.Module):
-            continue
-        sizes[name] = 0
-        for tensor in (*owner.parameters(), *owner.buffers()):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in seen:
-                seen.add(storage.data_ptr())
-                sizes[name] += storage.nbytes()
-    return sizes
+
+    def __init__(
+        self, folder: Path, accelerator: Accelerator, between_steps: Callable[[int], None]
+    ) -> None:
+        super().__init__(folder / "metrics.jsonl", accelerator, _observe_nothing)
+        self.losses: list[float] = []
+        self._between_steps = between_steps
+
+    def begin(self, stage: str, done: int, total: int) -> None:
+        self._done = done
+        self._between_steps(done)
+
+    def advance(self) -> None:
+        self._done += 1
+        self._between_steps(self._done)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.losses.append(values.get("loss", math.nan))
+
+
+def _observe_nothing(*args: Any, **kwargs: Any) -> None:
+    """Leave plugins out of it."""
 
 
 def _with_data(resolved: ResolvedRecipe, **changes: Any) -> ResolvedRecipe:

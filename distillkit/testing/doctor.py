@@ -9,11 +9,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from importlib.metadata import requires
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
 from distillkit.environment import versions
 from distillkit.plugins.manager import load_plugins
+
+if TYPE_CHECKING:
+    from distillkit.recipe.load import ResolvedRecipe
 
 IMPORTS = ("torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "lpips")
 
@@ -32,6 +36,31 @@ def diagnose() -> tuple[list[str], bool]:
     if not problems:
         lines.append("all is well")
     return lines, not problems
+
+
+def diagnose_recipe(resolved: ResolvedRecipe) -> tuple[list[str], bool]:
+    """Look for the files that a recipe needs. The network is not asked.
+
+    Returns:
+        Lines to print, and whether all of them are here.
+    """
+    # Imported here: most uses of this module have no recipe.
+    from distillkit.runs.preflight import list_needs, suggest
+
+    needs = list_needs(resolved)
+    lines = [f"recipe       {resolved.path}"]
+    lines += [f"present      {line}" for line in needs.present]
+    lines += [f"MISSING      {line}" for line in needs.missing]
+    if needs.weight_bytes:
+        lines.append(
+            f"weights      at most {needs.weight_bytes / 2**30:.1f} GiB of memory, "
+            "by the sizes of their files"
+        )
+    if needs.missing:
+        lines.append(f"next         fetch what can be fetched: {suggest('fetch', resolved)}")
+    if needs.can_train:
+        lines.append(f"next         memory and time of a step: {suggest('advise', resolved)}")
+    return lines, not needs.missing
 
 
 def _list_facts() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""Measure and forecast the speed and memory of a recipe on this machine."""

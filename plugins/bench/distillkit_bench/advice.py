@@ -1,39 +1,35 @@
-"""Examine a recipe for ``distillkit doctor RECIPE``.
-
-What is missing, what a step takes, and what to change if that is too much.
-"""
+"""Say what a step of a recipe takes, and what to change if that is too much."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from distillkit.bench.alternatives import measure_in_subprocess
-from distillkit.bench.device import total_memory
-from distillkit.bench.forecast import StepForecast, find_fitting_crop, forecast_steps
-from distillkit.bench.subject import Subject
-from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import Recipe
-from distillkit.runs.preflight import Needs, Say, list_needs
+from distillkit import ResolvedRecipe
+from distillkit_bench.alternatives import measure_in_subprocess
+from distillkit_bench.forecast import (
+    RecipeForecast,
+    StepForecast,
+    find_fitting_crop,
+    forecast_recipe,
+)
 
 GIB = 2**30
 
 
 def examine(
     resolved: ResolvedRecipe,
-    overrides: Sequence[str],
     memory_limit: float | None,
     *,
     check: bool,
-    say: Say,
+    say: Callable[[str], None],
 ) -> bool:
     """Report on a recipe.
 
     Args:
         resolved: The recipe.
-        overrides: The ``--set`` texts it was loaded with.
         memory_limit: Bytes that a run may take; by default what the device has.
         check: Also measure a step at the recipe's own crop.
         say: Shows a line to the user.
@@ -42,66 +38,35 @@ def examine(
         Whether the recipe can be run here as it is.
 
     Raises:
-        DistillkitError: Its models cannot be built.
+        DistillkitError: Weights or training images are missing, or models cannot be built.
         RuntimeError: A dry step fails for another reason than memory.
     """
-    say(f"\nrecipe       {resolved.path}")
-    needs = list_needs(resolved)
-    _say_all(say, _format_needs(needs, resolved.path))
-    if not needs.can_train:
-        return False
+    say(f"recipe       {resolved.path}")
     try:
-        forecasts, crop_unit, device_memory = _make_dry_steps(resolved)
+        forecast = forecast_recipe(resolved)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        _say_all(say, _format_out_of_memory(error, resolved.recipe))
+        _say_all(say, _format_out_of_memory(error, resolved))
         return False
-    memory_limit = memory_limit or device_memory or float("inf")
-    for forecast in forecasts:
-        _say_all(say, _format_forecast(forecast, resolved.recipe, memory_limit))
-    disk = _estimate_disk(forecasts, resolved.recipe)
+    memory_limit = memory_limit or forecast.device_memory or float("inf")
+    for step in forecast.steps:
+        _say_all(say, _format_forecast(step, resolved, memory_limit))
+    disk = _estimate_disk(forecast.steps, resolved)
     free = shutil.disk_usage(Path.cwd()).free
     say(
         f"disk         {disk / 1e9:.2f} GB for checkpoints, student and cache, "
         f"{free / 1e9:.1f} GB free in {Path.cwd()}"
     )
     if check:
-        _say_all(say, _check_forecasts(forecasts, resolved, overrides))
-    _say_all(say, _advise(forecasts, resolved, overrides, crop_unit, memory_limit))
-    return _fit(forecasts, memory_limit) and disk < free and not needs.missing
+        _say_all(say, _check_forecasts(forecast.steps, resolved))
+    _say_all(say, _advise(forecast, resolved, memory_limit))
+    return _fit(forecast.steps, memory_limit) and disk < free
 
 
-def _say_all(say: Say, lines: Iterable[str]) -> None:
+def _say_all(say: Callable[[str], None], lines: Iterable[str]) -> None:
     for line in lines:
         say(line)
-
-
-def _format_needs(needs: Needs, recipe: Path) -> Iterator[str]:
-    for line in needs.present:
-        yield f"present      {line}"
-    for line in needs.missing:
-        yield f"MISSING      {line}"
-    if not needs.can_train:
-        yield (
-            f"memory       weights take at most {needs.weight_bytes / GIB:.1f} GiB, "
-            "by the sizes of their files, read once each"
-        )
-        yield (
-            "unknown      activations and seconds of a step: "
-            "measuring them takes the weights and training images"
-        )
-        yield f"fetch what can be fetched with: distillkit fetch {recipe}"
-
-
-def _make_dry_steps(resolved: ResolvedRecipe) -> tuple[list[StepForecast], int, int | None]:
-    """Make dry steps; their models are gone afterwards.
-
-    Returns:
-        The forecasts, the unit of crops, and the device's memory in bytes.
-    """
-    subject = Subject(resolved)
-    return forecast_steps(subject), subject.crop_unit, total_memory(subject.device)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -109,9 +74,9 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "memory" in str(error).lower()
 
 
-def _format_out_of_memory(error: Exception, recipe: Recipe) -> Iterator[str]:
+def _format_out_of_memory(error: Exception, resolved: ResolvedRecipe) -> Iterator[str]:
     yield f"TOO LITTLE   memory ran out in a dry step: {str(error).splitlines()[0]}"
-    for settings in memory_savers(recipe):
+    for settings in memory_savers(resolved):
         yield f"try          {_format_options(settings)}"
 
 
@@ -119,7 +84,10 @@ def _fit(forecasts: Sequence[StepForecast], memory_limit: float) -> bool:
     return all(forecast.peak <= memory_limit for forecast in forecasts)
 
 
-def _format_forecast(forecast: StepForecast, recipe: Recipe, memory_limit: float) -> Iterator[str]:
+def _format_forecast(
+    forecast: StepForecast, resolved: ResolvedRecipe, memory_limit: float
+) -> Iterator[str]:
+    recipe = resolved.recipe
     crop = recipe.data.crop_size
     source = "measured by a dry step"
     if forecast.crops != [crop]:
@@ -147,7 +115,7 @@ def _format_row(name: str, size: float) -> str:
     return f"  {name:<32}{size / GIB:>9.3f} GiB"
 
 
-def _estimate_disk(forecasts: Sequence[StepForecast], recipe: Recipe) -> float:
+def _estimate_disk(forecasts: Sequence[StepForecast], resolved: ResolvedRecipe) -> float:
     """Estimate the bytes of checkpoints, trained tensors and a full cache.
 
     Checkpoints: those kept, the last one of each stage and the one that is being written.
@@ -155,17 +123,18 @@ def _estimate_disk(forecasts: Sequence[StepForecast], recipe: Recipe) -> float:
     largest = max(forecast.states for forecast in forecasts)
     # Four tensors of states for each trained one.
     trained = sum(forecast.states // 4 for forecast in forecasts)
-    checkpoints = (recipe.training.checkpoints_total_limit + len(forecasts) + 1) * largest
-    return checkpoints + trained + recipe.training.cache_gib * GIB
+    training = resolved.recipe.training
+    checkpoints = (training.checkpoints_total_limit + len(forecasts) + 1) * largest
+    return checkpoints + trained + training.cache_gib * GIB
 
 
-def _check_forecasts(
-    forecasts: Sequence[StepForecast], resolved: ResolvedRecipe, overrides: Sequence[str]
-) -> Iterator[str]:
+def _check_forecasts(forecasts: Sequence[StepForecast], resolved: ResolvedRecipe) -> Iterator[str]:
     """Compare forecasts with measurements at the recipe's own crop, if they were made at others."""
     if forecasts[0].crops == [resolved.recipe.data.crop_size]:
         return
-    measurement = measure_in_subprocess(resolved.path, overrides, 1, warmup=1, breakdown=False)
+    measurement = measure_in_subprocess(
+        resolved.path, resolved.overrides, 1, warmup=1, breakdown=False
+    )
     for forecast in forecasts:
         stage = measurement["stages"][forecast.stage]
         peak = stage["peak_memory"]
@@ -180,11 +149,12 @@ def _check_forecasts(
         )
 
 
-def memory_savers(recipe: Recipe) -> list[list[str]]:
+def memory_savers(resolved: ResolvedRecipe) -> list[list[str]]:
     """List settings that save memory and that a recipe does not have yet.
 
     Cheapest first: they cost time, then precision, then the objective.
     """
+    recipe = resolved.recipe
     training = recipe.training
     batch_size = recipe.data.batch_size
     accumulation = batch_size * training.gradient_accumulation_steps
@@ -227,35 +197,30 @@ def memory_savers(recipe: Recipe) -> list[list[str]]:
 
 
 def _advise(
-    forecasts: Sequence[StepForecast],
-    resolved: ResolvedRecipe,
-    overrides: Sequence[str],
-    crop_unit: int,
-    memory_limit: float,
+    forecast: RecipeForecast, resolved: ResolvedRecipe, memory_limit: float
 ) -> Iterator[str]:
     """Add one setting after the other, until a step fits; nothing where it fits already.
 
     Each is measured at the largest crop of the dry steps.
     """
-    if _fit(forecasts, memory_limit):
+    steps = forecast.steps
+    if _fit(steps, memory_limit):
         return
     yield f"\nto fit {memory_limit / GIB:.1f} GiB, in this order, each on top of those before:"
-    all_overrides = [*overrides, f"data.crop_size={forecasts[0].crops[-1]}"]
-    for settings in memory_savers(resolved.recipe):
-        all_overrides += settings
-        measurement = measure_in_subprocess(
-            resolved.path, all_overrides, 1, warmup=1, breakdown=False
-        )
+    overrides = [*resolved.overrides, f"data.crop_size={steps[0].crops[-1]}"]
+    for settings in memory_savers(resolved):
+        overrides += settings
+        measurement = measure_in_subprocess(resolved.path, overrides, 1, warmup=1, breakdown=False)
         stages = measurement["stages"]
-        forecasts = [forecast.rescale(stages[forecast.stage]) for forecast in forecasts]
+        steps = [step.rescale(stages[step.stage]) for step in steps]
         figures = ", ".join(
-            f"{forecast.stage} {forecast.peak / GIB:.2f} GiB {forecast.seconds:.2f} s"
-            for forecast in forecasts
+            f"{step.stage} {step.peak / GIB:.2f} GiB {step.seconds:.2f} s" for step in steps
         )
         yield f"  {figures}  {_format_options(settings)}"
-        if _fit(forecasts, memory_limit):
+        if _fit(steps, memory_limit):
             return
-    crop = find_fitting_crop(forecasts, resolved.recipe.data.crop_size, crop_unit, memory_limit)
+    crop_size = resolved.recipe.data.crop_size
+    crop = find_fitting_crop(steps, crop_size, forecast.crop_unit, memory_limit)
     if crop is None:
         yield "  and no crop would be small enough: the weights alone are too large"
     else:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distillkit.errors import DistillkitError
+from distillkit import DistillkitError
 
 AS_IT_IS = "as it is"
 """The row of the recipe without an alternative."""
@@ -82,7 +82,7 @@ def measure_in_subprocess(
         breakdown: Make three more steps, for time by phase, NFE and FLOPs.
 
     Returns:
-        See :func:`distillkit.bench.recipe.measure_recipe`.
+        See :func:`distillkit_bench.recipe.measure_recipe`.
 
     Raises:
         DistillkitError: It failed; its own message follows.

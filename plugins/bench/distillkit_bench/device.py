@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from distillkit.environment import cpu_name, peak_memory, versions
+from distillkit import describe_device, peak_memory, versions
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -31,10 +31,9 @@ def release_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
-    c_library = ctypes.CDLL(None)
-    # Only the GNU C library has it.
-    if hasattr(c_library, "malloc_trim"):
-        c_library.malloc_trim(0)
+    # Only the GNU C library can be asked.
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -90,7 +89,7 @@ def total_memory(device: torch.device) -> int | None:
         return torch.cuda.get_device_properties(device).total_memory
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
 
 
@@ -115,12 +114,9 @@ def measure_copy(device: torch.device, seconds: float = 0.3) -> float:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Describe the device, the system and the package versions of a measurement."""
-    on_gpu = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else cpu_name()
     return {
-        "device": str(device),
-        "name": name,
-        "threads": torch.get_num_threads(),
+        "device": describe_device(device),
+        "on_cpu": device.type == "cpu",
         "cores": os.cpu_count(),
         "memory_bytes": total_memory(device),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
+from typing import Any
 
-from distillkit.bench.subject import Subject
-from distillkit.bench.train import StageMeasurement
-from distillkit.training.loop import Stage
+from torch import nn
+
+from distillkit import PreparedStage, ResolvedRecipe, prepare_stages
+from distillkit_bench.device import total_memory
+from distillkit_bench.train import StageMeasurement, measure_stage
 
 FRACTIONS = (0.25, 0.375, 0.5)
 """Sides of the crops of dry steps, as shares of the recipe's."""
@@ -88,7 +92,7 @@ class StepForecast:
     crops: list[int]
     """The crops of the dry steps; with the recipe's own crop alone, nothing is extrapolated."""
     weights: dict[str, int]
-    """By network, see :meth:`~distillkit.bench.subject.Subject.count_weights`."""
+    """By network, see :func:`count_weights`."""
     memory_before: int
     """In use before the first step: weights, and on a CPU Python and its libraries."""
     states: int
@@ -112,7 +116,7 @@ class StepForecast:
         Args:
             measurement: Of the other settings at the largest crop of the dry steps:
                 ``peak_memory``, ``memory_before`` and ``ms`` of
-                :class:`~distillkit.bench.train.StageMeasurement`.
+                :class:`~distillkit_bench.train.StageMeasurement`.
         """
         peak_memory = measurement["peak_memory"]
         activations = float(max(peak_memory - measurement["memory_before"] - self.states, 0))
@@ -126,45 +130,93 @@ class StepForecast:
         )
 
 
-def forecast_steps(subject: Subject) -> list[StepForecast]:
+@dataclass(frozen=True)
+class RecipeForecast:
+    """The steps of a recipe's stages, and what limits them."""
+
+    steps: list[StepForecast]
+    crop_unit: int
+    """The number of pixels that training crops are multiples of."""
+    device_memory: int | None
+    """Bytes; None where the system does not say."""
+
+
+def forecast_recipe(resolved: ResolvedRecipe) -> RecipeForecast:
     """Forecast a step of each stage, from dry steps on smaller crops if possible.
 
+    The models are gone afterwards.
+
     Raises:
-        DistillkitError: A loss is not finite.
+        DistillkitError: Weights or training images are missing, or a loss is not finite.
         RuntimeError: Memory ran out even so.
     """
-    crop = subject.recipe.data.crop_size
-    crops = choose_crops(crop, subject.crop_unit, subject.recipe.stage1.decode_crop_size)
-    forecasts = []
-    for stage in subject.stages():
-        measurements = {side: _measure_dry_step(subject, stage, side) for side in crops}
-        forecasts.append(_forecast_stage(stage, measurements, subject.count_weights(), crop))
-    return forecasts
+    recipe = resolved.recipe
+    crop_size = recipe.data.crop_size
+    steps: list[StepForecast] = []
+    for prepared in prepare_stages(resolved):
+        if not steps:
+            # The first stage has all the models that any later one has.
+            crop_unit = find_crop_unit(prepared)
+            crops = choose_crops(crop_size, crop_unit, recipe.stage1.decode_crop_size)
+        measurements = {side: _measure_dry_step(prepared, side) for side in crops}
+        steps.append(_forecast_stage(prepared, measurements, crop_size))
+    return RecipeForecast(steps, crop_unit, total_memory(prepared.device))
 
 
-def _measure_dry_step(subject: Subject, stage: Stage, crop: int) -> StageMeasurement:
+def find_crop_unit(prepared: PreparedStage) -> int:
+    """Find the number of pixels that training crops are multiples of."""
+    student = prepared.models.student
+    models = (student, *prepared.models.teachers.values())
+    return lcm(*(student.scale * model.size_multiple for model in models))
+
+
+def count_weights(prepared: PreparedStage) -> dict[str, int]:
+    """Count the bytes of each network's tensors; shared ones for the first."""
+    owners: dict[str, Any] = {"student": prepared.models.student}
+    for role, teacher in prepared.models.teachers.items():
+        owners[f"{role} teacher"] = teacher
+    owners["perceptual distance"] = prepared.reconstruction.distance
+    return count_tensor_bytes(owners)
+
+
+def count_tensor_bytes(owners: Mapping[str, Any]) -> dict[str, int]:
+    """Count the bytes of the tensors of each owner that is a module.
+
+    Memory that several share is counted for the first of them.
+    """
+    seen: set[int] = set()
+    sizes = {}
+    for name, owner in owners.items():
+        if not isinstance(owner, nn.Module):
+            continue
+        sizes[name] = 0
+        for tensor in (*owner.parameters(), *owner.buffers()):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                sizes[name] += storage.nbytes()
+    return sizes
+
+
+def _measure_dry_step(prepared: PreparedStage, crop_size: int) -> StageMeasurement:
     """Measure a first step; where it was short, measure three more instead."""
-    first = subject.measure(stage, crop, warmup=0, steps=1, breakdown=False)
+    first = measure_stage(prepared, crop_size, warmup=0, steps=1, breakdown=False)
     if first.ms > LONG_MS:
         return first
-    return subject.measure(stage, crop, warmup=0, steps=3, breakdown=False)
+    return measure_stage(prepared, crop_size, warmup=0, steps=3, breakdown=False)
 
 
 def _forecast_stage(
-    stage: Stage,
-    measurements: Mapping[int, StageMeasurement],
-    weights: dict[str, int],
-    crop: int,
+    prepared: PreparedStage, measurements: Mapping[int, StageMeasurement], crop_size: int
 ) -> StepForecast:
     """Forecast a step of a stage.
 
     Args:
-        stage: The stage.
+        prepared: The stage.
         measurements: By side of the crop, the smallest first.
-        weights: Bytes by network.
-        crop: Side of the recipe's crop.
+        crop_size: Side of the recipe's crop.
     """
-    trained = sum(tensor.nbytes for tensor in stage.module.tensors().values())
+    trained = sum(tensor.nbytes for tensor in prepared.stage.module.tensors().values())
     states = 4 * trained
     smallest = min(measurements)
     largest = max(measurements)
@@ -176,13 +228,13 @@ def _forecast_stage(
         activations[side] = float(max(measurement.peak_memory - memory_before - states, 0))
         seconds[side] = measurement.ms / 1000
     return StepForecast(
-        stage=stage.name,
+        stage=prepared.name,
         crops=sorted(measurements),
-        weights=weights,
+        weights=count_weights(prepared),
         memory_before=memory_before,
         states=states,
-        activations=extrapolate(activations, crop),
-        seconds=extrapolate(seconds, crop),
+        activations=extrapolate(activations, crop_size),
+        seconds=extrapolate(seconds, crop_size),
         measured_activations=activations[largest],
         measured_seconds=seconds[largest],
     )

@@ -8,14 +8,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from distillkit.bench.device import synchronize
-from distillkit.diffusion.model import DiffusionModel
-from distillkit.training.loop import Stage
-from distillkit.training.models import RunModels
+from distillkit import DiffusionModel, PreparedStage
+from distillkit_bench.device import synchronize
 
 Phase = Literal["data", "student", "teachers", "codecs", "loss", "backward", "optimizer"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -76,10 +73,10 @@ class PhaseClock:
 
 
 @contextmanager
-def timed_phases(stage: Stage, accelerator: Accelerator, clock: PhaseClock) -> Iterator[None]:
-    """Let ``clock`` follow the steps of ``stage`` inside the block."""
-    module = stage.module
-    models = module.models
+def timed_phases(prepared: PreparedStage, clock: PhaseClock) -> Iterator[None]:
+    """Let ``clock`` follow the steps of a stage inside the block."""
+    module = prepared.stage.module
+    models = prepared.models
     with ExitStack() as stack:
 
         def time_method(owner: Any, method: str, phase: Phase, network: str | None = None) -> None:
@@ -88,27 +85,28 @@ def timed_phases(stage: Stage, accelerator: Accelerator, clock: PhaseClock) -> I
 
         time_method(models, "prepare", "data")
         time_method(module, "forward", "loss")
-        time_method(accelerator, "backward", "backward")
+        time_method(prepared.accelerator, "backward", "backward")
         for method in MODEL_METHODS:
             time_method(models.student, method, "student")
             for teacher in models.teachers.values():
                 time_method(teacher, method, "teachers")
-        for codec in _codecs(models):
+        for codec in _codecs(prepared):
             time_method(codec, "encode", "codecs", "encoder")
             time_method(codec, "decode", "codecs", "decoder")
-        evaluations = register_module_forward_pre_hook(_nfe_hook(clock, models))
+        evaluations = register_module_forward_pre_hook(_nfe_hook(clock, prepared))
         stack.callback(evaluations.remove)
         loss = module.register_forward_hook(lambda *_: clock.set_outermost("optimizer"))
         stack.callback(loss.remove)
         yield
 
 
-def _name_networks(models: RunModels) -> dict[int, str]:
+def _name_networks(prepared: PreparedStage) -> dict[int, str]:
     """Name the denoisers after all models that use them: ``"student + realness"``.
 
     Returns:
         Names by ``id`` of the network.
     """
+    models = prepared.models
     owners: dict[int, list[str]] = {}
     for owner, model in (("student", models.student), *models.teachers.items()):
         network = getattr(model, "network", model)
@@ -151,12 +149,12 @@ def _timed_method(
             vars(owner)[method] = shadowed
 
 
-def _nfe_hook(clock: PhaseClock, models: RunModels) -> Callable[[nn.Module, Any], None]:
+def _nfe_hook(clock: PhaseClock, prepared: PreparedStage) -> Callable[[nn.Module, Any], None]:
     """Make a hook that counts evaluations of denoisers.
 
     Those of a model that is none of the run's count as ``"other"``.
     """
-    names = _name_networks(models)
+    names = _name_networks(prepared)
 
     def count(module: nn.Module, args: Any) -> None:
         if id(module) in names:
@@ -175,8 +173,9 @@ def _batch_size(args: Iterable[Any]) -> int:
     return 0
 
 
-def _codecs(models: RunModels) -> Iterable[Any]:
-    """List the codecs of the models; one that several share, once."""
+def _codecs(prepared: PreparedStage) -> Iterable[Any]:
+    """List the codecs of a stage's models; one that several share, once."""
+    models = prepared.models
     codecs = {}
     for model in (models.student, *models.teachers.values()):
         codec = getattr(model, "codec", None)

@@ -1,4 +1,4 @@
-"""The command ``distillkit bench``."""
+"""The commands ``distillkit bench`` and ``distillkit advise``. Torch is imported when they run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from distillkit.cli.arguments import Overrides, RecipeFile, load_recipe
+from distillkit import Overrides, RecipeFile, hookimpl
+
+GIB = 2**30
+
+
+@hookimpl
+def distillkit_commands(app: typer.Typer) -> None:
+    app.command("bench")(bench)
+    app.command("advise")(advise)
 
 
 # Typer reads one option from each parameter.
@@ -46,13 +54,14 @@ def bench(  # noqa: PLR0913
 
     Time by phase, memory, network evaluations, and FLOPs against what the machine can do.
     """
-    resolved = load_recipe(recipe, overrides)
-    results: dict[str, Any]
-    # Imported here: torch would delay the help of every command.
-    from distillkit.bench.report import format_comparison, format_measurement
+    from distillkit import load_recipe
+    from distillkit_bench.report import format_comparison, format_measurement
 
+    # Read first: its errors are better than those of a process that measures it.
+    resolved = load_recipe(recipe, overrides or ())
+    results: dict[str, Any]
     if alternatives:
-        from distillkit.bench.alternatives import measure_alternatives
+        from distillkit_bench.alternatives import measure_alternatives
 
         results = measure_alternatives(
             recipe,
@@ -65,7 +74,7 @@ def bench(  # noqa: PLR0913
         )
         typer.echo(format_comparison(results))
     else:
-        from distillkit.bench.recipe import measure_recipe
+        from distillkit_bench.recipe import measure_recipe
 
         results = measure_recipe(
             resolved, steps=steps, warmup=warmup, images=images, breakdown=breakdown
@@ -73,3 +82,29 @@ def bench(  # noqa: PLR0913
         typer.echo(format_measurement(results))
     if json_file is not None:
         json_file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def advise(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB that a run may take; default: what the device has"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="also run a step at the recipe's crop size, and compare")
+    ] = False,
+) -> None:
+    """Forecast memory and time of a step; advise what to change.
+
+    Where a step does not fit into the memory, settings that save it are tried, cheapest first.
+    """
+    from distillkit import load_recipe
+    from distillkit_bench.advice import examine
+
+    limit = None
+    if memory is not None:
+        limit = memory * GIB
+    resolved = load_recipe(recipe, overrides or ())
+    if not examine(resolved, limit, check=check, say=typer.echo):
+        raise typer.Exit(1)

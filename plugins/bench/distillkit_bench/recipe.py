@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distillkit.bench.device import (
+from distillkit import PreparedStage, ResolvedRecipe, Restorer, prepare_stages
+from distillkit_bench.device import (
     describe_machine,
     measure_copy,
     measure_matmul,
@@ -18,9 +19,7 @@ from distillkit.bench.device import (
     reset_peak_memory,
     synchronize,
 )
-from distillkit.bench.subject import Subject
-from distillkit.inference.restorer import Restorer
-from distillkit.recipe.load import ResolvedRecipe
+from distillkit_bench.train import measure_stage
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
@@ -45,56 +44,53 @@ def measure_recipe(
     Returns:
         Plain data: ``recipe``, ``sha256`` of the resolved recipe, ``crop``, ``batch``, ``machine``,
             ``ceilings`` (``flops`` and ``copy``, each per second, measured now), ``stages`` (by
-            name, :class:`~distillkit.bench.train.StageMeasurement`; ``stage2`` only where the
+            name, :class:`~distillkit_bench.train.StageMeasurement`; ``stage2`` only where the
             recipe has one) and ``restore``, None for no images.
 
     Raises:
         DistillkitError: Weights or training images are missing, or a loss is not finite.
     """
-    subject = Subject(resolved)
-    data = subject.recipe.data
-    dtype = DTYPES[subject.recipe.training.mixed_precision]
-    ceilings = {
-        "flops": measure_matmul(subject.device, dtype),
-        "copy": measure_copy(subject.device),
-    }
+    recipe = resolved.recipe
+    crop_size = recipe.data.crop_size
     stages = {}
-    for stage in subject.stages():
-        measurement = subject.measure(
-            stage, data.crop_size, warmup=warmup, steps=steps, breakdown=breakdown
+    for prepared in prepare_stages(resolved):
+        measurement = measure_stage(
+            prepared, crop_size, warmup=warmup, steps=steps, breakdown=breakdown
         )
-        stages[stage.name] = asdict(measurement)
+        stages[prepared.name] = asdict(measurement)
+    # The last stage has the student that restores.
     restore = None
     if images:
-        restore = _measure_restoring(subject, images)
+        restore = _measure_restoring(prepared, crop_size, images)
+    device = prepared.device
+    dtype = DTYPES[recipe.training.mixed_precision]
     return {
-        "recipe": subject.recipe.name,
+        "recipe": recipe.name,
         "sha256": hashlib.sha256(resolved.to_toml().encode()).hexdigest(),
-        "crop": data.crop_size,
-        "batch": data.batch_size,
-        "machine": describe_machine(subject.device),
-        "ceilings": ceilings,
+        "crop": crop_size,
+        "batch": recipe.data.batch_size,
+        "machine": describe_machine(device),
+        "ceilings": {"flops": measure_matmul(device, dtype), "copy": measure_copy(device)},
         "stages": stages,
         "restore": restore,
     }
 
 
-def _measure_restoring(subject: Subject, images: int) -> dict[str, float]:
+def _measure_restoring(prepared: PreparedStage, crop_size: int, images: int) -> dict[str, float]:
     """Measure how fast the student restores images that enlarge to a training crop.
 
     Returns:
         ``side`` of the inputs in pixels, ``images_per_s``, ``megapixels_per_s`` of the results and
             ``peak_memory`` in bytes.
     """
-    student = subject.build_student()
-    restorer = Restorer(student, subject.device)
-    tradeoff = 0.5 if student.variant else None
-    crop = subject.recipe.data.crop_size
-    side = crop // restorer.scale
+    device = prepared.device
+    restorer = Restorer(prepared.student, device)
+    tradeoff = 0.5 if prepared.student.variant else None
+    side = crop_size // restorer.scale
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     restorer(image, tradeoff)
-    reset_peak_memory(subject.device)
-    synchronize(subject.device)
+    reset_peak_memory(device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(images):
         restorer(image, tradeoff)
@@ -104,5 +100,5 @@ def _measure_restoring(subject: Subject, images: int) -> dict[str, float]:
         "side": side,
         "images_per_s": 1 / seconds,
         "megapixels_per_s": megapixels / seconds,
-        "peak_memory": read_peak_memory(subject.device),
+        "peak_memory": read_peak_memory(device),
     }

@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 def format_measurement(measurement: Mapping[str, Any]) -> str:
-    """Show one measurement of :func:`distillkit.bench.recipe.measure_recipe`."""
+    """Show one measurement of :func:`distillkit_bench.recipe.measure_recipe`."""
     stages = measurement["stages"]
     lines = [*_describe_setup(measurement), "", *_tabulate_speed(measurement)]
     # Without a breakdown there are no FLOPs, phases and NFE.
@@ -23,8 +23,7 @@ def _describe_setup(measurement: Mapping[str, Any]) -> Iterator[str]:
     machine = measurement["machine"]
     recipe = f"{measurement['recipe']} ({measurement['sha256'][:8]})"
     yield f"{recipe}, crop {measurement['crop']}, batch {measurement['batch']}"
-    processor = f"{machine['device']}, {machine['name']}, {machine['threads']} threads"
-    yield f"{processor}, torch {machine['packages']['torch']}"
+    yield f"{machine['device']}, torch {machine['packages']['torch']}"
     gigaflops = measurement["ceilings"]["flops"] / 1e9
     gigabytes = measurement["ceilings"]["copy"] / 1e9
     yield f"ceilings: {gigaflops:,.0f} GFLOP/s in matrix products, {gigabytes:,.0f} GB/s copied"
@@ -76,8 +75,7 @@ def format_comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     times = f"{'':<8}{'ms/step':>10}{'CPU ms':>10}{'faster':>8}"
     lines = [f"{times}{'GFLOP':>10}{'peak GiB':>10}{'memory':>8}  setting"]
     reference_row = next(iter(rows.values()))
-    on_cpu = reference_row[0]["machine"]["device"] == "cpu"
-    clock = "cpu_ms" if on_cpu else "ms"
+    clock = "cpu_ms" if reference_row[0]["machine"]["on_cpu"] else "ms"
     for stage in reference_row[0]["stages"]:
         reference = _medians(reference_row, stage)
         for setting, row in rows.items():

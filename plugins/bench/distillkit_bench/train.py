@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-import tempfile
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch.utils import flop_counter
 
-from distillkit.bench.device import (
+from distillkit import PairedBatches, PreparedStage
+from distillkit_bench.device import (
     read_peak_memory,
     read_used_memory,
     reset_peak_memory,
     synchronize,
 )
-from distillkit.bench.phases import PhaseClock, timed_phases
-from distillkit.data.pairs import PairedBatches
-from distillkit.recipe.schema import Recipe
-from distillkit.training.checkpoint import Checkpoints
-from distillkit.training.loop import Stage, Trainer
-from distillkit.training.tracking import RunLog
+from distillkit_bench.phases import PhaseClock, timed_phases
 
-NEVER = 10**9
 PHASE_STEPS = 2
 """Steps that are divided into phases."""
 BREAKDOWN_STEPS = PHASE_STEPS + 1
@@ -106,91 +96,75 @@ class StageMeasurement:
     """Of every step, warm-up included."""
 
 
-class _MeasuringLog(RunLog):
-    """Replaces the log of a run: times steps, then divides some, then counts FLOPs.
+class _StepMeter:
+    """Times steps, then divides some into phases, then counts FLOPs.
 
     Args:
-        folder: A temporary folder.
-        accelerator: Of the run.
-        stage: The stage that is trained.
+        prepared: The stage that is trained.
         batches: Its batches.
         timed: The numbers of the timed steps.
-        breakdown: Divide steps into phases and count FLOPs after them.
+        counters: Holds the clock of phases and the counter of FLOPs while they are in use.
     """
 
     def __init__(
         self,
-        folder: Path,
-        accelerator: Accelerator,
-        stage: Stage,
+        prepared: PreparedStage,
         batches: PairedBatches,
         timed: range,
-        breakdown: bool,
+        counters: ExitStack,
     ) -> None:
-        super().__init__(folder / "metrics.jsonl", accelerator, _observe_nothing)
-        self.steps = timed.stop
-        """All steps that the stage has to make."""
-        if breakdown:
-            self.steps += BREAKDOWN_STEPS
-        self._timed = timed
-        self._measured_stage = stage
+        self._prepared = prepared
         self._batches = batches
-        self._device = accelerator.device
+        self._timed = timed
+        self._counters = counters
+        self._device = prepared.device
         self._clock = PhaseClock(self._device)
         self._flops = make_flop_counter()
         self._seconds: list[float] = []
         self._cpu_seconds: list[float] = []
-        self._losses: list[float] = []
         self._waited = 0.0
         self._peak_memory = 0
+        self._memory_before = 0
+        self._start = 0.0
+        self._cpu_start = 0.0
 
-    def begin(self, stage: str, done: int, total: int) -> None:
-        self._step = 0
-        self._counters = ExitStack()
-        self._memory_before = read_used_memory(self._device)
-        self._begin_step()
-
-    def advance(self) -> None:
+    def between_steps(self, steps_made: int) -> None:
+        """Take the time of the step that ends, and get ready for the next."""
         synchronize(self._device)
-        if self._step in self._timed:
+        if steps_made == 0:
+            self._memory_before = read_used_memory(self._device)
+        elif steps_made - 1 in self._timed:
             self._seconds.append(time.perf_counter() - self._start)
             self._cpu_seconds.append(time.process_time() - self._cpu_start)
-        self._step += 1
-        self._begin_step()
-
-    def _begin_step(self) -> None:
-        flops_step = self._timed.stop + PHASE_STEPS
-        if self._step == self._timed.start:
-            reset_peak_memory(self._device)
-            self._waited = -self._batches.wait_seconds
-        elif self._step == self._timed.stop:
-            self._peak_memory = read_peak_memory(self._device)
-            self._waited += self._batches.wait_seconds
-            # A new one: the time before does not count.
-            self._clock = PhaseClock(self._device)
-            phases = timed_phases(self._measured_stage, self._accelerator, self._clock)
-            self._counters.enter_context(phases)
-        elif self._timed.stop < self._step < flops_step:
-            self._clock.set_outermost("data")
-        elif self._step == flops_step:
-            self._clock.set_outermost("data")
-            self._counters.close()
-            self._counters.enter_context(self._flops)
+        self._prepare_step(steps_made)
         # Last, so that none of the above counts.
         self._start = time.perf_counter()
         self._cpu_start = time.process_time()
 
-    def end(self) -> None:
-        self._counters.close()
+    def _prepare_step(self, step: int) -> None:
+        flops_step = self._timed.stop + PHASE_STEPS
+        if step == self._timed.start:
+            reset_peak_memory(self._device)
+            self._waited = -self._batches.wait_seconds
+        elif step == self._timed.stop:
+            self._peak_memory = read_peak_memory(self._device)
+            self._waited += self._batches.wait_seconds
+            # A new one: the time before does not count.
+            self._clock = PhaseClock(self._device)
+            self._counters.enter_context(timed_phases(self._prepared, self._clock))
+        elif self._timed.stop < step < flops_step:
+            self._clock.set_outermost("data")
+        elif step == flops_step:
+            self._clock.set_outermost("data")
+            self._counters.close()
+            self._counters.enter_context(self._flops)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._losses.append(values.get("loss", math.nan))
-
-    def summarize(self, images: int) -> StageMeasurement:
+    def summarize(self, images: int, losses: list[float]) -> StageMeasurement:
         """Summarize the steps.
 
         Args:
             images: Crops of one step.
+            losses: Of every step.
         """
         seconds = statistics.median(self._seconds)
         all_phases = sum(self._clock.seconds.values()) or 1.0
@@ -208,19 +182,13 @@ class _MeasuringLog(RunLog):
             flops=self._flops.get_total_flops(),
             peak_memory=self._peak_memory,
             memory_before=self._memory_before,
-            losses=self._losses,
+            losses=losses,
         )
 
 
-def _observe_nothing(*args: Any, **kwargs: Any) -> None:
-    """Leave plugins out of a measurement."""
-
-
 def measure_stage(
-    stage: Stage,
-    recipe: Recipe,
-    batches: PairedBatches,
-    accelerator: Accelerator,
+    prepared: PreparedStage,
+    crop_size: int,
     *,
     warmup: int,
     steps: int,
@@ -229,10 +197,8 @@ def measure_stage(
     """Train a stage for a few steps and measure them.
 
     Args:
-        stage: The stage.
-        recipe: Its recipe.
-        batches: Its batches.
-        accelerator: Of the run.
+        prepared: The stage.
+        crop_size: Side of the crops in pixels.
         warmup: Steps before the timed ones.
         steps: Timed steps.
         breakdown: Make three more steps, for time by phase, NFE and FLOPs.
@@ -240,15 +206,14 @@ def measure_stage(
     Raises:
         DistillkitError: The losses are not finite.
     """
-    options = recipe.training.model_copy(
-        update={"logging_steps": 1, "checkpointing_steps": NEVER, "validation_steps": 0}
-    )
+    recipe = prepared.resolved.recipe
+    batches = prepared.open_batches(crop_size)
     timed = range(warmup, warmup + steps)
-    with tempfile.TemporaryDirectory(prefix="distillkit-") as name:
-        folder = Path(name)
-        log = _MeasuringLog(folder, accelerator, stage, batches, timed, breakdown)
-        checkpoints = Checkpoints(folder / "checkpoints", 1)
-        short_stage = replace(stage, steps=log.steps, offset=0)
-        trainer = Trainer(short_stage, batches, options, recipe.seed, accelerator, checkpoints, log)
-        trainer.train()
-    return log.summarize(recipe.data.batch_size * recipe.training.gradient_accumulation_steps)
+    all_steps = timed.stop
+    if breakdown:
+        all_steps += BREAKDOWN_STEPS
+    with ExitStack() as counters:
+        meter = _StepMeter(prepared, batches, timed, counters)
+        losses = prepared.train(batches, all_steps, meter.between_steps)
+    images = recipe.data.batch_size * recipe.training.gradient_accumulation_steps
+    return meter.summarize(images, losses)

@@ -7,26 +7,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distillkit.bench import alternatives
-from distillkit.bench.device import measure_copy, measure_matmul
-from distillkit.bench.phases import PHASES, PhaseClock
-from distillkit.bench.recipe import measure_recipe
-from distillkit.bench.report import format_comparison, format_measurement
-from distillkit.bench.train import make_flop_counter
-from distillkit.errors import DistillkitError
-from distillkit.recipe.load import load_recipe
-from distillkit.training.models import build_models
+from distillkit import DistillkitError, load_recipe, prepare_stages
+from distillkit_bench import alternatives
+from distillkit_bench.device import measure_copy, measure_matmul
+from distillkit_bench.phases import PHASES, PhaseClock
+from distillkit_bench.recipe import measure_recipe
+from distillkit_bench.report import format_comparison, format_measurement
+from distillkit_bench.train import make_flop_counter, measure_stage
 
 CPU = torch.device("cpu")
-QUICKSTART = Path(__file__).parents[1] / "recipes" / "quickstart_sr4x.toml"
+QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart_sr4x.toml"
 TWO_SPACES = ("stage2.target='teacher'", "teachers.fidelity.space='unshuffle'")
 
 
 @pytest.fixture(autouse=True)
 def ceilings(monkeypatch):
     """Measured once, in a test of their own."""
-    monkeypatch.setattr("distillkit.bench.recipe.measure_matmul", lambda *_: 1e10)
-    monkeypatch.setattr("distillkit.bench.recipe.measure_copy", lambda *_: 1e9)
+    monkeypatch.setattr("distillkit_bench.recipe.measure_matmul", lambda *_: 1e10)
+    monkeypatch.setattr("distillkit_bench.recipe.measure_copy", lambda *_: 1e9)
 
 
 def test_ceilings_are_measured():
@@ -83,7 +81,7 @@ def test_a_network_of_the_variant_alone_is_counted_too(recipe):
 
 def test_an_instant_counts_for_the_innermost_phase_and_backward_is_not_divided(monkeypatch):
     now = iter(range(100))
-    monkeypatch.setattr("distillkit.bench.phases.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("distillkit_bench.phases.time.perf_counter", lambda: next(now))
     clock = PhaseClock(CPU)
     with clock.inside("loss"):  # 1 second of data before it
         with clock.inside("student"):
@@ -106,23 +104,35 @@ def test_attention_on_a_cpu_is_counted():
     assert counter.get_total_flops() == forward + 5 * forward // 2
 
 
-def test_nothing_stays_behind_on_the_models(recipe, monkeypatch):
-    built = []
-
-    def build(*args):
-        built.append(build_models(*args))
-        return built[-1]
-
-    monkeypatch.setattr("distillkit.bench.subject.build_models", build)
-    measure(recipe)
-    models = built[0]
-    for owner in (models, models.student, models.student.codec, *models.teachers.values()):
-        assert not {"forward", "generate", "encode", "prepare"} & set(vars(owner))
+def test_nothing_stays_behind_on_the_models(recipe):
+    for prepared in prepare_stages(load_recipe(recipe)):
+        models = prepared.models
+        owners = [models, models.student, models.student.codec, *models.teachers.values()]
+        measure_stage(prepared, 16, warmup=0, steps=1)
+        for owner in owners:
+            assert not {"forward", "generate", "encode", "prepare"} & set(vars(owner))
 
 
-def row(ms, cpu_ms, memory, device="cpu"):
+def test_the_clock_and_the_counter_are_put_away_when_a_step_fails(recipe, monkeypatch):
+    prepared = next(prepare_stages(load_recipe(recipe)))
+    steps = iter(range(3))
+    plain = prepared.models.prepare
+
+    def fail_later(*arguments):
+        if next(steps) == 2:
+            raise RuntimeError("no luck")
+        return plain(*arguments)
+
+    monkeypatch.setitem(vars(prepared.models), "prepare", fail_later)
+    with pytest.raises(RuntimeError, match="no luck"):
+        measure_stage(prepared, 16, warmup=0, steps=1)
+    assert vars(prepared.models)["prepare"] is fail_later
+    assert "generate" not in vars(prepared.models.student)
+
+
+def row(ms, cpu_ms, memory, on_cpu=True):
     stage = {"ms": ms, "cpu_ms": cpu_ms, "flops": 2e9, "peak_memory": memory * 2**30}
-    return {"machine": {"device": device}, "stages": {"stage1": stage}}
+    return {"machine": {"on_cpu": on_cpu}, "stages": {"stage1": stage}}
 
 
 def test_settings_are_measured_in_turn(monkeypatch):
@@ -147,14 +157,14 @@ def test_settings_are_compared_by_their_medians():
     }
     line = format_comparison(rows).splitlines()[2].split()
     assert line == ["stage1", "200.0", "45.0", "2.00x", "2.0", "1.00", "0.33x", "x=1"]
-    on_gpu = {"as it is": [row(100, 90, 2, "cuda")], "x=1": [row(200, 45, 1, "cuda")]}
+    on_gpu = {"as it is": [row(100, 90, 2, on_cpu=False)], "x=1": [row(200, 45, 1, on_cpu=False)]}
     assert "0.50x" in format_comparison(on_gpu).splitlines()[2]
 
 
 def test_a_setting_that_cannot_be_measured_says_why():
-    reason = "stage1.steps=0 - could not be measured: --set  stage1.steps - "
+    reason = "stage1.steps=-1 - could not be measured: --set  stage1.steps - "
     with pytest.raises(DistillkitError, match=reason):
-        alternatives.measure_in_subprocess(QUICKSTART, ["stage1.steps=0"], 1, warmup=0)
+        alternatives.measure_in_subprocess(QUICKSTART, ["stage1.steps=-1"], 1, warmup=0)
 
 
 def test_on_the_command_line(distillkit, recipe, tmp_path):

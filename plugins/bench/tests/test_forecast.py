@@ -1,4 +1,4 @@
-"""What ``distillkit doctor RECIPE`` predicts and advises: the arithmetic, not the measurements."""
+"""What ``distillkit advise RECIPE`` predicts and advises: the arithmetic, not the measurements."""
 
 from dataclasses import replace
 
@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from distillkit.bench import advice
-from distillkit.bench.forecast import (
+from distillkit import load_recipe
+from distillkit_bench import advice
+from distillkit_bench.forecast import (
+    RecipeForecast,
     StepForecast,
     choose_crops,
+    count_tensor_bytes,
     extrapolate,
     find_fitting_crop,
 )
-from distillkit.bench.subject import count_tensor_bytes
-from distillkit.recipe.load import load_recipe
-from distillkit.testing.doctor import _version_problems
 
 GIB = 2**30
 STEP = StepForecast(
@@ -84,7 +84,7 @@ def test_memory_that_several_models_share_is_counted_once():
 
 
 def savers(recipe, *overrides):
-    return advice.memory_savers(load_recipe(recipe, overrides).recipe)
+    return advice.memory_savers(load_recipe(recipe, overrides))
 
 
 def test_memory_savers_come_cheapest_first(recipe):
@@ -116,25 +116,18 @@ def test_memory_savers_are_those_not_yet_used(recipe):
     assert compiled == [["training.gradient_checkpointing=true"]]
 
 
-def test_packages_too_old_or_absent_are_problems():
-    requirements = ["torch>=1.0", "peft>=99", "no-such-package", 'other>=1; extra == "dev"']
-    old, absent = _version_problems(requirements)
-    assert "needs peft>=99; pip install 'peft>=99'" in old
-    assert "no-such-package is absent" in absent
-
-
 @pytest.fixture
-def doctor(distillkit, recipe):
-    """Run ``distillkit doctor`` on the toy recipe."""
+def advise(distillkit, recipe):
+    """Run ``distillkit advise`` on the toy recipe."""
 
     def call(*arguments):
-        return distillkit("doctor", recipe, *arguments)
+        return distillkit("advise", recipe, *arguments)
 
     return call
 
 
-def test_a_recipe_that_fits(doctor):
-    outcome = doctor("--memory", "64")
+def test_a_recipe_that_fits(advise):
+    outcome = advise("--memory", "64")
     assert outcome.code == 0
     for text in (
         "predicted from dry steps at crop 4, 6, 8",
@@ -150,7 +143,7 @@ def test_a_recipe_that_fits(doctor):
     assert "TOO MUCH" not in outcome.out
 
 
-def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monkeypatch):
+def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(advise, monkeypatch):
     measured = []
 
     def measure_in_subprocess(recipe, overrides, steps, **_):
@@ -161,8 +154,10 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
 
     monkeypatch.setattr(advice, "measure_in_subprocess", measure_in_subprocess)
     forecasts = [replace(STEP, crops=[4, 8]), replace(STEP, stage="stage2")]
-    monkeypatch.setattr(advice, "_make_dry_steps", lambda resolved: (forecasts, 2, None))
-    outcome = doctor("--memory", "10", "--set", "seed=1")
+    monkeypatch.setattr(
+        advice, "forecast_recipe", lambda resolved: RecipeForecast(forecasts, 2, None)
+    )
+    outcome = advise("--memory", "10", "--set", "seed=1")
     assert outcome.code == 1
     assert outcome.out.count("of 10.0: TOO MUCH") == 2
     assert len(measured) == 2
@@ -177,33 +172,35 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(doctor, monk
     assert "precision" not in outcome.out
 
 
-def test_the_check_compares_prediction_and_measurement(doctor, monkeypatch):
+def test_the_check_compares_prediction_and_measurement(advise, monkeypatch):
     stages = {
         "stage1": {"peak_memory": 10 * GIB, "ms": 4000},
         "stage2": {"peak_memory": 11 * GIB, "ms": 3000},
     }
     monkeypatch.setattr(advice, "measure_in_subprocess", lambda *_, **__: {"stages": stages})
     forecasts = [STEP, replace(STEP, stage="stage2")]
-    monkeypatch.setattr(advice, "_make_dry_steps", lambda resolved: (forecasts, 2, None))
-    outcome = doctor("--memory", "64", "--check")
+    monkeypatch.setattr(
+        advice, "forecast_recipe", lambda resolved: RecipeForecast(forecasts, 2, None)
+    )
+    outcome = advise("--memory", "64", "--check")
     assert "stage1: peak predicted 11.00 GiB, measured 10.00 (+10%); " in outcome.out
     assert "step predicted 3.00 s, measured 4.00 (-25%)" in outcome.out
 
 
-def test_memory_that_runs_out_in_a_dry_step_is_an_answer(doctor, monkeypatch):
+def test_memory_that_runs_out_in_a_dry_step_is_an_answer(advise, monkeypatch):
     def run_out_of_memory(resolved):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
-    monkeypatch.setattr(advice, "_make_dry_steps", run_out_of_memory)
-    outcome = doctor()
+    monkeypatch.setattr(advice, "forecast_recipe", run_out_of_memory)
+    outcome = advise()
     assert outcome.code == 1
     assert "TOO LITTLE   memory ran out in a dry step" in outcome.out
     assert "try          --set training.gradient_checkpointing=true" in outcome.out
 
 
-def test_without_its_data_nothing_is_measured(doctor):
-    outcome = doctor("--set", "data.train=[{imagefolder='nowhere'}]")
-    assert outcome.code == 1
-    assert "MISSING      --set  data.train.0.imagefolder - no such folder" in outcome.out
-    assert "unknown      activations and seconds of a step" in outcome.out
+def test_without_its_data_nothing_is_measured(advise):
+    outcome = advise("--set", "data.train=[{imagefolder='nowhere'}]")
+    assert outcome.code == 2
+    assert "--set  data.train.0.imagefolder - no such folder" in outcome.err
+    assert "distillkit fetch" in outcome.err
     assert "  total  " not in outcome.out
