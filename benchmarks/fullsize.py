@@ -10,7 +10,7 @@ Then runs ``benchmarks/ratios.py`` on it, with all further options, for instance
     python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --no-breakdown \\
         --engine 'training.mixed_precision="bf16"; training.recast_weights=true'
 
-``--only-write`` stops before that: ``distillkit doctor FOLDER/fullsize.toml`` and ``distillkit
+``--only-write`` stops before that: ``distillkit advise FOLDER/fullsize.toml`` and ``distillkit
 bench`` work on it, too. On a CPU a step of 256 pixels takes minutes and the baseline some 15 GB.
 """
 

@@ -19,7 +19,7 @@ def test_a_machine(doctor):
     outcome = doctor()
     assert outcome.code == 0
     assert "torch" in outcome.out
-    assert "plugin       toy (distillkit-toy)" in outcome.out
+    assert "plugin       toy (toy_plugin)" in outcome.out
     assert "all is well" in outcome.out
 
 
