@@ -13,25 +13,33 @@ import argparse
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
-from distillkit.bench.subject import Subject
-from distillkit.bench.train import StageMeasurement
-from distillkit.recipe.load import load_recipe
+from distillkit import load_recipe, prepare_stages
+from distillkit_bench.train import measure_stage
 
-NAMES = ("no cache", "empty", "full")
+NO_CACHE = "no cache"
+CACHES = (NO_CACHE, "empty", "full")
 STAGES = ("stage1", "stage2")
 
 
 def main() -> None:
+    options = parse_options()
+    table = CacheTable()
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
+            measure_round(options, Path(folder), table)
+    print(table.format())
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml")
     )
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
         "--steps", type=int, default=20, help="steps of each stage (default: %(default)s)"
     )
@@ -41,49 +49,53 @@ def main() -> None:
         default=3,
         help="times that all three are measured, in turn (default: %(default)s)",
     )
-    arguments = parser.parse_args()
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    losses: dict[str, set[tuple[float, ...]]] = defaultdict(set)
-    for _ in range(arguments.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for name, stage, found, device in measured(arguments, Path(folder)):
-                times[name, stage].append(found.cpu_ms if device == "cpu" else found.ms)
-                losses[stage].add(tuple(found.losses))
-    print(f"{'':<10}" + "".join(f"{stage + ' ms/step':>18}{'faster':>8}" for stage in STAGES))
-    for name in NAMES:
-        medians = [
-            (statistics.median(times[name, s]), statistics.median(times["no cache", s]))
-            for s in STAGES
+    return parser.parse_args()
+
+
+class CacheTable:
+    """Times and losses of all rounds, by stage."""
+
+    def __init__(self) -> None:
+        self.times: dict[tuple[str, str], list[float]] = defaultdict(list)
+        """Milliseconds of a step, by cache and stage."""
+        self.losses: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+
+    def format(self) -> str:
+        lines = [
+            f"{'':<10}" + "".join(f"{stage + ' ms/step':>18}{'faster':>8}" for stage in STAGES)
         ]
-        print(f"{name:<10}" + "".join(f"{own:>18.1f}{none / own:>7.2f}x" for own, none in medians))
-    print(
-        "losses: "
-        + ", ".join(
-            f"{s} {'the same' if len(losses[s]) == 1 else 'DIFFERENT'} with and without"
-            for s in STAGES
-        )
-    )
+        for cache in CACHES:
+            line = f"{cache:<10}"
+            for stage in STAGES:
+                milliseconds = statistics.median(self.times[cache, stage])
+                reference = statistics.median(self.times[NO_CACHE, stage])
+                line += f"{milliseconds:>18.1f}{reference / milliseconds:>7.2f}x"
+            lines.append(line)
+        verdicts = []
+        for stage in STAGES:
+            verdict = "the same" if len(self.losses[stage]) == 1 else "DIFFERENT"
+            verdicts.append(f"{stage} {verdict} with and without")
+        lines.append(f"losses: {', '.join(verdicts)}")
+        return "\n".join(lines)
 
 
-def measured(
-    arguments: argparse.Namespace, folder: Path
-) -> Iterator[tuple[str, str, StageMeasurement, str]]:
-    """Yield name, stage, measurement and type of device, three times for each stage."""
-    cached = ["training.cache_gib=4", f"training.cache_dir='{folder}'"]
-    for name in NAMES:
-        subject = Subject(
-            load_recipe(
-                arguments.recipe, [*arguments.sets, *(cached if name != "no cache" else [])]
+def measure_round(options: argparse.Namespace, folder: Path, table: CacheTable) -> None:
+    """Measure each stage with each cache; ``folder`` is that of the cache, and empty."""
+    for cache in CACHES:
+        overrides = list(options.overrides)
+        if cache != NO_CACHE:
+            overrides += ["training.cache_gib=4", f"training.cache_dir='{folder}'"]
+        resolved = load_recipe(options.recipe, overrides)
+        crop_size = resolved.recipe.data.crop_size
+        for prepared in prepare_stages(resolved):
+            measurement = measure_stage(
+                prepared, crop_size, warmup=1, steps=options.steps, breakdown=False
             )
-        )
-        crop, device = subject.recipe.data.crop_size, subject.accelerator.device.type
-        for stage in subject.stages():
-            yield (
-                name,
-                stage.name,
-                subject.measure(stage, crop, warmup=1, steps=arguments.steps, breakdown=False),
-                device,
-            )
+            milliseconds = measurement.ms
+            if prepared.device.type == "cpu":
+                milliseconds = measurement.cpu_ms
+            table.times[cache, prepared.name].append(milliseconds)
+            table.losses[prepared.name].add(tuple(measurement.losses))
 
 
 if __name__ == "__main__":

@@ -17,24 +17,40 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate.utils import gather_object
 
-from distillkit.bench.subject import Subject
-from distillkit.recipe.load import load_recipe
+from distillkit import load_recipe, prepare_stages
+from distillkit_bench.train import measure_stage
+
+Figures = Mapping[str, float]
+"""``images_per_s`` of all processes together, ``cpu_ms`` and ``loader_wait`` of one."""
 
 
 def main() -> None:
+    options = parse_options()
+    if options.worker_results:
+        measure_as_worker(options)
+        return
+    rows: dict[int, list[Figures]] = {1: [], options.processes: []}
+    for _ in range(options.rounds):
+        for processes, figures in rows.items():
+            figures.append(measure_processes(processes, options))
+    for line in format_table(rows):
+        print(line)
+    print(format_ratio(rows, options.processes))
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml")
     )
-    parser.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
         "--processes", type=int, default=2, help="compared with one (default: %(default)s)"
     )
@@ -47,85 +63,66 @@ def main() -> None:
         default=5,
         help="times that both are measured, in turn (default: %(default)s)",
     )
-    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.into:
-        work(arguments)
-        return
-    rounds = [
-        {n: measured(n, arguments) for n in (1, arguments.processes)}
-        for _ in range(arguments.rounds)
-    ]
-    for line in table(rounds):
-        print(line)
+    parser.add_argument("--worker-results", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
-def measured(processes: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """This program, as that many workers."""
-    with tempfile.TemporaryDirectory() as folder:
-        into = Path(folder) / "found.json"
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc_per_node",
-            str(processes),
-            __file__,
-        ]
-        command += [str(arguments.recipe), "--steps", str(arguments.steps), "--into", str(into)]
-        command += [x for s in arguments.sets for x in ("--set", s)]
-        done = subprocess.run(
-            command,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
+def measure_processes(processes: int, options: argparse.Namespace) -> Figures:
+    """Run this program as that many workers of one training."""
+    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
+        results = Path(folder) / "figures.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", str(processes), __file__, str(options.recipe)]
+        command += ["--steps", str(options.steps), "--worker-results", str(results)]
+        for override in options.overrides:
+            command += ["--set", override]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
         )
-        if done.returncode:
-            sys.exit(done.stderr)
-        return json.loads(into.read_text())
+        if process.returncode:
+            sys.exit(process.stderr)
+        return json.loads(results.read_text())
 
 
-def work(arguments: argparse.Namespace) -> None:
-    """One of the workers; the first writes what all have found."""
-    subject = Subject(load_recipe(arguments.recipe, arguments.sets))
-    stage = next(subject.stages())
-    own = subject.measure(
-        stage, subject.recipe.data.crop_size, warmup=3, steps=arguments.steps, breakdown=False
-    )
-    every = gather_object([own])
-    if subject.accelerator.is_main_process:
-        found = {
-            "images_per_s": sum(m.images_per_s for m in every),
-            "cpu_ms": statistics.mean(m.cpu_ms for m in every),
-            "loader_wait": max(m.loader_wait for m in every),
+def measure_as_worker(options: argparse.Namespace) -> None:
+    """Measure as one of the processes; the first writes down the figures of all."""
+    resolved = load_recipe(options.recipe, options.overrides)
+    prepared = next(prepare_stages(resolved))
+    crop_size = resolved.recipe.data.crop_size
+    measurement = measure_stage(prepared, crop_size, warmup=3, steps=options.steps, breakdown=False)
+    measurements = gather_object([measurement])
+    if prepared.accelerator.is_main_process:
+        figures = {
+            "images_per_s": sum(m.images_per_s for m in measurements),
+            "cpu_ms": statistics.mean(m.cpu_ms for m in measurements),
+            "loader_wait": max(m.loader_wait for m in measurements),
         }
-        arguments.into.write_text(json.dumps(found))
+        options.worker_results.write_text(json.dumps(figures))
 
 
-def table(rounds: list[dict[int, dict[str, Any]]]) -> list[str]:
-    """A line for each number of processes, and the ratios."""
-    columns: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for found in rounds:
-        for n, values in found.items():
-            for name, value in values.items():
-                columns[n, name].append(value)
-    lines = [
-        f"{'processes':<11}{'images/s':>10}{'least':>8}{'most':>8}{'CPU ms/step':>13}{'waiting':>9}"
-    ]
-    for n in rounds[0]:
-        rate, cpu, wait = (columns[n, name] for name in ("images_per_s", "cpu_ms", "loader_wait"))
-        line = f"{n:<11}{statistics.median(rate):>10.2f}{min(rate):>8.2f}{max(rate):>8.2f}"
-        lines.append(f"{line}{statistics.median(cpu):>13.0f}{statistics.median(wait):>9.1%}")
-    one, several = rounds[0]
-    ratios = sorted(found[several]["images_per_s"] / found[one]["images_per_s"] for found in rounds)
-    shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    lines.append(
-        f"{several} processes make {statistics.median(ratios):.2f}x the images/s of one "
-        f"(rounds: {shown})"
+def format_table(rows: Mapping[int, Sequence[Figures]]) -> Iterator[str]:
+    """Format a line for each number of processes: medians over the rounds."""
+    speeds = f"{'images/s':>10}{'least':>8}{'most':>8}"
+    yield f"{'processes':<11}{speeds}{'CPU ms/step':>13}{'waiting':>9}"
+    for processes, rounds in rows.items():
+        rates = [figures["images_per_s"] for figures in rounds]
+        speeds = f"{statistics.median(rates):>10.2f}{min(rates):>8.2f}{max(rates):>8.2f}"
+        cpu_ms = statistics.median(figures["cpu_ms"] for figures in rounds)
+        wait = statistics.median(figures["loader_wait"] for figures in rounds)
+        yield f"{processes:<11}{speeds}{cpu_ms:>13.0f}{wait:>9.1%}"
+
+
+def format_ratio(rows: Mapping[int, Sequence[Figures]], processes: int) -> str:
+    """Format how much more images per second several processes make than one."""
+    ratios = []
+    for one, several in zip(rows[1], rows[processes], strict=True):
+        ratios.append(several["images_per_s"] / one["images_per_s"])
+    by_round = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+    return (
+        f"{processes} processes make {statistics.median(ratios):.2f}x the images/s of one "
+        f"(rounds: {by_round})"
     )
-    return lines
 
 
 if __name__ == "__main__":

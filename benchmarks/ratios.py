@@ -19,25 +19,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from baseline import Baseline
+import torch
+from baseline import Baseline, Terms
 
-from distillkit.bench.alternatives import measure_in_subprocess
-from distillkit.bench.device import (
+from distillkit import ResolvedRecipe, load_recipe
+from distillkit.recipe.build import pick_device
+from distillkit.runs.run import open_batches
+from distillkit_bench.alternatives import measure_in_subprocess
+from distillkit_bench.device import (
     describe_machine,
     read_peak_memory,
     release_memory,
     reset_peak_memory,
     synchronize,
 )
-from distillkit.bench.report import format_comparison
-from distillkit.bench.train import BREAKDOWN_STEPS, make_flop_counter
-from distillkit.recipe.build import pick_device
-from distillkit.recipe.load import ResolvedRecipe, load_recipe
-from distillkit.runs.run import open_batches
+from distillkit_bench.report import format_comparison
+from distillkit_bench.train import BREAKDOWN_STEPS, make_flop_counter
 
+BASELINE = "baseline"
+"""The name of the first row."""
 PLAIN = [
     "training.lr_decay_fraction=0.0",
     "training.lr_warmup_steps=0",
@@ -46,8 +51,28 @@ PLAIN = [
     "data.eval=[]",
 ]
 
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By row, a measurement of each round, as ``distillkit bench --json`` writes them."""
+
 
 def main() -> None:
+    options = parse_options()
+    overrides = [*PLAIN, *options.overrides]
+    if options.baseline_results:
+        resolved = load_recipe(options.recipe, overrides)
+        results: Any = measure_baseline(resolved, options)
+        options.baseline_results.write_text(json.dumps(results))
+        return
+    rows = measure_rows(overrides, options)
+    print(format_comparison(rows))
+    print()
+    for line in compare_losses(rows):
+        print(line)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,10 +80,16 @@ def main() -> None:
         "recipe", nargs="?", type=Path, default=Path("recipes/quickstart_sr4x.toml")
     )
     parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of every row"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of every row",
     )
     parser.add_argument(
         "--engine",
+        dest="alternatives",
         action="append",
         default=[],
         metavar="SETTINGS",
@@ -78,117 +109,120 @@ def main() -> None:
         help="leave out three more steps that count FLOPs",
     )
     parser.add_argument("--json", type=Path, help="a file for the results")
-    parser.add_argument("--baseline-only", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    sets = [*PLAIN, *arguments.sets]
-    if arguments.baseline_only:
-        found = measure_baseline(
-            load_recipe(arguments.recipe, sets),
-            arguments.warmup,
-            arguments.steps,
-            arguments.breakdown,
-        )
-        arguments.baseline_only.write_text(json.dumps(found))
-        return
-    rows = compare(arguments.recipe, sets, arguments.engine, arguments)
-    print(report(rows))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    parser.add_argument("--baseline-results", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
-def compare(
-    recipe: Path, sets: list[str], alternatives: list[str], options: argparse.Namespace
+def measure_rows(
+    overrides: Sequence[str], options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
-    """Measurements by row, the baseline first."""
-    rows: dict[str, list[dict[str, Any]]] = {}
+    """Measure every row once a round, the baseline first."""
+    settings_of_rows = {"engine": list(overrides)}
+    for alternative in options.alternatives:
+        settings = [setting.strip() for setting in alternative.split(";")]
+        settings_of_rows[f"engine {alternative}"] = [*overrides, *settings]
+    rows: dict[str, list[dict[str, Any]]] = {BASELINE: []}
     for _ in range(options.rounds):
-        rows.setdefault("baseline", []).append(_baseline_apart(recipe, sets, options))
-        for text in ("", *alternatives):
-            own = [*sets, *(s.strip() for s in text.split(";") if s.strip())]
-            found = measure_in_subprocess(
-                recipe, own, options.steps, warmup=options.warmup, breakdown=options.breakdown
+        rows[BASELINE].append(_measure_baseline_in_subprocess(overrides, options))
+        for name, settings in settings_of_rows.items():
+            measurement = measure_in_subprocess(
+                options.recipe,
+                settings,
+                options.steps,
+                warmup=options.warmup,
+                breakdown=options.breakdown,
             )
-            rows.setdefault(f"engine {text}".strip(), []).append(found)
+            rows.setdefault(name, []).append(measurement)
     return rows
 
 
-def report(rows: dict[str, list[dict[str, Any]]]) -> str:
-    """The table, and the largest relative difference of each row's losses from the baseline's."""
-    lines = [format_comparison(rows), ""]
-    plain = rows["baseline"][0]["stages"]
-    for name, (found, *_) in list(rows.items())[1:]:
-        for stage, measured in found["stages"].items():
-            pairs = list(zip(plain[stage]["losses"], measured["losses"], strict=True))
-            worst = max(abs(a - b) / abs(a) for a, b in pairs)
-            lines.append(
-                f"{stage}  losses differ by at most {worst:.1e} over {len(pairs)} steps  {name}"
-            )
-    return "\n".join(lines)
+def compare_losses(rows: Rows) -> Iterator[str]:
+    """Say how far the losses of each row are from the baseline's, relative to them."""
+    reference = rows[BASELINE][0]["stages"]
+    for name, row in rows.items():
+        if name == BASELINE:
+            continue
+        for stage, measurement in row[0]["stages"].items():
+            pairs = list(zip(reference[stage]["losses"], measurement["losses"], strict=True))
+            largest = max(abs(plain - loss) / abs(plain) for plain, loss in pairs)
+            yield f"{stage}  losses differ by at most {largest:.1e} over {len(pairs)} steps  {name}"
 
 
-def measure_baseline(
-    resolved: ResolvedRecipe, warmup: int, steps: int, breakdown: bool
-) -> dict[str, Any]:
+def measure_baseline(resolved: ResolvedRecipe, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the baseline's steps in this process, as the engine's are measured."""
     device = pick_device(None)
-    plain, stages = Baseline(resolved, device), {}
-    batches = open_batches(resolved, plain, 1)
+    baseline = Baseline(resolved, device)
+    # It has the student whose scale the batches need.
+    batches = open_batches(resolved, baseline, 1)  # type: ignore[arg-type]
+    stages = [baseline.stage1]
+    if resolved.recipe.stage2.steps:
+        stages.append(baseline.stage2)
     # As many as the engine makes before its stage 2.
-    made = warmup + steps
-    if breakdown:
-        made += BREAKDOWN_STEPS
-    for name in ("stage1", "stage2") if resolved.recipe.stage2.steps else ("stage1",):
-        times: list[tuple[float, float]] = []
-        losses: list[float] = []
-        counter = make_flop_counter()
-        stream = getattr(plain, name)(batches, made)
-        release_memory(device)  # as the engine's measurement does before each stage
-        for step in range(made):
-            if step == warmup:
-                reset_peak_memory(device)
-            if breakdown and step == made - 1:
-                counter.__enter__()
-            before = time.perf_counter(), time.process_time()
-            losses.append(float(sum(next(stream).values())))
-            synchronize(device)
-            if warmup <= step < warmup + steps:
-                times.append((time.perf_counter() - before[0], time.process_time() - before[1]))
-                memory = read_peak_memory(device)
-        if breakdown:
-            counter.__exit__(None, None, None)
-        next(stream, None)  # ends the stage
-        ms, cpu_ms = (1000 * statistics.median(column) for column in zip(*times, strict=True))
-        found = {
-            "ms": ms,
-            "cpu_ms": cpu_ms,
-            "flops": counter.get_total_flops(),
-            "peak_memory": memory,
-            "losses": losses,
-        }
-        stages[name] = found
-    return {"machine": describe_machine(device), "stages": stages}
+    steps = options.warmup + options.steps
+    if options.breakdown:
+        steps += BREAKDOWN_STEPS
+    measurements = {}
+    for stage in stages:
+        measurements[stage.__name__] = _measure_steps(stage(batches, steps), steps, options, device)
+    return {"machine": describe_machine(device), "stages": measurements}
 
 
-def _baseline_apart(recipe: Path, sets: list[str], options: argparse.Namespace) -> dict[str, Any]:
+def _measure_steps(
+    stage: Iterator[Terms], steps: int, options: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """Measure a stage of the baseline.
+
+    Args:
+        stage: Makes a step whenever it is asked for the next terms.
+        steps: How many it makes.
+        options: Of the command line.
+        device: Where the models are.
+    """
+    timed = range(options.warmup, options.warmup + options.steps)
+    counter = make_flop_counter()
+    seconds = []
+    cpu_seconds = []
+    losses = []
+    # As the engine's measurement does before each stage.
+    release_memory(device)
+    for step in range(steps):
+        if step == timed.start:
+            reset_peak_memory(device)
+        counts_flops = options.breakdown and step == steps - 1
+        start = time.perf_counter()
+        cpu_start = time.process_time()
+        with counter if counts_flops else nullcontext():
+            losses.append(float(sum(next(stage).values())))
+        synchronize(device)
+        if step in timed:
+            seconds.append(time.perf_counter() - start)
+            cpu_seconds.append(time.process_time() - cpu_start)
+            peak_memory = read_peak_memory(device)
+    # The stage's end, where it merges its adapter.
+    next(stage, None)
+    return {
+        "ms": 1000 * statistics.median(seconds),
+        "cpu_ms": 1000 * statistics.median(cpu_seconds),
+        "flops": counter.get_total_flops(),
+        "peak_memory": peak_memory,
+        "losses": losses,
+    }
+
+
+def _measure_baseline_in_subprocess(
+    overrides: Sequence[str], options: argparse.Namespace
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        kept = Path(folder) / "baseline.json"
-        command = [
-            sys.executable,
-            __file__,
-            str(recipe),
-            *(x for s in sets for x in ("--set", s)),
-            "--baseline-only",
-            str(kept),
-        ]
-        command += [
-            "--steps",
-            str(options.steps),
-            "--warmup",
-            str(options.warmup),
-            *(() if options.breakdown else ("--no-breakdown",)),
-        ]
+        results = Path(folder) / "baseline.json"
+        command = [sys.executable, __file__, str(options.recipe)]
+        for override in overrides:
+            command += ["--set", override]
+        command += ["--steps", str(options.steps), "--warmup", str(options.warmup)]
+        command += ["--baseline-results", str(results)]
+        if not options.breakdown:
+            command.append("--no-breakdown")
         subprocess.run(command, check=True)
-        return json.loads(kept.read_text())
+        return json.loads(results.read_text())
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from distillkit.bench.alternatives import measure_in_subprocess
-from distillkit.recipe.load import load_recipe
+from distillkit import load_recipe
+from distillkit_bench.alternatives import measure_in_subprocess
 
 CYCLE = 2
 OUTPUT = ('stage1.teachers.fidelity.term="output"',)
