@@ -11,8 +11,13 @@ import torch
 
 from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
 from distillkit.cli import main as cli
-from distillkit.export.onnx import export_onnx
+from distillkit.export.onnx import GraphForm, export_onnx
 
+ENLARGER = (
+    "student={use='toy/enlarger'}",
+    "stage1.teachers.fidelity.term='output'",
+    "stage1.teachers.realness.term='output'",
+)
 REASON = "pip install 'distillkit[onnx]' to test ONNX exports"
 pytest.importorskip("onnxscript", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
@@ -75,7 +80,7 @@ def test_the_tradeoff_is_an_input_of_the_graph(recipe, tmp_path, image, monkeypa
 def test_a_graph_at_one_tradeoff_has_one_input(recipe, tmp_path, image, overrides, tradeoff):
     run = make_run(recipe, tmp_path, *overrides)
     file = tmp_path / "graph.onnx"
-    export_onnx(run, file, tradeoff=tradeoff)
+    export_onnx(run, file, GraphForm(tradeoff))
     restored = restore(open_graph(file), image)
     expected = Restorer.from_pretrained(run, "cpu")(image, tradeoff)
     assert torch.allclose(restored, expected, atol=1e-5)
@@ -84,7 +89,7 @@ def test_a_graph_at_one_tradeoff_has_one_input(recipe, tmp_path, image, override
 def test_variants_that_evaluate_the_network_twice_are_refused(recipe, tmp_path):
     run = make_run(recipe, tmp_path, "stage2.variant='oftsr'")
     with pytest.raises(DistillkitError, match="Oftsr evaluates the network twice"):
-        export_onnx(run, tmp_path / "graph.onnx", tradeoff=0.6)
+        export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.6))
 
 
 def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monkeypatch):
@@ -98,7 +103,7 @@ def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monke
 
     monkeypatch.setattr(ToyModel, "generate", generate_noisily)
     with pytest.raises(DistillkitError, match="on an input of 17x23 pixels the graph differs by"):
-        export_onnx(run, tmp_path / "graph.onnx", tradeoff=0.5)
+        export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.5))
     assert not [path for path in tmp_path.iterdir() if "graph" in path.name]
 
 
@@ -110,3 +115,115 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     message = r"ONNX export needs onnxscript: pip install 'distillkit\[onnx\]'"
     with pytest.raises(DistillkitError, match=message):
         export_onnx(tmp_path, tmp_path / "graph.onnx")
+
+
+def check_as_a_host(file, channels=3, dtype="float"):
+    """Check what hosts of upscaling networks ask for, as vs-mlrt and chaiNNer do.
+
+    One input and one output, four axes, a whole scale that shape inference finds for any size.
+    """
+    import onnx
+
+    session = open_graph(file)
+    (source,), (result,) = session.get_inputs(), session.get_outputs()
+    assert source.type == result.type == f"tensor({dtype})"
+    assert source.shape[:2] == [1, channels]
+    assert len(source.shape) == len(result.shape) == 4
+    scales = set()
+    for side in (16, 64, 256):
+        model = onnx.load(file)
+        sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
+        for axis in sides:
+            axis.dim_value = side
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        height, width = inferred.graph.output[0].type.tensor_type.shape.dim[2:]
+        assert height.dim_value == width.dim_value
+        assert height.dim_value % side == 0
+        scales.add(height.dim_value // side)
+    assert len(scales) == 1
+    return session
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_tradeoff_of_each_pixel_is_a_fourth_plane(recipe, tmp_path, image, half):
+    run = make_run(recipe, tmp_path, *ENLARGER)
+    file = tmp_path / "graph.onnx"
+    export_onnx(run, file, GraphForm(plane=True, half=half))
+    session = check_as_a_host(file, channels=4, dtype="float16" if half else "float")
+    plane = torch.zeros(1, 1, 20, 31)
+    plane[..., 15:] = 1
+    planes = torch.cat([image, plane], 1)
+    values = {"image": (planes.half() if half else planes).numpy()}
+    (restored,) = session.run(["restored"], values)
+    expected = Restorer.from_pretrained(run, "cpu")(image[0], plane[0, 0])
+    difference = (torch.from_numpy(restored[0]).float() - expected).abs().max()
+    assert difference < (4e-3 if half else 1e-5)
+    assert session.get_modelmeta().custom_metadata_map["tradeoff"] == "plane"
+
+
+def test_sides_are_named_and_a_fixed_tradeoff_is_what_a_host_takes(recipe, tmp_path):
+    run = make_run(recipe, tmp_path, *ENLARGER)
+    export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.3))
+    session = check_as_a_host(tmp_path / "graph.onnx")
+    assert session.get_inputs()[0].shape == [1, 3, "height", "width"]
+    assert session.get_outputs()[0].shape == [1, 3, "2*height", "2*width"]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_an_input_for_the_tradeoff_costs_no_second_layer(recipe, tmp_path, image, adapter):
+    """The change is added to the weights inside the graph."""
+    import onnx
+
+    run = make_run(recipe, tmp_path, *ENLARGER, f"stage2.adapter.kind='{adapter}'")
+    counts = {}
+    for name, tradeoff in (("fixed", 0.3), ("input", None)):
+        file = tmp_path / f"{name}.onnx"
+        export_onnx(run, file, GraphForm(tradeoff))
+        nodes = onnx.load(file).graph.node
+        counts[name] = sum(node.op_type == "Conv" for node in nodes)
+    assert counts["fixed"] == counts["input"] == 2
+    expected = Restorer.from_pretrained(run, "cpu")(image, 0.45)
+    restored = restore(open_graph(tmp_path / "input.onnx"), image, tradeoff=0.45)
+    torch.testing.assert_close(restored, expected, atol=1e-5, rtol=0)
+
+
+def test_a_graph_of_one_size(recipe, tmp_path, monkeypatch, capfd):
+    run = make_run(recipe, tmp_path, *ENLARGER)
+    file = tmp_path / "graph.onnx"
+    command = ["distillkit", "export", str(run), "--onnx", str(file), "--tradeoff", "0.3"]
+    monkeypatch.setattr("sys.argv", [*command, "--size", "24x16", "--half"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    session = open_graph(file)
+    assert session.get_inputs()[0].shape == [1, 3, 16, 24]
+    assert session.get_outputs()[0].shape == [1, 3, 32, 48]
+    assert session.get_inputs()[0].type == "tensor(float16)"
+
+
+def test_a_model_that_computes_in_float32_has_no_graph_in_float16(recipe, tmp_path):
+    run = make_run(recipe, tmp_path)
+    with pytest.raises(DistillkitError, match="ToyModel cannot be exported to ONNX in float16"):
+        export_onnx(run, tmp_path / "graph.onnx", GraphForm(half=True))
+
+
+def test_a_network_with_layers_that_are_not_over_images_has_no_plane(recipe, tmp_path):
+    run = make_run(recipe, tmp_path)
+    with pytest.raises(DistillkitError, match="no tradeoff plane: ToyModel has adapted layers"):
+        export_onnx(run, tmp_path / "graph.onnx", GraphForm(plane=True))
+    run_recipe(load_recipe(recipe, ["stage2.steps=0", "data.eval=[]"]), tmp_path / "fixed")
+    with pytest.raises(DistillkitError, match="a student with a fixed tradeoff has none"):
+        export_onnx(tmp_path / "fixed", tmp_path / "graph.onnx", GraphForm(plane=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--size", "24"], "--size 24 - expected WIDTHxHEIGHT"),
+        (["--tradeoff", "0.3", "--tradeoff-plane"], "either --tradeoff or --tradeoff-plane"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(distillkit, tmp_path, options, why):
+    outcome = distillkit("export", tmp_path, "--onnx", tmp_path / "graph.onnx", *options)
+    assert outcome.code
+    assert why in outcome.err

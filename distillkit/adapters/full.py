@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,18 +27,29 @@ class _ScaledChange(nn.Module):
 
 
 class FullAdapter(Adapter):
-    """A free change of every weight of the network."""
+    """A free change of every weight of the network, or of some.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: The network to adapt.
+        only: The modules whose weights change, and the names of these weights; default: all.
+    """
+
+    def __init__(
+        self, network: nn.Module, only: Sequence[tuple[nn.Module, str]] | None = None
+    ) -> None:
         self._network = network
-        self._weights: list[tuple[nn.Module, str]] = []
-        for module in network.modules():
-            for name, _ in module.named_parameters(recurse=False):
-                self._weights.append((module, name))
+        self._weights = list(_weights_of(network) if only is None else only)
         # In a second loop: a parametrization moves the weight to another module.
         for module, name in self._weights:
             change = _ScaledChange(getattr(module, name), self)
             parametrize.register_parametrization(module, name, change)
+
+    @torch.no_grad()
+    def set_change(self, changes: Sequence[Tensor]) -> None:
+        """Set the change of each weight, in the order of the weights."""
+        for (module, name), change in zip(self._weights, changes, strict=True):
+            parametrization: Any = module.parametrizations[name]  # type: ignore[index]
+            parametrization[0].delta.copy_(change)
 
     @torch.no_grad()
     def interpolate_toward(self, other: nn.Module) -> None:
@@ -55,9 +67,8 @@ class FullAdapter(Adapter):
                 f"a {type(other).__name__} of another shape cannot be interpolated with "
                 f"{type(self._network).__name__}"
             )
-        for weight, target in zip(weights, targets, strict=True):
-            change = weight[0]
-            change.delta.copy_(target - weight.original)
+        pairs = zip(weights, targets, strict=True)
+        self.set_change([target - weight.original for weight, target in pairs])
 
     def set_scale(self, scale: float | Tensor) -> None:
         self.scale = scale
@@ -75,3 +86,9 @@ class FullAdapter(Adapter):
     def merge(self) -> None:
         for module, name in self._weights:
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def _weights_of(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for module in network.modules():
+        for name, _ in module.named_parameters(recurse=False):
+            yield module, name

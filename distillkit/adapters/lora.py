@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from distillkit.adapters.base import Adapter
+from distillkit.adapters.full import FullAdapter
 from distillkit.adapters.sharing import is_sharded, shard_like
 from distillkit.errors import PluginError
 
@@ -110,6 +111,26 @@ class LoRAAdapter(Adapter):
                 bases[name].weight = frozen[name]
                 self._replace(name, layer)
             self._merged_scale = None
+
+    @torch.no_grad()
+    def to_full(self) -> FullAdapter:
+        """Replace itself by a change of whole weights, ``W + scale dW``, for the same images.
+
+        A scale that is an input of a graph then costs a product for each weight, not a second
+        layer.
+        """
+        changes = []
+        weights = []
+        for name, layer in self._layers.items():
+            changes.append(layer.get_delta_weight(_NAME))
+            base = layer.get_base_layer()
+            self._replace(name, base)
+            weights.append((base, "weight"))
+        del self._network.peft_config
+        adapter = FullAdapter(self._network, weights)
+        adapter.set_change(changes)
+        adapter.set_scale(self.scale)
+        return adapter
 
     def tensors(self) -> dict[str, nn.Parameter]:
         trained: dict[str, nn.Parameter] = {}

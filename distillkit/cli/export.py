@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,18 @@ def export(
             min=0, max=1, help="for --merge or --onnx: 0 most realistic ... 1 most faithful"
         ),
     ] = None,
+    plane: Annotated[
+        bool,
+        typer.Option(
+            "--tradeoff-plane",
+            help="for --onnx: one input of four planes, RGB and the tradeoff of each pixel",
+        ),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="for --onnx: of the input; default: any size"),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="for --onnx: float16")] = False,
 ) -> None:
     """Write a student for others to use.
 
@@ -40,9 +53,11 @@ def export(
     if onnx is not None:
         if merge:
             raise DistillkitError("--merge is for folders; a graph is merged by --tradeoff alone")
-        _export_onnx(run, onnx, tradeoff)
+        _export_onnx(run, onnx, tradeoff, plane, size, half)
     else:
         assert output is not None
+        if plane or half or size is not None:
+            raise DistillkitError("--tradeoff-plane, --size and --half are for --onnx")
         if merge != (tradeoff is not None):
             raise DistillkitError(
                 "--merge and --tradeoff need each other: plain weights have one tradeoff"
@@ -75,11 +90,27 @@ def push(
     typer.echo(f"done: {address}")
 
 
-def _export_onnx(run: str, file: Path, tradeoff: float | None) -> None:
-    from distillkit.export.onnx import export_onnx
+def _export_onnx(
+    run: str, file: Path, tradeoff: float | None, plane: bool, size: str | None, half: bool
+) -> None:
+    if plane and tradeoff is not None:
+        raise DistillkitError("give either --tradeoff or --tradeoff-plane")
+    # Imported here: torch would delay the help of every command.
+    from distillkit.export.onnx import GraphForm, export_onnx
 
-    typer.echo(export_onnx(run, file, tradeoff=tradeoff))
+    form = GraphForm(tradeoff, plane, _parse_size(size), half)
+    typer.echo(export_onnx(run, file, form))
     typer.echo(f"done: {file}")
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Parse ``--size``, ``"256x192"``, to height and width."""
+    if text is None:
+        return None
+    sides = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not sides:
+        raise DistillkitError(f"--size {text} - expected WIDTHxHEIGHT in pixels, such as 256x192")
+    return int(sides[2]), int(sides[1])
 
 
 def _export_folder(run: str, folder: Path, merge_at: float | None) -> None:

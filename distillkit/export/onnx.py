@@ -5,8 +5,10 @@ It is compared with the student in onnxruntime before the file appears.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillkit.adapters import LoRAAdapter
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
@@ -32,36 +35,69 @@ from distillkit.objectives.adapter_scaling import AdapterScaling
 Sides = tuple[int, int]
 """Height and width of an image, in units of the model's ``size_multiple``."""
 
+
+@dataclass(frozen=True)
+class GraphForm:
+    """The inputs of a graph, and its numbers."""
+
+    tradeoff: float | None = None
+    """Fix the tradeoff: a smaller graph without an input for it."""
+    plane: bool = False
+    """One input of four planes, RGB and the tradeoff of each pixel, for hosts that feed a network
+    one image and nothing else."""
+    size: tuple[int, int] | None = None
+    """Height and width of the input, pixels; None: any size."""
+    half: bool = False
+    """float16 instead of float32, inputs and outputs included."""
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference from the student, in [0, 1]."""
+        return HALF_TOLERANCE if self.half else TOLERANCE
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float16 if self.half else torch.float32
+
+
+ANY_SIZE = GraphForm()
+"""float32, any size, with an input for a tradeoff that is not fixed."""
+
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TRACED_SIDES: Sides = (17, 23)
 """The input that is traced: primes, so that nothing divides them by chance."""
 COMPARED_SIDES: Sequence[Sides] = (TRACED_SIDES, (16, 24), (33, 12))
 TRACED_TRADEOFF = 0.3
+HALF_TOLERANCE = 2 / 255
+"""Largest difference that a graph in float16 may have, in [0, 1]: two gray levels."""
+SIDE_NAMES = ("height", "width")
+"""Names of the input's sides in a graph for any size."""
 GRAPH_TRADEOFFS = (0.0, TRACED_TRADEOFF, 1.0)
 
 
-def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) -> str:
+def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     """Write a student as an ONNX graph.
 
     The file appears only if it gives the student's images.
 
-    The graph's input ``image`` is float32 (1, 3, h, w) in [0, 1], h and w multiples of the model's
-    ``size_multiple``. Its output ``restored`` is (1, 3, scale h, scale w) in [0, 1]. A student
-    whose tradeoff is not fixed has a second input, ``tradeoff``: a float32 scalar, clamped to
-    [0, 1]. The file's metadata are ``scale``, ``size_multiple``, ``recipe`` and ``licenses``.
-    Weights of more than 2 GB are in ``<out>.data`` beside it.
+    The graph's input ``image`` is (1, 3, height, width) in [0, 1], with sides that are multiples of
+    the model's ``size_multiple``. Its output ``restored`` is (1, 3, scale height, scale width) in
+    [0, 1]. A student whose tradeoff is not fixed has a second input, ``tradeoff``: a float32
+    scalar, clamped to [0, 1]; or, with ``form.plane``, a fourth plane of ``image``. The file's
+    metadata are ``scale``, ``size_multiple``, ``tradeoff``, ``recipe`` and ``licenses``. Weights of
+    more than 2 GB are in ``<out>.data`` beside it.
 
     Args:
         run: a run's folder, an exported one or a Hub repository.
         out: the file to write.
-        tradeoff: fix the tradeoff there: a smaller graph, without that input.
+        form: which inputs it has, and in which precision.
 
     Returns:
         what was compared, and how large the largest difference was.
 
     Raises:
         DistillkitError: packages are missing, ``out`` exists, the variant evaluates the network
-            twice, the model cannot be exported, or the graph gives other images.
+            twice or takes no map, the model cannot be exported, or the graph gives other images.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -71,7 +107,7 @@ def export_onnx(run: Path | str, out: Path, *, tradeoff: float | None = None) ->
         if file.exists():
             raise DistillkitError(f"{file} - exists; name a new file")
     source = student_folder(find_student(run))
-    graph = _student_graph(load_student(source), tradeoff)
+    graph = _student_graph(load_student(source), form)
     program = _trace(graph)
     program.model.metadata_props.update(_metadata(graph, read_about(source)))
     return _write(program, graph, out)
@@ -83,9 +119,12 @@ class FixedTradeoffGraph(nn.Module):
     It maps (1, 3, h, w) in [0, 1] to (1, 3, scale h, scale w) in [0, 1].
     """
 
-    def __init__(self, model: Any) -> None:
+    channels = 3
+
+    def __init__(self, model: Any, form: GraphForm) -> None:
         super().__init__()
         self.model = model
+        self.form = form
 
     def forward(self, image: Tensor) -> Tensor:
         return (self.model.restore(ModelInput(image * 2 - 1)) + 1) / 2
@@ -94,43 +133,86 @@ class FixedTradeoffGraph(nn.Module):
 class TradeoffGraph(FixedTradeoffGraph):
     """The same with the tradeoff as an input, which scales the adapter."""
 
-    def __init__(self, variant: AdapterScaling) -> None:
-        super().__init__(variant.student)
+    def __init__(self, variant: AdapterScaling, form: GraphForm) -> None:
+        super().__init__(variant.student, form)
         self.adapter = variant.adapter
+        # A product for each weight is faster than a second layer.
+        if isinstance(self.adapter, LoRAAdapter):
+            self.adapter = self.adapter.to_full()
 
     def forward(self, image: Tensor, tradeoff: Tensor) -> Tensor:  # type: ignore[override]
-        with self.adapter.at_scale(tradeoff.clamp(0, 1)):
+        with self.adapter.at_scale(tradeoff.clamp(0, 1).to(image)):
             return super().forward(image)
 
 
-def _student_graph(student: Student, tradeoff: float | None) -> FixedTradeoffGraph:
+class PlaneGraph(FixedTradeoffGraph):
+    """The same with the tradeoff of each pixel as a fourth plane of the image."""
+
+    channels = 4
+
+    def __init__(self, variant: AdapterScaling, form: GraphForm) -> None:
+        super().__init__(variant.student, form)
+        self.adapter = variant.adapter
+
+    def forward(self, image: Tensor) -> Tensor:
+        with self.adapter.at_map(image[:, 3:].clamp(0, 1)):
+            return super().forward(image[:, :3])
+
+
+def _student_graph(student: Student, form: GraphForm) -> FixedTradeoffGraph:
     """Build the module to trace."""
-    if tradeoff is not None:
-        student.resolve(tradeoff)
+    if form.tradeoff is not None:
+        student.resolve(form.tradeoff)
+    _check_size(student, form)
     variant = student.variant
     if variant is None:
-        return FixedTradeoffGraph(student.model).eval()
+        _refuse_plane(form, "a student with a fixed tradeoff has none to put into a plane")
+        return FixedTradeoffGraph(student.model, form).eval()
     if not isinstance(variant, AdapterScaling):
         name = type(variant).__name__
         raise DistillkitError(
             f'{name} evaluates the network twice; ONNX export takes variant "adapter_scaling" only'
         )
-    if tradeoff is None:
-        return TradeoffGraph(variant).eval()
-    variant.adapter.set_scale(tradeoff)
+    if form.plane:
+        if not variant.takes_map:
+            _refuse_plane(
+                form,
+                f"{type(student.model).__name__} has adapted layers that are not over images, so "
+                "one pass takes one tradeoff; fix it with --tradeoff",
+            )
+        return PlaneGraph(variant, form).eval()
+    if form.tradeoff is None:
+        return TradeoffGraph(variant, form).eval()
+    variant.adapter.set_scale(form.tradeoff)
     variant.adapter.merge()
-    return FixedTradeoffGraph(variant.student).eval()
+    return FixedTradeoffGraph(variant.student, form).eval()
+
+
+def _refuse_plane(form: GraphForm, reason: str) -> None:
+    if form.plane:
+        raise DistillkitError(f"no tradeoff plane: {reason}")
+
+
+def _check_size(student: Student, form: GraphForm) -> None:
+    multiple = student.model.size_multiple
+    if form.size is not None and any(side % multiple or side < 1 for side in form.size):
+        height, width = form.size
+        raise DistillkitError(
+            f"an input of {width} x {height} pixels: the model takes multiples of {multiple}"
+        )
 
 
 def _trace(graph: FixedTradeoffGraph) -> Any:
-    """Make an ONNX program for images of any size.
+    """Make an ONNX program.
 
     Raises:
         DistillkitError: the model cannot be exported.
     """
-    any_size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    graph.to(graph.form.dtype)
     inputs = {"image": _image(graph, TRACED_SIDES)}
-    shapes: list[Any] = [any_size]
+    shapes: list[Any] = [None]
+    if graph.form.size is None:
+        shapes = [{2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]
     if isinstance(graph, TradeoffGraph):
         inputs["tradeoff"] = torch.tensor(TRACED_TRADEOFF)
         shapes.append(None)
@@ -141,7 +223,7 @@ def _trace(graph: FixedTradeoffGraph) -> Any:
             program = torch.export.export(
                 graph, tuple(inputs.values()), dynamic_shapes=tuple(shapes), strict=False
             )
-            return torch.onnx.export(
+            onnx_program = torch.onnx.export(
                 program,
                 dynamo=True,
                 input_names=list(inputs),
@@ -150,14 +232,49 @@ def _trace(graph: FixedTradeoffGraph) -> Any:
             )
     except Exception as e:  # of torch.export, of the translation, or of the model
         name = type(graph.model).__name__
-        raise DistillkitError(f"{name} cannot be exported to ONNX: {first_line(e)}") from e
+        precision = " in float16" if graph.form.half else ""
+        raise DistillkitError(
+            f"{name} cannot be exported to ONNX{precision}: {first_line(e)}"
+        ) from e
+    if graph.form.size is None:
+        _name_sides(onnx_program)
+    return onnx_program
+
+
+def _name_sides(program: Any) -> None:
+    """Call the sides of the input height and width, wherever the graph names them."""
+    import onnx_ir
+
+    graph = program.model.graph
+    symbols = [str(side.value) for side in graph.inputs[0].shape[2:]]
+    values = [*graph.inputs, *graph.outputs]
+    for node in graph:
+        values += node.outputs
+    for value in values:
+        if value.shape is None:
+            continue
+        sides = [_renamed(side, symbols, onnx_ir) for side in value.shape]
+        value.shape = onnx_ir.Shape(sides)
+
+
+def _renamed(side: Any, symbols: Sequence[str], onnx_ir: Any) -> Any:
+    if isinstance(side, int):
+        return side
+    text = str(side.value)
+    for symbol, name in zip(symbols, SIDE_NAMES, strict=True):
+        text = re.sub(rf"\b{symbol}\b", name, text)
+    return onnx_ir.SymbolicDim(text)
 
 
 def _metadata(graph: FixedTradeoffGraph, about: About) -> dict[str, str]:
     licenses = map(": ".join, about["licenses"].items())
+    tradeoff = "fixed" if graph.form.tradeoff is None else f"{graph.form.tradeoff:g}"
+    if isinstance(graph, TradeoffGraph | PlaneGraph):
+        tradeoff = "plane" if graph.form.plane else "input"
     return {
         "scale": str(graph.model.scale),
         "size_multiple": str(graph.model.size_multiple),
+        "tradeoff": tradeoff,
         "recipe": about["recipe"],
         "licenses": "; ".join(licenses),
     }
@@ -196,6 +313,8 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    # What a graph in float16 is compared with is computed in float32.
+    graph.float()
     largest = 0.0
     for inputs in _test_inputs(graph):
         height, width = inputs[0].shape[2:]
@@ -206,9 +325,9 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
             raise DistillkitError(
                 f"not exported: the graph fails on an input of {size} pixels: {first_line(e)}"
             ) from e
-        difference = float((restored - graph(*inputs)).abs().max())
+        difference = float((restored - _expected(graph, inputs)).abs().max())
         # A comparison with nan is false, so nan is refused as well.
-        if not difference <= TOLERANCE:
+        if not difference <= graph.form.tolerance:
             raise DistillkitError(
                 f"not exported: on an input of {size} pixels the graph differs by "
                 f"{difference:.2g} of white; a student that draws noise, or decides by the size "
@@ -216,7 +335,8 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
             )
         largest = max(largest, difference)
     report = f"onnxruntime: largest difference from the original {largest:.1g} of white"
-    report += f", on inputs of {len(COMPARED_SIDES)} sizes"
+    sizes = len(_compared_sides(graph))
+    report += f", on inputs of {sizes} sizes" if sizes > 1 else ", on an input of that size"
     if isinstance(graph, TradeoffGraph):
         tradeoffs = map("{:g}".format, GRAPH_TRADEOFFS)
         report += f", at tradeoff {', '.join(tradeoffs)}"
@@ -225,7 +345,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
 
 def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[list[Tensor]]:
     """Yield the graph's inputs for each comparison."""
-    for sides in COMPARED_SIDES:
+    for sides in _compared_sides(graph):
         image = _image(graph, sides)
         if not isinstance(graph, TradeoffGraph):
             yield [image]
@@ -234,18 +354,27 @@ def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[list[Tensor]]:
             yield [image, torch.tensor(tradeoff)]
 
 
+def _compared_sides(graph: FixedTradeoffGraph) -> Sequence[Sides]:
+    return COMPARED_SIDES if graph.form.size is None else [TRACED_SIDES]
+
+
+def _expected(graph: FixedTradeoffGraph, inputs: Sequence[Tensor]) -> Tensor:
+    return graph(*(tensor.float() for tensor in inputs))
+
+
 def _run(session: Any, inputs: Sequence[Tensor]) -> Tensor:
     """Restore by onnxruntime."""
     values = {}
     for node, tensor in zip(session.get_inputs(), inputs, strict=True):
         values[node.name] = tensor.numpy()
     (restored,) = session.run(None, values)
-    return torch.from_numpy(restored)
+    return torch.from_numpy(restored).float()
 
 
 def _image(graph: FixedTradeoffGraph, sides: Sides) -> Tensor:
-    """Draw noise of a size that the model takes."""
-    height, width = sides
+    """Draw noise of a size that the model takes; of the graph's own size where that is fixed."""
     multiple = graph.model.size_multiple
-    shape = (1, 3, height * multiple, width * multiple)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    height, width = graph.form.size or (sides[0] * multiple, sides[1] * multiple)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, graph.channels, height, width, generator=generator)
+    return image.to(graph.form.dtype)
