@@ -4,26 +4,27 @@
 
 The networks are on torch's meta device, where a step has shapes and no values. The first row is the
 plain algorithm (the engine with no setting evaluates the same networks as often), the next have the
-settings that they name; "cached" leaves out what a full cache gives. Prints multiplications and
-additions of a step (10^12), recomputation included, and the first row's divided by them.
+settings that they name; "cached" leaves out what a full feature cache holds. Prints multiplications
+and additions of a step (10^12), recomputation included, and the first row's divided by them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from distillkit import load_recipe
 from distillkit.data.pairs import Batch
 from distillkit.recipe.build import build_reconstruction_loss
-from distillkit.recipe.load import load_recipe
 from distillkit.training.blocks import gradient_checkpointing
 from distillkit.training.feature_cache import FeatureCache
 from distillkit.training.models import RunModels
@@ -38,9 +39,11 @@ from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ctsr_sr4x.toml"
 META = torch.device("meta")
+Model = TypeVar("Model", bound=nn.Module)
 SCORE = 'stage1.teacher_gradient="sds"; stage1.score_weighting="sample"'
+CACHED = "cached"
 ROWS = ["", "cached", "training.gradient_checkpointing=true", f"cached; {SCORE}"]
-DECODED = [
+DECODE_CROP_ROWS = [
     "stage1.decode_crop_size=256",
     "cached; stage1.decode_crop_size=256",
     f"cached; stage1.decode_crop_size=256; {SCORE}",
@@ -54,69 +57,80 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=512)
     parser.add_argument(
         "--row",
+        dest="rows",
         action="append",
         metavar="SETTINGS",
         help="settings of one row, ';' between; instead of the usual",
     )
-    arguments = parser.parse_args()
-    print(f"{'TFLOP':>8}{'fewer':>8}  settings (crop {arguments.crop})")
-    first = None
-    for text in arguments.row or (ROWS + (DECODED if arguments.crop > 256 else [])):
-        settings = [s.strip() for s in text.split(";") if s.strip()]
-        flops = count(settings, arguments.crop)
-        first = first or flops
-        print(
-            f"{flops / 1e12:>8.2f}{first / flops:>7.2f}x  {text or 'the plain algorithm'}",
-            flush=True,
-        )
+    options = parser.parse_args()
+    rows = options.rows
+    if rows is None:
+        rows = list(ROWS)
+        if options.crop > 256:
+            rows += DECODE_CROP_ROWS
+    print(f"{'TFLOP':>8}{'fewer':>8}  settings (crop {options.crop})")
+    reference = None
+    for row in rows:
+        settings = [setting.strip() for setting in row.split(";") if setting.strip()]
+        flops = count_flops(settings, options.crop)
+        if reference is None:
+            reference = flops
+        fewer = reference / flops
+        print(f"{flops / 1e12:>8.2f}{fewer:>7.2f}x  {row or 'the plain algorithm'}", flush=True)
 
 
-def count(settings: Sequence[str], crop: int) -> int:
-    """Operations of a step."""
-    sets = [
-        'stage1.reconstruction.perceptual_metric="distillkit/stlpips-vgg"',
-        *(s for s in settings if s != "cached"),
-    ]
-    resolved = load_recipe(RECIPE, sets)
+def count_flops(settings: Sequence[str], crop: int) -> int:
+    """Count the operations of a step of stage 1.
+
+    Args:
+        settings: ``KEY=VALUE`` texts, or ``cached``.
+        crop: Side of the crop in pixels.
+    """
+    overrides = ['stage1.reconstruction.perceptual_metric="distillkit/stlpips-vgg"']
+    overrides += [setting for setting in settings if setting != CACHED]
+    resolved = load_recipe(RECIPE, overrides)
     counter = FlopCounterMode(display=False)
-    cache = FullCache(counter) if "cached" in settings else FeatureCache(None, META)
+    cache = FeatureCache(None, META)
+    if CACHED in settings:
+        cache = FullCache(counter)
     reconstruction = build_reconstruction_loss(resolved, META)
-    stage, adapter = make_stage1(resolved.recipe, full_size(cache), reconstruction)
-    batch = Batch(
-        *(torch.empty(1, 3, side, side, device=META) for side in (crop, crop // 4)), ["counted"]
-    )
-    with (
-        counter,
-        gradient_checkpointing(
-            stage.models if resolved.recipe.training.gradient_checkpointing else (), adapter
-        ),
-    ):
-        torch.stack(list(stage.module(batch, 0).values())).sum().backward()
-    return counter.get_total_flops() - (cache.spared if isinstance(cache, FullCache) else 0)
+    stage, adapter = make_stage1(resolved.recipe, make_models(cache), reconstruction)
+    gt = torch.empty(1, 3, crop, crop, device=META)
+    lq = torch.empty(1, 3, crop // 4, crop // 4, device=META)
+    checkpointing: Any = nullcontext()
+    if resolved.recipe.training.gradient_checkpointing:
+        checkpointing = gradient_checkpointing(stage.models, adapter)
+    with counter, checkpointing:
+        terms = stage.module(Batch(gt, lq, ["counted"]), 0)
+        torch.stack(list(terms.values())).sum().backward()
+    flops = counter.get_total_flops()
+    if isinstance(cache, FullCache):
+        flops -= cache.spared
+    return flops
 
 
-def full_size(cache: FeatureCache) -> RunModels:
-    """Student and teachers of ``recipes/ctsr_sr4x.toml``."""
-    shapes = ARCHITECTURES["full"]
-
-    def osediff() -> OSEDiff:
-        with META:
-            unet, vae, prompt = (
-                make_unet(shapes.unet),
-                make_vae(shapes.vae),
-                torch.empty(1, 77, 1024),
-            )
-        return (
-            OSEDiff(unet, vae, copy.deepcopy(PosteriorMean(vae)), FixedPrompt(prompt))
-            .eval()
-            .requires_grad_(False)
-        )
-
+def make_models(cache: FeatureCache) -> RunModels:
+    """Make student and teachers of ``recipes/ctsr_sr4x.toml``, without values."""
     with META:
-        autoencoder, network = VQModel(VQConfig()), SwinUNet(SwinUNetConfig())
-    faithful = ResShift(network, autoencoder, make_process(15, 0.04)).eval().requires_grad_(False)
-    teachers = {"fidelity": faithful, "realness": osediff()}
-    return ShapeModels(osediff(), teachers, None, META, cache)
+        autoencoder = VQModel(VQConfig())
+        network = SwinUNet(SwinUNetConfig())
+    faithful = ResShift(network, autoencoder, make_process(15, 0.04))
+    teachers = {"fidelity": freeze(faithful), "realness": make_osediff()}
+    return ShapeModels(make_osediff(), teachers, None, META, cache)
+
+
+def make_osediff() -> OSEDiff:
+    shapes = ARCHITECTURES["full"]
+    with META:
+        unet = make_unet(shapes.unet)
+        vae = make_vae(shapes.vae)
+        prompt = torch.empty(1, 77, 1024)
+    encoder = copy.deepcopy(PosteriorMean(vae))
+    return freeze(OSEDiff(unet, vae, encoder, FixedPrompt(prompt)))
+
+
+def freeze(model: Model) -> Model:
+    return model.eval().requires_grad_(False)
 
 
 class ShapeModels(RunModels):
@@ -127,14 +141,22 @@ class ShapeModels(RunModels):
 
 
 class FullCache(FeatureCache):
-    """Counts what it would have spared."""
+    """Counts the operations that a cache which holds everything would spare."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__(None, META)
         self.store: Any = "full"
-        self.spared, self._counter = 0, counter
+        self.spared = 0
+        self._counter = counter
 
-    def get(self, kind: str, key: str, models: Any, compute: Any, generator: Any = None) -> Tensor:
+    def get(
+        self,
+        kind: str,
+        key: str,
+        models: Sequence[str],
+        compute: Callable[[], Tensor],
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         before = self._counter.get_total_flops()
         with torch.no_grad():
             value = compute()

@@ -5,6 +5,7 @@ OSEDiff is the one-step super-resolution model made of it.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -47,9 +48,13 @@ def enlarge(lq: Tensor, scale: int) -> Tensor:
     return enlarged.clamp(-1, 1)
 
 
-def full_precision(like: Tensor) -> torch.autocast:
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off on a tensor's device, inside a context."""
-    return torch.autocast(like.device.type, enabled=False)
+    device = like.device.type
+    if not torch.amp.is_autocast_available(device):
+        # The meta device, for instance: there is nothing to switch off.
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class PosteriorMean(nn.Module):
