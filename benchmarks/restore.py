@@ -17,15 +17,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from distillkit.errors import DistillkitError
+from distillkit import DistillkitError
 from distillkit.files.images import decode_image
 
 Image.MAX_IMAGE_PIXELS = None
+KIB_IN_GIB = 2**20
+
+
+class Cost(NamedTuple):
+    """What one ``distillkit restore`` took."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_gib: float
 
 
 def main() -> None:
@@ -40,85 +51,75 @@ def main() -> None:
         help="WIDTHxHEIGHT, ... (default: %(default)s)",
     )
     parser.add_argument(
-        "--gib", type=float, default=4.0, help="memory to hold (default: %(default)g)"
+        "--gib", type=float, default=4.0, help="memory to stay within (default: %(default)g)"
     )
-    arguments, options = parser.parse_known_args()
-    photo = decode_image(arguments.photo or default_photo())
-    print(
+    # The rest is for the command that is measured.
+    options, restore_options = parser.parse_known_args()
+    photo = decode_image(options.photo or find_photo())
+    columns = (
         f"{'input':>12}{'result':>14}{'seconds':>9}{'CPU s':>8}{'s/Mpixel':>10}{'peak GiB':>10}"
-        f"   within {arguments.gib:g} GiB"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        for width, height in (map(int, size.split("x")) for size in arguments.sizes.split(",")):
-            source = Path(folder) / f"{width}x{height}.png"
-            Image.fromarray(continued(photo, height, width)).save(source, compress_level=1)
-            seconds, cpu, peak = measured(
-                arguments.run, source, Path(folder) / f"restored_{source.name}", options
-            )
-            result = result_size(Path(folder))
-            print(
-                f"{source.stem:>12}{result:>14}{seconds:>9.1f}{cpu:>8.1f}"
-                f"{seconds / (width * height / 1e6):>10.2f}{peak:>10.2f}"
-                f"   {'yes' if peak <= arguments.gib else 'NO'}",
-                flush=True,
-            )
+    print(f"{columns}   within {options.gib:g} GiB")
+    for size in options.sizes.split(","):
+        width, height = map(int, size.split("x"))
+        with tempfile.TemporaryDirectory(prefix="distillkit-") as name:
+            folder = Path(name)
+            source = folder / f"{width}x{height}.png"
+            Image.fromarray(mirror_to(photo, height, width)).save(source, compress_level=1)
+            target = folder / f"restored_{source.name}"
+            cost = measure_restore(options.run, source, target, restore_options)
+            result = read_result_size(folder)
+        megapixels = width * height / 1e6
+        times = f"{cost.seconds:>9.1f}{cost.cpu_seconds:>8.1f}{cost.seconds / megapixels:>10.2f}"
+        fits = "yes" if cost.peak_gib <= options.gib else "NO"
+        print(f"{size:>12}{result:>14}{times}{cost.peak_gib:>10.2f}   {fits}", flush=True)
 
 
-def default_photo() -> Path:
+def find_photo() -> Path:
+    """Find a photograph that scikit-image has in its package."""
     import skimage
 
     return Path(skimage.__file__).parent / "data" / "coffee.png"
 
 
-def continued(photo: np.ndarray, height: int, width: int) -> np.ndarray:
+def mirror_to(photo: np.ndarray, height: int, width: int) -> np.ndarray:
     """Cut the upper left (height, width, 3) of the photo, mirrored at its borders."""
-    rows, columns = (
-        np.arange(wanted) % (2 * side)
-        for wanted, side in zip((height, width), photo.shape[:2], strict=True)
-    )
-    rows, columns = (
-        np.minimum(i, 2 * side - 1 - i)
-        for i, side in zip((rows, columns), photo.shape[:2], strict=True)
-    )
+    rows = _mirrored_indices(photo.shape[0], height)
+    columns = _mirrored_indices(photo.shape[1], width)
     return photo[rows[:, None], columns]
 
 
-def measured(
-    run: str, source: Path, target: Path, options: list[str]
-) -> tuple[float, float, float]:
-    """Seconds, processor seconds and peak resident GiB of one ``distillkit restore``.
+def _mirrored_indices(side: int, length: int) -> np.ndarray:
+    """Count 0, 1, ..., side - 1, side - 1, ..., 1, 0, 0, 1, ... up to a length."""
+    indices = np.arange(length) % (2 * side)
+    return np.minimum(indices, 2 * side - 1 - indices)
+
+
+def measure_restore(run: str, source: Path, target: Path, options: Sequence[str]) -> Cost:
+    """Measure one ``distillkit restore``.
 
     Raises:
-        DistillkitError: the command failed.
+        DistillkitError: The command failed.
     """
-    model = ["--run" if Path(run).is_dir() else "--model", run]
-    command = [
-        sys.executable,
-        "-m",
-        "distillkit",
-        "restore",
-        str(source),
-        "-o",
-        str(target),
-        *model,
-        *options,
-    ]
+    model_option = "--run" if Path(run).is_dir() else "--model"
+    command = [sys.executable, "-m", "distillkit", "restore", str(source)]
+    command += ["-o", str(target), model_option, run, *options]
     start = time.perf_counter()
     process = subprocess.Popen(command)
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise DistillkitError(f"{' '.join(command)} - ended with {process.returncode}")
-    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+    # Linux counts the peak in KiB.
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / KIB_IN_GIB)
 
 
-def result_size(folder: Path) -> str:
-    """Of the results, which are then deleted."""
-    for path in folder.glob("restored_*"):
-        with Image.open(path) as image:
-            size = "{} x {}".format(*image.size)
-        path.unlink()
-    return size
+def read_result_size(folder: Path) -> str:
+    """Read the size of one of the results; several tradeoffs have several."""
+    path = next(folder.rglob("restored_*.png"))
+    with Image.open(path) as image:
+        return f"{image.width} x {image.height}"
 
 
 if __name__ == "__main__":

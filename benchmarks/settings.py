@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,18 @@ import torch
 from distillkit import load_recipe
 from distillkit_bench.alternatives import measure_in_subprocess
 
+GIB = 2**30
 CYCLE = 2
-OUTPUT = ('stage1.teachers.fidelity.term="output"',)
+"""Batches that are repeated where the cache is measured; also the steps before the timed ones."""
+
+OUTPUT_TEACHER = ('stage1.teachers.fidelity.term="output"',)
+TEACHER_TARGET = ('stage2.target="teacher"',)
+BF16 = ('training.mixed_precision="bf16"',)
+REPEATED_BATCHES = (f"data.cycle_steps={CYCLE}",)
+SCORE_ESTIMATE = ('stage1.teacher_gradient="sds"', 'stage1.score_weighting="sample"')
+
+Measurements = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By settings, joined, a measurement of each round."""
 
 
 @dataclass(frozen=True)
@@ -33,52 +43,84 @@ class Row:
     """A setting, and what it is measured against."""
 
     name: str
-    sets: tuple[str, ...]
+    settings: tuple[str, ...]
     base: tuple[str, ...] = ()
     """Settings of both sides."""
-    estimates: bool = False
+    changes_estimate: bool = False
     """Whether it changes how the objective is estimated, so that losses cannot be compared."""
 
+    @property
+    def both(self) -> tuple[str, ...]:
+        """The settings of the side that has the setting."""
+        return self.base + self.settings
 
-def rows(crop: int, cache: str) -> list[Row]:
-    """Every setting of the kind; ``cache`` is a folder that is not there yet."""
-    kept, cycle = (
-        (f"training.cache_dir='{cache}'", "training.cache_gib=2"),
-        (f"data.cycle_steps={CYCLE}",),
-    )
-    bf16 = ('training.mixed_precision="bf16"',)
-    mix, score = (
-        ('stage2.target="teacher"',),
-        ('stage1.teacher_gradient="sds"', 'stage1.score_weighting="sample"'),
-    )
+
+def list_rows(crop: int, cache_dir: str) -> list[Row]:
+    """List the settings that save time or memory.
+
+    Args:
+        crop: Side of the recipe's crop.
+        cache_dir: A folder for the feature cache, which does not exist yet.
+    """
+    cache = (f"training.cache_dir='{cache_dir}'", "training.cache_gib=2")
+    checkpointing = "training.gradient_checkpointing=true"
+    per_term = "training.per_term_backward=true"
+    latents = REPEATED_BATCHES + TEACHER_TARGET
     return [
-        Row("training.gradient_checkpointing", ("training.gradient_checkpointing=true",)),
-        Row("training.per_term_backward", ("training.per_term_backward=true",)),
-        Row("both", ("training.gradient_checkpointing=true", "training.per_term_backward=true")),
-        Row('stage1.teacher_gradient = "sds", score_weighting = "sample"', score, estimates=True),
+        Row("training.gradient_checkpointing", (checkpointing,)),
+        Row("training.per_term_backward", (per_term,)),
+        Row("both", (checkpointing, per_term)),
+        Row(
+            'stage1.teacher_gradient = "sds", score_weighting = "sample"',
+            SCORE_ESTIMATE,
+            changes_estimate=True,
+        ),
         Row(
             f"stage1.decode_crop_size = {crop // 2} of {crop}",
             (f"stage1.decode_crop_size={crop // 2}",),
-            estimates=True,
+            changes_estimate=True,
         ),
-        Row("cache_gib, data.cycle_steps: latents, both ends of `teacher`", kept, (*cycle, *mix)),
+        Row("cache_gib, data.cycle_steps: latents, both ends of `teacher`", cache, latents),
         Row(
-            "cache_gib, data.cycle_steps: an output teacher's images", kept, (*cycle, *mix, *OUTPUT)
+            "cache_gib, data.cycle_steps: an output teacher's images",
+            cache,
+            latents + OUTPUT_TEACHER,
         ),
-        Row('training.mixed_precision = "bf16"', bf16),
-        Row("... and recast_weights", ("training.recast_weights=true",), bf16),
+        Row('training.mixed_precision = "bf16"', BF16),
+        Row("... and recast_weights", ("training.recast_weights=true",), BF16),
         Row("training.channels_last", ("training.channels_last=true",)),
         Row("training.compile", ("training.compile=true",)),
     ]
 
 
 def main() -> None:
+    options = parse_options()
+    recipe = load_recipe(options.recipe, options.overrides).recipe
+    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
+        rows = list_rows(recipe.data.crop_size, folder)
+        if options.only:
+            rows = [row for row in rows if any(text in row.name for text in options.only)]
+        measurements = measure_rows(rows, options)
+    for line in format_table(rows, measurements):
+        print(line)
+    print()
+    print(describe_bf16())
+    if options.json:
+        options.json.write_text(json.dumps(measurements, indent=2) + "\n")
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", nargs="?", type=Path, default=Path("recipes/tiny/ctsr_sr4x.toml"))
     parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="of every row"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of every row",
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="TEXT", help="rows whose name has this in it"
@@ -88,69 +130,77 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=1, help="times that all is measured in turn")
     parser.add_argument("--json", type=Path, help="a file for the results")
-    arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, arguments.sets).recipe
-    found: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        chosen = [
-            r
-            for r in rows(recipe.data.crop_size, folder)
-            if not arguments.only or any(t in r.name for t in arguments.only)
-        ]
-        for _ in range(arguments.rounds):
-            for sets in dict.fromkeys(
-                sets for row in chosen for sets in (row.base, row.base + row.sets)
-            ):
-                measured = measure_in_subprocess(
-                    arguments.recipe,
-                    [*arguments.sets, *sets],
-                    arguments.steps,
-                    warmup=CYCLE,
-                    breakdown=False,
-                )
-                found.setdefault("; ".join(sets), []).append(measured)
-    print("\n".join([*table(chosen, found), "", told_bf16()]))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    return parser.parse_args()
 
 
-def table(chosen: list[Row], found: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+def measure_rows(
+    rows: Sequence[Row], options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure both sides of every row once a round; a side that rows share, once."""
+    sides: list[tuple[str, ...]] = []
+    for row in rows:
+        sides += [row.base, row.both]
+    measurements: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(options.rounds):
+        for settings in dict.fromkeys(sides):
+            measurement = measure_in_subprocess(
+                options.recipe,
+                [*options.overrides, *settings],
+                options.steps,
+                warmup=CYCLE,
+                breakdown=False,
+            )
+            measurements.setdefault("; ".join(settings), []).append(measurement)
+    return measurements
+
+
+def format_table(rows: Sequence[Row], measurements: Measurements) -> Iterator[str]:
     """Format each row's time and peak memory relative to its base, and compare the losses."""
     yield (
         "| setting | stage 1: faster | peak GiB | stage 2: faster | peak GiB | losses of stage 1 |"
     )
     yield "| --- | --- | --- | --- | --- | --- |"
-    for row in chosen:
-        base, own = (found["; ".join(sets)] for sets in (row.base, row.base + row.sets))
-        cells = [cell for stage in base[0]["stages"] for cell in _figures(base, own, stage)]
-        pairs = zip(
-            *(measured[0]["stages"]["stage1"]["losses"] for measured in (base, own)), strict=True
-        )
-        apart = max(abs(a - b) / abs(a) for a, b in pairs)
-        told = (
-            "another estimate" if row.estimates else f"within {apart:.0e}" if apart else "the same"
-        )
-        yield f"| {row.name} | {' | '.join(cells)} | {told} |"
+    for row in rows:
+        base = measurements["; ".join(row.base)]
+        both = measurements["; ".join(row.both)]
+        cells = [row.name]
+        for stage in base[0]["stages"]:
+            speedup = _fastest_step(base, stage) / _fastest_step(both, stage)
+            peaks = f"{_median_peak(base, stage):.2f} → {_median_peak(both, stage):.2f}"
+            cells += [f"{speedup:.2f}x", peaks]
+        cells.append(_compare_losses(row, base[0], both[0]))
+        yield f"| {' | '.join(cells)} |"
 
 
-def told_bf16() -> str:
-    """Whether this machine computes in bfloat16."""
+def describe_bf16() -> str:
+    """Say whether this machine computes in bfloat16."""
     if torch.cuda.is_available():
-        own = torch.cuda.is_bf16_supported(including_emulation=False)
+        computes = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        own = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return f"bfloat16 is {'computed in' if own else 'emulated'} by this machine"
+        computes = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    verb = "computed in" if computes else "emulated"
+    return f"bfloat16 is {verb} by this machine"
 
 
-def _figures(base: list[dict[str, Any]], own: list[dict[str, Any]], stage: str) -> tuple[str, str]:
-    def fastest(measured: list[dict[str, Any]]) -> float:
-        return min(ms for m in measured for ms in m["stages"][stage]["ms_all"])
+def _fastest_step(side: Sequence[Mapping[str, Any]], stage: str) -> float:
+    return min(min(measurement["stages"][stage]["ms_all"]) for measurement in side)
 
-    peaks = (
-        statistics.median(m["stages"][stage]["peak_memory"] for m in side) / 2**30
-        for side in (base, own)
-    )
-    return f"{fastest(base) / fastest(own):.2f}x", " → ".join(f"{peak:.2f}" for peak in peaks)
+
+def _median_peak(side: Sequence[Mapping[str, Any]], stage: str) -> float:
+    """Take the median peak of a stage, in GiB."""
+    peaks = [measurement["stages"][stage]["peak_memory"] for measurement in side]
+    return statistics.median(peaks) / GIB
+
+
+def _compare_losses(row: Row, base: Mapping[str, Any], both: Mapping[str, Any]) -> str:
+    if row.changes_estimate:
+        return "another estimate"
+    of_base = base["stages"]["stage1"]["losses"]
+    of_both = both["stages"]["stage1"]["losses"]
+    largest = max(abs(a - b) / abs(a) for a, b in zip(of_base, of_both, strict=True))
+    if largest == 0:
+        return "the same"
+    return f"within {largest:.0e}"
 
 
 if __name__ == "__main__":
