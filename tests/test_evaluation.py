@@ -18,7 +18,13 @@ from PIL import Image
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DiskError, DistillkitError, WeightsError
-from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
+from distillkit.evaluation.gallery import (
+    Gallery,
+    crop_detail,
+    difference_map,
+    image_title,
+    sort_for_display,
+)
 from distillkit.evaluation.protocol import (
     EvaluationSettings,
     Method,
@@ -38,7 +44,7 @@ from distillkit.report.losses import draw_losses
 from distillkit.report.notes import cost_note
 from distillkit.report.page import write_report
 from distillkit.report.tables import cost_cells, cost_columns, difference_table
-from distillkit.report.tradeoff import leave_out_far_point
+from distillkit.report.tradeoff import draw_tradeoff, leave_out_far_point
 
 
 def roughness(image: torch.Tensor) -> torch.Tensor:
@@ -480,7 +486,7 @@ def test_the_pictures_are_pictures(tmp_path, evaluated):
     height = 26 + 2 * 192 + 6
     width = 8 * 192 + 7 * 6  # input, bicubic, 2 teachers, student at 3 tradeoffs, truth
     assert figure.shape == (height, width, 3)
-    first = evaluated[1].photos["photo0.png"]
+    first = next(iter(evaluated[1].pictures.values())).detail
     left = 7 * (192 + 6)
     assert (figure[26, left] == first["gt"][:, 0, 0].numpy()).all()
     assert (figure[26 + 191, left + 191] == first["gt"][:, -1, -1].numpy()).all()
@@ -538,15 +544,49 @@ def test_unknown_costs_have_no_column():
     assert cost_cells(results, method) == ["1", "865.9 M", "8.5 k"]
 
 
-def test_a_gallery_keeps_one_crop_a_photo_without_the_combinations(evaluated):
-    photos = evaluated[1].photos
-    assert list(photos) == ["photo0.png", "photo1.png"]
-    assert set(photos["photo0.png"]) == {"lq", "gt", *(m.label for m in METHODS)}
+def flat(value, height=12, width=12):
+    return torch.full((3, height, width), value, dtype=torch.uint8)
+
+
+def test_a_gallery_keeps_the_photos_on_which_the_methods_differ_most():
+    gallery = Gallery(limit=2)
+    differences = {"a#0": 3, "a#1": 9, "b#0": 1, "c#0": 50, "d#0": 2, "e#0": 0, "c#1": 20}
+    for item, difference in differences.items():
+        images = {"gt": flat(100), "one": flat(100), "two": flat(100 + difference)}
+        gallery(item, {**images, "linear:0.5": flat(0)})
+    # One item a photo, the largest difference first; combinations are not shown.
+    assert list(gallery.pictures) == ["c#0", "a#1"]
+    assert set(gallery.pictures["c#0"].whole) == {"gt", "one", "two"}
+    assert gallery.pictures["c#0"].difference == pytest.approx(25, abs=0.1)
+
+
+def test_a_single_method_is_held_against_the_ground_truth():
+    gallery = Gallery(limit=1)
+    for item, error in (("a", 2), ("b", 8), ("c", 4)):
+        gallery(item, {"gt": flat(100), "one": flat(100 + error)})
+    assert list(gallery.pictures) == ["b"]
+
+
+def test_pictures_are_whole_and_reduced_only_where_a_page_could_not_hold_them(monkeypatch):
+    images = {"gt": flat(7, 40, 60), "lq": flat(7, 10, 15), "one": flat(9, 40, 60)}
+    gallery = Gallery()
+    gallery("a", images)
+    picture = gallery.pictures["a"]
+    assert picture.reduction == 1
+    assert all(torch.equal(picture.whole[label], images[label]) for label in images)
+    monkeypatch.setattr("distillkit.evaluation.gallery.MAX_PIXELS", 270)
+    gallery = Gallery()
+    gallery("a", images)
+    picture = gallery.pictures["a"]
+    assert picture.reduction == 3
+    assert picture.whole["gt"].shape == (3, 13, 20)
+    assert picture.whole["one"].unique().tolist() == [9]
+    assert picture.whole["lq"].shape == (3, 10, 15)
 
 
 def test_images_are_sorted_and_titled_for_display(evaluated):
     teachers = ("fidelity", "realness")
-    labels = list(evaluated[1].photos["photo0.png"])
+    labels = list(next(iter(evaluated[1].pictures.values())).whole)
     assert sort_for_display(labels, teachers) == [
         "lq",
         "bicubic",
@@ -565,13 +605,16 @@ def test_images_are_sorted_and_titled_for_display(evaluated):
     assert image_title("student@0.5", teachers) == "student 0.5"
 
 
-def test_a_gallery_cuts_the_same_region_of_every_image():
-    gt = torch.arange(40 * 60).view(1, 40, 60).expand(3, -1, -1)
-    gallery = Gallery(limit=1, side=30)
-    gallery("a", {"lq": gt[:, ::4, ::4], "gt": gt, "student": gt})
-    (shown,) = gallery.photos.values()
-    assert shown["gt"].shape == (3, 28, 28)
-    assert shown["lq"].shape == (3, 7, 7)
+def test_a_detail_is_the_same_region_of_every_image_where_methods_differ_most():
+    gt = torch.arange(40 * 60, dtype=torch.float32).view(1, 40, 60).expand(3, -1, -1)
+    one = gt.clone()
+    one[:, 30:, 45:] += 50
+    images = {"lq": gt[:, ::4, ::4], "gt": gt, "one": one, "two": gt}
+    shown = crop_detail(images, difference_map(images), side=18)
+    # 18 pixels are 4 of the input; the corner that differs is 16 x 16 of them, from row 24 on.
+    assert shown["gt"].shape == (3, 16, 16)
+    assert shown["lq"].shape == (3, 4, 4)
+    assert torch.equal(shown["gt"], gt[:, 24:, 44:])
     assert torch.equal(shown["gt"][:, ::4, ::4], shown["lq"])
 
 
@@ -579,7 +622,7 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
     html = report(tmp_path, evaluated)
     page = Page(html)
     assert page.open == []
-    assert len(page.loads) == 5
+    assert len(page.loads) == 6
     assert all(value.startswith("data:image/png;base64,") for value in page.loads)
     assert not re.search(r"https?://", html)
     assert html.count("weights absent") == 8  # a cell of each method
@@ -597,26 +640,95 @@ def test_the_report_shows_what_a_recipe_says_and_runs_none_of_it(tmp_path, evalu
     assert "<b>3.11" not in html
 
 
+def data_of(html, id):
+    script = rf'<script type="application/json" id="{id}">(.*?)</script>'
+    return json.loads(re.search(script, html, re.DOTALL)[1])
+
+
 def test_the_viewer_has_every_photo_at_every_tradeoff(tmp_path, evaluated):
-    html = report(tmp_path, evaluated)
-    script = r'<script type="application/json" id="viewer">(.*?)</script>'
-    data = json.loads(re.search(script, html, re.DOTALL)[1])
-    assert [photo["name"] for photo in data["photos"]] == ["photo0.png", "photo1.png"]
-    assert [point["tradeoff"] for point in data["sweep"]] == [0, 0.5, 1]
+    data = data_of(report(tmp_path, evaluated), "viewer")
+    assert [photo["name"] for photo in data["photos"]] == list(evaluated[1].pictures)
+    assert len(data["photos"]) == 2
+    assert list(data["curves"]) == ["student"]
+    assert [point["tradeoff"] for point in data["curves"]["student"]] == [0, 0.5, 1]
     images = list(data["photos"][0]["images"])
-    assert {point["label"] for point in data["sweep"]} < set(images)
+    assert {point["label"] for point in data["curves"]["student"]} < set(images)
     in_order = sort_for_display(images, ("fidelity", "realness"))
     assert [label for label, _ in data["labels"]] == in_order
     assert data["photos"][0]["size"] == [12, 12]
+    assert data["photos"][0]["reduction"] == 1
+
+
+def test_large_pictures_are_small_files_and_the_page_says_so(tmp_path, evaluated, monkeypatch):
+    exact = report(tmp_path, evaluated)
+    assert "stored as JPEG" not in exact
+    monkeypatch.setattr("distillkit.report.comparison.MAX_LOSSLESS_PIXELS", 100)
+    monkeypatch.setattr("distillkit.report.page.MAX_LOSSLESS_PIXELS", 100)
+    html = report(tmp_path, evaluated)
+    assert "stored as JPEG" in html
+    images = data_of(html, "viewer")["photos"][0]["images"]
+    assert images["student@0"].startswith("data:image/jpeg;base64,")
+    # The input is small enough.
+    assert images["lq"].startswith("data:image/png;base64,")
+
+
+def test_the_page_has_the_values_of_every_image(tmp_path, evaluated):
+    results = evaluated[0]
+    values = {key: column.copy() for key, column in results.values.items()}
+    values["bicubic", "psnr"][2] = math.nan
+    data = data_of(report(tmp_path, (replace(results, values=values), evaluated[1])), "per-image")
+    assert data["items"] == list(results.items)
+    titles = ["bicubic", "fidelity teacher", "realness teacher"]
+    assert data["methods"] == [*titles, "student 0", "student 0.5", "student 1"]
+    psnr_values, roughness_values = data["metrics"]
+    assert (psnr_values["name"], psnr_values["higher"]) == ("psnr", True)
+    assert (roughness_values["name"], roughness_values["higher"]) == ("roughness", False)
+    assert psnr_values["columns"][0][2] is None
+    assert psnr_values["columns"][0][1] == pytest.approx(values["bicubic", "psnr"][1], abs=1e-3)
+
+
+def test_every_cell_carries_its_head_for_a_narrow_page(tmp_path, evaluated):
+    html = report(tmp_path, evaluated)
+    assert '<td data-head="roughness ↓ (trained against)">' in html
+    assert '<td data-head="lpips-vgg">weights absent</td>' in html
 
 
 def test_a_report_without_training_or_a_tradeoff_leaves_those_parts_out(tmp_path):
     gallery = Gallery()
     results = evaluate_toy([bicubic_method(2)], items(), [psnr()], observe=gallery)
+    write_evaluation(results, gallery, tmp_path)
     html = report(tmp_path, (results, gallery), history=[])
     assert Page(html).open == []
-    for part in ("<h2>Training", "<h2>Checks", "minus that of a baseline"):
+    parts = ("Training", "Checks", "Fidelity and realism", "All metrics", "Quality, time")
+    for part in (*(f"<h2>{part}" for part in parts), "minus that of a baseline"):
         assert part not in html
+    assert "Numbers along the curve" not in html
+    assert data_of(html, "viewer")["curves"] == {}
+    assert not (tmp_path / "tradeoff.png").exists()
+
+
+def test_a_figure_is_drawn_only_where_there_is_something_to_compare(evaluated):
+    results = evaluated[0]
+    assert draw_tradeoff(results, ()) is not None
+    assert draw_tradeoff(replace(results, methods=results.methods[:1], teachers=None), ()) is None
+    values = {key: column * math.nan for key, column in results.values.items()}
+    values |= {key: column for key, column in results.values.items() if key[1] == "psnr"}
+    assert draw_tradeoff(replace(results, values=values), ()) is None
+    # One method without a mean is left out; the others are drawn.
+    values = dict(results.values)
+    values["fidelity", "roughness"] = values["fidelity", "roughness"] * math.nan
+    values["student@0.5", "roughness"] = values["student@0.5", "roughness"] * math.nan
+    assert draw_tradeoff(replace(results, values=values), ()) is not None
+    assert draw_losses([{"stage": "stage1", "step": 1, "loss": math.nan}]) is None
+
+
+def test_costs_of_folders_are_no_headline(tmp_path, evaluated):
+    results = evaluated[0]
+    assert "network evaluations per image (NFE)</span>" in report(tmp_path, evaluated)
+    unknown = tuple(replace(method, nfe=None) for method in results.methods)
+    html = report(tmp_path, (replace(results, methods=unknown), evaluated[1]))
+    assert "network evaluations per image (NFE)</span>" not in html
+    assert "<b>None" not in html
 
 
 def test_losses_that_are_missing_or_not_finite_are_left_out():

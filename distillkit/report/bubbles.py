@@ -68,6 +68,8 @@ def _draw_methods(
         area = 30 + 1500 * parameters / largest
         seconds = np.median([method.seconds for method in own])
         means = mean_values(results, own, metric.name)
+        if not np.isfinite(means).all():
+            continue
         title = image_title(name, results.teachers)
         axis.scatter(
             [seconds] * len(own),

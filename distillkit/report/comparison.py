@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,36 +11,45 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from distillkit.evaluation.gallery import Images, crop_center, image_title, sort_for_display
+from distillkit.evaluation.gallery import DETAIL_SIDE, Picture, image_title, sort_for_display
 from distillkit.files.images import to_pil
+from distillkit.report.style import page_colors
 
-TILE = 192
+TILE = 2 * DETAIL_SIDE
 """Side of a tile, pixels."""
+MAX_LOSSLESS_PIXELS = 2**19
+"""Larger images are stored as JPEG files: a page with dozens of them has to open."""
 GAP = 6
 HEADER = 26
-TEXT_COLOR = "#22262d"
 
 
-def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | None) -> bytes:
+def draw_comparison(
+    pictures: Mapping[str, Picture],
+    teachers: tuple[str, str] | None,
+    *,
+    dark: bool = False,
+) -> bytes:
     """Draw the images of every method side by side, one row for each photo.
 
     Columns are the input, baselines, teachers, the student by tradeoff, and the ground truth. A
-    tile shows the central 96 x 96 ground-truth pixels (all of a smaller image), enlarged by a whole
-    number without smoothing, the input too.
+    tile shows the region where the methods differ most, enlarged by a whole number without
+    smoothing, the input too.
 
     Args:
-        photos: images of every method by photo, at least one photo.
+        pictures: by item, at least one.
         teachers: labels of the faithful and the realistic teacher.
+        dark: for a dark page.
 
     Returns:
         A PNG file.
     """
-    centers = [crop_center(images, TILE // 2) for images in photos.values()]
-    labels = sort_for_display(list(centers[0]), teachers)
+    details = [picture.detail for picture in pictures.values()]
+    labels = sort_for_display(list(details[0]), teachers)
     step = TILE + GAP
     width = step * len(labels) - GAP
-    height = HEADER + step * len(centers) - GAP
-    canvas = Image.new("RGB", (width, height), "white")
+    height = HEADER + step * len(details) - GAP
+    text_color, background = page_colors(dark)
+    canvas = Image.new("RGB", (width, height), background)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.truetype(_font_file(), 14)
     for column, label in enumerate(labels):
@@ -47,11 +57,11 @@ def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | No
         draw.text(
             (left + TILE / 2, HEADER / 2),
             image_title(label, teachers),
-            fill=TEXT_COLOR,
+            fill=text_color,
             font=font,
             anchor="mm",
         )
-        for row, images in enumerate(centers):
+        for row, images in enumerate(details):
             # A crop smaller than the tile stays in its upper left corner.
             tile = _enlarge(_to_pillow(images[label]))
             top = HEADER + step * row
@@ -59,9 +69,19 @@ def draw_comparison(photos: Mapping[str, Images], teachers: tuple[str, str] | No
     return _encode(canvas)
 
 
-def encode_image(image: Tensor) -> bytes:
-    """Encode a uint8 image (3, H, W) as a PNG file."""
-    return _encode(_to_pillow(image))
+def image_uri(image: Tensor) -> str:
+    """Encode a uint8 image (3, H, W) as a data URI, without loss where it is not large."""
+    picture = _to_pillow(image)
+    if picture.width * picture.height <= MAX_LOSSLESS_PIXELS:
+        return data_uri(_encode(picture))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=90, subsampling=0)
+    return data_uri(buffer.getvalue(), "jpeg")
+
+
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """Write a file of an image as an address that a page can show."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _font_file() -> Path:

@@ -39,9 +39,10 @@ def write_evaluation(
 
     ``metrics.json``, ``metrics.csv`` and ``table.md`` hold the means, ``per_image.json`` every
     value (:meth:`Results.from_json` reads it back), so that two runs on the same images can be
-    compared in pairs. The figures are ``tradeoff.png``, ``comparison.png`` and, where there is
-    enough to draw, ``radar.png`` (three metrics) and ``bubbles.png`` (two methods whose time and
-    size are known). Each file appears whole or not at all.
+    compared in pairs. The figures are ``comparison.png`` and, where there is enough to draw,
+    ``tradeoff.png`` (two methods and a perceptual metric), ``radar.png`` (three metrics) and
+    ``bubbles.png`` (two methods whose time and size are known). Each file appears whole or not at
+    all.
 
     Args:
         results: what was measured.
@@ -58,7 +59,7 @@ def write_evaluation(
         csv_text(rows),
         evaluation_markdown(results, trained_against, checks),
         draw_tradeoff(results, trained_against),
-        draw_comparison(gallery.photos, results.teachers),
+        draw_comparison(gallery.pictures, results.teachers),
         draw_radar(results, trained_against),
         draw_bubbles(results),
     )

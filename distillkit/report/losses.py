@@ -32,22 +32,25 @@ def draw_losses(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> 
         dark: for a dark page.
 
     Returns:
-        A PNG file, or None if nothing was logged.
+        A PNG file, or None if no finite value was logged.
     """
     lines_by_stage = defaultdict(list)
     for line in history:
         lines_by_stage[str(line["stage"])].append(line)
-    if not lines_by_stage:
+    curves_by_stage = {}
+    for stage, lines in lines_by_stage.items():
+        curves = _loss_curves(lines)
+        if curves:
+            curves_by_stage[stage] = curves
+    if not curves_by_stage:
         return None
-    count = len(lines_by_stage)
+    count = len(curves_by_stage)
     with figure_style(dark):
         figure, panels = make_panels(count, 5.4 * count, 4.2)
-        for axis, stage in zip(panels, lines_by_stage, strict=True):
+        for axis, (stage, curves) in zip(panels, curves_by_stage.items(), strict=True):
             axis.set_title(stage)
             axis.set_xlabel("step")
-            curves = _loss_curves(lines_by_stage[stage])
-            if curves:
-                _draw_curves(axis, curves)
+            _draw_curves(axis, curves)
         return encode_figure(figure)
 
 

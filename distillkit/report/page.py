@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,25 @@ from typing import Any, NamedTuple
 
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
-from distillkit.evaluation.results import MeasuredMetric, Results
+from distillkit.evaluation.results import STUDENT, MeasuredMetric, Results
 from distillkit.files.atomic import write_file
 from distillkit.report.bubbles import draw_bubbles
-from distillkit.report.comparison import draw_comparison, encode_image
+from distillkit.report.comparison import (
+    MAX_LOSSLESS_PIXELS,
+    data_uri,
+    draw_comparison,
+    image_uri,
+)
 from distillkit.report.documents import evaluation_content, fill_template
 from distillkit.report.losses import draw_losses
 from distillkit.report.radar import draw_radar
-from distillkit.report.tables import decimals, mean_values, metric_role, number_cell
+from distillkit.report.tables import (
+    decimals,
+    mean_values,
+    metric_role,
+    number_cell,
+    ordered_methods,
+)
 from distillkit.report.tradeoff import draw_tradeoff
 
 
@@ -27,6 +38,16 @@ class Headline(NamedTuple):
     value: str
     name: str
     detail: str
+
+
+class Figure(NamedTuple):
+    """A figure for both kinds of page."""
+
+    light: str
+    """Data URI."""
+    dark: str
+    min_width: int
+    """Pixels below which its text cannot be read."""
 
 
 def write_report(
@@ -56,17 +77,23 @@ def write_report(
         The page's path.
     """
     checks = check_sweep(results, trained_against)
-    comparison = draw_comparison(gallery.photos, results.teachers)
+    comparison = partial(draw_comparison, gallery.pictures, results.teachers)
+    viewer = _viewer(results, gallery)
+    per_image = _per_image(results)
     html = fill_template(
         "report.html.j2",
         title=out_dir.resolve().name,
         headlines=_headlines(results, trained_against),
-        viewer=_viewer(results, gallery),
+        viewer=viewer,
+        per_image=per_image,
+        first_perceptual=_first_perceptual(per_image, results),
+        has_sweep=len(results.sweep()) > 1,
+        lossy=_is_lossy(viewer),
         tradeoff=_light_and_dark(partial(draw_tradeoff, results, trained_against)),
         radar=_light_and_dark(partial(draw_radar, results, trained_against)),
         bubbles=_light_and_dark(partial(draw_bubbles, results)),
         losses=_light_and_dark(partial(draw_losses, list(history))),
-        comparison=_data_uri(comparison),
+        comparison=_light_and_dark(comparison, smallest=1.0),
         recipe=recipe_toml,
         manifest=dict(_flatten(manifest)),
         **evaluation_content(results, trained_against, checks),
@@ -84,13 +111,18 @@ def _headlines(results: Results, trained_against: Collection[str]) -> list[Headl
     headlines = []
     shown = [results.fidelity, *(metric.name for metric in results.perceptual)]
     for metric in results.metrics:
-        if metric.name in shown:
+        ends = mean_values(results, [sweep[0], sweep[-1]], metric.name)
+        if metric.name in shown and all(map(math.isfinite, ends)):
             headlines.append(_metric_headline(results, metric, trained_against))
     nfe = sweep[0].nfe
+    if nfe is None:
+        # Of images in folders it is not known.
+        return headlines
     counts = [f"{nfe} of the student"]
     for label in results.teachers or ():
-        teacher = image_title(label, results.teachers)
-        counts.append(f"{results.method(label).nfe} of {teacher}")
+        teacher_nfe = results.method(label).nfe
+        if teacher_nfe is not None:
+            counts.append(f"{teacher_nfe} of {image_title(label, results.teachers)}")
     headline = Headline(
         value=f"{nfe}",
         name="network evaluations per image (NFE)",
@@ -122,39 +154,84 @@ def _metric_headline(
 def _viewer(results: Results, gallery: Gallery) -> dict[str, Any]:
     """Collect the images, titles and tradeoffs that the page's script shows."""
     photos: list[dict[str, Any]] = []
-    for name, images in gallery.photos.items():
-        _, height, width = images["gt"].shape
+    for name, picture in gallery.pictures.items():
+        _, height, width = picture.whole["gt"].shape
         photo: dict[str, Any] = {
             "name": name,
             "size": [width, height],
-            "images": {},
+            "reduction": picture.reduction,
+            "images": {label: image_uri(image) for label, image in picture.whole.items()},
         }
-        for label, image in images.items():
-            photo["images"][label] = _data_uri(encode_image(image))
         photos.append(photo)
     # All photos show the same methods.
     labels = []
     for label in sort_for_display(list(photos[0]["images"]), results.teachers):
         labels.append((label, image_title(label, results.teachers)))
-    sweep = []
-    for method in results.sweep():
-        sweep.append({"label": method.label, "tradeoff": method.tradeoff})
-    return {"photos": photos, "labels": labels, "sweep": sweep}
+    return {"photos": photos, "labels": labels, "curves": _curves(results)}
 
 
-def _light_and_dark(draw: Callable[..., bytes | None]) -> list[str]:
+def _curves(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """List the methods that have several tradeoffs, the student first: they get a slider."""
+    names = [STUDENT, *(method.name for method in results.methods)]
+    curves = {}
+    for name in dict.fromkeys(names):
+        sweep = results.sweep(name)
+        if len(sweep) > 1:
+            curves[name] = [{"label": m.label, "tradeoff": m.tradeoff} for m in sweep]
+    return curves
+
+
+def _per_image(results: Results) -> dict[str, Any]:
+    """Collect the values of every image that the page's script sorts; None where there is none."""
+    methods = [method for method in ordered_methods(results) if not method.is_combination]
+    metrics = []
+    for metric in results.metrics:
+        if metric.of_set:
+            continue
+        digits = decimals(results, metric.name)
+        columns = []
+        for method in methods:
+            values = results.values[method.label, metric.name].tolist()
+            columns.append([None if math.isnan(v) else round(v, digits + 1) for v in values])
+        content = {
+            "name": metric.name,
+            "higher": metric.higher_is_better,
+            "digits": digits,
+            "columns": columns,
+        }
+        metrics.append(content)
+    titles = [image_title(method.label, results.teachers) for method in methods]
+    return {"items": results.items, "methods": titles, "metrics": metrics}
+
+
+def _first_perceptual(per_image: Mapping[str, Any], results: Results) -> int | None:
+    """Return the number of the metric that the table of images begins with."""
+    perceptual = {metric.name for metric in results.perceptual}
+    for number, metric in enumerate(per_image["metrics"]):
+        if metric["name"] in perceptual:
+            return number
+    return None
+
+
+def _is_lossy(viewer: Mapping[str, Any]) -> bool:
+    """Tell whether some pictures of the page are not stored exactly."""
+    return any(math.prod(photo["size"]) > MAX_LOSSLESS_PIXELS for photo in viewer["photos"])
+
+
+def _light_and_dark(draw: Callable[..., bytes | None], smallest: float = 0.45) -> Figure | None:
     """Draw a figure for both kinds of page.
 
-    Returns:
-        Two data URIs, or none where there is no figure.
+    Args:
+        draw: draws it, or returns None where there is nothing to draw.
+        smallest: the share of its full width at which its text can still be read.
     """
-    figures = [draw(dark=False), draw(dark=True)]
-    return [_data_uri(figure) for figure in figures if figure is not None]
-
-
-def _data_uri(png: bytes) -> str:
-    content = base64.b64encode(png).decode()
-    return f"data:image/png;base64,{content}"
+    light = draw(dark=False)
+    dark = draw(dark=True)
+    if light is None or dark is None:
+        return None
+    # The header of a PNG file has its width here.
+    width = int.from_bytes(light[16:20], "big")
+    return Figure(data_uri(light), data_uri(dark), round(smallest * width))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -24,14 +24,17 @@ OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9", GRAY, "#B8A800")
 ALL_COLORS = (STUDENT_COLOR, FAITHFUL_COLOR, REALISTIC_COLOR, *OTHER_COLORS)
 
 
+def page_colors(dark: bool) -> tuple[str, str]:
+    """Return the colors of text and background of a light or a dark page."""
+    if dark:
+        return "#d6dae1", "#16191f"
+    return "#22262d", "#ffffff"
+
+
 @contextmanager
 def figure_style(dark: bool) -> Iterator[None]:
     """Draw the figures of a block for a light or a dark page."""
-    text = "#22262d"
-    background = "#ffffff"
-    if dark:
-        text = "#d6dae1"
-        background = "#16191f"
+    text, background = page_colors(dark)
     settings: dict[Any, Any] = {
         "figure.facecolor": background,
         "axes.facecolor": background,

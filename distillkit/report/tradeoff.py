@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 
@@ -27,7 +29,7 @@ def draw_tradeoff(
     trained_against: Collection[str],
     *,
     dark: bool = False,
-) -> bytes:
+) -> bytes | None:
     """Draw PSNR over perceptual distance.
 
     There is one panel for each perceptual metric. It shows the student's curve, the teachers
@@ -41,18 +43,20 @@ def draw_tradeoff(
         dark: for a dark page.
 
     Returns:
-        A PNG file.
+        A PNG file, or None without a perceptual metric of two methods.
     """
-    metrics = results.perceptual
-    count = max(1, len(metrics))
+    panels_content = []
+    for metric in results.perceptual:
+        measured = _with_means(results, metric)
+        if len(measured.methods) > 1:
+            panels_content.append((metric, measured))
+    if not panels_content:
+        return None
+    count = len(panels_content)
     with figure_style(dark):
         figure, panels = make_panels(count, 5.4 * count, 4.4)
-        if not metrics:
-            panels[0].set_axis_off()
-            figure.text(0.5, 0.5, "no perceptual metric was measured", ha="center")
-            return encode_figure(figure)
-        for axis, metric in zip(panels, metrics, strict=True):
-            _draw_panel(axis, results, metric)
+        for axis, (metric, measured) in zip(panels, panels_content, strict=True):
+            _draw_panel(axis, measured, metric)
             _label_panel(axis, results, metric, trained_against)
         figure.legend(
             *panels[0].get_legend_handles_labels(),
@@ -60,6 +64,19 @@ def draw_tradeoff(
             ncols=5,
         )
         return encode_figure(figure)
+
+
+def _with_means(results: Results, metric: MeasuredMetric) -> Results:
+    """Leave out the methods that a metric gave no mean."""
+    methods = []
+    for method in results.methods:
+        if math.isfinite(results.mean(method.label, metric.name)):
+            methods.append(method)
+    labels = {method.label for method in methods}
+    teachers = results.teachers
+    if teachers is not None and not labels.issuperset(teachers):
+        teachers = None
+    return replace(results, methods=tuple(methods), teachers=teachers)
 
 
 def _label_panel(

@@ -44,4 +44,4 @@ def with_progress(items: Iterable[T], count: int, work: str) -> Iterator[T]:
         last_line = now
         pace = (times[-1] - times[0]) / (len(times) - 1)
         remaining = timedelta(seconds=round(pace * (count - done)))
-        print_status(f"{work} {done}/{count}  {pace:.2g} s each  ETA {remaining}")
+        print_status(f"{work} {done}/{count}  {pace:.1f} s each  ETA {remaining}")

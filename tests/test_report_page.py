@@ -1,0 +1,188 @@
+"""The report in a real browser: wide and narrow, light and dark."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distillkit.data.evaluation_pairs import EvaluationPair
+from distillkit.evaluation.gallery import Gallery
+from distillkit.evaluation.protocol import EvaluationSettings, Method, evaluate
+from distillkit.files.images import to_float
+from distillkit.metrics.distortion import psnr, psnr_y, ssim, ssim_y
+from distillkit.metrics.learned import stlpips
+from distillkit.report.page import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+
+LAYOUTS = [(width, scheme) for width in (1280, 768, 375) for scheme in ("light", "dark")]
+CUT_OFF = """
+[...document.querySelectorAll("table")]
+    .filter((table) => table.offsetParent && table.getBoundingClientRect().right > innerWidth)
+    .map((table) => table.innerText.slice(0, 80))
+"""
+COLUMN = "[...document.querySelectorAll('#values tbody td:last-child')].map((c) => +c.textContent)"
+NAMES = "[...document.querySelectorAll('#values tbody td:first-child')].map((c) => c.innerText)"
+
+
+def noisy(name, tradeoff, noise):
+    """Make a method that adds noise, more of it to some images."""
+
+    def restore(item, inputs, generator):
+        strength = noise * (1 + int(item[-2:]) % 5)
+        return inputs.lq + strength * torch.randn(inputs.lq.shape, generator=generator)
+
+    return Method(name, tradeoff, 1, restore, parameters=10**6)
+
+
+def write_page(folder, methods, metrics, **settings):
+    rng = np.random.default_rng(0)
+    items = []
+    for number in range(12):
+        small = rng.uniform(40, 215, (6, 8, 3)).astype(np.uint8)
+        large = np.array(Image.fromarray(small).resize((96, 72), Image.Resampling.BICUBIC))
+        gt = to_float(large)[None]
+        items.append(EvaluationPair(f"photo{number:02}", gt, gt))
+    gallery = Gallery()
+    shown = EvaluationSettings("toys", **settings)
+    results = evaluate(methods, items, metrics, shown, observe=gallery)
+    folder.mkdir()
+    return write_report(folder, results, gallery, manifest={"packages": {"a": "1" * 90}})
+
+
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory):
+    """A report of a student with a tradeoff."""
+    methods = [
+        noisy("fidelity", None, 0.02),
+        noisy("realness", None, 0.05),
+        noisy("student", 0.0, 0.04),
+        noisy("student", 0.5, 0.03),
+        noisy("student", 1.0, 0.01),
+    ]
+    metrics = [psnr(), psnr_y(), ssim(), ssim_y(), stlpips("alex")]
+    combine = ("fidelity", "realness")
+    folder = tmp_path_factory.mktemp("pages") / "run"
+    return write_page(folder, methods, metrics, combine=combine, reference="fidelity")
+
+
+@pytest.fixture(scope="module")
+def folders_page(tmp_path_factory):
+    """A report without any tradeoff and without a perceptual metric."""
+    methods = [noisy("ours", None, 0.02), noisy("theirs", None, 0.05)]
+    return write_page(tmp_path_factory.mktemp("pages") / "folders", methods, [psnr()])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page; errors of its script fail the test."""
+    pages = []
+
+    def call(path, width=1280, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.failed = []
+        page.on("pageerror", lambda error: page.failed.append(str(error)))
+        page.goto(path.as_uri())
+        pages.append(page)
+        return page
+
+    yield call
+    for page in pages:
+        assert page.failed == []
+        page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), LAYOUTS)
+def test_nothing_is_cut_off(visit, run_page, width, scheme):
+    page = visit(run_page, width, scheme)
+    for details in page.query_selector_all("details:not([open]) summary"):
+        details.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CUT_OFF) == []
+    stacked = page.evaluate("document.querySelectorAll('table.stacked').length")
+    assert (stacked > 0) == (width < 1280)
+    heads = page.locator("td[data-head^='stlpips-alex']").first
+    assert heads.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_figures_follow_the_color_scheme(visit, run_page, scheme):
+    page = visit(run_page, scheme=scheme)
+    is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 17, 21)"
+    assert is_dark == (scheme == "dark")
+    shown = (
+        "[...document.querySelectorAll('picture')].map((p) => p.querySelector('img').currentSrc)"
+    )
+    dark = "[...document.querySelectorAll('picture source')].map((s) => s.srcset)"
+    figures = page.evaluate(shown)
+    # Tradeoff, radar, bubbles and comparison.
+    assert len(figures) == 4
+    assert (figures == page.evaluate(dark)) == is_dark
+
+
+def test_without_a_tradeoff_there_is_no_slider_for_it(visit, run_page, folders_page):
+    page = visit(folders_page)
+    assert not page.locator("#left-tradeoff").is_visible()
+    assert not page.locator("#right-tradeoff").is_visible()
+    assert page.locator("#tag-right").inner_text() == "ours"
+    page = visit(run_page)
+    assert page.locator("#right-tradeoff").is_visible()
+    assert not page.locator("#left-tradeoff").is_visible()
+    page.locator("#right-tradeoff").fill("2")
+    assert page.locator("#tag-right").inner_text() == "student 1"
+    page.locator("#left").select_option(label="student")
+    page.locator("#left-tradeoff").fill("0")
+    assert page.locator("#tag-left").inner_text() == "student 0"
+    page.locator("#right").select_option(label="ground truth")
+    assert not page.locator("#right-tradeoff").is_visible()
+
+
+def test_pictures_are_shown_whole_and_zoomed(visit, run_page):
+    page = visit(run_page, 375)
+    box = page.locator("#stage").bounding_box()
+    assert box["x"] + box["width"] <= 375
+    assert box["width"] / box["height"] == pytest.approx(96 / 72, abs=0.01)
+    assert page.locator("#zoom-value").inner_text() == "300 %"
+    page.locator("#zoom").fill("1")
+    assert page.locator("#zoom-value").inner_text() == "400 %"
+    before = page.locator("#image-left").get_attribute("style")
+    page.locator("#stage").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#image-left").get_attribute("style") != before
+    left = page.locator("#image-left").get_attribute("style")
+    assert left == page.locator("#image-right").get_attribute("style")
+
+
+def test_the_images_are_sorted_worst_first_by_any_method(visit, run_page):
+    page = visit(run_page)
+    assert page.locator("#metric option:checked").inner_text() == "stlpips-alex"
+    distances = page.evaluate(COLUMN)
+    assert distances == sorted(distances, reverse=True)
+    assert len(distances) == 10
+    page.get_by_role("button", name="show all 12 images").click()
+    assert len(page.evaluate(COLUMN)) == 12
+    page.locator("#metric").select_option(label="psnr")
+    psnrs = page.evaluate(COLUMN)
+    assert psnrs == sorted(psnrs)
+    page.locator("#values th").last.get_by_role("button").click()
+    assert page.evaluate(COLUMN) == psnrs[::-1]
+    page.locator("#values th").first.get_by_role("button").click()
+    assert page.evaluate(NAMES) == [f"photo{number:02}" for number in range(11, -1, -1)]
+    linked = page.locator("#values .link").last
+    name = linked.inner_text()
+    linked.click()
+    assert page.locator("#photo option:checked").inner_text() == name
