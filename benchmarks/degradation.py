@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from distillkit_superres.degradation.pipeline import Bicubic, RealESRGAN
 
 CELL = 2
 """Enlargement of the small images on the sheet."""
+SHEET_COLUMNS = 12
+"""Photographs on the sheet."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ class Drawn:
     ranges: Sequence[tuple[float, float]]
 
     def problem(self) -> str | None:
-        """What of the values does not fit, if anything."""
+        """Describe which of the values do not fit, if any."""
         if not self.values:
             return None
-        low, high = min(a for a, _ in self.ranges), max(b for _, b in self.ranges)
+        low = min(a for a, _ in self.ranges)
+        high = max(b for _, b in self.ranges)
         if min(self.values) < low or max(self.values) > high:
             drawn = f"{min(self.values):.4g} to {max(self.values):.4g}"
             return f"values from {drawn}, published {low:.4g} to {high:.4g}"
@@ -59,17 +62,16 @@ class Drawn:
         square = sum(a * a + a * b + b * b for a, b in self.ranges) / 3 / len(self.ranges)
         error = math.sqrt(max(square - mean**2, 0) / len(self.values))
         off = abs(sum(self.values) / len(self.values) - mean)
-        return (
-            f"mean is {off:.4g} from {mean:.4g}, {off / error:.1f} standard errors"
-            if off > 4 * error + 1e-12
-            else None
-        )
+        if off <= 4 * error + 1e-12:
+            return None
+        return f"mean is {off:.4g} from {mean:.4g}, {off / error:.1f} standard errors"
 
     def __str__(self) -> str:
         if not self.values:
             return "never drawn"
         mean, spread = _mean_and_spread(self.values)
-        low, high = min(a for a, _ in self.ranges), max(b for _, b in self.ranges)
+        low = min(a for a, _ in self.ranges)
+        high = max(b for _, b in self.ranges)
         drawn = f"{min(self.values):.2f}..{max(self.values):.2f}"
         return f"{mean:.2f} ± {spread:.2f}, {drawn} of {low:.2f}..{high:.2f}"
 
@@ -82,34 +84,36 @@ class Share:
     probability: float
 
     def problem(self) -> str | None:
-        """What of the share does not fit, if anything."""
-        p, n = self.probability, len(self.happened)
-        if n == 0:
+        """Describe how the share does not fit, if it does not."""
+        if not self.happened:
             return None
-        off = abs(sum(self.happened) / n - p)
-        return (
-            f"share is {off:.3f} from {p}" if off > 4 * math.sqrt(p * (1 - p) / n) + 1e-12 else None
-        )
+        p = self.probability
+        error = math.sqrt(p * (1 - p) / len(self.happened))
+        off = abs(self._share() - p)
+        if off <= 4 * error + 1e-12:
+            return None
+        return f"share is {off:.3f} from {p}"
 
     def __str__(self) -> str:
-        return (
-            f"{sum(self.happened) / len(self.happened):.2f} of {self.probability:.2f}"
-            if self.happened
-            else "never drawn"
-        )
+        if not self.happened:
+            return "never drawn"
+        return f"{self._share():.2f} of {self.probability:.2f}"
+
+    def _share(self) -> float:
+        return sum(self.happened) / len(self.happened)
 
 
 def parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> dict[str, Drawn | Share]:
-    """Everything that chance decided, by name."""
-    found: dict[str, Drawn | Share] = {}
-    rounds = {
-        "1": (config.first, [d.first for d in draws]),
-        "2": (config.second, [d.second for d in draws if d.second]),
-    }
-    for name, (stage, made) in rounds.items():
-        found |= {f"{key} {name}": value for key, value in _of_round(stage, made).items()}
+    """List everything that chance decided, by name."""
+    values: dict[str, Drawn | Share] = {}
+    first_rounds = [d.first for d in draws]
+    second_rounds = [d.second for d in draws if d.second]
+    for name, value in _of_round(config.first, first_rounds).items():
+        values[f"{name} 1"] = value
+    for name, value in _of_round(config.second, second_rounds).items():
+        values[f"{name} 2"] = value
     sincs = [d.final_sinc for d in draws if d.final_sinc]
-    return found | {
+    return values | {
         "second round happens": Share([d.second is not None for d in draws], config.second_prob),
         "JPEG quality 1": Drawn([d.first_quality for d in draws], [config.first.jpeg_quality]),
         "JPEG quality 2": Drawn([d.second_quality for d in draws], [config.second.jpeg_quality]),
@@ -124,10 +128,13 @@ def parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> dict[str, D
 
 def _of_round(stage: RoundOptions, rounds: Sequence[Round]) -> dict[str, Drawn | Share]:
     blurs = [r.blur for r in rounds if r.blur]
-    gaussians, sincs = (
-        [b for b in blurs if isinstance(b, kind)] for kind in (GaussianBlur, SincBlur)
-    )
-    factors, sizes = [r.factor for r in rounds], _odd(stage.kernel_sizes)
+    gaussians = [b for b in blurs if isinstance(b, GaussianBlur)]
+    sincs = [b for b in blurs if isinstance(b, SincBlur)]
+    factors = [r.factor for r in rounds]
+    sizes = _odd(stage.kernel_sizes)
+    # A kernel of less than 13 pixels has a higher lowest cutoff.
+    cutoffs = [(math.pi / (3 if size < 13 else 5), math.pi) for size, _ in sizes]
+    sigmas = [sigma for b in gaussians for sigma in (b.sigma_x, b.sigma_y)]
     strengths = {
         k: [r.noise.strength for r in rounds if r.noise.kind == k] for k in ("gaussian", "poisson")
     }
@@ -139,11 +146,9 @@ def _of_round(stage: RoundOptions, rounds: Sequence[Round]) -> dict[str, Drawn |
         "blur happens": Share([r.blur is not None for r in rounds], stage.blur_prob),
         "kernel size": Drawn([b.size for b in blurs], sizes),
         "kernel is a sinc": Share([isinstance(b, SincBlur) for b in blurs], stage.sinc_prob),
-        "sinc cutoff": Drawn(
-            [s.cutoff for s in sincs], [(math.pi / (3 if k < 13 else 5), math.pi) for k, _ in sizes]
-        ),
+        "sinc cutoff": Drawn([s.cutoff for s in sincs], cutoffs),
         "kernel is isotropic": Share([not b.shape.endswith("aniso") for b in gaussians], isotropic),
-        "sigma": Drawn([s for b in gaussians for s in (b.sigma_x, b.sigma_y)], [stage.sigma]),
+        "sigma": Drawn(sigmas, [stage.sigma]),
         "generalized beta": Drawn(betas["generalized"], _around_one(stage.beta_generalized)),
         "plateau beta": Drawn(betas["plateau"], _around_one(stage.beta_plateau)),
         "resize up": Share([f > 1 for f in factors], stage.resize_prob[0]),
@@ -176,7 +181,9 @@ def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
     crops: list[Tensor] = []
     for file in files:
         image = read_image(file)
-        top, left = ((side - crop) // 2 for side in image.shape[1:])
+        height, width = image.shape[1:]
+        top = (height - crop) // 2
+        left = (width - crop) // 2
         if min(top, left) >= 0:
             crops.append(image[None, :, top : top + crop, left : left + crop])
         if len(crops) == count:
@@ -189,14 +196,15 @@ def photographs(folder: Path, count: int, crop: int) -> list[Tensor]:
 def degrade_all(
     config: RealESRGANOptions, photos: Iterable[Tensor]
 ) -> tuple[list[Tensor], list[Draws]]:
-    """Degrade each photograph, and return what was drawn for it: photograph k has seed k."""
+    """Degrade each photograph, and return its draws: photograph k has seed k."""
     degradation = RealESRGAN(config)
-    images, draws = [], []
+    images = []
+    draws = []
     for k, photo in enumerate(photos):
         images.append(degradation(photo, Generator().manual_seed(k)))
-        (seed, _), *_ = torch.randint(
-            2**62, (1, 2), generator=Generator().manual_seed(k)
-        ).tolist()  # as the degradation did
+        # As the degradation does, which has two seeds for each image.
+        seeds = torch.randint(2**62, (1, 2), generator=Generator().manual_seed(k))
+        seed = int(seeds[0, 0])
         draws.append(draw(config, Generator().manual_seed(seed)))
     return images, draws
 
@@ -212,12 +220,39 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 
 def sheet(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """One row of images above the other, (3, H, W), each pixel a square of :data:`CELL`."""
-    grid = torch.cat([torch.cat([image[0] for image in row], dim=2) for row in rows], dim=1)
+    """Put rows of images above each other, (3, H, W), each pixel a square of :data:`CELL`."""
+    joined = [torch.cat([image[0] for image in row], dim=2) for row in rows]
+    grid = torch.cat(joined, dim=1)
     return grid.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
 
 
 def main() -> None:
+    options = parse_options()
+    photos = photographs(options.folder, options.images, options.crop)
+    bicubic = [Bicubic(BicubicOptions())(photo, Generator()) for photo in photos]
+    columns: dict[str, dict[str, str]] = {}
+    rows = [bicubic[:SHEET_COLUMNS]]
+    problems = []
+    for preset in PRESETS:
+        config = RealESRGANOptions.model_validate({"preset": preset})
+        images, draws = degrade_all(config, photos)
+        columns[preset] = {"PSNR against bicubic, dB": describe_distances(images, bicubic)}
+        for name, value in parameters(config, draws).items():
+            columns[preset][name] = str(value)
+            problem = value.problem()
+            if problem is not None:
+                problems.append(f"{preset}, {name}: {problem}")
+        rows.append(images[:SHEET_COLUMNS])
+    print(f"{len(photos)} photographs, {options.crop} x {options.crop}\n")
+    for line in format_table(columns):
+        print(line)
+    if options.sheet:
+        write_image(sheet(rows), options.sheet)
+    if problems:
+        raise SystemExit("not as published:\n  " + "\n  ".join(problems))
+
+
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -229,41 +264,23 @@ def main() -> None:
         type=Path,
         help="write 36 results here: 12 photographs, bicubic above the presets",
     )
-    arguments = parser.parse_args()
-    photos = photographs(arguments.folder, arguments.images, arguments.crop)
-    bicubic = [Bicubic(BicubicOptions())(photo, Generator()) for photo in photos]
+    return parser.parse_args()
 
-    columns: dict[str, dict[str, str]] = {}
-    rows, problems = [bicubic[:12]], []
-    for preset in PRESETS:
-        config = RealESRGANOptions.model_validate({"preset": preset})
-        images, draws = degrade_all(config, photos)
-        found = parameters(config, draws)
-        problems += [
-            f"{preset}, {name}: {what}"
-            for name, value in found.items()
-            if (what := value.problem())
-        ]
-        distances = [
-            psnr(image, reference) for image, reference in zip(images, bicubic, strict=True)
-        ]
-        mean, spread = _mean_and_spread(distances)
-        against = f"{mean:.1f} ± {spread:.1f}, {min(distances):.1f}..{max(distances):.1f}"
-        columns[preset] = {"PSNR against bicubic, dB": against} | {
-            name: str(value) for name, value in found.items()
-        }
-        rows.append(images[:12])
-    print(
-        f"{len(photos)} photographs, {arguments.crop} x {arguments.crop}\n\n"
-        f"| parameter | {' | '.join(columns)} |"
-    )
-    print("| --- " * (1 + len(columns)) + "|")
-    for name in columns["osediff"]:
-        print(f"| {name} | {' | '.join(column[name] for column in columns.values())} |")
-    if arguments.sheet:
-        write_image(sheet(rows), arguments.sheet)
-    if problems:
-        raise SystemExit("not as published:\n  " + "\n  ".join(problems))
+
+def describe_distances(images: Sequence[Tensor], references: Sequence[Tensor]) -> str:
+    """Describe the PSNR of images against others: mean, spread and range."""
+    distances = [psnr(image, other) for image, other in zip(images, references, strict=True)]
+    mean, spread = _mean_and_spread(distances)
+    return f"{mean:.1f} ± {spread:.1f}, {min(distances):.1f}..{max(distances):.1f}"
+
+
+def format_table(columns: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """Format a table in Markdown with a column for each preset; all have the same rows."""
+    yield f"| parameter | {' | '.join(columns)} |"
+    yield "| --- " * (1 + len(columns)) + "|"
+    for name in next(iter(columns.values())):
+        cells = [column[name] for column in columns.values()]
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""The programs of ``benchmarks/`` import, and their arithmetic is right."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAMS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PROGRAMS])
+def test_every_program_imports(name):
+    assert importlib.import_module(name).__doc__
+
+
+def test_settings_are_compared_with_their_base():
+    settings = importlib.import_module("settings")
+
+    def measurement(ms, gib, loss):
+        stage = {"ms_all": [ms, 2 * ms], "peak_memory": gib * 2**30, "losses": [loss, loss]}
+        return {"stages": {"stage1": stage, "stage2": stage}}
+
+    rows = [
+        settings.Row("faster", ("a=1",)),
+        settings.Row("exact", ("b=1",), ("base=1",)),
+        settings.Row("estimate", ("c=1",), changes_estimate=True),
+    ]
+    measurements = {
+        "": [measurement(8, 2, 1.0), measurement(9, 4, 1.0)],
+        "a=1": [measurement(4, 1, 1.01), measurement(6, 1, 1.01)],
+        "base=1": [measurement(8, 1, 3.0)],
+        "base=1; b=1": [measurement(8, 1, 3.0)],
+        "c=1": [measurement(16, 3, 5.0)],
+    }
+    lines = list(settings.format_table(rows, measurements))[2:]
+    assert lines == [
+        "| faster | 2.00x | 3.00 → 1.00 | 2.00x | 3.00 → 1.00 | within 1e-02 |",
+        "| exact | 1.00x | 1.00 → 1.00 | 1.00x | 1.00 → 1.00 | the same |",
+        "| estimate | 0.50x | 3.00 → 3.00 | 0.50x | 3.00 → 3.00 | another estimate |",
+    ]
+
+
+def test_processes_are_compared_round_by_round():
+    processes = importlib.import_module("processes")
+    one = [{"images_per_s": rate} for rate in (10, 20, 40)]
+    two = [{"images_per_s": rate} for rate in (18, 38, 60)]
+    line = processes.format_ratio({1: one, 2: two}, 2)
+    assert line == "2 processes make 1.80x the images/s of one (rounds: 1.50, 1.80, 1.90)"
+
+
+def test_a_small_photograph_is_continued_by_mirroring():
+    restore = importlib.import_module("restore")
+    photo = np.arange(6).reshape(1, 2, 3)
+    wide = restore.mirror_to(photo, 2, 5)
+    assert wide.shape == (2, 5, 3)
+    assert wide[0, :, 0].tolist() == [0, 3, 3, 0, 0]
+
+
+def test_losses_are_compared_with_those_of_the_baseline():
+    ratios = importlib.import_module("ratios")
+    rows = {
+        "baseline": [{"stages": {"stage1": {"losses": [2.0, 4.0]}}}],
+        "engine": [{"stages": {"stage1": {"losses": [2.0, 4.4]}}}],
+    }
+    (line,) = ratios.compare_losses(rows)
+    assert line == "stage1  losses differ by at most 1.0e-01 over 2 steps  engine"
