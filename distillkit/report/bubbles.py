@@ -64,6 +64,7 @@ def _draw_methods(
     largest = max(method.parameters or 1 for method in methods)
     for name in sorted({method.name for method in methods}):
         own = [method for method in methods if method.name == name]
+        own.sort(key=lambda method: method.tradeoff or 0.0)
         parameters = own[0].parameters or 0
         area = 30 + 1500 * parameters / largest
         seconds = np.median([method.seconds for method in own])
@@ -81,12 +82,21 @@ def _draw_methods(
             lw=0.8,
             label=f"{title} ({_millions(parameters)})",
         )
-        sweep = results.sweep(name)
         # Only the first and the last tradeoff are written: bubbles between them overlap.
-        for method in [*sweep[:1], *sweep[-1:]]:
+        ends = [(own[0], means[0]), (own[-1], means[-1])]
+        _write_tradeoffs(axis, seconds, ends)
+
+
+def _write_tradeoffs(
+    axis: Axes,
+    seconds: float,
+    points: Sequence[tuple[MethodRow, float]],
+) -> None:
+    for method, mean in points:
+        if method.tradeoff is not None:
             axis.annotate(
                 f"{method.tradeoff:g}",
-                (seconds, means[own.index(method)]),
+                (seconds, mean),
                 ha="center",
                 va="center",
                 fontsize=9,

@@ -109,40 +109,17 @@ def compare_folders(
     if options.lq is not None:
         inputs["lq"] = options.lq
     check_comparison_folder(out, inputs)
-    _check_settings(options)
-    device = pick_device(options.device)
-    metrics = _build_metrics(options, device)
-    folders = _read_inputs(gt, method_folders, options)
-    settings = EvaluationSettings(
-        dataset=gt.resolve().name,
-        combine=options.combine,
-        alphas=options.alphas,
-        reference=options.reference or folders.methods[0].label,
-        device=describe_device(device),
-        absent=metrics.absent,
-    )
-    # Unknown names and images too small for a metric are refused before anything is written.
-    labels = [row.label for row in method_rows(folders.methods, settings)]
-    _refuse_too_small(metrics, folders.layouts)
+    comparison = _prepare(gt, method_folders, options)
     out.mkdir(parents=True, exist_ok=True)
     manifest = Manifest(
         out / "manifest.json",
         started=started,
-        device=str(device),
+        device=str(comparison.metrics.device),
         comparison={name: str(folder.resolve()) for name, folder in inputs.items()},
     )
-    facts = {
-        "labels": labels,
-        "combine": options.combine,
-        "alphas": options.alphas,
-        "metrics": metrics.described,
-        "device": device.type,
-        "versions": describe_versions(),
-    }
-    store = MeasurementFile(out / MEASUREMENTS, ImageKeys(folders.files, facts))
     with _recorded(manifest):
         gallery = Gallery()
-        results = _evaluate(folders, metrics, settings, store, gallery)
+        results = _evaluate(comparison, _open_store(out, comparison), gallery)
         report = _write_results(results, gallery, out, manifest)
     return report
 
@@ -166,6 +143,51 @@ class _Metrics(NamedTuple):
     described: list[dict[str, Any]]
     """Options and weights, for the record."""
     device: torch.device
+
+
+class _Comparison(NamedTuple):
+    """Everything that is checked before the work begins."""
+
+    folders: _Folders
+    metrics: _Metrics
+    settings: EvaluationSettings
+
+
+def _prepare(
+    gt: Path,
+    method_folders: Mapping[str, Path],
+    options: CompareOptions,
+) -> _Comparison:
+    """Read and build what is compared; refuse now what would fail later."""
+    _check_settings(options)
+    device = pick_device(options.device)
+    metrics = _build_metrics(options, device)
+    folders = _read_inputs(gt, method_folders, options)
+    settings = EvaluationSettings(
+        dataset=gt.resolve().name,
+        combine=options.combine,
+        alphas=options.alphas,
+        reference=options.reference or folders.methods[0].label,
+        device=describe_device(device),
+        absent=metrics.absent,
+    )
+    method_rows(folders.methods, settings)
+    _refuse_too_small(metrics, folders.layouts)
+    return _Comparison(folders, metrics, settings)
+
+
+def _open_store(out: Path, comparison: _Comparison) -> MeasurementFile:
+    """Open the file of values, in which a line counts only for the same inputs and code."""
+    folders, metrics, settings = comparison
+    facts = {
+        "methods": [method.label for method in folders.methods],
+        "combine": settings.combine,
+        "alphas": settings.alphas,
+        "metrics": metrics.described,
+        "device": metrics.device.type,
+        "versions": describe_versions(),
+    }
+    return MeasurementFile(out / MEASUREMENTS, ImageKeys(folders.files, facts))
 
 
 def _check_settings(options: CompareOptions) -> None:
@@ -276,13 +298,9 @@ def _recorded(manifest: Manifest) -> Iterator[None]:
         raise
 
 
-def _evaluate(
-    folders: _Folders,
-    metrics: _Metrics,
-    settings: EvaluationSettings,
-    store: MeasurementFile,
-    gallery: Gallery,
-) -> Results:
+def _evaluate(comparison: _Comparison, store: MeasurementFile, gallery: Gallery) -> Results:
+    folders, metrics, settings = comparison
+
     def observe(name: str, images: Images) -> None:
         if "lq" not in folders.files:
             # The ground truth stood in for the input, and is shown already.

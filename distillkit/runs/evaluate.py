@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from distillkit.report.notes import missing_notes
 from distillkit.report.page import write_report
 from distillkit.runs.comparison_folder import refuse_output_in_inputs
 from distillkit.runs.console import print_status, with_progress
-from distillkit.runs.method_folders import Layout, folder_methods, read_folders
+from distillkit.runs.method_folders import Files, Layout, folder_methods, read_folders
 
 
 def evaluate_run(
@@ -76,8 +76,7 @@ def evaluate_run(
         combine = ROLES
     items = _held_out_items(resolved, student.model.scale, device)
     metrics, absent = _build_metrics(resolved, device)
-    layouts = {item.name: _layout(item) for item in items}
-    files = read_folders(method_folders or {}, layouts)
+    files = _read_method_folders(method_folders or {}, items)
     # Metrics measure the images of all methods in one batch, in this order.
     methods = [
         *_model_methods(resolved, run_dir, student, teachers, device),
@@ -95,26 +94,29 @@ def evaluate_run(
         absent=absent,
     )
     gallery = Gallery(options.num_gallery_images)
-    observe: Gallery | None = gallery
     results_by_seed = []
     for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
-        observed = with_progress(items, len(items), _work(seed_offset, options.num_seeds))
-        results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
+        work = f"evaluating seed {seeded.seed}" if options.num_seeds > 1 else "evaluating"
+        observed = with_progress(items, len(items), work)
         # The gallery keeps images of the first seed.
-        observe = None
+        observe = gallery if seed_offset == 0 else None
+        results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
     return _write_results(resolved, run_dir, Results.over_seeds(results_by_seed), gallery)
 
 
-def _work(seed_offset: int, seeds: int) -> str:
-    if seeds == 1:
-        return "evaluating"
-    return f"evaluating seed {seed_offset + 1}/{seeds}"
-
-
-def _layout(item: EvaluationPair) -> Layout:
-    image = item.gt[0]
-    return Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
+def _read_method_folders(
+    folders: Mapping[str, Path], items: Sequence[EvaluationPair]
+) -> dict[str, Files]:
+    """Check the files of other methods against the images to evaluate on."""
+    if not folders:
+        # Nothing is to be read of the images yet.
+        return {}
+    layouts = {}
+    for item in items:
+        image = item.gt[0]
+        layouts[item.name] = Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
+    return read_folders(folders, layouts)
 
 
 def _build_output_teachers(

@@ -177,18 +177,22 @@ def _find_other_kinds(label: str, layouts: Layouts, expected: Layouts) -> Iterat
     """Find the images that differ from the ground truth in having colors or transparency."""
     found: dict[str, list[str]] = defaultdict(list)
     for name, layout in layouts.items():
-        gt = expected.get(name, layout)
-        if layout.is_gray and not gt.is_gray:
-            found["gray, the ground truth has colors"].append(name)
-        if gt.is_gray and not layout.is_gray:
-            found["in colors, the ground truth is gray"].append(name)
-        if layout.is_transparent and not gt.is_transparent:
-            found["transparent (laid on white), the ground truth is opaque"].append(name)
-        if gt.is_transparent and not layout.is_transparent:
-            found["opaque, the ground truth is transparent (laid on white)"].append(name)
+        for difference in _differences(layout, expected.get(name, layout)):
+            found[difference].append(name)
     for difference, names in found.items():
         shown = ", ".join(_shorten(names, MAX_NAMES_SHOWN))
         yield f"{label}: {len(names)} of {len(layouts)} images are {difference}: {shown}"
+
+
+def _differences(layout: Layout, gt: Layout) -> Iterator[str]:
+    if layout.is_gray and not gt.is_gray:
+        yield "gray, the ground truth has colors"
+    if gt.is_gray and not layout.is_gray:
+        yield "in colors, the ground truth is gray"
+    if layout.is_transparent and not gt.is_transparent:
+        yield "transparent (laid on white), the ground truth is opaque"
+    if gt.is_transparent and not layout.is_transparent:
+        yield "opaque, the ground truth is transparent (laid on white)"
 
 
 def _size_text(size: tuple[int, ...]) -> str:
