@@ -22,7 +22,9 @@ BENT = 0.05
 neighbors, relative to its value."""
 
 
-def choose_crops(crop: int, unit: int, decode_crop_size: int | None = None) -> list[int]:
+def choose_crops(
+    crop: int, unit: int, decode_crop_size: int | None = None, smallest: int = 1
+) -> list[int]:
     """Choose the crops of dry steps, near :data:`FRACTIONS` of the recipe's.
 
     A decode crop takes the same at any crop, so the smaller crops lie above it. One of them alone
@@ -32,14 +34,17 @@ def choose_crops(crop: int, unit: int, decode_crop_size: int | None = None) -> l
         crop: Side of the recipe's crop.
         unit: What sides are multiples of.
         decode_crop_size: Side of the decode crop, if the recipe has one.
+        smallest: The smallest side that the losses take.
 
     Returns:
         Sides below ``crop``; ``[crop]`` where there are not enough.
     """
     lowest = 0
+    if min(FRACTIONS) * crop < smallest:
+        lowest = smallest
     needed = 1
     if decode_crop_size is not None and decode_crop_size < crop:
-        lowest = decode_crop_size
+        lowest = max(decode_crop_size, lowest)
         needed = 2
     sides = set()
     for fraction in FRACTIONS:
@@ -157,7 +162,9 @@ def forecast_recipe(resolved: ResolvedRecipe) -> RecipeForecast:
         if not steps:
             # The first stage has all the models that any later one has.
             crop_unit = find_crop_unit(prepared)
-            crops = choose_crops(crop_size, crop_unit, recipe.stage1.decode_crop_size)
+            smallest = find_smallest_crop(prepared)
+            decode_crop_size = recipe.stage1.decode_crop_size
+            crops = choose_crops(crop_size, crop_unit, decode_crop_size, smallest)
         measurements = {side: _measure_dry_step(prepared, side) for side in crops}
         steps.append(_forecast_stage(prepared, measurements, crop_size))
     return RecipeForecast(steps, crop_unit, total_memory(prepared.device))
@@ -168,6 +175,16 @@ def find_crop_unit(prepared: PreparedStage) -> int:
     student = prepared.models.student
     models = (student, *prepared.models.teachers.values())
     return lcm(*(student.scale * model.size_multiple for model in models))
+
+
+def find_smallest_crop(prepared: PreparedStage) -> int:
+    """Find the smallest side that the distances among the losses take."""
+    reconstruction = prepared.reconstruction
+    # A metric of a plugin need not say.
+    smallest = getattr(reconstruction.distance, "smallest_side", 1) + reconstruction.max_shift
+    for distance in prepared.models.anchor_metrics.values():
+        smallest = max(smallest, getattr(distance, "smallest_side", 1))
+    return smallest
 
 
 def count_weights(prepared: PreparedStage) -> dict[str, int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillkit import load_recipe
+from distillkit import DistillkitError, load_recipe, prepare_stages
 from distillkit_bench import advice
 from distillkit_bench.forecast import (
     RecipeForecast,
@@ -15,7 +15,9 @@ from distillkit_bench.forecast import (
     count_tensor_bytes,
     extrapolate,
     find_fitting_crop,
+    find_smallest_crop,
 )
+from distillkit_bench.train import measure_stage
 
 GIB = 2**30
 STEP = StepForecast(
@@ -42,6 +44,27 @@ def test_crops_hold_the_decode_crop_or_there_are_none():
     assert choose_crops(512, 16, decode_crop_size=256) == [320, 352, 384]
     assert choose_crops(512, 256, decode_crop_size=256) == [512], "one would not tell what grows"
     assert choose_crops(256, 64, decode_crop_size=512) == choose_crops(256, 64)
+
+
+def test_crops_are_large_enough_for_the_losses():
+    assert choose_crops(64, 4, smallest=28) == [36, 40, 48]
+    assert choose_crops(512, 64, smallest=28) == [128, 192, 256]
+    assert choose_crops(32, 16, smallest=28) == [32]
+
+
+def test_the_losses_say_how_small_a_crop_may_be(recipe):
+    distance = [
+        "stage1.reconstruction.perceptual_metric='distillkit/stlpips-alex'",
+        "stage1.reconstruction.perceptual_weight=1.0",
+        "stage1.reconstruction.perceptual_max_shift=3",
+        "data.crop_size=32",
+    ]
+    prepared = next(prepare_stages(load_recipe(recipe, distance)))
+    smallest = find_smallest_crop(prepared)
+    assert smallest == 21 + 3
+    measure_stage(prepared, smallest, warmup=0, steps=1, breakdown=False)
+    with pytest.raises(DistillkitError, match="too small"):
+        measure_stage(prepared, smallest - 2, warmup=0, steps=1, breakdown=False)
 
 
 @pytest.mark.parametrize(
