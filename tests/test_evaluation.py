@@ -511,6 +511,8 @@ def test_the_differences_are_a_table(results):
     header, rows = difference_table(results)
     assert header == ["method", "tradeoff", "psnr", "roughness"]
     assert len(rows) == len(results.methods) - 1
+    fixed = replace(results, methods=results.methods[:3])
+    assert difference_table(fixed).header == ["method", "psnr", "roughness"]
     assert difference_table(replace(results, reference=None)) is None
     with pytest.raises(DistillkitError, match='did you mean "bicubic"'):
         evaluate_toy([bicubic_method(2)], items(), [psnr()], reference="bicubik")

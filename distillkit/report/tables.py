@@ -38,15 +38,14 @@ class Table(NamedTuple):
 
 def main_table(results: Results, trained_against: Collection[str]) -> Table:
     """List costs and metrics, a row for each method and tradeoff."""
-    header: list[Any] = ["method", "tradeoff"]
-    header += cost_columns(results)
+    header: list[Any] = [*_name_heads(results), *cost_columns(results)]
     for metric in results.metrics:
         header.append(metric_head(metric, trained_against))
     header += results.absent
     rows = []
     for method in ordered_methods(results):
         row = [
-            *_name_cells(method),
+            *_name_cells(results, method),
             *cost_cells(results, method),
             *metric_cells(results, method),
         ]
@@ -68,13 +67,13 @@ def difference_table(results: Results) -> Table | None:
     for method in ordered_methods(results):
         if method.label == reference:
             continue
-        row = _name_cells(method)
+        row = _name_cells(results, method)
         for metric in metrics:
             difference = results.paired(method.label, reference, metric)
             digits = decimals(results, metric)
             row.append(number_cell(difference, digits, "+"))
         rows.append(row)
-    return Table(["method", "tradeoff", *metrics], rows)
+    return Table([*_name_heads(results), *metrics], rows)
 
 
 def gap_table(results: Results) -> Table | None:
@@ -179,8 +178,20 @@ def cost_cells(results: Results, method: MethodRow) -> list[str]:
     return cells
 
 
-def _name_cells(method: MethodRow) -> list[Any]:
-    return [method.name, tradeoff_text(method.tradeoff)]
+def _name_heads(results: Results) -> list[str]:
+    if _has_tradeoffs(results):
+        return ["method", "tradeoff"]
+    return ["method"]
+
+
+def _name_cells(results: Results, method: MethodRow) -> list[Any]:
+    if _has_tradeoffs(results):
+        return [method.name, tradeoff_text(method.tradeoff)]
+    return [method.name]
+
+
+def _has_tradeoffs(results: Results) -> bool:
+    return any(method.tradeoff is not None for method in results.methods)
 
 
 def parameters_text(count: int) -> str:
