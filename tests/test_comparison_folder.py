@@ -56,6 +56,19 @@ def test_a_folder_that_holds_anything_else_is_refused(compare, folders):
     assert contents(folders / "out") == before
 
 
+def test_a_folder_that_holds_the_inputs_is_refused(distillkit, folders):
+    before = contents(folders)
+    outcome = distillkit(
+        "compare",
+        *("--gt", folders / "gt"),
+        *("--method", f"soft={folders / 'soft'}"),
+        *("--out", folders),
+    )
+    assert outcome.code == 2
+    assert "holds what no comparison wrote: gt, lq, " in outcome.err
+    assert contents(folders) == before
+
+
 def test_a_runs_evaluation_is_not_written_into_the_images_it_reads(distillkit, recipe, tmp_path):
     run = tmp_path / "run"
     assert distillkit("run", recipe, "--out", run).code == 0
