@@ -20,6 +20,7 @@ from torch import Tensor
 
 from distillkit.data.crops import central_grid
 from distillkit.data.evaluation_pairs import evaluation_pairs
+from distillkit.data.hub import HubDataset
 from distillkit.data.pairs import Batch, BatchSettings, PairedBatches
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
@@ -199,13 +200,13 @@ def test_datasets_that_are_already_open(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({}, "exactly one of hub, imagefolder, parquet, dataset, not none"),
-        ({"hub": "a/b", "parquet": "c"}, "not hub and parquet"),
+        ({"hub": HubDataset("a/b"), "parquet": "c"}, "not hub and parquet"),
         ({"imagefolder": "nowhere"}, "nowhere - no such folder"),
         ({"imagefolder": "texts"}, "texts - no images"),
         ({"parquet": "no*.parquet"}, r"no\*\.parquet - no such file"),
         ({"parquet": "texts/a.txt"}, "cannot be loaded as parquet"),
-        ({"hub": "texts"}, "a local file or folder"),
-        ({"hub": "nobody/nothing"}, "Hub cannot be reached .*hf download"),
+        ({"hub": HubDataset("texts")}, "a local file or folder"),
+        ({"hub": HubDataset("nobody/nothing")}, "Hub cannot be reached .*hf download"),
         ({"dataset": datasets.Dataset.from_dict({"image": []})}, "dataset - the dataset is empty"),
         ({"dataset": datasets.Dataset.from_dict({"image": [1]})}, "holds Value.* not images"),
         (
@@ -233,31 +234,6 @@ def test_unusable_sources_are_refused(
     Path("texts/a.txt").write_text("a")
     with pytest.raises(DataError, match=message):
         open_source(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (datasets.exceptions.DatasetNotFoundError("gone"), "a/b@v2 - no such dataset on the Hub"),
-        (
-            ValueError("Unknown split \"dev\". Should be one of ['train'].\nmore"),
-            r"split 'dev'.*Should be one of \['train'\]\.$",
-        ),
-    ],
-)
-def test_what_the_hub_answers_is_explained(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
-) -> None:
-    asked = []
-
-    def load_dataset(*args: Any, **options: Any) -> None:
-        asked.append((args, options))
-        raise error
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match=message):
-        open_source(hub="a/b", revision="v2", split="dev")
-    assert asked == [(("a/b",), {"revision": "v2", "split": "dev"})]
 
 
 # Batches

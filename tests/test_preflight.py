@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pytest
 
 from distillkit import DistillkitError, Options, WeightFile
-from distillkit.data.hub import is_cached, size_and_license
+from distillkit.data.hub import HubDataset, is_cached, size_and_license
 from distillkit.errors import DataError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.preflight import check_presence, fetch_all
@@ -160,36 +160,25 @@ def test_one_failure_does_not_keep_the_rest_from_being_fetched(recipe, tmp_path,
     )
 
 
-def test_a_dataset_is_fetched_after_its_size_is_shown(recipe, hub, monkeypatch, photos):
-    loaded = datasets.Dataset.from_dict(
-        {"image": [str(next((photos / "train").iterdir()))]}
-    ).cast_column("image", datasets.Image())
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision, split: loaded)
-    lines = []
-    assert fetch_all(load_recipe(recipe, ['data.train=[{hub="owner/Photos"}]']), lines.append)
-    assert lines == [
-        "downloading the dataset owner/Photos: 2.5 GB, license cc0-1.0",
-        "here: 1 images of owner/Photos",
-    ]
-
-
 def test_the_hub_that_cannot_be_reached_and_the_one_that_does_not_know(hub, monkeypatch):
-    assert size_and_license("owner/Photos") == (2_500_000_000, "cc0-1.0")
-    with pytest.raises(DataError, match="no such dataset on the Hub, or one that needs a login"):
-        size_and_license("owner/Paintings")
+    assert size_and_license(HubDataset("owner/Photos")) == (2_500_000_000, "cc0-1.0")
+    with pytest.raises(DataError, match="no such dataset on the Hub, or a private one"):
+        size_and_license(HubDataset("owner/Paintings"))
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         DataError,
         match='the Hub cannot be reached .* "hf download --repo-type dataset owner/Photos"',
     ):
-        size_and_license("owner/Photos")
+        size_and_license(HubDataset("owner/Photos"))
 
 
 def test_a_dataset_in_the_cache_counts_as_here(recipe, cache):
     resolved = load_recipe(recipe, ['data.train=[{hub="owner/MyPhotos"}]'])
     folder = cache / "owner___my_photos" / "default" / "0.0.0"
     (folder / "abc.incomplete").mkdir(parents=True)
-    assert not is_cached("owner/MyPhotos")
+    (folder / "abc.incomplete" / "dataset_info.json").write_text("{}")
+    assert not is_cached(HubDataset("owner/MyPhotos"))
     (folder / "abc").mkdir()
-    assert is_cached("owner/MyPhotos") and not is_cached("owner/my")
+    (folder / "abc" / "dataset_info.json").write_text("{}")
+    assert is_cached(HubDataset("owner/MyPhotos")) and not is_cached(HubDataset("owner/my"))
     check_presence(resolved)

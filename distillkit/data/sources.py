@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from distillkit.data.hub import load_from_hub
+from distillkit.data.hub import HubDataset, load_from_hub
 from distillkit.errors import DataError, did_you_mean, first_line
 from distillkit.files.images import decode_image
 
@@ -65,6 +65,8 @@ class Source:
     columns: Columns
     folder: Path | None = None
     """File names are given relative to it."""
+    hub: HubDataset | None = None
+    """What it is on the Hub; its revision is the commit that was read."""
 
     @property
     def paired(self) -> bool:
@@ -73,6 +75,17 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def describe(self) -> dict[str, Any]:
+        """Say which images these are, for the record of a run."""
+        about: dict[str, Any] = {"source": self.name, "images": len(self)}
+        if self.hub is not None:
+            about |= {
+                "commit": self.hub.revision,
+                "config": self.hub.config,
+                "split": self.hub.split,
+            }
+        return about
 
     def label(self, index: int) -> str:
         """Name an image by its file, or where there is none by its row.
@@ -114,11 +127,9 @@ class Source:
 
 def open_source(
     *,
-    hub: str | None = None,
-    revision: str | None = None,
-    split: str = "train",
+    hub: HubDataset | None = None,
     imagefolder: str | Path | None = None,
-    parquet: str | None = None,
+    parquet: str | Path | None = None,
     dataset: Any = None,
     name: str | None = None,
     columns: Columns | None = None,
@@ -128,10 +139,8 @@ def open_source(
     Exactly one of ``hub``, ``imagefolder``, ``parquet`` and ``dataset`` names it.
 
     Args:
-        hub: a dataset repository on the Hugging Face Hub. It is downloaded, or taken from the
-            local cache.
-        revision: branch, tag or commit of that repository.
-        split: which split of that repository.
+        hub: a split of a dataset repository on the Hugging Face Hub. It is downloaded, or taken
+            from the local cache.
         imagefolder: a folder, read recursively whatever its folders are called. A
             ``metadata.jsonl`` in it may name pairs (``{"file_name": …, "lq_file_name": …}`` makes
             columns ``image`` and ``lq``).
@@ -154,16 +163,18 @@ def open_source(
     default_name = "dataset"
     folder = None
     if hub is not None:
-        default_name = hub
-        dataset = load_from_hub(hub, revision, split)
+        default_name = hub.name
+        dataset, commit = load_from_hub(hub)
+        hub = hub._replace(revision=commit)
     elif imagefolder is not None:
         default_name = str(imagefolder)
         folder = Path(imagefolder).absolute()
         dataset = _load_folder(folder)
     elif parquet is not None:
-        default_name = parquet
-        dataset = _load_parquet(parquet)
-    return _check(name or default_name, dataset, columns or Columns(), folder)
+        default_name = str(parquet)
+        dataset = _load_parquet(default_name)
+    source = _check(name or default_name, dataset, columns or Columns(), folder)
+    return replace(source, hub=hub)
 
 
 def check_share(
@@ -261,6 +272,8 @@ def _without_decoding(
 ) -> datasets.Dataset:
     """Make a column give the content or the path of its images."""
     kind = dataset.features[column]
+    if isinstance(kind, datasets.Value):
+        _check_paths(name, dataset, column)
     try:
         return dataset.cast_column(column, datasets.Image(decode=False))
     # Arrow has an error of its own for each type.
@@ -268,6 +281,17 @@ def _without_decoding(
         raise DataError(
             f"{name} - column {column!r} holds {kind}, not images or their paths"
         ) from error
+
+
+def _check_paths(name: str, dataset: datasets.Dataset, column: str) -> None:
+    """Refuse a column of texts that are not the paths of files."""
+    texts = [text for text in dataset[:10][column] if isinstance(text, str)]
+    # Some of the files may be missing: that is for the share of bad images to judge.
+    if texts and not any(Path(text).is_file() for text in texts):
+        raise DataError(
+            f"{name} - column {column!r} holds texts ({texts[0][:40]!r}), not images or the paths "
+            "of image files"
+        )
 
 
 def _load_folder(folder: Path) -> Any:

@@ -161,7 +161,10 @@ class Student:
 
 
 def save_student(
-    folder: Path, resolved: ResolvedRecipe, trained: Mapping[str, Mapping[str, Tensor]]
+    folder: Path,
+    resolved: ResolvedRecipe,
+    trained: Mapping[str, Mapping[str, Tensor]],
+    data: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write what :func:`load_student` reads; the folder appears complete or not at all.
 
@@ -172,12 +175,14 @@ def save_student(
         folder: of the student.
         resolved: the recipe.
         trained: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
+        data: descriptions of the training images, for the record.
 
     Raises:
         DiskError: it could not be written.
     """
     with atomic_dir(folder, replace=True) as temporary:
         about = _describe(resolved, has_stage2="stage2" in trained)
+        about["data"] = list(data)
         text = json.dumps(about, indent=2, default=str) + "\n"
         (temporary / "distillkit.json").write_text(text)
         (temporary / "recipe.toml").write_text(resolved.to_toml())

@@ -12,6 +12,7 @@ from torch import nn
 from distillkit.adapters import Adapter, add_adapter
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import EvaluationPair, evaluation_pairs
+from distillkit.data.hub import HubDataset
 from distillkit.data.sources import Columns, Source, open_source
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
@@ -271,15 +272,20 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
         DataError: it cannot be reached or read, is empty, or lacks a column.
     """
     return open_source(
-        hub=table.hub,
-        revision=table.revision,
-        split=table.split,
+        hub=hub_dataset(table),
         imagefolder=table.imagefolder,
-        parquet=None if table.parquet is None else str(table.parquet),
+        parquet=table.parquet,
         dataset=dataset,
         name=table.use,
         columns=Columns(table.image_column, table.lq_column, table.caption_column),
     )
+
+
+def hub_dataset(table: SourceConfig) -> HubDataset | None:
+    """Return what a source's table names on the Hub, if it does."""
+    if table.hub is None:
+        return None
+    return HubDataset(table.hub, table.revision, table.config, table.split)
 
 
 def open_evaluation_pairs(

@@ -57,6 +57,9 @@ class SourceConfig(BaseModel):
     revision: str | None = Field(
         default=None, description="branch, tag or commit of the Hub repository"
     )
+    config: str | None = Field(
+        default=None, description="configuration of the Hub repository, where it has several"
+    )
     split: str = Field(default="train", description="split of the dataset")
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
     parquet: Path | None = Field(default=None, description="parquet file or glob")

@@ -127,7 +127,8 @@ def _finish(run: Run, trained: dict[str, dict[str, Tensor]]) -> None:
         bad_images |= of_process
     run.accelerator.wait_for_everyone()
     if run.is_main:
-        save_student(run.folder / "student", run.resolved, trained)
+        data = run.manifest.facts["data"]
+        save_student(run.folder / "student", run.resolved, trained, data)
     run.manifest.write(bad_images=bad_images)
     if run.models.cache.enabled:
         run.manifest.write(cache=run.models.cache.summary())

@@ -114,11 +114,11 @@ def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
             else:
                 say(f"by hand: {_describe(file)}")
             complete = False
-    for name, source in _missing_datasets(resolved):
+    for key, source in _hub_sources(resolved):
         try:
             _fetch_dataset(source, say)
         except DistillkitError as error:
-            say(f"not here: {error} ({name})")
+            say(f"not here: {error} ({resolved.locate((*key, 'hub'))})")
             complete = False
     for line in _missing_paths(resolved):
         say(f"by hand: {line}")
@@ -153,19 +153,27 @@ def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConfig]]
 
 
 def _missing_data(resolved: ResolvedRecipe) -> list[str]:
-    datasets = [f"{name} of the Hub" for name, _ in _missing_datasets(resolved)]
+    datasets = [f"{dataset} of the Hub" for dataset in _missing_datasets(resolved)]
     return datasets + list(_missing_paths(resolved))
 
 
-def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[tuple[str, SourceConfig]]:
-    """Yield the Hub's datasets that are not here, each with its name."""
+def _hub_sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConfig]]:
     for key, source in _sources(resolved):
         if source.hub is not None:
-            from distillkit.data.hub import is_cached
+            yield key, source
 
-            if not is_cached(source.hub):
-                place = resolved.locate((*key, "hub"))
-                yield f"{place} - dataset {source.hub}", source
+
+def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[str]:
+    """Yield the Hub's datasets that are not here."""
+    for key, source in _hub_sources(resolved):
+        from distillkit.data.hub import is_cached
+        from distillkit.recipe.build import hub_dataset
+
+        dataset = hub_dataset(source)
+        assert dataset is not None
+        if not is_cached(dataset):
+            place = resolved.locate((*key, "hub"))
+            yield f"{place} - dataset {dataset}"
 
 
 def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
@@ -200,19 +208,18 @@ def _matches_a_file(pattern: str) -> bool:
 
 
 def _fetch_dataset(source: SourceConfig, say: Say) -> None:
-    from distillkit.data.hub import size_and_license
-    from distillkit.data.sources import Columns, open_source
+    """Download a dataset where need be, and check that it has the split and the columns."""
+    from distillkit.data.hub import is_cached, size_and_license
+    from distillkit.recipe.build import hub_dataset, open_configured_source
 
-    assert source.hub is not None
-    size, license = size_and_license(source.hub, source.revision)
-    say(f"downloading the dataset {source.hub}: {_format_size(size)}, license {license}")
-    opened = open_source(
-        hub=source.hub,
-        revision=source.revision,
-        split=source.split,
-        columns=Columns(source.image_column, source.lq_column, source.caption_column),
-    )
-    say(f"here: {len(opened)} images of {source.hub}")
+    dataset = hub_dataset(source)
+    assert dataset is not None
+    if not is_cached(dataset):
+        size, license = size_and_license(dataset)
+        say(f"downloading the dataset {dataset}: {_format_size(size)}, license {license}")
+    opened = open_configured_source(source)
+    assert opened.hub is not None
+    say(f"here: {len(opened)} images of {dataset}, commit {opened.hub.revision}")
 
 
 def _describe(file: WeightFile) -> str:

@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.errors import Interrupted
+from distillkit.errors import DataError, Interrupted
 from distillkit.files.atomic import explain_full_disk, write_file
 from distillkit.inference.student import read_about, student_folder
 from distillkit.plugins.manager import load_plugins
@@ -155,9 +155,28 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
         device=str(accelerator.device),
         processes=accelerator.num_processes,
     )
+    _record_data(manifest, batches)
     if recipe.training.sharding == "full":
         _report_sharding(models, manifest, main)
     return Run(resolved, out, accelerator, models, batches, samples, manifest)
+
+
+def _record_data(manifest: Manifest, batches: PairedBatches) -> None:
+    """Record which images the run learns from; refuse to go on with others.
+
+    Raises:
+        DataError: a branch or tag of the Hub names another commit than when the run began.
+    """
+    data = [source.describe() for source in batches.sources]
+    former = manifest.facts.get("data", [])
+    for old, new in zip(former, data, strict=False):
+        same_source = old["source"] == new["source"]
+        if same_source and old.get("commit") != new.get("commit"):
+            raise DataError(
+                f"{old['source']} - the run began with commit {old['commit']}, its revision now "
+                f'names {new["commit"]}; resume with revision = "{old["commit"]}"'
+            )
+    manifest.write(data=data)
 
 
 def _execute(run: Run, changes: list[Change]) -> Path | None:

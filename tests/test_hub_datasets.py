@@ -1,0 +1,280 @@
+"""Datasets of the Hub, loaded from a local server that answers the Hub's calls."""
+
+import hashlib
+import io
+import json
+import re
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
+
+import datasets
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillkit.data.hub import HubDataset, is_cached
+from distillkit.data.sources import open_source
+from distillkit.errors import DataError
+from distillkit.recipe.load import load_recipe
+from distillkit.runs.preflight import check_presence, fetch_all
+
+FIRST, SECOND = "1" * 40, "2" * 40
+CONFIGS = b"""---
+configs:
+- config_name: small
+  data_files: [{split: train, path: small.parquet}]
+- config_name: large
+  data_files: [{split: train, path: large.parquet}]
+---
+"""
+
+
+def parquet(values, **columns):
+    """Write a table with one gray 40 x 40 image for each value."""
+    images = []
+    for value in values:
+        content = io.BytesIO()
+        Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(content, "PNG")
+        images.append({"bytes": content.getvalue(), "path": f"{value}.png"})
+    features = {"image": datasets.Image(), **dict.fromkeys(columns, datasets.Value("string"))}
+    rows = datasets.Dataset.from_dict(
+        {"image": images, **columns}, features=datasets.Features(features)
+    )
+    content = io.BytesIO()
+    rows.to_parquet(content)
+    return content.getvalue()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Dataset repositories in memory."""
+
+    commits: dict[str, dict[str, bytes]]
+    """The files of each commit."""
+    revisions: dict[str, str]
+    gated = False
+    requests: list[str]
+
+    def do_GET(self):
+        self.requests.append(self.path)
+        path = unquote(self.path.partition("?")[0])
+        # What a gated repository is called is public, what it holds is not.
+        asks_for_access = path == "/api/datasets/me/photos/auth-check"
+        if self.gated and (asks_for_access or not path.startswith("/api")):
+            return self.refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
+        if asks_for_access:
+            return self.answer_json({})
+        api = re.fullmatch(r"/api/datasets/me/photos(?:/(revision|tree)/([^/]+).*)?", path)
+        file = re.fullmatch(r"/datasets/me/photos/resolve/([^/]+)/(.+)", path)
+        match = api or file
+        if match is None:
+            return self.refuse(404, "RepoNotFound")
+        revision = (api.group(2) if api else file.group(1)) or "main"
+        commit = self.revisions.get(revision, revision)
+        if commit not in self.commits:
+            return self.refuse(404, "RevisionNotFound")
+        files = self.commits[commit]
+        if api:
+            return self.answer_json(self.describe(commit, files, tree=api.group(1) == "tree"))
+        if file.group(2) not in files:
+            return self.refuse(404, "EntryNotFound")
+        return self.answer(files[file.group(2)], commit)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        commit = self.path.rpartition("/")[2]
+        if "/paths-info/" not in self.path or commit not in self.commits:
+            return self.refuse(404, "RepoNotFound")
+        files = self.commits[commit]
+        names = json.loads(body)["paths"]
+        wanted = {name: files[name] for name in names if name in files}
+        return self.answer_json(self.describe(commit, wanted, tree=True))
+
+    def describe(self, commit, files, tree):
+        if not tree:
+            siblings = [{"rfilename": name, "size": len(files[name])} for name in files]
+            return {"id": "me/photos", "sha": commit, "siblings": siblings, "tags": []}
+        entries = []
+        for name, content in files.items():
+            oid = hashlib.sha1(content).hexdigest()
+            entries.append({"type": "file", "path": name, "size": len(content), "oid": oid})
+        return entries
+
+    def answer_json(self, content):
+        self.answer(json.dumps(content).encode(), "")
+
+    def answer(self, content, commit):
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        size = len(content)
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            begin = int(wanted.group(1))
+            end = min(int(wanted.group(2) or size), size - 1)
+            self.send_header("Content-Range", f"bytes {begin}-{end}/{size}")
+            content = content[begin : end + 1]
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def refuse(self, status, code):
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    files = {
+        "README.md": b"---\nlicense: mit\n---\n",
+        "train.parquet": parquet([1, 2, 3], words=["a"] * 3),
+    }
+    changed = {**files, "train.parquet": parquet([4, 5])}
+    handler = type(
+        "OneHub",
+        (Hub,),
+        {
+            "commits": {FIRST: files, SECOND: changed},
+            "revisions": {"v1": FIRST, "main": SECOND},
+            "requests": [],
+        },
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    set_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    huggingface_hub.HfFileSystem.clear_instance_cache()
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def set_endpoint(monkeypatch, endpoint):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+
+
+@pytest.fixture
+def unplug(hub, monkeypatch):
+    """Cut the network: nobody listens at that port."""
+    return partial(set_endpoint, monkeypatch, "http://127.0.0.1:9")
+
+
+def open_photos(**options):
+    return open_source(hub=HubDataset("me/photos", **options))
+
+
+def values(source):
+    return [int(source.read(index).gt[0, 0, 0]) for index in range(len(source))]
+
+
+def test_a_revision_is_the_commit_that_is_read(hub):
+    old, new = open_photos(revision="v1"), open_photos()
+    assert (values(old), values(new)) == ([1, 2, 3], [4, 5])
+    assert old.describe() == {
+        "source": "me/photos",
+        "images": 3,
+        "commit": FIRST,
+        "config": None,
+        "split": "train",
+    }
+    assert new.describe()["commit"] == SECOND
+    assert values(open_photos(revision=FIRST)) == [1, 2, 3]
+
+
+def test_without_a_network_no_other_commit_stands_in(hub, unplug):
+    open_photos(revision="v1")
+    unplug()
+    assert values(open_photos(revision="v1")) == [1, 2, 3]
+    assert values(open_photos(revision=FIRST)) == [1, 2, 3]
+    assert open_photos().describe()["commit"] == FIRST
+    for revision in (SECOND, "v2", "main"):
+        with pytest.raises(DataError, match="Hub cannot be reached and this is not in the cache"):
+            open_photos(revision=revision)
+    assert is_cached(HubDataset("me/photos", "v1"))
+    assert not is_cached(HubDataset("me/photos", SECOND))
+
+
+def test_the_five_refusals_of_the_hub_differ(hub, unplug, monkeypatch):
+    with pytest.raises(DataError, match="no revision 'v9'; see .*/datasets/me/photos/commits"):
+        open_photos(revision="v9")
+    with pytest.raises(DataError, match="me/nothing - no such dataset on the Hub, or a private"):
+        open_source(hub=HubDataset("me/nothing"))
+    with pytest.raises(DataError, match='no name of a dataset; .* "owner/name"'):
+        open_source(hub=HubDataset("me/photos/of/birds"))
+    hub.gated = True
+    accept = "gated: accept the terms at https://huggingface.co/datasets/me/photos"
+    with pytest.raises(DataError, match=f'{accept}, then run "hf auth login"'):
+        open_photos()
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
+    with pytest.raises(DataError, match=f"{accept} with the account that your token belongs to"):
+        open_photos()
+    unplug()
+    with pytest.raises(DataError, match="the Hub cannot be reached"):
+        open_photos()
+
+
+def test_configurations_are_chosen_by_name(hub, unplug):
+    hub.commits[SECOND] = {
+        "README.md": CONFIGS,
+        "small.parquet": parquet([6]),
+        "large.parquet": parquet([7, 8]),
+    }
+    several = "several configurations: .*small.*; choose one with config ="
+    with pytest.raises(DataError, match=several):
+        open_photos()
+    assert values(open_photos(config="small")) == [6]
+    with pytest.raises(DataError, match="configuration 'tiny'.*small.*large"):
+        open_photos(config="tiny")
+    assert values(open_photos(config="large")) == [7, 8]
+    unplug()
+    assert values(open_photos(config="small")) == [6]
+    with pytest.raises(DataError, match=several):
+        open_photos()
+
+
+def test_fetch_checks_a_dataset_that_is_cached(hub, recipe):
+    def fetch(**keys):
+        table = "".join(f', {key}="{value}"' for key, value in keys.items())
+        lines = []
+        overrides = [f'data.train=[{{hub="me/photos"{table}}}]', "data.eval=[]"]
+        complete = fetch_all(load_recipe(recipe, overrides), lines.append)
+        return complete, "\n".join(lines)
+
+    complete, text = fetch(revision="v1")
+    assert complete
+    assert f"here: 3 images of me/photos, revision 'v1', commit {FIRST}" in text
+    assert "downloading the dataset me/photos, revision 'v1'" in text
+    assert "downloading" not in fetch(revision="v1")[1]
+    for keys, problem in (
+        ({"revision": "v9"}, "no revision 'v9'"),
+        ({"revision": "v1", "split": "dev"}, "split 'dev'.*Should be one of"),
+        ({"revision": "v1", "image_column": "picture"}, "no column 'picture'"),
+        ({"revision": "v1", "image_column": "words"}, r"'words' holds texts \('a'\), not images"),
+    ):
+        complete, text = fetch(**keys)
+        assert not complete
+        assert re.search(problem, text), text
+
+
+def test_a_run_asks_for_its_own_revision(hub, recipe):
+    open_photos(revision="v1")
+    check_presence(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v1"}]']))
+    with pytest.raises(Exception, match="me/photos, revision 'v2' of the Hub"):
+        check_presence(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v2"}]']))
