@@ -85,7 +85,7 @@ def test_evaluation_pairs_carry_their_captions(described):
         source, lambda gt, g: gt[..., ::2, ::2], crop=16, scale=2, seed=0, crops_per_image=2
     )
     assert len(pairs) == 12 and all(
-        i.caption == (None if "5#" in i.name else f"photo {i.name[5]}") for i in pairs
+        i.read().caption == (None if "5#" in i.name else f"photo {i.name[5]}") for i in pairs
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillkit.data.sources import BadImageError, Example
+from distillkit.data.sources import BadImageError, Example, Sizes
 from distillkit.files.images import to_float
 
 
@@ -74,15 +74,15 @@ class FullImage(NamedTuple):
     """Then also a hash of the image, of its caption and of the draws that degraded it."""
 
 
-def check_size(
-    example: Example,
+def check_sizes(
+    sizes: Sizes,
     crop: int,
     scale: int,
 ) -> None:
-    """Raise an error if no crop can be cut out of an example.
+    """Raise an error if no crop can be cut out of an image and its partner.
 
     Args:
-        example: the decoded image.
+        sizes: of the two.
         crop: side of the crop of the clean image, pixels.
         scale: size of the clean image divided by that of the low-quality one.
 
@@ -90,18 +90,18 @@ def check_size(
         BadImageError: the image is smaller than the crop, or the size of its partner is not the
             image's size divided by ``scale``, rounded down.
     """
-    height, width = example.gt.shape[:2]
-    if example.lq is not None:
-        low_height, low_width = example.lq.shape[:2]
+    height, width = sizes.gt
+    if sizes.lq is not None:
+        low_height, low_width = sizes.lq
         if (height // scale, width // scale) != (low_height, low_width):
             raise BadImageError(
-                example.id,
+                sizes.id,
                 f"{width}x{height} is not {scale} times its low-quality image of "
                 f"{low_width}x{low_height}",
             )
     if min(height, width) < crop:
         reason = f"{width}x{height} is smaller than the crop of {crop}x{crop}"
-        raise BadImageError(example.id, reason)
+        raise BadImageError(sizes.id, reason)
 
 
 def cut_pair(

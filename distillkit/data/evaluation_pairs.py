@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple
 
 from torch import Tensor
 
-from distillkit.data.crops import CropBox, central_grid, check_size, cut_pair
+from distillkit.data.crops import CropBox, central_grid, check_sizes, cut_pair
 from distillkit.data.degradation import Degradation
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import BadImageError, Example, Source, check_share
+from distillkit.data.sources import BadImageError, Sizes, Source, check_share
 from distillkit.errors import DataError
 
 
@@ -26,6 +27,34 @@ class EvaluationPair(NamedTuple):
     caption: str | None = None
 
 
+@dataclass(frozen=True)
+class PlannedPair:
+    """A pair that is read when it is needed: held-out images may be larger than the memory."""
+
+    name: str
+    source: Source
+    index: int
+    """Of the image in its source."""
+    box: CropBox
+    scale: int
+    degradation: Degradation | None
+    key: tuple[str | int, ...]
+    """Of the degradation's draws."""
+
+    def read(self) -> EvaluationPair:
+        """Decode the pair, and degrade it where the source has no low-quality image.
+
+        Raises:
+            BadImageError: the image cannot be read, though its header can.
+        """
+        example = self.source.read(self.index)
+        gt, lq = cut_pair(example, self.box, self.scale)
+        if lq is None:
+            assert self.degradation is not None, "checked when it was planned"
+            lq = self.degradation(gt[None], keyed_generator(*self.key))[0]
+        return EvaluationPair(self.name, lq[None], gt[None], example.caption)
+
+
 def evaluation_pairs(
     source: Source,
     degradation: Degradation | None,
@@ -36,8 +65,8 @@ def evaluation_pairs(
     crops_per_image: int = 1,
     max_bad_fraction: float = 0.0,
     on_bad: Callable[[str, str], None] | None = None,
-) -> list[EvaluationPair]:
-    """Read the pairs to evaluate on, in the order of the source.
+) -> list[PlannedPair]:
+    """Plan the pairs to evaluate on, in the order of the source; only headers are read.
 
     A paired source gives its own low-quality images. For any other source ``degradation`` makes
     them, with draws that depend on ``seed`` and the name of the pair alone.
@@ -63,22 +92,25 @@ def evaluation_pairs(
         raise DataError(
             f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
         )
-    pairs: list[EvaluationPair] = []
+    if degradation is None and not source.paired:
+        raise DataError(
+            f"{source.name} - has no low-quality images of its own, and no degradation is given to "
+            "make them"
+        )
+    pairs: list[PlannedPair] = []
     bad: dict[str, str] = {}
     photos: set[str] = set()
     for index in range(len(source)):
         try:
-            example = source.read(index)
-            check_size(example, crop or scale, scale)
+            sizes = source.read_sizes(index)
+            check_sizes(sizes, crop or scale, scale)
         except BadImageError as error:
             bad[error.id] = error.reason
             continue
         photo = _name_photo(source, index, photos)
-        for name, box in _name_boxes(photo, example, crop, crops_per_image, scale):
-            gt, lq = cut_pair(example, box, scale)
-            if lq is None:
-                lq = _degrade(gt, degradation, source, seed, name)
-            pairs.append(EvaluationPair(name, lq[None], gt[None], example.caption))
+        for name, box in _name_boxes(photo, sizes, crop, crops_per_image, scale):
+            key = (seed, "evaluation", name, "degradation")
+            pairs.append(PlannedPair(name, source, index, box, scale, degradation, key))
     check_share(source, bad, max_bad_fraction)
     if on_bad is not None:
         for id, reason in bad.items():
@@ -104,14 +136,13 @@ def _name_photo(
 
 def _name_boxes(
     photo: str,
-    example: Example,
+    sizes: Sizes,
     crop: int | None,
     count: int,
     scale: int,
 ) -> list[tuple[str, CropBox]]:
     """Choose the crops of one image, each with its name."""
-    height = example.gt.shape[0] // scale
-    width = example.gt.shape[1] // scale
+    height, width = (side // scale for side in sizes.gt)
     if crop is None:
         return [(photo, CropBox(0, 0, height, width))]
     side = crop // scale
@@ -120,19 +151,3 @@ def _name_boxes(
         (f"{photo}#{number}", CropBox(top, left, side, side))
         for number, (top, left) in enumerate(corners)
     ]
-
-
-def _degrade(
-    gt: Tensor,
-    degradation: Degradation | None,
-    source: Source,
-    seed: int,
-    name: str,
-) -> Tensor:
-    if degradation is None:
-        raise DataError(
-            f"{source.name} - has no low-quality images of its own, and no degradation is given to "
-            "make them"
-        )
-    generator = keyed_generator(seed, "evaluation", name, "degradation")
-    return degradation(gt[None], generator)[0]

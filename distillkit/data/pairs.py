@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distillkit.data.cache import ImageCache
-from distillkit.data.crops import CropBox, FullImage, check_size, cut_pair, draw_box
+from distillkit.data.crops import CropBox, FullImage, check_sizes, cut_pair, draw_box
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import BadImageError, Example, Source, check_share
@@ -278,7 +278,7 @@ class PairedBatches:
 
         def read() -> Example:
             example = source.read(index)
-            check_size(example, self.settings.crop, self.settings.scale)
+            check_sizes(example.sizes, self.settings.crop, self.settings.scale)
             return example
 
         # The replacement is random: neighbors of a bad image would come too often otherwise.

@@ -6,12 +6,12 @@ So every kind of file is read alike.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
@@ -19,7 +19,17 @@ from PIL import Image
 
 from distillkit.data.hub import HubDataset, load_from_hub
 from distillkit.errors import DataError, did_you_mean, first_line
-from distillkit.files.images import decode_image
+from distillkit.files.images import ImageSource, decode_image, upright_size
+
+T = TypeVar("T")
+
+
+class Sizes(NamedTuple):
+    """Height and width of an image and of its low-quality partner."""
+
+    id: str
+    gt: tuple[int, int]
+    lq: tuple[int, int] | None
 
 
 class Example(NamedTuple):
@@ -31,6 +41,15 @@ class Example(NamedTuple):
     lq: np.ndarray | None
     """Its low-quality partner, (h, w, 3) uint8 or uint16."""
     caption: str | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        """Height and width of both images."""
+        height, width = self.gt.shape[:2]
+        if self.lq is None:
+            return Sizes(self.id, (height, width), None)
+        low_height, low_width = self.lq.shape[:2]
+        return Sizes(self.id, (height, width), (low_height, low_width))
 
 
 class BadImageError(DataError):
@@ -100,20 +119,35 @@ class Source:
         Raises:
             BadImageError: one of them cannot be read.
         """
+        id, gt, lq, row = self._read(index, decode_image)
+        caption = None
+        if self.columns.caption is not None:
+            caption = row[self.columns.caption]
+        return Example(id, gt, lq, caption)
+
+    def read_sizes(self, index: int) -> Sizes:
+        """Read height and width of an image and its partner, from their headers.
+
+        Raises:
+            BadImageError: one of the headers cannot be read.
+        """
+        id, gt, lq, _ = self._read(index, upright_size)
+        return Sizes(id, gt, lq)
+
+    def _read(
+        self, index: int, read: Callable[[ImageSource, str], T]
+    ) -> tuple[str, T, T | None, dict[str, Any]]:
+        """Read an image and its partner; errors name the image, and the partner's column."""
         columns = self.columns
         row = self.dataset[index]
         id = f"{self.name}[{index}] {self._label(row, index)}"
-        gt = _decode(row[columns.image], id)
-        lq = None
-        if columns.lq is not None:
-            try:
-                lq = _decode(row[columns.lq], id)
-            except BadImageError as error:
-                raise BadImageError(id, f"{columns.lq}: {error.reason}") from error
-        caption = None
-        if columns.caption is not None:
-            caption = row[columns.caption]
-        return Example(id, gt, lq, caption)
+        gt = _read_stored(row[columns.image], id, read)
+        if columns.lq is None:
+            return id, gt, None, row
+        try:
+            return id, gt, _read_stored(row[columns.lq], id, read), row
+        except BadImageError as error:
+            raise BadImageError(id, f"{columns.lq}: {error.reason}") from error
 
     def _label(self, row: dict[str, Any], index: int) -> str:
         stored = row[self.columns.image] or {}
@@ -349,11 +383,13 @@ def _escape(folder: Path) -> str:
     return re.sub(r"([*?[])", r"[\1]", str(folder))
 
 
-def _decode(stored: dict[str, Any] | None, id: str) -> np.ndarray:
+def _read_stored(
+    stored: dict[str, Any] | None, id: str, read: Callable[[ImageSource, str], T]
+) -> T:
     content = stored and (stored.get("bytes") or stored.get("path"))
     if not content:
         raise BadImageError(id, "the row holds no image")
     try:
-        return decode_image(content, id)
+        return read(content, id)
     except DataError as error:
         raise BadImageError(id, str(error).removeprefix(f"{id} - ")) from error

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from distillkit.errors import DataError
@@ -100,6 +100,17 @@ def picture_size(source: ImageSource, name: str | None = None) -> tuple[int, int
         DataError: as :func:`read_image`, as far as the header shows the problem.
     """
     return _open_image(source, name, _read_size)
+
+
+def upright_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
+    """Read height and width from the header, after EXIF orientation.
+
+    No pixel is decoded.
+
+    Raises:
+        DataError: as :func:`picture_size`.
+    """
+    return _open_image(source, name, _read_upright_size)
 
 
 def to_float(array: np.ndarray) -> Tensor:
@@ -228,6 +239,13 @@ def _safe_formats() -> list[str]:
 
 def _read_size(image: Image.Image) -> tuple[int, int]:
     return image.size
+
+
+def _read_upright_size(image: Image.Image) -> tuple[int, int]:
+    # The orientations from 5 on turn by a quarter.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:
+        return image.size
+    return image.height, image.width
 
 
 def _read_pixels(image: Image.Image) -> Pixels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from distillkit.adapters import Adapter, add_adapter
 from distillkit.data.degradation import Degradation
-from distillkit.data.evaluation_pairs import EvaluationPair, evaluation_pairs
+from distillkit.data.evaluation_pairs import PlannedPair, evaluation_pairs
 from distillkit.data.hub import HubDataset
 from distillkit.data.sources import Columns, Source, open_source
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
@@ -290,8 +291,8 @@ def hub_dataset(table: SourceConfig) -> HubDataset | None:
 
 def open_evaluation_pairs(
     resolved: ResolvedRecipe, degradation: Degradation | None, scale: int
-) -> list[EvaluationPair]:
-    """Make the recipe's evaluation pairs: the same ones at every call, in every process."""
+) -> list[PlannedPair]:
+    """Plan the recipe's evaluation pairs: the same ones at every call, in every process."""
     config = resolved.recipe.evaluation
     sources = open_sources(resolved, "eval")
     pairs = []
@@ -306,5 +307,5 @@ def open_evaluation_pairs(
         )
         # names must be unique over all sources
         prefix = f"{source.name}:" if len(sources) > 1 else ""
-        pairs += [pair._replace(name=prefix + pair.name) for pair in of_source]
+        pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
     return pairs

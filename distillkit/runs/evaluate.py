@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distillkit.data.degradation import Degradation
-from distillkit.data.evaluation_pairs import EvaluationPair
+from distillkit.data.evaluation_pairs import PlannedPair
 from distillkit.diffusion.model import ModelInput, OutputTeacher
 from distillkit.diffusion.padding import restore_padded
 from distillkit.errors import DistillkitError
@@ -98,7 +98,9 @@ def evaluate_run(
     for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
         work = f"evaluating seed {seeded.seed}" if options.num_seeds > 1 else "evaluating"
-        observed = with_progress(items, len(items), work)
+        # Read one by one: all of them at once may not fit into memory.
+        pairs = (item.read() for item in items)
+        observed = with_progress(pairs, len(items), work)
         # The gallery keeps images of the first seed.
         observe = gallery if seed_offset == 0 else None
         results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
@@ -106,7 +108,7 @@ def evaluate_run(
 
 
 def _read_method_folders(
-    folders: Mapping[str, Path], items: Sequence[EvaluationPair]
+    folders: Mapping[str, Path], items: Sequence[PlannedPair]
 ) -> dict[str, Files]:
     """Check the files of other methods against the images to evaluate on."""
     if not folders:
@@ -114,7 +116,7 @@ def _read_method_folders(
         return {}
     layouts = {}
     for item in items:
-        image = item.gt[0]
+        image = item.read().gt[0]
         layouts[item.name] = Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
     return read_folders(folders, layouts)
 
@@ -135,7 +137,7 @@ def _held_out_items(
     resolved: ResolvedRecipe,
     scale: int,
     device: torch.device,
-) -> list[EvaluationPair]:
+) -> list[PlannedPair]:
     degradation: Degradation | None = None
     if resolved.degradation is not None:
         degradation = build(resolved.degradation, device)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.distributed.device_mesh import DeviceMesh
 
-from distillkit.data.evaluation_pairs import EvaluationPair
+from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.errors import DataError, Interrupted
 from distillkit.files.atomic import explain_full_disk, write_file
@@ -211,11 +211,12 @@ def _choose_samples(
     # Sharded weights need all processes wherever the student is at work.
     if not main and mesh is None:
         return []
-    by_photo: dict[str, EvaluationPair] = {}
+    by_photo: dict[str, PlannedPair] = {}
     for pair in open_evaluation_pairs(resolved, models.degradation, models.student.scale):
         photo = pair.name.partition("#")[0]
         by_photo.setdefault(photo, pair)
-    return list(by_photo.values())[: resolved.recipe.evaluation.num_gallery_images]
+    chosen = list(by_photo.values())[: resolved.recipe.evaluation.num_gallery_images]
+    return [pair.read() for pair in chosen]
 
 
 def _report_sharding(models: RunModels, manifest: Manifest, main: bool) -> None:

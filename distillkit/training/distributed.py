@@ -74,7 +74,7 @@ def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
         log_with=list(options.log_with) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )
-    _check_size(accelerator.num_processes)
+    _check_sizes(accelerator.num_processes)
     requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if requested not in ("no", options.mixed_precision):
         warnings.warn(
@@ -85,7 +85,7 @@ def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
     return accelerator
 
 
-def _check_size(size: int) -> None:
+def _check_sizes(size: int) -> None:
     """Check that ``size`` is the number of processes that was asked for."""
     for name in SIZE_VARIABLES:
         expected = os.environ.get(name) or "1"
