@@ -142,6 +142,41 @@ def test_a_folder_is_read_recursively_whatever_its_folders_are_called(tmp_path: 
     assert not source.paired
 
 
+def test_a_folder_is_listed_again_only_where_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    (root / "below").mkdir(parents=True)
+    for name in ("a.png", "below/b.png"):
+        (root / name).write_bytes(png(pixels(1)))
+
+    def labels() -> list[str]:
+        source = open_source(imagefolder=root)
+        return sorted(source.label(index) for index in range(len(source)))
+
+    assert labels() == ["a.png", "below/b.png"]
+    with monkeypatch.context() as patched:
+        patched.setattr(datasets, "load_dataset", pytest.fail)
+        assert labels() == ["a.png", "below/b.png"]
+        assert np.array_equal(open_source(imagefolder=root).read(0).gt, pixels(1))
+    (root / "below/c.png").write_bytes(png(pixels(2)))
+    assert labels() == ["a.png", "below/b.png", "below/c.png"]
+    (root / "a.png").unlink()
+    assert labels() == ["below/b.png", "below/c.png"]
+    [index] = (tmp_path / "hf-cache" / "distillkit-folders").iterdir()
+    index.write_text("{")
+    assert labels() == ["below/b.png", "below/c.png"]
+
+
+def test_a_changed_metadata_file_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(pixels(1)))
+    caption = Columns(caption="text")
+    for text in ("first", "another"):
+        row = json.dumps({"file_name": "a.png", "text": text})
+        (tmp_path / "metadata.jsonl").write_text(row)
+        assert open_source(imagefolder=tmp_path, columns=caption).read(0).caption == text
+
+
 def test_a_folder_names_pairs_in_its_metadata(tmp_path: Path) -> None:
     rows = []
     for k in range(2):

@@ -5,9 +5,7 @@ So every kind of file is read alike.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
-from PIL import Image
 
+from distillkit.data.folder_index import load_folder, no_progress_bars
 from distillkit.data.hub import HubDataset, load_from_hub
 from distillkit.errors import DataError, did_you_mean, first_line
 from distillkit.files.images import ImageSource, decode_image, upright_size
@@ -203,7 +201,7 @@ def open_source(
     elif imagefolder is not None:
         default_name = str(imagefolder)
         folder = Path(imagefolder).absolute()
-        dataset = _load_folder(folder)
+        dataset = load_folder(folder)
     elif parquet is not None:
         default_name = str(parquet)
         dataset = _load_parquet(default_name)
@@ -328,28 +326,6 @@ def _check_paths(name: str, dataset: datasets.Dataset, column: str) -> None:
         )
 
 
-def _load_folder(folder: Path) -> Any:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} - no such folder; imagefolder is a folder of images, relative to where the "
-            "command runs"
-        )
-    suffixes = Image.registered_extensions()
-    if not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
-        raise DataError(f"{folder} - no images in this folder")
-    # Stated as one split: or else folders called "train" or "test" would become splits.
-    files = {"train": f"{_escape(folder)}/**"}
-    try:
-        with _no_progress_bars():
-            return datasets.load_dataset(
-                "imagefolder", data_files=files, split="train", drop_labels=True
-            )
-    except Exception as error:
-        raise DataError(
-            f"{folder} - cannot be loaded as a folder of images: {first_line(error)}"
-        ) from error
-
-
 def _load_parquet(parquet: str) -> Any:
     path = Path(parquet)
     # Path.glob takes relative patterns only.
@@ -360,27 +336,10 @@ def _load_parquet(parquet: str) -> Any:
             "runs"
         )
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             return datasets.load_dataset("parquet", data_files=parquet, split="train")
     except Exception as error:
         raise DataError(f"{parquet} - cannot be loaded as parquet: {first_line(error)}") from error
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Show no progress bars for files that are already here."""
-    enabled = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if enabled:
-            datasets.enable_progress_bars()
-
-
-def _escape(folder: Path) -> str:
-    """Write a folder as a glob that matches nothing else."""
-    return re.sub(r"([*?[])", r"[\1]", str(folder))
 
 
 def _read_stored(
