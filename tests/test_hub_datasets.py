@@ -18,8 +18,10 @@ from PIL import Image
 from distillkit.data.hub import HubDataset, is_cached
 from distillkit.data.sources import open_source
 from distillkit.errors import DataError
+from distillkit.recipe.build import open_sources
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.preflight import check_presence, fetch_all
+from distillkit.runs.run import run_recipe
 
 FIRST, SECOND = "1" * 40, "2" * 40
 CONFIGS = b"""---
@@ -278,3 +280,41 @@ def test_a_run_asks_for_its_own_revision(hub, recipe):
     check_presence(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v1"}]']))
     with pytest.raises(Exception, match="me/photos, revision 'v2' of the Hub"):
         check_presence(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v2"}]']))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'imagefolder = "photos/train"',
+        'parquet = "shards/a.parquet"',
+        'parquet = "shards/*.parquet"',
+        'hub = "me/photos"\nrevision = "v1"',
+    ],
+)
+def test_every_kind_of_source_is_opened_through_a_recipe_file(hub, recipe, photos, table):
+    shards = recipe.parent / "shards"
+    shards.mkdir()
+    (shards / "a.parquet").write_bytes(parquet([1, 2]))
+    table = table.replace("photos/train", str(photos / "train"))
+    extended = recipe.parent / "extended.toml"
+    extended.write_text(f'extends = ["{recipe.name}"]\n[[data.train]]\n{table}\n')
+    [source] = open_sources(load_recipe(extended), "train")
+    assert source.read(0).gt.dtype == np.uint8
+
+
+def test_the_commit_is_recorded_in_run_and_student(hub, recipe, tmp_path):
+    def resolved(revision):
+        table = f'data.train=[{{hub="me/photos", revision="{revision}"}}]'
+        return load_recipe(recipe, [table, "data.crop_size=16", "data.eval=[]"])
+
+    open_photos(revision="v1")
+    out = tmp_path / "run"
+    run_recipe(resolved("v1"), out)
+    [data] = json.loads((out / "manifest.json").read_text())["data"]
+    assert (data["commit"], data["split"], data["images"]) == (FIRST, "train", 3)
+    assert json.loads((out / "student" / "distillkit.json").read_text())["data"] == [data]
+    # The tag moves on.
+    hub.revisions["v1"] = SECOND
+    open_photos(revision="v1")
+    with pytest.raises(DataError, match=f'began with commit {FIRST}.*revision = "{FIRST}"'):
+        run_recipe(resolved("v1"), out, resume=True)
