@@ -7,6 +7,7 @@ import re
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from urllib.parse import unquote
 
 import datasets
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from distillkit.data.hub import HubDataset, is_cached
+from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import open_source
 from distillkit.errors import DataError
 from distillkit.recipe.build import open_sources
@@ -34,13 +36,17 @@ configs:
 """
 
 
+def image_bytes(value):
+    content = io.BytesIO()
+    Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
 def parquet(values, **columns):
     """Write a table with one gray 40 x 40 image for each value."""
     images = []
     for value in values:
-        content = io.BytesIO()
-        Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(content, "PNG")
-        images.append({"bytes": content.getvalue(), "path": f"{value}.png"})
+        images.append({"bytes": image_bytes(value), "path": f"{value}.png"})
     features = {"image": datasets.Image(), **dict.fromkeys(columns, datasets.Value("string"))}
     rows = datasets.Dataset.from_dict(
         {"image": images, **columns}, features=datasets.Features(features)
@@ -318,3 +324,69 @@ def test_the_commit_is_recorded_in_run_and_student(hub, recipe, tmp_path):
     open_photos(revision="v1")
     with pytest.raises(DataError, match=f'began with commit {FIRST}.*revision = "{FIRST}"'):
         run_recipe(resolved("v1"), out, resume=True)
+
+
+def streamed(source, workers=0, micro_batches=1):
+    settings = BatchSettings(
+        crop=16, batch_size=2, scale=2, seed=0, workers=workers, micro_batches=micro_batches
+    )
+    return PairedBatches([source], [1.0], settings)
+
+
+@pytest.mark.parametrize("buffer", [0, 5])
+def test_a_stream_is_split_without_repeats_and_resumes_exactly(tmp_path, buffer):
+    for number in range(2):
+        images = range(12 * number, 12 * number + 12)
+        (tmp_path / f"{number}.parquet").write_bytes(parquet(images))
+
+    def read(steps, workers=0, micro_batches=(0, 1)):
+        source = open_source(parquet=tmp_path / "*.parquet", stream_buffer=buffer)
+        batches = streamed(source, workers, micro_batches=2)
+        read = []
+        for batch in batches.iterate("stage1", *steps, micro_batches):
+            read.append([round(float(v) * 127.5 + 127.5) for v in batch.gt[:, 0, 0, 0]])
+        return read
+
+    whole = read((0, 12))
+    for epoch in (whole[:12], whole[12:]):
+        assert sorted(chain(*epoch)) == list(range(24))
+    assert (list(chain(*whole[:12])) == list(range(24))) == (buffer == 0)
+    # From the middle, by two workers, and by two processes.
+    assert read((5, 12)) == whole[10:]
+    assert read((0, 12), workers=2) == whole
+    assert read((0, 12), micro_batches=(0,)) == whole[::2]
+    assert read((0, 12), micro_batches=(1,)) == whole[1::2]
+
+
+def test_a_dataset_of_the_hub_is_streamed_through_a_recipe(hub, recipe):
+    table = 'data.train=[{hub="me/photos", revision="v1", streaming=true, shuffle_buffer=0}]'
+    resolved = load_recipe(recipe, [table, "data.eval=[]"])
+    check_presence(resolved)
+    [source] = open_sources(resolved, "train")
+    assert values(source) == [1, 2, 3]
+    assert source.describe()["commit"] == FIRST
+    assert not is_cached(HubDataset("me/photos", "v1"))
+    lines = []
+    assert fetch_all(resolved, lines.append)
+    assert "downloading" not in " ".join(lines)
+
+
+def test_a_stream_is_read_at_any_position(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(parquet([1, 2, 3]))
+    source = open_source(parquet=tmp_path / "a.parquet", stream_buffer=0)
+    assert source.read(1).id.endswith("[1] 2.png")
+    assert source.read(0).id.endswith("[0] 1.png")
+    assert source.read(4).id.endswith("[4] 2.png")
+
+
+def test_an_unusable_row_of_a_stream_is_replaced_by_the_next(tmp_path):
+    rows = [{"image": {"bytes": image_bytes(value), "path": f"{value}.png"}} for value in (1, 2, 3)]
+    rows[1]["image"] = {"bytes": b"no image", "path": "2.png"}
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    source = open_source(parquet=tmp_path / "a.parquet", stream_buffer=0)
+    settings = BatchSettings(crop=16, batch_size=3, scale=2, seed=0, max_bad_fraction=0.4)
+    batches = PairedBatches([source], [1.0], settings)
+    ids = [id.split()[-1] for id in batches.batch("stage1", 0).ids]
+    assert ids == ["1.png", "3.png", "3.png"]
+    assert len(batches.bad_images) == 1

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
+from distillkit.data.stream import count_rows
 from distillkit.errors import DataError, first_line
 
 _PAGE = "https://huggingface.co/datasets"
@@ -50,6 +51,7 @@ class HubSplit(NamedTuple):
     dataset: Any
     """A ``datasets.Dataset``, or where it is streamed a ``datasets.IterableDataset``."""
     commit: str
+    rows: int
 
 
 def load_from_hub(hub: HubDataset, *, streaming: bool = False) -> HubSplit:
@@ -75,12 +77,15 @@ def load_from_hub(hub: HubDataset, *, streaming: bool = False) -> HubSplit:
         commit = _resolve_commit(hub)
         folder = _find_cached(hub, commit)
         if folder is not None and not streaming:
-            return HubSplit(_read_cached(hub, folder), folder.name)
+            dataset = _read_cached(hub, folder)
+            return HubSplit(dataset, folder.name, len(dataset))
         builder = _ask_hub(hub, commit)
         if streaming:
-            return HubSplit(builder.as_streaming_dataset(hub.split), builder.hash)
+            rows = count_rows(builder, hub.split)
+            return HubSplit(builder.as_streaming_dataset(hub.split), builder.hash, rows)
         builder.download_and_prepare()
-        return HubSplit(builder.as_dataset(hub.split), builder.hash)
+        dataset = builder.as_dataset(hub.split)
+        return HubSplit(dataset, builder.hash, len(dataset))
 
 
 def is_cached(hub: HubDataset) -> bool:

@@ -263,6 +263,8 @@ class PairedBatches:
         weights = [self.weights[source] for source in group]
         choice, position = interleave(weights, position, seed, stage, "source", kind)
         source = group[choice]
+        if self.sources[source].streamed:
+            return source, position
         count = len(self.sources[source])
         return source, shuffled(count, position, seed, stage, "image", source)
 
@@ -282,7 +284,11 @@ class PairedBatches:
             return example
 
         # The replacement is random: neighbors of a bad image would come too often otherwise.
-        for index in _candidates(first, len(source), replacements):
+        candidates = _candidates(first, len(source), replacements)
+        if source.streamed:
+            # The rows after it; any other one would be far to seek.
+            candidates = iter(range(first, first + len(source)))
+        for index in candidates:
             try:
                 return self.cache.get((number, index), read)
             except BadImageError as error:

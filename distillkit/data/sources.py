@@ -16,6 +16,7 @@ import numpy as np
 
 from distillkit.data.folder_index import load_folder, no_progress_bars
 from distillkit.data.hub import HubDataset, load_from_hub
+from distillkit.data.stream import Stream, count_rows
 from distillkit.errors import DataError, did_you_mean, first_line
 from distillkit.files.images import ImageSource, decode_image, upright_size
 
@@ -78,7 +79,7 @@ class Source:
     """Images of one dataset, read by index. Made by :func:`open_source`."""
 
     name: str
-    dataset: datasets.Dataset
+    dataset: datasets.Dataset | Stream
     columns: Columns
     folder: Path | None = None
     """File names are given relative to it."""
@@ -89,6 +90,11 @@ class Source:
     def paired(self) -> bool:
         """Whether the source has low-quality images of its own."""
         return self.columns.lq is not None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its images are read in order, while they are used."""
+        return isinstance(self.dataset, Stream)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -165,6 +171,7 @@ def open_source(
     dataset: Any = None,
     name: str | None = None,
     columns: Columns | None = None,
+    stream_buffer: int | None = None,
 ) -> Source:
     """Open one source of images.
 
@@ -180,6 +187,8 @@ def open_source(
         dataset: a map-style ``datasets.Dataset`` that somebody else built.
         name: what ids and errors call the source; default: the value of the argument that is given.
         columns: default: ``image``, or in a dataset without it ``gt`` and ``lq``.
+        stream_buffer: read a Hub or parquet source while it is used, shuffled within so many rows
+            (0: in its own order); None: have all of it here.
 
     Raises:
         DataError: the source cannot be reached or read, is empty, lacks a column, or is a stream: a
@@ -196,7 +205,7 @@ def open_source(
     folder = None
     if hub is not None:
         default_name = hub.name
-        dataset, commit = load_from_hub(hub)
+        dataset, commit, rows = load_from_hub(hub, streaming=stream_buffer is not None)
         hub = hub._replace(revision=commit)
     elif imagefolder is not None:
         default_name = str(imagefolder)
@@ -204,9 +213,16 @@ def open_source(
         dataset = load_folder(folder)
     elif parquet is not None:
         default_name = str(parquet)
-        dataset = _load_parquet(default_name)
-    source = _check(name or default_name, dataset, columns or Columns(), folder)
-    return replace(source, hub=hub)
+        dataset, rows = _load_parquet(default_name, streaming=stream_buffer is not None)
+    name = name or default_name
+    if stream_buffer is None or (hub is None and parquet is None):
+        _check_is_complete(name, dataset)
+        source = _check(name, dataset, columns or Columns(), folder)
+        return replace(source, hub=hub)
+    if rows == 0:
+        raise DataError(f"{name} - the dataset is empty")
+    source = _check(name, dataset, columns or Columns(), folder)
+    return replace(source, dataset=Stream(source.dataset, rows, stream_buffer), hub=hub)
 
 
 def check_share(
@@ -237,12 +253,8 @@ def check_share(
     raise DataError("\n".join(lines))
 
 
-def _check(
-    name: str,
-    dataset: Any,
-    columns: Columns,
-    folder: Path | None,
-) -> Source:
+def _check_is_complete(name: str, dataset: Any) -> None:
+    """Refuse what is no dataset with images of known number."""
     if isinstance(dataset, datasets.IterableDataset):
         raise DataError(
             f"{name} - a streaming dataset cannot be resumed exactly; load it without streaming (a "
@@ -254,6 +266,14 @@ def _check(
         )
     if len(dataset) == 0:
         raise DataError(f"{name} - the dataset is empty")
+
+
+def _check(
+    name: str,
+    dataset: Any,
+    columns: Columns,
+    folder: Path | None,
+) -> Source:
     columns = _find_columns(name, dataset.column_names, columns)
     # Other columns would be decoded for nothing, and another format would not give plain values.
     used = [column for column in columns if column is not None]
@@ -317,7 +337,8 @@ def _without_decoding(
 
 def _check_paths(name: str, dataset: datasets.Dataset, column: str) -> None:
     """Refuse a column of texts that are not the paths of files."""
-    texts = [text for text in dataset[:10][column] if isinstance(text, str)]
+    stored = [row[column] for row in dataset.take(10)]
+    texts = [text for text in stored if isinstance(text, str)]
     # Some of the files may be missing: that is for the share of bad images to judge.
     if texts and not any(Path(text).is_file() for text in texts):
         raise DataError(
@@ -326,7 +347,8 @@ def _check_paths(name: str, dataset: datasets.Dataset, column: str) -> None:
         )
 
 
-def _load_parquet(parquet: str) -> Any:
+def _load_parquet(parquet: str, *, streaming: bool) -> tuple[Any, int]:
+    """Load parquet files, or prepare to stream them; return the rows and their number."""
     path = Path(parquet)
     # Path.glob takes relative patterns only.
     below_root = str(path.relative_to(path.anchor))
@@ -337,7 +359,12 @@ def _load_parquet(parquet: str) -> Any:
         )
     try:
         with no_progress_bars():
-            return datasets.load_dataset("parquet", data_files=parquet, split="train")
+            builder = datasets.load_dataset_builder("parquet", data_files=parquet)
+            if streaming:
+                return builder.as_streaming_dataset("train"), count_rows(builder, "train")
+            builder.download_and_prepare()
+            dataset = builder.as_dataset("train")
+            return dataset, len(dataset)
     except Exception as error:
         raise DataError(f"{parquet} - cannot be loaded as parquet: {first_line(error)}") from error
 

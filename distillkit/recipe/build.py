@@ -256,6 +256,9 @@ def open_sources(resolved: ResolvedRecipe, split: Literal["train", "eval"]) -> l
     tables: list[SourceConfig] = getattr(resolved.recipe.data, split)
     sources = []
     for i, table in enumerate(tables):
+        if split == "eval":
+            # Held-out images are the same ones in whatever order.
+            table = table.model_copy(update={"shuffle_buffer": 0})
         component = resolved.dataset(split, i)
         dataset = None if component is None else build(component, "cpu")
         sources.append(open_configured_source(table, dataset))
@@ -272,6 +275,9 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     Raises:
         DataError: it cannot be reached or read, is empty, or lacks a column.
     """
+    stream_buffer = None
+    if table.streaming:
+        stream_buffer = table.shuffle_buffer
     return open_source(
         hub=hub_dataset(table),
         imagefolder=table.imagefolder,
@@ -279,6 +285,7 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
         dataset=dataset,
         name=table.use,
         columns=Columns(table.image_column, table.lq_column, table.caption_column),
+        stream_buffer=stream_buffer,
     )
 
 

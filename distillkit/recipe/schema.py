@@ -63,6 +63,15 @@ class SourceConfig(BaseModel):
     split: str = Field(default="train", description="split of the dataset")
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
     parquet: Path | None = Field(default=None, description="parquet file or glob")
+    streaming: bool = Field(
+        default=False,
+        description="read the Hub's or a parquet source while it is used; nothing is downloaded "
+        "ahead",
+    )
+    shuffle_buffer: CountOrZero = Field(
+        default=1000,
+        description="streamed rows among which the next one is drawn; 0: in the files' order",
+    )
     image_column: str = Field(
         default="image", description="column of clean images; the degradation makes their inputs"
     )
@@ -85,6 +94,8 @@ class SourceConfig(BaseModel):
         if len(kinds) != 1:
             named = " and ".join(kinds) or "none"
             raise ValueError(f"give exactly one of use, hub, imagefolder and parquet, not {named}")
+        if self.streaming and kinds[0] not in ("hub", "parquet"):
+            raise ValueError(f"{kinds[0]} cannot be streamed; hub and parquet can")
         return self
 
 

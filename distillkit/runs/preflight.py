@@ -166,6 +166,8 @@ def _hub_sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConf
 def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[str]:
     """Yield the Hub's datasets that are not here."""
     for key, source in _hub_sources(resolved):
+        if source.streaming:
+            continue
         from distillkit.data.hub import is_cached
         from distillkit.recipe.build import hub_dataset
 
@@ -214,7 +216,7 @@ def _fetch_dataset(source: SourceConfig, say: Say) -> None:
 
     dataset = hub_dataset(source)
     assert dataset is not None
-    if not is_cached(dataset):
+    if not source.streaming and not is_cached(dataset):
         size, license = size_and_license(dataset)
         say(f"downloading the dataset {dataset}: {_format_size(size)}, license {license}")
     opened = open_configured_source(source)

@@ -168,7 +168,9 @@ def describe_cache(recipe: Recipe, models: RunModels, batches: PairedBatches) ->
 def _sample_pixels(source: Source, scale: int) -> Iterator[int]:
     """Count the low-quality pixels of some of the images."""
     stride = max(len(source) // SAMPLED_IMAGES, 1)
-    for index in range(0, len(source), stride):
+    if source.streamed:
+        stride = 1
+    for index in range(0, len(source), stride)[: SAMPLED_IMAGES + 1]:
         try:
             height, width = source.read(index).gt.shape[:2]
         except BadImageError:
