@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from distillkit.cli.arguments import RecipeFile as RecipeFile
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.data.degradation import Degradation as Degradation
+    from distillkit.data.hub import HubDataset as HubDataset
     from distillkit.data.luma import full_range_luma as full_range_luma
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
@@ -99,6 +100,7 @@ _HOME = {
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file"],
     "files.images": ["picture_size", "read_image", "write_image", "write_picture"],
+    "data.hub": ["HubDataset"],
     "data.luma": ["full_range_luma"],
     "data.ops": ["filter2d", "jpeg"],
     "data.pairs": ["BatchSettings", "PairedBatches"],
