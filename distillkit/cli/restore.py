@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,14 @@ import typer
 
 from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
 from distillkit.errors import DataError, DistillkitError
-from distillkit.inference.files import FileJob, FileKind, Tradeoffs, plan_files, restore_files
+from distillkit.inference.files import (
+    Existing,
+    FileJob,
+    FileKind,
+    Tradeoffs,
+    plan_files,
+    restore_files,
+)
 
 if TYPE_CHECKING:
     from distillkit.inference.restorer import Restorer
@@ -25,7 +32,7 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
     Args:
         kind: The files that it restores.
         restore_file: ``"module:function"``, imported when the command runs. The function takes
-            ``(restorer, source, targets, tradeoffs, *, seed)``, as
+            ``(restorer, source, targets, tradeoffs, *, seed)`` and returns notes, as
             :func:`~distillkit.inference.files.restore_image`.
     """
 
@@ -71,6 +78,9 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="replace existing results")
         ] = False,
+        skip_existing: Annotated[
+            bool, typer.Option("--skip-existing", help="make only the results that are missing")
+        ] = False,
         tile: Annotated[
             int | None,
             typer.Option(
@@ -91,7 +101,11 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         if tradeoff is not None and tradeoff_map is not None:
             raise DistillkitError("give either --tradeoff or --tradeoff-map")
         tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
-        jobs = plan_files(inputs, output, tradeoffs, kind=kind, overwrite=overwrite)
+        existing = _choose_existing(overwrite, skip_existing)
+        jobs = plan_files(inputs, output, tradeoffs, kind=kind, existing=existing)
+        if not jobs:
+            typer.echo("all results are there already", err=True)
+            return
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
         options = {
@@ -100,15 +114,19 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             "interpolation_nodes": nodes,
             "progress": True,
         }
+        jobs, failures = _check_jobs(jobs, kind)
         restorer = _load_restorer(run, model, settings, device, options)
         if tradeoff_map is not None:
             tradeoffs = [read_mask(tradeoff_map)]
         restorer.check_tradeoff(tradeoffs)
 
         def restore_job(job: FileJob) -> None:
-            restore_one(restorer, job.source, job.targets, tradeoffs, seed=seed)
+            wanted = [tradeoffs[index] for index in job.indices]
+            notes = restore_one(restorer, job.source, job.targets, wanted, seed=seed)
+            _show_above_progress(notes)
 
-        _restore_all(restore_job, jobs)
+        failures += _restore_all(restore_job, jobs)
+        _report(failures)
 
     return command
 
@@ -144,12 +162,55 @@ def _load_restorer(
     return Restorer.from_pretrained(run, device, **options)
 
 
-def _restore_all(restore_job: Callable[[FileJob], None], jobs: list[FileJob]) -> None:
-    """Do the jobs with a progress bar; exit with 1 if some files were not restored."""
+def _choose_existing(overwrite: bool, skip_existing: bool) -> Existing:
+    if overwrite and skip_existing:
+        raise DistillkitError("give either --overwrite or --skip-existing")
+    if overwrite:
+        return "replace"
+    return "skip" if skip_existing else "refuse"
+
+
+def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], list[str]]:
+    """Sort out, before the model is loaded, what cannot be restored.
+
+    Returns:
+        The jobs that remain, and a line for each that does not.
+
+    Raises:
+        DistillkitError: None remains.
+    """
+    if kind.check is None:
+        return jobs, []
+    check = pkgutil.resolve_name(kind.check)
+    remaining = []
+
+    def check_job(job: FileJob) -> None:
+        check(job.source, job.targets)
+        remaining.append(job)
+
+    failures = restore_files(check_job, jobs)
+    if not remaining:
+        raise DistillkitError("\n".join(failures))
+    return remaining, failures
+
+
+def _restore_all(restore_job: Callable[[FileJob], None], jobs: list[FileJob]) -> list[str]:
+    """Do the jobs with a progress bar; return a line for each file that was not restored."""
     from tqdm import tqdm
 
     quiet = len(jobs) == 1 or not sys.stderr.isatty()
-    failures = restore_files(restore_job, tqdm(jobs, unit="file", disable=quiet))
+    return restore_files(restore_job, tqdm(jobs, unit="file", disable=quiet))
+
+
+def _show_above_progress(notes: Iterable[str]) -> None:
+    from tqdm import tqdm
+
+    for note in notes:
+        tqdm.write(note, file=sys.stderr)
+
+
+def _report(failures: list[str]) -> None:
+    """Name what was not restored, and then exit with 1."""
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)
     if failures:

@@ -22,6 +22,9 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MIN_FREE_BYTES = 1 << 16
 """A disk with less free space counts as full."""
 
+LONGEST_NAME = 255 - len(".") - len(".4194304.part")
+"""Bytes in the name of a file, if the temporary one beside it is to have a name, too."""
+
 
 @contextmanager
 def atomic_file(path: Path, *, sync: bool = True) -> Iterator[Path]:

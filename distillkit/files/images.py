@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 from torch import Tensor
 
 from distillkit.errors import DataError
@@ -37,21 +37,26 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG", "compress_level": 4},
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jpe": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jfif": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "lossless": True},
     ".tif": {"format": "TIFF", "compression": "tiff_deflate"},
     ".tiff": {"format": "TIFF", "compression": "tiff_deflate"},
     ".bmp": {"format": "BMP"},
 }
-_WITHOUT_ALPHA = (".jpg", ".jpeg", ".bmp")
+_WITHOUT_ALPHA = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp")
+_WITH_16_BITS = (".png", ".tif", ".tiff")
+_MODE_OF_PROFILE = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+"""Pillow's mode by the color space that a profile describes."""
 
 
 def read_image(source: ImageSource, name: str | None = None) -> Tensor:
     """Read an image as a viewer shows it.
 
     The content decides the format, not the suffix; of an animation the first frame is read. EXIF
-    orientation is applied. Gray and palette images become RGB, transparency is laid on white, CMYK
-    is converted without a profile; ICC profiles are ignored. 16-bit gray keeps its precision
-    (65535 -> 1); 16-bit RGB is read at 8 bits.
+    orientation is applied. Gray and palette images become RGB, transparency is laid on white.
+    Colors are converted to sRGB from the embedded profile; damaged profiles, and those of 16-bit
+    gray, are ignored. 16-bit gray keeps its precision (65535 -> 1); 16-bit RGB is read at 8 bits.
 
     Args:
         source: path, bytes or PIL image.
@@ -111,6 +116,24 @@ def upright_size(source: ImageSource, name: str | None = None) -> tuple[int, int
         DataError: as :func:`picture_size`.
     """
     return _open_image(source, name, _read_upright_size)
+
+
+def has_opacity(source: ImageSource, name: str | None = None) -> bool:
+    """Read from the header whether an image has transparency.
+
+    Raises:
+        DataError: as :func:`picture_size`.
+    """
+    return _open_image(source, name, _read_has_opacity)
+
+
+def count_frames(source: ImageSource, name: str | None = None) -> int:
+    """Count the frames of an animation, or the pages of a document.
+
+    Raises:
+        DataError: as :func:`picture_size`.
+    """
+    return _open_image(source, name, _read_frame_count)
 
 
 def to_float(array: np.ndarray) -> Tensor:
@@ -174,7 +197,9 @@ def write_image(
 
 
 def write_picture(picture: Image.Image, path: str | Path) -> None:
-    """Write a PIL image with its mode and depth, as :func:`write_image` does.
+    """Write a PIL image with its mode, as :func:`write_image` does.
+
+    16-bit gray stays so in PNG and TIFF; in other formats it is rounded to 8 bits.
 
     Raises:
         DataError: an unknown suffix, or a mode that the format does not have.
@@ -187,13 +212,32 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
             f"{path} - cannot write {suffix or 'a file without suffix'}; use one of "
             f"{', '.join(_SAVE_OPTIONS)}"
         )
-    if picture.mode in ("LA", "RGBA") and suffix in _WITHOUT_ALPHA:
-        raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
+    if picture.mode in ("LA", "RGBA"):
+        refuse_without_opacity(path)
+    if picture.mode == "I;16" and suffix not in _WITH_16_BITS:
+        picture = to_8_bits(picture)
     try:
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             picture.save(file, **_SAVE_OPTIONS[suffix])
     except ValueError as error:
         raise DataError(f"{path} - cannot be written: {error}") from error
+
+
+def refuse_without_opacity(path: Path) -> None:
+    """Refuse a file to write whose format cannot hold transparency.
+
+    Raises:
+        DataError: by its suffix it is such a file.
+    """
+    suffix = path.suffix.lower()
+    if suffix in _WITHOUT_ALPHA:
+        raise DataError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
+
+
+def to_8_bits(picture: Image.Image) -> Image.Image:
+    """Round 16-bit gray to 8 bits. Pillow would clip it at 255."""
+    values = np.asarray(picture).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _to_stored(image: Tensor) -> np.ndarray:
@@ -248,6 +292,17 @@ def _read_upright_size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
+def _read_has_opacity(image: Image.Image) -> bool:
+    return image.has_transparency_data
+
+
+def _read_frame_count(image: Image.Image) -> int:
+    # A phone's MPO file is one photograph; its further frames serve to show it.
+    if image.format == "MPO":
+        return 1
+    return getattr(image, "n_frames", 1)
+
+
 def _read_pixels(image: Image.Image) -> Pixels:
     image.load()
     # Cameras store turned pixels and the turn to show them with.
@@ -262,6 +317,35 @@ def _read_pixels(image: Image.Image) -> Pixels:
         return Pixels(np.repeat(gray[..., None], 3, axis=2), None, True)
     is_gray = upright.mode in ("1", "L", "LA", "La")
     if upright.has_transparency_data:
-        channels = np.asarray(upright.convert("RGBA"))
-        return Pixels(channels[..., :3], channels[..., 3], is_gray)
-    return Pixels(np.asarray(upright.convert("RGB")), None, is_gray)
+        channels = upright.convert("RGBA")
+        colors = _to_srgb(channels.convert("RGB"), is_gray)
+        return Pixels(np.asarray(colors), np.asarray(channels)[..., 3], is_gray)
+    return Pixels(np.asarray(_to_srgb(upright, is_gray)), None, is_gray)
+
+
+def _to_srgb(image: Image.Image, is_gray: bool) -> Image.Image:
+    """Convert to RGB, and from the embedded profile to sRGB.
+
+    As in viewers, a profile that is damaged or describes other channels counts as none.
+    """
+    content = image.info.get("icc_profile")
+    plain = image.convert("RGB")
+    if not content:
+        return plain
+    stored = "RGB"
+    if is_gray:
+        stored = "L"
+    elif image.mode == "CMYK":
+        stored = "CMYK"
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        described = _MODE_OF_PROFILE.get(profile.profile.xcolor_space.strip())
+        # Through a profile of sRGB itself, values would change by a rounding.
+        is_srgb = "sRGB" in (profile.profile.profile_description or "")
+        if described != stored or is_srgb:
+            return plain
+        srgb = ImageCms.createProfile("sRGB")
+        image = image.convert(stored)
+        return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or plain
+    except (ImageCms.PyCMSError, OSError):
+        return plain

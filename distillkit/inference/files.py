@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillkit.errors import DataError, DistillkitError
+from distillkit.files.atomic import LONGEST_NAME, check_writable
+from distillkit.files.listing import IMAGE_SUFFIXES, find_files, has_suffix
 
 if TYPE_CHECKING:
     from distillkit.inference.restorer import Restorer
@@ -19,6 +21,14 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
     | {".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp"}
 )
+_OTHER_FILES = frozenset(
+    {".heic", ".heif", ".jxl", ".psd", ".svg", ".pdf", ".eps", ".ps", ".ico", ".exr", ".hdr"}
+    | {".txt", ".zip", ".tar", ".gz", ".json", ".html", ".mp3", ".wav"}
+)
+_FILE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | _OTHER_FILES
+"""An output that ends so is meant to be a file, unless it is a folder already."""
+Existing = Literal["refuse", "replace", "skip"]
+"""What to do with results that are there already."""
 Tradeoffs = Sequence[Any]
 """One result each: a number, a map of them, or None for the student's own tradeoff."""
 
@@ -37,14 +47,21 @@ class FileKind:
     """The suffix of results in a folder."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """For suffixes of another kind: what the file is, and which command restores it."""
+    check: str | None = None
+    """``"module:function"`` of (source, targets), called for every file before the model is loaded.
+
+    It raises a DistillkitError if the file cannot be restored to its targets.
+    """
 
 
-_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 IMAGE_FILES = FileKind(
     name="image",
-    readable=_IMAGE_SUFFIXES,
-    writable=_IMAGE_SUFFIXES - {".gif"},
+    readable=IMAGE_SUFFIXES,
+    writable=frozenset(
+        {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp"}
+    ),
     default=".png",
+    check="distillkit.inference.files:check_image",
     refused=dict.fromkeys(
         VIDEO_SUFFIXES,
         "is a video; `distillkit restore-video` restores it (pip install 'distillkit[video]')",
@@ -54,10 +71,12 @@ IMAGE_FILES = FileKind(
 
 @dataclass(frozen=True)
 class FileJob:
-    """One input file, and where its results go: one for each tradeoff."""
+    """One input file, and where its results go: one for each tradeoff that is missing."""
 
     source: Path
     targets: tuple[Path, ...]
+    indices: tuple[int, ...]
+    """Which of the tradeoffs the targets have."""
 
 
 def plan_files(
@@ -66,7 +85,7 @@ def plan_files(
     tradeoffs: Tradeoffs = (None,),
     *,
     kind: FileKind = IMAGE_FILES,
-    overwrite: bool = False,
+    existing: Existing = "refuse",
 ) -> list[FileJob]:
     """Decide where the result of each file goes; read no content and write nothing.
 
@@ -80,36 +99,57 @@ def plan_files(
         output: A file or a folder, existing or new.
         tradeoffs: What every file is restored at.
         kind: Which files are looked for, and which can be written.
-        overwrite: Whether existing results may be replaced.
+        existing: Whether results that exist are refused, replaced or left out of the jobs.
 
     Raises:
-        DataError: An input does not exist or is of another kind, a folder holds no such files,
-            several inputs have one result, or a result would replace an input.
-        DistillkitError: A result exists and may not be replaced, or the folder is a file.
+        DataError: An input does not exist or is of another kind, a folder cannot be read or holds
+            no such files, several inputs have one result, or a result would replace an input.
+        DiskError: A result's folder cannot be written to.
+        DistillkitError: A result exists and may not be replaced, its name is too long, the folder
+            is a file, or the output is a file of a kind that is not written.
     """
+    _refuse_unknown_output(output, kind)
     if output.suffix.lower() in kind.writable and not output.is_dir():
         pairs = [(_only_file(inputs, output), output)]
     else:
         pairs = _plan_folder(inputs, output, kind)
     _refuse_other_kinds([source for source, _ in pairs], kind)
-    jobs = [FileJob(source, _add_tradeoffs(target, tradeoffs)) for source, target in pairs]
+    every = tuple(range(len(tradeoffs)))
+    jobs = [FileJob(source, _add_tradeoffs(target, tradeoffs), every) for source, target in pairs]
     _refuse_shared_targets(jobs)
     _refuse_targets_that_are_inputs(jobs)
-    if not overwrite:
+    if existing == "refuse":
         _refuse_existing_targets(jobs)
+    if existing == "skip":
+        jobs = _leave_out_finished(jobs)
+    _refuse_unwritable_targets(jobs)
     return jobs
 
 
-def restore_files(restore_file: Callable[[FileJob], None], jobs: Iterable[FileJob]) -> list[str]:
-    """Do the jobs; a file that cannot be read, restored or written is passed over.
+def check_image(source: Path, targets: Sequence[Path]) -> None:
+    """Refuse what the header of an image shows already.
+
+    Raises:
+        DataError: It is no image or cannot be read, or a target cannot hold its transparency.
+    """
+    from distillkit.files.images import has_opacity, refuse_without_opacity
+
+    if not has_opacity(source):
+        return
+    for target in targets:
+        refuse_without_opacity(target)
+
+
+def restore_files(work: Callable[[FileJob], None], jobs: Iterable[FileJob]) -> list[str]:
+    """Do some work for each job; a file that cannot be read, restored or written is passed over.
 
     Returns:
-        One line for each file that was not restored.
+        One line for each file that failed.
     """
     failures = []
     for job in jobs:
         try:
-            restore_file(job)
+            work(job)
         except (DistillkitError, OSError) as e:
             reason = str(e)
             if str(job.source) not in reason:
@@ -125,7 +165,7 @@ def restore_image(
     tradeoffs: Tradeoffs,
     *,
     seed: int = 0,
-) -> None:
+) -> list[str]:
     """Restore one image file. A result appears only when it is complete.
 
     Args:
@@ -135,15 +175,22 @@ def restore_image(
         tradeoffs: 0 is most realistic, 1 most faithful.
         seed: Seed of a student that draws noise.
 
+    Returns:
+        A line for each thing of the image that its results lack.
+
     Raises:
         DistillkitError: The image cannot be read, restored or written.
     """
-    from distillkit.files.images import write_picture
+    from distillkit.files.images import count_frames, write_picture
 
     results = restorer(source, list(tradeoffs), seed=seed)
     for result, target in zip(results, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_picture(result, target)
+    frames = count_frames(source)
+    if frames == 1:
+        return []
+    return [f"{source} - {frames} frames; the first is restored"]
 
 
 def _only_file(inputs: Sequence[Path], output: Path) -> Path:
@@ -180,11 +227,11 @@ def _find_sources(path: Path, output: Path, kind: FileKind) -> tuple[Path, list[
         return path.parent, [path]
     if path.exists():
         base = path
-        found = [p for p in path.rglob("*") if p.suffix.lower() in kind.readable]
+        found = find_files(path, kind.readable)
         problem = f"holds no {kind.name}s"
     elif glob.has_magic(str(path)):
         base, pattern = _split_pattern(path)
-        found = list(base.glob(pattern))
+        found = [p for p in base.glob(pattern) if has_suffix(p, {p.suffix.lower()})]
         problem = "matches no file"
     else:
         raise DataError(f"{path} - no such file or folder")
@@ -225,14 +272,26 @@ def _refuse_other_kinds(sources: Iterable[Path], kind: FileKind) -> None:
             raise DataError(f"{source} - {advice}")
 
 
-def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
-    counts = Counter(_targets(jobs))
-    shared = [target for target, count in counts.items() if count > 1]
-    if shared:
-        raise DataError(
-            f"{min(shared)} - two results would be written there; "
-            "restore the inputs into different folders"
+def _refuse_unknown_output(output: Path, kind: FileKind) -> None:
+    suffix = output.suffix.lower()
+    if suffix in _FILE_SUFFIXES - kind.writable and not output.exists():
+        known = ", ".join(sorted(kind.writable))
+        raise DistillkitError(
+            f"{output} - cannot write {suffix}; use one of {known}, or make a folder of that name"
         )
+
+
+def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
+    sources = defaultdict(list)
+    for job in jobs:
+        for target in job.targets:
+            sources[target].append(job.source)
+    for target, sharing in sorted(sources.items()):
+        if len(sharing) > 1:
+            raise DataError(
+                f"{target} - two results would be written there, of {sharing[0]} and "
+                f"{sharing[1]}; restore the inputs into different folders"
+            )
 
 
 def _refuse_targets_that_are_inputs(jobs: Sequence[FileJob]) -> None:
@@ -249,10 +308,37 @@ def _refuse_existing_targets(jobs: Iterable[FileJob]) -> None:
     existing = [target for target in _targets(jobs) if target.exists()]
     if not existing:
         return
-    which = str(existing[0])
+    which = f"{existing[0]} - exists"
     if len(existing) > 1:
-        which += f" and {len(existing) - 1} more"
-    raise DistillkitError(f"{which} - exists; pass --overwrite to replace it")
+        which = f"{existing[0]} and {len(existing) - 1} more - exist"
+    raise DistillkitError(
+        f"{which}; pass --overwrite to replace it, or --skip-existing to make only what is missing"
+    )
+
+
+def _leave_out_finished(jobs: Iterable[FileJob]) -> list[FileJob]:
+    """Keep what has no result yet; results appear only when they are complete."""
+    unfinished = []
+    for job in jobs:
+        pairs = zip(job.targets, job.indices, strict=True)
+        missing = [(target, index) for target, index in pairs if not target.exists()]
+        if missing:
+            targets, indices = zip(*missing, strict=True)
+            unfinished.append(FileJob(job.source, targets, indices))
+    return unfinished
+
+
+def _refuse_unwritable_targets(jobs: Iterable[FileJob]) -> None:
+    for target in _targets(jobs):
+        if len(os.fsencode(target.name)) > LONGEST_NAME:
+            raise DistillkitError(
+                f"{target} - the name is too long; it may have {LONGEST_NAME} bytes. Name an "
+                "output file"
+            )
+        if target.is_dir():
+            raise DistillkitError(f"{target} - is a folder; a result would have that name")
+    for folder in {target.parent for target in _targets(jobs)}:
+        check_writable(folder)
 
 
 def _targets(jobs: Iterable[FileJob]) -> Iterator[Path]:

@@ -78,21 +78,6 @@ def quantized(image: Tensor, dtype: np.dtype) -> np.ndarray:
     return values.permute(1, 2, 0).numpy().astype(dtype)
 
 
-def enlarged_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge (h, w, 1) to (scale h, scale w, 1) bicubically; (h, w, 0) stays empty."""
-    if scale == 1 or not opacity.size:
-        return opacity
-    plane = opacity[..., 0]
-    if plane.dtype != np.uint8:
-        # Pillow resizes one channel of other types as float32 only.
-        plane = plane.astype(np.float32)
-    height, width = plane.shape
-    size = (width * scale, height * scale)
-    enlarged = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
-    largest = np.iinfo(opacity.dtype).max if opacity.dtype.kind == "u" else 1
-    return enlarged.clip(0, largest).astype(opacity.dtype)[..., None]
-
-
 def _decode(source: ImageSource) -> np.ndarray:
     """Decode to (h, w, C): gray or RGB, and opacity if there is transparency."""
     pixels = decode_with_alpha(source)

@@ -20,8 +20,9 @@ from distillkit.diffusion.model import ModelInput
 from distillkit.diffusion.padding import restore_padded
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.inference.color import ColorFix, fix_colors
-from distillkit.inference.image_types import as_array, enlarged_opacity, quantized, to_unit
+from distillkit.inference.image_types import as_array, quantized, to_unit
 from distillkit.inference.interpolation import MAX_NODES, MIN_NODES, mix, plan_interpolation
+from distillkit.inference.opacity import enlarged_opacity, fill_hidden_colors
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restored_bands
 from distillkit.inference.tradeoff_map import is_map, pad_map, read_map
@@ -224,8 +225,10 @@ class Restorer:
         array, back = as_array(image)
         # 1 or 3 channels of color, and one of opacity where their number is even
         colors = array.shape[2] - (array.shape[2] + 1) % 2
-        restored = self._restore_in_memory(array[..., :colors], request)
-        opacity = enlarged_opacity(array[..., colors:], self.scale)
+        opacity = array[..., colors:]
+        lq = fill_hidden_colors(array[..., :colors], opacity)
+        restored = self._restore_in_memory(lq, request)
+        opacity = enlarged_opacity(opacity, self.scale)
         images = []
         for pixels in _pop_each(restored):
             if opacity.size:

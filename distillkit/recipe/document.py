@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillkit.errors import did_you_mean
+from distillkit.errors import DataError, did_you_mean
+from distillkit.files.text import read_text
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe_value, lower_first, refuse
 from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
@@ -154,7 +155,7 @@ def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
     """
     document = Document(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         document.values = tomllib.loads(text)
     except FileNotFoundError:
         raise _CannotRead(_missing_file(path, extended_by)) from None
@@ -163,9 +164,9 @@ def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
     except tomllib.TOMLDecodeError as e:
         document.problems = [_syntax_problem(path, text, e)]
         return document
-    except UnicodeDecodeError:
+    except DataError as e:
         first_line = Origin(document.name, 1)
-        document.problems = [Problem(first_line, (), "not a text file in UTF-8")]
+        document.problems = [Problem(first_line, (), str(e))]
         return document
     folder = path.parent.absolute()
     for key, line in key_lines(text).items():

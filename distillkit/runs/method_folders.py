@@ -16,7 +16,7 @@ from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
 from distillkit.files.images import Pixels, decode_with_alpha, read_image
-from distillkit.inference.files import IMAGE_FILES
+from distillkit.files.listing import find_files
 from distillkit.runs.console import print_status
 
 Files = Mapping[str, Path]
@@ -98,10 +98,7 @@ def list_images(folder: Path, pattern: str = "*") -> Files:
     if not folder.is_dir():
         raise DataError(f"{folder} - no such folder")
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        suffix = path.suffix.lower()
-        if suffix not in IMAGE_FILES.readable or not path.is_file():
-            continue
+    for path in find_files(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if not fnmatch(name, pattern):
             continue

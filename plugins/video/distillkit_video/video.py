@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -26,6 +27,8 @@ BT601 = 5
 _COMPUTED_MATRICES = {1: BT709, 5: BT601, 6: BT601, 7: 7, 9: 9}
 """The YUV matrices of H.273 that swscale computes; 6 has the numbers of 5."""
 _LIMITED_RANGE = 1
+_ALPHA_FORMAT = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya\d")
+"""How FFmpeg's names of pixel formats with opacity begin."""
 _TOLERATED_LOSS = 0.2
 """Seconds, beside two frames, by which a file may be shorter than its header states."""
 
@@ -37,7 +40,7 @@ def restore_video(
     tradeoffs: Sequence[float | None],
     *,
     seed: int = 0,
-) -> None:
+) -> list[str]:
     """Restore a video once for each tradeoff.
 
     Frames are 8 bits and upright; times and sound are the source's. Every frame has the same
@@ -51,6 +54,9 @@ def restore_video(
         targets: One for each tradeoff, with a suffix of :data:`FORMATS`; folders are made.
         tradeoffs: 0 is most realistic, 1 most faithful; None is the student's own.
         seed: Seed of a student that draws noise.
+
+    Returns:
+        A line for each thing of the video that its results lack.
 
     Raises:
         DataError: The source is no video, damaged, or shorter than its header says; its sound does
@@ -90,6 +96,22 @@ def restore_video(
                     writer.copy_sound(item, index)
         for writer in writers:
             writer.finish()
+        return [f"{source} - {lost}" for lost in _find_lost(clip)]
+
+
+def _find_lost(clip: Any) -> list[str]:
+    """Say what of a video its results lack."""
+    lost = []
+    video = clip.streams.video[0]
+    # VP8 and VP9 keep opacity in a stream of their own, which only a tag tells of.
+    is_tagged = any(name.lower() == "alpha_mode" for name in video.metadata)
+    if is_tagged or _ALPHA_FORMAT.match(video.pix_fmt or ""):
+        lost.append("its opacity is dropped")
+    if len(clip.streams.video) > 1:
+        lost.append(f"{len(clip.streams.video)} streams of pictures; the first is restored")
+    if clip.streams.subtitles:
+        lost.append("its subtitles are left out")
+    return lost
 
 
 def _read_first_frame(source: Path) -> av.VideoFrame:
