@@ -58,10 +58,12 @@ if TYPE_CHECKING:
         DistilledRestorationPipeline as DistilledRestorationPipeline,
     )
     from distillkit.files.atomic import atomic_file as atomic_file
+    from distillkit.files.images import count_frames as count_frames
     from distillkit.files.images import picture_size as picture_size
     from distillkit.files.images import read_image as read_image
     from distillkit.files.images import write_image as write_image
     from distillkit.files.images import write_picture as write_picture
+    from distillkit.files.listing import has_suffix as has_suffix
     from distillkit.files.weights import WeightFile as WeightFile
     from distillkit.files.weights import load_exactly as load_exactly
     from distillkit.files.weights import read_state_dict as read_state_dict
@@ -99,7 +101,8 @@ _HOME = {
     "cli.restore": ["restore_command"],
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file"],
-    "files.images": ["picture_size", "read_image", "write_image", "write_picture"],
+    "files.listing": ["has_suffix"],
+    "files.images": ["count_frames", "picture_size", "read_image", "write_image", "write_picture"],
     "data.hub": ["HubDataset"],
     "data.luma": ["full_range_luma"],
     "data.ops": ["filter2d", "jpeg"],

@@ -167,13 +167,14 @@ def test_a_write_that_fails_half_way_leaves_nothing(monkeypatch, tmp_path):
     assert tree(tmp_path) == []
 
 
-def test_what_cannot_be_written_is_named_and_the_rest_goes_on(restore, tmp_path):
+def test_what_cannot_be_written_is_refused_before_any_work(restore, tmp_path):
     picture(tmp_path / "in/a/x.png")
     picture(tmp_path / "in/b.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a").write_text("in the way")
     code, message = restore("in", "-o", "out", *MODEL)
-    assert code == 1 and "in/a/x.png - " in message and tree(tmp_path / "out") == ["a", "b.png"]
+    assert code == 2 and "out/a - cannot be written: Not a directory" in message
+    assert tree(tmp_path / "out") == ["a"]
 
 
 def test_a_plan_needs_no_torch():

@@ -467,7 +467,9 @@ def test_files_that_cannot_be_read(write: Write) -> None:
         "end.toml:2  not valid TOML: invalid value"
     ]
     Path("latin.toml").write_bytes(b'name = "\xe9"')
-    assert errors("latin.toml") == ["latin.toml:1  not a text file in UTF-8"]
+    assert errors("latin.toml") == [
+        "latin.toml:1  not a text file in UTF-8 (see line 1); save it as UTF-8"
+    ]
     assert errors(".") == [".  cannot be read: Is a directory"]
     assert errors(write("kind.toml", 'name = "x"\nextends = "good.toml"')) == [
         'kind.toml:2  extends - expected a list of file names, got a string "good.toml"'

@@ -93,7 +93,7 @@ def test_pil_images_keep_their_mode(restorer, mode, out):
 
 def test_opacity_is_enlarged_and_leaves_the_colors_alone(restorer):
     array = np.concatenate(
-        [textured(12, 10), np.tile(np.linspace(0, 255, 10, dtype=np.uint8), (12, 1))[..., None]],
+        [textured(12, 10), np.tile(np.linspace(1, 255, 10, dtype=np.uint8), (12, 1))[..., None]],
         axis=2,
     )
     restored, opaque = restorer(array), restorer(array[..., :3])

@@ -108,12 +108,12 @@ def plan_files(
         DistillkitError: A result exists and may not be replaced, its name is too long, the folder
             is a file, or the output is a file of a kind that is not written.
     """
-    _refuse_unknown_output(output, kind)
     if output.suffix.lower() in kind.writable and not output.is_dir():
         pairs = [(_only_file(inputs, output), output)]
     else:
         pairs = _plan_folder(inputs, output, kind)
     _refuse_other_kinds([source for source, _ in pairs], kind)
+    _refuse_unknown_output(output, kind)
     every = tuple(range(len(tradeoffs)))
     jobs = [FileJob(source, _add_tradeoffs(target, tradeoffs), every) for source, target in pairs]
     _refuse_shared_targets(jobs)

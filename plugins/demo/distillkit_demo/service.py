@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from distillkit import DataError, Restorer, picture_size, read_picture, write_picture
+from distillkit import DataError, Restorer, count_frames, picture_size, read_picture, write_picture
 
 LONGEST_VIEW_SIDE = 2048
 """Pixels of what the page shows; a result to download has all of them."""
@@ -43,6 +43,8 @@ class Photo(FilesOnDisk):
     key: str
     picture: Image.Image
     """Upright and decoded, with the mode and depth that its results have."""
+    frames: int
+    """Of the file; more than the first are not restored."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class DemoService:
         scale = self.restorer.scale
         folder = self._make_folder()
         view = _write_view(picture, (picture.width * scale, picture.height * scale), folder)
-        return Photo(folder, view, key, picture)
+        return Photo(folder, view, key, picture, count_frames(content))
 
     def _restore(self, picture: Image.Image, tradeoff: float | None) -> RestoredPhoto:
         start = time.perf_counter()

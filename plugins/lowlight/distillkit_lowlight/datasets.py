@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillkit import DistillkitError
+from distillkit import IMAGE_FILES, DistillkitError, has_suffix
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,6 @@ LOW_NAMES = {"low", "input"}
 """Names of the folder, or column, of the low-light images."""
 NORMAL_NAMES = {"normal", "high", "target"}
 """Names of the folder, or column, of the normal-light images."""
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp"}
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "test": ("test", "validation"),
@@ -276,7 +275,7 @@ def _list_some(paths: list[str]) -> str:
 def _index_by_name(folder: Path) -> dict[str, Path]:
     images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES:
+        if not has_suffix(path, IMAGE_FILES.readable):
             continue
         name = _common_name(path)
         if name in images:

@@ -359,4 +359,4 @@ def test_what_cannot_be_written_is_named(restore, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "file").write_text("in the way")
     code, message = restore("a.mp4", "-o", "file/b.mp4")
-    assert code == 1 and "file/b.mp4 - cannot be written" in message
+    assert code == 2 and "file - cannot be written: Not a directory" in message
