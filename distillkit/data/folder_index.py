@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
-from PIL import Image
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from distillkit.errors import DataError, DiskError, first_line
 from distillkit.files.atomic import write_file
+from distillkit.files.listing import find_files
 
 Stamps = dict[str, list[int]]
 """Of every folder, and of every metadata file: its time of change and its size."""
@@ -93,9 +94,13 @@ def _stat(path: str) -> list[int]:
 
 
 def _list_images(folder: Path) -> datasets.Dataset:
-    suffixes = Image.registered_extensions()
-    if not any(path.suffix.lower() in suffixes for path in folder.rglob("*")):
+    images = find_files(folder)
+    if not images:
         raise DataError(f"{folder} - no images in this folder")
+    suffixes = {path.suffix.lower() for path in images}
+    if not suffixes.issubset(ImageFolder.EXTENSIONS) and not any(folder.rglob("metadata.*")):
+        # The library would pass over formats that it does not know, such as AVIF.
+        return datasets.Dataset.from_dict({"image": [str(path) for path in images]})
     # Stated as one split: or else folders called "train" or "test" would become splits.
     files = {"train": f"{_escape(folder)}/**"}
     try:
