@@ -234,6 +234,8 @@ def _summarize(photo: Photo, restored: RestoredPhoto, compared: str) -> str:
     text = (
         f"Left: {compared}. Right: restored, {before} → {after} pixels in {restored.seconds:.1f} s."
     )
+    if photo.frames > 1:
+        text += f" The file has {photo.frames} frames; the first is restored."
     if max(restored.size) > LONGEST_VIEW_SIDE:
         text += f" Shown at {LONGEST_VIEW_SIDE} pixels; the download has them all."
     return text
