@@ -14,8 +14,11 @@ from distillkit.inference.student import load_student
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.evaluate import evaluate_run
+from distillkit.runs.folder import lock_folder
 from distillkit.runs.run import dry_run, run_recipe
+from distillkit.training.distributed import create_accelerator
 from distillkit.training.loop import Stage, Trainer
+from distillkit.training.tracking import RunLog
 
 
 def weights_of(out):
@@ -407,8 +410,10 @@ def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
         load_recipe(recipe, ["training.recast_weights=true", *others])
 
 
-def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd):
+def test_a_loss_far_above_the_first_ones_is_told_once_a_stage(recipe, tmp_path, capfd):
     sets = [
+        "stage1.steps=12",
+        "training.lr_warmup_steps=12",
         "training.logging_steps=1",
         "data.eval=[]",
         "stage2.steps=0",
@@ -422,6 +427,30 @@ def test_a_loss_far_above_the_first_is_told_once_a_stage(recipe, tmp_path, capfd
     )
     run_recipe(load_recipe(recipe, sets), tmp_path / "tame")
     assert "diverged" not in capfd.readouterr().err
+
+
+def test_a_first_loss_that_is_small_by_chance_warns_of_nothing(recipe, tmp_path, capsys):
+    options = load_recipe(recipe, ["training.log_with=[]"]).recipe.training
+    log = RunLog(
+        tmp_path / "metrics.jsonl", create_accelerator(options, tmp_path), lambda *_, **__: None
+    )
+    log.begin("stage1", 0, 8)
+    for step, loss in enumerate([0.001, 0.3, 0.2, 0.4, 0.3, 0.3, 2.0], 1):
+        log.write(step, {"loss": loss})
+    assert "diverged" not in capsys.readouterr().err
+    log.write(8, {"loss": 3.0})
+    assert "is 3, 12.5 times what it began with (0.24)" in capsys.readouterr().err
+
+
+def test_a_second_process_in_the_folder_of_a_run_is_refused(finished, recipe):
+    resolved = load_recipe(recipe)
+    before = (finished / "metrics.jsonl").read_text()
+    owner = rf"another process \(pid {os.getpid()} on .+\) is at work here"
+    with lock_folder(finished), pytest.raises(DistillkitError, match=f"finished - {owner}"):
+        run_recipe(resolved, finished, resume=True)
+    assert (finished / "metrics.jsonl").read_text() == before
+    run_recipe(resolved, finished, resume=True)
+    assert not (finished / "run.pid").exists()
 
 
 def test_with_a_cycle_crops_and_degradations_come_again_but_times_do_not(recipe, tmp_path):

@@ -51,8 +51,10 @@ def evaluate(
         changes.append(f"evaluation.reference={json.dumps(reference)}")
     resolved = load_recipe(run / "recipe.toml", changes)
     from distillkit.runs.evaluate import evaluate_run
+    from distillkit.runs.folder import lock_folder
 
-    report = evaluate_run(resolved, run, device, method_folders=method_folders, combine=pair)
+    with lock_folder(run):
+        report = evaluate_run(resolved, run, device, method_folders=method_folders, combine=pair)
     if report is not None:
         typer.echo(f"open {report}")
 

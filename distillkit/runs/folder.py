@@ -3,22 +3,64 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import socket
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from distillkit.errors import DistillkitError
-from distillkit.files.atomic import atomic_dir
+from distillkit.files.atomic import atomic_dir, explain_disk_errors
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.runs.changes import Change, RunProgress, compare_recipes, format_changes
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 
 PROBE_BYTES = 1 << 20
 """Size of the file that is written to see whether a folder can be written to."""
+
+
+@contextmanager
+def lock_folder(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder while the context is open.
+
+    The lock is the system's, which frees it however this process ends. ``run.pid`` tells others
+    whose it is.
+
+    Raises:
+        DistillkitError: another process is at work there.
+        DiskError: the folder cannot be written to.
+    """
+    lock = FileLock(run / "run.lock", timeout=0)
+    owner = run / "run.pid"
+    with explain_disk_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise DistillkitError(
+                f"{run} - another process ({_read_owner(owner)}) is at work here; wait for it, "
+                "or choose another folder with --out"
+            ) from None
+        owner.write_text(f"pid {os.getpid()} on {socket.gethostname()}")
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _read_owner(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # it has the lock, but has not written its name yet
+        return "it has not said which"
 
 
 def prepare_folder(

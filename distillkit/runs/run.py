@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from distillkit.runs.changes import Change
 from distillkit.runs.console import print_status
 from distillkit.runs.distill import Run, distill
 from distillkit.runs.evaluate import evaluate_run
-from distillkit.runs.folder import history_entry, prepare_folder
+from distillkit.runs.folder import history_entry, lock_folder, prepare_folder
 from distillkit.runs.manifest import Manifest
 from distillkit.runs.preflight import check_presence
 from distillkit.training.cache_estimate import describe_cache
@@ -63,8 +64,10 @@ def run_recipe(
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
     accelerator = create_accelerator(resolved.recipe.training, out)
-    with explain_full_disk(out), distributed_errors(accelerator):
+    with explain_full_disk(out), distributed_errors(accelerator), ExitStack() as stack:
         changes = _check(resolved, out, accelerator, resume, fork)
+        if accelerator.is_main_process:
+            stack.enter_context(lock_folder(out))
         run = _prepare(resolved, out, accelerator, planned or resolved.recipe)
         return _execute(run, changes)
 

@@ -20,7 +20,9 @@ from tqdm import tqdm
 from distillkit.files.atomic import append_text, write_file
 
 DIVERGENCE_FACTOR = 10.0
-"""A loss of so many times the stage's first one is warned of."""
+"""A loss of so many times what the stage began with is warned of."""
+FIRST_LINES = 5
+"""Logged lines whose mean loss is what a stage began with: a single one may be small by chance."""
 NOT_SHOWN = ("lr", "seconds", "loader_wait", "cache_saved")
 """Values that are logged but not shown in the terminal."""
 
@@ -50,7 +52,7 @@ class RunLog:
         self.nonfinite_path = path.with_name("nonfinite.jsonl")
         self._bar: tqdm[Any] | None = None
         self._started = 0.0
-        self._first_loss: float | None = None
+        self._first_losses: list[float] = []
         self._warned = False
 
     def rewind(self, step: int) -> None:
@@ -81,7 +83,7 @@ class RunLog:
         self._total = total
         self._started = time.monotonic()
         self._done_before = done
-        self._first_loss = None
+        self._first_losses = []
         self._warned = False
         if self._accelerator.is_main_process and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=done, desc=stage, unit="step", dynamic_ncols=True)
@@ -185,10 +187,11 @@ class RunLog:
         self.say("  ".join(fields))
 
     def _warn_of_divergence(self, loss: float) -> None:
-        """Warn, once a stage, of a loss far above that of the stage's first line."""
-        if self._first_loss is None:
-            self._first_loss = loss
-        first = self._first_loss
+        """Warn, once a stage, of a loss far above the mean of the stage's first lines."""
+        if len(self._first_losses) < FIRST_LINES:
+            self._first_losses.append(loss)
+            return
+        first = statistics.fmean(self._first_losses)
         if self._warned or not loss > DIVERGENCE_FACTOR * first > 0:
             return
         self._warned = True
