@@ -14,26 +14,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from distillkit.adapters import FullAdapter
 from distillkit.diffusion.model import ModelInput, OutputTeacher, RestorationModel
-from distillkit.errors import DistillkitError, PluginError
+from distillkit.errors import DistillkitError, PluginError, first_line
 from distillkit.files.atomic import atomic_dir
 from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
 from distillkit.inference.tradeoff_map import blend_nodes
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.objectives.controllability import Variant
 from distillkit.plugins.manager import load_plugins
-from distillkit.recipe.build import build_adapter, build_variant
+from distillkit.recipe.build import build_adapter, build_variant, read_settings
+from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import AdapterConfig, Stage2Config
+from distillkit.recipe.schema import AdapterConfig, Fraction, Seed, Stage2Config, UseConfig
 from distillkit.tradeoff import REALISTIC, check_tradeoff
 
 FORMAT = 2
+ABOUT = "distillkit.json"
 MERGED = "network.safetensors"
 """The file of a student merged at one tradeoff: all weights of its network."""
+
+
+class _Stage1(BaseModel):
+    adapter: AdapterConfig
+
+
+class _About(BaseModel):
+    """The keys of ``distillkit.json`` that its readers rely on."""
+
+    recipe: str
+    seed: Seed
+    student: UseConfig
+    stage1: _Stage1
+    stage2: Stage2Config | None
+    licenses: dict[str, str]
+    merged: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +203,7 @@ def save_student(
         about = _describe(resolved, has_stage2="stage2" in trained)
         about["data"] = list(data)
         text = json.dumps(about, indent=2, default=str) + "\n"
-        (temporary / "distillkit.json").write_text(text)
+        (temporary / ABOUT).write_text(text)
         (temporary / "recipe.toml").write_text(resolved.to_toml())
         for stage, tensors in trained.items():
             on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
@@ -268,11 +287,12 @@ def build_base_model(about: Mapping[str, Any]) -> RestorationModel:
         about: ``distillkit.json``.
 
     Raises:
-        PluginError: the plugin is not installed, or builds something else.
+        PluginError: the plugin is not installed, does not take the student's options, or builds
+            something else.
     """
     options = dict(about["student"])
     spec = load_plugins().find("students", options.pop("use"))
-    model = spec.create(spec.config(**options))
+    model = spec.create(read_settings(spec, options))
     if not isinstance(model, RestorationModel):
         raise PluginError(
             f"{spec.full_name} - builds a {type(model).__name__}, not a RestorationModel"
@@ -314,17 +334,26 @@ def read_about(folder: Path) -> dict[str, Any]:
     Raises:
         DistillkitError: it is missing, damaged, or of another format.
     """
+    file = folder / ABOUT
     try:
-        about = json.loads((folder / "distillkit.json").read_text())
+        about = json.loads(file.read_text())
     except FileNotFoundError:
         raise DistillkitError(
             f"{folder} - no student here (no distillkit.json); give a finished run's folder"
         ) from None
-    except (OSError, ValueError) as e:
-        raise DistillkitError(f"{folder}/distillkit.json - not readable: {e}") from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise DistillkitError(f"{file} - not readable: {first_line(e)}") from e
+    if not isinstance(about, dict):
+        raise DistillkitError(f"{file} - damaged: it holds no table; write the student again")
     if about.get("format") != FORMAT:
         raise DistillkitError(
             f"{folder} - student format {about.get('format')}, "
             f"this version of distillkit reads {FORMAT}"
         )
+    try:
+        _About.model_validate(about)
+    except ValidationError as e:
+        raise DistillkitError(
+            f"{file} - damaged, or of another version of distillkit: {explain_all(e)}"
+        ) from None
     return about

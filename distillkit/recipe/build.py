@@ -31,7 +31,8 @@ from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import Distance, ReconstructionLoss
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Plugins, load_plugins
-from distillkit.recipe.errors import explain
+from distillkit.plugins.options import Options
+from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import Component, ResolvedRecipe
 from distillkit.recipe.positions import dotted
 from distillkit.recipe.schema import AdapterConfig, SourceConfig, Stage2Config
@@ -199,27 +200,27 @@ def build_metric(name: str, settings: Mapping[str, Any], device: Device) -> Any:
     return _build_with_settings(spec, settings, device)
 
 
+def read_settings(spec: Spec, settings: Mapping[str, Any]) -> Options:
+    """Make a component's options of plain values.
+
+    Raises:
+        PluginError: it does not take them.
+    """
+    try:
+        return spec.config(**settings)
+    except ValidationError as e:
+        problems = explain_all(e, spec.config.model_fields)
+        raise PluginError(f"{spec.full_name} does not take these settings: {problems}") from None
+
+
 def _build_with_settings(spec: Spec, settings: Mapping[str, Any], device: Device) -> Any:
     full_name = spec.full_name
-    try:
-        config = spec.config(**settings)
-    except ValidationError as e:
-        problems = "; ".join(_explain_settings(e, spec))
-        raise PluginError(f"{full_name} does not take these settings: {problems}") from None
+    config = read_settings(spec, settings)
     missing = [file for file in config.weight_files() if file.find() is None]
     if missing:
         names = ", ".join(f"{file.name} (license {file.license})" for file in missing)
         raise WeightsError(f"{full_name} needs weights that are not on this machine: {names}")
     return build(Component((), spec, config, {}), device)
-
-
-def _explain_settings(invalid: ValidationError, spec: Spec) -> list[str]:
-    known = list(spec.config.model_fields)
-    problems = []
-    for error in invalid.errors():
-        where = ".".join(map(str, error["loc"])) or "options"
-        problems.append(f"{where} - {explain(error, known)}")
-    return problems
 
 
 def _find_model(plugins: Plugins, name: str) -> Spec:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, ValidationError
 
 from distillkit.errors import RecipeError, did_you_mean
 from distillkit.recipe.positions import KeyPath, dotted
@@ -64,6 +64,20 @@ def refuse(problems: Iterable[Problem]) -> None:
     texts = dict.fromkeys(str(problem) for problem in in_order)
     if texts:
         raise RecipeError("\n".join(texts))
+
+
+def explain_all(invalid: ValidationError, known: Iterable[str] = ()) -> str:
+    """Put a table's errors in one line.
+
+    Args:
+        invalid: what pydantic raised.
+        known: keys of the table, to suggest one for a misspelt key.
+    """
+    problems = []
+    for error in invalid.errors():
+        where = ".".join(map(str, error["loc"])) or "options"
+        problems.append(f"{where} - {explain(error, known)}")
+    return "; ".join(problems)
 
 
 def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:

@@ -40,6 +40,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
+"""Within what torch's generators take."""
 TeacherName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
@@ -530,7 +532,7 @@ class Recipe(Config):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     extends: list[str] = Field(default_factory=list, description="recipes this one changes")
-    seed: int = 0
+    seed: Seed = 0
     student: UseConfig
     teachers: dict[TeacherName, UseConfig] = Field(
         default_factory=dict,
