@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         DistilledRestorationPipeline as DistilledRestorationPipeline,
     )
     from distillkit.files.atomic import atomic_file as atomic_file
+    from distillkit.files.atomic import scratch_folder as scratch_folder
     from distillkit.files.images import count_frames as count_frames
     from distillkit.files.images import picture_size as picture_size
     from distillkit.files.images import read_image as read_image
@@ -100,7 +101,7 @@ _HOME = {
     "cli.arguments": ["Overrides", "RecipeFile"],
     "cli.restore": ["restore_command"],
     "data.degradation": ["Degradation"],
-    "files.atomic": ["atomic_file"],
+    "files.atomic": ["atomic_file", "scratch_folder"],
     "files.listing": ["has_suffix"],
     "files.images": ["count_frames", "picture_size", "read_image", "write_image", "write_picture"],
     "data.hub": ["HubDataset"],

@@ -1,9 +1,14 @@
 """Files and folders appear complete or not at all."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from distillkit.errors import DiskError
-from distillkit.files.atomic import atomic_dir, atomic_file
+from distillkit.files import atomic
+from distillkit.files.atomic import atomic_dir, atomic_file, name_temporary, scratch_folder
 
 
 def content_of(folder):
@@ -56,9 +61,43 @@ def test_a_folder_is_replaced_only_if_asked_or_empty(tmp_path):
     assert content_of(tmp_path) == {"folder/b": "second"}
 
 
-def test_what_a_killed_process_left_does_not_get_into_the_folder(tmp_path):
-    (tmp_path / ".folder.part").mkdir()
-    (tmp_path / ".folder.part/stale").write_text("stale")
-    with atomic_dir(tmp_path / "folder") as temporary:
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not say whether a process is alive")
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path):
+    script = f"""
+import os
+from pathlib import Path
+from distillkit.files.atomic import atomic_dir, atomic_file
+folder = Path({str(tmp_path)!r})
+with atomic_dir(folder / "kept") as one, atomic_file(folder / "file.txt") as two:
+    (one / "stale").write_text("stale")
+    two.write_text("stale")
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    stale = list(tmp_path.iterdir())
+    assert len(stale) == 2
+    own = name_temporary(tmp_path / "of_this_process")
+    own.write_text("being written")
+    atomic._clear_leftovers.cache_clear()
+    with atomic_dir(tmp_path / "another") as temporary:
         (temporary / "a").write_text("new")
-    assert content_of(tmp_path) == {"folder/a": "new"}
+    assert content_of(tmp_path) == {"another/a": "new", own.name: "being written"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not say whether a process is alive")
+def test_scratch_folders_of_killed_processes_are_cleared_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    script = """
+import os
+from distillkit import scratch_folder
+with scratch_folder() as folder:
+    (folder / "stale").write_text("stale")
+    os.kill(os.getpid(), 9)
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    atomic._clear_leftovers.cache_clear()
+    with scratch_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 An export that gives other images never appears.
 """
 
+import errno
 import json
 import shutil
 
@@ -172,6 +173,92 @@ def test_students_that_cannot_be_merged(recipe, tmp_path, override, reason):
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("onnx", [False, True])
+def test_a_folder_that_cannot_be_written_is_said_before_any_work(
+    distillkit, run, tmp_path, monkeypatch, onnx
+):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("distillkit.inference.student.build_base_model", refuse)
+    out = tmp_path / "read-only" / "graph.onnx"
+    outcome = distillkit("export", run, "--onnx" if onnx else "-o", out)
+    assert outcome.code == 2
+    named = out.parent if onnx else out
+    last_line = outcome.err.splitlines()[-1]
+    assert last_line == f"error: {named} - cannot be written: Permission denied"
+
+
+def _without(*keys):
+    def change(about):
+        table = about
+        for key in keys[:-1]:
+            table = table[key]
+        del table[keys[-1]]
+
+    return change
+
+
+def _with(value, *keys):
+    def change(about):
+        table = about
+        for key in keys[:-1]:
+            table = table[key]
+        table[keys[-1]] = value
+
+    return change
+
+
+DAMAGE = {
+    "a newer key of stage 2": (_with(1, "stage2", "new"), "stage2.new - unknown key"),
+    "a newer value": (_with("x", "stage2", "variant"), "stage2.variant - expected"),
+    "a newer adapter": (_with("x", "stage1", "adapter", "kind"), "stage1.adapter.kind - expected"),
+    "a newer option": (_with(1, "student", "new"), "does not take these settings: new - unknown"),
+    "no seed": (_without("seed"), "seed - missing"),
+    "a huge seed": (_with(10**30, "seed"), "seed - must be"),
+    "no student": (_with({}, "student"), "student.use - missing"),
+    "a list": (_with([], "stage1"), "stage1 - expected"),
+    "no stage 2": (_without("stage2"), "stage2 - missing"),
+    "a license": (_with(None, "licenses", "student"), "licenses.student - expected"),
+    "a tradeoff": (_with(2, "merged"), "merged - must be"),
+}
+
+
+def test_a_damaged_or_newer_student_is_one_line(run):
+    file = run / "student/distillkit.json"
+    original = file.read_text()
+    for change, reason in DAMAGE.values():
+        about = json.loads(original)
+        change(about)
+        file.write_text(json.dumps(about))
+        assert reason in _refusal(run)
+    for content in (b"", b"null", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000):
+        file.write_bytes(content)
+        assert "distillkit.json - " in _refusal(run)
+    file.write_text(original)
+    weights = run / "student/stage2.safetensors"
+    content = weights.read_bytes()
+    for damaged in (b"", content[:50], content[:-1], content + b"0", b"\xff" + content[1:]):
+        weights.write_bytes(damaged)
+        assert "stage2.safetensors - " in _refusal(run)
+
+
+def _refusal(run):
+    with pytest.raises(DistillkitError) as refused:
+        Restorer.from_pretrained(run, "cpu")
+    text = str(refused.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+@pytest.mark.parametrize("name", ["student/recipe.toml", "evaluation/metrics.json"])
+def test_a_file_that_the_model_card_needs_is_named_if_damaged(run, tmp_path, name):
+    (run / name).write_text("[")
+    with pytest.raises(DistillkitError, match=f"{name} - .*damaged"):
+        export(run, tmp_path / "out")
+
+
 def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkeypatch):
     def save_spoilt(tensors, file, **options):
         spoilt = {name: tensor + 0.5 for name, tensor in tensors.items()}
@@ -181,8 +268,8 @@ def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkey
     message = "loaded as peft adapters, the student gives images that differ by"
     with pytest.raises(DistillkitError, match=message):
         export(run, tmp_path / "out")
-    names = {path.name for path in tmp_path.iterdir()}
-    assert not names & {"out", ".out.part"}
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -79,12 +78,13 @@ def push(
     Log in first: by HF_TOKEN, or by `hf auth login`.
     """
     from distillkit.export import folder as engine
+    from distillkit.files.atomic import scratch_folder
 
     if (run / "model_index.json").is_file():
         address = engine.push(run, repository, private=private)
     else:
-        with tempfile.TemporaryDirectory(prefix="distillkit-") as temporary:
-            exported = Path(temporary) / "exported"
+        with scratch_folder() as scratch:
+            exported = scratch / "exported"
             engine.export(run, exported)
             address = engine.push(exported, repository, private=private)
     typer.echo(f"done: {address}")

@@ -21,7 +21,7 @@ from torch import Tensor
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About, LoadStudent, write_adapters
 from distillkit.export.model_card import model_card
-from distillkit.files.atomic import atomic_dir
+from distillkit.files.atomic import atomic_dir, check_writable
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import (
     MERGED,
@@ -68,10 +68,11 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
     """
     if out.exists():
         raise DistillkitError(f"{out} - exists; name a new folder")
+    check_writable(out)
     run = find_student(run)
     source = student_folder(run)
     about = read_about(source)
-    recipe = without_folders((source / "recipe.toml").read_text())
+    recipe = without_folders(_read_recipe(source / "recipe.toml"))
     student = load_student(source)
     tradeoffs = COMPARED_TRADEOFFS if student.variant else [student.fixed_tradeoff]
     if merge_at is not None:
@@ -149,6 +150,18 @@ def without_default_paths(about: About) -> dict[str, Any]:
         if key in student and Path(student[key]).match(str(default)):
             del student[key]
     return {**about, "student": student}
+
+
+def _read_recipe(file: Path) -> str:
+    """Read the recipe that a student was saved with."""
+    try:
+        text = file.read_text()
+        tomllib.loads(text)
+    except (OSError, ValueError) as e:
+        raise DistillkitError(
+            f"{file} - missing or damaged ({first_line(e)}); the model card is made of it"
+        ) from e
+    return text
 
 
 def _refuse_merging(student: Student) -> None:
@@ -266,4 +279,9 @@ def _evaluation_rows(run: Path) -> list[dict[str, Any]]:
     file = run / "evaluation" / "metrics.json"
     if not file.is_file():
         return []
-    return json.loads(file.read_text())
+    try:
+        return json.loads(file.read_text())
+    except ValueError as e:
+        raise DistillkitError(
+            f"{file} - damaged ({first_line(e)}); evaluate again with: distillkit evaluate {run}"
+        ) from e

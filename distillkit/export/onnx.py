@@ -6,12 +6,12 @@ It is compared with the student in onnxruntime before the file appears.
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,7 +22,12 @@ from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
 from distillkit.export.folder import TOLERANCE
-from distillkit.files.atomic import explain_disk_errors, flush_to_disk
+from distillkit.files.atomic import (
+    check_writable,
+    explain_disk_errors,
+    flush_to_disk,
+    name_temporary,
+)
 from distillkit.inference.student import (
     Student,
     find_student,
@@ -106,6 +111,7 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     for file in _files(out):
         if file.exists():
             raise DistillkitError(f"{file} - exists; name a new file")
+    check_writable(out.parent)
     source = student_folder(find_student(run))
     graph = _student_graph(load_student(source), form)
     program = _trace(graph)
@@ -285,8 +291,9 @@ def _write(program: Any, graph: FixedTradeoffGraph, out: Path) -> str:
     with explain_disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         # The graph names its file of weights, so both are written under their final names.
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            folder = Path(temporary)
+        folder = name_temporary(out)
+        try:
+            folder.mkdir()
             program.save(folder / out.name)
             report = _compare(folder / out.name, graph)
             for file in _files(out):
@@ -294,6 +301,8 @@ def _write(program: Any, graph: FixedTradeoffGraph, out: Path) -> str:
                 if written.exists():
                     flush_to_disk(written)
                     written.rename(file)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     return report
 
 

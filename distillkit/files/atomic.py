@@ -6,9 +6,13 @@ Imports no torch.
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import re
 import shutil
+import socket
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +26,10 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 MIN_FREE_BYTES = 1 << 16
 """A disk with less free space counts as full."""
 
-LONGEST_NAME = 255 - len(".") - len(".4194304.part")
+_MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_UNFINISHED = re.compile(rf".+\.{_MACHINE}-(\d+)\.part")
+"""Names of what a process of this machine has not finished, with the process's number."""
+LONGEST_NAME = 255 - len(".") - len(".01234567-4194304.part")
 """Bytes in the name of a file, if the temporary one beside it is to have a name, too."""
 
 
@@ -43,8 +50,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         DiskError: the file cannot be written.
     """
-    # Several processes may write the same file: each has a temporary file of its own.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = name_temporary(path)
     with explain_disk_errors(path):
         try:
             yield temporary
@@ -72,8 +78,7 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         DiskError: the folder cannot be written, or is there and not to be replaced.
     """
-    # One process writes a folder. What a killed one left under the fixed name is removed here.
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = name_temporary(path)
     with explain_disk_errors(path):
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -93,6 +98,58 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
             flush_to_disk(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give an empty folder outside of the user's; delete it afterwards."""
+    parent = tempfile.gettempdir()
+    _clear_leftovers(parent)
+    suffix = f".{_MACHINE}-{os.getpid()}.part"
+    folder = Path(tempfile.mkdtemp(prefix="distillkit.", suffix=suffix, dir=parent)).resolve()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def name_temporary(path: Path) -> Path:
+    """Name what is written beside ``path`` until it is complete.
+
+    Each process has a name of its own: several may write the same file. What killed ones left in
+    the folder is removed first.
+    """
+    _clear_leftovers(str(path.parent))
+    return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}.part")
+
+
+# once for each folder: to list a large one takes its time
+@functools.cache
+def _clear_leftovers(folder: str) -> None:
+    """Remove what processes of this machine that are no more left unfinished in a folder."""
+    # On Windows, asking after a process would end it.
+    if os.name == "nt":
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            unfinished = _UNFINISHED.fullmatch(entry.name)
+            if unfinished is None or _is_alive(int(unfinished[1])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.errors import DataError, Interrupted
-from distillkit.files.atomic import explain_full_disk, write_file
+from distillkit.files.atomic import explain_full_disk, scratch_folder, write_file
 from distillkit.inference.student import read_about, student_folder
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import open_evaluation_pairs, open_sources
@@ -78,9 +77,9 @@ def dry_run(resolved: ResolvedRecipe) -> None:
     That is one step of each stage, one checkpoint and one evaluation image.
     """
     recipe = resolved.recipe
-    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        small = _shortened(recipe, Path(folder) / "cache")
-        run_recipe(replace(resolved, recipe=small), Path(folder) / "run", planned=recipe)
+    with scratch_folder() as folder:
+        small = _shortened(recipe, folder / "cache")
+        run_recipe(replace(resolved, recipe=small), folder / "run", planned=recipe)
 
 
 def open_batches(resolved: ResolvedRecipe, models: RunModels, processes: int) -> PairedBatches:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -35,6 +38,13 @@ _API_PATHS = (
 _ALLOWED_PATHS = re.compile(f"{_PAGE_PATHS}|{API}/({_API_PATHS})")
 _TEXT_TYPES = re.compile(r"text/(html|plain|event-stream|css)|application/json")
 
+_SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "content-security-policy": "frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+}
+
 logger = logging.getLogger(__name__)
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -47,18 +57,31 @@ class GradioGuardMiddleware:
 
     Gradio tells clients where on the disk their files are, takes such paths from them, and would
     fetch addresses that they name. Through this middleware the folder is called :data:`MASK`, and
-    a request that names any other path or address as a file is refused.
+    a request that names any other path or address as a file is refused. So are requests of other
+    sites' pages, and those that reached this machine by a name that is not its own (DNS rebinding).
 
     Args:
         app: Gradio's own application.
         folder: Gradio's folder for files.
         max_upload: Bytes of the largest file that may be uploaded.
+        max_disk: Bytes of all files together; the oldest make room for an upload.
+        names: Names that browsers may know this machine by, besides its own.
     """
 
-    def __init__(self, app: App, folder: Path, max_upload: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        folder: Path,
+        max_upload: int,
+        max_disk: int,
+        names: Sequence[str] = (),
+    ) -> None:
         self.app = app
         self.folder = str(folder)
         self.max_upload = max_upload
+        self.max_disk = max_disk
+        own = (*names, "localhost", socket.gethostname(), socket.getfqdn())
+        self.names = {name.lower() for name in own}
         self._spellings = _match_spellings(self.folder)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -67,6 +90,7 @@ class GradioGuardMiddleware:
             await self.app(scope, receive, send)
         if scope["type"] != "http":
             return
+        send = _with_headers(send)
         try:
             scope, receive = await self._check(scope, receive)
         except HTTPException as refused:
@@ -77,6 +101,7 @@ class GradioGuardMiddleware:
 
     async def _check(self, scope: Message, receive: Receive) -> tuple[Message, Receive]:
         """Refuse a request, or return what Gradio shall see of it."""
+        self._check_sender(Headers(scope=scope))
         path: str = scope["path"]
         if not _ALLOWED_PATHS.fullmatch(path) or ".." in path.split("/"):
             raise HTTPException(404, "not found")
@@ -92,6 +117,30 @@ class GradioGuardMiddleware:
             return {**scope, "path": _FILE + real_path}, receive
         return scope, receive
 
+    def _check_sender(self, headers: Headers) -> None:
+        """Refuse a request that was sent to a name not ours, or by a page not ours."""
+        host = headers.get("host", "")
+        if not self._is_own(_hostname(f"//{host}")):
+            raise HTTPException(
+                421, "this demo is not known by that name; start it with --allow-host NAME"
+            )
+        origin = headers.get("origin")
+        if origin is not None:
+            is_own = urlsplit(origin).netloc == host or _hostname(origin) in self.names
+        else:
+            # older browsers, and programs that are none, do not say
+            is_own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+            # a link of another site may lead to the page
+            is_own = is_own or headers.get("sec-fetch-mode") == "navigate"
+        if not is_own:
+            raise HTTPException(403, "this demo answers its own page only")
+
+    def _is_own(self, hostname: str) -> bool:
+        # Nobody can make a number mean this machine, as a name can be made to.
+        with suppress(ValueError):
+            return bool(ip_address(hostname))
+        return hostname in self.names
+
     async def _check_upload(self, scope: Message, receive: Receive) -> None:
         length = Headers(scope=scope).get("content-length", "")
         if not length.isdigit():
@@ -102,6 +151,7 @@ class GradioGuardMiddleware:
             raise HTTPException(
                 413, f"the file is larger than the {megabytes:g} MB that this demo takes"
             )
+        _make_room(Path(self.folder), self.max_disk - int(length))
 
     def _unmask_call(self, body: bytes) -> bytes:
         """Put real paths in the place of the masked ones in a call of the page."""
@@ -141,6 +191,46 @@ class GradioGuardMiddleware:
             logger.exception("%s %s", scope["method"], scope["path"])
             answer = PlainTextResponse("this call cannot be answered", 500)
             await answer(scope, receive, send)
+
+
+def _with_headers(send: Send) -> Send:
+    """Tell browsers to keep to content types, to show the page in no frame, and to name it nowhere.
+
+    Args:
+        send: Sends the response.
+    """
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=list(message.get("headers", [])))
+            headers.update(_SAFE_HEADERS)
+            message = {**message, "headers": headers.raw}
+        await send(message)
+
+    return send_with_headers
+
+
+def _hostname(address: str) -> str:
+    """Return the host of an address, in lower case; nothing where there is none."""
+    with suppress(ValueError):
+        return urlsplit(address).hostname or ""
+    return ""
+
+
+def _make_room(folder: Path, limit: int) -> None:
+    """Delete the oldest files until a folder holds no more than ``limit`` bytes."""
+    files = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # deleted meanwhile
+            if path.is_file():
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= limit:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
 
 
 class _MaskedResponse:

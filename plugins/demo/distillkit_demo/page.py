@@ -5,18 +5,16 @@ from __future__ import annotations
 import html
 import logging
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from distillkit import DistillkitError, PluginError, Restorer
+from distillkit import DistillkitError, PluginError, Restorer, scratch_folder
 from distillkit_demo.service import LONGEST_VIEW_SIDE, DemoService, Photo, RestoredPhoto
 
 # Read when Gradio is imported.
@@ -75,6 +73,8 @@ def serve(
     port: int = 7860,
     max_pixels: int = 1_000_000,
     max_upload: int = 20 << 20,
+    max_disk: int = 1 << 30,
+    allowed_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve the demo as long as the context is open; its files are deleted at the end.
 
@@ -85,6 +85,8 @@ def serve(
         port: Port to listen on.
         max_pixels: The largest photo that is accepted.
         max_upload: Bytes of the largest file that may be uploaded.
+        max_disk: Bytes of all uploads and results together; the oldest make room for an upload.
+        allowed_hosts: Names that browsers may know this machine by, besides its own.
 
     Yields:
         The address of the page.
@@ -94,9 +96,15 @@ def serve(
     """
     # Gradio's own error would come later, and not say what to do.
     _refuse_taken_port(host, port)
-    with _gradio_folder() as folder:
+    with _gradio_folder() as folder, _environment(_without_proxy(host)):
         blocks = _Page(DemoService(restorer, folder, max_pixels), max_upload).build(title)
-        guard = Middleware(GradioGuardMiddleware, folder=folder, max_upload=max_upload)
+        guard = Middleware(
+            GradioGuardMiddleware,
+            folder=folder,
+            max_upload=max_upload,
+            max_disk=max_disk,
+            names=(host, *allowed_hosts),
+        )
         try:
             blocks.launch(
                 server_name=host,
@@ -270,13 +278,26 @@ def _refuse_taken_port(host: str, port: int) -> None:
 @contextmanager
 def _gradio_folder() -> Iterator[Path]:
     """Give Gradio a new folder for its files, and delete it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="distillkit-demo-")).resolve()
-    former = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    try:
+    with scratch_folder() as folder, _environment({"GRADIO_TEMP_DIR": str(folder)}):
         yield folder
+
+
+def _without_proxy(host: str) -> dict[str, str]:
+    """Except this machine from the environment's proxies, which Gradio would ask for its page."""
+    former = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = ",".join(filter(None, [former, "127.0.0.1", "localhost", "::1", host]))
+    return {"no_proxy": names, "NO_PROXY": names}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables inside a context."""
+    former = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        del os.environ["GRADIO_TEMP_DIR"]
-        if former is not None:
-            os.environ["GRADIO_TEMP_DIR"] = former
+        for name in variables:
+            del os.environ[name]
+            if name in former:
+                os.environ[name] = former[name]

@@ -15,7 +15,8 @@ def distillkit_commands(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
-def demo(
+# Typer reads one option from each parameter.
+def demo(  # noqa: PLR0913
     run: Annotated[
         str,
         typer.Argument(
@@ -33,6 +34,16 @@ def demo(
         float, typer.Option(min=0.001, help="largest photo, million pixels")
     ] = 1.0,
     megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
+    disk: Annotated[
+        float, typer.Option(min=1, help="megabytes of all uploads and results together")
+    ] = 1000.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="a name that browsers know this machine by, as behind a proxy of yours",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     ] = None,
@@ -51,6 +62,8 @@ def demo(
         port=port,
         max_pixels=round(megapixels * 1e6),
         max_upload=round(megabytes * 2**20),
+        max_disk=round(disk * 2**20),
+        allowed_hosts=allow_host or (),
     )
     with server as address:
         typer.echo(f"open {address} (Ctrl-C stops it)")

@@ -32,9 +32,9 @@ MAX_PIXELS, MAX_UPLOAD = 60_000, 3 << 18
 
 
 @contextmanager
-def serving(student):
+def serving(student, **options):
     restorer = WatchedRestorer(student)
-    limits = {"max_pixels": MAX_PIXELS, "max_upload": MAX_UPLOAD}
+    limits = {"max_pixels": MAX_PIXELS, "max_upload": MAX_UPLOAD, **options}
     with serve(restorer, "toy", port=free_port(), **limits) as address:
         yield restorer, address
 
@@ -238,6 +238,67 @@ def test_addresses_that_the_page_has_no_use_for_are_closed(client):
         assert client.request("GET", path).status_code == 404, path
     assert client.request("GET", f"{API}/file=/files/nothing").status_code == 403
     assert client.request("POST", f"{API}/process_recording").status_code == 404
+
+
+FOREIGN = [
+    {"host": "evil.example"},
+    {"host": "evil.example:7860", "origin": "http://evil.example:7860"},
+    {"origin": "http://evil.example"},
+    {"origin": "null"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_other_sites_and_other_names_are_refused(client, headers):
+    form = {"files": ("photo.png", photo())}
+    answer = client.request("POST", f"{API}/upload", files=form, headers=headers)
+    assert answer.status_code in (403, 421)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "192.168.0.7", "[::1]"])
+def test_own_names_and_numbers_are_known_through_any_port(client, name):
+    headers = {"host": f"{name}:8080", "origin": f"http://{name}:8080"}
+    form = {"files": ("photo.png", photo())}
+    answer = client.request("POST", f"{API}/upload", files=form, headers=headers)
+    assert answer.status_code == 200
+
+
+def test_a_name_that_is_allowed_is_known_behind_a_proxy_that_encrypts():
+    student = student_with_tradeoff()
+    with serving(student, allowed_hosts=["Demo.example"]) as (_, address):
+        headers = {"host": "demo.example", "origin": "https://demo.example"}
+        assert DemoClient(address).request("GET", "/", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/config", f"{API}/nowhere"])
+def test_browsers_are_told_to_be_careful(client, path):
+    headers = client.request("GET", path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "DENY"
+    assert headers["content-security-policy"] == "frame-ancestors 'none'"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_it_asks_no_proxy_for_its_own_page(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with serving(student_with_tradeoff()) as (_, address):
+        assert DemoClient(address).request("GET", "/").status_code == 200
+    assert os.environ["no_proxy"] == ""
+
+
+def test_old_files_make_room_for_new_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with serving(student_with_tradeoff(), max_disk=1 << 20) as (_, address):
+        client = DemoClient(address)
+        for side in range(280, 290):
+            client.upload(photo(side, side))
+            files = [path for path in tmp_path.rglob("*") if path.is_file()]
+            assert sum(path.stat().st_size for path in files) < 1.1 * 2**20
+    assert len(files) > 1
 
 
 def test_what_the_server_says_of_itself_names_no_path(client):
