@@ -11,7 +11,8 @@ import typer
 from distillkit.errors import DistillkitError
 
 
-def export(
+# Typer reads one option from each parameter.
+def export(  # noqa: PLR0913
     run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="a new folder")
@@ -19,13 +20,17 @@ def export(
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")
     ] = None,
+    spandrel: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="checkpoints of tradeoff 0 and 1, for any upscaler"),
+    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="plain weights with one fixed --tradeoff")
     ] = False,
     tradeoff: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="for --merge or --onnx: 0 most realistic ... 1 most faithful"
+            min=0, max=1, help="for --merge or --onnx: fix it; for --spandrel: one checkpoint more"
         ),
     ] = None,
     plane: Annotated[
@@ -39,24 +44,32 @@ def export(
         str | None,
         typer.Option(metavar="WIDTHxHEIGHT", help="for --onnx: of the input; default: any size"),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="for --onnx: float16")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="for --onnx and --spandrel: float16")
+    ] = False,
 ) -> None:
     """Write a student for others to use.
 
     The folder is for distillkit, diffusers and peft, with a model card. It is loaded again and
     compared with the original. An ONNX graph takes the tradeoff as an input, unless --tradeoff
-    fixes it.
+    fixes it. Checkpoints are plain networks for tools that read them by spandrel.
     """
-    if (output is None) == (onnx is None):
-        raise DistillkitError("give either -o, for a folder, or --onnx, for a graph")
+    if [output, onnx, spandrel].count(None) != 2:
+        raise DistillkitError(
+            "give one of -o, for a folder, --onnx, for a graph, and --spandrel, for checkpoints"
+        )
+    if merge and output is None:
+        raise DistillkitError("--merge is for folders; the others are merged by --tradeoff alone")
+    if onnx is None and (plane or size is not None):
+        raise DistillkitError("--tradeoff-plane and --size are for --onnx")
     if onnx is not None:
-        if merge:
-            raise DistillkitError("--merge is for folders; a graph is merged by --tradeoff alone")
         _export_onnx(run, onnx, tradeoff, plane, size, half)
+    elif spandrel is not None:
+        _export_checkpoints(run, spandrel, tradeoff, half)
     else:
         assert output is not None
-        if plane or half or size is not None:
-            raise DistillkitError("--tradeoff-plane, --size and --half are for --onnx")
+        if half:
+            raise DistillkitError("--half is for --onnx and --spandrel")
         if merge != (tradeoff is not None):
             raise DistillkitError(
                 "--merge and --tradeoff need each other: plain weights have one tradeoff"
@@ -101,6 +114,14 @@ def _export_onnx(
     form = GraphForm(tradeoff, plane, _parse_size(size), half)
     typer.echo(export_onnx(run, file, form))
     typer.echo(f"done: {file}")
+
+
+def _export_checkpoints(run: str, folder: Path, tradeoff: float | None, half: bool) -> None:
+    from distillkit.export.checkpoints import export_checkpoints
+
+    tradeoffs = [] if tradeoff is None else [tradeoff]
+    for file in export_checkpoints(run, folder, tradeoffs, half=half):
+        typer.echo(f"done: {file}, read back and compared")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

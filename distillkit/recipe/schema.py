@@ -239,6 +239,11 @@ class Stage1Config(Config):
         default=20_000,
         description="0 leaves stage 1 out: the realistic end is the student as built",
     )
+    pretraining_steps: CountOrZero = Field(
+        default=0,
+        description="in the first so many steps the mean absolute error to the ground truth is the "
+        "only loss, for a student that starts from nothing",
+    )
     learning_rate: Positive = 5e-5
     adapter: AdapterConfig = AdapterConfig()
     reconstruction: ReconstructionConfig = ReconstructionConfig()

@@ -104,8 +104,8 @@ class Step(nn.Module):
         assert output.image is not None
         self.critics[critic].remember(
             CriticSample(
-                latent=output.latent.detach(),
-                image=output.image.detach(),
+                latent=output.latent.detach().float(),
+                image=output.image.detach().float(),
                 gt=batch.gt,
                 inputs=self.models.model_input(self._input_of(critic), batch),
                 weight=weight,
@@ -160,6 +160,8 @@ class Stage1Step(Step):
         condition = self.student.condition(self.models.model_input(STUDENT, batch))
         latent = self.student.generate(condition, self.generator(step, "student"))
         output = StudentOutput(condition, latent, None)
+        if step < self._config.pretraining_steps:
+            return {"pretraining": (self.student.codec.decode(latent) - batch.gt).abs().mean()}
 
         # Before the decoder runs, so that its activations are not held beside these.
         latent_losses: Losses = {}

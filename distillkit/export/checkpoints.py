@@ -1,0 +1,106 @@
+"""Export a student as ordinary checkpoints, one for each tradeoff.
+
+Tools that load networks by their tensors know nothing of adapters. The tradeoff is linear in the
+weights, ``W(t) = (1 - t) W(0) + t W(1)``, so the checkpoints of both ends hold all of it: a tool
+that interpolates models makes any other from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillkit.errors import DistillkitError
+from distillkit.export.adapters import About
+from distillkit.files.atomic import atomic_dir
+from distillkit.inference.student import (
+    Student,
+    find_student,
+    load_student,
+    read_about,
+    student_folder,
+)
+from distillkit.objectives.adapter_scaling import AdapterScaling
+from distillkit.tradeoff import FAITHFUL, REALISTIC
+
+ENDS = (REALISTIC, FAITHFUL)
+
+
+def export_checkpoints(
+    run: Path | str, out: Path, tradeoffs: Sequence[float] = (), *, half: bool = False
+) -> list[Path]:
+    """Write a student's network at tradeoff 0, at 1, and at others.
+
+    The model itself writes each file (``save_checkpoint``) and checks that it is read back as the
+    same network. The folder appears only when all files are in it.
+
+    Args:
+        run: a run's folder, an exported one or a Hub repository.
+        out: the folder to write.
+        tradeoffs: beside 0 and 1. A student with a fixed tradeoff has that one file alone.
+        half: float16 instead of float32.
+
+    Returns:
+        The files: ``NAME_t0.safetensors``, ``NAME_t0.30.safetensors``, ``NAME_t1.safetensors``.
+
+    Raises:
+        DistillkitError: ``out`` exists, a model that has no checkpoints of its own, a variant that
+            does not change weights, or a file that is read back as another network.
+    """
+    if out.exists():
+        raise DistillkitError(f"{out} - exists; name a new folder")
+    source = student_folder(find_student(run))
+    about = read_about(source)
+    wanted = _choose_tradeoffs(load_student(source), tradeoffs)
+    files = []
+    with atomic_dir(out) as folder:
+        for tradeoff in wanted:
+            name = f"{about['recipe']}_t{format_tradeoff(tradeoff)}.safetensors"
+            # Loaded anew: merging replaces the weights.
+            model = _merged_model(load_student(source), tradeoff)
+            dtype = torch.float16 if half else torch.float32
+            model.save_checkpoint(folder / name, _metadata(about, tradeoff), dtype)
+            files.append(out / name)
+    return files
+
+
+def format_tradeoff(tradeoff: float) -> str:
+    """Write a tradeoff for a file's name: ``0``, ``1``, or at least two digits, ``0.30``."""
+    if tradeoff in ENDS:
+        return f"{tradeoff:.0f}"
+    return max(f"{tradeoff:.2f}", f"{tradeoff:g}", key=len)
+
+
+def _choose_tradeoffs(student: Student, tradeoffs: Sequence[float]) -> list[float]:
+    """Check the student and the tradeoffs, before anything is written."""
+    if not hasattr(student.model, "save_checkpoint"):
+        name = type(student.model).__name__
+        raise DistillkitError(
+            f"{name} has no checkpoints that other tools read: export it with -o or --onnx"
+        )
+    if student.variant is None:
+        return [student.resolve(t) for t in tradeoffs] or [student.fixed_tradeoff]
+    if not isinstance(student.variant, AdapterScaling):
+        name = type(student.variant).__name__
+        raise DistillkitError(
+            f"{name} does not change weights: only adapter_scaling has a checkpoint for a tradeoff"
+        )
+    return sorted({*ENDS, *(student.resolve(t) for t in tradeoffs)})
+
+
+def _merged_model(student: Student, tradeoff: float) -> Any:
+    if isinstance(student.variant, AdapterScaling):
+        student.variant.adapter.set_scale(tradeoff)
+        student.variant.adapter.merge()
+    return student.model
+
+
+def _metadata(about: About, tradeoff: float) -> dict[str, str]:
+    return {
+        "recipe": about["recipe"],
+        "tradeoff": f"{tradeoff:g}",
+        "licenses": "; ".join(map(": ".join, about["licenses"].items())),
+    }
