@@ -236,3 +236,11 @@ def test_the_line_names_the_teachers_that_it_asks(recipe):
     del changes[2]
     with pytest.raises(RecipeError, match=r"images of teachers\.realness.*missing"):
         load_recipe(recipe, changes)
+
+
+def test_a_stage_that_is_left_out_needs_no_metric(recipe):
+    changes = overrides("stage1.reconstruction.perceptual_weight = 1")
+    assert load_recipe(recipe, changes).perceptual_metric is not None
+    assert load_recipe(recipe, [*changes, "stage1.steps=0"]).perceptual_metric is None
+    with_stage2 = [*changes, "stage1.steps=0", "stage2.target='reconstruction'"]
+    assert load_recipe(recipe, with_stage2).perceptual_metric is not None

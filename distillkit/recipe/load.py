@@ -113,8 +113,9 @@ class ResolvedRecipe:
 
     @property
     def perceptual_metric(self) -> Component | None:
-        """The metric of eq. 1, if it has a weight."""
-        if self.recipe.stage1.reconstruction.perceptual_weight == 0:
+        """The metric of eq. 1, if it has a weight in a stage that is trained."""
+        weight = self.recipe.stage1.reconstruction.perceptual_weight
+        if weight == 0 or not self.recipe.uses_reconstruction:
             return None
         return self.components[dotted(PERCEPTUAL_METRIC)]
 

@@ -552,3 +552,10 @@ class Recipe(Config):
     stage2: Stage2Config = Stage2Config()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def uses_reconstruction(self) -> bool:
+        """Whether a stage that is trained learns from eq. 1."""
+        stage2 = self.stage2
+        is_target = stage2.variant == "adapter_scaling" and stage2.target == "reconstruction"
+        return bool(self.stage1.steps or (stage2.steps and is_target))

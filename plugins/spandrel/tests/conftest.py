@@ -1,3 +1,5 @@
 """distillkit comes before spandrel: it makes a torchvision for another torch importable."""
 
-import distillkit  # noqa: F401
+from toy_fixtures import distillkit
+
+__all__ = ["distillkit"]
