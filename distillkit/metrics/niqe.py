@@ -4,6 +4,11 @@ Mittal, Soundararajan and Bovik, "Making a Completely Blind Image Quality Analyz
 the image are described by 36 numbers of natural scene statistics; NIQE is the distance of their
 Gaussian to one that was fitted to pristine photographs. The pristine mean and covariance come from
 a file.
+
+Where a region is flat, whatever its gray, all that remains of it is rounding: there NIQE depends on
+the order of operations and on the precision of each. Both follow pyiqa, whose numbers are the
+published ones: the gray is computed in float32, local moments under one 2-D kernel whose weights
+are float32, everything else in float64.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distillkit.data.luma import full_range_luma
 from distillkit.errors import DataError, WeightsError
 from distillkit.files.images import to_uint8
 from distillkit.metrics.base import Metric, NoReference
@@ -31,6 +35,7 @@ PROTOCOL = (
     "no reference; Y of YIQ of 8-bit RGB, rounded, 96x96 blocks (48x48 at half size), "
     "remainder at right and bottom left out, no border crop, parameters {name}"
 )
+YIQ_WEIGHTS = (0.299, 0.587, 0.114)
 Array = NDArray[np.float64]
 
 
@@ -77,11 +82,34 @@ def block_features(image: Tensor) -> Array:
     if rows * columns < 2:
         needed = f"at least two blocks of {BLOCK}x{BLOCK} pixels"
         raise DataError(f"NIQE needs an image of {needed}, not {width}x{height}")
-    luma = full_range_luma(to_uint8(image).double()).round()
+    luma = _gray(to_uint8(image))
     luma = luma[..., : rows * BLOCK, : columns * BLOCK]
     at_full_size = _describe_blocks(_normalize(luma), BLOCK)
     at_half_size = _describe_blocks(_normalize(_halve(luma)), BLOCK // 2)
     return torch.cat([at_full_size, at_half_size], dim=1).cpu().numpy()
+
+
+def _gray(image: Tensor) -> Tensor:
+    """Compute Y of YIQ, rounded, as float32 gives it.
+
+    One pixel in a thousand lies halfway between two grays. Which one it becomes depends on the
+    rounding of each step, so these are the steps of a float32 matrix product: ``/ 255`` as a
+    product, and each weighted color added with a single rounding.
+
+    Args:
+        image: uint8, (1, 3, H, W).
+
+    Returns:
+        (1, 1, H, W), whole numbers in float64.
+    """
+    colors = image.float() * torch.tensor(1 / 255)
+    # A product of two float32 is exact in float64: only the sum is rounded.
+    red, green, blue = colors.double().split(1, dim=1)
+    weights = torch.tensor(YIQ_WEIGHTS).double()
+    gray = (weights[0] * red).float()
+    gray = (weights[1] * green + gray).float()
+    gray = (weights[2] * blue + gray).float()
+    return (gray * 255).round().double()
 
 
 def _normalize(luma: Tensor) -> Tensor:
@@ -89,18 +117,29 @@ def _normalize(luma: Tensor) -> Tensor:
 
     Local moments are taken under a 7x7 Gaussian of sigma 7/6.
     """
-    x = torch.arange(-3, 4, dtype=luma.dtype, device=luma.device)
-    line = torch.exp(-(x**2) / (2 * (7 / 6) ** 2))
-    line = line / line.sum()
+    kernel = _gaussian_kernel().to(luma.device)
 
     def blur(image: Tensor) -> Tensor:
         padded = F.pad(image, (3, 3, 3, 3), mode="replicate")
-        blurred = F.conv2d(padded, line.view(1, 1, -1, 1))
-        return F.conv2d(blurred, line.view(1, 1, 1, -1))
+        return F.conv2d(padded, kernel)
 
     mean = blur(luma)
-    deviation = (blur(luma.square()) - mean.square()).abs().sqrt()
+    variance = (blur(luma.square()) - mean.square()).abs()
+    deviation = (variance + torch.finfo(luma.dtype).eps).sqrt()
     return (luma - mean) / (deviation + 1)
+
+
+@functools.cache
+def _gaussian_kernel() -> Tensor:
+    """Make the 7x7 Gaussian, (1, 1, 7, 7) in float64.
+
+    Its weights are float32: their sum is not exactly 1, and that is what a flat region shows.
+    """
+    x = torch.arange(-3, 4, dtype=torch.float64)
+    squared_radius = x[:, None] ** 2 + x[None, :] ** 2
+    kernel = torch.exp(-squared_radius / (2 * (7 / 6) ** 2))
+    kernel = kernel / kernel.sum()
+    return kernel.float().double()[None, None]
 
 
 def _halve(luma: Tensor) -> Tensor:
