@@ -110,6 +110,25 @@ def test_progress_is_shown_with_the_time_that_remains(compare, monkeypatch):
     assert all("s each  ETA 0:00:0" in line for line in lines)
 
 
+def test_no_metric_is_held_out_unless_training_is_known(compare, folders):
+    options = ("--metrics", "psnr,stlpips-alex")
+    assert compare(*options).code == 0
+    files = ("evaluation/table.md", "table.md", "report.html")
+    written = [folders / "out" / name for name in files if (folders / "out" / name).exists()]
+    assert len(written) >= 2
+    for path in written:
+        assert "held out" not in path.read_text()
+    assert compare(*options, "--trained", "soft:stlpips-alex").code == 0
+    for path in written:
+        assert "soft trained against it" in path.read_text()
+    outcome = compare(*options, "--trained", "sof:stlpips-alex")
+    assert outcome.code == 2
+    assert "--trained sof - no such method" in outcome.err
+    outcome = compare(*options, "--trained", "soft:fid")
+    assert outcome.code == 2
+    assert "--trained soft:fid - a metric that is not among --metrics" in outcome.err
+
+
 def without_times(results):
     return [{**row, "seconds": None} for row in results.rows()]
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from distillkit import DistillkitError, ModelInput, Restorer
 from distillkit.errors import Interrupted
+from distillkit.evaluation.results import Results
 from distillkit.inference.student import load_student
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.load import load_recipe
@@ -321,7 +322,33 @@ def test_interpolated_weights_of_two_stage_1_students_are_a_baseline(finished, r
         for r in json.loads((finished / "evaluation/metrics.json").read_text())
         if r["metric"] == "psnr"
     }
-    assert ends[1] == pytest.approx(other["student", 0.0], abs=1e-3)
+    assert ends[1] == pytest.approx(other["student", 1.0], abs=1e-3)
+
+
+def read_results(run):
+    return Results.from_json((run / "evaluation/per_image.json").read_text())
+
+
+def test_every_run_is_compared_with_the_mix_of_its_stage_1_student_and_names_its_start(finished):
+    results = read_results(finished)
+    assert results.combined["linear-stage1"] == ("fidelity", "student@0")
+    assert "linear-stage1" in results.baselines()
+    assert "weights" not in results.baselines()  # they are the student itself
+    assert results.start.startswith("toy/")
+    assert "steps" in results.start
+    table = (finished / "evaluation/table.md").read_text()
+    assert f"The student started from {results.start}" in table
+
+
+def test_weights_of_a_variant_of_two_passes_are_a_baseline_of_one(recipe, tmp_path):
+    run = tmp_path / "eq8"
+    run_recipe(load_recipe(recipe, ['stage2.variant="ctsr_eq8"']), run)
+    results = read_results(run)
+    assert "weights" in results.baselines()
+    assert results.method("weights@1").nfe == results.method("student@1").nfe - 1
+    means = {label: results.mean(label, "psnr") for label in ("weights@0", "student@0")}
+    assert means["weights@0"] == means["student@0"]
+    assert results.mean("weights@1", "psnr") != results.mean("student@1", "psnr")
 
 
 def test_restorer_takes_and_gives_every_kind_of_image(finished):

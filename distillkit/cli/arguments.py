@@ -94,6 +94,17 @@ def parse_methods(texts: list[str] | None) -> dict[str, Path]:
     return folders
 
 
+def parse_trained(texts: list[str] | None) -> dict[str, list[str]]:
+    """Parse every ``--trained``: ``["ours:lpips-vgg"]`` -> ``{"ours": ["lpips-vgg"]}``."""
+    metrics: dict[str, list[str]] = {}
+    for text in texts or ():
+        method, _, metric = text.partition(":")
+        if not method or not metric:
+            raise DistillkitError(f"--trained {text} - expected METHOD:METRIC, as ours:lpips-vgg")
+        metrics.setdefault(method, []).append(metric)
+    return metrics
+
+
 def parse_pair(text: str | None) -> tuple[str, str] | None:
     """Parse ``--combine``: ``"a,b"`` -> ``("a", "b")``."""
     if text is None:

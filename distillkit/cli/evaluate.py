@@ -21,6 +21,7 @@ from distillkit.cli.arguments import (
     parse_methods,
     parse_pair,
     parse_settings,
+    parse_trained,
 )
 from distillkit.errors import DistillkitError
 
@@ -81,6 +82,14 @@ def compare(  # noqa: PLR0913
             "--set", metavar="METRIC.OPTION=VALUE", help="option of a metric; VALUE is TOML"
         ),
     ] = None,
+    trained: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD:METRIC",
+            help="the method was trained against the metric; may be repeated. Without it no metric "
+            "has a role: nobody knows how these images were made",
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Compare any methods by folders of their images.
@@ -100,6 +109,7 @@ def compare(  # noqa: PLR0913
         pattern=only,
         combine=pair,
         reference=reference,
+        trained=parse_trained(trained),
         device=device,
     )
     if alphas is not None:

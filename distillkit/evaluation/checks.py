@@ -1,12 +1,19 @@
-"""Checks of a student's tradeoff sweep: numbers that say whether stage 2 did its work."""
+"""Checks of a student's tradeoff sweep: numbers that say whether stage 2 did its work.
+
+A check passes where the 95 % interval of its figure does, not where its mean does. Below
+:data:`MIN_PHOTOS` photographs that interval means little, and there is no verdict.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from distillkit.evaluation.results import Gap, Results
+from distillkit.evaluation.results import Gap, MeasuredMetric, Results
+from distillkit.evaluation.roles import add_role, is_trained_against, metric_role
 from distillkit.evaluation.statistics import Estimate
 
 SLACK_FIDELITY = 0.01
@@ -16,7 +23,10 @@ SLACK_PERCEPTUAL = 0.001
 SPAN = 0.5
 """dB between tradeoff 0 and tradeoff 1."""
 GAP = 0.3
-"""dB above the linear combination of the teachers, at equal perceptual distance."""
+"""dB above the linear combinations of the teachers at no greater perceptual distance."""
+MIN_PHOTOS = 20
+"""With fewer photographs no check is passed or failed."""
+Verdict = Literal["passed", "FAILED", "refused"]
 
 
 @dataclass(frozen=True)
@@ -24,35 +34,64 @@ class Check:
     """A statement, the figure that decides it, and the verdict."""
 
     statement: str
-    value: float | None
-    """None where the figure does not exist: no combination reaches the student's distance."""
-    sem: float | None
-    """Paired standard error of ``value``, clustered by photo."""
-    passed: bool
+    figure: Estimate | None
+    """None where it does not exist: no combination is as close as the student."""
     needed: float
-    """The check passes if ``value`` is at least this."""
+    """The check passes if the whole interval of ``figure`` is above this."""
     unit: str
     detail: str = ""
 
     def __str__(self) -> str:
-        verdict = "passed" if self.passed else "FAILED"
-        text = f"{verdict}  {self.statement}: {self.figure}"
+        text = f"{self.verdict}  {self.statement}: {self.figure_text}"
         return f"{text} ({self.detail})" if self.detail else text
 
     @property
-    def figure(self) -> str:
-        """The value with its standard error and, where the check failed, by how much."""
-        if self.value is None:
-            return "not measurable"
+    def verdict(self) -> Verdict:
+        """``refused`` where too little was measured to say one or the other."""
+        if self._why_refused() or self._low is None:
+            return "refused"
+        if self._low > self.needed:
+            return "passed"
+        return "FAILED"
+
+    @property
+    def figure_text(self) -> str:
+        """The figure with its error and interval, what was needed, and why there is no verdict."""
+        if self.figure is None or not math.isfinite(self.figure.mean):
+            return f"no verdict: {self._why_refused()}"
         digits = 3 if self.unit == "dB" else 4
         unit = f" {self.unit}" if self.unit else ""
-        figure = f"{self.value:+.{digits}f}"
-        if self.sem is not None:
-            figure += f" ± {self.sem:.{digits}f}"
-        figure += unit
-        if not self.passed:
-            figure += f", missed by {self.needed - self.value:.{digits}f}{unit}"
-        return figure
+        text = f"{self.figure.mean:+.{digits}f}"
+        if self.figure.sem is not None:
+            text += f" ± {self.figure.sem:.{digits}f}"
+        text += unit
+        if self.figure.interval is not None:
+            low, high = self.figure.interval
+            text += f", 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
+        if self.verdict == "FAILED":
+            text += f", not all above {self.needed:+g}{unit}"
+        if self.verdict == "refused":
+            text += f"; no verdict: {self._why_refused()}"
+        return text
+
+    @property
+    def _low(self) -> float | None:
+        if self.figure is None or self.figure.interval is None:
+            return None
+        return self.figure.interval[0]
+
+    def _why_refused(self) -> str:
+        """Say why there can be no verdict; empty where there can be one."""
+        if self.figure is None:
+            return "no combination is as close as the student"
+        if not math.isfinite(self.figure.mean):
+            return "not measured"
+        if self.figure.photos < MIN_PHOTOS:
+            photos = (
+                "1 photograph" if self.figure.photos == 1 else f"{self.figure.photos} photographs"
+            )
+            return f"{photos}, at least {MIN_PHOTOS} are needed"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -70,10 +109,10 @@ def check_sweep(results: Results, trained: Collection[str]) -> list[Check]:
     """Check the tradeoff and the front of a student's sweep.
 
     From tradeoff 0 to 1 neither any PSNR nor the perceptual distances trained against fall at any
-    step, beyond the slack; tradeoff 0 and tradeoff 1 differ by more than the paired standard
-    error; the first PSNR spans :data:`SPAN` dB; and at equal perceptual distance, at every
-    tradeoff where they can be compared, the student is :data:`GAP` dB above the linear
-    combination of the teachers. The last is checked in every perceptual metric.
+    step, beyond the slack; tradeoff 0 and tradeoff 1 differ; the first PSNR spans :data:`SPAN` dB;
+    and at every tradeoff where they can be compared the student is :data:`GAP` dB above the best
+    linear combination of the teachers at no greater perceptual distance. The last is checked in
+    every perceptual metric.
 
     Args:
         results: an evaluation; without a sweep there is nothing to check.
@@ -86,7 +125,8 @@ def check_sweep(results: Results, trained: Collection[str]) -> list[Check]:
     checks += [_check_ends(results, direction) for direction in directions]
     checks.append(_check_span(results))
     if results.teachers is not None:
-        checks += [_check_gap(results, m.name, m.name in trained) for m in results.perceptual]
+        for metric in results.perceptual:
+            checks.append(_check_gap(results, metric, metric_role(metric, trained)))
     return checks
 
 
@@ -95,7 +135,7 @@ def _directions(results: Results, trained: Collection[str]) -> Iterator[_Directi
     for name in results.psnrs:
         yield _Direction(name, 1, "dB", SLACK_FIDELITY)
     for metric in results.perceptual:
-        if metric.name in trained:
+        if is_trained_against(metric.name, trained):
             sign = -1 if metric.higher_is_better else 1
             yield _Direction(metric.name, sign, "", SLACK_PERCEPTUAL)
 
@@ -106,82 +146,61 @@ def _check_steps(results: Results, direction: _Direction) -> Check:
     for before, after in itertools.pairwise(results.sweep()):
         change = _signed_change(results, before.label, after.label, direction)
         steps[f"from tradeoff {before.tradeoff:g} to {after.tradeoff:g}"] = change
-    smallest = min(steps, key=lambda step: steps[step].mean)
-    change = steps[smallest]
+    worst = min(steps, key=lambda step: _lower_bound(steps[step]))
     wrong = "falls" if direction.sign > 0 else "rises"
     return Check(
         statement=f"{direction.metric} never {wrong} as tradeoff goes from 0 to 1 "
-        f"(slack {direction.slack:g}); its smallest step",
-        value=change.mean,
-        sem=change.sem,
-        passed=change.mean >= -direction.slack,
+        f"(slack {direction.slack:g}); its worst step",
+        figure=steps[worst],
         needed=-direction.slack,
         unit=direction.unit,
-        detail=smallest,
+        detail=worst,
     )
 
 
 def _check_ends(results: Results, direction: _Direction) -> Check:
     """Check that tradeoff 0 and tradeoff 1 can be told apart."""
-    statement = (
-        f"tradeoff 0 and tradeoff 1 differ in {direction.metric} by more than the paired "
-        "standard error"
-    )
-    change = _end_to_end(results, direction)
-    if change.sem is None:
-        # Without a standard error nothing can be told apart, so the check fails.
-        needed = float("inf")
-        detail = "one photo gives no standard error"
-    else:
-        needed = change.sem
-        detail = ""
     return Check(
-        statement=statement,
-        value=change.mean,
-        sem=change.sem,
-        passed=change.mean > needed,
-        needed=needed,
+        statement=f"tradeoff 0 and tradeoff 1 differ in {direction.metric}",
+        figure=_end_to_end(results, direction),
+        needed=0.0,
         unit=direction.unit,
-        detail=detail,
     )
 
 
 def _check_span(results: Results) -> Check:
     """Check how far the first PSNR moves from tradeoff 0 to tradeoff 1."""
     fidelity = results.fidelity
-    change = _end_to_end(results, _Direction(fidelity, 1, "dB", SLACK_FIDELITY))
     return Check(
-        statement=f"the tradeoff spans at least {SPAN:g} dB of {fidelity}",
-        value=change.mean,
-        sem=change.sem,
-        passed=change.mean >= SPAN,
+        statement=f"the tradeoff spans more than {SPAN:g} dB of {fidelity}",
+        figure=_end_to_end(results, _Direction(fidelity, 1, "dB", SLACK_FIDELITY)),
         needed=SPAN,
         unit="dB",
     )
 
 
-def _check_gap(results: Results, metric: str, trained: bool) -> Check:
-    """Check how far the student is above the linear combination at equal distance."""
-    role = "trained against" if trained else "held out"
-    statement = (
-        f"at equal {metric} ({role}) the student is at least {GAP:g} dB above the linear "
-        "combination, at its worst tradeoff"
-    )
-    gaps = results.at_equal(metric)
-    detail = _describe_gaps(gaps)
-    differences = [gap.difference for gap in gaps if gap.difference is not None]
-    if not differences:
-        return Check(statement, None, None, False, GAP, "dB", detail)
-    worst = min(differences, key=lambda difference: difference.mean)
+def _check_gap(results: Results, metric: MeasuredMetric, role: str) -> Check:
+    """Check how far the student is above the best combination at no greater distance."""
+    gaps = results.at_equal(metric.name)
     return Check(
-        statement=statement,
-        value=worst.mean,
-        sem=worst.sem,
-        passed=worst.mean >= GAP,
+        statement=f"at equal {add_role(metric.name, role)} the student is more than {GAP:g} dB "
+        "above the best linear combination, at its worst tradeoff",
+        figure=_worst(gap.difference for gap in gaps if gap.difference is not None),
         needed=GAP,
         unit="dB",
-        detail=detail,
+        detail=_describe_gaps(gaps),
     )
+
+
+def _worst(estimates: Iterable[Estimate]) -> Estimate | None:
+    """Choose the estimate whose interval begins lowest."""
+    return min(estimates, key=_lower_bound, default=None)
+
+
+def _lower_bound(estimate: Estimate) -> float:
+    if estimate.interval is None:
+        return estimate.mean
+    return estimate.interval[0]
 
 
 def _describe_gaps(gaps: list[Gap]) -> str:
@@ -197,7 +216,7 @@ def _describe_gaps(gaps: list[Gap]) -> str:
     if measured:
         parts.append("by tradeoff " + ", ".join(measured))
     if unreachable:
-        parts.append(f"no combination has the student's distance at {', '.join(unreachable)}")
+        parts.append(f"no combination is as close as the student at {', '.join(unreachable)}")
     return "; ".join(parts)
 
 
@@ -208,5 +227,6 @@ def _end_to_end(results: Results, direction: _Direction) -> Estimate:
 
 def _signed_change(results: Results, before: str, after: str, direction: _Direction) -> Estimate:
     """Return the change from one label to another, positive in the wanted direction."""
-    change = results.paired(after, before, direction.metric)
-    return Estimate(direction.sign * change.mean, change.sem)
+    if direction.sign > 0:
+        return results.paired(after, before, direction.metric)
+    return results.paired(before, after, direction.metric)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit.evaluation.results import COMBINATION, ROLES, STUDENT
+from distillkit.evaluation.results import ROLES, STUDENT, is_combination
 from distillkit.evaluation.statistics import photo_of
 
 Images = dict[str, Tensor]
@@ -55,9 +55,7 @@ class Gallery:
 
     def __call__(self, item: str, images: Images) -> None:
         """Keep the images of an item, if the methods differ more on it than on those kept."""
-        shown = {
-            label: image for label, image in images.items() if not label.startswith(COMBINATION)
-        }
+        shown = {label: image for label, image in images.items() if not is_combination(label)}
         differences = difference_map(shown)
         difference = float(differences.mean())
         rival = self._rival(item)

@@ -28,11 +28,11 @@ from distillkit.evaluation.measurements import ItemValues, MeasurementFile
 from distillkit.evaluation.measuring import Measured, SetFeatures, measure
 from distillkit.evaluation.results import (
     ALL_IMAGES,
-    COMBINATION,
     MeasuredMetric,
     MethodRow,
     Results,
     Unmeasured,
+    combination_name,
 )
 from distillkit.files.images import to_uint8
 from distillkit.metrics.base import Metric, SetMetric
@@ -64,14 +64,16 @@ class EvaluationSettings:
 
     dataset: str
     seed: int = 0
-    combine: tuple[str, str] | None = None
-    """Labels of the faithful and the realistic method whose images are combined linearly."""
+    combine: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Labels of the faithful and the realistic method whose images are combined, by curve."""
     alphas: Sequence[float] = ALPHAS
-    """Weights of the faithful method's image in those combinations, called ``linear:<alpha>``."""
+    """Weights of the faithful method's image in the combinations, called ``<curve>:<alpha>``."""
     reference: str | None = None
     """Label of the method that all others are compared with, in pairs."""
     device: str | None = None
     """What the methods run on, for the record."""
+    start: str | None = None
+    """What the student was before training, for the record."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Requested metrics whose weights are missing, with the reason, for the record."""
 
@@ -152,24 +154,25 @@ def evaluate(
 
 
 def linear_combinations(
-    faithful: Tensor, realistic: Tensor, alphas: Sequence[float]
+    curve: str, faithful: Tensor, realistic: Tensor, alphas: Sequence[float]
 ) -> dict[str, Tensor]:
     """Combine two images, ``alpha faithful + (1 - alpha) realistic``, rounded (CTSR, Tab. 1).
 
     Args:
+        curve: what the names begin with, ``linear``.
         faithful: uint8 image.
         realistic: uint8 image of the same shape.
         alphas: weights of the faithful image.
 
     Returns:
-        ``linear:<alpha>`` -> uint8 image.
+        ``<curve>:<alpha>`` -> uint8 image.
     """
     f = faithful.float()
     r = realistic.float()
     combinations = {}
     for alpha in alphas:
         image = alpha * f + (1 - alpha) * r
-        combinations[f"{COMBINATION}{alpha:g}"] = image.round().to(torch.uint8)
+        combinations[combination_name(curve, alpha)] = image.round().to(torch.uint8)
     return combinations
 
 
@@ -221,10 +224,11 @@ class _Evaluation:
             self.seconds[method.label].append(time.perf_counter() - started)
             _check_output(image, method, item)
             outputs[method.label] = to_uint8(image)
-        if self.settings.combine is None:
-            return outputs
-        faithful, realistic = (outputs[label] for label in self.settings.combine)
-        return outputs | linear_combinations(faithful, realistic, self.settings.alphas)
+        combinations: dict[str, Tensor] = {}
+        for curve, pair in self.settings.combine.items():
+            faithful, realistic = (outputs[label] for label in pair)
+            combinations |= linear_combinations(curve, faithful, realistic, self.settings.alphas)
+        return outputs | combinations
 
     def _measure_item(self, item: EvaluationPair, outputs: Mapping[str, Tensor]) -> None:
         """Keep the values of every output, and why others are missing."""
@@ -273,9 +277,10 @@ class _Evaluation:
             methods=tuple(self._rows_with_costs()),
             metrics=tuple(_describe(metric) for metric in self.metrics),
             values=values,
-            teachers=self.settings.combine,
+            combined=dict(self.settings.combine),
             reference=self.settings.reference,
             device=self.settings.device,
+            start=self.settings.start,
             absent=dict(self.settings.absent),
             unmeasured=tuple(self.unmeasured),
         )
@@ -284,13 +289,12 @@ class _Evaluation:
         """Return the rows with their median seconds; a combination costs what both methods do."""
         # A combination itself was never restored, so it has no time of its own yet.
         rows = {row.label: self._with_seconds(row) for row in self.rows}
-        if self.settings.combine is None:
-            return list(rows.values())
-        faithful, realistic = (rows[label] for label in self.settings.combine)
-        for label, row in rows.items():
-            if row.is_combination:
-                rows[label] = replace(
-                    row,
+        for curve, pair in self.settings.combine.items():
+            faithful, realistic = (rows[label] for label in pair)
+            for alpha in self.settings.alphas:
+                name = combination_name(curve, alpha)
+                rows[name] = replace(
+                    rows[name],
                     nfe=_add(faithful.nfe, realistic.nfe),
                     parameters=_add(faithful.parameters, realistic.parameters),
                     seconds=_add(faithful.seconds, realistic.seconds),
@@ -312,10 +316,13 @@ def method_rows(methods: Sequence[Method], settings: EvaluationSettings) -> list
         DistillkitError: no such methods to combine, or no such reference.
     """
     rows = [method.row for method in methods]
-    if settings.combine is not None:
-        for label in settings.combine:
+    combinations = []
+    for curve, pair in settings.combine.items():
+        for label in pair:
             _require_method("combine", label, rows)
-        rows += [MethodRow(f"{COMBINATION}{alpha:g}", None, None) for alpha in settings.alphas]
+        for alpha in settings.alphas:
+            combinations.append(MethodRow(combination_name(curve, alpha), None, None))
+    rows += combinations
     if settings.reference is not None:
         _require_method("reference", settings.reference, rows)
     return rows

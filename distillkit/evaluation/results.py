@@ -13,9 +13,11 @@ import numpy as np
 
 from distillkit.evaluation.statistics import Estimate, Values, estimate_mean, photo_of
 
-STUDENT, LINEAR = "student", "linear"
-COMBINATION = "linear:"
-"""What the name of every linear combination begins with; its alpha follows."""
+STUDENT = "student"
+LINEAR = "linear"
+"""The curve of the images of two teachers, or of any two methods, combined linearly."""
+LINEAR_STAGE1 = "linear-stage1"
+"""The same of the fidelity teacher and the stage-1 student."""
 ROLES = ("fidelity", "realness")
 """The methods that are a run's teachers."""
 ALL_IMAGES = ""
@@ -34,12 +36,22 @@ def why_absent(reason: str) -> str:
     return "weights absent"
 
 
+def combination_name(curve: str, alpha: float) -> str:
+    """Name a linear combination: ``linear:0.3``."""
+    return f"{curve}:{alpha:g}"
+
+
+def is_combination(name: str) -> bool:
+    """Tell whether a method's name or label is one of :func:`combination_name`."""
+    return ":" in name
+
+
 @dataclass(frozen=True)
 class MethodRow:
     """One row of the results: a method at one tradeoff."""
 
     name: str
-    """``student``, a teacher's role, ``bicubic``, or ``linear:<alpha>``."""
+    """``student``, a teacher's role, ``bicubic``, or a combination (``linear:<alpha>``)."""
     tradeoff: float | None
     """0 = most realistic, 1 = most faithful; None where the method has a fixed tradeoff."""
     nfe: int | None
@@ -53,8 +65,8 @@ class MethodRow:
 
     @property
     def is_combination(self) -> bool:
-        """Whether this is a linear combination of the teachers' outputs."""
-        return self.name.startswith(COMBINATION)
+        """Whether this is a linear combination of two methods' outputs."""
+        return is_combination(self.name)
 
     @property
     def label(self) -> str:
@@ -100,13 +112,13 @@ class _Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Gap:
-    """PSNR of the student minus a baseline curve's, at the student's perceptual distance."""
+    """PSNR of the student minus a baseline's best at no greater perceptual distance."""
 
     tradeoff: float
     distance: float
     """The student's mean perceptual distance at this tradeoff, where the two are compared."""
     difference: Estimate | None
-    """dB; None where the other curve does not reach that distance."""
+    """dB; None where nothing on the baseline's curve is that close to the ground truth."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +135,14 @@ class Results:
 
     NaN where a metric failed. Everything else is finite.
     """
-    teachers: tuple[str, str] | None = None
-    """Labels of the faithful and the realistic method whose outputs were combined linearly.
-
-    They are a run's teachers, or any two methods.
-    """
+    combined: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Labels of the faithful and the realistic method of each curve of linear combinations."""
     reference: str | None = None
     """Label of the method that all others are compared with, in pairs."""
     device: str | None = None
     """Where ``seconds`` were measured."""
+    start: str | None = None
+    """What the student was before training; None where nobody knows."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Requested metrics whose weights or packages are not on this machine, with the reason."""
     seed_means: ValueTable = field(default_factory=dict)
@@ -183,28 +194,34 @@ class Results:
         points = [m for m in self.methods if m.name == name and m.tradeoff is not None]
         return sorted(points, key=lambda m: m.tradeoff or 0.0)
 
-    def combinations(self) -> list[MethodRow]:
-        """Return the curve of linear combinations, from the realistic teacher to the faithful one.
+    @property
+    def teachers(self) -> tuple[str, str] | None:
+        """Labels of the faithful and the realistic method whose combinations are ``linear``.
 
-        Both teachers are included, as alpha 0 and alpha 1.
+        They are a run's teachers, or any two methods.
         """
-        if self.teachers is None:
+        return self.combined.get(LINEAR)
+
+    def combinations(self, curve: str = LINEAR) -> list[MethodRow]:
+        """Return a curve of linear combinations, from the realistic method to the faithful one.
+
+        Both methods are included, as alpha 0 and alpha 1.
+        """
+        if curve not in self.combined:
             return []
-        faithful, realistic = self.teachers
-        between = [method for method in self.methods if method.is_combination]
-        between.sort(key=lambda m: float(m.name.removeprefix(COMBINATION)))
+        faithful, realistic = self.combined[curve]
+        prefix = f"{curve}:"
+        between = [method for method in self.methods if method.name.startswith(prefix)]
+        between.sort(key=lambda m: float(m.name.removeprefix(prefix)))
         return [self.method(realistic), *between, self.method(faithful)]
 
     def baselines(self) -> list[str]:
         """Name the curves to compare a student with.
 
-        They are ``linear`` where teachers were combined, and every other method with a tradeoff.
+        They are the curves of linear combinations, and every other method with a tradeoff.
         """
         names = [m.name for m in self.methods if m.tradeoff is not None and m.name != STUDENT]
-        others = list(dict.fromkeys(names))  # once each, in their order
-        if self.teachers is None:
-            return others
-        return [LINEAR, *others]
+        return list(dict.fromkeys([*self.combined, *names]))  # once each, in their order
 
     @property
     def fidelity(self) -> str:
@@ -278,14 +295,19 @@ class Results:
         return replace(self, items=tuple(items), values=table)
 
     def at_equal(self, metric: str, baseline: str = LINEAR, psnr: str | None = None) -> list[Gap]:
-        """Compare PSNR with a baseline's curve at the student's mean perceptual distance.
+        """Compare PSNR with the best that a baseline has at no greater distance.
 
-        The curve is interpolated linearly between its two neighboring points to the student's mean
-        distance, per image. The standard error is that of ``dP - slope dD`` (P: the PSNR, D:
-        ``metric``, both student minus baseline, slope: dP/dD of the curve there), which allows for
-        the distance being a sample mean too. Where the curve passes that distance more than once,
-        its best PSNR counts. A chord lies below a concave curve: a baseline of few points flatters
-        the student.
+        A baseline that is closer to the ground truth *and* more faithful dominates the student, so
+        it is not enough to look where its curve has the student's distance. The best is sought on
+        the whole curve up to that distance: at its points, and where the line between two
+        neighbors reaches the distance. The lines are part of the curve because its parameter
+        (alpha, or a tradeoff) can be set to any value between. A chord lies below a concave curve:
+        a baseline of few points flatters the student.
+
+        At a point the gap of an image is the difference of PSNR. On a line it is ``dP - slope dD``
+        (P: the PSNR, D: ``metric``, both student minus baseline, slope: dP/dD of the line), which
+        allows for the distance being a sample mean too. Errors and intervals are those of the gap
+        to the point that was best on all images; that it was chosen on them is not in the error.
 
         Args:
             metric: the perceptual metric.
@@ -301,38 +323,45 @@ class Results:
         if complete is not self:
             # Means at equal distance are of the same items at every point.
             return complete.at_equal(metric, baseline, psnr)
-        curve = [self._point(method.label, metric, psnr) for method in self._curve(baseline)]
+        # Distances of a metric that is better when higher are compared with the other sign.
+        higher_is_better = any(m.higher_is_better for m in self.metrics if m.name == metric)
+        sign = -1 if higher_is_better else 1
+
+        def point_of(method: MethodRow) -> _Point:
+            distance = sign * self.values[method.label, metric]
+            return _Point(distance, self.values[method.label, psnr])
+
+        curve = [point_of(method) for method in self._curve(baseline)]
         gaps = []
         for method in self.sweep():
             assert method.tradeoff is not None
-            point = self._point(method.label, metric, psnr)
+            point = point_of(method)
             gap = Gap(
                 tradeoff=method.tradeoff,
-                distance=float(point.distance.mean()),
+                distance=sign * float(point.distance.mean()),
                 difference=self._gap_to_curve(point, curve),
             )
             gaps.append(gap)
         return gaps
 
     def _curve(self, baseline: str) -> list[MethodRow]:
-        if baseline == LINEAR:
-            return self.combinations()
+        if baseline in self.combined:
+            return self.combinations(baseline)
         return self.sweep(baseline)
 
-    def _point(self, label: str, metric: str, psnr: str) -> _Point:
-        return _Point(
-            distance=self.values[label, metric],
-            psnr=self.values[label, psnr],
-        )
-
     def _gap_to_curve(self, point: _Point, curve: Sequence[_Point]) -> Estimate | None:
-        """Estimate the gap to the best point of a curve at equal distance."""
-        gaps = []
+        """Estimate the gap to the best of a curve at no greater distance."""
+        distance = point.distance.mean()
+        gaps = [point.psnr - p.psnr for p in curve if p.distance.mean() <= distance]
         for start, end in itertools.pairwise(curve):
-            differences = _compare_at_equal_distance(point, start, end)
-            if differences is not None:
-                gaps.append(estimate_mean(differences, self.photos))
-        return min(gaps, key=lambda gap: gap.mean, default=None)
+            gap = _compare_at_equal_distance(point, start, end)
+            if gap is not None:
+                gaps.append(gap)
+        # A method may have no PSNR at all.
+        measured = [gap for gap in gaps if np.isfinite(gap).all()]
+        if not measured:
+            return None
+        return estimate_mean(min(measured, key=np.mean), self.photos)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of ``metrics.json``, one per method and metric.
@@ -414,9 +443,10 @@ class Results:
             "metrics": [asdict(metric) for metric in self.metrics],
             "values": _nest(self.values),
             "seed_means": _nest(self.seed_means),
-            "teachers": self.teachers,
+            "combined": dict(self.combined),
             "reference": self.reference,
             "device": self.device,
+            "start": self.start,
             "absent": dict(self.absent),
             "unmeasured": [asdict(cell) for cell in self.unmeasured],
         }
@@ -426,16 +456,16 @@ class Results:
     def from_json(cls, text: str) -> Results:
         """Read what :meth:`to_json` wrote."""
         content = json.loads(text)
-        teachers = content["teachers"]
         return cls(
             dataset=content["dataset"],
             items=tuple(content["items"]),
             methods=tuple(MethodRow(**method) for method in content["methods"]),
             metrics=tuple(MeasuredMetric(**metric) for metric in content["metrics"]),
             values=_flatten(content["values"]),
-            teachers=teachers and tuple(teachers),
+            combined={curve: tuple(pair) for curve, pair in content["combined"].items()},
             reference=content["reference"],
             device=content["device"],
+            start=content["start"],
             absent=content["absent"],
             seed_means=_flatten(content["seed_means"]),
             unmeasured=tuple(Unmeasured(**cell) for cell in content["unmeasured"]),

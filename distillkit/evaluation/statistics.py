@@ -30,6 +30,8 @@ class Estimate:
     """Its standard error; None with fewer than two photos."""
     interval: Interval | None = None
     """Its 95 % interval; None with fewer than two photos."""
+    photos: int = 1
+    """Number of photos that it was estimated from."""
 
 
 def estimate_mean(values: Values, photos: Sequence[str]) -> Estimate:
@@ -42,7 +44,8 @@ def estimate_mean(values: Values, photos: Sequence[str]) -> Estimate:
     if not values.ndim:
         return Estimate(float(values), None)
     sem = standard_error(values, photos)
-    return Estimate(float(values.mean()), sem, confidence_interval(values, photos))
+    interval = confidence_interval(values, photos)
+    return Estimate(float(values.mean()), sem, interval, len(set(photos)))
 
 
 def photo_of(item: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import distillkit
+from distillkit.evaluation.results import is_combination
 from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table, tradeoff_text
 
@@ -61,7 +62,7 @@ def model_card(
     """
     strictest, license_class = strictest_licenses(about["licenses"].values())
     can_set_tradeoff = about["stage2"] is not None and "merged" not in about
-    shown = [row for row in rows if not row["method"].startswith("linear:")]
+    shown = [row for row in rows if not is_combination(row["method"])]
     return fill_template(
         "model_card.md.j2",
         about=about,

@@ -31,7 +31,7 @@ from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import AdapterConfig, Fraction, Seed, Stage2Config, UseConfig
-from distillkit.tradeoff import REALISTIC, check_tradeoff
+from distillkit.tradeoff import FAITHFUL, REALISTIC, check_tradeoff
 
 FORMAT = 2
 ABOUT = "distillkit.json"
@@ -264,20 +264,46 @@ def _load_trained(tensors: Mapping[str, Tensor], file: Path) -> None:
 def interpolate_students(
     first: Path | str, second: Path | str, device: torch.device | str = "cpu"
 ) -> Student:
-    """Make a tradeoff without stage 2, by interpolating the weights of two stage-1 students.
+    """Make a tradeoff by interpolating the weights of two students.
 
-    ``theta_1 + t (theta_2 - theta_1)``
+    ``theta_1 + t (theta_2 - theta_1)``, with theta_1 the first at tradeoff 0 and theta_2 the second
+    at tradeoff 1; where stage 2 left it no weights of its own, at tradeoff 0.
 
     Raises:
         DistillkitError: one of them cannot be loaded, or their networks differ in shape.
     """
     model = load_student(first, device, stage1_only=True).model
-    other = load_student(second, device, stage1_only=True).model
+    other = _load_faithful_end(second, device)
     assert isinstance(model, RestorationModel)
     assert isinstance(other, RestorationModel)
     adapter = FullAdapter(model.network)
     adapter.interpolate_toward(other.network)
     return Student(model, AdapterScaling(model, adapter))
+
+
+def _load_faithful_end(
+    path: Path | str, device: torch.device | str
+) -> RestorationModel | OutputTeacher:
+    student = load_student(path, device)
+    if isinstance(student.variant, AdapterScaling):
+        student.variant.adapter.set_scale(FAITHFUL)
+        student.variant.adapter.merge()
+        return student.model
+    return load_student(path, device, stage1_only=True).model
+
+
+def interpolate_adapter(student: Student) -> Student | None:
+    """Interpolate the weights of a student without and with its stage-2 adapter.
+
+    Returns:
+        A student of one pass whose tradeoff is the adapter's scale. None where that is the student
+        itself (adapter scaling with any adapter: each is linear in its scale), and where stage 2
+        trained a network of its own, which restores nothing alone.
+    """
+    variant = student.variant
+    if variant is None or variant.adapter is None or isinstance(variant, AdapterScaling):
+        return None
+    return Student(student.model, AdapterScaling(variant.student, variant.adapter))
 
 
 def build_base_model(about: Mapping[str, Any]) -> RestorationModel:

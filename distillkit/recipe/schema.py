@@ -512,8 +512,8 @@ class EvaluationConfig(Config):
     )
     interpolate_with: Path | None = Field(
         default=None,
-        description="another run's folder: interpolating the weights of both stage-1 students is "
-        "one more baseline",
+        description="another run's folder: interpolating the weights from this run's stage-1 "
+        "student to the other's faithful end is one more baseline",
     )
     num_seeds: Count = Field(
         default=1,

@@ -56,6 +56,7 @@ def evaluation_content(
         "main_note": f"{notes.INTERVAL_NOTE} {notes.cost_note(results)}".strip(),
         "difference_note": notes.DIFFERENCE_NOTE,
         "gap_note": notes.GAP_NOTE,
+        "start_note": notes.start_note(results),
         "failures": notes.failure_notes(results),
     }
 

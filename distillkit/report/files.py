@@ -49,7 +49,7 @@ def write_evaluation(
         gallery: images to show, with at least one photo.
         out_dir: the folder, created if necessary.
         trained_against: names of the metrics that the student was trained against; all other
-            perceptual metrics are labeled held out.
+            perceptual metrics are labeled held out, unless this is a :class:`ReportedTraining`.
     """
     rows = results.rows()
     checks = check_sweep(results, trained_against)

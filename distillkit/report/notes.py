@@ -16,8 +16,11 @@ DIFFERENCE_NOTE = (
     "an interval with 0 in it shows no difference."
 )
 GAP_NOTE = (
-    "linear: linear combinations of two methods' images. "
-    "none: the baseline does not reach the student's distance."
+    "The baseline's best PSNR at a distance no greater than the student's counts, so a student "
+    "that a baseline dominates has a negative gap. none: no point of the baseline is that close. "
+    "linear: linear combinations of two methods' images; linear-stage1: of the fidelity teacher's "
+    "and the stage-1 student's; weights: the weights of the student without and with its stage-2 "
+    "adapter, interpolated; interpolated: those of two runs' stage-1 students."
 )
 MAX_FAILURES_SHOWN = 20
 FEW_PHOTOS = 10
@@ -44,6 +47,15 @@ def uncertainty_note(results: Results) -> str:
         note += f" Each number is the mean of {results.seeds} seeds"
         note += ", sd its standard deviation over them."
     return note
+
+
+def start_note(results: Results) -> str:
+    """Say where the student began: a check credits training with all that it found there, too."""
+    if results.start is None:
+        return ""
+    return (
+        f"The student started from {results.start}. Checks judge the result, not the gain over it."
+    )
 
 
 def missing_notes(results: Results) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
 from distillkit.evaluation.results import STUDENT, MeasuredMetric, Results
+from distillkit.evaluation.roles import add_role, metric_role
 from distillkit.files.atomic import write_file
 from distillkit.report.bubbles import draw_bubbles
 from distillkit.report.comparison import (
@@ -25,7 +26,6 @@ from distillkit.report.radar import draw_radar
 from distillkit.report.tables import (
     decimals,
     mean_values,
-    metric_role,
     number_cell,
     ordered_methods,
 )
@@ -146,7 +146,7 @@ def _metric_headline(
     change = number_cell(difference, digits, "+").text
     return Headline(
         value=f"{low:.{shown}f} → {high:.{shown}f}",
-        name=f"{metric.name} ({role})",
+        name=add_role(metric.name, role),
         detail=f"change from tradeoff 0 to 1: {change}",
     )
 

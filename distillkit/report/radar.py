@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from distillkit.evaluation.gallery import image_title
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
+from distillkit.evaluation.roles import is_trained_against
 from distillkit.report.style import encode_figure, figure_style, method_color
 from distillkit.report.tables import mean_values
 
@@ -153,7 +154,7 @@ def _axis_name(
         f"{metric.name} {arrow}",
         f"{worst:.{digits}f} to {best:.{digits}f}",
     ]
-    if metric.name in trained_against:
+    if is_trained_against(metric.name, trained_against):
         lines.append("trained against")
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from distillkit.evaluation.results import (
     Results,
     why_absent,
 )
+from distillkit.evaluation.roles import metric_role
 from distillkit.evaluation.statistics import Estimate
 
 
@@ -116,20 +117,6 @@ def metric_head(metric: MeasuredMetric, trained_against: Collection[str]) -> Cel
     if not role:
         return Cell(text)
     return Cell(text, f"({role})")
-
-
-def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str:
-    """Say how far a metric can be trusted.
-
-    Returns:
-        ``trained against``, ``held out``, or nothing for a distortion measure that was not trained
-        against.
-    """
-    if metric.name in trained_against:
-        return "trained against"
-    if metric.perceptual:
-        return "held out"
-    return ""
 
 
 def metric_cells(results: Results, method: MethodRow) -> list[Cell]:

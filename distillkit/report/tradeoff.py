@@ -9,7 +9,8 @@ from dataclasses import replace
 from matplotlib.axes import Axes
 
 from distillkit.evaluation.gallery import image_title
-from distillkit.evaluation.results import LINEAR, Gap, MeasuredMetric, MethodRow, Results
+from distillkit.evaluation.results import LINEAR_STAGE1, Gap, MeasuredMetric, MethodRow, Results
+from distillkit.evaluation.roles import add_role, metric_role
 from distillkit.report.style import (
     GRAY,
     STUDENT_COLOR,
@@ -18,7 +19,7 @@ from distillkit.report.style import (
     make_panels,
     method_color,
 )
-from distillkit.report.tables import mean_values, metric_role
+from distillkit.report.tables import mean_values
 
 Points = tuple[list[float], list[float]]
 """Perceptual distances, and the PSNRs there."""
@@ -34,7 +35,7 @@ def draw_tradeoff(
 
     There is one panel for each perceptual metric. It shows the student's curve, the teachers
     and the curves of the baselines. Bars on the student's points are one standard error of the
-    PSNR gap to the linear combinations at the same distance, paired by image: unpaired bars
+    PSNR gap to the best linear combination at no greater distance, paired by image: unpaired bars
     would show how much photos differ from each other, not how much methods do.
 
     Args:
@@ -61,7 +62,7 @@ def draw_tradeoff(
         figure.legend(
             *panels[0].get_legend_handles_labels(),
             loc="outside lower center",
-            ncols=5,
+            ncols=4,
         )
         return encode_figure(figure)
 
@@ -73,10 +74,11 @@ def _with_means(results: Results, metric: MeasuredMetric) -> Results:
         if math.isfinite(results.mean(method.label, metric.name)):
             methods.append(method)
     labels = {method.label for method in methods}
-    teachers = results.teachers
-    if teachers is not None and not labels.issuperset(teachers):
-        teachers = None
-    return replace(results, methods=tuple(methods), teachers=teachers)
+    combined = {}
+    for curve, pair in results.combined.items():
+        if labels.issuperset(pair):
+            combined[curve] = pair
+    return replace(results, methods=tuple(methods), combined=combined)
 
 
 def _label_panel(
@@ -87,7 +89,7 @@ def _label_panel(
 ) -> None:
     better = "right" if metric.higher_is_better else "left"
     role = metric_role(metric, trained_against)
-    axis.set_title(f"{metric.name} ({role})")
+    axis.set_title(add_role(metric.name, role))
     axis.set_xlabel(f"{metric.name}  (better to the {better})")
     axis.set_ylabel(f"{results.fidelity}, dB  (better upwards)")
 
@@ -191,18 +193,21 @@ def _draw_baseline(
     metric: MeasuredMetric,
 ) -> None:
     """Draw a curve that the student is compared with."""
-    if name == LINEAR:
-        methods = results.combinations()
+    if name in results.combined:
+        methods = results.combinations(name)
         color = GRAY
-        label = f"linear combinations of {' and '.join(results.teachers or ())}"
+        label = f"images of {' + '.join(results.combined[name])}"
     else:
         methods = results.sweep(name)
         color = method_color(results, name)
         label = name
+    line = ".--"
+    if name == LINEAR_STAGE1:
+        line = ".:"
     # Behind everything else: the student's curve may lie on it.
     axis.plot(
         *_points(results, methods, metric),
-        ".--",
+        line,
         color=color,
         lw=1.4,
         ms=5,

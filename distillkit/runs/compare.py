@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from distillkit.data.evaluation_pairs import EvaluationPair
-from distillkit.errors import DataError, DistillkitError, Interrupted
+from distillkit.errors import DataError, DistillkitError, Interrupted, did_you_mean
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, Images
 from distillkit.evaluation.measurements import MeasurementFile
@@ -25,7 +25,8 @@ from distillkit.evaluation.protocol import (
     evaluate,
     method_rows,
 )
-from distillkit.evaluation.results import Results
+from distillkit.evaluation.results import LINEAR, Results
+from distillkit.evaluation.roles import ReportedTraining
 from distillkit.files.images import read_image
 from distillkit.inference.costs import describe_device
 from distillkit.metrics.base import Metric, SetMetric
@@ -71,6 +72,8 @@ class CompareOptions:
     """Weights of the first of them."""
     reference: str | None = None
     """The method that all others are compared with in pairs; default: the first one."""
+    trained: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Metrics that a method was trained against, by the method's name."""
     device: torch.device | str | None = None
     """Where metrics are computed; default: a GPU where there is one."""
 
@@ -120,7 +123,7 @@ def compare_folders(
     with _recorded(manifest):
         gallery = Gallery()
         results = _evaluate(comparison, _open_store(out, comparison), gallery)
-        report = _write_results(results, gallery, out, manifest)
+        report = _write_results(results, gallery, comparison.training, out, manifest)
     return report
 
 
@@ -151,6 +154,7 @@ class _Comparison(NamedTuple):
     folders: _Folders
     metrics: _Metrics
     settings: EvaluationSettings
+    training: ReportedTraining
 
 
 def _prepare(
@@ -165,20 +169,21 @@ def _prepare(
     folders = _read_inputs(gt, method_folders, options)
     settings = EvaluationSettings(
         dataset=gt.resolve().name,
-        combine=options.combine,
+        combine={} if options.combine is None else {LINEAR: options.combine},
         alphas=options.alphas,
         reference=options.reference or folders.methods[0].label,
         device=describe_device(device),
         absent=metrics.absent,
     )
+    _check_trained(options, folders.methods)
     method_rows(folders.methods, settings)
     _refuse_too_small(metrics, folders.layouts)
-    return _Comparison(folders, metrics, settings)
+    return _Comparison(folders, metrics, settings, _reported_training(options))
 
 
 def _open_store(out: Path, comparison: _Comparison) -> MeasurementFile:
     """Open the file of values, in which a line counts only for the same inputs and code."""
-    folders, metrics, settings = comparison
+    folders, metrics, settings, _ = comparison
     facts = {
         "methods": [method.label for method in folders.methods],
         "combine": settings.combine,
@@ -188,6 +193,31 @@ def _open_store(out: Path, comparison: _Comparison) -> MeasurementFile:
         "versions": describe_versions(),
     }
     return MeasurementFile(out / MEASUREMENTS, ImageKeys(folders.files, facts))
+
+
+def _reported_training(options: CompareOptions) -> ReportedTraining:
+    """Collect the methods that were trained against each metric."""
+    methods_by_metric: dict[str, list[str]] = {}
+    plugins = load_plugins()
+    for method, metrics in options.trained.items():
+        for metric in metrics:
+            name = plugins.find("metrics", metric).name
+            methods_by_metric.setdefault(name, []).append(method)
+    joined = {metric: ", ".join(methods) for metric, methods in methods_by_metric.items()}
+    return ReportedTraining(joined)
+
+
+def _check_trained(options: CompareOptions, methods: Sequence[Method]) -> None:
+    names = {method.name for method in methods}
+    for method, metrics in options.trained.items():
+        if method not in names:
+            there = f"{', '.join(sorted(names))}{did_you_mean(method, names)}"
+            raise DistillkitError(f"--trained {method} - no such method; there are {there}")
+        for metric in metrics:
+            if metric not in options.metrics:
+                measured = ",".join(options.metrics)
+                problem = f"a metric that is not among --metrics {measured}"
+                raise DistillkitError(f"--trained {method}:{metric} - {problem}")
 
 
 def _check_settings(options: CompareOptions) -> None:
@@ -299,7 +329,7 @@ def _recorded(manifest: Manifest) -> Iterator[None]:
 
 
 def _evaluate(comparison: _Comparison, store: MeasurementFile, gallery: Gallery) -> Results:
-    folders, metrics, settings = comparison
+    folders, metrics, settings, _ = comparison
 
     def observe(name: str, images: Images) -> None:
         if "lq" not in folders.files:
@@ -325,13 +355,14 @@ def _read_pairs(files: Mapping[str, Files], device: torch.device) -> Iterator[Ev
 def _write_results(
     results: Results,
     gallery: Gallery,
+    training: ReportedTraining,
     out: Path,
     manifest: Manifest,
 ) -> Path:
-    write_evaluation(results, gallery, out)
+    write_evaluation(results, gallery, out, training)
     for note in failure_notes(results):
         print_status(f"not measured: {note}")
-    for check in check_sweep(results, ()):
+    for check in check_sweep(results, training):
         print_status(str(check))
     manifest.close("finished")
-    return write_report(out, results, gallery, manifest=manifest.facts)
+    return write_report(out, results, gallery, training, manifest=manifest.facts)

@@ -26,19 +26,29 @@ from distillkit.evaluation.protocol import (
     bicubic_method,
     evaluate,
 )
-from distillkit.evaluation.results import ROLES, STUDENT, Results
+from distillkit.evaluation.results import LINEAR, LINEAR_STAGE1, ROLES, STUDENT, Results
 from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
-from distillkit.inference.student import Student, interpolate_students, load_student
+from distillkit.inference.student import (
+    Student,
+    interpolate_adapter,
+    interpolate_students,
+    load_student,
+)
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.descriptors import TeacherSpec
 from distillkit.recipe.build import build, open_evaluation_pairs, pick_device
 from distillkit.recipe.load import ResolvedRecipe
+from distillkit.recipe.schema import FIDELITY
 from distillkit.report.files import write_evaluation
-from distillkit.report.notes import missing_notes
+from distillkit.report.notes import missing_notes, start_note
 from distillkit.report.page import write_report
 from distillkit.runs.comparison_folder import refuse_output_in_inputs
 from distillkit.runs.console import print_status, with_progress
 from distillkit.runs.method_folders import Files, Layout, folder_methods, read_folders
+from distillkit.tradeoff import REALISTIC
+
+STAGE1_STUDENT = f"{STUDENT}@{REALISTIC:g}"
+"""The label of the student at the tradeoff where stage 2 changes nothing."""
 
 
 def evaluate_run(
@@ -72,8 +82,6 @@ def evaluate_run(
     device = pick_device(device)
     student = load_student(run_dir / "student", device)
     teachers = _build_output_teachers(resolved, device)
-    if combine is None and teachers.keys() >= set(ROLES):
-        combine = ROLES
     items = _held_out_items(resolved, student.model.scale, device)
     metrics, absent = _build_metrics(resolved, device)
     files = _read_method_folders(method_folders or {}, items)
@@ -87,10 +95,11 @@ def evaluate_run(
     settings = EvaluationSettings(
         dataset=resolved.recipe.name,
         seed=resolved.recipe.seed,
-        combine=combine,
+        combine=_pairs_to_combine(combine, teachers, student),
         alphas=options.alphas,
         reference=options.reference,
         device=describe_device(device),
+        start=_describe_start(resolved),
         absent=absent,
     )
     gallery = Gallery(options.num_gallery_images)
@@ -119,6 +128,34 @@ def _read_method_folders(
         image = item.read().gt[0]
         layouts[item.name] = Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
     return read_folders(folders, layouts)
+
+
+def _pairs_to_combine(
+    asked: tuple[str, str] | None,
+    teachers: Mapping[str, OutputTeacher],
+    student: Student,
+) -> dict[str, tuple[str, str]]:
+    """Choose whose images are combined linearly, by the name of the curve."""
+    pairs = {}
+    if asked is not None:
+        pairs[LINEAR] = asked
+    elif teachers.keys() >= set(ROLES):
+        pairs[LINEAR] = ROLES
+    if FIDELITY in teachers and student.variant is not None:
+        pairs[LINEAR_STAGE1] = (FIDELITY, STAGE1_STUDENT)
+    return pairs
+
+
+def _describe_start(resolved: ResolvedRecipe) -> str:
+    """Say what the student was before training, and how long it was trained."""
+    student = resolved.student
+    files = [file.path.name for file in student.config.weight_files() if file.path]
+    weights = "as its plugin initializes it"
+    if files:
+        weights = f"with the weights {', '.join(files)}"
+    recipe = resolved.recipe
+    steps = f"{recipe.stage1.steps} + {recipe.stage2.steps} steps in batches"
+    return f"{student.full_name} {weights}; {steps} of {recipe.data.batch_size} followed"
 
 
 def _build_output_teachers(
@@ -176,6 +213,10 @@ def _model_methods(
     for name, teacher in teachers.items():
         # A teacher is evaluated as a student with a fixed tradeoff.
         methods.append(_model_method(name, Student(teacher, None), None, 0, device))
+    weights = interpolate_adapter(student)
+    if weights is not None:
+        for tradeoff in options.tradeoffs:
+            methods.append(_model_method("weights", weights, tradeoff, trained, device))
     if options.interpolate_with is not None:
         student = interpolate_students(run_dir, options.interpolate_with, device)
         for tradeoff in options.tradeoffs:
@@ -184,10 +225,11 @@ def _model_methods(
 
 
 def _tradeoffs(student: Student, tradeoffs: list[float]) -> list[float]:
-    """Keep one tradeoff where the student's is fixed."""
+    """Keep one tradeoff where the student's is fixed; else judge the stage-1 student, too."""
     if student.variant is None:
         return [student.fixed_tradeoff]
-    return tradeoffs
+    # A baseline is made of its images.
+    return sorted({REALISTIC, *tradeoffs})
 
 
 def _model_method(
@@ -240,7 +282,10 @@ def _write_results(
     write_evaluation(results, gallery, run_dir / "evaluation", trained_against)
     for note in missing_notes(results):
         print_status(f"not measured: {note}")
-    for check in check_sweep(results, trained_against):
+    checks = check_sweep(results, trained_against)
+    if checks:
+        print_status(start_note(results))
+    for check in checks:
         print_status(str(check))
     return write_report(
         run_dir,
