@@ -712,7 +712,7 @@ def test_a_report_without_training_or_a_tradeoff_leaves_those_parts_out(tmp_path
 def test_a_figure_is_drawn_only_where_there_is_something_to_compare(evaluated):
     results = evaluated[0]
     assert draw_tradeoff(results, ()) is not None
-    assert draw_tradeoff(replace(results, methods=results.methods[:1], teachers=None), ()) is None
+    assert draw_tradeoff(replace(results, methods=results.methods[:1], combined={}), ()) is None
     values = {key: column * math.nan for key, column in results.values.items()}
     values |= {key: column for key, column in results.values.items() if key[1] == "psnr"}
     assert draw_tradeoff(replace(results, values=values), ()) is None
