@@ -105,7 +105,8 @@ def test_folders_by_tradeoff_make_a_curve_without_inputs(compare, folders):
         methods=methods,
     )
     assert outcome.code == 0, outcome.err
-    assert "the tradeoff spans at least" in outcome.err
+    assert "the tradeoff spans more than" in outcome.err
+    assert "3 photographs, at least 20 are needed" in outcome.err
     results = read_results(folders / "out")
     assert [method.tradeoff for method in results.sweep()] == [0, 1]
     assert len(results.items) == 3
