@@ -24,13 +24,17 @@ def export(  # noqa: PLR0913
         Path | None,
         typer.Option(metavar="DIR", help="checkpoints of tradeoff 0 and 1, for any upscaler"),
     ] = None,
+    ncnn: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="ncnn networks of tradeoff 0 and 1, for Upscayl"),
+    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="plain weights with one fixed --tradeoff")
     ] = False,
     tradeoff: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="for --merge or --onnx: fix it; for --spandrel: one checkpoint more"
+            min=0, max=1, help="for --merge or --onnx: fix it; for --spandrel or --ncnn: one more"
         ),
     ] = None,
     plane: Annotated[
@@ -45,18 +49,19 @@ def export(  # noqa: PLR0913
         typer.Option(metavar="WIDTHxHEIGHT", help="for --onnx: of the input; default: any size"),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="for --onnx and --spandrel: float16")
+        bool, typer.Option("--half", help="for --onnx, --spandrel and --ncnn: float16")
     ] = False,
 ) -> None:
     """Write a student for others to use.
 
     The folder is for distillkit, diffusers and peft, with a model card. It is loaded again and
     compared with the original. An ONNX graph takes the tradeoff as an input, unless --tradeoff
-    fixes it. Checkpoints are plain networks for tools that read them by spandrel.
+    fixes it. Checkpoints are plain networks for tools that read them by spandrel, or by ncnn.
     """
-    if [output, onnx, spandrel].count(None) != 2:
+    if [output, onnx, spandrel, ncnn].count(None) != 3:
         raise DistillkitError(
-            "give one of -o, for a folder, --onnx, for a graph, and --spandrel, for checkpoints"
+            "give one of -o, for a folder, --onnx, for a graph, --spandrel, for checkpoints, and "
+            "--ncnn, for networks"
         )
     if merge and output is None:
         raise DistillkitError("--merge is for folders; the others are merged by --tradeoff alone")
@@ -66,10 +71,12 @@ def export(  # noqa: PLR0913
         _export_onnx(run, onnx, tradeoff, plane, size, half)
     elif spandrel is not None:
         _export_checkpoints(run, spandrel, tradeoff, half)
+    elif ncnn is not None:
+        _export_ncnn(run, ncnn, tradeoff, half)
     else:
         assert output is not None
         if half:
-            raise DistillkitError("--half is for --onnx and --spandrel")
+            raise DistillkitError("--half is for --onnx, --spandrel and --ncnn")
         if merge != (tradeoff is not None):
             raise DistillkitError(
                 "--merge and --tradeoff need each other: plain weights have one tradeoff"
@@ -122,6 +129,15 @@ def _export_checkpoints(run: str, folder: Path, tradeoff: float | None, half: bo
     tradeoffs = [] if tradeoff is None else [tradeoff]
     for file in export_checkpoints(run, folder, tradeoffs, half=half):
         typer.echo(f"done: {file}, read back and compared")
+
+
+def _export_ncnn(run: str, folder: Path, tradeoff: float | None, half: bool) -> None:
+    from distillkit.export.ncnn import export_ncnn
+
+    tradeoffs = [] if tradeoff is None else [tradeoff]
+    for line in export_ncnn(run, folder, tradeoffs, half=half):
+        typer.echo(line)
+    typer.echo(f"done: {folder}")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

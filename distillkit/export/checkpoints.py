@@ -15,7 +15,7 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import About
-from distillkit.files.atomic import atomic_dir
+from distillkit.files.atomic import atomic_dir, check_writable
 from distillkit.inference.student import (
     Student,
     find_student,
@@ -52,15 +52,22 @@ def export_checkpoints(
     """
     if out.exists():
         raise DistillkitError(f"{out} - exists; name a new folder")
+    check_writable(out)
     source = student_folder(find_student(run))
     about = read_about(source)
-    wanted = _choose_tradeoffs(load_student(source), tradeoffs)
+    student = load_student(source)
+    if not hasattr(student.model, "save_checkpoint"):
+        name = type(student.model).__name__
+        raise DistillkitError(
+            f"{name} has no checkpoints that other tools read: export it with -o, --onnx or --ncnn"
+        )
+    wanted = choose_tradeoffs(student, tradeoffs)
     files = []
     with atomic_dir(out) as folder:
         for tradeoff in wanted:
             name = f"{about['recipe']}_t{format_tradeoff(tradeoff)}.safetensors"
             # Loaded anew: merging replaces the weights.
-            model = _merged_model(load_student(source), tradeoff)
+            model = merged_model(load_student(source), tradeoff)
             dtype = torch.float16 if half else torch.float32
             model.save_checkpoint(folder / name, _metadata(about, tradeoff), dtype)
             files.append(out / name)
@@ -74,24 +81,25 @@ def format_tradeoff(tradeoff: float) -> str:
     return max(f"{tradeoff:.2f}", f"{tradeoff:g}", key=len)
 
 
-def _choose_tradeoffs(student: Student, tradeoffs: Sequence[float]) -> list[float]:
-    """Check the student and the tradeoffs, before anything is written."""
-    if not hasattr(student.model, "save_checkpoint"):
-        name = type(student.model).__name__
-        raise DistillkitError(
-            f"{name} has no checkpoints that other tools read: export it with -o or --onnx"
-        )
+def choose_tradeoffs(student: Student, tradeoffs: Sequence[float]) -> list[float]:
+    """Return both ends and the wanted tradeoffs; of a student with a fixed one, that one.
+
+    Raises:
+        DistillkitError: a tradeoff that the student does not have, or a variant that does not
+            change weights.
+    """
     if student.variant is None:
         return [student.resolve(t) for t in tradeoffs] or [student.fixed_tradeoff]
     if not isinstance(student.variant, AdapterScaling):
         name = type(student.variant).__name__
         raise DistillkitError(
-            f"{name} does not change weights: only adapter_scaling has a checkpoint for a tradeoff"
+            f"{name} does not change weights: only adapter_scaling has weights for a tradeoff"
         )
     return sorted({*ENDS, *(student.resolve(t) for t in tradeoffs)})
 
 
-def _merged_model(student: Student, tradeoff: float) -> Any:
+def merged_model(student: Student, tradeoff: float) -> Any:
+    """Return a student's model with the adapter merged at a tradeoff."""
     if isinstance(student.variant, AdapterScaling):
         student.variant.adapter.set_scale(tradeoff)
         student.variant.adapter.merge()

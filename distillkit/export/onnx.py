@@ -215,7 +215,7 @@ def _trace(graph: FixedTradeoffGraph) -> Any:
         DistillkitError: the model cannot be exported.
     """
     graph.to(graph.form.dtype)
-    inputs = {"image": _image(graph, TRACED_SIDES)}
+    inputs = {"image": draw_image(graph, TRACED_SIDES)}
     shapes: list[Any] = [None]
     if graph.form.size is None:
         shapes = [{2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}]
@@ -355,7 +355,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
 def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[list[Tensor]]:
     """Yield the graph's inputs for each comparison."""
     for sides in _compared_sides(graph):
-        image = _image(graph, sides)
+        image = draw_image(graph, sides)
         if not isinstance(graph, TradeoffGraph):
             yield [image]
             continue
@@ -380,7 +380,7 @@ def _run(session: Any, inputs: Sequence[Tensor]) -> Tensor:
     return torch.from_numpy(restored).float()
 
 
-def _image(graph: FixedTradeoffGraph, sides: Sides) -> Tensor:
+def draw_image(graph: FixedTradeoffGraph, sides: Sides) -> Tensor:
     """Draw noise of a size that the model takes; of the graph's own size where that is fixed."""
     multiple = graph.model.size_multiple
     height, width = graph.form.size or (sides[0] * multiple, sides[1] * multiple)

@@ -1,0 +1,90 @@
+"""Students of spandrel's architectures as ncnn networks."""
+
+import numpy as np
+import pytest
+import torch
+
+from distillkit import DistillkitError, Restorer
+from distillkit.export.ncnn import export_ncnn
+from distillkit.inference.student import save_student
+from distillkit.recipe.build import build_adapter, build_named_model, build_variant
+from distillkit.recipe.load import load_recipe
+
+REASON = "pip install 'distillkit[ncnn]' to test ncnn exports"
+pytest.importorskip("pnnx", reason=REASON)
+ncnn = pytest.importorskip("ncnn", reason=REASON)
+
+PARAMETERS = {
+    "Compact": {"num_feat": 8, "num_conv": 2},
+    "SPAN": {"feature_channels": 8},
+    "ESRGAN": {"num_filters": 8, "num_blocks": 1},
+    "PLKSR": {"dim": 8, "n_blocks": 1, "kernel_size": 5},
+}
+
+
+def overrides(about):
+    """Put a student into a recipe of score teachers, for which it need not have a score."""
+    lines = [f"student.{key}={value!r}" for key, value in about.items() if key != "parameters"]
+    lines += [f"student.parameters.{key}={value}" for key, value in about["parameters"].items()]
+    return [
+        "student={use='spandrel/student'}",
+        *lines,
+        "stage1.teachers.fidelity.term='output'",
+        "stage1.teachers.realness.term='output'",
+    ]
+
+
+def perturbed(tensors):
+    generator = torch.Generator().manual_seed(0)
+    changed = {}
+    for name, tensor in tensors.items():
+        changed[name] = tensor.detach() + 0.04 * torch.randn(tensor.shape, generator=generator)
+    return changed
+
+
+@pytest.fixture
+def make_student(request, tmp_path):
+    """Write a student whose adapters hold random numbers, as a run does; return its folder."""
+    root = request.config.rootpath
+
+    def make(architecture):
+        about = {"architecture": architecture, "scale": 4, "parameters": PARAMETERS[architecture]}
+        resolved = load_recipe(root / "recipes/quickstart_sr4x.toml", overrides(about))
+        model = build_named_model("spandrel/student", about, "cpu")
+        first = build_adapter(model, resolved.recipe.stage1.adapter, 0)
+        trained = {"stage1": perturbed(first.tensors())}
+        first.merge()
+        second = build_variant(model, resolved.recipe.stage2, 0)
+        trained["stage2"] = perturbed(second.tensors())
+        save_student(tmp_path / "run/student", resolved, trained)
+        return tmp_path / "run"
+
+    return make
+
+
+def restore(network, image):
+    net = ncnn.Net()
+    assert net.load_param(f"{network}.param") == 0
+    assert net.load_model(f"{network}.bin") == 0
+    extractor = net.create_extractor()
+    extractor.input("data", ncnn.Mat(image.numpy()).clone())
+    code, restored = extractor.extract("output")
+    assert code == 0
+    return torch.from_numpy(np.array(restored))
+
+
+@pytest.mark.parametrize("architecture", ["Compact", "SPAN", "ESRGAN"])
+def test_ncnn_restores_as_the_student_does(make_student, tmp_path, architecture):
+    run = make_student(architecture)
+    export_ncnn(run, tmp_path / "out", [0.3])
+    image = torch.rand(3, 15, 22, generator=torch.Generator().manual_seed(1))
+    expected = Restorer.from_pretrained(run, "cpu")(image, [0.0, 0.3, 1.0])
+    assert (expected[0] - expected[2]).abs().max() > 1e-2
+    for tradeoff, original in zip(("0", "0.30", "1"), expected, strict=True):
+        restored = restore(tmp_path / "out" / f"quickstart_sr4x_x4_t{tradeoff}", image)
+        torch.testing.assert_close(restored, original, atol=4e-3, rtol=0)
+
+
+def test_an_architecture_that_ncnn_lacks_layers_for_is_refused(make_student, tmp_path):
+    with pytest.raises(DistillkitError, match="layer torch.repeat_interleave not exists"):
+        export_ncnn(make_student("PLKSR"), tmp_path / "out")
