@@ -55,7 +55,7 @@ def restore(network, image):
     assert extractor.input("data", ncnn.Mat(image.numpy()).clone()) == 0
     code, restored = extractor.extract("output")
     assert code == 0
-    return torch.from_numpy(np.array(restored))
+    return torch.from_numpy(np.array(restored)).clamp(0, 1)
 
 
 @pytest.fixture(scope="module")

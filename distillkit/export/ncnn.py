@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.checkpoints import choose_tradeoffs, format_tradeoff, merged_model
 from distillkit.export.folder import TOLERANCE
@@ -49,9 +50,10 @@ def export_ncnn(
     """Write a student's network at tradeoff 0, at 1, and at others, for ncnn.
 
     Each is a pair of files, ``NAME_x4_t0.30.param`` and ``.bin``, named by the recipe, the scale
-    and the tradeoff. Input ``data`` and output ``output`` are RGB in [0, 1]. ``about.json`` holds
-    the recipe, the scale and the licenses, for which the format has no place. The folder appears
-    only if ncnn gives the student's images, at sizes which pnnx has not seen as well.
+    and the tradeoff. Input ``data`` is RGB in [0, 1], and so is output ``output`` once it is
+    clamped. ``about.json`` holds the recipe, the scale and the licenses, for which the format has
+    no place. The folder appears only if ncnn gives the student's images, at a size that pnnx has
+    not seen as well.
 
     Args:
         run: a run's folder, an exported one or a Hub repository.
@@ -84,7 +86,7 @@ def export_ncnn(
         for tradeoff in wanted:
             # Loaded for each: merging replaces the weights.
             model = merged_model(load_student(source), tradeoff)
-            graph = FixedTradeoffGraph(model, GraphForm(tradeoff)).eval()
+            graph = UnclampedGraph(model, GraphForm(tradeoff)).eval()
             name = f"{about['recipe']}_x{model.scale}_t{format_tradeoff(tradeoff)}"
             difference = _write(graph, folder / name, half)
             report.append(f"{name}: largest difference from the original {difference:.1g} of white")
@@ -92,6 +94,18 @@ def export_ncnn(
         text = json.dumps({**facts, "scale": student.model.scale}, indent=2)
         (folder / "about.json").write_text(f"{text}\n")
     return report
+
+
+class UnclampedGraph(FixedTradeoffGraph):
+    """A student at one tradeoff, whose images are not clamped.
+
+    Hosts clamp themselves, and some are built without the layer for it.
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        condition = self.model.condition(ModelInput(image * 2 - 1))
+        latent = self.model.generate(condition)
+        return (self.model.decode(latent, condition) + 1) / 2
 
 
 def _check_sizes(student: Student) -> None:
@@ -180,10 +194,10 @@ def _compare(graph: FixedTradeoffGraph, network: Path, scratch: Path) -> float:
     differences = []
     for size, image in images.items():
         with torch.no_grad():
-            expected = graph(image)[0]
+            expected = graph(image)[0].clamp(0, 1)
         if restored[size].shape != expected.shape:
             raise _refusal(graph, f"ncnn gives another size for an input of {size} pixels")
-        differences.append((restored[size] - expected).abs().max())
+        differences.append((restored[size].clamp(0, 1) - expected).abs().max())
     # Unlike max(), this keeps nan.
     return float(torch.stack(differences).max())
 

@@ -70,7 +70,7 @@ def restore(network, image):
     extractor.input("data", ncnn.Mat(image.numpy()).clone())
     code, restored = extractor.extract("output")
     assert code == 0
-    return torch.from_numpy(np.array(restored))
+    return torch.from_numpy(np.array(restored)).clamp(0, 1)
 
 
 @pytest.mark.parametrize("architecture", ["Compact", "SPAN", "ESRGAN"])
