@@ -4,6 +4,8 @@ A graph that gives other images never appears.
 """
 
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,3 +229,19 @@ def test_options_that_do_not_fit_are_refused(distillkit, tmp_path, options, why)
     outcome = distillkit("export", tmp_path, "--onnx", tmp_path / "graph.onnx", *options)
     assert outcome.code
     assert why in outcome.err
+
+
+def test_the_lines_of_the_page_about_hosts_run(recipe, tmp_path, monkeypatch):
+    run = make_run(recipe, tmp_path, *ENLARGER)
+    export_onnx(run, tmp_path / "student.onnx")
+    export_onnx(run, tmp_path / "plane.onnx", GraphForm(plane=True))
+    page = (Path(__file__).parents[1] / "docs/hosts.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    image = torch.from_numpy(names["image"][0])
+    restorer = Restorer.from_pretrained(run, "cpu")
+    for name, tradeoff in (("restored", 0.3), ("by_pixel", torch.from_numpy(names["plane"][0, 0]))):
+        restored = torch.from_numpy(names[name][0])
+        torch.testing.assert_close(restored, restorer(image, tradeoff), atol=1e-5, rtol=0)
