@@ -326,15 +326,20 @@ def test_a_run_distills_its_images_and_the_student_states_its_license(tmp_path, 
     assert {"fidelity", "student"} <= {row["method"] for row in rows}
 
 
-def test_the_recipe_of_the_readme_is_valid(tmp_path):
+def test_the_recipes_of_the_readme_are_valid(tmp_path):
     readme = Path(__file__).parents[1] / "README.md"
     recipes = Path(__file__).parents[3] / "recipes"
-    (text,) = re.findall(r"```toml\n(.*?)```", readme.read_text(), re.DOTALL)
-    (tmp_path / "recipe.toml").write_text(text.replace("recipes/", f"{recipes}/"))
-    named = load_recipe(tmp_path / "recipe.toml").components["teachers.realness"]
+    texts = re.findall(r"```toml\n(.*?)```", readme.read_text(), re.DOTALL)
+    resolved = {}
+    for text in texts:
+        (tmp_path / "recipe.toml").write_text(text.replace("recipes/", f"{recipes}/"))
+        recipe = load_recipe(tmp_path / "recipe.toml")
+        resolved[recipe.recipe.name] = recipe
+    named = resolved["quickstart_realesrgan"].components["teachers.realness"]
     (file,) = named.config.weight_files()
     assert file.fetchable
     assert file.license == named.license == "BSD-3-Clause"
+    assert resolved["quickstart_span"].student.config.architecture == "SPAN"
 
 
 def test_restores_files_on_the_command_line(tmp_path, photos, monkeypatch):
