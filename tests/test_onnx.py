@@ -13,6 +13,7 @@ import torch
 
 from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
 from distillkit.cli import main as cli
+from distillkit.export.folder import export
 from distillkit.export.onnx import GraphForm, export_onnx
 
 ENLARGER = (
@@ -245,3 +246,31 @@ def test_the_lines_of_the_page_about_hosts_run(recipe, tmp_path, monkeypatch):
     for name, tradeoff in (("restored", 0.3), ("by_pixel", torch.from_numpy(names["plane"][0, 0]))):
         restored = torch.from_numpy(names[name][0])
         torch.testing.assert_close(restored, restorer(image, tradeoff), atol=1e-5, rtol=0)
+
+
+def test_the_commands_of_the_model_card_run(recipe, tmp_path, distillkit, monkeypatch):
+    run = make_run(recipe, tmp_path, *ENLARGER)
+    export(run, tmp_path / "this/folder")
+    card = (tmp_path / "this/folder/README.md").read_text()
+    commands = re.findall(r"^- `distillkit (export .*?)`", card, flags=re.MULTILINE)
+    assert len(commands) == 2
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        outcome = distillkit(*command.split())
+        assert not outcome.code, outcome.err
+    assert len(open_graph(tmp_path / "student.onnx").get_inputs()) == 2
+    assert len(open_graph(tmp_path / "fixed.onnx").get_inputs()) == 1
+
+
+def test_a_card_offers_what_the_student_has(recipe, tmp_path, monkeypatch):
+    from toy_models import Enlarger
+
+    monkeypatch.setattr(Enlarger, "save_checkpoint", None, raising=False)
+    run = make_run(recipe, tmp_path, *ENLARGER, "stage2.steps=0")
+    export(run, tmp_path / "fixed")
+    card = (tmp_path / "fixed/README.md").read_text()
+    assert "--spandrel checkpoints" in card
+    assert "--tradeoff" not in card
+    run_recipe(load_recipe(recipe, ["data.eval=[]", "stage2.variant='oftsr'"]), tmp_path / "two")
+    export(tmp_path / "two", tmp_path / "two_passes")
+    assert "In other tools" not in (tmp_path / "two_passes/README.md").read_text()

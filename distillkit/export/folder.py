@@ -79,6 +79,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         tradeoffs = [merge_at]
         about["merged"] = merge_at
         _refuse_merging(student)
+    has_checkpoints = hasattr(student.model, "save_checkpoint")
     image = _test_image()
     expected = Restorer(student)(image, tradeoffs)
     with atomic_dir(out) as temporary:
@@ -91,7 +92,8 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         (folder / "recipe.toml").write_text(recipe)
         # Its memory is needed by those that are loaded for comparison.
         del student
-        card = model_card(about, tomllib.loads(recipe), _evaluation_rows(run))
+        rows = _evaluation_rows(run)
+        card = model_card(about, tomllib.loads(recipe), rows, has_checkpoints=has_checkpoints)
         (temporary / "README.md").write_text(card)
         ways = _write_wrappers(temporary, about)
         report = _compare(ways, image, tradeoffs, expected)

@@ -50,7 +50,11 @@ LICENSE_CLASSES = (
 
 
 def model_card(
-    about: Mapping[str, Any], recipe: Mapping[str, Any], rows: Sequence[MetricRow]
+    about: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    rows: Sequence[MetricRow],
+    *,
+    has_checkpoints: bool = False,
 ) -> str:
     """Write ``README.md`` with the front matter that the Hub reads.
 
@@ -59,8 +63,10 @@ def model_card(
         recipe: the student's recipe.
         rows: the run's ``metrics.json``; empty if the student was not evaluated. Linear
             combinations are left to the run's report.
+        has_checkpoints: whether the model writes checkpoints of its own.
     """
     strictest, license_class = strictest_licenses(about["licenses"].values())
+    variant = "adapter_scaling" if about["stage2"] is None else about["stage2"]["variant"]
     can_set_tradeoff = about["stage2"] is not None and "merged" not in about
     shown = [row for row in rows if not is_combination(row["method"])]
     return fill_template(
@@ -70,6 +76,9 @@ def model_card(
         version=distillkit.__version__,
         plugin=about["student"]["use"].partition("/")[0],
         arguments="image, tradeoff=0.3" if can_set_tradeoff else "image",
+        is_plain_network=variant == "adapter_scaling",
+        has_checkpoints=has_checkpoints,
+        can_set_tradeoff=can_set_tradeoff,
         licenses=_license_table(about["licenses"], recipe),
         hub_license=_hub_license(strictest),
         strictest=" and ".join(strictest),
