@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -36,6 +36,25 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:
             installed[package] = "absent"
     return installed
+
+
+def unmet_requirements(requirements: Iterable[str]) -> Iterator[str]:
+    """List requirements (``"torch>=2.4"``) that this machine does not meet, with what it has.
+
+    Those of extras do not count.
+    """
+    from packaging.requirements import Requirement
+
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        installed = versions([requirement.name])[requirement.name]
+        if installed == "absent" or not requirement.specifier.contains(installed, prereleases=True):
+            yield (
+                f"needs {requirement}, and {requirement.name} is {installed}; "
+                f"pip install '{requirement}'"
+            )
 
 
 def peak_memory() -> int | None:

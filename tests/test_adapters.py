@@ -157,6 +157,13 @@ def test_targets_choose_layers_and_nonsense_is_refused():
         add_adapter(ToyModel().network, "lora", targets=["middle"])
 
 
+def test_lora_needs_layers_inside_a_network():
+    with pytest.raises(DistillkitError, match=r'^the network is itself a Conv2d, .*kind = "full"'):
+        add_adapter(torch.nn.Conv2d(3, 3, 1), "lora")
+    with pytest.raises(DistillkitError, match=r"^GroupNorm has no Linear or Conv2d layer, "):
+        add_adapter(torch.nn.GroupNorm(1, 3), "lora")
+
+
 def test_the_start_of_lora_depends_on_the_seed_alone():
     torch.manual_seed(1)
     a = add_adapter(ToyModel().network, "lora", seed=5).tensors()

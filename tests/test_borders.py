@@ -38,6 +38,7 @@ FLOORS = (
     "evaluation",
     "report",
     "export",
+    "contract",
     "training",
     "runs",
     "testing",

@@ -196,6 +196,21 @@ class CutScore(Toy):
         return super().predict(z_t.detach(), t, condition)
 
 
+class CutForward(Toy):
+    """Its predictions have gradient all the same, because they contain ``z_t``."""
+
+    @torch.no_grad()
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return super().forward(z_t, t, condition)
+
+
+class PartlyCut(Toy):
+    """Only what goes around the network has gradient."""
+
+    def forward(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return z_t + super().forward(z_t.detach(), t, condition)
+
+
 class Inconsistent(Toy):
     def predict(self, z_t: Tensor, t: Tensor, condition: Condition) -> Any:
         good = super().predict(z_t, t, condition)
@@ -226,12 +241,14 @@ def lossy(model: Toy) -> Toy:
     [
         ("teachers", lambda: nn.Identity(), "Be a DiffusionModel", "build returned a Identity"),
         ("students", CutStudent, "Generate with gradient", "generate cuts the gradient"),
-        ("students", Forgetful, "Generate a latent", "draws from somewhere else"),
-        ("students", WrongSize, "Generate a latent", "has shape"),
+        ("students", Forgetful, "Generate with draws", "draws from somewhere else"),
+        ("students", WrongSize, "Generate a finite latent", "has shape"),
         ("teachers", Unclamped, "Restore images", "expected [-1, 1]"),
-        ("teachers", InPlace, "Restore images", "differs between two calls"),
+        ("teachers", InPlace, "Restore with draws", "differs between two calls"),
         ("teachers", Drifting, "Keep weights", "restore changes network.weight"),
-        ("teachers", CutScore, "Pass gradient", "predict cuts the gradient"),
+        ("teachers", CutScore, "Pass the gradient", "predict cuts the gradient"),
+        ("teachers", CutForward, "Pass the gradient", "forward cuts the gradient"),
+        ("teachers", PartlyCut, "Pass the gradient", "where finite differences are"),
         ("teachers", Inconsistent, "Predict a sample", "misses z_t"),
         ("teachers", Picky, "Restore images", "ValueError: sides must be multiples of 8"),
         ("teachers", lambda: backwards(Toy()), "Have a process whose timestep_at", "is off by"),

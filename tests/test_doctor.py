@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillkit.testing.doctor import _version_problems
+from distillkit.environment import unmet_requirements
 
 
 @pytest.fixture
@@ -25,8 +25,9 @@ def test_a_machine(doctor):
 
 def test_packages_too_old_or_absent_are_problems():
     requirements = ["torch>=1.0", "peft>=99", "no-such-package", 'other>=1; extra == "dev"']
-    old, absent = _version_problems(requirements)
-    assert "needs peft>=99; pip install 'peft>=99'" in old
+    old, absent = unmet_requirements(requirements)
+    assert old.startswith("needs peft>=99, and peft is ")
+    assert old.endswith("; pip install 'peft>=99'")
     assert "no-such-package is absent" in absent
 
 

@@ -101,12 +101,29 @@ def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monke
     run = make_run(recipe, tmp_path)
     generate = ToyModel.generate
 
-    def generate_noisily(self, condition, generator=None):
-        return generate(self, condition) + 0.1 * torch.randn_like(condition.y)
+    def generate_otherwise_in_a_graph(self, condition, generator=None):
+        offset = 0.1 if torch.compiler.is_exporting() else 0.0
+        return generate(self, condition) + offset
 
-    monkeypatch.setattr(ToyModel, "generate", generate_noisily)
+    monkeypatch.setattr(ToyModel, "generate", generate_otherwise_in_a_graph)
     with pytest.raises(DistillkitError, match="on an input of 17x23 pixels the graph differs by"):
         export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.5))
+    assert not [path for path in tmp_path.iterdir() if "graph" in path.name]
+
+
+def test_a_student_that_draws_has_no_graph(recipe, tmp_path, monkeypatch):
+    from toy_models import ToyModel
+
+    run = make_run(recipe, tmp_path)
+    generate = ToyModel.generate
+
+    def generate_noisily(self, condition, generator=None):
+        noise = torch.randn(condition.y.shape, generator=generator)
+        return generate(self, condition) + 0.1 * noise
+
+    monkeypatch.setattr(ToyModel, "generate", generate_noisily)
+    with pytest.raises(DistillkitError, match=r"^ToyModel draws random numbers .* has no graph"):
+        export_onnx(run, tmp_path / "graph.onnx")
     assert not [path for path in tmp_path.iterdir() if "graph" in path.name]
 
 

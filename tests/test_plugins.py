@@ -8,10 +8,15 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from distillkit import Options
 from distillkit.errors import PluginError
+from distillkit.plugins import listing, manager
+from distillkit.plugins.descriptors import DatasetSpec
 from distillkit.plugins.manager import Plugins, load_plugins
+from distillkit.recipe.schema import SourceConfig
+from distillkit.testing import doctor
 
 PRELUDE = """\
 from distillkit import StudentSpec, TeacherSpec, hookimpl
@@ -351,3 +356,182 @@ def test_an_entry_point_without_a_distribution_works() -> None:
 
 def test_installed_plugins_are_loaded_once() -> None:
     assert load_plugins() is load_plugins()
+
+
+def test_an_optional_hook_is_no_misspelling(install: Install, load: Load) -> None:
+    hook = "@hookimpl(optionalhook=True)\ndef distillkit_of_another_version(): pass"
+    install("a", SHARP + hook)
+    (plugin,) = load()
+    assert plugin.problems == []
+
+
+def test_an_observer_that_exits_is_contained(install: Install, load: Load) -> None:
+    install("bad", observing("raise SystemExit(3)"))
+    plugins = load()
+    with pytest.warns(RuntimeWarning, match=r"is not called again: SystemExit: 3$"):
+        plugins.notify("distillkit_step", stage="stage1", step=1, terms={})
+
+
+METRIC = """\
+from distillkit import MetricSpec, hookimpl
+
+@hookimpl
+def distillkit_metrics():
+    return [MetricSpec(name="{}", summary="", build="builtins:str")]
+"""
+
+
+def with_engine(plugins: Plugins) -> list[EntryPoint]:
+    """The entry points of the engine and of plugins that were laid on ``sys.path``."""
+    points = [EntryPoint(p.name, f"fake_distillkit_{p.name}", "distillkit") for p in plugins]
+    return [*points, manager.ENGINE]
+
+
+def test_a_metric_of_the_engines_name_is_refused_and_the_engines_own_stays(
+    install: Install, load: Load
+) -> None:
+    install("mine", METRIC.format("psnr"))
+    install("other", METRIC.format("psnr-of-mine"))
+    plugins = load_plugins(with_engine(load()))
+    assert plugins.find("metrics", "psnr").full_name == "distillkit/psnr"
+    assert plugins.find("metrics", "psnr-of-mine").full_name == "other/psnr-of-mine"
+    (refused,) = plugins.broken
+    assert refused.error == 'offers a metric "psnr", a name of the engine\'s own; rename it'
+
+
+def test_a_plugin_of_the_engines_name_is_refused_and_the_engines_own_stays() -> None:
+    newcomer = EntryPoint("distillkit", "no_such_module_here", "distillkit")
+    plugins = load_plugins([newcomer, manager.ENGINE])
+    assert plugins.find("metrics", "distillkit/psnr").full_name == "distillkit/psnr"
+    (refused,) = plugins.broken
+    assert refused.error == 'the name "distillkit" is reserved for the engine; rename the plugin'
+    assert refused.distribution == "no_such_module_here"
+
+
+def test_a_requirement_that_is_not_met_is_said(
+    install: Install, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("a", SHARP)
+    metadata = tmp_path / "distillkit_a-1.5.dist-info/METADATA"
+    requires = 'Requires-Dist: no-such-package>=2\nRequires-Dist: other; extra == "more"\n'
+    metadata.write_text(metadata.read_text() + requires)
+    plugins = load()
+    need = (
+        "needs no-such-package>=2, and no-such-package is absent; pip install 'no-such-package>=2'"
+    )
+    (plugin,) = plugins
+    assert plugin.unmet_requirements() == [need]
+    monkeypatch.setattr(listing, "load_plugins", lambda: plugins)
+    assert f"  warning: {need}\n" in listing.plugin_table()
+    monkeypatch.setattr(doctor, "load_plugins", lambda: plugins)
+    lines, healthy = doctor.diagnose()
+    assert f'PROBLEM      plugin "a" (distillkit-a 1.5) {need}' in lines
+    assert not healthy
+
+
+def test_a_slow_import_is_named_with_what_it_imports(
+    install: Install, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("a", f"import this\n{SHARP}")
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    (quick,) = load()
+    assert quick.slow == ""
+    monkeypatch.setattr(manager, "SLOW_IMPORT", 0.0)
+    monkeypatch.delitem(sys.modules, "this")
+    monkeypatch.delitem(sys.modules, "fake_distillkit_a")
+    (slow,) = load()
+    assert slow.slow.startswith("takes 0.")
+    assert "this" in slow.slow
+    assert slow.slow.endswith("import such packages inside its functions")
+
+
+def test_what_a_plugin_prints_goes_to_stderr(
+    install: Install, load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("a", "print('at import')\n" + SHARP + observing("print('at a step')"))
+    plugins = load()
+    plugins.notify("distillkit_step", stage="stage1", step=1, terms={})
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "at import" in printed.err
+    assert "at a step" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "loaded"),
+    [
+        ("DISTILLKIT_PLUGINS", "", ["distillkit"]),
+        ("DISTILLKIT_PLUGINS", "b", ["b", "distillkit"]),
+        ("DISTILLKIT_WITHOUT_PLUGINS", "b, distillkit", ["a", "distillkit"]),
+    ],
+)
+def test_plugins_can_be_switched_off(
+    install: Install,
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    loaded: list[str],
+) -> None:
+    install("a", SHARP)
+    install("b", SOFT)
+    points = with_engine(load())
+    monkeypatch.setenv(variable, value)
+    plugins = load_plugins(points)
+    assert [plugin.name for plugin in plugins] == loaded
+    off = "a" if "a" not in loaded else "b"
+    with pytest.raises(PluginError, match=f'plugin "{off}" is switched off'):
+        plugins.find("teachers", f"{off}/sharp")
+
+
+OPTIONS = """
+from distillkit import DatasetSpec, Options
+
+class Mine(Options{}):
+    {}
+
+@hookimpl
+def distillkit_datasets():
+    return [DatasetSpec(
+        name="d", summary="", build="builtins:str", options="fake_distillkit_a:Mine"
+    )]
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "problem"),
+    [
+        ("", "use: str = ''", 'has an option "use", and that name is reserved'),
+        ("", "weight: float = 1.0", 'has an option "weight", and that name is reserved'),
+        (", extra='allow'", "pass", "sets extra = 'allow', and the engine has 'forbid'"),
+        (", validate_default=False", "pass", "sets validate_default = False"),
+    ],
+)
+def test_options_leave_the_engine_what_is_its_own(
+    install: Install, load: Load, settings: str, field: str, problem: str
+) -> None:
+    install("a", PRELUDE + OPTIONS.format(settings, field))
+    spec = load().find("datasets", "d")
+    with pytest.raises(PluginError) as caught:
+        _ = spec.config
+    said = str(caught.value)
+    assert said.startswith(f'dataset "a/d": its options = "fake_distillkit_a:Mine" {problem}')
+
+
+def test_the_keys_of_a_source_are_reserved_but_for_those_of_the_hub() -> None:
+    keys = set(SourceConfig.model_fields) | {"weight_files"}
+    assert keys - DatasetSpec.reserved_options == {"revision", "split"}
+
+
+def test_a_default_is_validated(install: Install, load: Load) -> None:
+    install("a", PRELUDE + OPTIONS.format("", "size: int = 'large'"))
+    with pytest.raises(ValidationError, match="size"):
+        load().find("datasets", "d").config()
+
+
+def test_a_check_that_does_not_apply_has_a_reason(install: Install, load: Load) -> None:
+    install("a", offering("[teacher('x', exempt={'restore': ''})]"))
+    (broken,) = load().broken
+    assert broken.error == (
+        "teacher \"x\": its exempt is {'restore': ''}, not a reason for each check"
+    )

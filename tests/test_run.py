@@ -287,6 +287,16 @@ def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeyp
     assert set(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_whose_step_was_skipped_is_no_success(recipe, monkeypatch):
+    def nan(self, x_0, *args, **kwargs):
+        return {"l2": x_0.mean() * float("nan")}
+
+    monkeypatch.setattr(ReconstructionLoss, "__call__", nan)
+    message = r"^dry run: step 1 was skipped, .* not finite; .*l2 = nan.*; images toy/photos"
+    with pytest.raises(DistillkitError, match=message):
+        dry_run(load_recipe(recipe))
+
+
 def test_evaluation_can_be_repeated(finished):
     before = json.loads((finished / "evaluation/metrics.json").read_text())
     evaluate_run(

@@ -47,10 +47,7 @@ class LoRAAdapter(Adapter):
         self._merged_scale: float | None = None
         names = _find_layers(network, targets)
         if not names:
-            raise PluginError(
-                f"no Linear or Conv2d layer of {type(network).__name__} ends in "
-                f"one of {list(targets or [])}"
-            )
+            raise PluginError(_explain_no_layer(network, targets))
         options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names}
         # The start depends on the seed alone, and the global generator is as it was before.
         with torch.random.fork_rng(devices=[]):
@@ -163,9 +160,21 @@ def _find_layers(network: nn.Module, targets: Sequence[str] | None) -> list[str]
     """List the names of the Linear and Conv2d layers that end in one of ``targets``."""
     names: list[str] = []
     for name, module in network.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, targets):
+        # The network itself has no name, and no parent in which it could be replaced.
+        if name and isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, targets):
             names.append(name)
     return names
+
+
+def _explain_no_layer(network: nn.Module, targets: Sequence[str] | None) -> str:
+    kind = type(network).__name__
+    if isinstance(network, nn.Linear | nn.Conv2d):
+        reason = f"the network is itself a {kind}, and LoRA adapts layers inside a network"
+    elif not _find_layers(network, None):
+        reason = f"{kind} has no Linear or Conv2d layer, and LoRA adapts no other"
+    else:
+        return f"no Linear or Conv2d layer of {kind} ends in one of {list(targets or [])}"
+    return f'{reason}; set adapter = {{ kind = "full" }}'
 
 
 def _matches(name: str, targets: Sequence[str] | None) -> bool:

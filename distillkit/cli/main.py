@@ -26,6 +26,8 @@ from distillkit.cli.sweep import sweep
 from distillkit.errors import DistillkitError, Interrupted, PluginError
 from distillkit.inference.files import IMAGE_FILES
 
+NO_PLUGIN = "--no-plugin"
+
 EXTRA_OF_COMMAND = {"advise": "bench", "bench": "bench", "demo": "demo", "restore-video": "video"}
 """The extra of this distribution that brings a plugin's command."""
 
@@ -63,6 +65,12 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    no_plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            NO_PLUGIN, metavar="NAME", help="Do without a plugin, in this command; repeatable."
+        ),
+    ] = None,
 ) -> None: ...
 
 
@@ -74,7 +82,12 @@ def main() -> None:
     # typer's own group instead of app(): plugins add to it what they bring.
     commands = get_group(app)
     try:
-        _add_plugin_commands(commands, sys.argv[1:])
+        switched_off, arguments = _split_switched_off(sys.argv[1:])
+        if switched_off:
+            from distillkit.plugins.manager import switch_off_plugins
+
+            switch_off_plugins(switched_off)
+        _add_plugin_commands(commands, arguments)
         commands(prog_name="distillkit")
     except DistillkitError as e:
         _print_error(e)
@@ -84,6 +97,24 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _split_switched_off(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the plugins to do without, and what follows them.
+
+    It is read before typer does, which asks the plugins for their commands.
+    """
+    names = []
+    rest = list(arguments)
+    while rest:
+        option, equals, name = rest[0].partition("=")
+        if option != NO_PLUGIN:
+            break
+        rest.pop(0)
+        if not equals and rest:
+            name = rest.pop(0)
+        names.append(name)
+    return names, rest
 
 
 def _add_plugin_commands(commands: Any, arguments: list[str]) -> None:

@@ -74,7 +74,8 @@ def model_card(
         about=about,
         recipe=recipe,
         version=distillkit.__version__,
-        plugin=about["student"]["use"].partition("/")[0],
+        distribution=_distribution(about),
+        plugins=about["plugins"],
         arguments="image, tradeoff=0.3" if can_set_tradeoff else "image",
         is_plain_network=variant == "adapter_scaling",
         has_checkpoints=has_checkpoints,
@@ -89,6 +90,12 @@ def model_card(
             (row["metric"], row["protocol"], row["n"], row["dataset"]) for row in shown
         ),
     )
+
+
+def _distribution(about: Mapping[str, Any]) -> str:
+    """Return the distribution that brings the student's plugin."""
+    plugin = about["student"]["use"].partition("/")[0]
+    return about["plugins"][plugin]
 
 
 def strictest_licenses(licenses: Iterable[str]) -> tuple[list[str], str]:

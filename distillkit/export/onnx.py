@@ -102,7 +102,8 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
 
     Raises:
         DistillkitError: packages are missing, ``out`` exists, the variant evaluates the network
-            twice or takes no map, the model cannot be exported, or the graph gives other images.
+            twice or takes no map, the model draws random numbers or cannot be exported, or the
+            graph gives other images.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -114,6 +115,7 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     check_writable(out.parent)
     source = student_folder(find_student(run))
     graph = _student_graph(load_student(source), form)
+    _refuse_draws(graph)
     program = _trace(graph)
     program.model.metadata_props.update(_metadata(graph, read_about(source)))
     return _write(program, graph, out)
@@ -205,6 +207,23 @@ def _check_size(student: Student, form: GraphForm) -> None:
         height, width = form.size
         raise DistillkitError(
             f"an input of {width} x {height} pixels: the model takes multiples of {multiple}"
+        )
+
+
+@torch.no_grad()
+def _refuse_draws(graph: FixedTradeoffGraph) -> None:
+    """Raise DistillkitError if two restorations of one image differ."""
+    inputs = next(_test_inputs(graph))
+    restored = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            restored.append(_expected(graph, inputs))
+    if not torch.equal(*restored):
+        name = type(graph.model).__name__
+        raise DistillkitError(
+            f"{name} draws random numbers whenever it restores, and an ONNX graph has no seed: a "
+            "student that draws has no graph; export a folder instead: -o DIR"
         )
 
 
@@ -339,8 +358,8 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
         if not difference <= graph.form.tolerance:
             raise DistillkitError(
                 f"not exported: on an input of {size} pixels the graph differs by "
-                f"{difference:.2g} of white; a student that draws noise, or decides by the size "
-                "of its input, has no graph"
+                f"{difference:.2g} of white; a student that decides by the size of its input has "
+                "no graph"
             )
         largest = max(largest, difference)
     report = f"onnxruntime: largest difference from the original {largest:.1g} of white"

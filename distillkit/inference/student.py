@@ -26,6 +26,7 @@ from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
 from distillkit.inference.tradeoff_map import blend_nodes
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.objectives.controllability import Variant
+from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
@@ -221,6 +222,7 @@ def _describe(resolved: ResolvedRecipe, has_stage2: bool) -> dict[str, Any]:
         "student": dict(resolved.student.table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
         "stage2": recipe.stage2.model_dump(mode="json") if has_stage2 else None,
+        "plugins": resolved.plugins,
         "licenses": {"student": resolved.student.license, **licenses},
     }
 
@@ -317,13 +319,33 @@ def build_base_model(about: Mapping[str, Any]) -> RestorationModel:
             something else.
     """
     options = dict(about["student"])
-    spec = load_plugins().find("students", options.pop("use"))
+    spec = _find_spec(options.pop("use"), about.get("plugins", {}))
     model = spec.create(read_settings(spec, options))
     if not isinstance(model, RestorationModel):
         raise PluginError(
             f"{spec.full_name} - builds a {type(model).__name__}, not a RestorationModel"
         )
     return model
+
+
+def _find_spec(use: str, made_with: Mapping[str, str]) -> Spec:
+    """Find a student's descriptor; where its plugin is absent, say what to install.
+
+    Args:
+        use: the full name.
+        made_with: the distributions of the run's plugins, by the plugin's name.
+    """
+    plugins = load_plugins()
+    owner = use.partition("/")[0]
+    absent = owner not in {plugin.name for plugin in plugins}
+    if absent and owner in made_with and owner not in plugins.switched_off:
+        distribution = made_with[owner]
+        name = distribution.partition(" ")[0]
+        raise PluginError(
+            f'this student needs the plugin "{owner}", which is not installed; it was trained '
+            f"with {distribution}: pip install {name}"
+        )
+    return plugins.find("students", use)
 
 
 def student_folder(path: Path | str) -> Path:

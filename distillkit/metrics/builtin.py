@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from distillkit.plugins.descriptors import MetricSpec
 from distillkit.plugins.hookspecs import hookimpl
+
+WITHOUT_REFERENCE = {"metric_order": "it judges an image by itself"}
 
 
 @hookimpl
@@ -30,6 +33,7 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
             "niqe",
             "NIQE, without a reference; needs its parameters on disk",
             options="NiqeOptions",
+            exempt=WITHOUT_REFERENCE,
         ),
         _spec(
             "fid",
@@ -44,7 +48,12 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
 
 
 def _spec(
-    name: str, summary: str, *, options: str = "Options", license: str = "unknown"
+    name: str,
+    summary: str,
+    *,
+    options: str = "Options",
+    license: str = "unknown",
+    exempt: Mapping[str, str] = MappingProxyType({}),
 ) -> MetricSpec:
     function = name.replace("-", "_")
     return MetricSpec(
@@ -53,6 +62,7 @@ def _spec(
         options=f"distillkit.metrics.options:{options}",
         build=f"distillkit.metrics.build:{function}",
         license=license,
+        exempt=exempt,
     )
 
 
@@ -81,4 +91,5 @@ def _pyiqa(name: str) -> MetricSpec:
         "PolyForm Noncommercial: no commercial use",
         options="PyiqaOptions",
         license="PolyForm-Noncommercial-1.0.0",
+        exempt=WITHOUT_REFERENCE,
     )

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from distillkit.errors import DistillkitError, PluginError
+from distillkit.plugins.stdout import divert_stdout
 
 if TYPE_CHECKING:
     from distillkit.plugins.options import Options
@@ -33,6 +35,8 @@ class Spec:
     """
 
     kind: ClassVar[str] = "thing"
+    reserved_options: ClassVar[frozenset[str]] = frozenset({"use", "weight_files"})
+    """Names that no option may have: the recipe's own keys, and the method of its options."""
 
     name: str
     summary: str
@@ -45,14 +49,24 @@ class Spec:
 
     Where it is unknown, the license of the options' ``weight_files`` counts.
     """
+    exempt: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Checks of the contract that do not apply, each with the reason.
+
+    A check is named as in ``distillkit.contract``, without ``check_``: ``{"metric_order": "it
+    judges an image by itself"}``. The check of the interface always applies.
+    """
     plugin: str = ""
     """The name of the plugin that offers it, filled in when the plugin is loaded."""
+    distribution: str = ""
+    """Name and version of the distribution that brings the plugin, filled in likewise."""
 
     def __post_init__(self) -> None:
         self._check_text("name", NAME, "letters, digits, '.', '_' and '-'")
         self._check_text("summary", ".*", "a line of text")
         self._check_text("options", REFERENCE, '"module:Class"')
         self._check_text("build", REFERENCE, '"module:function"')
+        if not (isinstance(self.exempt, Mapping) and all(self.exempt.values())):
+            raise PluginError(f"{self}: its exempt is {self.exempt!r}, not a reason for each check")
 
     def __str__(self) -> str:
         return f'{self.kind} "{self.full_name}"'
@@ -73,13 +87,17 @@ class Spec:
         """The class that ``options`` names.
 
         Raises:
-            PluginError: it cannot be imported, or is no subclass of :class:`Options`.
+            PluginError: it cannot be imported, is no subclass of :class:`Options`, has an option
+                of a reserved name, or changes what the engine sets for all options.
         """
-        from distillkit.plugins.options import Options
+        from distillkit.plugins.options import Options, find_problem
 
         found = self._import("options", self.options)
         if not (isinstance(found, type) and issubclass(found, Options)):
             raise PluginError(f'{self}: its options = "{self.options}" is no subclass of Options')
+        problem = find_problem(found, self.reserved_options)
+        if problem:
+            raise PluginError(f'{self}: its options = "{self.options}" {problem}')
         return found
 
     def create(self, options: Options) -> Any:
@@ -89,7 +107,8 @@ class Spec:
             PluginError: ``build`` cannot be imported.
         """
         builder = self._import("build", self.build)
-        return builder(options)
+        with divert_stdout():
+            return builder(options)
 
     def _check_text(self, field: str, pattern: str, expected: str) -> None:
         value = getattr(self, field)
@@ -98,10 +117,11 @@ class Spec:
 
     def _import(self, field: str, reference: str) -> Any:
         try:
-            return pkgutil.resolve_name(reference)
+            with divert_stdout():
+                return pkgutil.resolve_name(reference)
         except DistillkitError:
             raise
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             reason = f"cannot be imported: {type(e).__name__}: {e}"
             raise PluginError(f'{self}: its {field} = "{reference}" {reason}') from e
 
@@ -168,6 +188,16 @@ class DatasetSpec(Spec):
     """
 
     kind = "dataset"
+    reserved_options = Spec.reserved_options | {
+        "hub",
+        "imagefolder",
+        "parquet",
+        "image_column",
+        "lq_column",
+        "caption_column",
+        "weight",
+    }
+    """A source's own keys are reserved as well, but for those that only the Hub's sources have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ Description = dict[str, Any]
 
 
 def describe_plugins() -> list[Description]:
-    """Describe each plugin: name, distribution, error, problems, and what it offers."""
+    """Describe each plugin: name, distribution, what is wrong with it, and what it offers."""
     return [_describe_plugin(plugin) for plugin in load_plugins()]
 
 
@@ -30,6 +30,8 @@ def _describe_plugin(plugin: Plugin) -> Description:
         "distribution": plugin.distribution,
         "error": plugin.error,
         "problems": list(plugin.problems),
+        "unmet_requirements": plugin.unmet_requirements(),
+        "slow": plugin.slow,
         "offers": offers,
     }
 
@@ -61,8 +63,11 @@ def _format_plugin(plugin: Description) -> str:
     lines = [f"{name}  ({plugin['distribution']})"]
     if error:
         lines.append(f"  BROKEN: {error}; see: distillkit plugins check {name}")
-    for problem in plugin["problems"]:
-        lines.append(f"  warning: {problem}")
+    warnings = [*plugin["problems"], *plugin["unmet_requirements"]]
+    if plugin["slow"]:
+        warnings.append(plugin["slow"])
+    for warning in warnings:
+        lines.append(f"  warning: {warning}")
     offers = plugin["offers"]
     width = max((len(offer["name"]) for offer in offers), default=0)
     for offer in offers:

@@ -6,23 +6,41 @@ Each plugin has a pluggy manager of its own, so a plugin that fails takes nothin
 from __future__ import annotations
 
 import functools
+import os
+import sys
+import time
 import traceback
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, get_args
 
 import pluggy
 
+from distillkit.environment import unmet_requirements
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
 from distillkit.plugins.descriptors import SPEC_TYPES, Kind, Spec
 from distillkit.plugins.offers import collect_commands, collect_specs, find_misspelled_hooks
+from distillkit.plugins.stdout import divert_stdout
 
 GROUP = "distillkit"
 """The entry-point group of plugins."""
+ENGINE = EntryPoint("distillkit", "distillkit.metrics.builtin", GROUP)
+"""The engine's own plugin. Its name, and the names of what it offers, are reserved."""
+
+ONLY = "DISTILLKIT_PLUGINS"
+"""Environment variable: the plugins to load, with commas between. Empty: none but the engine's."""
+WITHOUT = "DISTILLKIT_WITHOUT_PLUGINS"
+"""Environment variable: plugins that are switched off, as by ``--no-plugin``.
+
+A variable, because the processes that a command starts have to do without them as well.
+"""
+
+SLOW_IMPORT = 1.0
+"""Seconds of import from which a plugin is named as slow."""
 
 
 @dataclass
@@ -42,19 +60,38 @@ class Plugin:
     error: str | None = None
     """Why it is broken, in one line."""
     traceback: str | None = None
+    slow: str = ""
+    """That its import is slow, and what it imports; empty where it is not."""
     observers: pluggy.PluginManager | None = None
     """Calls its hooks during a run; None once one of them has failed."""
+    installed: Distribution | None = None
+    """What brings it, where that is known."""
 
     def __str__(self) -> str:
         return f'plugin "{self.name}" ({self.distribution})'
+
+    def unmet_requirements(self) -> list[str]:
+        """List what its distribution requires and this machine lacks."""
+        if self.installed is None:
+            return []
+        return list(unmet_requirements(self.installed.requires or []))
+
+    def refuse(self, error: str) -> None:
+        """Make it a broken plugin, which offers nothing."""
+        self.error = error
+        self.specs = ()
+        self.commands = {}
+        self.observers = None
 
 
 class Plugins:
     """All installed plugins, the broken ones included."""
 
-    def __init__(self, plugins: Iterable[Plugin]) -> None:
+    def __init__(self, plugins: Iterable[Plugin], switched_off: Iterable[str] = ()) -> None:
         # Installed distributions come in no order that could be relied on.
         self.plugins = sorted(plugins, key=lambda plugin: plugin.name)
+        self.switched_off = sorted(switched_off)
+        """Names of installed plugins that are not loaded."""
 
     def __iter__(self) -> Iterator[Plugin]:
         return iter(self.plugins)
@@ -121,8 +158,9 @@ class Plugins:
             # A hook that does not exist is the caller's mistake, so this is not guarded.
             observe = getattr(plugin.observers.hook, hook)
             try:
-                observe(**arguments)
-            except Exception as e:
+                with divert_stdout():
+                    observe(**arguments)
+            except (Exception, SystemExit) as e:
                 plugin.observers = None
                 reason = _in_one_line(e)
                 message = f"{plugin} failed in {hook} and is not called again: {reason}"
@@ -133,6 +171,9 @@ class Plugins:
 
     def _explain_unknown(self, kind: Kind, use: str) -> str:
         """Say why nothing of a kind is called ``use``, and what is."""
+        owner = use.partition("/")[0]
+        if owner in self.switched_off:
+            return f'"{use}": plugin "{owner}" is switched off, by {ONLY} or --no-plugin'
         owners = self._possible_owners(use)
         broken = [f"{plugin} is broken: {plugin.error}" for plugin in owners if plugin.error]
         if broken and "/" in use:
@@ -186,32 +227,94 @@ def _installed() -> Plugins:
     return _load(entry_points(group=GROUP))
 
 
+def switch_off_plugins(names: Iterable[str]) -> None:
+    """Do without some plugins, in this process and in those that it starts.
+
+    Raises:
+        PluginError: no plugin has that name, or it is the engine's own.
+    """
+    known = entry_points(group=GROUP).names
+    for name in names:
+        if name not in known:
+            raise PluginError(f'no plugin is called "{name}"{did_you_mean(name, known)}')
+        if name == ENGINE.name:
+            raise PluginError(f'"{name}" is the engine itself, which cannot be switched off')
+    os.environ[WITHOUT] = ",".join({*_names_in(WITHOUT), *names})
+    _installed.cache_clear()
+
+
+def _names_in(variable: str) -> set[str]:
+    """Read names with commas between from an environment variable."""
+    names = os.environ.get(variable, "").split(",")
+    return {name.strip() for name in names if name.strip()}
+
+
+def _is_switched_off(name: str) -> bool:
+    if name == ENGINE.name:
+        return False
+    if ONLY in os.environ and name not in _names_in(ONLY):
+        return True
+    return name in _names_in(WITHOUT)
+
+
 def _load(points: Iterable[EntryPoint]) -> Plugins:
     by_name: dict[str, list[EntryPoint]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point)
-    plugins = []
-    for same_name in by_name.values():
-        if len(same_name) == 1:
+    switched_off = {name for name in by_name if _is_switched_off(name)}
+    plugins: list[Plugin] = []
+    for name, same_name in by_name.items():
+        if name in switched_off:
+            continue
+        if name == ENGINE.name:
+            plugins += _load_engine(same_name)
+        elif len(same_name) == 1:
             plugins.append(_load_one(same_name[0]))
         else:
             plugins.append(_refuse_namesakes(same_name))
-    return Plugins(plugins)
+    _refuse_reserved_names(plugins)
+    return Plugins(plugins, switched_off)
+
+
+def _load_engine(points: Iterable[EntryPoint]) -> Iterator[Plugin]:
+    """Load the engine's own plugin, and refuse others of its name."""
+    for point in points:
+        if point.value == ENGINE.value:
+            yield _load_one(point)
+        else:
+            error = f'the name "{point.name}" is reserved for the engine; rename the plugin'
+            yield Plugin(point.name, _distribution(point), error=error)
+
+
+def _refuse_reserved_names(plugins: Iterable[Plugin]) -> None:
+    """Refuse plugins that offer a name of the engine's own, so that its short name stays clear."""
+    reserved: set[tuple[str, str]] = set()
+    for plugin in plugins:
+        if plugin.name == ENGINE.name:
+            reserved |= {(spec.kind, spec.name) for spec in plugin.specs}
+    for plugin in plugins:
+        if plugin.name == ENGINE.name:
+            continue
+        taken = [spec for spec in plugin.specs if (spec.kind, spec.name) in reserved]
+        if taken:
+            kind, name = taken[0].kind, taken[0].name
+            plugin.refuse(f'offers a {kind} "{name}", a name of the engine\'s own; rename it')
 
 
 def _load_one(point: EntryPoint) -> Plugin:
-    plugin = Plugin(point.name, _distribution(point))
+    plugin = Plugin(point.name, _distribution(point), installed=point.dist)
     try:
-        module = point.load()
-        manager = pluggy.PluginManager(GROUP)
-        manager.add_hookspecs(hookspecs)
-        manager.register(module, plugin.name)
-        specs = collect_specs(manager, plugin.name)
-        commands = collect_commands(manager)
-        problems = find_misspelled_hooks(module)
+        with divert_stdout():
+            module = _import(point, plugin)
+            manager = pluggy.PluginManager(GROUP)
+            manager.add_hookspecs(hookspecs)
+            manager.register(module, plugin.name)
+            specs = collect_specs(manager, plugin.name, plugin.distribution)
+            commands = collect_commands(manager)
+            problems = find_misspelled_hooks(module)
     except (Exception, SystemExit) as e:
         # Whatever a plugin does at import must not end the program.
-        plugin.error = _in_one_line(e)
+        plugin.refuse(_in_one_line(e))
         plugin.traceback = traceback.format_exc()
     else:
         plugin.specs = specs
@@ -219,6 +322,26 @@ def _load_one(point: EntryPoint) -> Plugin:
         plugin.problems = problems
         plugin.observers = manager
     return plugin
+
+
+def _import(point: EntryPoint, plugin: Plugin) -> Any:
+    """Import a plugin's module; note if that is slow, which every command then waits for."""
+    present = set(sys.modules)
+    started = time.monotonic()
+    module = point.load()
+    seconds = time.monotonic() - started
+    if seconds >= SLOW_IMPORT:
+        plugin.slow = f"takes {seconds:.1f} s to import{_largest_imports(present)}"
+    return module
+
+
+def _largest_imports(present: Set[str]) -> str:
+    """Name the packages of most modules among those imported since."""
+    new = Counter(name.partition(".")[0] for name in sys.modules if name not in present)
+    packages = [name for name, _ in new.most_common(3)]
+    if not packages:
+        return ""
+    return f" ({', '.join(packages)}); import such packages inside its functions"
 
 
 def _refuse_namesakes(points: Sequence[EntryPoint]) -> Plugin:

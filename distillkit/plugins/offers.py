@@ -17,12 +17,13 @@ PREFIX = "distillkit_"
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith(PREFIX))
 
 
-def collect_specs(manager: pluggy.PluginManager, plugin: str) -> list[Spec]:
+def collect_specs(manager: pluggy.PluginManager, plugin: str, distribution: str) -> list[Spec]:
     """Call the hooks that return descriptors.
 
     Args:
         manager: with one plugin.
         plugin: its name, which is written into the descriptors.
+        distribution: name and version of what brings it, written into them as well.
 
     Raises:
         PluginError: a hook returns something else, or one name twice.
@@ -33,7 +34,7 @@ def collect_specs(manager: pluggy.PluginManager, plugin: str) -> list[Spec]:
         offered = _call(manager, hook)
         _check_specs(offered, spec_type, hook)
         for spec in offered:
-            specs.append(replace(spec, plugin=plugin))
+            specs.append(replace(spec, plugin=plugin, distribution=distribution))
     return specs
 
 
@@ -61,6 +62,9 @@ def find_misspelled_hooks(module: Any) -> list[str]:
             hook = mark["specname"]
         exists = hook in HOOKS
         looks_like_a_hook = mark or hook.startswith(PREFIX)
+        if mark and mark["optionalhook"]:
+            # It belongs to another version of the engine, and says so.
+            continue
         if exists and not mark:
             problems.append(f"has a function {hook} without @hookimpl, so it is never called")
         elif looks_like_a_hook and not exists:

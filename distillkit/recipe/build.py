@@ -51,7 +51,7 @@ def build(component: Component, device: Device) -> Any:
         built = component.build()
     except DistillkitError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         where = dotted(component.key) or component.full_name
         what = f"{component.full_name} could not be built: {type(e).__name__}: {e}"
         raise PluginError(f"{where} - {what}") from e

@@ -146,6 +146,12 @@ class ResolvedRecipe:
         """The metrics of the evaluation."""
         return self._matching(("evaluation", "metrics", ANY))
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The plugins behind all components, each with its distribution and version."""
+        found = {c.spec.plugin: c.spec.distribution for c in self.components.values()}
+        return dict(sorted(found.items()))
+
     def dataset(self, split: str, index: int) -> Component | None:
         """The plugin's dataset behind source ``index`` of ``data.train`` or ``data.eval``."""
         return self.components.get(f"data.{split}.{index}")

@@ -118,6 +118,7 @@ def compare_folders(
         out / "manifest.json",
         started=started,
         device=str(comparison.metrics.device),
+        plugins=comparison.metrics.plugins,
         comparison={name: str(folder.resolve()) for name, folder in inputs.items()},
     )
     with _recorded(manifest):
@@ -146,6 +147,8 @@ class _Metrics(NamedTuple):
     described: list[dict[str, Any]]
     """Options and weights, for the record."""
     device: torch.device
+    plugins: dict[str, str]
+    """The plugins behind them, each with its distribution."""
 
 
 class _Comparison(NamedTuple):
@@ -287,7 +290,8 @@ def _build_metrics(options: CompareOptions, device: torch.device) -> _Metrics:
         print_status(f"not measured: {name}: {reason}")
     # Only now are the settings known to be good.
     descriptions = [describe_metric(*pair) for pair in described]
-    return _Metrics(metrics, absent, descriptions, device)
+    plugins_used = {spec.plugin: spec.distribution for spec, _ in described}
+    return _Metrics(metrics, absent, descriptions, device, plugins_used)
 
 
 def _refuse_too_small(metrics: _Metrics, layouts: Layouts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.errors import DataError, Interrupted
+from distillkit.errors import DataError, DistillkitError, Interrupted
 from distillkit.files.atomic import explain_full_disk, scratch_folder, write_file
 from distillkit.inference.student import read_about, student_folder
 from distillkit.plugins.manager import load_plugins
@@ -34,6 +35,7 @@ from distillkit.training.distributed import (
     distributed_errors,
 )
 from distillkit.training.models import RunModels, build_models
+from distillkit.training.tracking import NONFINITE
 
 
 def run_recipe(
@@ -75,11 +77,29 @@ def dry_run(resolved: ResolvedRecipe) -> None:
     """Try every part of a recipe in a temporary folder.
 
     That is one step of each stage, one checkpoint and one evaluation image.
+
+    Raises:
+        DistillkitError: as :func:`run_recipe`, or a step was skipped.
     """
     recipe = resolved.recipe
     with scratch_folder() as folder:
         small = _shortened(recipe, folder / "cache")
-        run_recipe(replace(resolved, recipe=small), folder / "run", planned=recipe)
+        out = folder / "run"
+        run_recipe(replace(resolved, recipe=small), out, planned=recipe)
+        _refuse_skipped_steps(out)
+
+
+def _refuse_skipped_steps(out: Path) -> None:
+    """Raise DistillkitError if a step of a run was skipped, and say which terms were to blame."""
+    file = out / NONFINITE
+    if not file.exists():
+        return
+    skipped = json.loads(file.read_text().splitlines()[0])
+    terms = [f"{name} = {value}" for name, value in skipped["terms"].items() if name != "loss"]
+    raise DistillkitError(
+        f"dry run: step {skipped['step']} was skipped, because its loss or its gradient is not "
+        f"finite; {', '.join(terms)}; images {', '.join(skipped['ids'])}"
+    )
 
 
 def open_batches(resolved: ResolvedRecipe, models: RunModels, processes: int) -> PairedBatches:
@@ -154,6 +174,7 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
         out / "manifest.json",
         main,
         recipe=recipe.name,
+        plugins=resolved.plugins,
         device=str(accelerator.device),
         processes=accelerator.num_processes,
     )

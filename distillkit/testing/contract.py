@@ -5,16 +5,16 @@ Torch is imported when a check runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from distillkit.contract.results import Check, CheckResult, DoesNotApply, name_of, statement_of
 from distillkit.errors import DistillkitError, PluginError, did_you_mean
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.plugins.manager import Plugin, Plugins, load_plugins
 from distillkit.recipe.errors import explain
-from distillkit.testing.results import Check, CheckResult, DoesNotApply
 
 OptionsByName = Mapping[str, Mapping[str, Any]]
 """Options to build with instead of the defaults, by full name."""
@@ -47,15 +47,32 @@ def check_spec(spec: Spec, options: Mapping[str, Any]) -> list[CheckResult]:
     statement = "Build"
     try:
         built = _build(spec, options)
-    except Exception as e:  # whatever the plugin's code raises is the finding
+    except (Exception, SystemExit) as e:  # whatever the plugin's code raises is the finding
         return [_result_of_error(spec, statement, e)]
     results = [CheckResult(spec.kind, spec.full_name, statement, "passed")]
     first, *others = _checks_of(spec)
+    results += _unknown_exemptions(spec, others)
     results.append(_run_check(first, built, spec))
     # The others rely on the interface that the first one checks.
     if results[-1].outcome != "failed":
-        results += [_run_check(check, built, spec) for check in others]
+        results += [_check_unless_exempt(check, built, spec) for check in others]
     return results
+
+
+def _unknown_exemptions(spec: Spec, checks: Iterable[Check]) -> Iterator[CheckResult]:
+    known = [name_of(check) for check in checks]
+    statement = "Be exempt from checks that exist"
+    for name in spec.exempt:
+        if name not in known:
+            detail = f'there is no check "{name}"{did_you_mean(name, known)}; {", ".join(known)}'
+            yield CheckResult(spec.kind, spec.full_name, statement, "failed", detail)
+
+
+def _check_unless_exempt(check: Check, built: Any, spec: Spec) -> CheckResult:
+    reason = spec.exempt.get(name_of(check))
+    if reason is None:
+        return _run_check(check, built, spec)
+    return CheckResult(spec.kind, spec.full_name, statement_of(check), "skipped", reason)
 
 
 def _build(spec: Spec, options: Mapping[str, Any]) -> Any:
@@ -77,7 +94,7 @@ def _build(spec: Spec, options: Mapping[str, Any]) -> Any:
 def _checks_of(spec: Spec) -> list[Check]:
     """List what is checked of a kind of thing; the first check is of its interface."""
     # imported here because both import torch
-    from distillkit.testing import image_checks, model_checks
+    from distillkit.contract import image_checks, model_checks
 
     if isinstance(spec, StudentSpec):
         return model_checks.student_checks(spec.capabilities)
@@ -87,16 +104,15 @@ def _checks_of(spec: Spec) -> list[Check]:
 
 
 def _run_check(check: Check, built: Any, spec: Spec) -> CheckResult:
-    statement, *_ = (check.__doc__ or check.__name__).splitlines()
-    statement = statement.rstrip(".")
+    statement = statement_of(check)
     try:
         check(built)
-    except Exception as e:  # whatever the plugin's code raises is the finding
+    except (Exception, SystemExit) as e:  # whatever the plugin's code raises is the finding
         return _result_of_error(spec, statement, e)
     return CheckResult(spec.kind, spec.full_name, statement, "passed")
 
 
-def _result_of_error(spec: Spec, statement: str, error: Exception) -> CheckResult:
+def _result_of_error(spec: Spec, statement: str, error: BaseException) -> CheckResult:
     detail = " ".join(str(error).split())
     if isinstance(error, DoesNotApply):
         return CheckResult(spec.kind, spec.full_name, statement, "skipped", detail)

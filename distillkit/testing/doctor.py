@@ -6,14 +6,12 @@ import importlib
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-
-from distillkit.environment import versions
+from distillkit.environment import unmet_requirements, versions
 from distillkit.plugins.manager import load_plugins
 
 if TYPE_CHECKING:
@@ -83,13 +81,19 @@ def _list_facts() -> Iterator[tuple[str, str]]:
     for plugin in load_plugins():
         if not plugin.error:
             yield "plugin", f"{plugin.name} ({plugin.distribution})"
+        if plugin.slow:
+            yield "note", f"{plugin} {plugin.slow}"
 
 
 def _find_problems() -> Iterator[str]:
     yield from _import_problems()
-    yield from _version_problems(requires("distillkit") or [])
-    for plugin in load_plugins().broken:
-        yield f"{plugin} is broken: {plugin.error}"
+    for need in unmet_requirements(requires("distillkit") or []):
+        yield f"distillkit {need}"
+    for plugin in load_plugins():
+        if plugin.error:
+            yield f"{plugin} is broken: {plugin.error}"
+        for problem in (*plugin.problems, *plugin.unmet_requirements()):
+            yield f"{plugin} {problem}"
 
 
 def _import_problems() -> Iterator[str]:
@@ -98,20 +102,6 @@ def _import_problems() -> Iterator[str]:
             importlib.import_module(name)
         except Exception as e:  # a broken binary may raise anything
             yield f"{name} cannot be imported: {type(e).__name__}: {e}"
-
-
-def _version_problems(requirements: Iterable[str]) -> Iterator[str]:
-    """Find packages that are absent, or older than distillkit works with."""
-    for text in requirements:
-        requirement = Requirement(text)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        installed = versions([requirement.name])[requirement.name]
-        if installed == "absent" or not requirement.specifier.contains(installed, prereleases=True):
-            yield (
-                f"{requirement.name} is {installed}, and distillkit needs {requirement}; "
-                f"pip install '{requirement}'"
-            )
 
 
 def _is_torchvision_foreign() -> bool:

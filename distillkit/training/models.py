@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.adapters.sharing import share_storage
+from distillkit.contract.enforce import enforce_contract
 from distillkit.data.crops import FullImage
 from distillkit.data.degradation import Degradation
 from distillkit.data.pairs import Batch
@@ -234,7 +235,8 @@ def build_models(
         mesh: processes over which frozen weights are sharded.
 
     Raises:
-        PluginError: a plugin's ``build`` failed or returned the wrong type.
+        PluginError: a plugin's ``build`` failed or returned the wrong type, or what it built
+            breaks the contract.
         RecipeError: output sizes that do not match; training crops of a size that a model cannot
             take; captions that no model takes, or none for a model that takes them.
     """
@@ -243,12 +245,13 @@ def build_models(
     student = _build_student(resolved, home)
     teachers = _build_teachers(resolved, student, home)
     models: dict[str, Any] = {STUDENT: student, **teachers}
-    if mesh is not None:
-        modules = [model for model in models.values() if isinstance(model, nn.Module)]
-        shard_models(modules, mesh, device)
     degradation = None
     if resolved.degradation is not None:
         degradation = build(resolved.degradation, device)
+    enforce_contract(resolved, models, degradation, device)
+    if mesh is not None:
+        modules = [model for model in models.values() if isinstance(model, nn.Module)]
+        shard_models(modules, mesh, device)
     _check_scales(models, degradation)
     _check_crop_size(resolved, models, student.scale)
     _check_captions(resolved, models)

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from distillkit.files.atomic import append_text, write_file
 
+NONFINITE = "nonfinite.jsonl"
+"""The file of a run in which skipped steps are."""
 DIVERGENCE_FACTOR = 10.0
 """A loss of so many times what the stage began with is warned of."""
 FIRST_LINES = 5
@@ -49,7 +51,7 @@ class RunLog:
         self._path = path
         self._accelerator = accelerator
         self._observe = observe
-        self.nonfinite_path = path.with_name("nonfinite.jsonl")
+        self.nonfinite_path = path.with_name(NONFINITE)
         self._bar: tqdm[Any] | None = None
         self._started = 0.0
         self._first_losses: list[float] = []

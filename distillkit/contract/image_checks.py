@@ -7,10 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit.data.degradation import Degradation
-from distillkit.data.sources import open_source
-from distillkit.metrics.base import Metric, SetMetric
-from distillkit.testing.probe import (
+from distillkit.contract.probe import (
     require,
     require_finite,
     require_image_range,
@@ -19,7 +16,10 @@ from distillkit.testing.probe import (
     seeded,
     smooth_images,
 )
-from distillkit.testing.results import Check, DoesNotApply
+from distillkit.contract.results import Check, DoesNotApply
+from distillkit.data.degradation import Degradation
+from distillkit.data.sources import open_source
+from distillkit.metrics.base import Metric, SetMetric
 
 LQ_SIZE = (24, 20)
 METRIC_SIZE = (96, 80)

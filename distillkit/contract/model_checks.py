@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from distillkit.contract.probe import (
+    require,
+    require_finite,
+    require_image_range,
+    require_positive_integer,
+    require_repeatable,
+    seeded,
+    smooth_images,
+)
+from distillkit.contract.results import Check, DoesNotApply
 from distillkit.diffusion.codec import Codec
 from distillkit.diffusion.model import (
     Condition,
@@ -20,22 +30,16 @@ from distillkit.diffusion.model import (
 from distillkit.diffusion.prediction import PredictionType
 from distillkit.diffusion.process import ForwardProcess
 from distillkit.plugins.descriptors import Capability
-from distillkit.testing.probe import (
-    require,
-    require_finite,
-    require_image_range,
-    require_positive_integer,
-    require_repeatable,
-    seeded,
-    smooth_images,
-)
-from distillkit.testing.results import Check, DoesNotApply
 
 BATCH = 2
 TIMESTEPS = 64
 """Timesteps drawn to check a process."""
 LEAST_SIDE = 32
 """Sides of the inputs are about this many pixels, or more where the model asks for it."""
+DIRECTIONS = 2
+"""Directions of finite differences."""
+STEP = 0.02
+"""Largest step of finite differences, in units of the noise."""
 
 
 def _lq(model: Any) -> Tensor:
@@ -46,12 +50,21 @@ def _lq(model: Any) -> Tensor:
     # Larger units would make the images too large.
     if unit <= 16:
         width += 2 * unit
-    return smooth_images(BATCH, height, width)
+    return smooth_images(BATCH, height, width).to(_device_of(model))
 
 
 def _gt(model: Any, seed: int = 1) -> Tensor:
     height, width = _lq(model).shape[2:]
-    return smooth_images(BATCH, height * model.scale, width * model.scale, seed)
+    images = smooth_images(BATCH, height * model.scale, width * model.scale, seed)
+    return images.to(_device_of(model))
+
+
+def _device_of(model: Any) -> torch.device:
+    """Return where a module's weights are; the CPU for what is no module."""
+    if isinstance(model, nn.Module):
+        for weight in model.parameters():
+            return weight.device
+    return torch.device("cpu")
 
 
 def _condition(model: RestorationModel) -> Condition:
@@ -72,8 +85,8 @@ class _Noised(NamedTuple):
 def _noised_latent(model: DiffusionModel, seed: int = 2) -> _Noised:
     condition = _condition(model)
     z_0 = model.encode(_gt(model), condition)
-    t = model.process.sample_timesteps(BATCH, seeded(seed))
-    noise = torch.randn(z_0.shape, generator=seeded(seed))
+    t = model.process.sample_timesteps(BATCH, seeded(seed)).to(z_0.device)
+    noise = torch.randn(z_0.shape, generator=seeded(seed)).to(z_0)
     z_t = model.process.add_noise(z_0, noise, t, condition.y)
     return _Noised(z_t, z_0, noise, t, condition)
 
@@ -195,23 +208,66 @@ def check_predictions(model: DiffusionModel) -> None:
 
 
 def check_score_gradient(model: DiffusionModel) -> None:
-    """Pass gradient from predictions to z_t while weights are frozen."""
+    """Pass the gradient of the raw output to z_t while weights are frozen.
+
+    The predictions would hide a network without gradient, because they contain z_t themselves.
+    """
     model.requires_grad_(False)
     noised = _noised_latent(model)
     z_t = noised.z_t.requires_grad_()
     epsilon = model.predict(z_t, noised.t, noised.condition).epsilon
     message = "predict cuts the gradient (torch.no_grad or detach inside?)"
     require(epsilon.requires_grad, message)
-    (gradient,) = torch.autograd.grad(epsilon.square().mean(), z_t)
+    output = model(z_t, noised.t, noised.condition)
+    message = "forward cuts the gradient (torch.no_grad or detach inside?)"
+    require(output.requires_grad, message)
+    weights = torch.randn(output.shape, generator=seeded(3)).to(output)
+    (gradient,) = torch.autograd.grad((weights * output).sum(), z_t)
     require_finite("the gradient at z_t", gradient, tuple(z_t.shape))
+
+    def weighted_output(at: Tensor) -> Tensor:
+        return (weights * model(at, noised.t, noised.condition)).sum(dtype=torch.float64)
+
+    _require_gradient(weighted_output, z_t.detach(), gradient)
+
+
+@torch.no_grad()
+def _require_gradient(
+    function: Callable[[Tensor], Tensor], position: Tensor, gradient: Tensor
+) -> None:
+    """Require a gradient that finite differences along random directions confirm.
+
+    A difference counts only where half the step gives the same: rounding of low precision, or a
+    kink of the network, makes the others useless.
+    """
+    for seed in range(DIRECTIONS):
+        direction = torch.randn(position.shape, generator=seeded(4 + seed)).to(position)
+        slopes = []
+        for step in (STEP, STEP / 2):
+            high = function(position + step * direction)
+            low = function(position - step * direction)
+            slopes.append(float(high - low) / (2 * step))
+        expected = slopes[1]
+        if abs(slopes[0] - expected) > 0.05 * abs(expected):
+            continue
+        found = float((gradient * direction).sum(dtype=torch.float64))
+        message = f"the gradient of forward is {found:.3g} where finite differences are"
+        message += f" {expected:.3g} (torch.no_grad or detach in a part of it?)"
+        require(abs(found - expected) <= 0.2 * abs(expected), message)
 
 
 @torch.no_grad()
 def check_generate(model: RestorationModel) -> None:
-    """Generate a latent of the codec's size that depends on the generator."""
+    """Generate a finite latent of the codec's size."""
     condition = _condition(model)
     expected = model.encode(_gt(model), condition).shape
     require_finite("generate(...)", model.generate(condition, seeded()), tuple(expected))
+
+
+@torch.no_grad()
+def check_generate_draws(model: RestorationModel) -> None:
+    """Generate with draws from the generator alone."""
+    condition = _condition(model)
     require_repeatable("generate(...)", lambda: model.generate(condition, seeded()))
 
 
@@ -225,12 +281,21 @@ def check_student_gradient(model: RestorationModel) -> None:
     """Generate with gradient to the weights of its network."""
     model.requires_grad_(False)
     model.network.requires_grad_(True)
+    try:
+        _require_weight_gradient(model)
+    finally:
+        model.requires_grad_(False)
+
+
+def _require_weight_gradient(model: RestorationModel) -> None:
     latent = model.generate(_condition(model), seeded())
     message = "generate cuts the gradient (torch.no_grad or detach inside?)"
     require(latent.requires_grad, message)
     weights = [w for w in model.network.parameters() if w.is_floating_point()]
+    require(bool(weights), "the network has no weights")
+    # Biases have gradient where the matrices beside them do, and theirs takes no memory.
+    weights = [w for w in weights if w.dim() == 1] or weights
     gradients = torch.autograd.grad(latent.square().mean(), weights, allow_unused=True)
-    model.requires_grad_(False)
     reached = [gradient for gradient in gradients if gradient is not None]
     for gradient in reached:
         finite = torch.isfinite(gradient).all()
@@ -241,14 +306,19 @@ def check_student_gradient(model: RestorationModel) -> None:
 
 @torch.no_grad()
 def check_restore(model: Any) -> None:
-    """Restore images to scale times their size, repeatably, in [-1, 1]."""
+    """Restore images to scale times their size, in [-1, 1]."""
     _check_sizes(model)
+    restored = model.restore(ModelInput(_lq(model)), seeded())
+    require_finite("restore(...)", restored, tuple(_gt(model).shape))
+    require_image_range("restore(...)", restored)
+
+
+@torch.no_grad()
+def check_restore_draws(model: Any) -> None:
+    """Restore with draws from the generator alone, and leave its input alone."""
     lq = _lq(model)
     inputs = ModelInput(lq)
     before = lq.clone()
-    restored = model.restore(inputs, seeded())
-    require_finite("restore(...)", restored, tuple(_gt(model).shape))
-    require_image_range("restore(...)", restored)
     require_repeatable("restore(...)", lambda: model.restore(inputs, seeded()))
     require(torch.equal(lq, before), "restore changes its input in place")
 
@@ -286,7 +356,9 @@ def student_checks(capabilities: Collection[Capability]) -> list[Check]:
         *checks,
         check_student_codec,
         check_generate,
+        check_generate_draws,
         check_restore,
+        check_restore_draws,
         check_student_gradient,
     ]
 
@@ -297,5 +369,23 @@ def teacher_checks(capabilities: Collection[Capability]) -> list[Check]:
     if "score" in capabilities:
         checks += [*MODEL_CHECKS, check_score_gradient]
     if "output" in capabilities:
-        checks += [check_restore, check_unchanged_weights]
+        checks += [check_restore, check_restore_draws, check_unchanged_weights]
+    return checks
+
+
+def student_checks_of_run(capabilities: Collection[Capability]) -> list[Check]:
+    """List those that a run repeats: quick ones, of what would only show as a bad result."""
+    checks: list[Check] = [check_student_interface, check_codec]
+    if "score" in capabilities:
+        checks = [check_interface, check_codec, check_predictions]
+    return [*checks, check_generate, check_restore, check_student_gradient]
+
+
+def teacher_checks_of_run(capabilities: Collection[Capability]) -> list[Check]:
+    """List those that a run repeats, as of a student."""
+    checks: list[Check] = []
+    if "score" in capabilities:
+        checks += [check_interface, check_predictions, check_score_gradient]
+    if "output" in capabilities:
+        checks.append(check_restore)
     return checks

@@ -13,6 +13,17 @@ The first line of its docstring states what is required.
 """
 
 
+def statement_of(check: Check) -> str:
+    """Return what a check requires, without a period."""
+    first, *_ = (check.__doc__ or check.__name__).splitlines()
+    return first.rstrip(".")
+
+
+def name_of(check: Check) -> str:
+    """Return the name by which a descriptor's ``exempt`` means a check."""
+    return check.__name__.removeprefix("check_")
+
+
 class DoesNotApply(Exception):
     """A check does not apply to what was built, or the thing cannot be built here."""
 

@@ -1,0 +1,1 @@
+"""What the engine relies on in what plugins build, and the checks of it."""
