@@ -248,6 +248,37 @@ ENGINE_COMMANDS = (
 )
 
 
+@pytest.fixture
+def installed_again(monkeypatch):
+    """What is really installed, found once more, before and after the test."""
+    monkeypatch.setenv(manager.WITHOUT, "")
+    manager._installed.cache_clear()
+    yield
+    manager._installed.cache_clear()
+
+
+@pytest.mark.parametrize("option", [["--no-plugin", "mini"], ["--no-plugin=mini"]])
+def test_a_plugin_is_switched_off_on_the_command_line(distillkit, installed_again, option):
+    outcome = distillkit(*option, "plugins", "--json")
+    assert outcome.code == 0
+    names = {plugin["name"] for plugin in json.loads(outcome.out)}
+    assert "mini" not in names
+    assert {"distillkit", "example"} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mimi", 'no plugin is called "mimi"; did you mean "mini"?'),
+        ("distillkit", '"distillkit" is the engine itself, which cannot be switched off'),
+    ],
+)
+def test_only_a_plugin_that_is_there_is_switched_off(distillkit, installed_again, name, reason):
+    outcome = distillkit("--no-plugin", name, "plugins")
+    assert outcome.code == 2
+    assert outcome.err == f"error: {reason}\n"
+
+
 def test_the_help_lists_every_command(distillkit, toys):
     outcome = distillkit("--help")
     assert outcome.code == 0

@@ -412,3 +412,18 @@ def test_contract_tests_are_two_lines_of_pytest(pytester: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["*test_good.py::test_contract[[]degradation-good/halve] PASSED*"])
     result.stdout.fnmatch_lines(["*FAILED   Shrink images*not rounded to 8 bits"])
     result.assert_outcomes(passed=1, failed=1)
+
+
+def test_a_check_that_does_not_apply_is_skipped_with_its_reason() -> None:
+    reason = {"metric_order": "it judges an image by itself"}
+    results = check("metrics", UpsideDown, exempt=reason)
+    assert [str(r) for r in results if r.outcome == "skipped"] == [
+        "SKIPPED  Rate the reference itself above a noisy copy of it: it judges an image by itself"
+    ]
+    assert failures(results) == {}
+
+
+def test_an_unknown_check_to_be_exempt_from_is_named() -> None:
+    found = failures(check("metrics", Distance, exempt={"metric_ordr": "why not"}))
+    (detail,) = found.values()
+    assert detail.startswith('there is no check "metric_ordr"; did you mean "metric_order"?')

@@ -367,10 +367,13 @@ def test_one_known_license_goes_into_the_front_matter(recipe):
         "recipe": "toy",
         "student": {"use": "toy/student"},
         "stage2": None,
+        "plugins": {"toy": "distillkit-toy 1.2"},
         "licenses": {"student": "Apache-2.0"},
     }
     card = model_card(about, resolved.document.values, [])
     assert card.startswith("---\nlicense: apache-2.0\n")
+    assert "`distillkit-toy 1.2` installed" in card
+    assert "Plugins: `toy` (distillkit-toy 1.2)." in card
     assert "was not evaluated" in card
     assert "has a fixed tradeoff" in card
 

@@ -7,8 +7,9 @@ import torch
 import toy_plugin
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from toy_fixtures import install_plugins
 
-from distillkit import DistillkitError, ModelInput, Restorer
+from distillkit import DistillkitError, ModelInput, Restorer, __version__
 from distillkit.errors import Interrupted
 from distillkit.evaluation.results import Results
 from distillkit.inference.student import load_student
@@ -295,6 +296,27 @@ def test_a_dry_run_whose_step_was_skipped_is_no_success(recipe, monkeypatch):
     message = r"^dry run: step 1 was skipped, .* not finite; .*l2 = nan.*; images toy/photos"
     with pytest.raises(DistillkitError, match=message):
         dry_run(load_recipe(recipe))
+
+
+def test_every_plugin_used_is_on_record(finished):
+    for file in ("manifest.json", "student/distillkit.json"):
+        found = json.loads((finished / file).read_text())["plugins"]
+        assert found["toy"] == "toy_plugin"
+        assert found["distillkit"] == f"distillkit {__version__}"
+
+
+def test_a_student_whose_plugin_is_absent_says_what_to_install(finished, monkeypatch):
+    about = finished / "student/distillkit.json"
+    changed = json.loads(about.read_text())
+    changed["plugins"]["toy"] = "distillkit-toy 1.2"
+    about.write_text(json.dumps(changed))
+    install_plugins(monkeypatch)
+    message = (
+        r"plugin \"toy\", which is not installed; it was trained with distillkit-toy 1.2: "
+        "pip install distillkit-toy$"
+    )
+    with pytest.raises(DistillkitError, match=message):
+        load_student(finished)
 
 
 def test_evaluation_can_be_repeated(finished):
