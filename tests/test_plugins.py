@@ -520,7 +520,8 @@ def test_options_leave_the_engine_what_is_its_own(
 
 def test_the_keys_of_a_source_are_reserved_but_for_those_of_the_hub() -> None:
     keys = set(SourceConfig.model_fields) | {"weight_files"}
-    assert keys - DatasetSpec.reserved_options == {"revision", "split"}
+    of_hub = {"revision", "split", "config", "streaming", "shuffle_buffer"}
+    assert keys - DatasetSpec.reserved_options == of_hub
 
 
 def test_a_default_is_validated(install: Install, load: Load) -> None:
