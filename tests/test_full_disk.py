@@ -102,7 +102,7 @@ VICTIMS = {
     "samples/step-00000006.png": ("distillkit.training.samples.write_image", 2),
     "student": ("distillkit.runs.distill.save_student", 1),
     "evaluation/per_image.json": ("distillkit.runs.evaluate.write_evaluation", 1),
-    "manifest.json": ("distillkit.runs.manifest.Manifest.write", 3),
+    "manifest.json": ("distillkit.runs.manifest.Manifest.write", 5),
 }
 UNINTERRUPTED = {}
 

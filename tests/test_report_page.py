@@ -67,7 +67,7 @@ def run_page(tmp_path_factory):
         noisy("student", 1.0, 0.01),
     ]
     metrics = [psnr(), psnr_y(), ssim(), ssim_y(), stlpips("alex")]
-    combine = ("fidelity", "realness")
+    combine = {"linear": ("fidelity", "realness")}
     folder = tmp_path_factory.mktemp("pages") / "run"
     return write_page(folder, methods, metrics, combine=combine, reference="fidelity")
 
