@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 Components = Mapping[KeyPath, "Component"]
+Need = tuple[KeyPath, str]
+"""A key that asks for something, and what to set it to instead."""
 
 
 def check(document: Document, components: Components) -> Iterator[Problem]:
@@ -162,20 +164,27 @@ def _check_student(
     student = components.get(("student",))
     if student is None or "score" in _capabilities(student.spec):
         return
-    keys: list[tuple[KeyPath, str]] = []
-    for name, loss in (stage1.teachers if stage1 is not None and stage1.steps else {}).items():
-        at: KeyPath = ("stage1", "teachers", name)
-        if loss.weight and loss.imitation_weight:
-            if loss.term == "score" and loss.imitator == "denoiser":
-                keys.append(((*at, "imitator"), 'take "output", or imitation_weight = 0'))
-            if loss.term == "output" and loss.output_loss == "denoised":
-                keys.append(((*at, "output_loss"), 'take "image"'))
-    if stage2 is not None and stage2.steps and stage2.variant != "adapter_scaling":
-        keys.append((("stage2", "variant"), 'take "adapter_scaling"'))
     table = tuple(_capability_table(components))
-    for key, remedy in keys:
+    needs: list[Need] = []
+    if stage1 is not None and stage1.steps:
+        for name, loss in stage1.teachers.items():
+            needs += _denoiser_needs(name, loss)
+    if stage2 is not None and stage2.steps and stage2.variant != "adapter_scaling":
+        needs.append((("stage2", "variant"), 'take "adapter_scaling"'))
+    for key, remedy in needs:
         what = f"asks the student's denoiser, and {student.full_name} has none; {remedy}"
         yield Problem(document.origin(key), key, what, table)
+
+
+def _denoiser_needs(name: str, loss: TeacherLossConfig) -> Iterator[Need]:
+    """Yield the keys of one teacher's terms that ask the student's denoiser."""
+    at: KeyPath = ("stage1", "teachers", name)
+    if loss.weight == 0 or loss.imitation_weight == 0:
+        return
+    if loss.term == "score" and loss.imitator == "denoiser":
+        yield (*at, "imitator"), 'take "output", or imitation_weight = 0'
+    if loss.term == "output" and loss.output_loss == "denoised":
+        yield (*at, "output_loss"), 'take "image"'
 
 
 def _check_reconstruction_target(
