@@ -221,3 +221,16 @@ def test_hostile_files_are_restored_or_named_and_leave_nothing_half_done(restore
             result.load()
     assert all(len(line.partition(" - ")[2]) > 5 and len(line) < 400 for line in named.values())
     assert 100 < len(named) < 260
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_megapixels_bound_what_is_read(restore, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    width, height = 6, 5
+    picture(tmp_path / "a.png", (width, height))
+    limit = f"{(width * height - 2) / 1e6:.6f}"
+    code, message = restore("a.png", "-o", "out", *MODEL, "--megapixels", limit)
+    assert code == 2 and "a.png - its header claims more than" in message
+    assert not (tmp_path / "out").exists()
+    enough = f"{width * height / 1e6:.6f}"
+    assert restore("a.png", "-o", "out", *MODEL, "--megapixels", enough)[0] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from distillkit.errors import DataError, DiskError
 from distillkit.files.images import (
     decode_image,
     decode_with_alpha,
+    limit_megapixels,
+    picture_size,
     read_image,
     to_pil,
     to_uint8,
@@ -147,7 +150,7 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
         (encoded(RGB.resize((200, 200)), "JPEG")[:3000], "truncated"),
         (encoded(RGB)[:200], "truncated"),
         (encoded(RGB, "WEBP")[:60], "decode"),
-        (raw_png(100_000, 100_000, 8, 2, b""), "bomb"),
+        (raw_png(100_000, 100_000, 8, 2, b""), "more than the 178.957 megapixels"),
         (encoded(Image.new("F", (4, 4)), "TIFF"), "32-bit"),
         (encoded(Image.new("I", (4, 4)), "TIFF"), "32-bit"),
     ],
@@ -230,3 +233,91 @@ def test_what_cannot_be_written_leaves_the_old_file(
         write_image(image, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def with_shared_bytes(content: bytes, tags: int, length: int, order: str = "<") -> bytes:
+    """Append a directory whose tags all point at the start of a TIFF structure."""
+    big = content[2] == 43
+    count_format, entry_format, next_format = ("Q", "HHQQ", "Q") if big else ("H", "HHLL", "L")
+    directory = struct.pack(order + count_format, tags)
+    for tag in range(tags):
+        directory += struct.pack(order + entry_format, 40_000 + tag, 7, length, 0)
+    directory += struct.pack(order + next_format, 0)
+    padding = bytes(max(0, length - len(content)))
+    return content + padding + directory
+
+
+def greedy_tiff(order: str = "<", big: bool = False) -> bytes:
+    """Make a TIFF of 1 MB whose tags claim 1 GB."""
+    mark = b"II" if order == "<" else b"MM"
+    offset = 1_000_000
+    if big:
+        header = mark + struct.pack(order + "HHHQ", 43, 8, 0, offset)
+    else:
+        header = mark + struct.pack(order + "HL", 42, offset)
+    return with_shared_bytes(header, 1000, offset, order)
+
+
+def peak_while_refusing(content: bytes, read: object = picture_size) -> int:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"image - its tags claim more bytes \(1000000000\)"):
+            read(content)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+# Pillow knows no big-endian BigTIFF.
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_tags_that_share_their_bytes_are_refused_unread(order: str, big: bool) -> None:
+    assert peak_while_refusing(greedy_tiff(order, big)) < 20e6
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "AVIF"])
+def test_exif_whose_tags_share_their_bytes_is_refused_unread(form: str) -> None:
+    content = encoded(RGB, form)
+    exif = b"Exif\0\0" + greedy_tiff()
+    if form != "AVIF":
+        content = encoded(RGB, form, exif=exif)
+    else:
+        # Pillow parses what it is to write.
+        plain = Image.Exif()
+        plain[0x9286] = bytes(len(exif))
+        content = encoded(RGB, form, exif=plain.tobytes())
+        start = content.index(plain.tobytes()[6:40])
+        content = content[:start] + exif[6:] + content[start + len(exif) - 6 :]
+    assert peak_while_refusing(content, decode_image) < 40e6
+
+
+def test_exif_in_several_segments_of_a_jpeg_is_refused_unread() -> None:
+    exif = greedy_tiff()
+    segments = b""
+    for start in range(0, len(exif), 60_000):
+        piece = b"Exif\0\0" + exif[start : start + 60_000]
+        segments += b"\xff\xe1" + struct.pack(">H", len(piece) + 2) + piece
+    plain = encoded(RGB, "JPEG")
+    assert peak_while_refusing(plain[:2] + segments + plain[2:]) < 20e6
+
+
+def test_tags_that_reach_beyond_the_end_are_read_as_before() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x9286] = b"comment of some length"
+    content = exif.tobytes()
+    # The last tag claims 16 MB more: a camera's damaged note, not an attack.
+    damaged = content.replace(struct.pack("<L", 22), struct.pack("<L", 1 << 24))
+    assert damaged != content
+    assert decode_image(encoded(RGB, "PNG", exif=damaged)).shape == (20, 12, 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_header_bounds_the_pixels_that_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    limit_megapixels(0.0002)
+    with pytest.raises(DataError, match=r"more than the 0 megapixels .* --megapixels N"):
+        picture_size(encoded(RGB))
+    limit_megapixels(0.00025)
+    assert picture_size(encoded(RGB)) == (20, 12)
+    with pytest.raises(DataError, match="more than 0"):
+        limit_megapixels(0)

@@ -14,6 +14,7 @@ import typer
 from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
 from distillkit.errors import DataError, DistillkitError
 from distillkit.inference.files import (
+    IMAGE_FILES,
     Existing,
     FileJob,
     FileKind,
@@ -91,6 +92,12 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             str,
             typer.Option(help="none, adain or wavelet: give results the colors of their inputs"),
         ] = "none",
+        megapixels: Annotated[
+            float | None,
+            typer.Option(
+                help="largest image that is read, by its header, in million pixels; default: 179"
+            ),
+        ] = None,
         seed: Annotated[int, typer.Option(help="seed of the noise, for models that draw some")] = 0,
         device: Device = None,
     ) -> None:
@@ -100,6 +107,8 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             raise DistillkitError("give either --run, or --model and its options by --set")
         if tradeoff is not None and tradeoff_map is not None:
             raise DistillkitError("give either --tradeoff or --tradeoff-map")
+        if megapixels is not None:
+            _limit_megapixels(megapixels, kind)
         tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
         existing = _choose_existing(overwrite, skip_existing)
         jobs = plan_files(inputs, output, tradeoffs, kind=kind, existing=existing)
@@ -145,6 +154,14 @@ def read_mask(path: Path) -> Any:
             return mask
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} - cannot be read as a mask: {error}") from error
+
+
+def _limit_megapixels(megapixels: float, kind: FileKind) -> None:
+    if kind is not IMAGE_FILES:
+        raise DistillkitError(f"--megapixels bounds images; a {kind.name} is read frame by frame")
+    from distillkit.files.images import limit_megapixels
+
+    limit_megapixels(megapixels)
 
 
 def _load_restorer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from distillkit.errors import DataError
 from distillkit.files.atomic import atomic_file
+from distillkit.files.tiff_tags import bound_tags
+
+bound_tags()
 
 T = TypeVar("T")
 ImageSource = str | Path | bytes | Image.Image
@@ -67,8 +71,8 @@ def read_image(source: ImageSource, name: str | None = None) -> Tensor:
 
     Raises:
         DataError: the file is missing, empty, truncated, damaged or no image; its pixel format has
-            no defined white (32-bit); or it is so large (about 179 million pixels) that it is
-            likely to be an attack.
+            no defined white (32-bit); its tags claim more bytes than it has; or its header claims
+            more pixels than :func:`limit_megapixels` allows (about 179 million).
     """
     return to_float(decode_image(source, name))
 
@@ -116,6 +120,20 @@ def upright_size(source: ImageSource, name: str | None = None) -> tuple[int, int
         DataError: as :func:`picture_size`.
     """
     return _open_image(source, name, _read_upright_size)
+
+
+def limit_megapixels(megapixels: float) -> None:
+    """Set how large images may be, for the whole process.
+
+    The header decides, before a pixel is decoded. Without a call, the limit is Pillow's: about 179.
+
+    Raises:
+        DataError: The limit is not positive.
+    """
+    if not megapixels > 0:
+        raise DataError(f"a limit of {megapixels:g} megapixels; it has to be more than 0")
+    # Pillow warns from its limit on, and refuses from twice as much on.
+    Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6 / 2)
 
 
 def has_opacity(source: ImageSource, name: str | None = None) -> bool:
@@ -262,6 +280,11 @@ def _open_image(
             return read(image)
     except DataError as error:
         raise DataError(f"{name} - {error}") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{name} - its header claims more than the {_largest_megapixels():g} megapixels that "
+            "are read; if you trust it, `distillkit restore --megapixels N` reads up to N"
+        ) from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name} - empty, or not an image of a known format") from error
     except OSError as error:
@@ -269,6 +292,11 @@ def _open_image(
     # On damaged files the decoders raise nearly anything.
     except Exception as error:
         raise DataError(f"{name} - cannot be decoded: {error}") from error
+
+
+def _largest_megapixels() -> float:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    return round(2 * Image.MAX_IMAGE_PIXELS / 1e6, 3)
 
 
 @functools.cache
