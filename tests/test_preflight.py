@@ -12,9 +12,11 @@ import pytest
 
 from distillkit import DistillkitError, Options, WeightFile
 from distillkit.data.hub import HubDataset, is_cached, size_and_license
-from distillkit.errors import DataError
+from distillkit.errors import DataError, PluginError, WeightsError
+from distillkit.evaluation.results import why_absent
+from distillkit.recipe.build import build_metric
 from distillkit.recipe.load import load_recipe
-from distillkit.runs.preflight import check_presence, fetch_all
+from distillkit.runs.preflight import check_presence, fetch_all, fetch_metrics
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -182,3 +184,24 @@ def test_a_dataset_in_the_cache_counts_as_here(recipe, cache):
     (folder / "abc" / "dataset_info.json").write_text("{}")
     assert is_cached(HubDataset("owner/MyPhotos")) and not is_cached(HubDataset("owner/my"))
     check_presence(resolved)
+
+
+def test_the_weights_of_a_metric_are_fetched_for_comparisons(tmp_path):
+    lines = []
+    trunk = tmp_path / "trunk.pth"
+    settings = {"lpips-alex": {"trunk": str(trunk)}}
+    assert not fetch_metrics(["lpips-alex"], settings, lines.append)
+    assert lines[0].startswith(f"by hand: {trunk}")
+    trunk.write_bytes(b"weights")
+    assert fetch_metrics(["lpips-alex"], settings, lines.append)
+    assert lines[1] == f"here: {trunk}"
+    with pytest.raises(PluginError, match="lpips-alx"):
+        fetch_metrics(["lpips-alx"], {}, lines.append)
+
+
+def test_absent_weights_name_the_command_that_gets_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError) as raised:
+        build_metric("lpips-alex", {}, "cpu")
+    command = "distillkit fetch --metric lpips-alex"
+    assert why_absent(str(raised.value)) == f"weights absent: {command}"

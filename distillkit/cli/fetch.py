@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from distillkit.cli.arguments import Overrides, RecipeFile, load_recipe
+from distillkit.cli.arguments import Overrides, load_recipe, parse_settings
+from distillkit.errors import DistillkitError
 
 
-def fetch(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Download the weights and datasets of a recipe.
+def fetch(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="a TOML file")] = None,
+    overrides: Overrides = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="fetch the weights of this metric instead, for `distillkit compare`; may be "
+            "repeated, and --set METRIC.OPTION=VALUE sets its options",
+        ),
+    ] = None,
+) -> None:
+    """Download the weights and datasets of a recipe, or the weights of metrics.
 
     Interrupted downloads resume, and hashes are checked. Files that have to be put there by hand
     are named.
     """
-    resolved = load_recipe(recipe, overrides)
-    from distillkit.runs.preflight import fetch_all
+    if (recipe is None) == (metric is None):
+        raise DistillkitError("give either a recipe, or --metric NAME")
+    from distillkit.runs.preflight import fetch_all, fetch_metrics
 
-    complete = fetch_all(resolved, typer.echo)
+    if metric is not None:
+        complete = fetch_metrics(metric, parse_settings(overrides), typer.echo)
+    else:
+        assert recipe is not None
+        complete = fetch_all(load_recipe(recipe, overrides), typer.echo)
     if not complete:
         raise typer.Exit(1)

@@ -27,12 +27,18 @@ ValueTable = Mapping[tuple[str, str], Values]
 
 
 def why_absent(reason: str) -> str:
-    """Shorten a reason to ``weights absent``, ``<package> is not installed`` or ``failed``."""
+    """Shorten a reason to ``weights absent``, ``<package> is not installed`` or ``failed``.
+
+    The command that gets the weights stays, where the reason names one.
+    """
     if " could not be built: " in reason:
         return "failed"
     package, missing, _ = reason.partition(" is not installed")
     if missing and " " not in package:
         return package + missing
+    _, fetch, command = reason.partition("`distillkit fetch ")
+    if fetch:
+        return f"weights absent: distillkit fetch {command.partition('`')[0]}"
     return "weights absent"
 
 

@@ -29,7 +29,7 @@ from distillkit.objectives.line import LineLoss
 from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import Distance, ReconstructionLoss
-from distillkit.plugins.descriptors import Spec
+from distillkit.plugins.descriptors import MetricSpec, Spec
 from distillkit.plugins.manager import Plugins, load_plugins
 from distillkit.plugins.options import Options
 from distillkit.recipe.errors import explain_all
@@ -219,7 +219,12 @@ def _build_with_settings(spec: Spec, settings: Mapping[str, Any], device: Device
     missing = [file for file in config.weight_files() if file.find() is None]
     if missing:
         names = ", ".join(f"{file.name} (license {file.license})" for file in missing)
-        raise WeightsError(f"{full_name} needs weights that are not on this machine: {names}")
+        advice = ""
+        if isinstance(spec, MetricSpec) and any(file.fetchable for file in missing):
+            advice = f"; `distillkit fetch --metric {spec.name}` downloads them"
+        raise WeightsError(
+            f"{full_name} needs weights that are not on this machine: {names}{advice}"
+        )
     return build(Component((), spec, config, {}), device)
 
 

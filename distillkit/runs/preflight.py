@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from distillkit.errors import DistillkitError
 from distillkit.files.weights import WeightFile
+from distillkit.plugins.manager import load_plugins
 from distillkit.recipe import fields
+from distillkit.recipe.build import read_settings
 from distillkit.recipe.load import ResolvedRecipe, is_training_metric
 from distillkit.recipe.positions import KeyPath, dotted
 from distillkit.recipe.schema import SourceConfig
@@ -104,16 +106,7 @@ def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
     Returns:
         Whether everything that the recipe names is here now.
     """
-    complete = True
-    for file in _weight_files(resolved, evaluation=True):
-        try:
-            say(f"here: {file.fetch()}")
-        except DistillkitError as error:
-            if file.fetchable or file.find():
-                say(f"not here: {error}")
-            else:
-                say(f"by hand: {_describe(file)}")
-            complete = False
+    complete = _fetch_files(_weight_files(resolved, evaluation=True), say)
     for key, source in _hub_sources(resolved):
         try:
             _fetch_dataset(source, say)
@@ -123,6 +116,49 @@ def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
     for line in _missing_paths(resolved):
         say(f"by hand: {line}")
         complete = False
+    return complete
+
+
+def fetch_metrics(
+    names: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    say: Say,
+) -> bool:
+    """Download the weights of metrics, as comparisons of folders need them.
+
+    Args:
+        names: the metrics.
+        settings: their options, by the metric's name.
+        say: shows a line about each file.
+
+    Returns:
+        Whether all of them are here now.
+
+    Raises:
+        PluginError: there is no such metric, or it does not take its options.
+    """
+    plugins = load_plugins()
+    files: list[WeightFile] = []
+    for name in names:
+        options = read_settings(plugins.find("metrics", name), settings.get(name, {}))
+        needed = options.weight_files()
+        if not needed:
+            say(f"{name}: names no weight files with these options")
+        files += needed
+    return _fetch_files(files, say)
+
+
+def _fetch_files(files: Iterable[WeightFile], say: Say) -> bool:
+    complete = True
+    for file in files:
+        try:
+            say(f"here: {file.fetch()}")
+        except DistillkitError as error:
+            if file.fetchable or file.find():
+                say(f"not here: {error}")
+            else:
+                say(f"by hand: {_describe(file)}")
+            complete = False
     return complete
 
 
