@@ -72,8 +72,8 @@ def check_dataset(dataset: Any) -> None:
     """Be a map-style dataset whose first and last images can be read."""
     source = open_source(dataset=dataset)
     for index in {0, len(source) - 1}:
-        example = source.read(index)
-        require(min(example.gt.shape[:2]) > 0, f"image {index} is empty")
+        size = source.read(index).sizes.gt
+        require(size is not None and min(size) > 0, f"image {index} is empty")
 
 
 def check_metric_interface(metric: Metric | SetMetric) -> None:

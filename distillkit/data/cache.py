@@ -72,7 +72,4 @@ class ImageCache:
 def _size_of(value: Example | BadImageError) -> int:
     if isinstance(value, BadImageError):
         return 0
-    size = value.gt.nbytes
-    if value.lq is not None:
-        size += value.lq.nbytes
-    return size
+    return sum(image.nbytes for image in (value.gt, value.lq) if image is not None)

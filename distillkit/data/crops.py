@@ -90,6 +90,9 @@ def check_sizes(
         BadImageError: the image is smaller than the crop, or the size of its partner is not the
             image's size divided by ``scale``, rounded down.
     """
+    if sizes.gt is None:
+        _check_input_size(sizes, crop // scale)
+        return
     height, width = sizes.gt
     if sizes.lq is not None:
         low_height, low_width = sizes.lq
@@ -104,11 +107,20 @@ def check_sizes(
         raise BadImageError(sizes.id, reason)
 
 
+def _check_input_size(sizes: Sizes, side: int) -> None:
+    """Raise an error if a low-quality image without partner is smaller than its crop."""
+    assert sizes.lq is not None
+    height, width = sizes.lq
+    if min(height, width) < side:
+        reason = f"{width}x{height} is smaller than the low-quality crop of {side}x{side}"
+        raise BadImageError(sizes.id, reason)
+
+
 def cut_pair(
     example: Example,
     box: CropBox,
     scale: int,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Cut the clean crop and its low-quality partner, in [-1, 1].
 
     Args:
@@ -117,12 +129,15 @@ def cut_pair(
         scale: pixels of the clean image per pixel that ``box`` counts.
 
     Returns:
-        (3, H, W) and (3, H / scale, W / scale); None where the source has no partner.
+        (3, H, W) and (3, H / scale, W / scale); None for the one that the source lacks.
     """
-    gt = to_float(box.cut_array(example.gt, scale))
-    if example.lq is None:
-        return gt, None
-    return gt, to_float(box.cut_array(example.lq))
+    gt = None
+    lq = None
+    if example.gt is not None:
+        gt = to_float(box.cut_array(example.gt, scale))
+    if example.lq is not None:
+        lq = to_float(box.cut_array(example.lq))
+    return gt, lq
 
 
 def draw_box(

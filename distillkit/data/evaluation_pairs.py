@@ -49,6 +49,7 @@ class PlannedPair:
         """
         example = self.source.read(self.index)
         gt, lq = cut_pair(example, self.box, self.scale)
+        assert gt is not None, "checked when it was planned"
         if lq is None:
             assert self.degradation is not None, "checked when it was planned"
             lq = self.degradation(gt[None], keyed_generator(*self.key))[0]
@@ -86,11 +87,15 @@ def evaluation_pairs(
 
     Raises:
         DataError: more bad images than allowed, a crop that is not a multiple of the scale, or no
-            degradation where one is needed.
+            degradation or ground truth where one is needed.
     """
     if crop is not None and crop % scale:
         raise DataError(
             f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
+        )
+    if not source.has_ground_truth:
+        raise DataError(
+            f"{source.name} - has no ground truth to evaluate against; use it for training only"
         )
     if degradation is None and not source.paired:
         raise DataError(
@@ -142,6 +147,7 @@ def _name_boxes(
     scale: int,
 ) -> list[tuple[str, CropBox]]:
     """Choose the crops of one image, each with its name."""
+    assert sizes.gt is not None, "checked when it was planned"
     height, width = (side // scale for side in sizes.gt)
     if crop is None:
         return [(photo, CropBox(0, 0, height, width))]

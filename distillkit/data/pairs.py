@@ -32,11 +32,11 @@ _AHEAD = 2
 class Batch:
     """The crops of one micro-batch.
 
-    Either all have a low-quality image of their own, or none has.
+    Either all have a low-quality image of their own, or none has; likewise a clean one.
     """
 
-    gt: Tensor
-    """(B, 3, crop, crop) in [-1, 1]."""
+    gt: Tensor | None
+    """(B, 3, crop, crop) in [-1, 1]; None: only teachers can say what is right."""
     lq: Tensor | None
     """(B, 3, crop / scale, crop / scale) in [-1, 1]; None: the recipe's degradation makes it."""
     ids: list[str]
@@ -60,7 +60,7 @@ class Batch:
             cache_key: of the new batch.
         """
         assert self.lq is not None, "a batch is cropped after it is degraded"
-        gt = box.cut(self.gt, scale)
+        gt = None if self.gt is None else box.cut(self.gt, scale)
         return replace(self, gt=gt, lq=box.cut(self.lq), cache_key=cache_key, box=box)
 
 
@@ -112,7 +112,7 @@ class _PreparedBatch:
 class _Crop(NamedTuple):
     """One crop of a batch, and the example it was cut from."""
 
-    gt: Tensor
+    gt: Tensor | None
     lq: Tensor | None
     box: CropBox
     example: Example
@@ -162,9 +162,10 @@ class PairedBatches:
         """Time that consumers of :meth:`iterate` have waited for batches."""
         self._bad_images: BadImages = defaultdict(dict)
         # A batch is of one kind. Unpaired sources come first: their number is part of the seeds.
-        unpaired = [k for k, source in enumerate(sources) if not source.paired]
         paired = [k for k, source in enumerate(sources) if source.paired]
-        self._groups = [group for group in (unpaired, paired) if group]
+        without_truth = [k for k, source in enumerate(sources) if not source.has_ground_truth]
+        unpaired = [k for k in range(len(sources)) if k not in (*paired, *without_truth)]
+        self._groups = [group for group in (unpaired, paired, without_truth) if group]
 
     @property
     def bad_images(self) -> dict[str, str]:
@@ -307,10 +308,10 @@ class PairedBatches:
         unit = settings.scale
         if example.lq is None and not settings.full_images:
             unit = 1
-        height, width, _ = example.gt.shape
+        height, width = _count_corners(example, unit)
         box = draw_box(
-            height // unit,
-            width // unit,
+            height,
+            width,
             settings.crop // unit,
             flip=settings.flip,
             generator=generator,
@@ -324,13 +325,12 @@ class PairedBatches:
         kind: int,
         step: int,
     ) -> Batch:
-        lq = [crop.lq for crop in crops if crop.lq is not None]
         full_images = None
         if self.settings.full_images:
             full_images = [_full_image(crop, self.settings.scale) for crop in crops]
         return Batch(
-            gt=torch.stack([crop.gt for crop in crops]),
-            lq=torch.stack(lq) if lq else None,
+            gt=_stack([crop.gt for crop in crops]),
+            lq=_stack([crop.lq for crop in crops]),
             ids=[crop.example.id for crop in crops],
             step=step,
             captions=self._captions(crops, kind),
@@ -424,6 +424,22 @@ def _check(
         )
 
 
+def _count_corners(example: Example, unit: int) -> tuple[int, int]:
+    """Return an image's height and width on the grid of crops, ``unit`` clean pixels wide."""
+    if example.lq is not None:
+        height, width, _ = example.lq.shape
+        return height, width
+    assert example.gt is not None
+    height, width, _ = example.gt.shape
+    return height // unit, width // unit
+
+
+def _stack(crops: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack crops of one kind, which all are there or all are missing."""
+    present = [crop for crop in crops if crop is not None]
+    return torch.stack(present) if present else None
+
+
 def _candidates(
     first: int,
     count: int,
@@ -437,6 +453,7 @@ def _full_image(crop: _Crop, scale: int) -> FullImage:
     if crop.example.lq is not None:
         return FullImage(crop.example.lq, crop.box)
     clean = crop.example.gt
+    assert clean is not None
     height = clean.shape[0] // scale * scale
     width = clean.shape[1] // scale * scale
     return FullImage(clean[:height, :width], crop.box)

@@ -27,7 +27,7 @@ class Sizes(NamedTuple):
     """Height and width of an image and of its low-quality partner."""
 
     id: str
-    gt: tuple[int, int]
+    gt: tuple[int, int] | None
     lq: tuple[int, int] | None
 
 
@@ -35,20 +35,16 @@ class Example(NamedTuple):
     """A decoded image, with what the source has besides it."""
 
     id: str
-    gt: np.ndarray
-    """The clean image, (H, W, 3) uint8 or uint16."""
+    gt: np.ndarray | None
+    """The clean image, (H, W, 3) uint8 or uint16; None in a source without ground truth."""
     lq: np.ndarray | None
-    """Its low-quality partner, (h, w, 3) uint8 or uint16."""
+    """The low-quality image, (h, w, 3) uint8 or uint16."""
     caption: str | None = None
 
     @property
     def sizes(self) -> Sizes:
         """Height and width of both images."""
-        height, width = self.gt.shape[:2]
-        if self.lq is None:
-            return Sizes(self.id, (height, width), None)
-        low_height, low_width = self.lq.shape[:2]
-        return Sizes(self.id, (height, width), (low_height, low_width))
+        return Sizes(self.id, _size(self.gt), _size(self.lq))
 
 
 class BadImageError(DataError):
@@ -66,10 +62,18 @@ class BadImageError(DataError):
 class Columns(NamedTuple):
     """Names of a dataset's columns."""
 
-    image: str = "image"
-    """The clean images."""
+    image: str | None = "image"
+    """The clean images; None in a source without ground truth."""
     lq: str | None = None
-    """The low-quality images, in a source of pairs."""
+    """The low-quality images, in a source of pairs or without ground truth."""
+
+    @property
+    def label(self) -> str:
+        """The column whose files name the images."""
+        column = self.image or self.lq
+        assert column is not None, "a source has images"
+        return column
+
     caption: str | None = None
     """Texts about the images; a null stands for none."""
 
@@ -88,8 +92,13 @@ class Source:
 
     @property
     def paired(self) -> bool:
-        """Whether the source has low-quality images of its own."""
-        return self.columns.lq is not None
+        """Whether the source has clean images and low-quality ones of its own."""
+        return self.has_ground_truth and self.columns.lq is not None
+
+    @property
+    def has_ground_truth(self) -> bool:
+        """Whether the source has clean images."""
+        return self.columns.image is not None
 
     @property
     def streamed(self) -> bool:
@@ -140,12 +149,14 @@ class Source:
 
     def _read(
         self, index: int, read: Callable[[ImageSource, str], T]
-    ) -> tuple[str, T, T | None, dict[str, Any]]:
+    ) -> tuple[str, T | None, T | None, dict[str, Any]]:
         """Read an image and its partner; errors name the image, and the partner's column."""
         columns = self.columns
         row = self.dataset[index]
         id = f"{self.name}[{index}] {self._label(row, index)}"
-        gt = _read_stored(row[columns.image], id, read)
+        gt = None
+        if columns.image is not None:
+            gt = _read_stored(row[columns.image], id, read)
         if columns.lq is None:
             return id, gt, None, row
         try:
@@ -154,7 +165,7 @@ class Source:
             raise BadImageError(id, f"{columns.lq}: {error.reason}") from error
 
     def _label(self, row: dict[str, Any], index: int) -> str:
-        stored = row[self.columns.image] or {}
+        stored = row[self.columns.label] or {}
         if not stored.get("path"):
             return str(index)
         path = Path(stored["path"])
@@ -253,6 +264,13 @@ def check_share(
     raise DataError("\n".join(lines))
 
 
+def _size(image: np.ndarray | None) -> tuple[int, int] | None:
+    if image is None:
+        return None
+    height, width = image.shape[:2]
+    return height, width
+
+
 def _check_is_complete(name: str, dataset: Any) -> None:
     """Refuse what is no dataset with images of known number."""
     if isinstance(dataset, datasets.IterableDataset):
@@ -280,9 +298,9 @@ def _check(
     dataset = dataset.with_format(None).select_columns(used)
     if columns.caption is not None:
         _check_captions(name, dataset, columns.caption)
-    dataset = _without_decoding(name, dataset, columns.image)
-    if columns.lq is not None:
-        dataset = _without_decoding(name, dataset, columns.lq)
+    for column in (columns.image, columns.lq):
+        if column is not None:
+            dataset = _without_decoding(name, dataset, column)
     return Source(name, dataset, columns, folder)
 
 

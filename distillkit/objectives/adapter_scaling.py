@@ -60,6 +60,7 @@ class ReconstructionObjective(Objective):
 
     def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
         x_t = self.student.codec.decode(z_t)
+        assert batch.gt is not None, "refused with its recipe"
         l2_factor = self.l2_weight_ratio**tradeoff
         return self.loss(x_t, batch.gt, batch.generator, l2_factor=l2_factor)
 
@@ -99,6 +100,7 @@ class LineObjective(Objective):
     def _faithful_image(self, batch: Stage2Batch) -> Tensor:
         if self.faithful_end == "teacher":
             return batch.faithful_image()
+        assert batch.gt is not None, "refused with its recipe"
         return batch.gt
 
 

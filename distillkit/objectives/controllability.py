@@ -39,8 +39,8 @@ class Stage2Batch:
 
     condition: Condition
     """The student's condition of the low-quality images."""
-    gt: Tensor
-    """The ground truth, (B, 3, H, W) in [-1, 1]."""
+    gt: Tensor | None
+    """The ground truth, (B, 3, H, W) in [-1, 1]; None: only line distillation takes the batch."""
     start: Callable[[], Tensor]
     """z_0, (B, C, h, w), computed or read from the cache when called, without gradient."""
     faithful_target: Callable[[], Tensor]

@@ -195,6 +195,7 @@ class DatasetSpec(Spec):
         "image_column",
         "lq_column",
         "caption_column",
+        "ground_truth",
         "weight",
     }
     """A source's own keys are reserved as well, but for those that only the Hub's sources have."""

@@ -284,13 +284,17 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     stream_buffer = None
     if table.streaming:
         stream_buffer = table.shuffle_buffer
+    columns = Columns(table.image_column, table.lq_column, table.caption_column)
+    if not table.ground_truth:
+        lq = table.lq_column or table.image_column
+        columns = columns._replace(image=None, lq=lq)
     return open_source(
         hub=hub_dataset(table),
         imagefolder=table.imagefolder,
         parquet=table.parquet,
         dataset=dataset,
         name=table.use,
-        columns=Columns(table.image_column, table.lq_column, table.caption_column),
+        columns=columns,
         stream_buffer=stream_buffer,
     )
 

@@ -81,6 +81,11 @@ class SourceConfig(BaseModel):
         default=None,
         description="column of low-quality inputs: a paired source, which skips the degradation",
     )
+    ground_truth: bool = Field(
+        default=True,
+        description="false: its images are low-quality inputs, of lq_column or else image_column, "
+        "from which only teachers' images are learned",
+    )
     caption_column: str | None = Field(
         default=None,
         description="column of texts about the images, for models that take captions; "
@@ -293,6 +298,12 @@ class Stage1Config(Config):
         """Whether a teacher is asked to restore full images."""
         return any(teacher.restores_full_images for teacher in self.teachers.values())
 
+    @property
+    def learns_from_outputs(self) -> bool:
+        """Whether a teacher's images are learned from, for which no ground truth is needed."""
+        outputs = [teacher for teacher in self.teachers.values() if teacher.term == "output"]
+        return any(teacher.weight * teacher.imitation_weight > 0 for teacher in outputs)
+
 
 class LineConfig(Config):
     """Line distillation: the student at tradeoff t learns ``m_t = t f + (1 - t) r``.
@@ -393,6 +404,11 @@ class Stage2Config(Config):
         """Whether the student learns images on the line between two ends."""
         is_line = self.variant == "adapter_scaling" and self.target == "line"
         return is_line and self.line.uses_mix
+
+    @property
+    def learns_from_teachers_alone(self) -> bool:
+        """Whether there is a target for images without ground truth."""
+        return self.uses_line and self.line.faithful_end == "teacher"
 
     @property
     def uses_faithful_target(self) -> bool:

@@ -55,6 +55,7 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
         yield from _check_recasting(document, training)
     for split in ("train", "eval"):
         yield from _check_sources(document, split)
+    yield from _check_truth(document, list(_find_uses_of_truth(stage1, stage2, training)))
 
 
 def _valid(model: type[Model], values: Any) -> Model | None:
@@ -288,12 +289,58 @@ def _check_sources(document: Document, split: str) -> Iterator[Problem]:
         source = _valid(SourceConfig, table)
         if source is None or source.imagefolder is None or source.lq_column is not None:
             continue
+        if not source.ground_truth:
+            continue
         key: KeyPath = ("data", split, i)
         what = (
             "has clean images only, so the recipe needs a [degradation], or an lq_column with "
             "inputs"
         )
         yield Problem(document.origin(key), key, what)
+
+
+def _sources_without_truth(document: Document, split: str) -> Iterator[KeyPath]:
+    """Yield the keys that say that a source has no ground truth."""
+    tables = document.get(("data", split))
+    for i, table in enumerate(tables if isinstance(tables, list) else ()):
+        source = _valid(SourceConfig, table)
+        if source is not None and not source.ground_truth:
+            yield "data", split, i, "ground_truth"
+
+
+def _check_truth(document: Document, uses: list[str]) -> Iterator[Problem]:
+    """Refuse sources without ground truth where it is used."""
+    for key in _sources_without_truth(document, "eval"):
+        what = "there is nothing to evaluate against; list the source in data.train"
+        yield _needs_truth(document, key, what)
+    for key in _sources_without_truth(document, "train"):
+        for what in uses:
+            yield _needs_truth(document, key, what)
+
+
+def _needs_truth(document: Document, key: KeyPath, what: str) -> Problem:
+    return Problem(document.origin(key), key, f"is false, but {what}")
+
+
+def _find_uses_of_truth(
+    stage1: Stage1Config | None, stage2: Stage2Config | None, training: TrainingConfig | None
+) -> Iterator[str]:
+    """Say why a recipe can learn nothing from images without ground truth."""
+    if stage1 is not None and stage1.steps and not stage1.learns_from_outputs:
+        yield (
+            "no teacher of stage 1 gives images to learn from; set "
+            'stage1.teachers.NAME.term = "output" with weights above 0, or stage1.steps = 0'
+        )
+    if stage2 is not None and stage2.steps and not stage2.learns_from_teachers_alone:
+        yield (
+            'stage 2 needs it; take stage2.variant = "adapter_scaling", stage2.target = "line" and '
+            'stage2.line.faithful_end = "teacher" with a mix weight above 0, or stage2.steps = 0'
+        )
+    if training is not None and training.sharding == "full":
+        yield (
+            'with training.sharding = "full" a process without it asks fewer teachers, and the '
+            'others would wait; take "none"'
+        )
 
 
 def _capabilities(spec: Spec) -> frozenset[str]:

@@ -170,6 +170,7 @@ def _faithful_errors(run: Run, variant: Variant, step: int) -> Tensor:
 
     batch = models.prepare(run.batches.batch("guard", step, 0), generator("degradation"))
     assert batch.lq is not None
+    assert batch.gt is not None, "a recipe without ground truth has no latent target"
     condition = models.student.condition(ModelInput(batch.lq, batch.captions))
     draws = generator("draws")
 

@@ -124,7 +124,7 @@ class _Estimator:
         total_weight = sum(self.batches.weights)
         for source, weight in zip(self.batches.sources, self.batches.weights, strict=True):
             images = ceil(crops * weight / total_weight)
-            if source.paired:
+            if source.columns.lq is not None:
                 images = min(images, len(source))
             pixels = list(_sample_pixels(source, self.batches.settings.scale))
             mean_pixels = sum(pixels) / max(len(pixels), 1)
@@ -172,10 +172,15 @@ def _sample_pixels(source: Source, scale: int) -> Iterator[int]:
         stride = 1
     for index in range(0, len(source), stride)[: SAMPLED_IMAGES + 1]:
         try:
-            height, width = source.read(index).gt.shape[:2]
+            sizes = source.read(index).sizes
         except BadImageError:
             continue
-        yield (height // scale) * (width // scale)
+        if sizes.gt is not None:
+            height, width = sizes.gt
+            yield (height // scale) * (width // scale)
+        elif sizes.lq is not None:
+            height, width = sizes.lq
+            yield height * width
 
 
 @torch.no_grad()

@@ -199,9 +199,10 @@ def hash_weights(module: nn.Module) -> str:
 
 def hash_batch(batch: Batch) -> str:
     """Hash the pixels and captions of a batch as it was loaded."""
-    sha256 = hashlib.sha256(_content(batch.gt))
-    if batch.lq is not None:
-        sha256.update(_content(batch.lq))
+    sha256 = hashlib.sha256()
+    for images in (batch.gt, batch.lq):
+        if images is not None:
+            sha256.update(_content(images))
     return digest(sha256.hexdigest(), json.dumps(batch.captions))
 
 

@@ -360,7 +360,7 @@ class Trainer:
 
 
 class _Meter:
-    """Means of the terms over the finite steps since the last reading.
+    """Means of the terms over the finite steps since the last reading that had them.
 
     Nothing waits for the device before they are read.
     """
@@ -370,7 +370,8 @@ class _Meter:
 
     def _restart(self, waited: float) -> None:
         self._sums: Losses = {}
-        self._finite_steps: Tensor | int = 0
+        # A batch without ground truth, say, has fewer terms than another.
+        self._counts: Losses = {}
         self._steps = 0
         self._waited = waited
         self._clock = time.monotonic()
@@ -378,10 +379,10 @@ class _Meter:
     def add(self, terms: Losses, finite: Tensor) -> None:
         """Add the terms of a step, unless it was not ``finite``."""
         self._steps += 1
-        self._finite_steps = self._finite_steps + finite
         for name, value in terms.items():
             counted = torch.where(finite, value.detach(), 0)
             self._sums[name] = self._sums.get(name, 0) + counted
+            self._counts[name] = self._counts.get(name, 0) + finite
 
     def read(self, waited: float) -> dict[str, float]:
         """Read the means and restart.
@@ -394,11 +395,11 @@ class _Meter:
             the share of them spent waiting for batches.
         """
         elapsed = time.monotonic() - self._clock
-        finite_steps = float(self._finite_steps)
         values: dict[str, float] = {}
-        if finite_steps:
-            for name, total in self._sums.items():
-                values[name] = float(total) / finite_steps
+        for name, total in self._sums.items():
+            count = float(self._counts[name])
+            if count:
+                values[name] = float(total) / count
         values["seconds"] = elapsed / self._steps
         values["loader_wait"] = (waited - self._waited) / max(elapsed, 1e-9)
         self._restart(waited)

@@ -84,12 +84,13 @@ class RunModels:
         Raises:
             RecipeError: a source is unpaired and the recipe names no degradation.
         """
-        gt = batch.gt.to(self.device)
+        gt = None if batch.gt is None else batch.gt.to(self.device)
         key = hash_batch(batch) if self.cache.enabled else ""
         if batch.lq is not None:
             images = list(self._prepare_full_images(batch, None))
             lq = batch.lq.to(self.device)
             return replace(batch, gt=gt, lq=lq, full_images=images, cache_key=key)
+        assert gt is not None, "a batch has clean or low-quality images"
         if self.degradation is None:
             raise RecipeError(
                 "degradation - the recipe names none, and a training source has no low-quality "
@@ -131,7 +132,9 @@ class RunModels:
         inputs = _input_without_cache(batch)
 
         def compute() -> Tensor:
-            total = torch.zeros_like(batch.gt)
+            count, channels, height, width = inputs.lq.shape
+            scale = teacher.scale
+            total = inputs.lq.new_zeros(count, channels, scale * height, scale * width)
             for mirrored in (False, True):
                 for turns in range(4):
                     turned = replace(inputs, lq=_turn(inputs.lq, mirrored, turns))

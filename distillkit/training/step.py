@@ -102,6 +102,7 @@ class Step(nn.Module):
     def _remember(self, critic: str, batch: Batch, output: StudentOutput, weight: float) -> None:
         """Keep the student's output for a critic."""
         assert output.image is not None
+        assert batch.gt is not None, "critics compare with the ground truth"
         self.critics[critic].remember(
             CriticSample(
                 latent=output.latent.detach().float(),
@@ -160,32 +161,39 @@ class Stage1Step(Step):
         condition = self.student.condition(self.models.model_input(STUDENT, batch))
         latent = self.student.generate(condition, self.generator(step, "student"))
         output = StudentOutput(condition, latent, None)
-        if step < self._config.pretraining_steps:
+        if step < self._config.pretraining_steps and batch.gt is not None:
             return {"pretraining": (self.student.codec.decode(latent) - batch.gt).abs().mean()}
 
         # Before the decoder runs, so that its activations are not held beside these.
         latent_losses: Losses = {}
-        for name in self._teachers(needs_image=False):
+        for name in self._teachers(batch, needs_image=False):
             compute = partial(self._score_losses, name, batch, step)
             latent_losses |= self._backward(compute, output)
 
         batch, output = self._crop_to_decode(batch, output)
         output = replace(output, image=self.student.codec.decode(output.latent))
-        losses = self._backward(partial(self._reconstruction_losses, batch, step), output)
-        for name in self._teachers(needs_image=True):
+        losses: Losses = {}
+        if batch.gt is not None:
+            losses |= self._backward(partial(self._reconstruction_losses, batch, step), output)
+        for name in self._teachers(batch, needs_image=True):
             compute = partial(self._score_losses, name, batch, step)
             if name in self.critics:
                 compute = partial(self._matching_losses, name, batch, step)
             elif self._asks_for_output(name):
                 compute = partial(self._output_losses, name, batch, step)
             losses |= self._backward(compute, output)
-        if ADVERSARIAL in self.critics:
+        if ADVERSARIAL in self.critics and batch.gt is not None:
             losses |= self._backward(partial(self._adversarial_losses, batch, step), output)
         return losses | latent_losses
 
-    def _teachers(self, needs_image: bool) -> list[str]:
-        """List the teachers with a weight that need the decoded image, or those that do not."""
+    def _teachers(self, batch: Batch, needs_image: bool) -> list[str]:
+        """List the teachers with a weight that need the decoded image, or those that do not.
+
+        Without ground truth a score has no anchor, so only outputs are learned from.
+        """
         weighted = [n for n in self.models.teachers if self._config.teachers[n].weight > 0]
+        if batch.gt is None:
+            weighted = [name for name in weighted if self._asks_for_output(name)]
         return [name for name in weighted if self._needs_image(name) == needs_image]
 
     def _needs_image(self, name: str) -> bool:
@@ -214,12 +222,14 @@ class Stage1Step(Step):
 
     def _reconstruction_losses(self, batch: Batch, step: int, output: StudentOutput) -> Losses:
         assert output.image is not None
+        assert batch.gt is not None
         return self._reconstruction(output.image, batch.gt, self.generator(step, "shift"))
 
     def _score_losses(self, name: str, batch: Batch, step: int, output: StudentOutput) -> Losses:
         config = self._config.teachers[name]
         teacher = self.models.teachers[name]
         assert isinstance(teacher, DiffusionModel)
+        assert batch.gt is not None
         terms = score_distillation(
             teacher,
             self.student,
@@ -261,7 +271,7 @@ class Stage1Step(Step):
                 gradient=self._config.teacher_gradient,
             )
         losses = {f"{name}/output": config.weight * config.imitation_weight * loss}
-        if name in self.models.anchor_metrics:
+        if name in self.models.anchor_metrics and batch.gt is not None:
             anchor = self.models.anchor_metrics[name](output.image, batch.gt).mean()
             losses[f"{name}/metric_anchor"] = config.weight * config.anchor_weight * anchor
         return losses
@@ -280,10 +290,10 @@ class Stage1Step(Step):
         """Draw the crop that is decoded, and cut it out of the batch and the student's latent."""
         side = self._config.decode_crop_size
         assert batch.lq is not None
-        if side is None or side >= min(batch.gt.shape[-2:]):
+        scale = self.student.scale
+        if side is None or side >= scale * min(batch.lq.shape[-2:]):
             return batch, output
-        scale = batch.gt.shape[-1] // batch.lq.shape[-1]
-        factor = batch.gt.shape[-1] // output.latent.shape[-1]
+        factor = scale * batch.lq.shape[-1] // output.latent.shape[-1]
         top, left = self._draw_decode_corner(batch, side, scale, factor)
         box = CropBox(top // scale, left // scale, side // scale, side // scale)
         key = digest(batch.cache_key, f"{side} {top} {left}") if batch.cache_key else ""
@@ -305,7 +315,8 @@ class Stage1Step(Step):
                 "multiples"
             )
         generator = self.generator(batch.step, "decode_crop")
-        height, width = batch.gt.shape[-2:]
+        assert batch.lq is not None
+        height, width = (scale * side_of_lq for side_of_lq in batch.lq.shape[-2:])
         top = torch.randint((height - side) // unit + 1, (), generator=generator)
         left = torch.randint((width - side) // unit + 1, (), generator=generator)
         return unit * int(top), unit * int(left)
@@ -350,7 +361,7 @@ class Stage2Step(Step):
             return self.models.restore(FIDELITY, prepared, generator)
 
         def adversarial(latent: Tensor, image: Tensor, realism: float) -> Losses:
-            if ADVERSARIAL not in self.critics:
+            if ADVERSARIAL not in self.critics or prepared.gt is None:
                 return {}
             output = StudentOutput(condition, latent, image)
             return self._adversarial_losses(prepared, step, output, realism=realism)

@@ -34,7 +34,9 @@ def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBat
     photos = open_source(dataset=datasets.concatenate_datasets(tables), name="photographs")
     halves: list[Image.Image] = []
     for index in range(len(photos)):
-        photo = Image.fromarray(photos.read(index).gt)
+        pixels = photos.read(index).gt
+        assert pixels is not None
+        photo = Image.fromarray(pixels)
         if min(photo.size) >= max(course.large, 2 * course.crop):
             halves.append(photo.reduce(2))
     sources = [photos]
@@ -71,5 +73,6 @@ class TrainingPairs:
     def draw(self) -> tuple[Tensor, Tensor]:
         """Draw the next batch."""
         gt = self._batches.batch("train", self._step).gt
+        assert gt is not None
         self._step += 1
         return self._degradation(gt, self.generator), gt
