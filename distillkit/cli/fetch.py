@@ -23,7 +23,7 @@ def fetch(
         ),
     ] = None,
 ) -> None:
-    """Download the weights and datasets of a recipe, or the weights of metrics.
+    """Download weights and datasets of a recipe, or of a metric.
 
     Interrupted downloads resume, and hashes are checked. Files that have to be put there by hand
     are named.

@@ -346,7 +346,10 @@ def test_sound_that_the_target_cannot_hold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_nothing_is_left(restore, tmp_path, monkeypatch, number):
+def test_interrupted_nothing_is_left(restore, tmp_path, monkeypatch, request, number):
+    # A shell starts its background commands with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     make(tmp_path / "a.mp4")
     stand_in = Doubling(act_at=5, act=lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr(Restorer, "__call__", lambda self, *a, **o: stand_in(*a, **o))
