@@ -1,25 +1,19 @@
 """Networks trained beside the student: the discriminator, and the score of its own images."""
 
-import os
-import signal
-
 import pytest
 import torch
-import toy_plugin
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from interruption import assert_resumed_equals_uninterrupted
 from torch import nn
 from toy_models import Enlarger, ToyModel
 
 from distillkit import ModelInput
 from distillkit.diffusion.model import Condition
-from distillkit.errors import Interrupted
 from distillkit.objectives.adversarial import Adversarial
 from distillkit.objectives.critic import Critic, CriticSample
 from distillkit.objectives.distribution_matching import FakeScore
 from distillkit.objectives.dual_teacher import StudentOutput
 from distillkit.recipe.load import load_recipe
-from distillkit.runs.run import run_recipe
 from distillkit.training.critics import CriticTrainer, find_failures
 
 
@@ -197,25 +191,5 @@ CRITICS = {
 def test_interrupted_and_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch, name, at):
     """Bit for bit: the critics and their optimizers are in the checkpoints."""
     resolved = load_recipe(recipe, CRITICS[name])
-    run_recipe(resolved, tmp_path / "whole")
-
-    def strike(calls):
-        held_out = 3  # the degradation first makes the three held-out inputs
-        if calls == held_out + at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
-    monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(strike))
-    with pytest.raises(Interrupted):
-        run_recipe(resolved, tmp_path / "cut")
-    monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(lambda calls: None))
-    run_recipe(resolved, tmp_path / "cut", resume=True)
-    for stage in ("stage1", "stage2"):
-        whole, cut = (
-            load_file(tmp_path / run / "student" / f"{stage}.safetensors")
-            for run in ("whole", "cut")
-        )
-        assert whole.keys() == cut.keys()
-        for tensor in whole:
-            assert torch.equal(whole[tensor], cut[tensor])
+    assert_resumed_equals_uninterrupted(resolved, tmp_path, monkeypatch, at)
     assert "critic" in (tmp_path / "whole/metrics.jsonl").read_text()

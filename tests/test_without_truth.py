@@ -1,20 +1,17 @@
 """Sources of low-quality photographs of which nobody has the ground truth."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
 import torch
-import toy_plugin
+from interruption import assert_resumed_equals_uninterrupted
 from PIL import Image
-from safetensors.torch import load_file
 
 from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import Columns, open_source
-from distillkit.errors import DataError, Interrupted, RecipeError
+from distillkit.errors import DataError, RecipeError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 
@@ -115,27 +112,7 @@ def test_a_run_logs_the_terms_of_both_kinds(mixed, tmp_path, per_term):
 
 @pytest.mark.parametrize("at", [2, 4])
 def test_interrupted_and_resumed_equals_uninterrupted(mixed, tmp_path, monkeypatch, at):
-    resolved = mixed()
-    run_recipe(resolved, tmp_path / "whole")
-
-    def strike(calls):
-        held_out = 3  # the degradation first makes the three held-out inputs
-        if calls == held_out + at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
-    monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(strike))
-    with pytest.raises(Interrupted):
-        run_recipe(resolved, tmp_path / "cut")
-    monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(lambda calls: None))
-    run_recipe(resolved, tmp_path / "cut", resume=True)
-    for stage in ("stage1", "stage2"):
-        whole, cut = (
-            load_file(tmp_path / run / "student" / f"{stage}.safetensors")
-            for run in ("whole", "cut")
-        )
-        assert whole.keys() == cut.keys()
-        assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert_resumed_equals_uninterrupted(mixed(), tmp_path, monkeypatch, at)
 
 
 REFUSED = [
