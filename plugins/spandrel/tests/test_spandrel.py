@@ -281,17 +281,6 @@ def test_more_architectures_are_known_where_they_are_installed(tmp_path, monkeyp
     assert installed == [True]
 
 
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(2):
-        pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-        photo = Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC)
-        photo.save(folder / f"{i}.png")
-    return folder
-
-
 def test_a_run_distills_its_images_and_the_student_states_its_license(tmp_path, photos):
     source = f'imagefolder = "{photos}"'
     (tmp_path / "recipe.toml").write_text(

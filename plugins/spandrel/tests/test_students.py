@@ -3,10 +3,8 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from spandrel import ModelLoader
@@ -381,17 +379,6 @@ def test_a_network_with_unused_experts_passes_the_gradients_check():
     network = SeemoRe.SeemoRe(num_experts=4, num_layers=1, embedding_dim=8, scale=2).eval()
     image = random_images(1, 3, 16, 16)
     check_gradient(network, lambda trial: trial(image), "SeemoRe")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(2):
-        pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-        photo = Image.fromarray(pixels).resize((80, 72), Image.Resampling.BICUBIC)
-        photo.save(folder / f"{i}.png")
-    return folder
 
 
 def test_an_architecture_without_a_preset_trains_without_a_line_of_code(tmp_path, photos):
