@@ -19,7 +19,8 @@ PICTURES = (
     "[...document.querySelectorAll('#compare img')]"
     ".map(i => i.complete && i.naturalWidth ? i.src : '')"
 )
-STATUS = "document.querySelector('#status').innerText"
+# The page draws its parts one after another, and a part anew when it changes: "" meanwhile.
+STATUS = "(document.querySelector('#status')?.innerText ?? '')"
 
 
 @pytest.fixture(scope="module")
