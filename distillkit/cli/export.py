@@ -63,25 +63,19 @@ def export(  # noqa: PLR0913
             "give one of -o, for a folder, --onnx, for a graph, --spandrel, for checkpoints, and "
             "--ncnn, for networks"
         )
-    if merge and output is None:
-        raise DistillkitError("--merge is for folders; the others are merged by --tradeoff alone")
     if onnx is None and (plane or size is not None):
         raise DistillkitError("--tradeoff-plane and --size are for --onnx")
-    if onnx is not None:
+    if output is None and merge:
+        raise DistillkitError("--merge is for folders; the others are merged by --tradeoff alone")
+    if output is not None:
+        _check_folder_options(merge, tradeoff, half)
+        _export_folder(run, output, tradeoff)
+    elif onnx is not None:
         _export_onnx(run, onnx, tradeoff, plane, size, half)
     elif spandrel is not None:
         _export_checkpoints(run, spandrel, tradeoff, half)
     elif ncnn is not None:
         _export_ncnn(run, ncnn, tradeoff, half)
-    else:
-        assert output is not None
-        if half:
-            raise DistillkitError("--half is for --onnx, --spandrel and --ncnn")
-        if merge != (tradeoff is not None):
-            raise DistillkitError(
-                "--merge and --tradeoff need each other: plain weights have one tradeoff"
-            )
-        _export_folder(run, output, tradeoff)
 
 
 def push(
@@ -108,6 +102,15 @@ def push(
             engine.export(run, exported)
             address = engine.push(exported, repository, private=private)
     typer.echo(f"done: {address}")
+
+
+def _check_folder_options(merge: bool, tradeoff: float | None, half: bool) -> None:
+    if half:
+        raise DistillkitError("--half is for --onnx, --spandrel and --ncnn")
+    if merge != (tradeoff is not None):
+        raise DistillkitError(
+            "--merge and --tradeoff need each other: plain weights have one tradeoff"
+        )
 
 
 def _export_onnx(

@@ -89,19 +89,7 @@ def evaluation_pairs(
         DataError: more bad images than allowed, a crop that is not a multiple of the scale, or no
             degradation or ground truth where one is needed.
     """
-    if crop is not None and crop % scale:
-        raise DataError(
-            f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
-        )
-    if not source.has_ground_truth:
-        raise DataError(
-            f"{source.name} - has no ground truth to evaluate against; use it for training only"
-        )
-    if degradation is None and not source.paired:
-        raise DataError(
-            f"{source.name} - has no low-quality images of its own, and no degradation is given to "
-            "make them"
-        )
+    _check_evaluable(source, degradation, crop, scale)
     pairs: list[PlannedPair] = []
     bad: dict[str, str] = {}
     photos: set[str] = set()
@@ -121,6 +109,25 @@ def evaluation_pairs(
         for id, reason in bad.items():
             on_bad(id, reason)
     return pairs
+
+
+def _check_evaluable(
+    source: Source, degradation: Degradation | None, crop: int | None, scale: int
+) -> None:
+    """Raise DataError where no pair can be made of a source."""
+    if crop is not None and crop % scale:
+        raise DataError(
+            f"an evaluation crop of {crop} pixels is not a multiple of the scale {scale}"
+        )
+    if not source.has_ground_truth:
+        raise DataError(
+            f"{source.name} - has no ground truth to evaluate against; use it for training only"
+        )
+    if degradation is None and not source.paired:
+        raise DataError(
+            f"{source.name} - has no low-quality images of its own, and no degradation is given to "
+            "make them"
+        )
 
 
 def _name_photo(

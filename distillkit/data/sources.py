@@ -202,9 +202,8 @@ def open_source(
             (0: in its own order); None: have all of it here.
 
     Raises:
-        DataError: the source cannot be reached or read, is empty, lacks a column, or is a stream: a
-            stream has no image number k, so a resumed run could not see what an uninterrupted one
-            would have seen.
+        DataError: the source cannot be reached or read, is empty, or lacks a column; or ``dataset``
+            is a stream, which has no image number k.
     """
     choices = {"hub": hub, "imagefolder": imagefolder, "parquet": parquet, "dataset": dataset}
     given = [choice for choice, value in choices.items() if value is not None]
@@ -212,28 +211,37 @@ def open_source(
         raise DataError(
             f"a source is exactly one of {', '.join(choices)}, not {' and '.join(given) or 'none'}"
         )
-    default_name = "dataset"
-    folder = None
+    columns = columns or Columns()
+    streaming = stream_buffer is not None
     if hub is not None:
-        default_name = hub.name
-        dataset, commit, rows = load_from_hub(hub, streaming=stream_buffer is not None)
-        hub = hub._replace(revision=commit)
-    elif imagefolder is not None:
-        default_name = str(imagefolder)
+        dataset, commit, rows = load_from_hub(hub, streaming=streaming)
+        source = _make_source(name or hub.name, dataset, columns, rows, stream_buffer)
+        return replace(source, hub=hub._replace(revision=commit))
+    if parquet is not None:
+        dataset, rows = _load_parquet(str(parquet), streaming=streaming)
+        return _make_source(name or str(parquet), dataset, columns, rows, stream_buffer)
+    if imagefolder is not None:
         folder = Path(imagefolder).absolute()
-        dataset = load_folder(folder)
-    elif parquet is not None:
-        default_name = str(parquet)
-        dataset, rows = _load_parquet(default_name, streaming=stream_buffer is not None)
-    name = name or default_name
-    if stream_buffer is None or (hub is None and parquet is None):
+        source = _make_source(name or str(imagefolder), load_folder(folder), columns)
+        return replace(source, folder=folder)
+    return _make_source(name or "dataset", dataset, columns)
+
+
+def _make_source(
+    name: str,
+    dataset: Any,
+    columns: Columns,
+    rows: int = 0,
+    stream_buffer: int | None = None,
+) -> Source:
+    """Make a source of a map-style dataset; or of a stream of so many rows, with its buffer."""
+    if stream_buffer is None:
         _check_is_complete(name, dataset)
-        source = _check(name, dataset, columns or Columns(), folder)
-        return replace(source, hub=hub)
+        return _choose_columns(name, dataset, columns)
     if rows == 0:
         raise DataError(f"{name} - the dataset is empty")
-    source = _check(name, dataset, columns or Columns(), folder)
-    return replace(source, dataset=Stream(source.dataset, rows, stream_buffer), hub=hub)
+    source = _choose_columns(name, dataset, columns)
+    return replace(source, dataset=Stream(source.dataset, rows, stream_buffer))
 
 
 def check_share(
@@ -286,12 +294,8 @@ def _check_is_complete(name: str, dataset: Any) -> None:
         raise DataError(f"{name} - the dataset is empty")
 
 
-def _check(
-    name: str,
-    dataset: Any,
-    columns: Columns,
-    folder: Path | None,
-) -> Source:
+def _choose_columns(name: str, dataset: Any, columns: Columns) -> Source:
+    """Check that the columns hold what they should, and leave out all others."""
     columns = _find_columns(name, dataset.column_names, columns)
     # Other columns would be decoded for nothing, and another format would not give plain values.
     used = [column for column in columns if column is not None]
@@ -301,7 +305,7 @@ def _check(
     for column in (columns.image, columns.lq):
         if column is not None:
             dataset = _without_decoding(name, dataset, column)
-    return Source(name, dataset, columns, folder)
+    return Source(name, dataset, columns)
 
 
 def _find_columns(
