@@ -16,7 +16,7 @@ setup: .venv/.ready
 
 # Distills the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.
 quickstart: setup
-	$(BIN)/distillkit run recipes/quickstart_sr4x.toml --resume
+	$(BIN)/distillkit run mini/quickstart_sr4x --resume
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

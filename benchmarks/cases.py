@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+RECIPE = "mini/quickstart_sr4x"
 SHORT_RUN = ("stage1.steps=2", "stage2.steps=2", "evaluation.max_images=1", "evaluation.alphas=[]")
 TIMEOUT = 300
 """Seconds after which a command has failed."""
@@ -62,7 +62,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--run", type=Path, help="a finished run of recipes/quickstart_sr4x.toml")
+    parser.add_argument("--run", type=Path, help="a finished run of mini/quickstart_sr4x")
     parser.add_argument("--only", help="the name of one case")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -79,7 +79,7 @@ def main() -> int:
 
 def make_run(folder: Path) -> Path:
     settings = with_set(*SHORT_RUN)
-    recipe = str(RECIPES / "quickstart_sr4x.toml")
+    recipe = RECIPE
     done = distillkit(folder, "run", recipe, "--out", "run", *settings)
     if done.returncode:
         raise SystemExit(f"the short run failed:\n{done.stderr}")
@@ -321,7 +321,7 @@ def check_tiny_images(place: Place) -> Seen:
 
 
 def check_two_processes(place: Place) -> Seen:
-    recipe = RECIPES / "quickstart_sr4x.toml"
+    recipe = RECIPE
     settings = (
         "--set",
         "stage1.steps=6",

@@ -15,7 +15,6 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -37,7 +36,7 @@ from distillkit_superres.resshift.build import make_process
 from distillkit_superres.resshift.model import ResShift
 from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "ctsr_sr4x.toml"
+RECIPE = "superres/ctsr_sr4x"
 META = torch.device("meta")
 Model = TypeVar("Model", bound=nn.Module)
 SCORE = 'stage1.teacher_gradient="sds"; stage1.score_weighting="sample"'
@@ -110,7 +109,7 @@ def count_flops(settings: Sequence[str], crop: int) -> int:
 
 
 def make_models(cache: FeatureCache) -> RunModels:
-    """Make student and teachers of ``recipes/ctsr_sr4x.toml``, without values."""
+    """Make student and teachers of ``superres/ctsr_sr4x``, without values."""
     with META:
         autoencoder = VQModel(VQConfig())
         network = SwinUNet(SwinUNetConfig())

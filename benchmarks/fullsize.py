@@ -4,7 +4,7 @@
 
 Writes into FOLDER, unless they are there: weight files of the shapes of Stable Diffusion 2.1,
 OSEDiff and ResShift with random values (6 GB), a few random images, and ``fullsize.toml``, which is
-``recipes/ctsr_sr4x.toml`` reading these (with ST-LPIPS-VGG in place of LPIPS-VGG: the same trunk).
+``superres/ctsr_sr4x`` reading these (with ST-LPIPS-VGG in place of LPIPS-VGG: the same trunk).
 Then runs ``benchmarks/ratios.py`` on it, with all further options, for instance
 
     python benchmarks/fullsize.py /tmp/full --set data.crop_size=256 --steps 1 --no-breakdown \\
@@ -40,9 +40,8 @@ from distillkit_superres.osediff.lora import Shapes, unet_layout, vae_layout
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
 from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 RANK = 4
-OVERLAY = """extends = ["{recipes}/ctsr_sr4x.toml"]
+OVERLAY = """extends = ["superres/ctsr_sr4x"]
 name = "fullsize"
 
 [student]
@@ -116,7 +115,7 @@ def _write_once(path: Path, write_to: Callable[[Path], None]) -> None:
 
 
 def _write_recipe(path: Path) -> None:
-    path.write_text(OVERLAY.format(recipes=RECIPES))
+    path.write_text(OVERLAY)
 
 
 def _write_weights(make: Callable[[], nn.Module], path: Path) -> None:

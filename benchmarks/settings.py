@@ -113,7 +113,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", nargs="?", type=Path, default=Path("recipes/tiny/ctsr_sr4x.toml"))
+    parser.add_argument("recipe", nargs="?", default="superres/tiny/ctsr_sr4x")
     parser.add_argument(
         "--set",
         dest="overrides",

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from distillkit.cli.arguments import Overrides as Overrides
-    from distillkit.cli.arguments import RecipeFile as RecipeFile
+    from distillkit.cli.arguments import RecipeArgument as RecipeArgument
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.data.degradation import Degradation as Degradation
     from distillkit.data.hub import HubDataset as HubDataset
@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     from distillkit.runs.run import run_recipe as run_recipe
 
 _HOME = {
-    "cli.arguments": ["Overrides", "RecipeFile"],
+    "cli.arguments": ["Overrides", "RecipeArgument"],
     "cli.restore": ["restore_command"],
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file", "scratch_folder"],

@@ -470,9 +470,10 @@ def test_files_that_cannot_be_read(write: Write) -> None:
     assert errors("latin.toml") == [
         "latin.toml:1  not a text file in UTF-8 (see line 1); save it as UTF-8"
     ]
-    assert errors(".") == [".  cannot be read: Is a directory"]
+    Path("folder.toml").mkdir()
+    assert errors("folder.toml") == ["folder.toml  cannot be read: Is a directory"]
     assert errors(write("kind.toml", 'name = "x"\nextends = "good.toml"')) == [
-        'kind.toml:2  extends - expected a list of file names, got a string "good.toml"'
+        'kind.toml:2  extends - expected a list of recipes, got a string "good.toml"'
     ]
     missing = write("sub/m.toml", 'extends = [\n"../god.toml",\n"also.toml"]')
     assert errors(missing) == [

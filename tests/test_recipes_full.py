@@ -13,13 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from distillkit import Restorer
+from distillkit.plugins.manager import load_plugins
+from distillkit.plugins.recipes import find_recipe, recipes_of
 from distillkit.recipe.load import load_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-OVERLAYS = sorted((RECIPES / "profiles").glob("*.toml"))
-WHOLE = sorted(set(RECIPES.rglob("*.toml")) - set(OVERLAYS))
+PLUGINS = load_plugins()
+NAMES = [recipe.name for plugin in PLUGINS for recipe in recipes_of(plugin)]
+OVERLAYS = [name for name in NAMES if "/profiles/" in name]
+WHOLE = sorted(set(NAMES) - set(OVERLAYS))
+IN_CLONE = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))
 FULL = {
-    "ctsr_sr4x.toml": [
+    "superres/ctsr_sr4x": [
         ("osediff.pkl", "18 MB", "Apache-2.0"),
         ("unet/diffusion_pytorch_model.safetensors", "3.5 GB", "openrail++"),
         ("resshift_realsrx4_s15_v1.pth", "478 MB", "NonCommercial"),
@@ -30,8 +34,8 @@ FULL = {
         ("data.train.2.imagefolder", "no such folder", "real_hr"),
         ("data.eval.0.imagefolder", "no such folder", "RealSRVal_crop128"),
     ],
-    "ctsr_sr4x_sinsr.toml": [("SinSR_v1.pth", "478 MB", "CC-BY-NC-SA-4.0")],
-    "lle_gsad.toml": [
+    "superres/ctsr_sr4x_sinsr": [("SinSR_v1.pth", "478 MB", "CC-BY-NC-SA-4.0")],
+    "lowlight/lle_gsad": [
         ("lolv2_syn_gen.pth", "by hand", "github.com/jinnh/GSAD"),
         ("llie_syn.pth", "by hand", "github.com/ChunmingHe/Reti-Diff"),
         ("retinex_decomnet.pth", "by hand"),
@@ -41,18 +45,31 @@ FULL = {
 }
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda p: p.relative_to(RECIPES).as_posix())
-def test_every_recipe_is_valid(path):
-    load_recipe(path)
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_recipe_is_valid_and_has_a_summary(name):
+    load_recipe(name)
+    assert len(find_recipe(name, PLUGINS).summary) > 20
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", IN_CLONE, ids=lambda path: path.name)
+def test_a_recipe_file_of_the_clone_is_another_name_and_no_copy(path):
+    (name,) = tomllib.loads(path.read_text())["extends"]
+    packaged = find_recipe(name, PLUGINS).path
+    *comments, extends = path.read_text().splitlines()
+    assert packaged.name == path.name
+    assert all(line.startswith("# ") for line in comments)
+    assert comments[-1] == f"# The recipe is {packaged.relative_to(path.parents[1])}."
+    assert extends == f'extends = ["{name}"]'
+    assert load_recipe(path).document.values == load_recipe(name).document.values
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("base", FULL)
 def test_an_overlay_fits_on_every_full_recipe_and_changes_nothing_else(tmp_path, overlay, base):
     mine = tmp_path / "mine.toml"
-    mine.write_text(f'name = "mine"\nextends = ["{RECIPES / base}", "{overlay}"]\n')
-    changed, plain = (load_recipe(path).document.values for path in (mine, RECIPES / base))
-    set_there = tomllib.loads(overlay.read_text())
+    mine.write_text(f'name = "mine"\nextends = ["{base}", "{overlay}"]\n')
+    changed, plain = (load_recipe(path).document.values for path in (mine, base))
+    set_there = tomllib.loads(find_recipe(overlay, PLUGINS).path.read_text())
     for table, values in changed.items():
         before = plain[table]
         if isinstance(values, dict):
@@ -62,7 +79,7 @@ def test_an_overlay_fits_on_every_full_recipe_and_changes_nothing_else(tmp_path,
 
 def test_the_full_recipe_keeps_to_the_paper():
     """Sec. 5.1."""
-    recipe = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe
+    recipe = load_recipe("superres/ctsr_sr4x").recipe
     stage1 = recipe.stage1
     stage2 = recipe.stage2
     assert stage1.steps == 20_000
@@ -78,7 +95,7 @@ def test_the_full_recipe_keeps_to_the_paper():
 
 def test_the_full_recipe_weights_losses_as_the_paper():
     """Sec. 5.1; the paper has one gamma, 5.5, for both teachers."""
-    stage1 = load_recipe(RECIPES / "ctsr_sr4x.toml").recipe.stage1
+    stage1 = load_recipe("superres/ctsr_sr4x").recipe.stage1
     reconstruction = stage1.reconstruction
     assert reconstruction.l2_weight == 1
     assert reconstruction.perceptual_weight == 2
@@ -93,9 +110,7 @@ def test_the_full_recipe_weights_losses_as_the_paper():
 @pytest.mark.parametrize("variant", ["ctsr_eq8", "ctsr_alg2"])
 def test_the_papers_own_variants_are_one_set_away(variant):
     assert (
-        load_recipe(
-            RECIPES / "ctsr_sr4x.toml", [f'stage2.variant="{variant}"']
-        ).recipe.stage2.variant
+        load_recipe("superres/ctsr_sr4x", [f'stage2.variant="{variant}"']).recipe.stage2.variant
         == variant
     )
 
@@ -114,18 +129,18 @@ def test_without_weights_and_data_all_of_it_is_named_before_any_work(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(sys, "argv", ["distillkit", "run", str(RECIPES / name)])
+    monkeypatch.setattr(sys, "argv", ["distillkit", "run", name])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     lines = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and not (tmp_path / "runs").exists()
     for words in missing:
         assert any(all(word in line for word in words) for line in lines), words
-    assert lines[-1] == f"fetch what can be fetched with: distillkit fetch {RECIPES / name}"
+    assert lines[-1] == f"fetch what can be fetched with: distillkit fetch {name}"
 
 
 def test_the_tiny_super_resolution_recipe_runs_to_the_end(tmp_path):
-    rows, history = run(RECIPES / "tiny" / "ctsr_sr4x.toml", tmp_path)
+    rows, history = run("superres/tiny/ctsr_sr4x", tmp_path)
     assert {
         "fidelity/imitate",
         "fidelity/anchor",
@@ -139,7 +154,7 @@ def test_the_tiny_super_resolution_recipe_runs_to_the_end(tmp_path):
 
 
 def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
-    rows, history = run(RECIPES / "tiny" / "lle_gsad.toml", tmp_path)
+    rows, history = run("lowlight/tiny/lle_gsad", tmp_path)
     assert {
         "fidelity/imitate",
         "fidelity/anchor",
@@ -156,7 +171,7 @@ def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
     ("name", "scale", "psnrs"), [("sr4x", 4, {"psnr"}), ("lle", 1, {"psnr", "psnr-gtmean"})]
 )
 def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
-    rows, history = run(RECIPES / f"quickstart_{name}.toml", tmp_path, *SHORT)
+    rows, history = run(f"mini/quickstart_{name}", tmp_path, *SHORT)
     assert {
         "fidelity/imitate",
         "fidelity/anchor",
@@ -196,7 +211,7 @@ def run(recipe, out, *settings):
         "-c",
         "from distillkit.cli.main import main; main()",
         "run",
-        str(recipe),
+        recipe,
         "--out",
         str(out),
     ]

@@ -16,7 +16,8 @@ from distillkit.errors import DistillkitError
 if TYPE_CHECKING:
     from distillkit.recipe.load import ResolvedRecipe
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="a TOML file")]
+RECIPE_HELP = "a TOML file, or a plugin's recipe: see `distillkit recipe list`"
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 """The argument RECIPE, for :func:`distillkit.load_recipe`."""
 Overrides = Annotated[
     list[str] | None,
@@ -55,7 +56,7 @@ Reference = Annotated[
 ]
 
 
-def load_recipe(recipe: Path, overrides: list[str] | None) -> ResolvedRecipe:
+def load_recipe(recipe: Path | str, overrides: list[str] | None) -> ResolvedRecipe:
     """Read and check a recipe, and import the code for it only now."""
     from distillkit.recipe import load
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +11,8 @@ from distillkit.cli.arguments import Overrides, load_recipe
 
 def doctor(
     recipe: Annotated[
-        Path | None,
-        typer.Argument(metavar="RECIPE", help="a TOML file: also say what a run of it lacks"),
+        str | None,
+        typer.Argument(metavar="RECIPE", help="a recipe: also say what a run of it lacks"),
     ] = None,
     overrides: Overrides = None,
 ) -> None:

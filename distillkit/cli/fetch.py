@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from distillkit.cli.arguments import Overrides, load_recipe, parse_settings
+from distillkit.cli.arguments import RECIPE_HELP, Overrides, load_recipe, parse_settings
 from distillkit.errors import DistillkitError
 
 
 def fetch(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="a TOML file")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)] = None,
     overrides: Overrides = None,
     metric: Annotated[
         list[str] | None,

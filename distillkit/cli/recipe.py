@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from distillkit.cli.arguments import Overrides, RecipeFile, load_recipe
+from distillkit.cli.arguments import Overrides, RecipeArgument, load_recipe
 
 recipe_app = typer.Typer(
-    help="Check a recipe, or show its values.", no_args_is_help=True, rich_markup_mode=None
+    help="List, copy, check and show recipes.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
+@recipe_app.command("list")
+def list_recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """List the recipes that the installed plugins bring."""
+    from distillkit.plugins.listing import describe_recipes, recipe_table
+
+    if as_json:
+        typer.echo(json.dumps(describe_recipes(), indent=2))
+    else:
+        typer.echo(recipe_table())
+
+
 @recipe_app.command()
-def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def copy(
+    name: Annotated[str, typer.Argument(help="a plugin's recipe, see `distillkit recipe list`")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="default: its last name, in this folder"),
+    ] = None,
+) -> None:
+    """Copy a plugin's recipe into a file to change.
+
+    To change a few keys only, write a recipe that extends it: extends = ["plugin/name"].
+    """
+    from distillkit.plugins.manager import load_plugins
+    from distillkit.plugins.recipes import copy_recipe
+
+    file = copy_recipe(name, out, load_plugins())
+    typer.echo(f"{file}; run it with: distillkit run {file}")
+
+
+@recipe_app.command()
+def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Report every mistake in a recipe, without loading a weight."""
     resolved = load_recipe(recipe, overrides)
     components = resolved.components.items()
@@ -25,7 +58,7 @@ def validate(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 @recipe_app.command()
 def show(
-    recipe: RecipeFile,
+    recipe: RecipeArgument,
     overrides: Overrides = None,
     origin: Annotated[
         bool,

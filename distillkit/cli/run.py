@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from distillkit.cli.arguments import Overrides, RecipeFile, load_recipe
+from distillkit.cli.arguments import Overrides, RecipeArgument, load_recipe
 from distillkit.errors import DistillkitError
 
 
 def run(
-    recipe: RecipeFile,
+    recipe: RecipeArgument,
     overrides: Overrides = None,
     out: Annotated[
         Path | None,

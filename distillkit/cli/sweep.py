@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from distillkit.cli.arguments import Overrides, RecipeFile
+from distillkit.cli.arguments import Overrides, RecipeArgument
 
 
 def sweep(
-    recipe: RecipeFile,
+    recipe: RecipeArgument,
     grid: Annotated[
         list[str],
         typer.Option(
@@ -22,7 +22,7 @@ def sweep(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="folder of the runs; default: sweeps/<recipe file's name>"
+            metavar="DIR", help="folder of the runs; default: sweeps/<the recipe's last name>"
         ),
     ] = None,
 ) -> None:
@@ -33,7 +33,7 @@ def sweep(
     """
     from distillkit.runs.sweep import plan_sweep, run_sweep
 
-    folder = out or Path("sweeps") / recipe.stem
+    folder = out or Path("sweeps") / Path(recipe).stem
     runs = plan_sweep(recipe, grid, overrides or (), folder)
     failures = run_sweep(runs, folder)
     typer.echo(f"done: {folder / 'summary.md'}")

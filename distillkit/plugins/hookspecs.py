@@ -57,6 +57,16 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
 
 
 @hookspec
+def distillkit_recipes() -> Path:
+    """Return the folder of this plugin's recipes, which ships in its package.
+
+    ``quickstart.toml`` in it is the recipe ``"<plugin>/quickstart"``, and ``tiny/quickstart.toml``
+    is ``"<plugin>/tiny/quickstart"``. The comment in a file's first line is its summary.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def distillkit_commands(app: typer.Typer) -> None:
     """Add commands to ``distillkit``: ``app.command("name")(function)``.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.plugins.manager import Plugin, load_plugins
+from distillkit.plugins.recipes import PackagedRecipe, recipes_of
 
 Description = dict[str, Any]
 
@@ -21,10 +22,30 @@ def plugin_table() -> str:
     return "\n\n".join(blocks) or "no plugins are installed"
 
 
+def describe_recipes() -> list[Description]:
+    """Describe the recipe of every plugin: name, summary and file."""
+    recipes = [recipe for plugin in load_plugins() for recipe in recipes_of(plugin)]
+    return [_describe_recipe(recipe) for recipe in recipes]
+
+
+def recipe_table() -> str:
+    """Format the plugins' recipes for people."""
+    recipes = describe_recipes()
+    width = max((len(recipe["name"]) for recipe in recipes), default=0)
+    lines = [f"{recipe['name'].ljust(width)}  {recipe['summary']}" for recipe in recipes]
+    return "\n".join(lines) or "no installed plugin has recipes"
+
+
+def _describe_recipe(recipe: PackagedRecipe) -> Description:
+    return {"name": recipe.name, "summary": recipe.summary, "file": str(recipe.path)}
+
+
 def _describe_plugin(plugin: Plugin) -> Description:
     offers = [_describe_spec(spec) for spec in plugin.specs]
     for name, command in plugin.commands.items():
         offers.append(_describe_command(name, command))
+    for recipe in recipes_of(plugin):
+        offers.append({"kind": "recipe", **_describe_recipe(recipe)})
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,

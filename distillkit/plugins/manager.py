@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, get_args
 
 import pluggy
@@ -23,7 +24,12 @@ from distillkit.environment import unmet_requirements
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
 from distillkit.plugins.descriptors import SPEC_TYPES, Kind, Spec
-from distillkit.plugins.offers import collect_commands, collect_specs, find_misspelled_hooks
+from distillkit.plugins.offers import (
+    collect_commands,
+    collect_specs,
+    find_misspelled_hooks,
+    find_recipes,
+)
 from distillkit.plugins.stdout import divert_stdout
 
 GROUP = "distillkit"
@@ -55,6 +61,8 @@ class Plugin:
     """Its descriptors; empty for a broken plugin."""
     commands: Mapping[str, Any] = field(default_factory=dict)
     """Its commands by name, as typer makes them."""
+    recipes: Path | None = None
+    """The folder of its recipes."""
     problems: Sequence[str] = ()
     """Hooks that are misspelled or not marked: the plugin works without them."""
     error: str | None = None
@@ -81,6 +89,7 @@ class Plugin:
         self.error = error
         self.specs = ()
         self.commands = {}
+        self.recipes = None
         self.observers = None
 
 
@@ -165,6 +174,15 @@ class Plugins:
                 reason = _in_one_line(e)
                 message = f"{plugin} failed in {hook} and is not called again: {reason}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def why_absent(self, name: str) -> str:
+        """Say why a plugin offers nothing: switched off, or broken; empty where it is neither."""
+        if name in self.switched_off:
+            return f'plugin "{name}" is switched off, by {ONLY} or --no-plugin'
+        broken = [plugin for plugin in self.broken if plugin.name == name]
+        if broken:
+            return f"{broken[0]} is broken: {broken[0].error}"
+        return ""
 
     def _named(self, kind: Kind, use: str) -> list[Spec]:
         return [spec for spec in self.specs(kind) if spec.is_named(use)]
@@ -311,6 +329,7 @@ def _load_one(point: EntryPoint) -> Plugin:
             manager.register(module, plugin.name)
             specs = collect_specs(manager, plugin.name, plugin.distribution)
             commands = collect_commands(manager)
+            recipes = find_recipes(manager)
             problems = find_misspelled_hooks(module)
     except (Exception, SystemExit) as e:
         # Whatever a plugin does at import must not end the program.
@@ -319,6 +338,7 @@ def _load_one(point: EntryPoint) -> Plugin:
     else:
         plugin.specs = specs
         plugin.commands = commands
+        plugin.recipes = recipes
         plugin.problems = problems
         plugin.observers = manager
     return plugin

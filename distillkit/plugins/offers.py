@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -49,6 +50,24 @@ def collect_commands(manager: pluggy.PluginManager) -> dict[str, Any]:
     app = typer.Typer(rich_markup_mode=None)
     hook(app=app)
     return dict(get_group(app).commands)
+
+
+def find_recipes(manager: pluggy.PluginManager) -> Path | None:
+    """Call the hook that names the folder of a plugin's recipes; None where the plugin lacks it.
+
+    Raises:
+        PluginError: it returned something else than an existing folder.
+    """
+    hook = manager.hook.distillkit_recipes
+    if not hook.get_hookimpls():
+        return None
+    # pluggy lists the result of every plugin but leaves out None.
+    folder = next(iter(hook()), None)
+    if not isinstance(folder, Path):
+        raise PluginError(f"distillkit_recipes returned a {type(folder).__name__}, not a Path")
+    if not folder.is_dir():
+        raise PluginError(f"distillkit_recipes returned {folder}, which is no folder")
+    return folder
 
 
 def find_misspelled_hooks(module: Any) -> list[str]:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distillkit.errors import DataError, did_you_mean
+from distillkit.errors import DataError, PluginError, did_you_mean
 from distillkit.files.text import read_text
+from distillkit.plugins.manager import Plugins
+from distillkit.plugins.recipes import find_recipe, is_recipe_file
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe_value, lower_first, refuse
 from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
@@ -29,6 +31,8 @@ class Document:
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     """What was wrong with the files, and with overrides."""
+    home: Path = field(default_factory=Path)
+    """The folder that relative paths in the recipe start from."""
 
     def get(self, path: KeyPath) -> Any:
         """Return the value at ``path``, or None."""
@@ -53,7 +57,7 @@ class Document:
         """Return the folder that relative paths at ``path`` start from."""
         origin = self.origin(path)
         if origin == DEFAULT:
-            return Path(self.name).parent.absolute()
+            return self.home
         return origin.folder.absolute()
 
     def problem(self, path: KeyPath, message: str) -> Problem:
@@ -90,22 +94,29 @@ class Document:
 
 
 def read(
-    path: Path | str, overrides: Iterable[str] = (), defaults: dict[str, Any] | None = None
+    name: str,
+    plugins: Plugins,
+    overrides: Iterable[str] = (),
+    defaults: dict[str, Any] | None = None,
 ) -> Document:
-    """Read a recipe file and the files it extends, then apply overrides.
+    """Read a recipe and those that it extends, then apply overrides.
 
     Args:
-        path: the recipe file.
+        name: a recipe file, or the name of a plugin's recipe.
+        plugins: whose recipes may be named.
         overrides: ``key.path=VALUE`` texts of ``--set``. Those that cannot be applied become
             problems of the document.
         defaults: the values that the files are laid over.
 
     Raises:
-        RecipeError: listing every file that is missing or not TOML, and every cycle.
+        RecipeError: listing every recipe that is missing or not TOML, and every cycle.
     """
-    document = Document(str(path), defaults or {})
+    document = Document(name, defaults or {})
     try:
-        document.merge(_read_file(Path(path)))
+        own = _read_recipe(name, plugins)
+        document.name = own.name
+        document.home = own.home
+        document.merge(own)
     except _CannotRead as e:
         origin = Origin(document.name)
         document.problems.append(Problem(origin, (), str(e)))
@@ -119,27 +130,29 @@ class _CannotRead(Exception):
     """A recipe file that is missing, cannot be read, or extends itself."""
 
 
-def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> Document:
-    """Read a file and what it extends.
+def _read_recipe(name: str, plugins: Plugins, extended_by: tuple[Path, ...] = ()) -> Document:
+    """Read a recipe and what it extends.
 
     Args:
-        path: the file.
+        name: a file, or the name of a plugin's recipe.
+        plugins: whose recipes may be named.
         extended_by: the files that led here, the outermost first.
 
     Returns:
         the merged values, and as problems what is wrong inside the files.
 
     Raises:
-        _CannotRead: the file itself cannot be read.
+        _CannotRead: the recipe itself cannot be read.
     """
+    path, home = _locate(name, plugins)
     chain = (*extended_by, path)
     _refuse_cycle(chain)
-    own = _parse_file(path, extended_by)
-    document = Document(own.name)
-    for key, name in _take_bases(own).items():
-        base = Path(os.path.normpath(path.parent / name))
+    own = _parse_file(path, home, extended_by)
+    document = Document(own.name, home=home)
+    for key, base in _take_bases(own).items():
         try:
-            extended = _read_file(base, chain)
+            base_name = _base_name(base, path, is_recipe_file(name))
+            extended = _read_recipe(base_name, plugins, chain)
             document.merge(extended)
         except _CannotRead as e:
             problem = own.problem(key, str(e))
@@ -148,12 +161,43 @@ def _read_file(path: Path, extended_by: tuple[Path, ...] = ()) -> Document:
     return document
 
 
-def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
+def _locate(name: str, plugins: Plugins) -> tuple[Path, Path]:
+    """Return a recipe's file, and the folder that relative paths in it start from.
+
+    For a file that is its own folder. Nobody puts weights or photographs into an installed package,
+    so for the recipe of a plugin it is the working folder, as for ``--set``.
+    """
+    if is_recipe_file(name):
+        path = Path(name)
+        return path, path.parent.absolute()
+    try:
+        return find_recipe(name, plugins).path, Path.cwd()
+    except PluginError as e:
+        raise _CannotRead(str(e)) from e
+
+
+def _base_name(base: str, path: Path, is_file: bool) -> str:
+    """Return an entry of ``extends`` as a name that can be read from the working folder.
+
+    Args:
+        base: the entry.
+        path: of the recipe that it stands in.
+        is_file: whether that recipe was named as a file.
+    """
+    if not is_recipe_file(base):
+        return base
+    if not is_file:
+        # It shall mean the same in a copy of it.
+        raise _CannotRead(f"a plugin's recipe extends others by name, plugin/recipe, not by {base}")
+    return os.path.normpath(path.parent / base)
+
+
+def _parse_file(path: Path, home: Path, extended_by: tuple[Path, ...]) -> Document:
     """Read a single file, without what it extends.
 
     If it is not TOML, the document has a problem and no values.
     """
-    document = Document(str(path))
+    document = Document(str(path), home=home)
     try:
         text = read_text(path)
         document.values = tomllib.loads(text)
@@ -168,9 +212,8 @@ def _parse_file(path: Path, extended_by: tuple[Path, ...]) -> Document:
         first_line = Origin(document.name, 1)
         document.problems = [Problem(first_line, (), str(e))]
         return document
-    folder = path.parent.absolute()
     for key, line in key_lines(text).items():
-        document.origins[key] = Origin(document.name, line, folder)
+        document.origins[key] = Origin(document.name, line, home)
     return document
 
 
@@ -208,7 +251,7 @@ def _take_bases(document: Document) -> dict[KeyPath, str]:
     """Remove the ``extends`` list and return its entries by key path."""
     bases = document.values.pop("extends", [])
     if not _is_list_of_strings(bases):
-        message = f"expected a list of file names, got {describe_value(bases)}"
+        message = f"expected a list of recipes, got {describe_value(bases)}"
         problem = document.problem(("extends",), message)
         document.problems.append(problem)
         return {}

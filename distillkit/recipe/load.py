@@ -1,4 +1,4 @@
-"""Load a recipe file and check its settings, without importing torch or reading a weight.
+"""Load a recipe and check its settings, without importing torch or reading a weight.
 
 Phase 1 checks the skeleton (:class:`Recipe`); phase 2 checks each ``use`` table against the plugin
 it names, and what the parts need from each other. All problems are reported at once.
@@ -86,7 +86,8 @@ class Component:
 class ResolvedRecipe:
     """A recipe with everything it extends, overrides and names filled in and checked."""
 
-    path: Path
+    source: str
+    """The file or the name that it was loaded by."""
     recipe: Recipe
     components: Mapping[str, Component]
     """By dotted key: ``"student"``, ``"teachers.fidelity"``, ``"data.train.0"``, ..."""
@@ -184,12 +185,14 @@ class ResolvedRecipe:
 
 
 def load_recipe(
-    path: Path | str, overrides: Iterable[str] = (), plugins: Plugins | None = None
+    source: Path | str, overrides: Iterable[str] = (), plugins: Plugins | None = None
 ) -> ResolvedRecipe:
     """Read a recipe, and what it extends, and check all of it.
 
     Args:
-        path: a TOML file. Relative paths inside a recipe are relative to the file they stand in.
+        source: a file, whose name ends in ``.toml``, or a plugin's recipe, ``"plugin/name"``.
+            Relative paths inside a file are relative to it, and those in a plugin's recipe to the
+            working folder.
         overrides: ``"key.path=VALUE"`` texts with TOML values, applied in order; relative paths are
             relative to the working folder.
         plugins: what may be named; default: the installed plugins.
@@ -201,10 +204,11 @@ def load_recipe(
         mode="json", exclude_none=True, exclude={"extends"}, warnings=False
     )
     overrides = tuple(overrides)
-    document = read(path, overrides, defaults)
+    plugins = plugins or load_plugins()
+    document = read(str(source), plugins, overrides, defaults)
     _make_paths_absolute(document, Recipe, ())
     problems = list(document.problems)
-    components = {c.key: c for c in _resolve(document, plugins or load_plugins(), problems)}
+    components = {c.key: c for c in _resolve(document, plugins, problems)}
     recipe, invalid = _validate(Recipe, document.values, document, ())
     problems += invalid
     problems += validation.check(document, components)
@@ -216,7 +220,7 @@ def load_recipe(
         for key, component in components.items()
     }
     recipe = Recipe.model_validate(complete.values)
-    return ResolvedRecipe(Path(path), recipe, by_name, complete, overrides)
+    return ResolvedRecipe(str(source), recipe, by_name, complete, overrides)
 
 
 def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> Iterator[Component]:

@@ -552,7 +552,9 @@ class Recipe(Config):
     """A complete run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    extends: list[str] = Field(default_factory=list, description="recipes this one changes")
+    extends: list[str] = Field(
+        default_factory=list, description="recipes this one changes: files, or plugin/name"
+    )
     seed: Seed = 0
     student: UseConfig
     teachers: dict[TeacherName, UseConfig] = Field(

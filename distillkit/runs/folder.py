@@ -196,7 +196,7 @@ def _safe_changes(
     _refuse_incompatible(changes, run, newest, resolved)
     raise DistillkitError(
         f"{run} - stands at {newest.stage} step {newest.step}, and its steps are not those of "
-        f"{resolved.path}:\n"
+        f"{resolved.source}:\n"
         f"{format_changes(unsafe)}\n"
         "continue in a new folder, which leaves this one as it is: "
         f"{_fork_command(resolved, run)}"
@@ -285,13 +285,13 @@ def _refuse_incompatible(
         command = _fork_command(resolved, checkpoint.stage1.path)
         advice += f"; or continue from the end of stage 1: {command}"
     raise DistillkitError(
-        f"{run} - {resolved.path} cannot continue from its checkpoint ({checkpoint.stage} step "
+        f"{run} - {resolved.source} cannot continue from its checkpoint ({checkpoint.stage} step "
         f"{checkpoint.step}):\n{format_changes(incompatible)}\n{advice}"
     )
 
 
 def _fork_command(resolved: ResolvedRecipe, source: Path) -> str:
-    words = ["distillkit", "run", str(resolved.path)]
+    words = ["distillkit", "run", resolved.source]
     for override in resolved.overrides:
         words += ["--set", override]
     return shlex.join([*words, "--fork", str(source), "--out", "NEWDIR"])

@@ -49,7 +49,7 @@ def check_presence(resolved: ResolvedRecipe) -> None:
 
 def suggest(command: str, resolved: ResolvedRecipe) -> str:
     """Write a command for the user that takes the recipe as it was loaded."""
-    line = f"distillkit {command} {resolved.path}"
+    line = f"distillkit {command} {resolved.source}"
     if resolved.overrides:
         line += " and the same --set options"
     return line

@@ -41,7 +41,7 @@ class SweepRun:
 
 
 def plan_sweep(
-    recipe: Path,
+    recipe: str,
     grids: Sequence[str],
     overrides: Sequence[str],
     out: Path,
@@ -49,7 +49,7 @@ def plan_sweep(
     """Resolve the recipe for every combination of the grids' values, in order.
 
     Args:
-        recipe: the recipe's file.
+        recipe: the recipe's file or name.
         grids: texts ``"key.path=1.6,1.8,2.0"``, TOML values with commas between them.
         overrides: ``--set`` changes that all runs share.
         out: folder of the runs' folders.

@@ -46,7 +46,7 @@ def diagnose_recipe(resolved: ResolvedRecipe) -> tuple[list[str], bool]:
     from distillkit.runs.preflight import list_needs, suggest
 
     needs = list_needs(resolved)
-    lines = [f"recipe       {resolved.path}"]
+    lines = [f"recipe       {resolved.source}"]
     lines += [f"present      {line}" for line in needs.present]
     lines += [f"MISSING      {line}" for line in needs.missing]
     if needs.weight_bytes:

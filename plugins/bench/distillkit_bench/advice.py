@@ -41,7 +41,7 @@ def examine(
         DistillkitError: Weights or training images are missing, or models cannot be built.
         RuntimeError: A dry step fails for another reason than memory.
     """
-    say(f"recipe       {resolved.path}")
+    say(f"recipe       {resolved.source}")
     try:
         forecast = forecast_recipe(resolved)
     except (RuntimeError, MemoryError) as error:
@@ -133,7 +133,7 @@ def _check_forecasts(forecasts: Sequence[StepForecast], resolved: ResolvedRecipe
     if forecasts[0].crops == [resolved.recipe.data.crop_size]:
         return
     measurement = measure_in_subprocess(
-        resolved.path, resolved.overrides, 1, warmup=1, breakdown=False
+        resolved.source, resolved.overrides, 1, warmup=1, breakdown=False
     )
     for forecast in forecasts:
         stage = measurement["stages"][forecast.stage]
@@ -210,7 +210,9 @@ def _advise(
     overrides = [*resolved.overrides, f"data.crop_size={steps[0].crops[-1]}"]
     for settings in memory_savers(resolved):
         overrides += settings
-        measurement = measure_in_subprocess(resolved.path, overrides, 1, warmup=1, breakdown=False)
+        measurement = measure_in_subprocess(
+            resolved.source, overrides, 1, warmup=1, breakdown=False
+        )
         stages = measurement["stages"]
         steps = [step.rescale(stages[step.stage]) for step in steps]
         figures = ", ".join(

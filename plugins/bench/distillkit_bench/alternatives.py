@@ -21,7 +21,7 @@ AS_IT_IS = "as it is"
 
 
 def measure_alternatives(
-    recipe: Path,
+    recipe: str,
     overrides: Sequence[str],
     alternatives: Sequence[str],
     *,
@@ -33,7 +33,7 @@ def measure_alternatives(
     """Measure a recipe as it is, then with each alternative.
 
     Args:
-        recipe: The recipe's file.
+        recipe: The recipe's file or name.
         overrides: ``--set`` texts that hold for every row.
         alternatives: ``KEY=VALUE``, or several with ``;`` between them.
         steps: Timed steps of each stage.
@@ -65,7 +65,7 @@ def measure_alternatives(
 
 
 def measure_in_subprocess(
-    recipe: Path,
+    recipe: str,
     overrides: Sequence[str],
     steps: int,
     *,
@@ -75,7 +75,7 @@ def measure_in_subprocess(
     """Measure a recipe in a process of its own, without restoring.
 
     Args:
-        recipe: The recipe's file.
+        recipe: The recipe's file or name.
         overrides: ``--set`` texts.
         steps: Timed steps of each stage.
         warmup: Steps before them.
@@ -89,7 +89,7 @@ def measure_in_subprocess(
     """
     with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
         results = Path(folder) / "bench.json"
-        command = [sys.executable, "-m", "distillkit", "bench", str(recipe)]
+        command = [sys.executable, "-m", "distillkit", "bench", recipe]
         for override in overrides:
             command += ["--set", override]
         command += ["--steps", str(steps), "--warmup", str(warmup), "--images", "0"]

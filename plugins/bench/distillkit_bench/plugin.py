@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distillkit import Overrides, RecipeFile, hookimpl
+from distillkit import Overrides, RecipeArgument, hookimpl
 
 GIB = 2**30
 
@@ -21,7 +21,7 @@ def distillkit_commands(app: typer.Typer) -> None:
 
 # Typer reads one option from each parameter.
 def bench(  # noqa: PLR0913
-    recipe: RecipeFile,
+    recipe: RecipeArgument,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
     warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
@@ -85,7 +85,7 @@ def bench(  # noqa: PLR0913
 
 
 def advise(
-    recipe: RecipeFile,
+    recipe: RecipeArgument,
     overrides: Overrides = None,
     memory: Annotated[
         float | None,

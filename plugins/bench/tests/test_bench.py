@@ -16,7 +16,7 @@ from distillkit_bench.report import format_comparison, format_measurement
 from distillkit_bench.train import make_flop_counter, measure_stage
 
 CPU = torch.device("cpu")
-QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart_sr4x.toml"
+QUICKSTART = "mini/quickstart_sr4x"
 TWO_SPACES = ("stage2.target='teacher'", "teachers.fidelity.space='unshuffle'")
 
 

@@ -6,6 +6,7 @@ Networks and torch are imported when something is built.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from distillkit import (
     DatasetSpec,
@@ -165,3 +166,8 @@ def distillkit_metrics() -> Sequence[MetricSpec]:
             license=UNLICENSED,
         ),
     )
+
+
+@hookimpl
+def distillkit_recipes() -> Path:
+    return Path(__file__).parent / "recipes"

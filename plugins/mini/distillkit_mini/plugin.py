@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from distillkit import (
     DatasetSpec,
@@ -105,3 +106,8 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
             license="CC0-1.0 AND CC-BY-2.0",
         )
     ]
+
+
+@hookimpl
+def distillkit_recipes() -> Path:
+    return Path(__file__).parent / "recipes"

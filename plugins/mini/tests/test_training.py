@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import distillkit_mini
 from distillkit import DistillkitError
 from distillkit_mini import train
 from distillkit_mini.courses import COURSES, DARK
@@ -87,9 +88,8 @@ def test_both_teachers_train_and_a_seed_decides_their_weights(
 
 
 def test_the_low_light_quickstart_darkens_as_its_teachers_training_did() -> None:
-    recipe = tomllib.loads(
-        (Path(__file__).parents[3] / "recipes" / "quickstart_lle.toml").read_text()
-    )
+    path = Path(distillkit_mini.__file__).parent / "recipes" / "quickstart_lle.toml"
+    recipe = tomllib.loads(path.read_text())
     assert recipe["degradation"] == {"use": "lowlight/dark"} | {
         name: list(bounds) for name, bounds in DARK.items()
     }

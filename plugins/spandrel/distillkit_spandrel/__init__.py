@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from distillkit import StudentSpec, TeacherSpec, hookimpl
 
 
@@ -27,3 +29,8 @@ def distillkit_students() -> list[StudentSpec]:
         capabilities=frozenset({"output"}),
     )
     return [student]
+
+
+@hookimpl
+def distillkit_recipes() -> Path:
+    return Path(__file__).parent / "recipes"

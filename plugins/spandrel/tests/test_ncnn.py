@@ -43,13 +43,12 @@ def perturbed(tensors):
 
 
 @pytest.fixture
-def make_student(request, tmp_path):
+def make_student(tmp_path):
     """Write a student whose adapters hold random numbers, as a run does; return its folder."""
-    root = request.config.rootpath
 
     def make(architecture):
         about = {"architecture": architecture, "scale": 4, "parameters": PARAMETERS[architecture]}
-        resolved = load_recipe(root / "recipes/quickstart_sr4x.toml", overrides(about))
+        resolved = load_recipe("mini/quickstart_sr4x", overrides(about))
         model = build_named_model("spandrel/student", about, "cpu")
         first = build_adapter(model, resolved.recipe.stage1.adapter, 0)
         trained = {"stage1": perturbed(first.tensors())}

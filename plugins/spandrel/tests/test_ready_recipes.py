@@ -40,16 +40,10 @@ def checkpoints(tmp_path):
     return tmp_path
 
 
-def run(name, root, tmp_path, *overrides):
-    recipe = root / "recipes" / f"{name}.toml"
-    run_recipe(load_recipe(recipe, [*SMALL, *overrides]), tmp_path / "run")
+def run(name, tmp_path, *overrides):
+    run_recipe(load_recipe(f"spandrel/{name}", [*SMALL, *overrides]), tmp_path / "run")
     assert (tmp_path / "run/report.html").stat().st_size > 0
     return tmp_path / "run"
-
-
-@pytest.fixture
-def root(request):
-    return request.config.rootpath
 
 
 @pytest.fixture
@@ -63,10 +57,9 @@ def open_by_spandrel(path, image):
 
 
 @pytest.fixture
-def two_models(root, tmp_path, checkpoints):
+def two_models(tmp_path, checkpoints):
     return run(
         "two_models",
-        root,
         tmp_path,
         f"teachers.fidelity.weights='{checkpoints / 'span.safetensors'}'",
         f"teachers.realness.weights='{checkpoints / 'compact.safetensors'}'",
@@ -109,11 +102,10 @@ def test_pretraining_asks_nobody(two_models):
     assert {"pretraining", "realness/output"} <= first
 
 
-def test_a_model_of_ones_own_is_the_realistic_end_bit_for_bit(root, tmp_path, checkpoints, image):
+def test_a_model_of_ones_own_is_the_realistic_end_bit_for_bit(tmp_path, checkpoints, image):
     mine = checkpoints / "span.safetensors"
     finished = run(
         "knob_for_my_model",
-        root,
         tmp_path,
         f"student.weights='{mine}'",
         "stage2.steps=4",
@@ -142,10 +134,10 @@ def test_the_command_writes_them_in_float16(distillkit, two_models, tmp_path):
     assert f"{out} - exists; name a new folder" in again.err
 
 
-def test_a_student_of_another_kind_is_refused(tmp_path, root):
+def test_a_student_of_another_kind_is_refused(tmp_path):
     from distillkit.inference.student import save_student
 
-    resolved = load_recipe(root / "recipes/quickstart_sr4x.toml")
+    resolved = load_recipe("mini/quickstart_sr4x")
     student = Restorer.from_model("mini/student", device="cpu").student
     from distillkit.recipe.build import build_adapter
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from distillkit import DegradationSpec, StudentSpec, TeacherSpec, hookimpl
 from distillkit_superres.licenses import APACHE, CC_BY_NC_SA, OPENRAIL, OSEDIFF_LICENSE, S_LAB
@@ -94,3 +95,8 @@ def distillkit_degradations() -> Sequence[DegradationSpec]:
             license=APACHE,
         ),
     )
+
+
+@hookimpl
+def distillkit_recipes() -> Path:
+    return Path(__file__).parent / "recipes"

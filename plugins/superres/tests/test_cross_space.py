@@ -3,8 +3,6 @@
 The fidelity teacher has VQ f4 latents, student and realness teacher have KL f8 latents.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -19,7 +17,7 @@ from distillkit.recipe.load import load_recipe
 from distillkit.training.models import build_models
 from distillkit.training.step import Stage1Step
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
+RECIPE = "superres/tiny/ctsr_sr4x"
 CPU = torch.device("cpu")
 
 

@@ -3,7 +3,6 @@
 import itertools
 import weakref
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from distillkit.training.feature_store import FeatureStore
 from distillkit.training.models import build_models
 from distillkit.training.step import Stage1Step
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "tiny" / "ctsr_sr4x.toml"
+RECIPE = "superres/tiny/ctsr_sr4x"
 CPU = torch.device("cpu")
 
 

@@ -1,0 +1,110 @@
+"""The recipes that plugins ship in their packages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillkit.errors import DistillkitError, PluginError
+from distillkit.files.atomic import write_file
+from distillkit.plugins.manager import Plugin, Plugins
+
+SUFFIX = ".toml"
+
+
+@dataclass(frozen=True)
+class PackagedRecipe:
+    """A recipe of a plugin."""
+
+    name: str
+    """``"<plugin>/<file without its suffix>"``."""
+    path: Path
+
+    @property
+    def summary(self) -> str:
+        """The comment in the file's first line; empty where there is none."""
+        with self.path.open(encoding="utf-8") as lines:
+            first_line = lines.readline().strip()
+        if not first_line.startswith("#"):
+            return ""
+        return first_line.lstrip("# ")
+
+
+def is_recipe_file(name: str) -> bool:
+    """Tell whether a name means a file: every other one means a recipe of a plugin."""
+    return name.lower().endswith(SUFFIX)
+
+
+def recipes_of(plugin: Plugin) -> list[PackagedRecipe]:
+    """List the recipes of a plugin by name."""
+    folder = plugin.recipes
+    if folder is None:
+        return []
+    found = []
+    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+        below = path.relative_to(folder).with_suffix("").as_posix()
+        found.append(PackagedRecipe(f"{plugin.name}/{below}", path))
+    return found
+
+
+def find_recipe(name: str, plugins: Plugins) -> PackagedRecipe:
+    """Return the recipe that plugins ship by a name.
+
+    Raises:
+        PluginError: there is none. The message lists those there are, the nearest first.
+    """
+    recipes = [recipe for plugin in plugins for recipe in recipes_of(plugin)]
+    for recipe in recipes:
+        if recipe.name == name:
+            return recipe
+    owner, slash, _ = name.partition("/")
+    reason = plugins.why_absent(owner)
+    if reason:
+        raise PluginError(reason)
+    missing = f'no plugin has a recipe "{name}", and the name of a file ends in {SUFFIX}'
+    if slash and owner not in [plugin.name for plugin in plugins]:
+        missing = f'no plugin "{owner}" is installed, and the name of a file ends in {SUFFIX}'
+    if not recipes:
+        raise PluginError(f"{missing}; no installed plugin has recipes")
+    known = ", ".join(_nearest_first(name, [recipe.name for recipe in recipes]))
+    raise PluginError(f"{missing}; there are, the nearest first: {known}")
+
+
+def copy_recipe(name: str, out: Path | None, plugins: Plugins) -> Path:
+    """Copy a plugin's recipe into a file, which is returned.
+
+    Args:
+        name: of the recipe.
+        out: the file; default: the recipe's last name, in the working folder.
+        plugins: that ship recipes.
+
+    Raises:
+        PluginError: there is no such recipe.
+        DistillkitError: the file exists, or could not be run as a recipe.
+    """
+    recipe = find_recipe(name, plugins)
+    file = out or Path(recipe.path.name)
+    if not is_recipe_file(file.name):
+        raise DistillkitError(f"{file} - the name of a recipe file ends in {SUFFIX}")
+    if file.exists():
+        raise DistillkitError(f"{file} - exists already; choose another file with -o")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_file(file, recipe.path.read_bytes())
+    return file
+
+
+def _nearest_first(name: str, known: Iterable[str]) -> list[str]:
+    """Sort names by how much they resemble another, with or without the plugin's part."""
+
+    def likeness(other: str) -> float:
+        whole = difflib.SequenceMatcher(None, name, other).ratio()
+        last = difflib.SequenceMatcher(None, _last_part(name), _last_part(other)).ratio()
+        return max(whole, last)
+
+    return sorted(known, key=likeness, reverse=True)
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
