@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from distillkit.plugins.descriptors import MetricSpec as MetricSpec
     from distillkit.plugins.descriptors import StudentSpec as StudentSpec
     from distillkit.plugins.descriptors import TeacherSpec as TeacherSpec
+    from distillkit.plugins.hookspecs import API_VERSION as API_VERSION
     from distillkit.plugins.hookspecs import hookimpl as hookimpl
     from distillkit.plugins.manager import load_plugins as load_plugins
     from distillkit.plugins.options import Options as Options
@@ -133,7 +134,7 @@ _HOME = {
     "metrics.base": ["FullReference", "Metric", "NoReference", "SetMetric"],
     "metrics.distortion": ["psnr"],
     "metrics.perceptual": ["PerceptualDistance"],
-    "plugins.hookspecs": ["hookimpl"],
+    "plugins.hookspecs": ["API_VERSION", "hookimpl"],
     "plugins.manager": ["load_plugins"],
     "plugins.options": ["Options"],
     "plugins.descriptors": [

@@ -14,6 +14,7 @@ from distillkit import Options
 from distillkit.errors import PluginError
 from distillkit.plugins import listing, manager
 from distillkit.plugins.descriptors import DatasetSpec
+from distillkit.plugins.hookspecs import API_VERSION
 from distillkit.plugins.manager import Plugins, load_plugins
 from distillkit.recipe.schema import SourceConfig
 from distillkit.testing import doctor
@@ -242,7 +243,7 @@ def test_two_plugins_with_one_name_are_refused_naming_both(install: Install, loa
     assert '2 plugins are called "twin" (' in said
     assert "first 1.5" in said
     assert "second 1.5" in said
-    assert said.endswith("uninstall all but one")
+    assert said.endswith("uninstall or rename all but one")
 
 
 @pytest.mark.parametrize(
@@ -536,3 +537,28 @@ def test_a_check_that_does_not_apply_has_a_reason(install: Install, load: Load) 
     assert broken.error == (
         "teacher \"x\": its exempt is {'restore': ''}, not a reason for each check"
     )
+
+
+API_VERSIONS = {
+    "DISTILLKIT_API = 1\n": None,
+    "DISTILLKIT_API = 2\n": (
+        "it is made for version 2 of the plugin API, distillkit has 1; install a newer distillkit: "
+        "pip install -U distillkit"
+    ),
+    "DISTILLKIT_API = 0\n": (
+        "it is made for version 0 of the plugin API, distillkit has 1; install a newer old: "
+        "pip install -U distillkit-old"
+    ),
+    "DISTILLKIT_API = '1'\n": "its DISTILLKIT_API is '1', not an integer",
+}
+
+
+@pytest.mark.parametrize(("line", "error"), API_VERSIONS.items(), ids=API_VERSIONS)
+def test_a_plugin_of_another_api_says_what_to_install(
+    install: Install, load: Load, line: str, error: str | None
+) -> None:
+    assert API_VERSION == 1
+    install("old", line + SHARP)
+    (plugin,) = load()
+    assert plugin.error == error
+    assert bool(plugin.specs) == (error is None)

@@ -26,6 +26,7 @@ from distillkit.cli.sweep import sweep
 from distillkit.errors import DistillkitError, Interrupted, PluginError
 from distillkit.inference.files import IMAGE_FILES
 
+PLUGIN = "--plugin"
 NO_PLUGIN = "--no-plugin"
 
 EXTRA_OF_COMMAND = {"advise": "bench", "bench": "bench", "demo": "demo", "restore-video": "video"}
@@ -65,11 +66,15 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
-    no_plugin: Annotated[
+    plugin: Annotated[
         list[str] | None,
         typer.Option(
-            NO_PLUGIN, metavar="NAME", help="Do without a plugin, in this command; repeatable."
+            PLUGIN, metavar="FILE", help="Use a file of Python as a plugin; repeatable, anywhere."
         ),
+    ] = None,
+    no_plugin: Annotated[
+        list[str] | None,
+        typer.Option(NO_PLUGIN, metavar="NAME", help="Do without a plugin; repeatable, anywhere."),
     ] = None,
 ) -> None: ...
 
@@ -82,13 +87,9 @@ def main() -> None:
     # typer's own group instead of app(): plugins add to it what they bring.
     commands = get_group(app)
     try:
-        switched_off, arguments = _split_switched_off(sys.argv[1:])
-        if switched_off:
-            from distillkit.plugins.manager import switch_off_plugins
-
-            switch_off_plugins(switched_off)
+        arguments = _choose_plugins(sys.argv[1:])
         _add_plugin_commands(commands, arguments)
-        commands(prog_name="distillkit")
+        commands(arguments, prog_name="distillkit")
     except DistillkitError as e:
         _print_error(e)
         sys.exit(2)
@@ -99,22 +100,35 @@ def main() -> None:
         sys.exit(130)
 
 
-def _split_switched_off(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into the plugins to do without, and what follows them.
+def _choose_plugins(arguments: list[str]) -> list[str]:
+    """Obey ``--plugin`` and ``--no-plugin``; return the command line without them.
 
-    It is read before typer does, which asks the plugins for their commands.
+    They are read before typer reads the rest, which asks the plugins for their commands.
     """
-    names = []
-    rest = list(arguments)
-    while rest:
-        option, equals, name = rest[0].partition("=")
-        if option != NO_PLUGIN:
-            break
-        rest.pop(0)
-        if not equals and rest:
-            name = rest.pop(0)
-        names.append(name)
-    return names, rest
+    files, rest = _take_option(PLUGIN, arguments)
+    switched_off, rest = _take_option(NO_PLUGIN, rest)
+    if files or switched_off:
+        from distillkit.plugins.manager import add_plugin_files, switch_off_plugins
+
+        add_plugin_files(files)
+        switch_off_plugins(switched_off)
+    return rest
+
+
+def _take_option(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into the values of an option, wherever it stands, and the rest."""
+    values = []
+    rest = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != option:
+            rest.append(word)
+        elif equals:
+            values.append(value)
+        else:
+            values.append(next(words, ""))
+    return values, rest
 
 
 def _add_plugin_commands(commands: Any, arguments: list[str]) -> None:

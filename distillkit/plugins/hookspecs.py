@@ -22,6 +22,13 @@ from distillkit.plugins.descriptors import (
 if TYPE_CHECKING:
     import typer
 
+API_VERSION = 1
+"""The version of the hooks and of the public names of ``distillkit``.
+
+It grows when a plugin that works might stop working. The plugin's module with the hooks may state
+the version that it was written for: ``DISTILLKIT_API = 1``. Another one is refused.
+"""
+
 hookspec = pluggy.HookspecMarker("distillkit")
 hookimpl = pluggy.HookimplMarker("distillkit")
 

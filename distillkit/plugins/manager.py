@@ -24,6 +24,8 @@ from distillkit.environment import unmet_requirements
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
 from distillkit.plugins.descriptors import SPEC_TYPES, Kind, Spec
+from distillkit.plugins.files import PluginFile, add_files, listed_files
+from distillkit.plugins.hookspecs import API_VERSION
 from distillkit.plugins.offers import (
     collect_commands,
     collect_specs,
@@ -36,6 +38,9 @@ GROUP = "distillkit"
 """The entry-point group of plugins."""
 ENGINE = EntryPoint("distillkit", "distillkit.metrics.builtin", GROUP)
 """The engine's own plugin. Its name, and the names of what it offers, are reserved."""
+
+Point = EntryPoint | PluginFile
+"""Where a plugin comes from."""
 
 ONLY = "DISTILLKIT_PLUGINS"
 """Environment variable: the plugins to load, with commas between. Empty: none but the engine's."""
@@ -227,8 +232,8 @@ class Plugins:
         return f"known: {_quoted(full_names)}", did_you_mean(use, full_names + short_names)
 
 
-def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
-    """Import every plugin of the entry-point group ``distillkit``.
+def load_plugins(points: Iterable[Point] | None = None) -> Plugins:
+    """Import every plugin of the entry-point group ``distillkit``, and those that are files.
 
     It never raises: a plugin that fails is listed as broken.
 
@@ -242,7 +247,17 @@ def load_plugins(points: Iterable[EntryPoint] | None = None) -> Plugins:
 
 @functools.cache
 def _installed() -> Plugins:
-    return _load(entry_points(group=GROUP))
+    return _load([*entry_points(group=GROUP), *listed_files()])
+
+
+def add_plugin_files(names: Iterable[str]) -> None:
+    """Use files as plugins, in this process and in those that it starts.
+
+    Raises:
+        PluginError: a file is missing, or its name cannot be that of a plugin.
+    """
+    add_files(names)
+    _installed.cache_clear()
 
 
 def switch_off_plugins(names: Iterable[str]) -> None:
@@ -275,8 +290,8 @@ def _is_switched_off(name: str) -> bool:
     return name in _names_in(WITHOUT)
 
 
-def _load(points: Iterable[EntryPoint]) -> Plugins:
-    by_name: dict[str, list[EntryPoint]] = defaultdict(list)
+def _load(points: Iterable[Point]) -> Plugins:
+    by_name: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         by_name[point.name].append(point)
     switched_off = {name for name in by_name if _is_switched_off(name)}
@@ -294,7 +309,7 @@ def _load(points: Iterable[EntryPoint]) -> Plugins:
     return Plugins(plugins, switched_off)
 
 
-def _load_engine(points: Iterable[EntryPoint]) -> Iterator[Plugin]:
+def _load_engine(points: Iterable[Point]) -> Iterator[Plugin]:
     """Load the engine's own plugin, and refuse others of its name."""
     for point in points:
         if point.value == ENGINE.value:
@@ -319,11 +334,12 @@ def _refuse_reserved_names(plugins: Iterable[Plugin]) -> None:
             plugin.refuse(f'offers a {kind} "{name}", a name of the engine\'s own; rename it')
 
 
-def _load_one(point: EntryPoint) -> Plugin:
+def _load_one(point: Point) -> Plugin:
     plugin = Plugin(point.name, _distribution(point), installed=point.dist)
     try:
         with divert_stdout():
             module = _import(point, plugin)
+            _check_api_version(module, plugin)
             manager = pluggy.PluginManager(GROUP)
             manager.add_hookspecs(hookspecs)
             manager.register(module, plugin.name)
@@ -344,7 +360,27 @@ def _load_one(point: EntryPoint) -> Plugin:
     return plugin
 
 
-def _import(point: EntryPoint, plugin: Plugin) -> Any:
+def _check_api_version(module: Any, plugin: Plugin) -> None:
+    """Refuse a plugin that states another version of the hooks than this one.
+
+    Raises:
+        PluginError: what to install is in the message.
+    """
+    stated = getattr(module, "DISTILLKIT_API", API_VERSION)
+    if stated == API_VERSION:
+        return
+    if not isinstance(stated, int):
+        raise PluginError(f"its DISTILLKIT_API is {stated!r}, not an integer")
+    difference = f"it is made for version {stated} of the plugin API, distillkit has {API_VERSION}"
+    if stated > API_VERSION:
+        raise PluginError(f"{difference}; install a newer distillkit: pip install -U distillkit")
+    newer = f"a newer {plugin.name}"
+    if plugin.installed is not None:
+        newer += f": pip install -U {plugin.installed.name}"
+    raise PluginError(f"{difference}; install {newer}")
+
+
+def _import(point: Point, plugin: Plugin) -> Any:
     """Import a plugin's module; note if that is slow, which every command then waits for."""
     present = set(sys.modules)
     started = time.monotonic()
@@ -364,14 +400,14 @@ def _largest_imports(present: Set[str]) -> str:
     return f" ({', '.join(packages)}); import such packages inside its functions"
 
 
-def _refuse_namesakes(points: Sequence[EntryPoint]) -> Plugin:
+def _refuse_namesakes(points: Sequence[Point]) -> Plugin:
     name = points[0].name
     owners = " and ".join(_distribution(point) for point in points)
     clash = f'{len(points)} plugins are called "{name}" ({owners})'
-    return Plugin(name, owners, error=f"{clash}; uninstall all but one")
+    return Plugin(name, owners, error=f"{clash}; uninstall or rename all but one")
 
 
-def _distribution(point: EntryPoint) -> str:
+def _distribution(point: Point) -> str:
     if point.dist is None:
         return point.value
     return f"{point.dist.name} {point.dist.version}"
