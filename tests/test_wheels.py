@@ -30,6 +30,7 @@ TINY = [
     *("evaluation.tradeoffs=[0.0, 1.0]", 'evaluation.metrics=["psnr"]'),
 ]
 
+Build = Callable[..., list[Path]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -40,45 +41,71 @@ def pip(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Build the wheels of the engine and of the plugins that have recipes."""
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Build wheels of projects into a folder; return them."""
     tools = tmp_path_factory.mktemp("tools")
     fetched = pip("install", "--target", tools, *BUILD_TOOLS)
     if fetched.returncode:
         pytest.skip(f"NO WHEELS ARE TESTED: no build tools from the index: {fetched.stderr[-300:]}")
-    folder = tmp_path_factory.mktemp("wheels")
-    projects = [ROOT, *(ROOT / "plugins" / name for name in PLUGINS)]
-    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", folder]
-    built = pip("wheel", *options, *projects, PYTHONPATH=str(tools))
-    assert built.returncode == 0, built.stderr
-    return sorted(folder.glob("*.whl"))
+
+    def build(folder: Path, *projects: Path) -> list[Path]:
+        options = ["--no-deps", "--no-build-isolation", "--wheel-dir", folder]
+        built = pip("wheel", *options, *projects, PYTHONPATH=str(tools))
+        assert built.returncode == 0, built.stderr
+        return sorted(folder.glob("*.whl"))
+
+    return build
 
 
 @pytest.fixture(scope="module")
-def call(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Call:
-    """Run ``distillkit`` of a fresh environment in an empty folder outside the clone."""
+def wheels(build: Build, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Build the wheels of the engine and of the plugins that have recipes."""
+    projects = [ROOT, *(ROOT / "plugins" / name for name in PLUGINS)]
+    return build(tmp_path_factory.mktemp("wheels"), *projects)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder outside the clone."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def installed(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of installed packages, in a fresh environment."""
     environment = tmp_path_factory.mktemp("fresh") / "env"
     venv.create(environment, with_pip=False)
     installed = environment / "installed"
-    done = pip("install", "--no-deps", "--no-index", "--target", installed, *wheels)
+    install(installed, *wheels)
+    return installed
+
+
+def install(folder: Path, *wheels: Path) -> None:
+    done = pip("install", "--no-deps", "--no-index", "--target", folder, *wheels)
     assert done.returncode == 0, done.stderr
-    work = tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def call(installed: Path, work: Path) -> Call:
+    """Run a module of Python, such as ``distillkit``, in the fresh environment."""
     # Ahead of them, the wheels hide the editable installs of the tests' own environment, whose
     # .pth files are not read here.
     paths = os.pathsep.join([str(installed), sysconfig.get_paths()["purelib"]])
     variables = os.environ | {
         "PYTHONPATH": paths,
-        "DISTILLKIT_PLUGINS": ",".join(PLUGINS),
+        "DISTILLKIT_PLUGINS": ",".join([*PLUGINS, "mine"]),
         "OMP_NUM_THREADS": "1",
     }
-    python = environment / "bin" / "python"
+    python = installed.parent / "bin" / "python"
     if os.name == "nt":
-        python = environment / "Scripts" / "python.exe"
+        python = installed.parent / "Scripts" / "python.exe"
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(python), "-m", "distillkit", *arguments]
+    def call(
+        *arguments: str, module: str = "distillkit", cwd: Path = work
+    ) -> subprocess.CompletedProcess[str]:
+        command = [str(python), "-m", module, *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=work, env=variables
+            command, capture_output=True, text=True, check=False, cwd=cwd, env=variables
         )
         assert str(ROOT) not in done.stdout + done.stderr
         return done
@@ -126,3 +153,20 @@ def test_without_weights_a_recipe_by_name_says_how_to_get_them(call: Call) -> No
     done = call("run", "superres/ctsr_sr4x")
     assert done.returncode == 2
     assert "distillkit fetch superres/ctsr_sr4x" in done.stderr
+
+
+def test_a_plugin_is_begun_built_installed_tested_and_run(
+    call: Call, build: Build, installed: Path, work: Path, tmp_path: Path
+) -> None:
+    done = call("plugins", "new", "mine", "--kind", "degradation")
+    assert done.returncode == 0, done.stderr
+    project = work / "distillkit-mine"
+    assert (project / ".github" / "workflows" / "test.yml").is_file()
+    install(installed, *build(tmp_path, project))
+    done = call("-q", "-p", "no:cacheprovider", "tests", module="pytest", cwd=project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    done = call("run", "mine/first", *settings)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((work / "runs" / "mine_first" / "manifest.json").read_text())
+    assert manifest["plugins"]["mine"] == "distillkit-mine 0.1.0"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from distillkit.plugins.scaffold import KINDS
+
 plugins_app = typer.Typer(
-    help="List what the installed plugins offer, or check one.", rich_markup_mode=None
+    help="List what the installed plugins offer; check one, or begin one.", rich_markup_mode=None
 )
 
 
@@ -44,3 +47,23 @@ def check_plugin(
     typer.echo(text)
     if not passed:
         raise typer.Exit(1)
+
+
+@plugins_app.command("new")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="of the plugin, such as grain")],
+    kind: Annotated[str, typer.Option(metavar="KIND", help=f"one of {', '.join(KINDS)}")] = KINDS[
+        0
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="default: distillkit-NAME, in this folder"),
+    ] = None,
+) -> None:
+    """Write a package with a plugin that works, to be changed."""
+    from distillkit.plugins.manager import load_plugins
+    from distillkit.plugins.scaffold import write_plugin
+
+    taken = {plugin.name for plugin in load_plugins()}
+    folder = write_plugin(name, kind, out, taken)
+    typer.echo(f"{folder}; next: cd {folder}; pip install -e '.[test]'; pytest")
