@@ -58,7 +58,7 @@ def test_a_recipe_file_of_the_clone_is_another_name_and_no_copy(path):
     *comments, extends = path.read_text().splitlines()
     assert packaged.name == path.name
     assert all(line.startswith("# ") for line in comments)
-    assert comments[-1] == f"# The recipe is {packaged.relative_to(path.parents[1])}."
+    assert comments[-1] == f"# The recipe is {packaged.relative_to(path.parents[1]).as_posix()}."
     assert extends == f'extends = ["{name}"]'
     assert load_recipe(path).document.values == load_recipe(name).document.values
 

@@ -11,7 +11,7 @@ import typer
 from distillkit.plugins.scaffold import KINDS
 
 plugins_app = typer.Typer(
-    help="List what the installed plugins offer; check one, or begin one.", rich_markup_mode=None
+    help="List what plugins offer; check or begin a plugin.", rich_markup_mode=None
 )
 
 
