@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: setup quickstart test check clean
+.PHONY: setup quickstart test check dist clean
 
 setup: .venv/.ready
 
@@ -26,5 +26,13 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Wheel and sdist of every distribution, and what package indexes ask of their metadata.
+dist:
+	rm -rf dist
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install -q --disable-pip-version-check build twine
+	for project in . $(patsubst %/pyproject.toml,%,$(PLUGINS)); do build/tools/bin/python -m build --outdir dist $$project || exit 1; done
+	build/tools/bin/twine check --strict dist/*
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build dist runs
