@@ -28,8 +28,22 @@ class DataError(DistillkitError):
     """A dataset or image that cannot be read or used."""
 
 
+REMEDY = "; to get it: "
+"""What stands between a problem with weights and how to get them."""
+
+
 class WeightsError(DistillkitError):
     """A weight file that is missing, damaged, unsafe, or of another architecture."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        if self.remedy:
+            return self.problem + REMEDY + self.remedy
+        return self.problem
 
 
 class CheckpointError(DistillkitError):

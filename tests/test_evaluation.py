@@ -124,7 +124,7 @@ def evaluated() -> tuple[Results, Gallery]:
         "alphas": (0.25, 0.5),
         "reference": "bicubic",
         "device": "cpu: a test",
-        "absent": {"lpips-vgg": "/nowhere/trunk.pth - not here"},
+        "absent": {"lpips-vgg": "/nowhere/trunk.pth - not here; to get it: fetch it"},
     }
     results = evaluate_toy(METHODS, items(), [psnr(), ROUGHNESS], observe=gallery, **settings)
     return results, gallery
@@ -385,13 +385,13 @@ def test_psnr_is_measured_even_if_nobody_asked():
 
 def test_absent_weights_become_cells_that_say_so():
     def missing():
-        raise WeightsError("/nowhere/trunk.pth - not here")
+        raise WeightsError("/nowhere/trunk.pth - not here", "fetch it")
 
     metrics, absent = available_metrics({"psnr": psnr, "lpips-vgg": missing})
     results = evaluate_toy([bicubic_method(2)], items(), metrics, absent=absent)
-    assert absent == {"lpips-vgg": "/nowhere/trunk.pth - not here"}
+    assert absent == {"lpips-vgg": "/nowhere/trunk.pth - not here; to get it: fetch it"}
     (row,) = [row for row in results.rows() if row["metric"] == "lpips-vgg"]
-    assert (row["mean"], row["n"], row["protocol"]) == (None, 0, "weights absent")
+    assert (row["mean"], row["n"], row["protocol"]) == (None, 0, "weights absent: fetch it")
 
 
 def test_results_survive_json(results):
@@ -473,7 +473,7 @@ def test_the_table_labels_trained_and_held_out_metrics_and_prints_no_number_with
     main_table, _, _ = table.partition("## Differences")
     rows = re.findall(r"^\| (?:bicubic|student|linear).*$", main_table, re.MULTILINE)
     assert len(rows) == 6
-    assert all(row.endswith("| weights absent |") for row in rows)
+    assert all(row.endswith("| weights absent: fetch it |") for row in rows)
     assert "refused" in table
     assert "3 photos" in table
     write_evaluation(*evaluated, tmp_path, [])
@@ -627,7 +627,7 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
     assert len(page.loads) == 6
     assert all(value.startswith("data:image/png;base64,") for value in page.loads)
     assert not re.search(r"https?://", html)
-    assert html.count("weights absent") == 8  # a cell of each method
+    assert html.count("weights absent: fetch it") == 8  # a cell of each method
     assert "not measured: /nowhere/trunk.pth" in html
     assert "trained against" in html
 
@@ -692,7 +692,7 @@ def test_the_page_has_the_values_of_every_image(tmp_path, evaluated):
 def test_every_cell_carries_its_head_for_a_narrow_page(tmp_path, evaluated):
     html = report(tmp_path, evaluated)
     assert '<td data-head="roughness ↓ (trained against)">' in html
-    assert '<td data-head="lpips-vgg">weights absent</td>' in html
+    assert '<td data-head="lpips-vgg">weights absent: fetch it</td>' in html
 
 
 def test_a_report_without_training_or_a_tradeoff_leaves_those_parts_out(tmp_path):

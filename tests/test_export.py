@@ -378,6 +378,28 @@ def test_one_known_license_goes_into_the_front_matter(recipe):
     assert "has a fixed tradeoff" in card
 
 
+@pytest.mark.parametrize(
+    ("protocol", "cell"),
+    [
+        ("weights absent: distillkit fetch --metric fid", None),
+        ("FID, of all images", "not measured"),
+    ],
+)
+def test_the_card_says_how_to_get_the_weights_of_a_metric(recipe, protocol, cell):
+    resolved = load_recipe(recipe)
+    about = {
+        "recipe": "toy",
+        "student": {"use": "toy/student"},
+        "stage2": None,
+        "plugins": {"toy": "distillkit-toy 1.2"},
+        "licenses": {"student": "Apache-2.0"},
+    }
+    row = {"method": "student", "tradeoff": 0.0, "metric": "fid", "dataset": "toy"}
+    row |= {"protocol": protocol, "mean": None, "sem": None, "n": 0}
+    card = model_card(about, resolved.document.values, [row])
+    assert f"| {cell or protocol} |" in card
+
+
 def test_paths_of_the_machine_are_cut_off():
     text = 'a = "/home/me/photos"\nb = "x/y"\nc = ["/z", "C:\\\\me\\\\w"]'
     assert without_folders(text) == 'a = "photos"\nb = "x/y"\nc = ["z", "w"]'

@@ -121,7 +121,9 @@ def test_options_of_a_metric_and_weights_that_are_absent(compare, folders):
     assert outcome.code == 0, outcome.err
     assert "not measured: niqe" in outcome.err
     assert "none.npz" in outcome.err
-    assert "weights absent" in (folders / "out" / "table.md").read_text()
+    wanted = f"weights absent: put it at {folders / 'none.npz'} (niqe.parameters) from "
+    assert wanted in (folders / "out" / "table.md").read_text()
+    assert wanted in (folders / "out" / "report.html").read_text()
 
 
 def test_all_images_that_do_not_fit_are_named_at_once(compare, folders):

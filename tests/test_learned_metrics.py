@@ -122,7 +122,7 @@ def test_l2_pooling_keeps_a_constant_and_halves():
 
 
 def test_dists_weights_that_are_absent_or_of_another_network(files, tmp_path):
-    with pytest.raises(WeightsError, match="set `weights`"):
+    with pytest.raises(WeightsError, match="set dists.weights to a file"):
         SPECS["dists"].create(SPECS["dists"].config())
     with pytest.raises(WeightsError, match="missing features"):
         dists(files / "weights.pt")
@@ -268,7 +268,9 @@ def test_without_pyiqa_the_cell_says_so(monkeypatch):
     settings = EvaluationSettings("toy", absent=absent)
     results = evaluate([bicubic_method(2)], items(), metrics, settings)
 
-    reasons = ["pyiqa is not installed", "weights absent"]
+    where = "the package BasicSR (niqe_pris_params.npz)"
+    wanted = f"weights absent: set niqe.parameters to a file from {where}"
+    reasons = ["pyiqa is not installed", wanted]
     heads = [str(head).partition(" ")[0] for head in main_table(results, []).header]
     assert heads[-3:] == ["psnr", "musiq", "niqe"]
     assert [str(cell) for cell in metric_cells(results, results.methods[0])[1:]] == reasons

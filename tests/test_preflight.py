@@ -205,3 +205,32 @@ def test_absent_weights_name_the_command_that_gets_them(tmp_path, monkeypatch):
         build_metric("lpips-alex", {}, "cpu")
     command = "distillkit fetch --metric lpips-alex"
     assert why_absent(str(raised.value)) == f"weights absent: {command}"
+
+
+@pytest.mark.parametrize(
+    ("metric", "option"), [("niqe", "parameters"), ("dists", "weights"), ("lpips-vgg", "trunk")]
+)
+def test_absent_weights_that_nobody_fetches_name_their_place_and_their_option(
+    tmp_path, metric, option
+):
+    path = tmp_path / "none.pth"
+    with pytest.raises(WeightsError) as raised:
+        build_metric(metric, {option: str(path)}, "cpu")
+    cell = why_absent(str(raised.value))
+    assert cell.startswith(f"weights absent: put it at {path} ({metric}.{option}) from ")
+
+
+@pytest.mark.parametrize(("metric", "option"), [("niqe", "parameters"), ("dists", "weights")])
+def test_weights_that_no_option_names_are_asked_for_by_the_option(metric, option):
+    with pytest.raises(WeightsError) as raised:
+        build_metric(metric, {}, "cpu")
+    cell = why_absent(str(raised.value))
+    assert cell.startswith(f"weights absent: set {metric}.{option} to a file from ")
+
+
+def test_weights_that_are_here_but_damaged_are_not_called_absent(tmp_path):
+    path = tmp_path / "damaged.npz"
+    path.write_bytes(b"no archive")
+    with pytest.raises(WeightsError, match="damaged.npz - not a file of NIQE") as raised:
+        build_metric("niqe", {"parameters": str(path)}, "cpu")
+    assert why_absent(str(raised.value)) == "failed"

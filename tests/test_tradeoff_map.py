@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from toy_models import Enlarger, ToyModel
 
 from distillkit import DistillkitError, ModelInput, Restorer
@@ -179,5 +179,56 @@ def test_the_command_refuses_both_forms_and_a_damaged_mask(distillkit, finished,
     assert "either --tradeoff or --tradeoff-map" in both.err
     damaged = distillkit(*command, "--tradeoff-map", tmp_path / "mask.png")
     assert damaged.code
-    assert f"{tmp_path / 'mask.png'} - cannot be read as a mask" in damaged.err
+    assert f"{tmp_path / 'mask.png'} - empty, or not an image of a known format" in damaged.err
     assert not (tmp_path / "o.png").exists()
+
+
+def turned(picture):
+    """Store a picture turned, with the orientation by which viewers turn it back."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return picture.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
+
+
+def sixteen_bits(picture):
+    return Image.fromarray(np.asarray(picture).astype(np.uint16) * 257), {}
+
+
+def in_color(picture):
+    return picture.convert("RGB"), {}
+
+
+@pytest.mark.parametrize("stored", [turned, sixteen_bits, in_color])
+def test_masks_are_read_as_the_images_are(distillkit, finished, photos, tmp_path, stored):
+    mask = Image.new("L", (48, 40), 0)
+    mask.paste(255, (24, 0, 48, 20))
+    mask.save(tmp_path / "plain.png")
+    picture, options = stored(mask)
+    picture.save(tmp_path / "stored.png", **options)
+    results = []
+    for name in ("plain.png", "stored.png"):
+        out = tmp_path / f"restored-{name}"
+        command = ["restore", photos / "test/test0.png", "-o", out, "--run", finished]
+        outcome = distillkit(*command, "--tradeoff-map", tmp_path / name)
+        assert outcome.code == 0, outcome.err
+        results.append(out.read_bytes())
+    assert results[0] == results[1]
+
+
+def test_a_mask_that_claims_too_many_pixels_is_refused(
+    distillkit, finished, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    Image.new("1", (2000, 2000)).save(tmp_path / "mask.png")
+    command = ["restore", photos / "test/test0.png", "-o", tmp_path / "o.png", "--run", finished]
+    large = distillkit(*command, "--tradeoff-map", tmp_path / "mask.png", "--megapixels", "1")
+    assert large.code
+    assert f"{tmp_path / 'mask.png'} - its header claims more than the 1 megapixels" in large.err
+
+
+def test_a_picture_that_is_a_map_is_turned_as_a_viewer_turns_it(tmp_path):
+    upright = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    picture, options = turned(upright)
+    picture.save(tmp_path / "turned.png", **options)
+    with Image.open(tmp_path / "turned.png") as opened:
+        torch.testing.assert_close(read_map(opened, 4, 6), read_map(upright, 4, 6))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
-from distillkit.errors import DataError, DistillkitError
+from distillkit.errors import DistillkitError
 from distillkit.inference.files import (
     IMAGE_FILES,
     Existing,
@@ -126,7 +126,9 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         jobs, failures = _check_jobs(jobs, kind)
         restorer = _load_restorer(run, model, settings, device, options)
         if tradeoff_map is not None:
-            tradeoffs = [read_mask(tradeoff_map)]
+            from distillkit.inference.image_types import read_picture
+
+            tradeoffs = [read_picture(tradeoff_map)]
         restorer.check_tradeoff(tradeoffs)
 
         def restore_job(job: FileJob) -> None:
@@ -138,22 +140,6 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         _report(failures)
 
     return command
-
-
-def read_mask(path: Path) -> Any:
-    """Read a gray picture for ``--tradeoff-map``.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as mask:
-            mask.load()
-            return mask
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} - cannot be read as a mask: {error}") from error
 
 
 def _limit_megapixels(megapixels: float, kind: FileKind) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distillkit.errors import REMEDY
 from distillkit.evaluation.statistics import Estimate, Values, estimate_mean, photo_of
 
 STUDENT = "student"
@@ -20,6 +21,8 @@ LINEAR_STAGE1 = "linear-stage1"
 """The same of the fidelity teacher and the stage-1 student."""
 ROLES = ("fidelity", "realness")
 """The methods that are a run's teachers."""
+WEIGHTS_ABSENT = "weights absent: "
+"""What a cell without weights begins with; then follows how to get them."""
 ALL_IMAGES = ""
 """In place of an image's name, where a metric judges all images together."""
 ValueTable = Mapping[tuple[str, str], Values]
@@ -27,19 +30,18 @@ ValueTable = Mapping[tuple[str, str], Values]
 
 
 def why_absent(reason: str) -> str:
-    """Shorten a reason to ``weights absent``, ``<package> is not installed`` or ``failed``.
+    """Shorten why a metric is missing to what fits into a cell.
 
-    The command that gets the weights stays, where the reason names one.
+    Returns:
+        ``weights absent: <how to get them>``, ``<package> is not installed``, or ``failed``.
     """
-    if " could not be built: " in reason:
-        return "failed"
     package, missing, _ = reason.partition(" is not installed")
     if missing and " " not in package:
         return package + missing
-    _, fetch, command = reason.partition("`distillkit fetch ")
-    if fetch:
-        return f"weights absent: distillkit fetch {command.partition('`')[0]}"
-    return "weights absent"
+    _, absent, remedy = reason.partition(REMEDY)
+    if absent:
+        return WEIGHTS_ABSENT + remedy
+    return "failed"
 
 
 def combination_name(curve: str, alpha: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import distillkit
-from distillkit.evaluation.results import is_combination
+from distillkit.evaluation.results import WEIGHTS_ABSENT, is_combination
 from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table, tradeoff_text
 
@@ -170,7 +170,8 @@ def _metric_table(rows: Sequence[MetricRow]) -> Table | None:
 
 def _mean_text(row: MetricRow) -> str:
     if row["mean"] is None:
-        return "weights absent"
+        # In place of its protocol, a metric without weights says how to get them.
+        return row["protocol"] if row["protocol"].startswith(WEIGHTS_ABSENT) else "not measured"
     if row["sem"] is None:
         return f"{row['mean']:.4f}"
     return f"{row['mean']:.4f} ± {row['sem']:.4f}"

@@ -311,9 +311,7 @@ class Restorer:
             self._progress_bar(height, hidden=in_one_piece) as bar,
         ):
             for top, band in bands:
-                if not math.isfinite(band.sum()):
-                    raise DistillkitError("the model gave values that are not finite")
-                rows = full_range_luma(band) if channels == 1 else band
+                rows = _checked_rows(band, channels)
                 bottom = top + rows.shape[2]
                 for result, of_nodes in zip(results, weights, strict=True):
                     result[top:bottom] = quantized(mix(rows, of_nodes), lq.dtype)
@@ -381,6 +379,17 @@ class Restorer:
             raise PluginError(
                 f"{model} failed on an input of {width} x {height} pixels: {type(e).__name__}: {e}"
             ) from e
+
+
+def _checked_rows(band: Tensor, channels: int) -> Tensor:
+    """Return a band of as many channels as the input has.
+
+    Raises:
+        DistillkitError: it has values that are not finite.
+    """
+    if not math.isfinite(band.sum()):
+        raise DistillkitError("the model gave values that are not finite")
+    return full_range_luma(band) if channels == 1 else band
 
 
 def _is_batch(image: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from distillkit.adapters.mapped import resize_map
@@ -105,7 +105,11 @@ def blend_nodes(
 
 
 def _gray_levels(image: Image.Image) -> np.ndarray:
-    """Turn a gray image of 1, 8 or 16 bits into numbers from 0 to 1."""
+    """Turn a gray image of 1, 8 or 16 bits into numbers from 0 to 1.
+
+    EXIF orientation is applied, as to the image that the map is for.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return np.asarray(image, dtype=np.float32) / 65535
     if image.mode == "F":

@@ -10,6 +10,9 @@ from distillkit.metrics.fid import fid as make_fid
 from distillkit.metrics.niqe import niqe as make_niqe
 from distillkit.metrics.no_reference import pyiqa_metric
 from distillkit.metrics.options import (
+    DISTS_SOURCE,
+    NIQE_SOURCE,
+    VGG_SOURCE,
     DistsOptions,
     FidOptions,
     LpipsOptions,
@@ -64,8 +67,9 @@ def dists(options: DistsOptions) -> Metric:
     """
     if options.weights is None:
         raise WeightsError(
-            "DISTS needs its trained weights: set `weights`, "
-            "and `trunk` to the ImageNet weights of VGG16"
+            "DISTS needs its trained weights and the ImageNet weights of VGG16",
+            f"set dists.weights to a file from {DISTS_SOURCE}, dists.trunk to one from "
+            f"{VGG_SOURCE}",
         )
     return make_dists(options.weights, options.trunk)
 
@@ -78,8 +82,8 @@ def niqe(options: NiqeOptions) -> Metric:
     """
     if options.parameters is None:
         raise WeightsError(
-            "NIQE needs the statistics of pristine photographs: "
-            "set `parameters` to a niqe_pris_params.npz"
+            "NIQE needs the statistics of pristine photographs",
+            f"set niqe.parameters to a file from {NIQE_SOURCE}",
         )
     return make_niqe(options.parameters)
 

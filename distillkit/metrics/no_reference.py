@@ -37,7 +37,10 @@ def pyiqa_metric(name: str, model: str) -> Metric:
     try:
         network = pyiqa.create_metric(model, device=torch.device("cpu"))
     except Exception as e:  # its downloads and its models raise nearly anything
-        raise WeightsError(f"pyiqa could not create {model}: {type(e).__name__}: {e}") from e
+        # Errors of a connection, or of a file that should have come over it, are OSErrors.
+        remedy = "measure once while online, pyiqa downloads it" if isinstance(e, OSError) else ""
+        problem = f"pyiqa could not create {model}: {type(e).__name__}: {e}"
+        raise WeightsError(problem, remedy) from e
 
     @torch.no_grad()
     def measure(images: Tensor) -> Tensor:

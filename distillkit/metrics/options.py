@@ -9,6 +9,11 @@ from typing import ClassVar, Literal
 from distillkit.files.weights import WeightFile
 from distillkit.plugins.options import Options
 
+NIQE_SOURCE = "the package BasicSR (niqe_pris_params.npz)"
+DISTS_SOURCE = "the authors' package DISTS_pytorch (weights.pt)"
+VGG_SOURCE = "torchvision (vgg16-397923af.pth, as `distillkit fetch --metric lpips-vgg` gets it)"
+FID_SOURCE = "torch-fidelity's releases (weights-inception-2015-12-05-6726825d.pth)"
+
 
 class LpipsOptions(Options):
     """Options of LPIPS."""
@@ -21,7 +26,8 @@ class LpipsOptions(Options):
     """
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.trunk) or (_trunk_file(self.net),)
+        source = f"torchvision's ImageNet weights of {self.net}"
+        return _local_files(self.trunk, source=source) or (_trunk_file(self.net),)
 
 
 class LpipsAlexOptions(LpipsOptions):
@@ -46,7 +52,7 @@ class NiqeOptions(Options):
     """
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.parameters)
+        return _local_files(self.parameters, source=NIQE_SOURCE)
 
 
 class DistsOptions(Options):
@@ -58,7 +64,8 @@ class DistsOptions(Options):
     """ImageNet weights of VGG16 (keys ``features.*``), where ``weights`` does not hold them."""
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.weights, self.trunk)
+        weights = _local_files(self.weights, source=DISTS_SOURCE)
+        return weights + _local_files(self.trunk, source=VGG_SOURCE)
 
 
 class FidOptions(Options):
@@ -68,7 +75,7 @@ class FidOptions(Options):
     """The Inception of published FIDs; by default torch-fidelity's file in torch hub's cache."""
 
     def weight_files(self) -> tuple[WeightFile, ...]:
-        return _local_files(self.weights) or (_inception_file(),)
+        return _local_files(self.weights, source=FID_SOURCE) or (_inception_file(),)
 
 
 class PyiqaOptions(Options):
@@ -78,8 +85,8 @@ class PyiqaOptions(Options):
     """Another model than the default, by pyiqa's name: ``maniqa-pipal``."""
 
 
-def _local_files(*paths: Path | None) -> tuple[WeightFile, ...]:
-    return tuple(WeightFile(path=path) for path in paths if path is not None)
+def _local_files(path: Path | None, *, source: str) -> tuple[WeightFile, ...]:
+    return () if path is None else (WeightFile(path=path, source=source),)
 
 
 def _trunk_file(net: Literal["alex", "vgg"]) -> WeightFile:

@@ -167,7 +167,8 @@ def weight_file(network: Network) -> Path:
     package = importlib.util.find_spec("stlpips_pytorch")
     if package is None or not package.submodule_search_locations:
         raise WeightsError(
-            "the weights of the perceptual distance are not installed; pip install stlpips-pytorch"
+            "the weights of the perceptual distance are not installed",
+            "pip install stlpips-pytorch",
         )
     folder = Path(package.submodule_search_locations[0])
     return folder / "weights" / "vST0.0" / f"{network}_shift_tolerant.pth"

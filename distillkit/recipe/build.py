@@ -17,6 +17,7 @@ from distillkit.data.hub import HubDataset
 from distillkit.data.sources import Columns, Source, open_source
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
+from distillkit.files.weights import WeightFile
 from distillkit.objectives.adapter_scaling import (
     AdapterScaling,
     LineObjective,
@@ -48,6 +49,8 @@ def build(component: Component, device: Device) -> Any:
         DistillkitError: whatever else the plugin raises.
     """
     try:
+        if isinstance(component.spec, MetricSpec):
+            _refuse_absent_weights(component.spec, component.config)
         built = component.build()
     except DistillkitError:
         raise
@@ -214,18 +217,32 @@ def read_settings(spec: Spec, settings: Mapping[str, Any]) -> Options:
 
 
 def _build_with_settings(spec: Spec, settings: Mapping[str, Any], device: Device) -> Any:
-    full_name = spec.full_name
     config = read_settings(spec, settings)
-    missing = [file for file in config.weight_files() if file.find() is None]
-    if missing:
-        names = ", ".join(f"{file.name} (license {file.license})" for file in missing)
-        advice = ""
-        if isinstance(spec, MetricSpec) and any(file.fetchable for file in missing):
-            advice = f"; `distillkit fetch --metric {spec.name}` downloads them"
-        raise WeightsError(
-            f"{full_name} needs weights that are not on this machine: {names}{advice}"
-        )
+    _refuse_absent_weights(spec, config)
     return build(Component((), spec, config, {}), device)
+
+
+def _refuse_absent_weights(spec: Spec, config: Options) -> None:
+    missing = [file for file in config.weight_files() if file.find() is None]
+    if not missing:
+        return
+    names = ", ".join(f"{file.name} (license {file.license})" for file in missing)
+    problem = f"{spec.full_name} needs weights that are not on this machine: {names}"
+    if isinstance(spec, MetricSpec) and any(file.fetchable for file in missing):
+        raise WeightsError(problem, f"distillkit fetch --metric {spec.name}")
+    by_hand = [_place_by_hand(spec, config, file) for file in missing if not file.fetchable]
+    raise WeightsError(problem, ", ".join(by_hand))
+
+
+def _place_by_hand(spec: Spec, config: Options, file: WeightFile) -> str:
+    """Say where a file that cannot be fetched is looked for, and which option names another."""
+    text = f"put it at {file.name}"
+    for option, value in config:
+        if value in (file, file.path):
+            text += f" ({spec.name}.{option})"
+    if file.source:
+        text += f" from {file.source}"
+    return text
 
 
 def _find_model(plugins: Plugins, name: str) -> Spec:

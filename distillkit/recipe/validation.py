@@ -39,23 +39,41 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
     stage1 = _valid(Stage1Config, document.get(("stage1",)))
     stage2 = _valid(Stage2Config, document.get(("stage2",)))
     training = _valid(TrainingConfig, document.get(("training",)))
-    if stage1 is not None and stage1.steps:
-        yield from _check_teachers(document, stage1, components)
     if stage1 is not None:
-        yield from _check_named_teachers(document, stage1)
+        yield from _check_stage1(document, stage1, components)
     if stage2 is not None and stage2.steps:
         yield from _check_asked_teachers(document, stage2, components)
     yield from _check_student(document, stage1, stage2, components)
     if stage1 is not None and stage2 is not None:
         yield from _check_reconstruction_target(document, stage1, stage2)
-    if training is not None and training.sharding == "full":
-        yield from _check_sharding(document, training)
-        yield from _check_sharded_stages(document, stage1, stage2)
-    if training is not None and training.recast_weights:
-        yield from _check_recasting(document, training)
+    if training is not None:
+        yield from _check_training(document, training, stage1, stage2)
     for split in ("train", "eval"):
         yield from _check_sources(document, split)
     yield from _check_truth(document, list(_find_uses_of_truth(stage1, stage2, training)))
+
+
+def _check_stage1(
+    document: Document, stage1: Stage1Config, components: Components
+) -> Iterator[Problem]:
+    if stage1.steps:
+        yield from _check_teachers(document, stage1, components)
+    yield from _check_named_teachers(document, stage1)
+
+
+def _check_training(
+    document: Document,
+    training: TrainingConfig,
+    stage1: Stage1Config | None,
+    stage2: Stage2Config | None,
+) -> Iterator[Problem]:
+    if training.sharding == "full":
+        yield from _check_sharding(document, training)
+        yield from _check_sharded_adapters(document, stage1, stage2)
+        if stage1 is not None:
+            yield from _check_sharded_teachers(document, stage1)
+    if training.recast_weights:
+        yield from _check_recasting(document, training)
 
 
 def _valid(model: type[Model], values: Any) -> Model | None:
@@ -220,9 +238,10 @@ def _check_sharding(document: Document, training: TrainingConfig) -> Iterator[Pr
         yield _unshardable(document, ("training", "channels_last"), what)
 
 
-def _check_sharded_stages(
+def _check_sharded_adapters(
     document: Document, stage1: Stage1Config | None, stage2: Stage2Config | None
 ) -> Iterator[Problem]:
+    """Refuse stages that train full weights, which every process would hold unsharded."""
     copies = (
         "trains as many weights as there are, which every process would keep in full, five times "
         "with gradients, averages and optimizer states"
@@ -234,24 +253,21 @@ def _check_sharded_stages(
     if stage2 is not None and stage2.steps and stage2.variant == "oftsr":
         key = ("stage2", "variant")
         yield _unshardable(document, key, f'"oftsr" {copies}; take "adapter_scaling"')
-    if stage1 is not None:
-        yield from _check_sharded_full_images(document, stage1)
-        for name, loss in stage1.teachers.items():
-            if loss.weight and loss.term == "distribution_matching":
-                key = ("stage1", "teachers", name, "term")
-                what = 'its fake score would be a second copy of the weights; take "score"'
-                yield _unshardable(document, key, what)
 
 
-def _check_sharded_full_images(document: Document, stage1: Stage1Config) -> Iterator[Problem]:
-    what = (
-        "images of different sizes may take a teacher different numbers of passes, and the other "
-        'processes would wait; take "crop"'
-    )
+def _check_sharded_teachers(document: Document, stage1: Stage1Config) -> Iterator[Problem]:
+    """Refuse terms that copy a teacher's weights, or whose number of passes varies."""
     for name, loss in stage1.teachers.items():
+        at: KeyPath = ("stage1", "teachers", name)
         if loss.restores_full_images:
-            key: KeyPath = ("stage1", "teachers", name, "output_input")
-            yield _unshardable(document, key, what)
+            what = (
+                "images of different sizes may take a teacher different numbers of passes, and "
+                'the other processes would wait; take "crop"'
+            )
+            yield _unshardable(document, (*at, "output_input"), what)
+        if loss.weight and loss.term == "distribution_matching":
+            what = 'its fake score would be a second copy of the weights; take "score"'
+            yield _unshardable(document, (*at, "term"), what)
 
 
 def _unshardable(document: Document, key: KeyPath, what: str) -> Problem:

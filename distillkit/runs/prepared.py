@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from distillkit.data.pairs import PairedBatches
+from distillkit.files.atomic import scratch_folder
 from distillkit.inference.student import Student
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.build import build_reconstruction_loss
@@ -89,8 +89,7 @@ class PreparedStage:
         recipe = self.resolved.recipe
         options = recipe.training.model_copy(update=EVERY_LOSS)
         stage = replace(self.stage, steps=steps, offset=0)
-        with tempfile.TemporaryDirectory(prefix="distillkit-") as name:
-            folder = Path(name)
+        with scratch_folder() as folder:
             log = _StepLog(folder, self.accelerator, between_steps)
             checkpoints = Checkpoints(folder / "checkpoints", keep=1)
             seed = recipe.seed

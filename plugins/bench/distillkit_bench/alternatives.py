@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, scratch_folder
 
 AS_IT_IS = "as it is"
 """The row of the recipe without an alternative."""
@@ -87,8 +85,8 @@ def measure_in_subprocess(
     Raises:
         DistillkitError: It failed; its own message follows.
     """
-    with tempfile.TemporaryDirectory(prefix="distillkit-") as folder:
-        results = Path(folder) / "bench.json"
+    with scratch_folder() as folder:
+        results = folder / "bench.json"
         command = [sys.executable, "-m", "distillkit", "bench", recipe]
         for override in overrides:
             command += ["--set", override]
