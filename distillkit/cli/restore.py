@@ -89,9 +89,12 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             ),
         ] = None,
         color_fix: Annotated[
-            str,
-            typer.Option(help="none, adain or wavelet: give results the colors of their inputs"),
-        ] = "none",
+            str | None,
+            typer.Option(
+                help="none, adain or wavelet: give results the colors of their inputs; default: as "
+                "the student was evaluated"
+            ),
+        ] = None,
         megapixels: Annotated[
             float | None,
             typer.Option(

@@ -35,8 +35,10 @@ from distillkit.evaluation.results import (
     combination_name,
 )
 from distillkit.files.images import to_uint8
+from distillkit.inference.color import fix_8_bit_colors
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.metrics.distortion import psnr
+from distillkit.recipe.schema import ColorFix
 
 ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Cost = TypeVar("Cost", int, float)
@@ -74,6 +76,11 @@ class EvaluationSettings:
     """What the methods run on, for the record."""
     start: str | None = None
     """What the student was before training, for the record."""
+    color_fix: ColorFix = "none"
+    """Gives every image that is restored here the colors of its input; not those read from files.
+
+    Linear combinations are of fixed images.
+    """
     absent: Mapping[str, str] = field(default_factory=dict)
     """Requested metrics whose weights are missing, with the reason, for the record."""
 
@@ -223,7 +230,10 @@ class _Evaluation:
             image = _restore(method, item, self.settings.seed)
             self.seconds[method.label].append(time.perf_counter() - started)
             _check_output(image, method, item)
-            outputs[method.label] = to_uint8(image)
+            output = to_uint8(image)
+            if method.nfe is not None:
+                output = fix_8_bit_colors(output, to_uint8(item.lq), self.settings.color_fix)
+            outputs[method.label] = output
         combinations: dict[str, Tensor] = {}
         for curve, pair in self.settings.combine.items():
             faithful, realistic = (outputs[label] for label in pair)
@@ -281,6 +291,7 @@ class _Evaluation:
             reference=self.settings.reference,
             device=self.settings.device,
             start=self.settings.start,
+            color_fix=self.settings.color_fix,
             absent=dict(self.settings.absent),
             unmeasured=tuple(self.unmeasured),
         )

@@ -151,6 +151,8 @@ class Results:
     """Where ``seconds`` were measured."""
     start: str | None = None
     """What the student was before training; None where nobody knows."""
+    color_fix: str = "none"
+    """How all images that were restored here got the colors of their inputs."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Requested metrics whose weights or packages are not on this machine, with the reason."""
     seed_means: ValueTable = field(default_factory=dict)
@@ -455,6 +457,7 @@ class Results:
             "reference": self.reference,
             "device": self.device,
             "start": self.start,
+            "color_fix": self.color_fix,
             "absent": dict(self.absent),
             "unmeasured": [asdict(cell) for cell in self.unmeasured],
         }
@@ -474,6 +477,7 @@ class Results:
             reference=content["reference"],
             device=content["device"],
             start=content["start"],
+            color_fix=content["color_fix"],
             absent=content["absent"],
             seed_means=_flatten(content["seed_means"]),
             unmeasured=tuple(Unmeasured(**cell) for cell in content["unmeasured"]),

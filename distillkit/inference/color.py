@@ -7,7 +7,7 @@ to change colors need no fix.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillkit.inference.image_types import quantized, to_unit
+from distillkit.recipe.schema import ColorFix
 
-ColorFix = Literal["none", "adain", "wavelet"]
 WAVELET_LEVELS = 5
 EPS = 1e-5
 """Added to variances of values in [0, 1]."""
@@ -95,6 +95,21 @@ def fix_colors(restored: np.ndarray, lq: np.ndarray, fix: ColorFix) -> None:
         _fix_by_adain(restored, lq)
     elif fix == "wavelet":
         _fix_by_wavelet(restored, lq)
+
+
+def fix_8_bit_colors(restored: Tensor, lq: Tensor, fix: ColorFix) -> Tensor:
+    """Give a restored image the colors of its input, as :func:`fix_colors` does to a file's.
+
+    Args:
+        restored: (1, 3, scale h, scale w), uint8.
+        lq: (1, 3, h, w), uint8.
+        fix: As of :func:`match_colors`.
+    """
+    if fix == "none":
+        return restored
+    pixels = restored[0].permute(1, 2, 0).cpu().numpy().copy()
+    fix_colors(pixels, lq[0].permute(1, 2, 0).cpu().numpy(), fix)
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(restored.device)
 
 
 class _Channels(NamedTuple):

@@ -19,7 +19,7 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
 from distillkit.diffusion.padding import restore_padded
 from distillkit.errors import DistillkitError, PluginError
-from distillkit.inference.color import ColorFix, fix_colors
+from distillkit.inference.color import fix_colors
 from distillkit.inference.image_types import as_array, quantized, to_unit
 from distillkit.inference.interpolation import MAX_NODES, MIN_NODES, mix, plan_interpolation
 from distillkit.inference.opacity import enlarged_opacity, fill_hidden_colors
@@ -27,6 +27,7 @@ from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, restored_bands
 from distillkit.inference.tradeoff_map import is_map, pad_map, read_map
 from distillkit.recipe.build import build_named_model, pick_device
+from distillkit.recipe.schema import ColorFix
 from distillkit.tradeoff import REALISTIC
 
 DEFAULT_TILE = 768
@@ -63,7 +64,7 @@ class Restorer:
         tile: side in input pixels; default 768 pixels of the result.
         overlap: of neighboring tiles; default an eighth of the tile.
         color_fix: ``"none"``, or the fix that gives a result the colors of its input: ``"adain"``,
-            ``"wavelet"``.
+            ``"wavelet"``; default: the one that the student was evaluated with.
         interpolation_nodes: where more tradeoffs than this (2 to 5) are asked for at once, restore
             at so many and interpolate (:mod:`~distillkit.inference.interpolation`); by default
             every one is exact.
@@ -80,7 +81,7 @@ class Restorer:
         *,
         tile: int | None = None,
         overlap: int | None = None,
-        color_fix: ColorFix = "none",
+        color_fix: ColorFix | None = None,
         interpolation_nodes: int | None = None,
         progress: bool = False,
     ) -> None:
@@ -88,7 +89,7 @@ class Restorer:
         self.device = torch.device(device)
         self.tile = tile or max(DEFAULT_TILE // self.scale, student.model.size_multiple)
         self.overlap = self.tile // 8 if overlap is None else overlap
-        self.color_fix = color_fix
+        self.color_fix = color_fix or student.color_fix
         self.interpolation_nodes = interpolation_nodes
         self.progress = progress
         self._check_options()

@@ -32,7 +32,14 @@ from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import AdapterConfig, Fraction, Seed, Stage2Config, UseConfig
+from distillkit.recipe.schema import (
+    AdapterConfig,
+    ColorFix,
+    Fraction,
+    Seed,
+    Stage2Config,
+    UseConfig,
+)
 from distillkit.tradeoff import FAITHFUL, REALISTIC, check_tradeoff
 
 FORMAT = 2
@@ -54,6 +61,7 @@ class _About(BaseModel):
     stage1: _Stage1
     stage2: Stage2Config | None
     licenses: dict[str, str]
+    color_fix: ColorFix = "none"
     merged: Fraction | None = None
 
 
@@ -66,6 +74,8 @@ class Student:
     """What sets the tradeoff; None: the tradeoff is fixed."""
     fixed_tradeoff: float = REALISTIC
     """Without a variant, the tradeoff at which the student was merged."""
+    color_fix: ColorFix = "none"
+    """What it was evaluated with, and a restorer's default. :meth:`restore` applies none."""
 
     @property
     def nfe(self) -> int:
@@ -223,6 +233,7 @@ def _describe(resolved: ResolvedRecipe, has_stage2: bool) -> dict[str, Any]:
         "student": dict(resolved.student.table),
         "stage1": {"adapter": recipe.stage1.adapter.model_dump(mode="json")},
         "stage2": recipe.stage2.model_dump(mode="json") if has_stage2 else None,
+        "color_fix": recipe.evaluation.color_fix,
         "plugins": resolved.plugins,
         "licenses": {"student": resolved.student.license, **licenses},
     }
@@ -246,18 +257,19 @@ def load_student(
     about = read_about(folder)
     model = build_base_model(about)
     model.requires_grad_(False).eval().to(device)
+    color_fix = about.get("color_fix", "none")
     if about.get("merged") is not None:
         load_exactly(model.network, read_state_dict(folder / MERGED), folder / MERGED)
-        return Student(model, None, about["merged"])
+        return Student(model, None, about["merged"], color_fix)
     config = AdapterConfig(**about["stage1"]["adapter"])
     adapter = build_adapter(model, config, about["seed"])
     _load_trained(adapter.tensors(), folder / "stage1.safetensors")
     adapter.merge()
     if about["stage2"] is None or stage1_only:
-        return Student(model, None)
+        return Student(model, None, color_fix=color_fix)
     variant = build_variant(model, Stage2Config(**about["stage2"]), about["seed"])
     _load_trained(variant.tensors(), folder / "stage2.safetensors")
-    return Student(model, variant)
+    return Student(model, variant, color_fix=color_fix)
 
 
 def _load_trained(tensors: Mapping[str, Tensor], file: Path) -> None:

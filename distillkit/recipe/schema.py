@@ -42,6 +42,8 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=-(2**62), le=2**62)]
 """Within what torch's generators take."""
+ColorFix = Literal["none", "adain", "wavelet"]
+"""How a restored image gets the colors of its input: :mod:`distillkit.inference.color`."""
 TeacherName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
@@ -530,6 +532,11 @@ class EvaluationConfig(Config):
         default=None,
         description="another run's folder: interpolating the weights from this run's stage-1 "
         "student to the other's faithful end is one more baseline",
+    )
+    color_fix: ColorFix = Field(
+        default="none",
+        description="gives what every model restores, student and teachers alike, the colors of "
+        "its input; the student restores so afterwards, too",
     )
     num_seeds: Count = Field(
         default=1,

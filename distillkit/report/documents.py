@@ -46,6 +46,7 @@ def evaluation_content(
     checks: Sequence[Check],
 ) -> dict[str, Any]:
     """Collect what Markdown and the page both show."""
+    notes_below = [notes.INTERVAL_NOTE, notes.color_note(results), notes.cost_note(results)]
     return {
         "results": results,
         "main_table": tables.main_table(results, trained_against),
@@ -53,7 +54,7 @@ def evaluation_content(
         "gap_table": tables.gap_table(results),
         "checks": checks,
         "uncertainty_note": notes.uncertainty_note(results),
-        "main_note": f"{notes.INTERVAL_NOTE} {notes.cost_note(results)}".strip(),
+        "main_note": " ".join(filter(None, notes_below)),
         "difference_note": notes.DIFFERENCE_NOTE,
         "gap_note": notes.GAP_NOTE,
         "start_note": notes.start_note(results),

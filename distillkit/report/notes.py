@@ -82,6 +82,16 @@ def failure_notes(results: Results) -> list[str]:
     return notes
 
 
+def color_note(results: Results) -> str:
+    """Say how colors were fixed, if they were."""
+    if results.color_fix == "none":
+        return ""
+    return (
+        f"Every image restored here, of students and teachers alike, has the colors of its input "
+        f"({results.color_fix}); images from folders are measured as they are."
+    )
+
+
 def cost_note(results: Results) -> str:
     """Explain the cost columns, if seconds were measured."""
     if all(method.seconds is None for method in results.methods):

@@ -100,6 +100,7 @@ def evaluate_run(
         reference=options.reference,
         device=describe_device(device),
         start=_describe_start(resolved),
+        color_fix=options.color_fix,
         absent=absent,
     )
     gallery = Gallery(options.num_gallery_images)

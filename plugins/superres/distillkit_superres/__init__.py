@@ -41,7 +41,7 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
                 "OSEDiff: one-step 4x super-resolution on Stable Diffusion 2.1-base; "
                 "as a score, trained at the last timestep only"
             ),
-            options="distillkit_superres.osediff.options:OSEDiffTeacherOptions",
+            options="distillkit_superres.osediff.options:OSEDiffOptions",
             build="distillkit_superres.osediff.build:build_osediff",
             license=OSEDIFF_LICENSE,
             capabilities=frozenset({"score", "output"}),

@@ -7,7 +7,6 @@ import copy
 import torch
 from torch import Tensor
 
-from distillkit import ColorFix
 from distillkit_superres.osediff.architecture import (
     ARCHITECTURES,
     Networks,
@@ -29,7 +28,6 @@ from distillkit_superres.osediff.model import OSEDiff, PosteriorMean, StableDiff
 from distillkit_superres.osediff.options import (
     BaseModelOptions,
     OSEDiffOptions,
-    OSEDiffTeacherOptions,
     SD21BaseOptions,
 )
 from distillkit_superres.osediff.text import (
@@ -85,16 +83,12 @@ def build_osediff(options: OSEDiffOptions) -> OSEDiff:
         checkpoint = read_osediff(file.fetch())
         source = file.name
     lq_encoder = apply_osediff(networks, checkpoint, options.lora_alpha, source)
-    color_fix: ColorFix = "none"
-    if isinstance(options, OSEDiffTeacherOptions):
-        color_fix = options.color_fix
     return OSEDiff(
         networks.unet,
         networks.vae,
         lq_encoder,
         _make_prompt(options, _make_prompt_encoder(options, networks)),
         _space(options),
-        color_fix=color_fix,
     )
 
 

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 
 from distillkit import (
     Autoencoder,
-    ColorFix,
     Condition,
     DiffusionModel,
     DistillkitError,
     ModelInput,
     VariancePreserving,
-    match_colors,
 )
 from distillkit_superres.osediff.architecture import LATENT_SCALE
 from distillkit_superres.osediff.text import Prompt, PromptPerImage
@@ -180,7 +178,6 @@ class OSEDiff(StableDiffusion):
         space: Name of the autoencoder's latent space.
         tile: Side of the tiles of :func:`denoise_tiled`, in latent values.
         tile_overlap: Their overlap, in latent values.
-        color_fix: How :meth:`restore` gives the output the colors of the enlarged input.
     """
 
     def __init__(
@@ -193,13 +190,11 @@ class OSEDiff(StableDiffusion):
         *,
         tile: int = 96,
         tile_overlap: int = 32,
-        color_fix: ColorFix = "none",
     ) -> None:
         super().__init__(unet, vae, prompt, space)
         self.lq_encoder = lq_encoder
         self.tile = tile
         self.tile_overlap = tile_overlap
-        self.color_fix = color_fix
 
     @torch.no_grad()
     def condition(self, inputs: ModelInput) -> Condition:
@@ -241,13 +236,3 @@ class OSEDiff(StableDiffusion):
             epsilon = denoise_tiled(predict_noise, z, self.tile, self.tile_overlap)
         coefficients = self.process.coefficients(t)
         return (z - coefficients.noise * epsilon) / coefficients.signal
-
-    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
-        """Restore images (B, 3, h, w) in [-1, 1], and fix their colors."""
-        restored = super().restore(inputs, generator)
-        if self.color_fix == "none":
-            return restored
-        image = restored * 0.5 + 0.5
-        reference = enlarge(inputs.lq, self.scale) * 0.5 + 0.5
-        fixed = match_colors(image, reference, self.color_fix)
-        return (fixed * 2 - 1).clamp(-1, 1)

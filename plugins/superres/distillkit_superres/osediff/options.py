@@ -167,7 +167,7 @@ class SD21BaseOptions(BaseModelOptions):
 
 
 class OSEDiffOptions(BaseModelOptions, PublishedWeights):
-    """Options of ``superres/osediff`` as a student."""
+    """Options of ``superres/osediff``, as a student and as a teacher."""
 
     checkpoint: WeightFile | None = Field(
         None,
@@ -198,12 +198,3 @@ class OSEDiffOptions(BaseModelOptions, PublishedWeights):
         if adapters is None:
             return files
         return (*files, adapters)
-
-
-class OSEDiffTeacherOptions(OSEDiffOptions):
-    """Options of ``superres/osediff`` as a teacher."""
-
-    color_fix: Literal["adain", "wavelet", "none"] = Field(
-        "adain",
-        description="how restored images get their input's colors",
-    )
