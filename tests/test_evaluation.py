@@ -41,7 +41,7 @@ from distillkit.metrics.distortion import psnr
 from distillkit.report.documents import evaluation_markdown
 from distillkit.report.files import write_evaluation
 from distillkit.report.losses import draw_losses
-from distillkit.report.notes import cost_note
+from distillkit.report.notes import color_note, cost_note
 from distillkit.report.page import write_report
 from distillkit.report.tables import cost_cells, cost_columns, difference_table
 from distillkit.report.tradeoff import draw_tradeoff, leave_out_far_point
@@ -544,6 +544,36 @@ def test_unknown_costs_have_no_column():
     method = replace(method, parameters=865_910_000, trainable=8500, nfe=1)
     results = replace(results, methods=(method,))
     assert cost_cells(results, method) == ["1", "865.9 M", "8.5 k"]
+
+
+def test_one_color_fix_is_for_every_image_that_is_restored_here():
+    def darken(name, nfe):
+        def restore(item, inputs, generator):
+            return F.interpolate(inputs.lq, scale_factor=2) * 0.5 - 0.4
+
+        return Method(name, None, nfe, restore)
+
+    methods = [darken("fidelity", 1), darken("realness", 15), darken("files", None)]
+    gallery = Gallery(limit=1)
+    settings = {"combine": {"linear": ("fidelity", "realness")}, "alphas": (0.5,)}
+    results = evaluate_toy(
+        methods, items(1, 1), [psnr()], observe=gallery, color_fix="adain", **settings
+    )
+    images = next(iter(gallery.pictures.values())).whole
+
+    def error_of(label):
+        means = images[label].float().mean((1, 2)) - images["lq"].float().mean((1, 2))
+        return means.abs().max()
+
+    assert error_of("fidelity") < 1
+    assert error_of("realness") < 1
+    # What is read from a folder is measured as it is.
+    assert error_of("files") > 20
+    assert results.mean("linear:0.5", "psnr") == results.mean("fidelity", "psnr")
+    assert results.mean("fidelity", "psnr") > results.mean("files", "psnr") + 3
+    assert Results.from_json(results.to_json()).color_fix == "adain"
+    assert "(adain)" in color_note(results)
+    assert color_note(evaluate_toy(methods, items(1, 1), [psnr()])) == ""
 
 
 def flat(value, height=12, width=12):

@@ -12,8 +12,11 @@ from toy_fixtures import install_plugins
 from distillkit import DistillkitError, ModelInput, Restorer, __version__
 from distillkit.errors import Interrupted
 from distillkit.evaluation.results import Results
+from distillkit.export.folder import export
 from distillkit.inference.student import load_student
+from distillkit.metrics.distortion import psnr
 from distillkit.objectives.reconstruction import ReconstructionLoss
+from distillkit.recipe.build import build, open_evaluation_pairs
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.folder import lock_folder
@@ -332,6 +335,28 @@ def test_evaluation_can_be_repeated(finished):
     assert ("student", 0.25, "psnr") in new and new["student", 0.0, "psnr"] == old[
         "student", 0.0, "psnr"
     ]
+
+
+def test_a_student_restores_with_the_color_fix_it_was_judged_with(recipe, tmp_path):
+    run = tmp_path / "adain"
+    resolved = load_recipe(recipe, ['evaluation.color_fix="adain"'])
+    run_recipe(resolved, run)
+    results = read_results(run)
+    restorer = Restorer.from_pretrained(run, device="cpu")
+    assert restorer.color_fix == "adain"
+    degradation = build(resolved.degradation, "cpu")
+    pairs = open_evaluation_pairs(resolved, degradation, restorer.scale)
+    pair = pairs[0].read()
+    values = {}
+    for fix in (None, "none"):
+        restorer = Restorer.from_pretrained(run, device="cpu", color_fix=fix)
+        restored = restorer(pair.lq * 0.5 + 0.5, 0.0) * 2 - 1
+        values[fix] = psnr()(restored, pair.gt).item()
+    judged = results.values["student@0", "psnr"][0]
+    assert values[None] == pytest.approx(judged, abs=0.05)
+    assert values["none"] != pytest.approx(judged, abs=0.2)
+    export(run, tmp_path / "out")
+    assert Restorer.from_pretrained(tmp_path / "out", device="cpu").color_fix == "adain"
 
 
 def test_interpolated_weights_of_two_stage_1_students_are_a_baseline(finished, recipe, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from distillkit import DistillkitError, ModelInput, Restorer
+from distillkit import DistillkitError, ModelInput, Restorer, match_colors
 from distillkit.inference.student import Student
 from distillkit_superres import distillkit_students, distillkit_teachers
 from distillkit_superres.osediff import text
