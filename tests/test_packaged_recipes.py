@@ -97,6 +97,14 @@ def test_an_unknown_recipe_lists_what_there_is_the_nearest_first(folder):
     assert problem("mine.toml").startswith('mine.toml:2  extends.0 - no plugin has a recipe "mini')
 
 
+@pytest.mark.parametrize("name", ["recipes/quickstart_sr4x.toml", f"{MINI}.toml"])
+def test_a_missing_file_of_a_recipes_name_suggests_the_plugins(folder, name):
+    suggestion = f'did you mean the recipe of a plugin, "{MINI}"?'
+    assert problem(name) == f"{name}  no such file; {suggestion}"
+    Path("mine.toml").write_text(f'extends = ["{name}"]\n')
+    assert suggestion in problem("mine.toml")
+
+
 def test_a_plugin_that_is_off_or_broken_is_named(folder):
     plugins = Plugins([Plugin("gone", "gone 2.0", error="ImportError: no foo")], ["off"])
     assert 'plugin "gone" (gone 2.0) is broken: ImportError: no foo' in problem("gone/x", plugins)

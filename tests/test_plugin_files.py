@@ -150,6 +150,13 @@ def test_what_cannot_be_a_plugin_is_refused(distillkit, halving, name, reason):
     assert reason in outcome.err
 
 
+def test_a_file_that_is_gone_is_broken(distillkit, halving, monkeypatch):
+    monkeypatch.setenv(files.FILES, str(halving.with_name("gone.py")))
+    outcome = distillkit("plugins")
+    assert outcome.code == 0
+    assert "gone.py - no such file; it is named by DISTILLKIT_PLUGIN_FILES" in outcome.out
+
+
 def test_a_file_with_the_name_of_another_module_is_broken(distillkit, halving):
     Path("json.py").write_text("")
     outcome = distillkit("--plugin", "json.py", "plugins")

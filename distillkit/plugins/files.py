@@ -37,6 +37,8 @@ class PluginFile:
     @property
     def value(self) -> str:
         """What takes the place of a distribution's name and version: file name and hash."""
+        if not self.path.is_file():
+            return self.path.name
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         return f"{self.path.name} sha256:{digest}"
 
@@ -44,8 +46,10 @@ class PluginFile:
         """Import the file as a module. Its folder becomes the last one that is searched.
 
         Raises:
-            PluginError: another module has its name.
+            PluginError: the file is missing, or another module has its name.
         """
+        if not self.path.is_file():
+            raise PluginError(f"{self.path} - no such file; it is named by {FILES}")
         folder = str(self.path.parent)
         # Processes that load data import it once more, and it may import files beside it.
         if folder not in sys.path:

@@ -72,6 +72,16 @@ def find_recipe(name: str, plugins: Plugins) -> PackagedRecipe:
     raise PluginError(f"{missing}; there are, the nearest first: {known}")
 
 
+def suggest_recipe(file_name: str, plugins: Plugins) -> str:
+    """Suggest the recipe of a plugin for a file that is missing; an empty string without any."""
+    recipes = [recipe for plugin in plugins for recipe in recipes_of(plugin)]
+    names = {recipe.path.name: recipe.name for recipe in recipes}
+    close = difflib.get_close_matches(file_name, names, n=1, cutoff=0.7)
+    if not close:
+        return ""
+    return f'; did you mean the recipe of a plugin, "{names[close[0]]}"?'
+
+
 def copy_recipe(name: str, out: Path | None, plugins: Plugins) -> Path:
     """Copy a plugin's recipe into a file, which is returned.
 

@@ -16,7 +16,7 @@ from typing import Any
 from distillkit.errors import DataError, PluginError, did_you_mean
 from distillkit.files.text import read_text
 from distillkit.plugins.manager import Plugins
-from distillkit.plugins.recipes import find_recipe, is_recipe_file
+from distillkit.plugins.recipes import find_recipe, is_recipe_file, suggest_recipe
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe_value, lower_first, refuse
 from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
 
@@ -147,7 +147,9 @@ def _read_recipe(name: str, plugins: Plugins, extended_by: tuple[Path, ...] = ()
     path, home = _locate(name, plugins)
     chain = (*extended_by, path)
     _refuse_cycle(chain)
-    own = _parse_file(path, home, extended_by)
+    if not path.exists():
+        raise _CannotRead(_missing_file(path, extended_by, plugins))
+    own = _parse_file(path, home)
     document = Document(own.name, home=home)
     for key, base in _take_bases(own).items():
         try:
@@ -192,7 +194,7 @@ def _base_name(base: str, path: Path, is_file: bool) -> str:
     return os.path.normpath(path.parent / base)
 
 
-def _parse_file(path: Path, home: Path, extended_by: tuple[Path, ...]) -> Document:
+def _parse_file(path: Path, home: Path) -> Document:
     """Read a single file, without what it extends.
 
     If it is not TOML, the document has a problem and no values.
@@ -201,8 +203,6 @@ def _parse_file(path: Path, home: Path, extended_by: tuple[Path, ...]) -> Docume
     try:
         text = read_text(path)
         document.values = tomllib.loads(text)
-    except FileNotFoundError:
-        raise _CannotRead(_missing_file(path, extended_by)) from None
     except OSError as e:
         raise _CannotRead(f"cannot be read: {e.strerror}") from e
     except tomllib.TOMLDecodeError as e:
@@ -224,12 +224,12 @@ def _refuse_cycle(chain: tuple[Path, ...]) -> None:
         raise _CannotRead(f"the files extend each other in a circle: {names}")
 
 
-def _missing_file(path: Path, extended_by: tuple[Path, ...]) -> str:
-    """Say that a file is missing, and which one may be meant."""
+def _missing_file(path: Path, extended_by: tuple[Path, ...], plugins: Plugins) -> str:
+    """Say that a file is missing, and which recipe may be meant."""
     present = set(path.parent.glob("*.toml"))
     present -= set(extended_by)
     names = [file.name for file in present]
-    suggestion = did_you_mean(path.name, names)
+    suggestion = did_you_mean(path.name, names) or suggest_recipe(path.name, plugins)
     if not extended_by:
         # The line that reports it begins with the file's name.
         return f"no such file{suggestion}"
