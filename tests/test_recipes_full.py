@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from distillkit import Restorer
 from distillkit.plugins.manager import load_plugins
-from distillkit.plugins.recipes import find_recipe, recipes_of
+from distillkit.plugins.recipes import find_recipe, list_recipes
 from distillkit.recipe.load import load_recipe
 
 PLUGINS = load_plugins()
-NAMES = [recipe.name for plugin in PLUGINS for recipe in recipes_of(plugin)]
+NAMES = [recipe.name for recipe in list_recipes(PLUGINS)]
 OVERLAYS = [name for name in NAMES if "/profiles/" in name]
 WHOLE = sorted(set(NAMES) - set(OVERLAYS))
 IN_CLONE = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))

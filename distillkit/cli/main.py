@@ -116,7 +116,7 @@ def _choose_plugins(arguments: list[str]) -> list[str]:
 
 
 def _take_option(option: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Split a command line into the values of an option, wherever it stands, and the rest."""
+    """Take an option out of a command line: its values, and the rest."""
     values = []
     rest = []
     words = iter(arguments)

@@ -27,7 +27,7 @@ from distillkit.inference.tradeoff_map import blend_nodes
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.objectives.controllability import Variant
 from distillkit.plugins.descriptors import Spec
-from distillkit.plugins.files import asks_for_file
+from distillkit.plugins.files import file_of
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
@@ -353,7 +353,7 @@ def _find_spec(use: str, made_with: Mapping[str, str]) -> Spec:
     absent = owner not in {plugin.name for plugin in plugins}
     if absent and owner in made_with and owner not in plugins.switched_off:
         distribution = made_with[owner]
-        file = asks_for_file(distribution)
+        file = file_of(distribution)
         name = distribution.partition(" ")[0]
         remedy = f"--plugin {file}" if file else f"pip install {name}"
         raise PluginError(

@@ -85,7 +85,7 @@ def add_files(names: Iterable[str]) -> None:
     os.environ[FILES] = os.pathsep.join(dict.fromkeys(paths))
 
 
-def asks_for_file(distribution: str) -> str | None:
-    """Return the file's name where a plugin was a file, and None where it was installed."""
+def file_of(distribution: str) -> str | None:
+    """Return the name of a plugin's file; None for an installed plugin."""
     name, _, digest = distribution.partition(" ")
     return name if digest.startswith("sha256:") else None

@@ -6,7 +6,7 @@ from typing import Any
 
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.plugins.manager import Plugin, load_plugins
-from distillkit.plugins.recipes import PackagedRecipe, recipes_of
+from distillkit.plugins.recipes import PackagedRecipe, list_recipes, recipes_of
 
 Description = dict[str, Any]
 
@@ -24,8 +24,7 @@ def plugin_table() -> str:
 
 def describe_recipes() -> list[Description]:
     """Describe the recipe of every plugin: name, summary and file."""
-    recipes = [recipe for plugin in load_plugins() for recipe in recipes_of(plugin)]
-    return [_describe_recipe(recipe) for recipe in recipes]
+    return [_describe_recipe(recipe) for recipe in list_recipes(load_plugins())]
 
 
 def recipe_table() -> str:

@@ -181,7 +181,7 @@ class Plugins:
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def why_absent(self, name: str) -> str:
-        """Say why a plugin offers nothing: switched off, or broken; empty where it is neither."""
+        """Say that a plugin is switched off or broken; empty where it is neither."""
         if name in self.switched_off:
             return f'plugin "{name}" is switched off, by {ONLY} or --no-plugin'
         broken = [plugin for plugin in self.broken if plugin.name == name]
@@ -233,7 +233,7 @@ class Plugins:
 
 
 def load_plugins(points: Iterable[Point] | None = None) -> Plugins:
-    """Import every plugin of the entry-point group ``distillkit``, and those that are files.
+    """Import all plugins: those that are installed, and those that are files.
 
     It never raises: a plugin that fails is listed as broken.
 

@@ -53,7 +53,7 @@ def collect_commands(manager: pluggy.PluginManager) -> dict[str, Any]:
 
 
 def find_recipes(manager: pluggy.PluginManager) -> Path | None:
-    """Call the hook that names the folder of a plugin's recipes; None where the plugin lacks it.
+    """Call the hook that names the folder of recipes; None without it.
 
     Raises:
         PluginError: it returned something else than an existing folder.

@@ -49,33 +49,42 @@ def recipes_of(plugin: Plugin) -> list[PackagedRecipe]:
     return found
 
 
+def list_recipes(plugins: Plugins) -> list[PackagedRecipe]:
+    """List the recipes of all plugins."""
+    return [recipe for plugin in plugins for recipe in recipes_of(plugin)]
+
+
 def find_recipe(name: str, plugins: Plugins) -> PackagedRecipe:
-    """Return the recipe that plugins ship by a name.
+    """Return the recipe of a plugin that has a name.
 
     Raises:
         PluginError: there is none. The message lists those there are, the nearest first.
     """
-    recipes = [recipe for plugin in plugins for recipe in recipes_of(plugin)]
-    for recipe in recipes:
+    for recipe in list_recipes(plugins):
         if recipe.name == name:
             return recipe
+    raise PluginError(_explain_unknown(name, plugins))
+
+
+def _explain_unknown(name: str, plugins: Plugins) -> str:
+    """Say why no recipe has a name, and which there are."""
     owner, slash, _ = name.partition("/")
     reason = plugins.why_absent(owner)
     if reason:
-        raise PluginError(reason)
+        return reason
     missing = f'no plugin has a recipe "{name}", and the name of a file ends in {SUFFIX}'
     if slash and owner not in [plugin.name for plugin in plugins]:
         missing = f'no plugin "{owner}" is installed, and the name of a file ends in {SUFFIX}'
-    if not recipes:
-        raise PluginError(f"{missing}; no installed plugin has recipes")
-    known = ", ".join(_nearest_first(name, [recipe.name for recipe in recipes]))
-    raise PluginError(f"{missing}; there are, the nearest first: {known}")
+    names = [recipe.name for recipe in list_recipes(plugins)]
+    if not names:
+        return f"{missing}; no installed plugin has recipes"
+    known = ", ".join(_nearest_first(name, names))
+    return f"{missing}; there are, the nearest first: {known}"
 
 
 def suggest_recipe(file_name: str, plugins: Plugins) -> str:
-    """Suggest the recipe of a plugin for a file that is missing; an empty string without any."""
-    recipes = [recipe for plugin in plugins for recipe in recipes_of(plugin)]
-    names = {recipe.path.name: recipe.name for recipe in recipes}
+    """Suggest a plugin's recipe for a file that is missing, or nothing."""
+    names = {recipe.path.name: recipe.name for recipe in list_recipes(plugins)}
     close = difflib.get_close_matches(file_name, names, n=1, cutoff=0.7)
     if not close:
         return ""

@@ -74,7 +74,7 @@ def _templates(kind: str) -> dict[str, Path]:
 
 
 def _fill_in(text: str, name: str) -> str:
-    """Put the plugin's name into a template; modules and distributions are spelled their way."""
+    """Put the plugin's name into a template, or into its path."""
     module = name.replace("-", "_")
     names = {
         f"distillkit_{PLACEHOLDER}": f"distillkit_{module}",

@@ -179,7 +179,7 @@ def _locate(name: str, plugins: Plugins) -> tuple[Path, Path]:
 
 
 def _base_name(base: str, path: Path, is_file: bool) -> str:
-    """Return an entry of ``extends`` as a name that can be read from the working folder.
+    """Return an entry of ``extends`` as seen from the working folder.
 
     Args:
         base: the entry.
