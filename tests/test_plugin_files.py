@@ -107,18 +107,53 @@ def test_a_recipe_names_what_is_in_a_file(halving, tmp_path):
     assert "degradation = halving/halve" in done.stdout
 
 
-def test_the_manifest_has_the_hash_of_the_file(distillkit, halving, recipe, monkeypatch):
-    plugins = manager.load_plugins()
-    files.add_files([str(halving)])
-    added = manager._load(files.listed_files())
-    monkeypatch.setattr(plugins, "plugins", [*plugins.plugins, *added])
-    text = recipe.read_text().replace('"toy/halve"', '"halving/halve"')
+STUDENT = """
+from distillkit import Options, StudentSpec, hookimpl
+
+
+class MineOptions(Options):
+    seed: int = 0
+
+
+def build(options):
+    from toy_models import ToyModel
+
+    return ToyModel(seed=options.seed, scale=2)
+
+
+@hookimpl
+def distillkit_students():
+    return [
+        StudentSpec(name="student", summary="s", options="mine:MineOptions", build="mine:build")
+    ]
+"""
+
+
+def test_a_student_of_a_file_is_trained_and_restores_and_says_what_it_needs(
+    fork_server, recipe, tmp_path
+):
+    """From the command line on; the manifest and the student have the hash of the file."""
+    file = tmp_path / "mine.py"
+    file.write_text(STUDENT)
+    text = recipe.read_text().replace("toy/student", "mine/student")
     recipe.write_text(text)
-    outcome = distillkit("run", recipe, "--out", "run", "--dry-run")
-    assert outcome.code == 0, outcome.err
-    assert distillkit("run", recipe, "--out", "run").code == 0
-    manifest = json.loads(Path("run/manifest.json").read_text())
-    assert manifest["plugins"]["halving"] == recorded(halving)
+    run = tmp_path / "run"
+    done = fork_server("run", recipe, "--out", run, "--plugin", file)
+    assert done["codes"] == [0], done["outputs"]
+    distribution = f"mine.py sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    assert json.loads((run / "manifest.json").read_text())["plugins"]["mine"] == distribution
+    about = json.loads((run / "student" / "distillkit.json").read_text())
+    assert about["plugins"]["mine"] == distribution
+
+    photo = next((tmp_path / "photos" / "test").glob("*.png"))
+    words = ["restore", photo, "--run", run, "-o", tmp_path / "restored.png"]
+    done = fork_server(*words)
+    assert done["codes"] == [2]
+    assert f"it was trained with {distribution}: --plugin mine.py" in done["outputs"][0]
+    assert not (tmp_path / "restored.png").exists()
+    done = fork_server(*words, "--plugin", file)
+    assert done["codes"] == [0], done["outputs"]
+    assert (tmp_path / "restored.png").is_file()
 
 
 def test_a_student_says_which_file_it_needs(monkeypatch):
