@@ -18,7 +18,12 @@ import distillkit
 
 ROOT = Path(__file__).parents[1]
 ENGINE = sorted((ROOT / "distillkit").rglob("*.py"))
-PLUGIN_FILES = sorted(p for p in (ROOT / "plugins").rglob("*.py") if "tests" not in p.parts)
+PLUGIN_FILES = sorted(
+    path
+    for folder in ("plugins", "integrations")
+    for path in (ROOT / folder).rglob("*.py")
+    if "tests" not in path.parts
+)
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FRONT_DOOR = ast.parse((ROOT / "distillkit" / "__init__.py").read_text(encoding="utf-8"))
 
@@ -119,7 +124,7 @@ def test_the_contributors_page_lists_the_same_floors() -> None:
 
 
 def test_the_contributors_page_names_files_that_exist() -> None:
-    folders = "distillkit|plugins|tests|benchmarks|docs|recipes"
+    folders = "distillkit|plugins|integrations|tests|benchmarks|docs|recipes"
     named = re.findall(rf"`((?:{folders})/[\w./]*)`", CONTRIBUTING)
     linked = re.findall(r"\]\(([^):#]+)\)", CONTRIBUTING)
     assert len(named) > 10
@@ -136,7 +141,7 @@ def test_the_front_door_imports_only_for_type_checkers_and_its_own_shim() -> Non
     assert at_once == {"annotations", "importlib", "TYPE_CHECKING", "Any", "_torchvision"}
 
 
-@pytest.mark.parametrize("path", PLUGIN_FILES, ids=lambda p: str(p.relative_to(ROOT / "plugins")))
+@pytest.mark.parametrize("path", PLUGIN_FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_plugins_import_public_names_only(path: Path) -> None:
     wrong = []
     for line, module, name in imports(path):

@@ -14,6 +14,7 @@ PAGES = [
     *ROOT.glob("docs/*.md"),
     *ROOT.glob("benchmarks/*.md"),
     *ROOT.glob("plugins/*/README.md"),
+    *ROOT.glob("integrations/*/README.md"),
 ]
 # A page's own name, as in training.md, is no key.
 KEY = re.compile(r"\b(?:stage1|stage2|data|training|evaluation)(?!\.md)(?:\.\w+)+")
