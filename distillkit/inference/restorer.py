@@ -24,14 +24,12 @@ from distillkit.inference.image_types import as_array, quantized, to_unit
 from distillkit.inference.interpolation import MAX_NODES, MIN_NODES, mix, plan_interpolation
 from distillkit.inference.opacity import enlarged_opacity, fill_hidden_colors
 from distillkit.inference.student import Student, find_student, load_student
-from distillkit.inference.tiling import Box, restored_bands
+from distillkit.inference.tiling import Box, default_tile, padded_area, restored_bands
 from distillkit.inference.tradeoff_map import is_map, pad_map, read_map
 from distillkit.recipe.build import build_named_model, pick_device
 from distillkit.recipe.schema import ColorFix
 from distillkit.tradeoff import REALISTIC
 
-DEFAULT_TILE = 768
-"""Side of the default tile, in pixels of the result."""
 SMALLEST_TILE = 32
 """Side, in input pixels, below which tiles are not halved."""
 
@@ -87,7 +85,7 @@ class Restorer:
     ) -> None:
         self.student = student
         self.device = torch.device(device)
-        self.tile = tile or max(DEFAULT_TILE // self.scale, student.model.size_multiple)
+        self.tile = tile or default_tile(self.scale, student.model.size_multiple)
         self.overlap = self.tile // 8 if overlap is None else overlap
         self.color_fix = color_fix or student.color_fix
         self.interpolation_nodes = interpolation_nodes
@@ -357,9 +355,8 @@ class Restorer:
 
     def _padded_area(self, lq: np.ndarray) -> int:
         """Count the input pixels that the model sees of ``lq`` in one piece."""
-        multiple = self.student.model.size_multiple
-        height, width = (math.ceil(side / multiple) * multiple for side in lq.shape[:2])
-        return height * width
+        height, width, _ = lq.shape
+        return padded_area(height, width, self.student.model.size_multiple)
 
     def _restore_on_device(
         self, inputs: ModelInput, request: _Request, generator: torch.Generator

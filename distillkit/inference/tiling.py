@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+DEFAULT_TILE = 768
+"""Side of the default tile, in pixels of the result."""
 
 
 class Box(NamedTuple):
@@ -18,6 +22,18 @@ class Box(NamedTuple):
     bottom: int
     left: int
     right: int
+
+
+def default_tile(scale: int, size_multiple: int) -> int:
+    """Choose the side of a tile, in input pixels."""
+    return max(DEFAULT_TILE // scale, size_multiple)
+
+
+def padded_area(height: int, width: int, size_multiple: int) -> int:
+    """Count the pixels of an image whose sides are padded to multiples."""
+    rows = math.ceil(height / size_multiple) * size_multiple
+    columns = math.ceil(width / size_multiple) * size_multiple
+    return rows * columns
 
 
 def restored_bands(

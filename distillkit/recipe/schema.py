@@ -550,6 +550,11 @@ class EvaluationConfig(Config):
     max_images: Count | None = Field(
         default=None, description="evaluate only the first so many images or crops"
     )
+    tile_size: Count | None = Field(
+        default=None,
+        description="side of the tiles in which larger images are restored, in input pixels; "
+        "default: as `distillkit restore`, 768 pixels of the result",
+    )
     num_gallery_images: Count = Field(
         default=4, description="images shown in the comparison figure and the report"
     )

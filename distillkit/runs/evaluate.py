@@ -15,7 +15,6 @@ from torch import Tensor
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import PlannedPair
 from distillkit.diffusion.model import ModelInput, OutputTeacher
-from distillkit.diffusion.padding import restore_padded
 from distillkit.errors import DistillkitError
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery
@@ -28,6 +27,7 @@ from distillkit.evaluation.protocol import (
 )
 from distillkit.evaluation.results import LINEAR, LINEAR_STAGE1, ROLES, STUDENT, Results
 from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
+from distillkit.inference.full_images import restore_full_image
 from distillkit.inference.student import (
     Student,
     interpolate_adapter,
@@ -207,21 +207,22 @@ def _model_methods(
 ) -> list[Method]:
     """Make methods of the student, the teachers and interpolated weights."""
     options = resolved.recipe.evaluation
+    tile = options.tile_size
     trained = count_trained_parameters(run_dir / "student")
     methods = []
     for tradeoff in _tradeoffs(student, options.tradeoffs):
-        methods.append(_model_method(STUDENT, student, tradeoff, trained, device))
+        methods.append(_model_method(STUDENT, student, tradeoff, trained, device, tile))
     for name, teacher in teachers.items():
         # A teacher is evaluated as a student with a fixed tradeoff.
-        methods.append(_model_method(name, Student(teacher, None), None, 0, device))
+        methods.append(_model_method(name, Student(teacher, None), None, 0, device, tile))
     weights = interpolate_adapter(student)
     if weights is not None:
         for tradeoff in options.tradeoffs:
-            methods.append(_model_method("weights", weights, tradeoff, trained, device))
+            methods.append(_model_method("weights", weights, tradeoff, trained, device, tile))
     if options.interpolate_with is not None:
         student = interpolate_students(run_dir, options.interpolate_with, device)
         for tradeoff in options.tradeoffs:
-            methods.append(_model_method("interpolated", student, tradeoff, None, device))
+            methods.append(_model_method("interpolated", student, tradeoff, None, device, tile))
     return methods
 
 
@@ -239,25 +240,19 @@ def _model_method(
     tradeoff: float | None,
     trained: int | None,
     device: torch.device,
+    tile: int | None,
 ) -> Method:
-    """Make a method that restores images of any size."""
-    model = student.model
+    """Make a method that restores images of any size, in tiles of this side or the default's."""
 
     def restore(item: str, inputs: ModelInput, generator: torch.Generator) -> Tensor:
-        def restore_lq(padded: ModelInput) -> Tensor:
-            return student.restore(padded, tradeoff, generator)
-
-        # Called as a user's image is restored, one at a time.
-        inputs = replace(inputs, lq=inputs.lq.to(device))
-        image = restore_padded(restore_lq, inputs, model.scale, model.size_multiple)
-        return image.cpu()
+        return restore_full_image(student, inputs, tradeoff, generator, device=device, tile=tile)
 
     return Method(
         name,
         tradeoff,
         student.nfe,
         restore,
-        parameters=count_parameters(model),
+        parameters=count_parameters(student.model),
         trainable=trained,
     )
 

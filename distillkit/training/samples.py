@@ -12,8 +12,8 @@ from torch import Tensor
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
-from distillkit.diffusion.padding import restore_padded
 from distillkit.files.images import write_image
+from distillkit.inference.full_images import restore_full_image
 from distillkit.inference.student import Student
 
 TRADEOFFS = (0.0, 0.5, 1.0)
@@ -60,7 +60,7 @@ def _make_row(student: Student, pair: EvaluationPair, device: torch.device) -> T
     images = [F.interpolate(pair.lq, size=pair.gt.shape[-2:], mode="nearest")]
     tradeoffs = TRADEOFFS if student.variant else (None,)
     for tradeoff in tradeoffs:
-        images.append(_restore(student, pair, tradeoff, device).cpu())
+        images.append(_restore(student, pair, tradeoff, device))
     return torch.cat([*images, pair.gt], dim=-1)
 
 
@@ -69,10 +69,5 @@ def _restore(
 ) -> Tensor:
     # the same draws at every tradeoff and every step
     generator = keyed_generator("sample", pair.name)
-    inputs = ModelInput(pair.lq.to(device), [pair.caption])
-    model = student.model
-
-    def restore(padded: ModelInput) -> Tensor:
-        return student.restore(padded, tradeoff, generator)
-
-    return restore_padded(restore, inputs, model.scale, model.size_multiple)
+    inputs = ModelInput(pair.lq, [pair.caption])
+    return restore_full_image(student, inputs, tradeoff, generator, device=device)

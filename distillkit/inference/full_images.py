@@ -1,0 +1,60 @@
+"""Restore full images in memory as tensors, large ones in tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from distillkit.diffusion.model import ModelInput
+from distillkit.diffusion.padding import restore_padded
+from distillkit.inference.student import Student
+from distillkit.inference.tiling import Box, default_tile, padded_area, restored_bands
+
+
+def restore_full_image(
+    student: Student,
+    inputs: ModelInput,
+    tradeoff: float | None,
+    generator: torch.Generator,
+    *,
+    device: torch.device | str,
+    tile: int | None = None,
+) -> Tensor:
+    """Restore an image as a user's is restored: in tiles where it has more pixels than one.
+
+    An image of one tile is seen by the model as it is. So a held-out image takes no more memory
+    than a tile, whatever its size.
+
+    Args:
+        student: what restores, on ``device``.
+        inputs: one image (1, 3, h, w).
+        tradeoff: of the student; None: its fixed one.
+        generator: of the draws, in the order of the tiles.
+        device: where the model runs.
+        tile: side in input pixels; default as a restorer's.
+
+    Returns:
+        The image (1, 3, scale h, scale w), on the CPU.
+    """
+    model = student.model
+    height, width = inputs.lq.shape[-2:]
+    tile = tile or default_tile(model.scale, model.size_multiple)
+    overlap = tile // 8
+    if padded_area(height, width, model.size_multiple) <= tile**2:
+        tile = max(height, width)
+        overlap = 0
+
+    def restore_on_device(padded: ModelInput) -> Tensor:
+        return student.restore(padded, tradeoff, generator)
+
+    def restore_box(box: Box) -> Tensor:
+        top, bottom, left, right = box
+        lq = inputs.lq[..., top:bottom, left:right].to(device)
+        of_box = replace(inputs, lq=lq)
+        restored = restore_padded(restore_on_device, of_box, model.scale, model.size_multiple)
+        return restored.cpu()
+
+    bands = restored_bands(restore_box, height, width, model.scale, tile=tile, overlap=overlap)
+    return torch.cat([band for _, band in bands], dim=2)
