@@ -1,13 +1,17 @@
 """Runs of two processes: what they compute, read and write, and how they end."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from distillkit import DistillkitError
@@ -134,6 +138,49 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(fork_server, recipe,
         "processes": [2, 1],
         "training.gradient_accumulation_steps": [1, 2],
     }
+
+
+def write_rows(path, numbers):
+    """Write a table with one photograph for each number, which is in its name."""
+    images = []
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 24, 3), np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        images.append({"bytes": content.getvalue(), "path": f"{number}.png"})
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": images}, features=features).to_parquet(path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_share_out_a_stream_and_resume_it_where_they_were(
+    fork_server, recipe, tmp_path, workers
+):
+    """24 rows are the images of stage 1: 6 steps of two processes with batches of two."""
+    out, whole = tmp_path / "two", tmp_path / "whole"
+    (tmp_path / "rows").mkdir()
+    write_rows(tmp_path / "rows/0.parquet", range(10))
+    write_rows(tmp_path / "rows/1.parquet", range(10, 24))
+    train = f'[{{parquet="{tmp_path}/rows/*.parquet", streaming=true, shuffle_buffer=0}}]'
+    sets = [f"data.train={train}", f"data.num_workers={workers}"]
+    arguments = ["run", recipe, "--out", out, "--set", sets[0], "--set", sets[1]]
+    setup = WATCH.format(out=str(out))
+    strike = AT_CALL.format(n=3, what="os.kill(os.getpid(), signal.SIGTERM)")
+    cut = fork_server(*arguments, processes=2, setup=setup + strike)
+    assert cut["codes"] == [130, 130], cut
+    resumed = fork_server(*arguments, "--resume", processes=2, setup=setup)
+    assert resumed["codes"] == [0, 0], resumed
+
+    read = []
+    for rank in (0, 1):
+        lines = (tmp_path / f"two.ids{rank}").read_text().splitlines()
+        read.append([int(line.split()[-1].removesuffix(".png")) for line in lines])
+    stage1 = sorted(read[0][:12] + read[1][:12])
+    assert stage1 == list(range(24))
+    assert [len(of_rank) for of_rank in read] == [20, 20]
+    accumulated = [*sets, "training.gradient_accumulation_steps=2"]
+    run_recipe(load_recipe(recipe, accumulated), whole)
+    assert_close(weights_of(out), weights_of(whole))
 
 
 def test_a_loss_that_is_not_finite_in_one_process_is_skipped_in_all(fork_server, recipe, tmp_path):
