@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import typer
+
 from distillkit import StudentSpec, TeacherSpec, hookimpl
+from distillkit_spandrel.command import convert_ncnn
 
 
 @hookimpl
@@ -34,3 +37,8 @@ def distillkit_students() -> list[StudentSpec]:
 @hookimpl
 def distillkit_recipes() -> Path:
     return Path(__file__).parent / "recipes"
+
+
+@hookimpl
+def distillkit_commands(app: typer.Typer) -> None:
+    app.command("convert-ncnn")(convert_ncnn)

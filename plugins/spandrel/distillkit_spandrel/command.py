@@ -1,0 +1,31 @@
+"""The command ``distillkit convert-ncnn``. spandrel and torch are imported only when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert_ncnn(
+    param: Annotated[Path, typer.Argument(metavar="MODEL.param", help="lists the layers")],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE", help="the checkpoint: x.safetensors"),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Argument(metavar="MODEL.bin", help="the weights; default: beside MODEL.param"),
+    ] = None,
+) -> None:
+    """Convert an ncnn network into a checkpoint.
+
+    For ESRGAN, Compact and SPAN. The file appears only if it restores an image as the layers of the
+    ncnn network do. It holds no license: look where you found the files.
+    """
+    from distillkit_spandrel.convert import convert_ncnn as convert
+
+    if weights is None:
+        weights = param.with_suffix(".bin")
+    typer.echo(convert(param, weights, out))
