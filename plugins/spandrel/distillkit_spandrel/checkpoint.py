@@ -9,12 +9,14 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit import PluginError, WeightsError, atomic_file
 from distillkit_spandrel.recognition import Network, recognize
 
 LEAST_SIDE = 16
+SMOOTH = 4
+"""Pixels between the random numbers of an image that networks are tried on."""
 TOLERANCE = 1e-4
 """How far, of a range of 1, spandrel's image of a written file may be from the expected one."""
 
@@ -33,13 +35,19 @@ class Checked:
 
 
 def probe_image(descriptor: Network) -> Tensor:
-    """Return a small random image in [0, 1] of a size that a network takes."""
+    """Return a small random image in [0, 1] of a size that a network takes.
+
+    It is as smooth as photographs are: noise drives some networks far out of range (SPAN's images
+    reach 45), where the rounding of float32 alone counts as another image.
+    """
     needs = descriptor.size_requirements
     side = needs.multiple_of * math.ceil(max(LEAST_SIDE, needs.minimum) / needs.multiple_of)
     width = side
     if not needs.square:
         width += needs.multiple_of
-    return torch.rand(1, 3, side, width, generator=torch.Generator().manual_seed(0))
+    sizes = (math.ceil(side / SMOOTH), math.ceil(width / SMOOTH))
+    noise = torch.rand(1, 3, *sizes, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(noise, (side, width), mode="bilinear")
 
 
 def write_checkpoint(

@@ -60,7 +60,7 @@ def _check_end(graph: Graph, name: str, kinds: Sequence[str]) -> None:
 
 
 def _name_compact(graph: Graph) -> Tensors:
-    tensors = {}
+    tensors: Tensors = {}
     kinds = ("Convolution", "PReLU")
     for i, layer in enumerate(graph.of_kind(*kinds)):
         if layer.kind != kinds[i % 2]:
@@ -92,7 +92,7 @@ def _name_esrgan(graph: Graph) -> Tensors:
             f"ESRGAN, which has {ESRGAN_BLOCK} in each block, {ESRGAN_OTHERS} others and one "
             "behind each Interp"
         )
-    tensors = {}
+    tensors: Tensors = {}
     names = _esrgan_names(blocks, doublings)
     for name, layer in zip(names, convolutions, strict=True):
         tensors |= _name_convolution(name, layer)
