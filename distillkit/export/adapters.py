@@ -17,6 +17,7 @@ from peft.helpers import rescale_adapter_scale
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distillkit.diffusion.model import RestorationModel
 from distillkit.inference.student import Student, build_base_model
 
 Value = TypeVar("Value")
@@ -29,6 +30,8 @@ About = Mapping[str, Any]
 """The ``distillkit.json`` of a student."""
 LoadStudent = Callable[[float], Student]
 """Makes the student at a tradeoff from the base model and the adapter files."""
+BuildModel = Callable[[], RestorationModel]
+"""Builds the base model."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
         by library, how it makes the student from the files, without distillkit's own adapters;
         empty if the files alone do not make the student.
     """
-    name = _diffusers_name(build_base_model(about).network)
+    build = partial(build_base_model, about, student)
+    name = _diffusers_name(build().network)
     for stage in STAGES:
         lora = _read_lora(student / f"{stage}.safetensors", about[stage])
         if lora is None:
@@ -74,9 +78,9 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
             _save_for_diffusers(lora, out / stage, name)
     if not _adapters_suffice(out, about):
         return {}
-    loaders: dict[str, LoadStudent] = {"peft adapters": partial(_load_by_peft, out, about)}
+    loaders: dict[str, LoadStudent] = {"peft adapters": partial(_load_by_peft, out, build)}
     if name is not None:
-        loaders["diffusers adapters"] = partial(_load_by_diffusers, out, about, name)
+        loaders["diffusers adapters"] = partial(_load_by_diffusers, out, build, name)
     return loaders
 
 
@@ -150,9 +154,9 @@ def _adapters_suffice(folder: Path, about: About) -> bool:
     return (folder / "stage2").is_dir() and stage2["variant"] == "adapter_scaling"
 
 
-def _load_by_peft(adapters: Path, about: About, tradeoff: float) -> Student:
+def _load_by_peft(adapters: Path, build: BuildModel, tradeoff: float) -> Student:
     """Merge stage 1, and stage 2 at the tradeoff."""
-    model = build_base_model(about)
+    model = build()
     for folder, scale in _scaled_stages(adapters, tradeoff).items():
         adapted = PeftModel.from_pretrained(model.network, str(folder))
         with rescale_adapter_scale(adapted, scale):
@@ -160,9 +164,9 @@ def _load_by_peft(adapters: Path, about: About, tradeoff: float) -> Student:
     return Student(model.requires_grad_(False).eval(), None)
 
 
-def _load_by_diffusers(adapters: Path, about: About, name: str, tradeoff: float) -> Student:
+def _load_by_diffusers(adapters: Path, build: BuildModel, name: str, tradeoff: float) -> Student:
     """Turn both stages on, the second at the weight of the tradeoff."""
-    model = build_base_model(about)
+    model = build()
     network: Any = model.network
     scales = _scaled_stages(adapters, tradeoff)
     with warnings.catch_warnings():

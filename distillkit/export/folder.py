@@ -28,17 +28,21 @@ from distillkit.inference.student import (
     Student,
     find_student,
     load_student,
+    local_weights,
     read_about,
     student_folder,
 )
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe import fields
+from distillkit.recipe.build import read_settings
 
 TOLERANCE = 1 / 510
 """Largest difference from the original that an export may have, in [0, 1]: half a gray level."""
 TEST_SIDE = 64
 """Sides of the image that exports are compared on, pixels."""
+WEIGHTS = "weights"
+"""Folder of the weight files that an exported student brings along."""
 COMPARED_TRADEOFFS = [0.0, 0.5, 1.0]
 
 Restore = Callable[[Tensor, Sequence[float]], list[Tensor]]
@@ -89,6 +93,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
             shutil.copytree(source, folder, copy_function=shutil.copyfile)
         else:
             _write_merged(student, merge_at, folder)
+        about = dict(embed_weights(about, source, folder))
         _write_about(folder, about)
         (folder / "recipe.toml").write_text(recipe)
         # Its memory is needed by those that are loaded for comparison.
@@ -98,7 +103,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         (temporary / "README.md").write_text(card)
         ways = _write_wrappers(temporary, about)
         report = _compare(ways, image, tradeoffs, expected)
-        _write_about(folder, without_default_paths(about))
+        _write_about(folder, without_own_paths(about))
     return report
 
 
@@ -138,8 +143,36 @@ def without_folders(recipe: str) -> str:
     return re.sub(r'"(?:/|[A-Za-z]:[/\\])[^"\n]*?([^"/\\\n]*)[/\\]*"', r'"\1"', recipe)
 
 
-def without_default_paths(about: About) -> dict[str, Any]:
-    """Remove the student's paths that end as the defaults of its plugin do.
+def embed_weights(about: About, source: Path, folder: Path) -> About:
+    """Copy the weight files that a student's table names into its exported folder.
+
+    Files that come with the plugin, or that can be downloaded, are found without a copy.
+
+    Args:
+        about: the student's ``distillkit.json``.
+        source: the folder that it was read from.
+        folder: the exported student's folder.
+
+    Returns:
+        ``distillkit.json`` with paths relative to the folder.
+    """
+    student = dict(about["student"])
+    options = {key: value for key, value in student.items() if key != "use"}
+    settings = read_settings(load_plugins().find("students", student["use"]), options)
+    for key, path in local_weights(settings, source).items():
+        file = getattr(settings, key)
+        if key not in student or file.url is not None:
+            continue
+        inside = Path(WEIGHTS) / key / path.name
+        (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / inside)
+        changed = file.model_copy(update={"path": inside})
+        student[key] = changed.model_dump(mode="json", exclude_defaults=True)
+    return {**about, "student": student}
+
+
+def without_own_paths(about: About) -> dict[str, Any]:
+    """Remove the student's paths that end as its plugin's defaults do, and folders of its data.
 
     They say where on its machine a run was made. Whoever loads the export has such files in the
     plugin's default place, below the working folder.
@@ -152,7 +185,8 @@ def without_default_paths(about: About) -> dict[str, Any]:
     for key, default in fields.relative_defaults(spec.config).items():
         if key in student and Path(student[key]).match(str(default)):
             del student[key]
-    return {**about, "student": student}
+    data = json.loads(without_folders(json.dumps(about.get("data", []))))
+    return {**about, "student": student, "data": data}
 
 
 def _read_recipe(file: Path) -> str:

@@ -22,13 +22,14 @@ from distillkit.adapters import FullAdapter
 from distillkit.diffusion.model import ModelInput, OutputTeacher, RestorationModel
 from distillkit.errors import DistillkitError, PluginError, first_line
 from distillkit.files.atomic import atomic_dir
-from distillkit.files.weights import load_exactly, load_tensors, read_state_dict
+from distillkit.files.weights import WeightFile, load_exactly, load_tensors, read_state_dict
 from distillkit.inference.tradeoff_map import blend_nodes
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.objectives.controllability import Variant
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.files import file_of
 from distillkit.plugins.manager import load_plugins
+from distillkit.plugins.options import Options
 from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import ResolvedRecipe
@@ -255,7 +256,7 @@ def load_student(
     """
     folder = student_folder(path)
     about = read_about(folder)
-    model = build_base_model(about)
+    model = build_base_model(about, folder)
     model.requires_grad_(False).eval().to(device)
     color_fix = about.get("color_fix", "none")
     if about.get("merged") is not None:
@@ -321,11 +322,12 @@ def interpolate_adapter(student: Student) -> Student | None:
     return Student(student.model, AdapterScaling(variant.student, variant.adapter))
 
 
-def build_base_model(about: Mapping[str, Any]) -> RestorationModel:
+def build_base_model(about: Mapping[str, Any], folder: Path) -> RestorationModel:
     """Build the plugin's model that a student was before both stages.
 
     Args:
         about: ``distillkit.json``.
+        folder: of the student; relative paths of weight files are looked for in it first.
 
     Raises:
         PluginError: the plugin is not installed, does not take the student's options, or builds
@@ -333,12 +335,34 @@ def build_base_model(about: Mapping[str, Any]) -> RestorationModel:
     """
     options = dict(about["student"])
     spec = _find_spec(options.pop("use"), about.get("plugins", {}))
-    model = spec.create(read_settings(spec, options))
+    settings = read_settings(spec, options)
+    found = {}
+    for key, path in local_weights(settings, folder).items():
+        found[key] = getattr(settings, key).model_copy(update={"path": path})
+    model = spec.create(settings.model_copy(update=found))
     if not isinstance(model, RestorationModel):
         raise PluginError(
             f"{spec.full_name} - builds a {type(model).__name__}, not a RestorationModel"
         )
     return model
+
+
+def local_weights(settings: Options, folder: Path) -> dict[str, Path]:
+    """List the weight files that a student's options name by their paths.
+
+    Args:
+        settings: the options.
+        folder: of the student; a relative path is looked for in it first.
+
+    Returns:
+        where each file is, or should be, by the option's key.
+    """
+    files = {}
+    for key, value in settings:
+        if isinstance(value, WeightFile) and value.path is not None:
+            inside = folder / value.path
+            files[key] = inside if inside.is_file() else value.path
+    return files
 
 
 def _find_spec(use: str, made_with: Mapping[str, str]) -> Spec:

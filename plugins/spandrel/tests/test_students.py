@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from torch import nn
 from distillkit import ModelInput, PluginError, WeightsError
 from distillkit.adapters import add_adapter
 from distillkit.errors import DistillkitError
+from distillkit.export.folder import export
+from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import load_student
 from distillkit.recipe.build import build_named_model
 from distillkit.recipe.load import load_recipe
@@ -381,21 +384,25 @@ def test_a_network_with_unused_experts_passes_the_gradients_check():
     check_gradient(network, lambda trial: trial(image), "SeemoRe")
 
 
-def test_an_architecture_without_a_preset_trains_without_a_line_of_code(tmp_path, photos):
-    """The recipe names a class of spandrel's that this plugin has never heard of."""
-    save_file(random_span().state_dict(), tmp_path / "teacher.safetensors")
-    teacher = f'{{ use = "spandrel/checkpoint", weights = "{tmp_path / "teacher.safetensors"}" }}'
+def write_recipe(file, student, photos, teacher):
+    """Write a recipe of a few steps of both stages.
+
+    Args:
+        file: of the recipe.
+        student: the lines of the student's table.
+        photos: a folder of images.
+        teacher: a checkpoint that is both teachers.
+    """
+    teacher = f'{{ use = "spandrel/checkpoint", weights = "{teacher}" }}'
     source = f'imagefolder = "{photos}"'
-    (tmp_path / "recipe.toml").write_text(
+    file.write_text(
         f"""
         name = "a_run"
         degradation.use = "mini/camera"
         evaluation = {{ crop_size = 32, metrics = ["psnr"] }}
         [student]
         use = "spandrel/student"
-        architecture = "SAFMN"
-        parameters = {{ dim = 8, n_blocks = 1 }}
-        seed = 3
+        {student}
         [teachers]
         fidelity = {teacher}
         realness = {teacher}
@@ -418,6 +425,38 @@ def test_an_architecture_without_a_preset_trains_without_a_line_of_code(tmp_path
         eval = [{{ {source} }}]
         """
     )
+
+
+def test_an_exported_student_brings_the_checkpoint_that_it_started_from(tmp_path, photos):
+    start = tmp_path / "start.safetensors"
+    small_student("Compact").save_checkpoint(start, {})
+    write_recipe(tmp_path / "recipe.toml", f'weights = "{start}"', photos, start)
+    run = tmp_path / "run"
+    run_recipe(load_recipe(tmp_path / "recipe.toml"), run)
+    restorer = Restorer.from_pretrained(run)
+    image = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(1))
+    expected = restorer(image, 0.5)
+    for source, out in [(run, "first"), (tmp_path / "first", "second")]:
+        export(source, tmp_path / out)
+    export(run, tmp_path / "merged", merge_at=0.5)
+    start.unlink()
+    shutil.rmtree(run)
+    shutil.rmtree(tmp_path / "first")
+    assert torch.equal(Restorer.from_pretrained(tmp_path / "second")(image, 0.5), expected)
+    assert torch.equal(Restorer.from_pretrained(tmp_path / "merged")(image), expected)
+    about = (tmp_path / "second" / "student" / "distillkit.json").read_text()
+    assert str(tmp_path) not in about
+
+
+def test_an_architecture_without_a_preset_trains_without_a_line_of_code(tmp_path, photos):
+    """The recipe names a class of spandrel's that this plugin has never heard of."""
+    teacher = tmp_path / "teacher.safetensors"
+    save_file(random_span().state_dict(), teacher)
+    student = """
+        architecture = "SAFMN"
+        parameters = { dim = 8, n_blocks = 1 }
+        seed = 3"""
+    write_recipe(tmp_path / "recipe.toml", student, photos, teacher)
     assert "SAFMN" not in PRESETS
     run_recipe(load_recipe(tmp_path / "recipe.toml"), tmp_path / "run")
     logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
