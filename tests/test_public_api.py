@@ -16,7 +16,7 @@ def test_the_public_api_is_that_of_the_committed_list():
         if line[0] in "+-" and not line.startswith(("+++", "---"))
     ]
     advice = (
-        "the public API has changed. Could a plugin that works stop working? Then raise "
+        "the public API has changed. Could a plugin for the last release stop working? Then raise "
         "API_VERSION in distillkit/plugins/hookspecs.py, and say in CHANGELOG.md what to write "
         "now. Then run: python tests/public_api.py"
     )
