@@ -2,18 +2,20 @@
 
 import json
 import pkgutil
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from test_checkpoint import save
 
 from distillkit.cli import main as cli
 from distillkit.errors import CheckpointError, DiskError
-from distillkit.files.atomic import append_text, write_file
+from distillkit.files.atomic import append_text, explain_disk_errors, write_file
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
@@ -204,3 +206,57 @@ def test_the_cache_does_without_and_leaves_nothing_half_written(disk):
     ):
         store.write("cd" * 32, bytes(5 * PAGE))
     assert store.full and [p.stem for p in (disk / "cache").glob("??/*")] == ["ab" * 32]
+
+
+EXPORTS = {
+    "folder": ["export", "RUN", "-o", "DISK/result"],
+    "merged": ["export", "RUN", "--merge", "--tradeoff", "0.3", "-o", "DISK/result"],
+    "onnx": ["export", "RUN", "--onnx", "DISK/result.onnx"],
+    "restored": ["restore", "PHOTO", "--run", "RUN", "--overwrite", "-o", "DISK/result.png"],
+}
+
+
+@pytest.fixture
+def finished(recipe, tmp_path):
+    sets = ["data.eval=[]", "stage1.steps=1", "stage2.steps=1", "training.validation_steps=0"]
+    run_recipe(load_recipe(recipe, sets), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_an_export_onto_a_full_disk_is_one_line_and_leaves_what_was_there(
+    disk, finished, photos, distillkit, kind
+):
+    """Wherever in it space ends."""
+    if kind == "onnx":
+        pytest.importorskip("onnxscript", reason="pip install 'distillkit[onnx]' to test this")
+    (disk / "result.png").write_bytes(b"old")
+    places = {"RUN": str(finished), "PHOTO": str(photos / "test/test0.png")}
+    arguments = []
+    for word in EXPORTS[kind]:
+        arguments.append(places.get(word, word.replace("DISK", str(disk))))
+    for pages in (0, 1):
+        fill(disk, leave=pages * PAGE)
+        outcome = distillkit(*arguments)
+        assert outcome.code in (1, 2)
+        assert "Traceback" not in outcome.err
+        problems = [line for line in outcome.err.splitlines() if "cannot be written" in line]
+        assert len(problems) == 1, outcome.err
+        assert "cannot be written: No space left on device; nothing is half" in problems[0]
+        assert sorted(p.name for p in disk.iterdir()) == ["ballast", "result.png"]
+        assert (disk / "result.png").read_bytes() == b"old"
+        (disk / "ballast").unlink()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_recognized_by_the_words_of_other_packages(tmp_path, error):
+    """There is room again as soon as what was written is removed."""
+    expected = "x - cannot be written: No space left on device; nothing is half written"
+    with pytest.raises(DiskError, match=expected), explain_disk_errors(tmp_path / "x"):
+        raise error

@@ -254,7 +254,10 @@ def _reason(error: Exception, folder: Path) -> str:
     """Say in a few words why something could not be written to a folder."""
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
-    # Each package words a full disk in its own way.
+    # Each package words a full disk in its own way; most quote the system's words.
+    for code in FULL_DISK:
+        if os.strerror(code) in str(error):
+            return os.strerror(code)
     with suppress(OSError):
         if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
             return os.strerror(errno.ENOSPC)
