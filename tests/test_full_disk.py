@@ -15,7 +15,7 @@ from test_checkpoint import save
 
 from distillkit.cli import main as cli
 from distillkit.errors import CheckpointError, DiskError
-from distillkit.files.atomic import append_text, explain_disk_errors, write_file
+from distillkit.files.atomic import append_text, atomic_dir, explain_disk_errors, write_file
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
@@ -260,3 +260,11 @@ def test_a_full_disk_is_recognized_by_the_words_of_other_packages(tmp_path, erro
     expected = "x - cannot be written: No space left on device; nothing is half written"
     with pytest.raises(DiskError, match=expected), explain_disk_errors(tmp_path / "x"):
         raise error
+
+
+def test_a_file_that_finds_no_space_in_a_new_folder_is_named_by_the_folder(disk):
+    fill(disk)
+    expected = f"^{disk / 'new'} - cannot be written: No space left on device"
+    with pytest.raises(DiskError, match=expected), atomic_dir(disk / "new") as folder:
+        write_file(folder / "network.safetensors", b"weights")
+    assert [p.name for p in disk.iterdir()] == ["ballast"]

@@ -83,7 +83,11 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            yield temporary
+            try:
+                yield temporary
+            except DiskError as error:
+                # It names a file of the temporary folder, which nobody knows.
+                raise DiskError(path, error.reason, error.advice) from error
             # Content first: a folder must not get its name before its files are on the disk.
             for entry in temporary.rglob("*"):
                 flush_to_disk(entry)
