@@ -28,6 +28,16 @@ def export(  # noqa: PLR0913
         Path | None,
         typer.Option(metavar="DIR", help="ncnn networks of tradeoff 0 and 1, for Upscayl"),
     ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="a page that restores in the browser, without a server"),
+    ] = None,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PACKAGE", help="for --web: its npm package, packed or not; default: npm's"
+        ),
+    ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="plain weights with one fixed --tradeoff")
     ] = False,
@@ -56,13 +66,15 @@ def export(  # noqa: PLR0913
 
     The folder is for distillkit, diffusers and peft, with a model card. It is loaded again and
     compared with the original. An ONNX graph takes the tradeoff as an input, unless --tradeoff
-    fixes it. Checkpoints are plain networks for tools that read them by spandrel, or by ncnn.
+    fixes it. Checkpoints are plain networks for tools that read them by spandrel, or by ncnn. The
+    page of --web is a folder to open in a browser, or to publish.
     """
-    if [output, onnx, spandrel, ncnn].count(None) != 3:
+    if [output, onnx, spandrel, ncnn, web].count(None) != 4:
         raise DistillkitError(
-            "give one of -o, for a folder, --onnx, for a graph, --spandrel, for checkpoints, and "
-            "--ncnn, for networks"
+            "give one of -o, for a folder, --onnx, for a graph, --spandrel, for checkpoints, "
+            "--ncnn, for networks, and --web, for a page"
         )
+    _check_web_options(web, onnxruntime_web, tradeoff, half)
     if onnx is None and (plane or size is not None):
         raise DistillkitError("--tradeoff-plane and --size are for --onnx")
     if output is None and merge:
@@ -76,6 +88,8 @@ def export(  # noqa: PLR0913
         _export_checkpoints(run, spandrel, tradeoff, half)
     elif ncnn is not None:
         _export_ncnn(run, ncnn, tradeoff, half)
+    elif web is not None:
+        _export_web(run, web, onnxruntime_web)
 
 
 def push(
@@ -113,6 +127,15 @@ def _check_folder_options(merge: bool, tradeoff: float | None, half: bool) -> No
         )
 
 
+def _check_web_options(
+    web: Path | None, package: Path | None, tradeoff: float | None, half: bool
+) -> None:
+    if web is None and package is not None:
+        raise DistillkitError("--onnxruntime-web is for --web")
+    if web is not None and (half or tradeoff is not None):
+        raise DistillkitError("--web takes neither --half nor --tradeoff: its page has a slider")
+
+
 def _export_onnx(
     run: str, file: Path, tradeoff: float | None, plane: bool, size: str | None, half: bool
 ) -> None:
@@ -140,6 +163,13 @@ def _export_ncnn(run: str, folder: Path, tradeoff: float | None, half: bool) -> 
     tradeoffs = [] if tradeoff is None else [tradeoff]
     for line in export_ncnn(run, folder, tradeoffs, half=half):
         typer.echo(line)
+    typer.echo(f"done: {folder}")
+
+
+def _export_web(run: str, folder: Path, package: Path | None) -> None:
+    from distillkit.export.web import export_web
+
+    typer.echo(export_web(run, folder, package))
     typer.echo(f"done: {folder}")
 
 

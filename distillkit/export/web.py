@@ -1,0 +1,207 @@
+"""Export a student as a page: a folder that restores photos in a browser.
+
+The page's scripts hold everything, compressed: onnxruntime-web, the graph and the settings. So the
+page opens from a disk as well, where browsers let it fetch nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from distillkit.errors import DistillkitError, first_line
+from distillkit.export.adapters import About
+from distillkit.export.onnx import export_onnx
+from distillkit.files.atomic import atomic_dir, check_writable, scratch_folder
+from distillkit.inference.restorer import Restorer
+from distillkit.inference.student import (
+    Student,
+    find_student,
+    load_student,
+    read_about,
+    student_folder,
+)
+
+PAGE = Path(__file__).with_name("web_page")
+RUNTIME = "onnxruntime-web@1.30.0"
+SCRIPT = "ort.wasm.min.js"
+MODULE = "ort-wasm-simd-threaded.mjs"
+WASM = "ort-wasm-simd-threaded.wasm"
+RUNTIME_FILES = {
+    SCRIPT: "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
+    MODULE: "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+}
+"""Files of the package's folder ``dist``, and their sha256."""
+HOW_TO_FETCH = f"fetch it by `npm pack {RUNTIME}`, and give --onnxruntime-web the file"
+
+
+def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
+    """Write a folder whose page restores photos in a browser.
+
+    The page restores as the Restorer does, in its tiles, on one thread of WebAssembly. It asks no
+    server for anything. The folder is a static Space of the Hugging Face Hub as it is.
+
+    Args:
+        run: a run's folder, an exported one or a Hub repository.
+        out: the folder to write.
+        runtime: the npm package onnxruntime-web, as npm packs it or unpacked; default: npm fetches
+            it.
+
+    Returns:
+        what was compared, and how large the folder is.
+
+    Raises:
+        DistillkitError: ``out`` exists, the package is another one or cannot be fetched, the
+            student has no graph, or asks for colors that the page cannot fix.
+    """
+    if out.exists():
+        raise DistillkitError(f"{out} - exists; name a new folder")
+    check_writable(out)
+    source = student_folder(find_student(run))
+    about = read_about(source)
+    settings = _describe_page(load_student(source), about)
+    script = _runtime_script(runtime)
+    with scratch_folder() as scratch, atomic_dir(out) as folder:
+        graph = scratch / "student.onnx"
+        report = export_onnx(source, graph)
+        if graph.with_name(f"{graph.name}.data").exists():
+            raise DistillkitError("not exported: a page cannot hold a student of more than 2 GB")
+        shutil.copytree(PAGE, folder, dirs_exist_ok=True)
+        settings["graph"] = _pack(graph.read_bytes())
+        (folder / "onnxruntime.js").write_text(script, encoding="utf-8")
+        (folder / "student.js").write_text(_assign("STUDENT", settings), encoding="utf-8")
+        (folder / "README.md").write_text(_space_readme(about), encoding="utf-8")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return f"{report}; a page of {size / 1e6:.1f} MB"
+
+
+def _describe_page(student: Student, about: About) -> dict[str, Any]:
+    """Describe the student to the page's scripts.
+
+    Raises:
+        DistillkitError: the student's images get their colors from their inputs.
+    """
+    if student.color_fix != "none":
+        raise DistillkitError(
+            f'not exported: this student restores with the color fix "{student.color_fix}", which '
+            "a page does not have; export a folder instead: -o DIR"
+        )
+    restorer = Restorer(student)
+    licenses = "; ".join(map(": ".join, about["licenses"].items()))
+    return {
+        "recipe": about["recipe"],
+        "about": f"Distilled by distillkit; licenses: {licenses}. Runs on {RUNTIME} (MIT).",
+        "scale": restorer.scale,
+        "size_multiple": student.model.size_multiple,
+        "tile": restorer.tile,
+        "overlap": restorer.overlap,
+        "tradeoff": student.fixed_tradeoff if student.variant is None else None,
+    }
+
+
+def _runtime_script(package: Path | None) -> str:
+    """Make the script that holds onnxruntime-web.
+
+    Raises:
+        DistillkitError: it cannot be fetched or read, or it is another version.
+    """
+    if package is None:
+        with scratch_folder() as scratch:
+            files = _read_package(_fetch_package(scratch))
+    else:
+        files = _read_package(package)
+    parts = {
+        "script": files[SCRIPT].decode(),
+        "module": files[MODULE].decode(),
+        "wasm": _pack(files[WASM]),
+    }
+    return _assign("ONNXRUNTIME", parts)
+
+
+def _fetch_package(folder: Path) -> Path:
+    """Let npm fetch the package, from the registry that it is set up for."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DistillkitError(f"no npm on the PATH to fetch {RUNTIME}: {HOW_TO_FETCH}")
+    command = [npm, "pack", RUNTIME, "--silent", "--pack-destination", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    packed = list(folder.glob("*.tgz"))
+    if done.returncode or not packed:
+        reason = done.stderr.strip() or done.stdout.strip() or "no word from npm"
+        raise DistillkitError(
+            f"npm could not fetch {RUNTIME} ({reason.splitlines()[-1]}): elsewhere, {HOW_TO_FETCH}"
+        )
+    return packed[0]
+
+
+def _read_package(package: Path) -> dict[str, bytes]:
+    """Read the files of the package that the page needs, and check their hashes."""
+    read = _read_from_folder if package.is_dir() else _read_from_archive
+    try:
+        files = read(package)
+    except (OSError, KeyError, tarfile.TarError) as e:
+        raise DistillkitError(
+            f"{package} - not the npm package {RUNTIME} ({first_line(e)}): {HOW_TO_FETCH}"
+        ) from e
+    for name, content in files.items():
+        if hashlib.sha256(content).hexdigest() != RUNTIME_FILES[name]:
+            raise DistillkitError(
+                f"{package} - its {name} is not that of {RUNTIME}: {HOW_TO_FETCH}"
+            )
+    return files
+
+
+def _read_from_folder(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "dist" / name).read_bytes() for name in RUNTIME_FILES}
+
+
+def _read_from_archive(archive: Path) -> dict[str, bytes]:
+    files = {}
+    with tarfile.open(archive) as members:
+        for name in RUNTIME_FILES:
+            member = members.extractfile(f"package/dist/{name}")
+            if member is None:
+                raise KeyError(f"{name} is no file")
+            files[name] = member.read()
+    return files
+
+
+def _pack(content: bytes) -> str:
+    """Compress and encode; the same bytes give the same text."""
+    return base64.b64encode(gzip.compress(content, mtime=0)).decode()
+
+
+def _assign(name: str, value: dict[str, Any]) -> str:
+    return f"const {name} = {json.dumps(value)};\n"
+
+
+def _space_readme(about: About) -> str:
+    """Write the front page of a static Space."""
+    licenses = "\n".join(f"- {role}: {name}" for role, name in about["licenses"].items())
+    return f"""---
+title: {json.dumps(about["recipe"])}
+sdk: static
+app_file: index.html
+pinned: false
+---
+
+# {about["recipe"]}
+
+Restores photos in the browser, with a student distilled by distillkit. Photos do not leave the
+device. Open `index.html` from a disk, or put the folder on any web server; as a repository of the
+Hub it is a static Space.
+
+Licenses of the models:
+
+{licenses}
+
+`onnxruntime.js` holds {RUNTIME}, MIT License, Copyright (c) Microsoft Corporation.
+"""

@@ -1,0 +1,139 @@
+"""The page of ``export --web`` in a real browser, opened from the disk: it restores as we do."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
+from distillkit.export import web
+
+REASON = "pip install 'distillkit[onnx,demo-test]', npm and a chromium test exported pages"
+pytest.importorskip("onnxscript", reason=REASON)
+sync_api = pytest.importorskip("playwright.sync_api", reason=REASON)
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+TWO_GRAY_LEVELS = 2
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory):
+    """The npm package, fetched once."""
+    if CHROMIUM is None or shutil.which("npm") is None:
+        pytest.skip(REASON)
+    return web._fetch_package(tmp_path_factory.mktemp("npm"))
+
+
+@pytest.fixture
+def run(recipe, tmp_path):
+    overrides = ["data.eval=[]", "stage2.learning_rate=0.1"]
+    run_recipe(load_recipe(recipe, overrides), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def page(run, package, tmp_path):
+    """The exported page; ``asked`` lists its requests, ``failed`` its errors."""
+    web.export_web(run, tmp_path / "page", package)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        page.asked = []
+        page.failed = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.failed.append(str(error)))
+        page.goto((tmp_path / "page" / "index.html").as_uri())
+        page.wait_for_function("document.querySelector('#status').innerText == 'Ready.'")
+        yield page
+        browser.close()
+
+
+def upload(page, image):
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    file = {"name": "photo.png", "mimeType": "image/png", "buffer": content.getvalue()}
+    page.set_input_files("#file", file)
+    page.wait_for_function("!document.querySelector('#controls').disabled")
+
+
+def move(page, tradeoff):
+    page.locator("#tradeoff").fill(str(tradeoff))
+
+
+def save(page):
+    with page.expect_download() as download:
+        page.click("#save")
+    picture = Image.open(download.value.path())
+    return np.asarray(picture).astype(int), download.value.suggested_filename
+
+
+def noise(height, width, channels=3):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (height, width, channels), dtype=np.uint8))
+
+
+def test_a_photo_is_restored_as_the_restorer_does_without_a_request(page, run, tmp_path):
+    image = noise(21, 34)
+    upload(page, image)
+    restorer = Restorer.from_pretrained(run, "cpu")
+    expected = {}
+    for tradeoff in (0, 0.3, 1):
+        move(page, tradeoff)
+        restored, name = save(page)
+        assert name == f"photo_restored_t{tradeoff}.png"
+        expected[tradeoff] = np.asarray(restorer(image, tradeoff)).astype(int)
+        assert np.abs(restored[..., :3] - expected[tradeoff]).max() <= TWO_GRAY_LEVELS
+    assert np.abs(expected[0] - expected[1]).max() > 10 * TWO_GRAY_LEVELS
+    folder = (tmp_path / "page").as_uri()
+    assert [url for url in page.asked if not url.startswith((folder, "blob:", "data:"))] == []
+    assert page.failed == []
+
+
+def test_painted_pixels_change_and_others_do_not(page, run):
+    image = noise(40, 60)
+    upload(page, image)
+    move(page, 0)
+    before, _ = save(page)
+    page.check("input[name=brush][value='1']")
+    box = page.locator("#picture").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    painted, name = save(page)
+    assert name == "photo_restored_painted.png"
+    faithful = np.asarray(Restorer.from_pretrained(run, "cpu")(image, 1)).astype(int)
+    assert np.abs(painted[38:42, 58:62, :3] - faithful[38:42, 58:62]).max() <= TWO_GRAY_LEVELS
+    assert np.array_equal(painted[:20], before[:20])
+    page.click("#undo")
+    undone, _ = save(page)
+    assert np.array_equal(undone, before)
+
+
+def test_opacity_is_saved(page):
+    array = np.asarray(noise(20, 30, 4)).copy()
+    array[..., 3] = 255
+    array[:, :10, 3] = 0
+    upload(page, Image.fromarray(array))
+    restored, _ = save(page)
+    assert restored[:, :14, 3].max() == 0
+    assert restored[:, 26:, 3].min() == 255
+
+
+def test_another_package_is_refused(run, tmp_path):
+    folder = tmp_path / "package"
+    with pytest.raises(DistillkitError, match="npm pack onnxruntime-web@"):
+        web.export_web(run, tmp_path / "page", folder)
+    (folder / "dist").mkdir(parents=True)
+    for name in web.RUNTIME_FILES:
+        (folder / "dist" / name).write_text("another version")
+    with pytest.raises(DistillkitError, match="is not that of onnxruntime-web@"):
+        web.export_web(run, tmp_path / "page", folder)
+    assert not (tmp_path / "page").exists()
+
+
+def test_the_folder_is_a_static_space(run, package, tmp_path):
+    web.export_web(run, tmp_path / "page", package)
+    readme = (tmp_path / "page" / "README.md").read_text()
+    assert readme.startswith('---\ntitle: "toy"\nsdk: static\napp_file: index.html\n')
