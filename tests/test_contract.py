@@ -24,6 +24,7 @@ from distillkit import (
     ResidualShifting,
     WeightFile,
 )
+from distillkit.contract.model_checks import check_size_multiple
 from distillkit.errors import PluginError
 from distillkit.plugins.descriptors import (
     DatasetSpec,
@@ -427,3 +428,31 @@ def test_an_unknown_check_to_be_exempt_from_is_named() -> None:
     found = failures(check("metrics", Distance, exempt={"metric_ordr": "why not"}))
     (detail,) = found.values()
     assert detail.startswith('there is no check "metric_ordr"; did you mean "metric_order"?')
+
+
+class Halving(nn.Module):
+    """Restores on a grid of four pixels."""
+
+    scale, nfe = 1, 1
+
+    def __init__(self, size_multiple: int) -> None:
+        super().__init__()
+        self.size_multiple = size_multiple
+
+    def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+        return F.interpolate(F.avg_pool2d(inputs.lq, 4), scale_factor=4, mode="nearest")
+
+
+def test_a_size_multiple_below_the_total_stride_fails():
+    check_size_multiple(Halving(4))
+    for multiple in (1, 2):
+        with pytest.raises(PluginError, match="if it is cut by 4: the network's total stride"):
+            check_size_multiple(Halving(multiple))
+
+
+def test_a_network_that_sees_the_whole_image_has_any_size_multiple():
+    class Global(Halving):
+        def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
+            return inputs.lq - inputs.lq.mean(dim=(2, 3), keepdim=True)
+
+    check_size_multiple(Global(1))

@@ -38,6 +38,13 @@ LEAST_SIDE = 32
 """Sides of the inputs are about this many pixels, or more where the model asks for it."""
 DIRECTIONS = 2
 """Directions of finite differences."""
+SHIFTED_SIDE = 96
+"""Side of the image that is restored from several starts, about."""
+SHIFT_FACTORS = (2, 3, 4, 8)
+"""How many times ``size_multiple`` a network's total stride is searched for."""
+LARGEST_SHIFTED_MULTIPLE = 8
+GRAY_LEVEL = 2 / 255
+"""One of 8 bits, in [-1, 1]."""
 STEP = 0.02
 """Largest step of finite differences, in units of the noise."""
 
@@ -339,6 +346,41 @@ def _sums(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.double().sum() for name, value in model.state_dict().items()}
 
 
+@torch.no_grad()
+def check_size_multiple(model: Any) -> None:
+    """Restore alike from every multiple of size_multiple on.
+
+    Tiles start at such multiples. Where a network halves its inputs more often than that says, a
+    tile is restored on another grid than the full image.
+    """
+    unit = model.size_multiple
+    if unit > LARGEST_SHIFTED_MULTIPLE:
+        raise DoesNotApply(f"size_multiple is {unit}: images of several strides are too large")
+    side = math.ceil(SHIFTED_SIDE / unit) * unit
+    lq = smooth_images(1, side, side).to(_device_of(model))
+    full = model.restore(ModelInput(lq), seeded())
+    if not torch.allclose(full, model.restore(ModelInput(lq), seeded(1)), atol=1e-5):
+        raise DoesNotApply("it draws random numbers, other ones in each tile")
+    rows = model.scale * side // 2
+
+    def deviation(shift: int) -> float:
+        """Cut an image at the top and the left, and compare what is far from there."""
+        cut = model.restore(ModelInput(lq[..., shift:, shift:]), seeded())
+        return float((full[..., -rows:, -rows:] - cut[..., -rows:, -rows:]).abs().max())
+
+    found = deviation(unit)
+    if found <= GRAY_LEVEL:
+        return
+    for factor in SHIFT_FACTORS:
+        aligned = deviation(factor * unit)
+        require(
+            aligned > found / 4,
+            f"size_multiple is {unit}, but an image that is cut by {unit} comes out "
+            f"{found / GRAY_LEVEL:.1f} gray levels off, and only {aligned / GRAY_LEVEL:.1f} if it "
+            f"is cut by {factor * unit}: the network's total stride is larger than size_multiple",
+        )
+
+
 MODEL_CHECKS: list[Check] = [
     check_interface,
     check_codec,
@@ -359,6 +401,7 @@ def student_checks(capabilities: Collection[Capability]) -> list[Check]:
         check_generate_draws,
         check_restore,
         check_restore_draws,
+        check_size_multiple,
         check_student_gradient,
     ]
 
@@ -369,7 +412,7 @@ def teacher_checks(capabilities: Collection[Capability]) -> list[Check]:
     if "score" in capabilities:
         checks += [*MODEL_CHECKS, check_score_gradient]
     if "output" in capabilities:
-        checks += [check_restore, check_restore_draws, check_unchanged_weights]
+        checks += [check_restore, check_restore_draws, check_size_multiple, check_unchanged_weights]
     return checks
 
 

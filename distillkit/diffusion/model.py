@@ -78,7 +78,10 @@ class OutputTeacher(Protocol):
     nfe: int
     """Network evaluations of one :meth:`restore`."""
     size_multiple: int
-    """Input sides must be multiples of this; the engine pads by reflection and crops the result."""
+    """Input sides must be multiples of this: the network's total stride, in input pixels.
+
+    The engine pads by reflection and crops the result; tiles start at its multiples.
+    """
 
     def restore(self, inputs: ModelInput, generator: torch.Generator | None = None) -> Tensor:
         """Restore ``inputs.lq`` (B, 3, h, w) to (B, 3, scale h, scale w), both in [-1, 1]."""
@@ -101,7 +104,10 @@ class RestorationModel(nn.Module):
     nfe: int = 1
     """Network evaluations of one :meth:`generate`."""
     size_multiple: int = 1
-    """Input sides must be multiples of this; the engine pads by reflection and crops the result."""
+    """Input sides must be multiples of this: the network's total stride, in input pixels.
+
+    The engine pads by reflection and crops the result; tiles start at its multiples.
+    """
     takes_captions: bool = False
     """Whether :meth:`condition` reads ``inputs.captions``."""
 

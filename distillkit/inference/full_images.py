@@ -10,7 +10,7 @@ from torch import Tensor
 from distillkit.diffusion.model import ModelInput
 from distillkit.diffusion.padding import restore_padded
 from distillkit.inference.student import Student
-from distillkit.inference.tiling import Box, default_tile, padded_area, restored_bands
+from distillkit.inference.tiling import Box, default_tile, plan_tiles, restored_bands
 
 
 def restore_full_image(
@@ -41,10 +41,10 @@ def restore_full_image(
     model = student.model
     height, width = inputs.lq.shape[-2:]
     tile = tile or default_tile(model.scale, model.size_multiple)
-    overlap = tile // 8
-    if padded_area(height, width, model.size_multiple) <= tile**2:
-        tile = max(height, width)
-        overlap = 0
+    height, width = inputs.lq.shape[-2:]
+    grid = plan_tiles(
+        height, width, tile=tile, overlap=tile // 8, size_multiple=model.size_multiple
+    )
 
     def restore_on_device(padded: ModelInput) -> Tensor:
         return student.restore(padded, tradeoff, generator)
@@ -56,5 +56,5 @@ def restore_full_image(
         restored = restore_padded(restore_on_device, of_box, model.scale, model.size_multiple)
         return restored.cpu()
 
-    bands = restored_bands(restore_box, height, width, model.scale, tile=tile, overlap=overlap)
+    bands = restored_bands(restore_box, grid, model.scale)
     return torch.cat([band for _, band in bands], dim=2)

@@ -24,7 +24,7 @@ from distillkit.inference.image_types import as_array, quantized, to_unit
 from distillkit.inference.interpolation import MAX_NODES, MIN_NODES, mix, plan_interpolation
 from distillkit.inference.opacity import enlarged_opacity, fill_hidden_colors
 from distillkit.inference.student import Student, find_student, load_student
-from distillkit.inference.tiling import Box, default_tile, padded_area, restored_bands
+from distillkit.inference.tiling import Box, default_tile, padded_area, plan_tiles, restored_bands
 from distillkit.inference.tradeoff_map import is_map, pad_map, read_map
 from distillkit.recipe.build import build_named_model, pick_device
 from distillkit.recipe.schema import ColorFix
@@ -51,15 +51,15 @@ class Restorer:
     >>> restorer = Restorer.from_pretrained("runs/quickstart_sr4x")
     >>> restored = restorer(Image.open("photo.png"), tradeoff=0.3)
 
-    An image of more than ``tile`` x ``tile`` input pixels is restored in overlapping tiles. Beside
-    the input and the results, in 8 bits where the input has 8, no more than one row of tiles is
-    held. Where a student draws noise, the draws depend on the seed and on where the tile is. Out of
-    memory, the tile is halved for good, with a warning.
+    An image of more than ``tile`` x ``tile`` input pixels is restored in overlapping tiles of at
+    most so many pixels. Beside the input and the results, in 8 bits where the input has 8, no more
+    than one row of tiles is held. Where a student draws noise, the draws depend on the seed and on
+    where the tile is. Out of memory, the tile is halved for good, with a warning.
 
     Args:
         student: what to restore with.
         device: where it is.
-        tile: side in input pixels; default 768 pixels of the result.
+        tile: side of a square tile in input pixels; default 768 pixels of the result.
         overlap: of neighboring tiles; default an eighth of the tile.
         color_fix: ``"none"``, or the fix that gives a result the colors of its input: ``"adain"``,
             ``"wavelet"``; default: the one that the student was evaluated with.
@@ -301,10 +301,15 @@ class Restorer:
         # A map's tradeoffs are set layer by layer, which merged weights would prevent.
         merged_at = [] if request.tradeoff_map is not None else restored_at
         restore_box = self._box_restorer(lq, replace(request, tradeoffs=restored_at))
-        in_one_piece = self._padded_area(lq) <= self.tile**2
-        tile = max(height, width) if in_one_piece else self.tile
-        overlap = 0 if in_one_piece else self.overlap
-        bands = restored_bands(restore_box, height, width, self.scale, tile=tile, overlap=overlap)
+        grid = plan_tiles(
+            height,
+            width,
+            tile=self.tile,
+            overlap=self.overlap,
+            size_multiple=self.student.model.size_multiple,
+        )
+        bands = restored_bands(restore_box, grid, self.scale)
+        in_one_piece = len(grid.rows) == len(grid.columns) == 1
         with (
             self.student.merged_at(merged_at),
             self._progress_bar(height, hidden=in_one_piece) as bar,

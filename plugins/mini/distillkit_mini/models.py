@@ -97,7 +97,8 @@ class MiniModel(DiffusionModel):
         super().__init__()
         self.task = task
         self.scale = task.scale
-        self.size_multiple = PATCH // task.scale
+        # the network halves its latents once
+        self.size_multiple = 2 * PATCH // task.scale
         self.codec = PixelUnshuffle(PATCH, LATENT_GAIN)
         self.network = UNet(2 * CHANNELS, CHANNELS, width=WIDTH, blocks=BLOCKS)
 

@@ -67,7 +67,7 @@ def test_any_size_is_restored_at_four_times_the_latents_size(
     model: DiffusionModel, size: tuple[int, int]
 ) -> None:
     height, width = size
-    unit = model.size_multiple
+    unit = 4 // model.scale
     inputs = draw_inputs(2, height * unit, width * unit)
     condition = model.condition(inputs)
     assert condition.y is not None
@@ -95,7 +95,7 @@ def test_a_generator_decides_everything(
 @pytest.mark.parametrize("name", ["realistic", "realistic-lle"])
 def test_tiles_agree_with_the_full_image_away_from_their_borders(name: str) -> None:
     model = build(name)
-    unit = model.size_multiple
+    unit = 4 // model.scale
     inputs = draw_inputs(1, 96 * unit, 96 * unit)
     tile = ModelInput(inputs.lq[..., : 80 * unit, : 80 * unit])
     inner = (..., slice(4 * 40), slice(4 * 40))
