@@ -351,7 +351,8 @@ def check_size_multiple(model: Any) -> None:
     """Restore alike from every multiple of size_multiple on.
 
     Tiles start at such multiples. Where a network halves its inputs more often than that says, a
-    tile is restored on another grid than the full image.
+    tile is restored on another grid than the full image. Only a start that agrees far better tells
+    so: a model that draws, or that sees the whole image, has no such start.
     """
     unit = model.size_multiple
     if unit > LARGEST_SHIFTED_MULTIPLE:
@@ -359,8 +360,6 @@ def check_size_multiple(model: Any) -> None:
     side = math.ceil(SHIFTED_SIDE / unit) * unit
     lq = smooth_images(1, side, side).to(_device_of(model))
     full = model.restore(ModelInput(lq), seeded())
-    if not torch.allclose(full, model.restore(ModelInput(lq), seeded(1)), atol=1e-5):
-        raise DoesNotApply("it draws random numbers, other ones in each tile")
     rows = model.scale * side // 2
 
     def deviation(shift: int) -> float:
