@@ -42,7 +42,7 @@ from distillkit.report.documents import evaluation_markdown
 from distillkit.report.files import write_evaluation
 from distillkit.report.losses import draw_losses
 from distillkit.report.notes import color_note, cost_note
-from distillkit.report.page import write_report
+from distillkit.report.page import EvaluatedSet, write_report
 from distillkit.report.tables import cost_cells, cost_columns, difference_table
 from distillkit.report.tradeoff import draw_tradeoff, leave_out_far_point
 
@@ -421,7 +421,8 @@ def report(run_dir, evaluated, **changes) -> str:
         "manifest": {},
         "history": HISTORY,
     }
-    return write_report(run_dir, *evaluated, **(arguments | changes)).read_text()
+    sets = [EvaluatedSet(*evaluated)]
+    return write_report(run_dir, sets, **(arguments | changes)).read_text()
 
 
 class Page(HTMLParser):

@@ -13,7 +13,7 @@ from distillkit.evaluation.protocol import EvaluationSettings, Method, evaluate
 from distillkit.files.images import to_float
 from distillkit.metrics.distortion import psnr, psnr_y, ssim, ssim_y
 from distillkit.metrics.learned import stlpips
-from distillkit.report.page import write_report
+from distillkit.report.page import EvaluatedSet, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = (
@@ -42,6 +42,12 @@ def noisy(name, tradeoff, noise):
 
 
 def write_page(folder, methods, metrics, **settings):
+    evaluated = evaluate_toys("toys", methods, metrics, **settings)
+    folder.mkdir()
+    return write_report(folder, [evaluated], manifest={"packages": {"a": "1" * 90}})
+
+
+def evaluate_toys(dataset, methods, metrics, **settings):
     rng = np.random.default_rng(0)
     items = []
     for number in range(12):
@@ -50,10 +56,9 @@ def write_page(folder, methods, metrics, **settings):
         gt = to_float(large)[None]
         items.append(EvaluationPair(f"photo{number:02}", gt, gt))
     gallery = Gallery()
-    shown = EvaluationSettings("toys", **settings)
+    shown = EvaluationSettings(dataset, **settings)
     results = evaluate(methods, items, metrics, shown, observe=gallery)
-    folder.mkdir()
-    return write_report(folder, results, gallery, manifest={"packages": {"a": "1" * 90}})
+    return EvaluatedSet(results, gallery)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,20 @@ def folders_page(tmp_path_factory):
     """A report without any tradeoff and without a perceptual metric."""
     methods = [noisy("ours", None, 0.02), noisy("theirs", None, 0.05)]
     return write_page(tmp_path_factory.mktemp("pages") / "folders", methods, [psnr()])
+
+
+@pytest.fixture(scope="module")
+def sets_page(tmp_path_factory):
+    """A report of two evaluation sets with different results."""
+    student = [noisy("student", 0.0, 0.04), noisy("student", 1.0, 0.01)]
+    metrics = [psnr(), stlpips("alex")]
+    evaluated = [
+        evaluate_toys("RealSR", student, metrics),
+        evaluate_toys("DIV2K-Val", [*student, noisy("theirs", None, 0.09)], metrics),
+    ]
+    folder = tmp_path_factory.mktemp("pages") / "sets"
+    folder.mkdir()
+    return write_report(folder, evaluated, manifest={})
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +205,28 @@ def test_the_images_are_sorted_worst_first_by_any_method(visit, run_page):
     name = linked.inner_text()
     linked.click()
     assert page.locator("#photo option:checked").inner_text() == name
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_each_evaluation_set_has_its_own_place_on_the_page(visit, sets_page, width):
+    page = visit(sets_page, width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(CUT_OFF) == []
+    assert page.locator("nav a").all_inner_texts() == ["RealSR", "DIV2K-Val"]
+    assert page.locator("h2.set").all_inner_texts() == ["RealSR", "DIV2K-Val"]
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(set(ids)) == len(ids)
+    first = page.locator("article").first
+    second = page.locator("article").last
+    assert "theirs" not in first.inner_text()
+    assert "theirs" in second.inner_text()
+    assert first.get_by_text("no verdict: 12 photographs").count() > 0
+    assert second.get_by_text("no verdict: 12 photographs").count() > 0
+    # The controls of one set leave the other as it is.
+    page.locator("#right-tradeoff-2").fill("1")
+    page.locator("#metric-2").select_option(label="psnr")
+    assert page.locator("#tag-right-2").inner_text() == "student 1"
+    assert page.locator("#metric option:checked").inner_text() == "stlpips-alex"
+    page.locator("#right-tradeoff").fill("0")
+    assert page.locator("#tag-right").inner_text() == "student 0"
+    assert page.locator("#tag-right-2").inner_text() == "student 1"

@@ -16,7 +16,7 @@ from distillkit.export.folder import export
 from distillkit.inference.student import load_student
 from distillkit.metrics.distortion import psnr
 from distillkit.objectives.reconstruction import ReconstructionLoss
-from distillkit.recipe.build import build, open_evaluation_pairs
+from distillkit.recipe.build import build, open_evaluation_sets
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.folder import lock_folder
@@ -345,8 +345,8 @@ def test_a_student_restores_with_the_color_fix_it_was_judged_with(recipe, tmp_pa
     restorer = Restorer.from_pretrained(run, device="cpu")
     assert restorer.color_fix == "adain"
     degradation = build(resolved.degradation, "cpu")
-    pairs = open_evaluation_pairs(resolved, degradation, restorer.scale)
-    pair = pairs[0].read()
+    sets = open_evaluation_sets(resolved, degradation, restorer.scale)
+    pair = sets[resolved.recipe.name][0].read()
     values = {}
     for fix in (None, "none"):
         restorer = Restorer.from_pretrained(run, device="cpu", color_fix=fix)

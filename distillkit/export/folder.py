@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distillkit.errors import DistillkitError, first_line
+from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.export.adapters import About, LoadStudent, write_adapters
 from distillkit.export.model_card import model_card
 from distillkit.files.atomic import atomic_dir, check_writable
@@ -98,7 +99,7 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
         (folder / "recipe.toml").write_text(recipe)
         # Its memory is needed by those that are loaded for comparison.
         del student
-        rows = _evaluation_rows(run)
+        rows = read_metric_rows(run)
         card = model_card(about, tomllib.loads(recipe), rows, has_checkpoints=has_checkpoints)
         (temporary / "README.md").write_text(card)
         ways = _write_wrappers(temporary, about)
@@ -313,15 +314,3 @@ def _compare(
             f"{name}: largest difference from the original {largest:.1g} of white, at tradeoff {at}"
         )
     return report
-
-
-def _evaluation_rows(run: Path) -> list[dict[str, Any]]:
-    file = run / "evaluation" / "metrics.json"
-    if not file.is_file():
-        return []
-    try:
-        return json.loads(file.read_text())
-    except ValueError as e:
-        raise DistillkitError(
-            f"{file} - damaged ({first_line(e)}); evaluate again with: distillkit evaluate {run}"
-        ) from e

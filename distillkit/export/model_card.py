@@ -160,12 +160,16 @@ def _metric_table(rows: Sequence[MetricRow]) -> Table | None:
     if not rows:
         return None
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    lines: dict[tuple[str, str], list[str]] = {}
+    heads = ["method", "tradeoff"]
+    if len({row["dataset"] for row in rows}) > 1:
+        heads = ["dataset", *heads]
+    lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        key = (row["method"], tradeoff_text(row["tradeoff"]))
+        texts = {**row, "tradeoff": tradeoff_text(row["tradeoff"])}
+        key = tuple(texts[name] for name in heads)
         line = lines.setdefault(key, [*key] + [""] * len(metrics))
-        line[2 + metrics.index(row["metric"])] = _mean_text(row)
-    return Table(["method", "tradeoff", *metrics], list(lines.values()))
+        line[len(heads) + metrics.index(row["metric"])] = _mean_text(row)
+    return Table([*heads, *metrics], list(lines.values()))
 
 
 def _mean_text(row: MetricRow) -> str:

@@ -323,23 +323,33 @@ def hub_dataset(table: SourceConfig) -> HubDataset | None:
     return HubDataset(table.hub, table.revision, table.config, table.split)
 
 
-def open_evaluation_pairs(
+def open_evaluation_sets(
     resolved: ResolvedRecipe, degradation: Degradation | None, scale: int
-) -> list[PlannedPair]:
-    """Plan the recipe's evaluation pairs: the same ones at every call, in every process."""
-    config = resolved.recipe.evaluation
+) -> dict[str, list[PlannedPair]]:
+    """Plan the pairs of the recipe's evaluation sets: the same ones at every call and process.
+
+    Sources of one name form a set; those without a name form the one that is called as the recipe.
+    """
+    sources_of_set: dict[str, list[Source]] = {}
     sources = open_sources(resolved, "eval")
-    pairs = []
-    for source in sources:
-        of_source = evaluation_pairs(
-            source,
-            degradation,
-            crop=config.crop_size,
-            crops_per_image=config.crops_per_image,
-            scale=scale,
-            seed=resolved.recipe.seed,
-        )
-        # names must be unique over all sources
-        prefix = f"{source.name}:" if len(sources) > 1 else ""
-        pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
-    return pairs
+    for table, source in zip(resolved.recipe.data.eval, sources, strict=True):
+        name = table.name or resolved.recipe.name
+        sources_of_set.setdefault(name, []).append(source)
+    config = resolved.recipe.evaluation
+    sets = {}
+    for name, sources in sources_of_set.items():
+        pairs = []
+        for source in sources:
+            of_source = evaluation_pairs(
+                source,
+                degradation,
+                crop=config.crop_size,
+                crops_per_image=config.crops_per_image,
+                scale=scale,
+                seed=resolved.recipe.seed,
+            )
+            # Names must be unique over the sources of a set.
+            prefix = f"{source.name}:" if len(sources) > 1 else ""
+            pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
+        sets[name] = pairs
+    return sets

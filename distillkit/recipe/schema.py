@@ -65,6 +65,11 @@ class SourceConfig(BaseModel):
         default=None, description="configuration of the Hub repository, where it has several"
     )
     split: str = Field(default="train", description="split of the dataset")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = Field(
+        default=None,
+        description="evaluation set that a source of data.eval belongs to; each set has tables and "
+        "checks of its own; default: the recipe's name",
+    )
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
     parquet: Path | None = Field(default=None, description="parquet file or glob")
     streaming: bool = Field(
@@ -132,6 +137,13 @@ class DataConfig(Config):
     max_bad_fraction: Fraction = Field(
         default=0.05, description="share of unreadable or too small images at which a run stops"
     )
+
+    @field_validator("train")
+    @classmethod
+    def _check_unnamed(cls, train: list[SourceConfig]) -> list[SourceConfig]:
+        if any(source.name is not None for source in train):
+            raise ValueError("name is of data.eval alone: it names an evaluation set")
+        return train
 
 
 class AdapterConfig(Config):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery
+from distillkit.evaluation.metric_rows import METRICS_FILE, find_metrics_files
 from distillkit.evaluation.results import Results
 from distillkit.files.atomic import write_file
 from distillkit.report.bubbles import draw_bubbles
@@ -18,7 +19,7 @@ from distillkit.report.tradeoff import draw_tradeoff
 
 EVALUATION_FILES = (
     "per_image.json",
-    "metrics.json",
+    METRICS_FILE,
     "metrics.csv",
     "table.md",
     "tradeoff.png",
@@ -70,3 +71,22 @@ def write_evaluation(
         else:
             # An earlier evaluation may have had enough to draw.
             (out_dir / name).unlink(missing_ok=True)
+
+
+def remove_other_sets(folder: Path, sets: Collection[str]) -> None:
+    """Remove what earlier evaluations wrote of other evaluation sets.
+
+    Args:
+        folder: with the files of the only set, or with a folder for each set.
+        sets: names of the sets that were evaluated now.
+    """
+    kept = {folder}
+    if len(sets) > 1:
+        kept = {folder / name for name in sets}
+    for file in find_metrics_files(folder):
+        if file.parent in kept:
+            continue
+        for name in EVALUATION_FILES:
+            (file.parent / name).unlink(missing_ok=True)
+        if not any(file.parent.iterdir()):
+            file.parent.rmdir()

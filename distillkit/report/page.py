@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,14 @@ from distillkit.report.tables import (
 from distillkit.report.tradeoff import draw_tradeoff
 
 
+class EvaluatedSet(NamedTuple):
+    """What was measured on an evaluation set, and images of it."""
+
+    results: Results
+    gallery: Gallery
+    """With at least one photo."""
+
+
 class Headline(NamedTuple):
     """A number at the top of the page."""
 
@@ -52,8 +60,7 @@ class Figure(NamedTuple):
 
 def write_report(
     out_dir: Path,
-    results: Results,
-    gallery: Gallery,
+    evaluated: Sequence[EvaluatedSet],
     trained_against: Collection[str] = (),
     *,
     manifest: Mapping[str, Any],
@@ -66,8 +73,7 @@ def write_report(
 
     Args:
         out_dir: the folder of the run or the comparison.
-        results: what was measured.
-        gallery: images to show, with at least one photo.
+        evaluated: the evaluation sets, all with the same metrics.
         trained_against: names of the metrics that the student was trained against.
         manifest: environment and provenance; nested mappings are flattened to dotted keys.
         recipe_toml: the resolved recipe; empty where there is none.
@@ -76,31 +82,37 @@ def write_report(
     Returns:
         The page's path.
     """
-    checks = check_sweep(results, trained_against)
-    comparison = partial(draw_comparison, gallery.pictures, results.teachers)
-    viewer = _viewer(results, gallery)
-    per_image = _per_image(results)
     html = fill_template(
         "report.html.j2",
         title=out_dir.resolve().name,
-        headlines=_headlines(results, trained_against),
-        viewer=viewer,
-        per_image=per_image,
-        first_perceptual=_first_perceptual(per_image, results),
-        has_sweep=len(results.sweep()) > 1,
-        lossy=_is_lossy(viewer),
-        tradeoff=_light_and_dark(partial(draw_tradeoff, results, trained_against)),
-        radar=_light_and_dark(partial(draw_radar, results, trained_against)),
-        bubbles=_light_and_dark(partial(draw_bubbles, results)),
+        sets=[_set_content(one, trained_against) for one in evaluated],
         losses=_light_and_dark(partial(draw_losses, list(history))),
-        comparison=_light_and_dark(comparison, smallest=1.0),
         recipe=recipe_toml,
         manifest=dict(_flatten(manifest)),
-        **evaluation_content(results, trained_against, checks),
     )
     path = out_dir / "report.html"
     write_file(path, html)
     return path
+
+
+def _set_content(evaluated: EvaluatedSet, trained_against: Collection[str]) -> dict[str, Any]:
+    """Collect what the page shows of one evaluation set."""
+    results, gallery = evaluated
+    checks = check_sweep(results, trained_against)
+    comparison = partial(draw_comparison, gallery.pictures, results.teachers)
+    viewer = _viewer(results, gallery)
+    return {
+        "headlines": _headlines(results, trained_against),
+        "viewer": viewer,
+        "per_image": _per_image(results),
+        "has_sweep": len(results.sweep()) > 1,
+        "lossy": _is_lossy(viewer),
+        "tradeoff": _light_and_dark(partial(draw_tradeoff, results, trained_against)),
+        "radar": _light_and_dark(partial(draw_radar, results, trained_against)),
+        "bubbles": _light_and_dark(partial(draw_bubbles, results)),
+        "comparison": _light_and_dark(comparison, smallest=1.0),
+        **evaluation_content(results, trained_against, checks),
+    }
 
 
 def _headlines(results: Results, trained_against: Collection[str]) -> list[Headline]:
@@ -201,13 +213,18 @@ def _per_image(results: Results) -> dict[str, Any]:
         }
         metrics.append(content)
     titles = [image_title(method.label, results.teachers) for method in methods]
-    return {"items": results.items, "methods": titles, "metrics": metrics}
+    return {
+        "items": results.items,
+        "methods": titles,
+        "metrics": metrics,
+        "first": _first_perceptual(metrics, results),
+    }
 
 
-def _first_perceptual(per_image: Mapping[str, Any], results: Results) -> int | None:
+def _first_perceptual(metrics: Sequence[Mapping[str, Any]], results: Results) -> int | None:
     """Return the number of the metric that the table of images begins with."""
     perceptual = {metric.name for metric in results.perceptual}
-    for number, metric in enumerate(per_image["metrics"]):
+    for number, metric in enumerate(metrics):
         if metric["name"] in perceptual:
             return number
     return None

@@ -34,7 +34,7 @@ from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import build_metric, pick_device
 from distillkit.report.files import write_evaluation
 from distillkit.report.notes import failure_notes
-from distillkit.report.page import write_report
+from distillkit.report.page import EvaluatedSet, write_report
 from distillkit.runs.comparison_folder import MEASUREMENTS, check_comparison_folder
 from distillkit.runs.comparison_keys import ImageKeys, describe_metric, describe_versions
 from distillkit.runs.console import print_status, with_progress
@@ -369,4 +369,5 @@ def _write_results(
     for check in check_sweep(results, training):
         print_status(str(check))
     manifest.close("finished")
-    return write_report(out, results, gallery, training, manifest=manifest.facts)
+    evaluated = EvaluatedSet(results, gallery)
+    return write_report(out, [evaluated], training, manifest=manifest.facts)

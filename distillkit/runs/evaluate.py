@@ -36,12 +36,12 @@ from distillkit.inference.student import (
 )
 from distillkit.metrics.base import Metric, SetMetric
 from distillkit.plugins.descriptors import TeacherSpec
-from distillkit.recipe.build import build, open_evaluation_pairs, pick_device
+from distillkit.recipe.build import build, open_evaluation_sets, pick_device
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.recipe.schema import FIDELITY
-from distillkit.report.files import write_evaluation
+from distillkit.recipe.schema import FIDELITY, EvaluationConfig
+from distillkit.report.files import remove_other_sets, write_evaluation
 from distillkit.report.notes import missing_notes, start_note
-from distillkit.report.page import write_report
+from distillkit.report.page import EvaluatedSet, write_report
 from distillkit.runs.comparison_folder import refuse_output_in_inputs
 from distillkit.runs.console import print_status, with_progress
 from distillkit.runs.method_folders import Files, Layout, folder_methods, read_folders
@@ -61,15 +61,17 @@ def evaluate_run(
 ) -> Path | None:
     """Evaluate a run's student on held-out images.
 
-    Writes ``evaluation/`` and ``report.html``, prints the checks. The student is loaded from
-    the run's ``student`` folder, as a user would load it.
+    Writes ``evaluation/`` and ``report.html``, prints the checks. Several evaluation sets have a
+    folder each in ``evaluation/``. The student is loaded from the run's ``student`` folder, as a
+    user would load it.
 
     Args:
         resolved: the run's recipe.
         run_dir: the run's folder; its ``manifest.json`` is shown in the report.
         device: where models run; default: a GPU where there is one.
         method_folders: more methods to compare with, as folders of their images by the method's
-            name; the images are named as the recipe's evaluation images.
+            name; the images are named as the recipe's evaluation images, and lie in a folder of
+            the set's name where there are several sets.
         combine: two methods to combine linearly; default: the teachers, where both restore.
 
     Returns:
@@ -82,15 +84,11 @@ def evaluate_run(
     device = pick_device(device)
     student = load_student(run_dir / "student", device)
     teachers = _build_output_teachers(resolved, device)
-    items = _held_out_items(resolved, student.model.scale, device)
+    sets = _open_sets(resolved, student.model.scale, device)
     metrics, absent = _build_metrics(resolved, device)
-    files = _read_method_folders(method_folders or {}, items)
-    # Metrics measure the images of all methods in one batch, in this order.
-    methods = [
-        *_model_methods(resolved, run_dir, student, teachers, device),
-        *folder_methods(files),
-        bicubic_method(student.model.scale),
-    ]
+    # All files are checked before anything is measured.
+    files_of_sets = _read_method_folders(method_folders or {}, sets)
+    model_methods = _model_methods(resolved, run_dir, student, teachers, device)
     options = resolved.recipe.evaluation
     settings = EvaluationSettings(
         dataset=resolved.recipe.name,
@@ -103,32 +101,64 @@ def evaluate_run(
         color_fix=options.color_fix,
         absent=absent,
     )
+    evaluated = []
+    for name, items in sets.items():
+        # Metrics measure the images of all methods in one batch, in this order.
+        methods = [
+            *model_methods,
+            *folder_methods(files_of_sets[name]),
+            bicubic_method(student.model.scale),
+        ]
+        of_set = replace(settings, dataset=name)
+        one = _evaluate_set(methods, items, metrics, of_set, options)
+        _write_set(resolved, one, run_dir / "evaluation", is_only_set=len(sets) == 1)
+        evaluated.append(one)
+    remove_other_sets(run_dir / "evaluation", sets)
+    return _write_report(resolved, run_dir, evaluated)
+
+
+def _evaluate_set(
+    methods: Sequence[Method],
+    items: Sequence[PlannedPair],
+    metrics: Sequence[Metric | SetMetric],
+    settings: EvaluationSettings,
+    options: EvaluationConfig,
+) -> EvaluatedSet:
+    """Restore and measure the images of one set, with every seed."""
     gallery = Gallery(options.num_gallery_images)
     results_by_seed = []
     for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
-        work = f"evaluating seed {seeded.seed}" if options.num_seeds > 1 else "evaluating"
+        work = f"evaluating {settings.dataset}"
+        if options.num_seeds > 1:
+            work += f", seed {seeded.seed}"
         # Read one by one: all of them at once may not fit into memory.
         pairs = (item.read() for item in items)
         observed = with_progress(pairs, len(items), work)
         # The gallery keeps images of the first seed.
         observe = gallery if seed_offset == 0 else None
         results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
-    return _write_results(resolved, run_dir, Results.over_seeds(results_by_seed), gallery)
+    return EvaluatedSet(Results.over_seeds(results_by_seed), gallery)
 
 
 def _read_method_folders(
-    folders: Mapping[str, Path], items: Sequence[PlannedPair]
-) -> dict[str, Files]:
-    """Check the files of other methods against the images to evaluate on."""
+    folders: Mapping[str, Path], sets: Mapping[str, Sequence[PlannedPair]]
+) -> dict[str, dict[str, Files]]:
+    """Check the files of other methods against the images to evaluate on, by set."""
+    files: dict[str, dict[str, Files]] = {name: {} for name in sets}
     if not folders:
         # Nothing is to be read of the images yet.
-        return {}
-    layouts = {}
-    for item in items:
-        image = item.read().gt[0]
-        layouts[item.name] = Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
-    return read_folders(folders, layouts)
+        return files
+    for name, items in sets.items():
+        layouts = {}
+        for item in items:
+            image = item.read().gt[0]
+            layouts[item.name] = Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
+        of_set = dict(folders)
+        if len(sets) > 1:
+            of_set = {method: folder / name for method, folder in folders.items()}
+        files[name] = read_folders(of_set, layouts)
+    return files
 
 
 def _pairs_to_combine(
@@ -171,16 +201,18 @@ def _build_output_teachers(
     return teachers
 
 
-def _held_out_items(
+def _open_sets(
     resolved: ResolvedRecipe,
     scale: int,
     device: torch.device,
-) -> list[PlannedPair]:
+) -> dict[str, list[PlannedPair]]:
+    """Plan the images of every evaluation set."""
     degradation: Degradation | None = None
     if resolved.degradation is not None:
         degradation = build(resolved.degradation, device)
-    items = open_evaluation_pairs(resolved, degradation, scale)
-    return items[: resolved.recipe.evaluation.max_images]
+    sets = open_evaluation_sets(resolved, degradation, scale)
+    largest = resolved.recipe.evaluation.max_images
+    return {name: items[:largest] for name, items in sets.items()}
 
 
 def _build_metrics(
@@ -268,14 +300,20 @@ def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[
     return trained_against
 
 
-def _write_results(
+def _write_set(
     resolved: ResolvedRecipe,
-    run_dir: Path,
-    results: Results,
-    gallery: Gallery,
-) -> Path:
+    evaluated: EvaluatedSet,
+    folder: Path,
+    *,
+    is_only_set: bool,
+) -> None:
+    """Write the files of a set as soon as it is measured, and print its checks."""
+    results, gallery = evaluated
+    if not is_only_set:
+        folder = folder / results.dataset
+        print_status(f"evaluation set {results.dataset}:")
     trained_against = _metrics_trained_against(resolved, results)
-    write_evaluation(results, gallery, run_dir / "evaluation", trained_against)
+    write_evaluation(results, gallery, folder, trained_against)
     for note in missing_notes(results):
         print_status(f"not measured: {note}")
     checks = check_sweep(results, trained_against)
@@ -283,10 +321,16 @@ def _write_results(
         print_status(start_note(results))
     for check in checks:
         print_status(str(check))
+
+
+def _write_report(
+    resolved: ResolvedRecipe, run_dir: Path, evaluated: Sequence[EvaluatedSet]
+) -> Path:
+    # All sets have the same metrics.
+    trained_against = _metrics_trained_against(resolved, evaluated[0].results)
     return write_report(
         run_dir,
-        results,
-        gallery,
+        evaluated,
         trained_against,
         recipe_toml=resolved.to_toml(),
         manifest=json.loads((run_dir / "manifest.json").read_text()),

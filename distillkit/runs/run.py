@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +18,7 @@ from distillkit.errors import DataError, DistillkitError, Interrupted
 from distillkit.files.atomic import explain_full_disk, scratch_folder, write_file
 from distillkit.inference.student import read_about, student_folder
 from distillkit.plugins.manager import load_plugins
-from distillkit.recipe.build import open_evaluation_pairs, open_sources
+from distillkit.recipe.build import open_evaluation_sets, open_sources
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.runs.changes import Change
@@ -235,7 +236,8 @@ def _choose_samples(
     if not main and mesh is None:
         return []
     by_photo: dict[str, PlannedPair] = {}
-    for pair in open_evaluation_pairs(resolved, models.degradation, models.student.scale):
+    sets = open_evaluation_sets(resolved, models.degradation, models.student.scale)
+    for pair in itertools.chain.from_iterable(sets.values()):
         photo = pair.name.partition("#")[0]
         by_photo.setdefault(photo, pair)
     chosen = list(by_photo.values())[: resolved.recipe.evaluation.num_gallery_images]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.errors import DistillkitError, RecipeError
+from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.evaluation.results import STUDENT
 from distillkit.files.atomic import write_file
 from distillkit.recipe.dump import format_value
@@ -141,16 +142,19 @@ def write_summary(runs: Sequence[SweepRun], out: Path) -> None:
 def _summary_table(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     """Lay out a line for each run and tradeoff, with a column for each metric."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    heads = [*keys, "tradeoff"]
+    if len({row["dataset"] for row in rows}) > 1:
+        heads = ["dataset", *heads]
     lines: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        settings = [row[key] for key in keys]
-        head = (*settings, tradeoff_text(row["tradeoff"]))
+        texts = {**row, "tradeoff": tradeoff_text(row["tradeoff"])}
+        head = tuple(texts[name] for name in heads)
         # Runs may differ in their metrics: a cell stays empty where one was not measured.
         cells = lines.setdefault(head, [""] * len(metrics))
         column = metrics.index(row["metric"])
         cells[column] = _summary_cell(row)
     return Table(
-        header=[*keys, "tradeoff", *metrics],
+        header=[*heads, *metrics],
         rows=[[*head, *cells] for head, cells in lines.items()],
     )
 
@@ -169,11 +173,10 @@ def _summary_cell(row: Mapping[str, Any]) -> str:
 
 def _student_rows(run: SweepRun) -> list[dict[str, Any]]:
     """Read the student's results of a finished run, and add its settings."""
-    path = run.folder / "evaluation" / "metrics.json"
-    if run.status != "finished" or not path.exists():
+    if run.status != "finished":
         return []
     rows = []
-    for row in json.loads(path.read_text()):
+    for row in read_metric_rows(run.folder):
         if row["method"] == STUDENT:
             row["folder"] = run.folder.name
             rows.append({**run.settings, **row})
