@@ -15,7 +15,8 @@ def find_metrics_files(folder: Path) -> list[Path]:
     """Find the files with the means of all evaluation sets.
 
     Args:
-        folder: ``evaluation`` of a run. The only set has its file there, several have a folder each.
+        folder: ``evaluation`` of a run. The only set has its file there, several have a folder
+            each.
     """
     return sorted([*folder.glob(METRICS_FILE), *folder.glob(f"*/{METRICS_FILE}")])
 
