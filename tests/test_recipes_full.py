@@ -107,6 +107,35 @@ def test_the_full_recipe_weights_losses_as_the_paper():
         assert teacher.anchor_weight == 5.5
 
 
+def test_the_three_sets_of_the_papers_tables_are_one_recipe():
+    resolved = load_recipe("superres/ctsr_sr4x_all_sets")
+    folders = {source.name: source.imagefolder.name for source in resolved.recipe.data.eval}
+    assert folders == {
+        "RealSR": "RealSRVal_crop128",
+        "DRealSR": "DrealSRVal_crop128",
+        "DIV2K-Val": "DIV2K_V2_val",
+    }
+    base = load_recipe("superres/ctsr_sr4x").document.values
+    changed = dict(resolved.document.values)
+    assert {key for key in base if base[key] != changed[key]} == {"name", "data"}
+
+
+def test_the_papers_metrics_are_those_it_names_and_find_their_files_in_weights():
+    resolved = load_recipe("superres/ctsr_sr4x")
+    tables = {
+        metric.use.rpartition("/")[2]: metric for metric in resolved.recipe.evaluation.metrics
+    }
+    assert tables["maniqa"].model == "maniqa-pipal"
+    weights = Path.cwd() / "weights"
+    files = {
+        "niqe": {"parameters": "niqe_pris_params.npz"},
+        "dists": {"weights": "dists.pt", "trunk": "vgg16-397923af.pth"},
+    }
+    for metric, options in files.items():
+        for option, name in options.items():
+            assert Path(getattr(tables[metric], option)).absolute() == weights / name
+
+
 @pytest.mark.parametrize("variant", ["ctsr_eq8", "ctsr_alg2"])
 def test_the_papers_own_variants_are_one_set_away(variant):
     assert (

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -19,9 +20,13 @@ def program(word):
     return found
 
 
-def test_the_pairs_are_those_of_the_two_folders(tmp_path, monkeypatch):
-    for part, side in (("test_HR", 16), ("test_LR", 4)):
-        folder = tmp_path / "data" / "RealSRVal_crop128" / part
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("RealSRVal_crop128", ("test_HR", "test_LR")), ("DIV2K_V2_val", ("gt", "lq"))],
+)
+def test_the_pairs_are_those_of_the_two_folders(tmp_path, monkeypatch, name, parts):
+    for part, side in zip(parts, (16, 4), strict=True):
+        folder = tmp_path / "data" / name / part
         folder.mkdir(parents=True)
         for i in range(3):
             Image.fromarray(np.full((side, side, 3), 50 * i, np.uint8)).save(
@@ -29,7 +34,7 @@ def test_the_pairs_are_those_of_the_two_folders(tmp_path, monkeypatch):
             )
     monkeypatch.chdir(tmp_path)
     exec(program("RealSRVal_crop128"), {})
-    source = open_source(imagefolder="data/RealSRVal_crop128", columns=Columns(lq="lq"))
+    source = open_source(imagefolder=f"data/{name}", columns=Columns(lq="lq"))
     pairs = [source.read(i) for i in range(len(source))]
     assert [(len(p.gt), len(p.lq)) for p in pairs] == [(16, 4)] * 3
     assert [(p.gt.max(), p.lq.max()) for p in pairs] == [(0, 0), (50, 50), (100, 100)]
