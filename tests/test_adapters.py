@@ -160,8 +160,27 @@ def test_targets_choose_layers_and_nonsense_is_refused():
 def test_lora_needs_layers_inside_a_network():
     with pytest.raises(DistillkitError, match=r'^the network is itself a Conv2d, .*kind = "full"'):
         add_adapter(torch.nn.Conv2d(3, 3, 1), "lora")
-    with pytest.raises(DistillkitError, match=r"^GroupNorm has no Linear or Conv2d layer, "):
+    with pytest.raises(DistillkitError, match=r"^GroupNorm has no Linear, nor Conv2d without"):
         add_adapter(torch.nn.GroupNorm(1, 3), "lora")
+
+
+def test_lora_leaves_convolutions_in_groups_as_they_are():
+    """B A would mix the groups; peft refuses some and cannot merge the others."""
+    for groups in (2, 8):
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+        )
+        adapter = add_adapter(network, "lora")
+        assert {name.partition(".")[0] for name in adapter.tensors()} == {"0"}
+        for tensor in adapter.tensors().values():
+            torch.nn.init.normal_(tensor)
+        image = torch.rand(1, 3, 5, 6)
+        expected = network(image)
+        adapter.merge()
+        torch.testing.assert_close(network(image), expected, atol=1e-5, rtol=1e-4)
+        message = rf"no convolution in groups, and 1 of Sequential has {groups}; leave it out of"
+        with pytest.raises(DistillkitError, match=message):
+            add_adapter(network, "lora", targets=["1"])
 
 
 def test_the_start_of_lora_depends_on_the_seed_alone():

@@ -150,7 +150,7 @@ def check_as_a_host(file, channels=3, dtype="float"):
     assert source.shape[:2] == [1, channels]
     assert len(source.shape) == len(result.shape) == 4
     scales = set()
-    for side in (16, 64, 256):
+    for side in (16, 64, 256, 512):
         model = onnx.load(file)
         sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
         for axis in sides:
@@ -162,6 +162,14 @@ def check_as_a_host(file, channels=3, dtype="float"):
         scales.add(height.dim_value // side)
     assert len(scales) == 1
     return session
+
+
+def test_a_graph_with_a_second_input_is_none_for_a_host(recipe, tmp_path):
+    """Why there are the two other forms; the check must notice."""
+    run = make_run(recipe, tmp_path, *ENLARGER)
+    export_onnx(run, tmp_path / "graph.onnx", GraphForm())
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        check_as_a_host(tmp_path / "graph.onnx")
 
 
 @pytest.mark.parametrize("half", [False, True])

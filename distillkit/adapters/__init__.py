@@ -31,7 +31,7 @@ def add_adapter(
         rank: LoRA's rank.
         alpha: LoRA's alpha; default: the rank.
         targets: Endings of the names of the layers that LoRA adapts; default: every Linear and
-            Conv2d.
+            every Conv2d without groups.
         seed: Seed of LoRA's random factor A.
 
     Raises:

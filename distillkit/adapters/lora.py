@@ -23,15 +23,19 @@ _NAME = "distillkit"
 class LoRAAdapter(Adapter):
     """LoRA on Linear and Conv2d layers: ``W + scale (alpha / rank) B A``, B starting at zero.
 
+    Convolutions in groups, depthwise ones above all, stay as they are: their kernels are small, and
+    B A would mix the groups.
+
     Args:
         network: The network, which keeps its other weights.
         rank: Rank of B A.
         alpha: LoRA's alpha.
-        targets: Endings of the names of the layers to adapt; None: every Linear and Conv2d.
+        targets: Endings of the names of the layers to adapt; None: every Linear and every Conv2d
+            without groups.
         seed: Seed of the random factor A.
 
     Raises:
-        PluginError: No layer matches ``targets``.
+        PluginError: No layer matches ``targets``, or a convolution in groups does.
     """
 
     def __init__(
@@ -157,12 +161,21 @@ class LoRAAdapter(Adapter):
 
 
 def _find_layers(network: nn.Module, targets: Sequence[str] | None) -> list[str]:
-    """List the names of the Linear and Conv2d layers that end in one of ``targets``."""
+    """List the names of the layers to adapt, which end in one of ``targets``."""
     names: list[str] = []
     for name, module in network.named_modules():
         # The network itself has no name, and no parent in which it could be replaced.
-        if name and isinstance(module, nn.Linear | nn.Conv2d) and _matches(name, targets):
+        if not name or not isinstance(module, nn.Linear | nn.Conv2d):
+            continue
+        if not _matches(name, targets):
+            continue
+        if getattr(module, "groups", 1) == 1:
             names.append(name)
+        elif targets is not None:
+            raise PluginError(
+                f"LoRA adapts no convolution in groups, and {name} of {type(network).__name__} has "
+                f'{module.groups}; leave it out of targets, or set adapter = {{ kind = "full" }}'
+            )
     return names
 
 
@@ -171,7 +184,7 @@ def _explain_no_layer(network: nn.Module, targets: Sequence[str] | None) -> str:
     if isinstance(network, nn.Linear | nn.Conv2d):
         reason = f"the network is itself a {kind}, and LoRA adapts layers inside a network"
     elif not _find_layers(network, None):
-        reason = f"{kind} has no Linear or Conv2d layer, and LoRA adapts no other"
+        reason = f"{kind} has no Linear, nor Conv2d without groups, and LoRA adapts no other"
     else:
         return f"no Linear or Conv2d layer of {kind} ends in one of {list(targets or [])}"
     return f'{reason}; set adapter = {{ kind = "full" }}'

@@ -157,7 +157,8 @@ class AdapterConfig(Config):
     )
     targets: list[str] | None = Field(
         default=None,
-        description="endings of the names of the adapted layers; default: every Linear and Conv2d",
+        description="endings of the names of the adapted layers; default: every Linear and every "
+        "Conv2d without groups",
     )
 
 

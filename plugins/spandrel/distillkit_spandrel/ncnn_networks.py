@@ -52,11 +52,17 @@ def name_tensors(graph: Graph) -> Tensors:
 
 
 def _check_end(graph: Graph, name: str, kinds: Sequence[str]) -> None:
-    if graph.last.kind not in kinds:
-        raise graph.last.refusal(
+    # Behind its end a network may scale its image, as those that distillkit exports do.
+    *_, last = (layer for layer in graph.layers if not _is_scaling(layer))
+    if last.kind not in kinds:
+        raise last.refusal(
             f"not a network that can be converted: a {name} ends with {' or '.join(kinds)}, and "
             "spandrel has no such layer behind it; look for a file without it"
         )
+
+
+def _is_scaling(layer: Layer) -> bool:
+    return layer.kind == "BinaryOp" and layer.integer(1, 0) == 1
 
 
 def _name_compact(graph: Graph) -> Tensors:
