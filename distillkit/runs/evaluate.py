@@ -110,7 +110,8 @@ def evaluate_run(
             bicubic_method(student.model.scale),
         ]
         of_set = replace(settings, dataset=name)
-        one = _evaluate_set(methods, items, metrics, of_set, options)
+        work = "evaluating" if len(sets) == 1 else f"evaluating {name}"
+        one = _evaluate_set(methods, items, metrics, of_set, options, work)
         _write_set(resolved, one, run_dir / "evaluation", is_only_set=len(sets) == 1)
         evaluated.append(one)
     remove_other_sets(run_dir / "evaluation", sets)
@@ -123,18 +124,19 @@ def _evaluate_set(
     metrics: Sequence[Metric | SetMetric],
     settings: EvaluationSettings,
     options: EvaluationConfig,
+    work: str,
 ) -> EvaluatedSet:
     """Restore and measure the images of one set, with every seed."""
     gallery = Gallery(options.num_gallery_images)
     results_by_seed = []
     for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
-        work = f"evaluating {settings.dataset}"
+        shown = work
         if options.num_seeds > 1:
-            work += f", seed {seeded.seed}"
+            shown = f"{work} seed {seeded.seed}"
         # Read one by one: all of them at once may not fit into memory.
         pairs = (item.read() for item in items)
-        observed = with_progress(pairs, len(items), work)
+        observed = with_progress(pairs, len(items), shown)
         # The gallery keeps images of the first seed.
         observe = gallery if seed_offset == 0 else None
         results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
