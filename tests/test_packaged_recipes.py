@@ -11,7 +11,7 @@ import pytest
 from distillkit.errors import PluginError, RecipeError
 from distillkit.plugins import manager
 from distillkit.plugins.manager import Plugin, Plugins
-from distillkit.plugins.offers import find_recipes
+from distillkit.plugins.offers import find_folder
 from distillkit.plugins.recipes import find_recipe, list_recipes, recipes_of
 from distillkit.recipe.load import load_recipe
 
@@ -133,7 +133,7 @@ def test_a_hook_that_returns_no_folder_is_refused(returned):
     plugins.add_hookspecs(hookspecs)
     plugins.register(Module)
     with pytest.raises(PluginError, match="distillkit_recipes returned"):
-        find_recipes(plugins)
+        find_folder(plugins, "recipes")
 
 
 def test_recipes_are_listed(distillkit, folder):

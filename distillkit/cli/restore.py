@@ -48,7 +48,11 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         ],
         run: Annotated[
             str | None,
-            typer.Option("--run", help="a run's folder, an exported folder, or a Hub repository"),
+            typer.Option(
+                "--run",
+                help="a run's folder, an exported folder, a plugin's trained student or a Hub "
+                "repository; default: the trained student of the plugins, where there is one",
+            ),
         ] = None,
         model: Annotated[
             str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")
@@ -106,8 +110,11 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
     ) -> None:
         # As Ctrl-C does: the block that writes a result then still removes what is incomplete.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if (run is None) == (model is None) or (set_ and model is None):
+        if (run and model) or (set_ and model is None):
             raise DistillkitError("give either --run, or --model and its options by --set")
+        if run is None and model is None:
+            run = _choose_trained()
+            typer.echo(f"restoring with {run}; another student: --run", err=True)
         if tradeoff is not None and tradeoff_map is not None:
             raise DistillkitError("give either --tradeoff or --tradeoff-map")
         if megapixels is not None:
@@ -166,6 +173,23 @@ def _load_restorer(
         return Restorer.from_model(model, settings, device, **options)
     assert run is not None
     return Restorer.from_pretrained(run, device, **options)
+
+
+def _choose_trained() -> str:
+    """Name the only trained student of the plugins.
+
+    Raises:
+        DistillkitError: there is none, or there are several.
+    """
+    from distillkit.plugins.manager import load_plugins
+    from distillkit.plugins.trained import list_trained
+
+    names = [student.name for student in list_trained(load_plugins())]
+    if not names:
+        raise DistillkitError("give --run or --model: no installed plugin has a trained student")
+    if len(names) > 1:
+        raise DistillkitError(f"say which student by --run: {', '.join(names)}")
+    return names[0]
 
 
 def _choose_existing(overwrite: bool, skip_existing: bool) -> Existing:

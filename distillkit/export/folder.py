@@ -42,7 +42,7 @@ TOLERANCE = 1 / 510
 """Largest difference from the original that an export may have, in [0, 1]: half a gray level."""
 TEST_SIDE = 64
 """Sides of the image that exports are compared on, pixels."""
-WEIGHTS = "weights"
+BASE = "base"
 """Folder of the weight files that an exported student brings along."""
 COMPARED_TRADEOFFS = [0.0, 0.5, 1.0]
 
@@ -164,7 +164,7 @@ def embed_weights(about: About, source: Path, folder: Path) -> About:
         file = getattr(settings, key)
         if key not in student or file.url is not None:
             continue
-        inside = Path(WEIGHTS) / key / path.name
+        inside = Path(BASE) / key / path.name
         (folder / inside).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / inside)
         changed = file.model_copy(update={"path": inside})

@@ -30,6 +30,7 @@ from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.files import file_of
 from distillkit.plugins.manager import load_plugins
 from distillkit.plugins.options import Options
+from distillkit.plugins.trained import find_trained
 from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import ResolvedRecipe
@@ -394,10 +395,11 @@ def student_folder(path: Path | str) -> Path:
 
 
 def find_student(path: Path | str, **options: Any) -> Path:
-    """Return ``path`` where it is a folder; else download the Hub repository ``owner/name``.
+    """Find a student's folder: one on disk, one that a plugin ships, or a repository of the Hub.
 
     Args:
-        path: a folder or the name of a repository.
+        path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` of a repository,
+            which is downloaded.
         options: of ``huggingface_hub.snapshot_download``.
 
     Raises:
@@ -405,6 +407,9 @@ def find_student(path: Path | str, **options: Any) -> Path:
     """
     if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         return Path(path)
+    trained = find_trained(str(path), load_plugins())
+    if trained is not None:
+        return trained.path
     from huggingface_hub import snapshot_download
 
     patterns = ["model_index.json", "student/*", "*.md"]

@@ -74,6 +74,16 @@ def distillkit_recipes() -> Path:
 
 
 @hookspec
+def distillkit_trained() -> Path:
+    """Return the folder of this plugin's trained students, which ships in its package.
+
+    Each is a folder as ``distillkit export`` writes it: ``photo4x`` in it is the student
+    ``"<plugin>/photo4x"``, which restores without a run.
+    """
+    raise NotImplementedError
+
+
+@hookspec
 def distillkit_commands(app: typer.Typer) -> None:
     """Add commands to ``distillkit``: ``app.command("name")(function)``.
 

@@ -7,6 +7,7 @@ from typing import Any
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.plugins.manager import Plugin, load_plugins
 from distillkit.plugins.recipes import PackagedRecipe, list_recipes, recipes_of
+from distillkit.plugins.trained import trained_of
 
 Description = dict[str, Any]
 
@@ -45,6 +46,9 @@ def _describe_plugin(plugin: Plugin) -> Description:
         offers.append(_describe_command(name, command))
     for recipe in recipes_of(plugin):
         offers.append({"kind": "recipe", **_describe_recipe(recipe)})
+    for student in trained_of(plugin):
+        summary = f"a trained student: distillkit restore IN... -o OUT --run {student.name}"
+        offers.append({"kind": "trained", "name": student.name, "summary": summary})
     return {
         "name": plugin.name,
         "distribution": plugin.distribution,

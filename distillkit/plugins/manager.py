@@ -29,8 +29,8 @@ from distillkit.plugins.hookspecs import API_VERSION
 from distillkit.plugins.offers import (
     collect_commands,
     collect_specs,
+    find_folder,
     find_misspelled_hooks,
-    find_recipes,
 )
 from distillkit.plugins.stdout import divert_stdout
 
@@ -68,6 +68,8 @@ class Plugin:
     """Its commands by name, as typer makes them."""
     recipes: Path | None = None
     """The folder of its recipes."""
+    trained: Path | None = None
+    """The folder of its trained students."""
     problems: Sequence[str] = ()
     """Hooks that are misspelled or not marked: the plugin works without them."""
     error: str | None = None
@@ -95,6 +97,7 @@ class Plugin:
         self.specs = ()
         self.commands = {}
         self.recipes = None
+        self.trained = None
         self.observers = None
 
 
@@ -345,7 +348,8 @@ def _load_one(point: Point) -> Plugin:
             manager.register(module, plugin.name)
             specs = collect_specs(manager, plugin.name, plugin.distribution)
             commands = collect_commands(manager)
-            recipes = find_recipes(manager)
+            recipes = find_folder(manager, "recipes")
+            trained = find_folder(manager, "trained")
             problems = find_misspelled_hooks(module)
     except (Exception, SystemExit) as e:
         # Whatever a plugin does at import must not end the program.
@@ -355,6 +359,7 @@ def _load_one(point: Point) -> Plugin:
         plugin.specs = specs
         plugin.commands = commands
         plugin.recipes = recipes
+        plugin.trained = trained
         plugin.problems = problems
         plugin.observers = manager
     return plugin

@@ -52,21 +52,26 @@ def collect_commands(manager: pluggy.PluginManager) -> dict[str, Any]:
     return dict(get_group(app).commands)
 
 
-def find_recipes(manager: pluggy.PluginManager) -> Path | None:
-    """Call the hook that names the folder of recipes; None without it.
+def find_folder(manager: pluggy.PluginManager, kind: str) -> Path | None:
+    """Call a hook that names a folder of the plugin's package; None without it.
+
+    Args:
+        manager: with one plugin.
+        kind: of what is in the folder: ``"recipes"`` or ``"trained"``.
 
     Raises:
         PluginError: it returned something else than an existing folder.
     """
-    hook = manager.hook.distillkit_recipes
+    name = f"{PREFIX}{kind}"
+    hook = getattr(manager.hook, name)
     if not hook.get_hookimpls():
         return None
     # pluggy lists the result of every plugin but leaves out None.
     folder = next(iter(hook()), None)
     if not isinstance(folder, Path):
-        raise PluginError(f"distillkit_recipes returned a {type(folder).__name__}, not a Path")
+        raise PluginError(f"{name} returned a {type(folder).__name__}, not a Path")
     if not folder.is_dir():
-        raise PluginError(f"distillkit_recipes returned {folder}, which is no folder")
+        raise PluginError(f"{name} returned {folder}, which is no folder")
     return folder
 
 

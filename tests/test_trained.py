@@ -1,0 +1,46 @@
+"""Trained students that plugins ship: found by name, chosen where there is one."""
+
+import pytest
+
+from distillkit.cli.restore import _choose_trained
+from distillkit.errors import DistillkitError
+from distillkit.inference.student import find_student
+from distillkit.plugins.manager import Plugin, Plugins
+from distillkit.plugins.trained import find_trained, list_trained
+
+
+def plugins_with(tmp_path, monkeypatch, *names):
+    plugins = []
+    for name in names:
+        owner, _, student = name.partition("/")
+        (tmp_path / owner / student / "student").mkdir(parents=True)
+        (tmp_path / owner / "no_student").mkdir()
+        plugins.append(Plugin(owner, "x 1.0", trained=tmp_path / owner))
+    loaded = Plugins(plugins)
+    monkeypatch.setattr("distillkit.plugins.manager.load_plugins", lambda: loaded)
+    monkeypatch.setattr("distillkit.inference.student.load_plugins", lambda: loaded)
+    return loaded
+
+
+def test_they_are_listed_and_found_by_their_full_names(tmp_path, monkeypatch):
+    plugins = plugins_with(tmp_path, monkeypatch, "mine/a", "other/b")
+    assert [student.name for student in list_trained(plugins)] == ["mine/a", "other/b"]
+    assert find_trained("a", plugins) is None
+    assert find_student("other/b") == tmp_path / "other" / "b"
+
+
+def test_the_only_one_is_chosen(tmp_path, monkeypatch):
+    plugins_with(tmp_path, monkeypatch, "mine/a")
+    assert _choose_trained() == "mine/a"
+
+
+def test_of_several_none_is_chosen(tmp_path, monkeypatch):
+    plugins_with(tmp_path, monkeypatch, "mine/a", "other/b")
+    with pytest.raises(DistillkitError, match="say which student by --run: mine/a, other/b"):
+        _choose_trained()
+
+
+def test_without_any_a_student_has_to_be_named(tmp_path, monkeypatch):
+    plugins_with(tmp_path, monkeypatch)
+    with pytest.raises(DistillkitError, match="no installed plugin has a trained student"):
+        _choose_trained()
