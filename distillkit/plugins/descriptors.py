@@ -196,6 +196,7 @@ class DatasetSpec(Spec):
         "lq_column",
         "caption_column",
         "ground_truth",
+        "name",
         "weight",
     }
     """A source's own keys are reserved as well, but for those that only the Hub's sources have."""
