@@ -110,15 +110,10 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
     ) -> None:
         # As Ctrl-C does: the block that writes a result then still removes what is incomplete.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if (run and model) or (set_ and model is None):
-            raise DistillkitError("give either --run, or --model and its options by --set")
-        if run is None and model is None:
-            run = _choose_trained()
-            typer.echo(f"restoring with {run}; another student: --run", err=True)
         if tradeoff is not None and tradeoff_map is not None:
             raise DistillkitError("give either --tradeoff or --tradeoff-map")
-        if megapixels is not None:
-            _limit_megapixels(megapixels, kind)
+        run = _choose_run(run, model, set_)
+        _limit_megapixels(megapixels, kind)
         tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
         existing = _choose_existing(overwrite, skip_existing)
         jobs = plan_files(inputs, output, tradeoffs, kind=kind, existing=existing)
@@ -152,7 +147,9 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
     return command
 
 
-def _limit_megapixels(megapixels: float, kind: FileKind) -> None:
+def _limit_megapixels(megapixels: float | None, kind: FileKind) -> None:
+    if megapixels is None:
+        return
     if kind is not IMAGE_FILES:
         raise DistillkitError(f"--megapixels bounds images; a {kind.name} is read frame by frame")
     from distillkit.files.images import limit_megapixels
@@ -173,6 +170,18 @@ def _load_restorer(
         return Restorer.from_model(model, settings, device, **options)
     assert run is not None
     return Restorer.from_pretrained(run, device, **options)
+
+
+def _choose_run(run: str | None, model: str | None, settings: list[str] | None) -> str | None:
+    """Return what --run names, by default the plugins' trained student; None with --model."""
+    if model is not None and run is None:
+        return None
+    if model is not None or settings:
+        raise DistillkitError("give either --run, or --model and its options by --set")
+    if run is None:
+        run = _choose_trained()
+        typer.echo(f"restoring with {run}; another student: --run", err=True)
+    return run
 
 
 def _choose_trained() -> str:
