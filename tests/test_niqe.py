@@ -130,7 +130,7 @@ def test_images_that_are_too_small_or_flat_are_refused(parameters):
 
 
 def test_without_its_file_it_says_what_to_set():
-    with pytest.raises(WeightsError, match="set `parameters`"):
+    with pytest.raises(WeightsError, match="set niqe.parameters"):
         SPEC.create(SPEC.config())
 
 
