@@ -361,16 +361,19 @@ def test_a_descriptor_of_unknown_license_has_that_of_its_files(of_descriptor, of
     assert Component((), spec, Licensed(), {}).license == license
 
 
+TOY_ABOUT = {
+    "recipe": "toy",
+    "student": {"use": "toy/student"},
+    "stage2": None,
+    "plugins": {"toy": "distillkit-toy 1.2"},
+    "licenses": {"student": "Apache-2.0"},
+}
+"""What a student's ``distillkit.json`` holds at least."""
+
+
 def test_one_known_license_goes_into_the_front_matter(recipe):
     resolved = load_recipe(recipe)
-    about = {
-        "recipe": "toy",
-        "student": {"use": "toy/student"},
-        "stage2": None,
-        "plugins": {"toy": "distillkit-toy 1.2"},
-        "licenses": {"student": "Apache-2.0"},
-    }
-    card = model_card(about, resolved.document.values, [])
+    card = model_card(TOY_ABOUT, resolved.document.values, [])
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "`distillkit-toy 1.2` installed" in card
     assert "Plugins: `toy` (distillkit-toy 1.2)." in card
@@ -387,16 +390,9 @@ def test_one_known_license_goes_into_the_front_matter(recipe):
 )
 def test_the_card_says_how_to_get_the_weights_of_a_metric(recipe, protocol, cell):
     resolved = load_recipe(recipe)
-    about = {
-        "recipe": "toy",
-        "student": {"use": "toy/student"},
-        "stage2": None,
-        "plugins": {"toy": "distillkit-toy 1.2"},
-        "licenses": {"student": "Apache-2.0"},
-    }
     row = {"method": "student", "tradeoff": 0.0, "metric": "fid", "dataset": "toy"}
     row |= {"protocol": protocol, "mean": None, "sem": None, "n": 0}
-    card = model_card(about, resolved.document.values, [row])
+    card = model_card(TOY_ABOUT, resolved.document.values, [row])
     assert f"| {cell or protocol} |" in card
 
 

@@ -205,12 +205,7 @@ def open_source(
         DataError: the source cannot be reached or read, is empty, or lacks a column; or ``dataset``
             is a stream, which has no image number k.
     """
-    choices = {"hub": hub, "imagefolder": imagefolder, "parquet": parquet, "dataset": dataset}
-    given = [choice for choice, value in choices.items() if value is not None]
-    if len(given) != 1:
-        raise DataError(
-            f"a source is exactly one of {', '.join(choices)}, not {' and '.join(given) or 'none'}"
-        )
+    _check_one_is_given(hub=hub, imagefolder=imagefolder, parquet=parquet, dataset=dataset)
     columns = columns or Columns()
     streaming = stream_buffer is not None
     if hub is not None:
@@ -225,6 +220,14 @@ def open_source(
         source = _make_source(name or str(imagefolder), load_folder(folder), columns)
         return replace(source, folder=folder)
     return _make_source(name or "dataset", dataset, columns)
+
+
+def _check_one_is_given(**choices: Any) -> None:
+    given = [choice for choice, value in choices.items() if value is not None]
+    if len(given) != 1:
+        raise DataError(
+            f"a source is exactly one of {', '.join(choices)}, not {' and '.join(given) or 'none'}"
+        )
 
 
 def _make_source(
