@@ -137,5 +137,5 @@ def test_the_hubs_refusal_is_an_error(hub, tmp_path):
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(DistillkitError, match="me/student - not uploaded: .*403"):
         push(tmp_path, REPOSITORY)
-    with pytest.raises(DistillkitError, match="no such folder, and not on the Hub"):
+    with pytest.raises(DistillkitError, match="no plugin's trained student, and not on the Hub"):
         Restorer.from_pretrained("me/another")

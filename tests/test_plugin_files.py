@@ -77,6 +77,13 @@ def test_a_file_is_listed_with_its_hash(distillkit, halving, last):
     assert [offer["name"] for offer in listed["offers"]] == ["halving/halve"]
 
 
+def test_a_file_is_switched_off_as_other_plugins_are(distillkit, halving, monkeypatch):
+    monkeypatch.setenv("DISTILLKIT_WITHOUT_PLUGINS", "")
+    outcome = distillkit("--plugin", halving, "--no-plugin", "halving", "plugins", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "halving" not in [row["name"] for row in json.loads(outcome.out)]
+
+
 def test_a_file_is_checked_against_the_contract(distillkit, halving):
     outcome = distillkit("plugins", "check", "halving", f"--plugin={halving}")
     assert outcome.code == 0, outcome.out

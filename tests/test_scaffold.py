@@ -84,6 +84,12 @@ def names_in(resolved):
     return {component.full_name for component in resolved.components.values()}
 
 
+def test_a_name_that_holds_the_placeholder_is_not_filled_in_twice(tmp_path):
+    folder = write_plugin("myplugin2", "metric", tmp_path / "plugin", ())
+    assert (folder / "distillkit_myplugin2" / "__init__.py").is_file()
+    assert 'name = "distillkit-myplugin2"' in (folder / "pyproject.toml").read_text()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_formatted_by_the_defaults(kind, written):
     folder, _ = written(kind)

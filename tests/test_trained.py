@@ -29,6 +29,13 @@ def test_they_are_listed_and_found_by_their_full_names(tmp_path, monkeypatch):
     assert find_student("other/b") == tmp_path / "other" / "b"
 
 
+def test_one_of_a_plugin_that_is_switched_off_is_not_looked_for_on_the_hub(monkeypatch):
+    loaded = Plugins([], switched_off=["mine"])
+    monkeypatch.setattr("distillkit.inference.student.load_plugins", lambda: loaded)
+    with pytest.raises(DistillkitError, match='mine/a - plugin "mine" is switched off'):
+        find_student("mine/a")
+
+
 def test_the_only_one_is_chosen(tmp_path, monkeypatch):
     plugins_with(tmp_path, monkeypatch, "mine/a")
     assert _choose_trained() == "mine/a"

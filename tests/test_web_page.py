@@ -1,5 +1,6 @@
 """The page of ``export --web`` in a real browser, opened from the disk: it restores as we do."""
 
+import gzip
 import io
 import shutil
 
@@ -96,6 +97,17 @@ def test_a_photo_is_restored_as_the_restorer_does_without_a_request(page, run, t
     assert page.failed == []
 
 
+def test_a_photo_of_several_tiles_is_restored_as_the_restorer_does(page, run):
+    image = noise(500, 410)
+    restorer = Restorer.from_pretrained(run, "cpu")
+    assert image.width * image.height > restorer.tile**2
+    upload(page, image)
+    move(page, 1)
+    restored, _ = save(page)
+    expected = np.asarray(restorer(image, 1)).astype(int)
+    assert np.abs(restored[..., :3] - expected).max() <= TWO_GRAY_LEVELS
+
+
 def test_painted_pixels_change_and_others_do_not(page, run):
     image = noise(40, 60)
     upload(page, image)
@@ -128,6 +140,11 @@ def test_another_package_is_refused(run, tmp_path):
     folder = tmp_path / "package"
     with pytest.raises(DistillkitError, match="npm pack onnxruntime-web@"):
         web.export_web(run, tmp_path / "page", folder)
+    half_downloaded = tmp_path / "package.tgz"
+    content = gzip.compress(noise(64, 64).tobytes())
+    half_downloaded.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DistillkitError, match="package.tgz - not the npm package"):
+        web.export_web(run, tmp_path / "page", half_downloaded)
     (folder / "dist").mkdir(parents=True)
     for name in web.RUNTIME_FILES:
         (folder / "dist" / name).write_text("another version")

@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def _read_package(package: Path) -> dict[str, bytes]:
     read = _read_from_folder if package.is_dir() else _read_from_archive
     try:
         files = read(package)
-    except (OSError, KeyError, tarfile.TarError) as e:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as e:
         raise DistillkitError(
             f"{package} - not the npm package {RUNTIME} ({first_line(e)}): {HOW_TO_FETCH}"
         ) from e

@@ -24,8 +24,8 @@ def restore_full_image(
 ) -> Tensor:
     """Restore an image as a user's is restored: in tiles where it has more pixels than one.
 
-    An image of one tile is seen by the model as it is. So a held-out image takes no more memory
-    than a tile, whatever its size.
+    An image of one tile is seen by the model as it is. So the model takes no more memory than for a
+    tile, whatever the size of a held-out image.
 
     Args:
         student: what restores, on ``device``.
@@ -39,7 +39,6 @@ def restore_full_image(
         The image (1, 3, scale h, scale w), on the CPU.
     """
     model = student.model
-    height, width = inputs.lq.shape[-2:]
     tile = tile or default_tile(model.scale, model.size_multiple)
     height, width = inputs.lq.shape[-2:]
     grid = plan_tiles(
@@ -56,5 +55,7 @@ def restore_full_image(
         restored = restore_padded(restore_on_device, of_box, model.scale, model.size_multiple)
         return restored.cpu()
 
-    bands = restored_bands(restore_box, grid, model.scale)
-    return torch.cat([band for _, band in bands], dim=2)
+    # Merged once for all tiles.
+    with student.merged_at([student.resolve(tradeoff)]):
+        bands = [band for _, band in restored_bands(restore_box, grid, model.scale)]
+    return torch.cat(bands, dim=2)

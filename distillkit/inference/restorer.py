@@ -114,7 +114,7 @@ class Restorer:
         """Load the student of a run folder, of an exported folder, or of a Hub repository.
 
         Args:
-            path: a folder, or ``owner/name`` on the Hub.
+            path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` on the Hub.
             device: default a GPU where there is one.
             options: of the class.
 

@@ -403,21 +403,27 @@ def find_student(path: Path | str, **options: Any) -> Path:
         options: of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        DistillkitError: neither.
+        DistillkitError: none of them.
     """
     if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         return Path(path)
-    trained = find_trained(str(path), load_plugins())
+    plugins = load_plugins()
+    trained = find_trained(str(path), plugins)
     if trained is not None:
         return trained.path
+    reason = plugins.why_absent(str(path).partition("/")[0])
+    if reason:
+        raise PluginError(f"{path} - {reason}")
     from huggingface_hub import snapshot_download
 
     patterns = ["model_index.json", "student/*", "*.md"]
     try:
         return Path(snapshot_download(str(path), allow_patterns=patterns, **options))
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-        reason = str(e).strip().splitlines()[0]
-        raise DistillkitError(f"{path} - no such folder, and not on the Hub: {reason}") from e
+        raise DistillkitError(
+            f"{path} - no such folder, no plugin's trained student, and not on the Hub: "
+            f"{first_line(e)}"
+        ) from e
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -5,16 +5,17 @@ Ours, not the paper's. ``r = T_r(x_LQ)`` and ``f = T_f(x_LQ)`` are the images of
 
 ``m_t = t f + (1 - t) r``
 
-is closer to x than either teacher, because ``MSE(m_t) = t MSE(f) + (1 - t) MSE(r) - t (1 - t)
+has less error than its share of each teacher's: ``MSE(m_t) = t MSE(f) + (1 - t) MSE(r) - t (1 - t)
 |f - r|^2``. A student inherits the last term only if its optimum is ``m_t``, as that of a
 regression in image space is and that of a difference of scores is not. So
 
-``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x) + (1 - t) [w_p d(x_t, m_t) + w_d d(x_t, x)]``
+``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x) + (1 - t) [w_p d(x_t, m_t) + w_d d(x_t, x)]``,
+beside ``(1 - t) w_a`` times an adversarial term (:mod:`~distillkit.objectives.adversarial`),
 
 with the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|`` and a perceptual distance d. With
-``w_m`` alone the optimum is the line itself; ``w_g`` moves the faithful end to the student's own
-E[x | x_LQ]; ``w_x`` in the place of ``w_m`` is the control without teachers. Where an image has no
-ground truth, the terms with x are left out.
+``w_m`` alone the optimum is the line itself; ``w_g`` moves the faithful end toward the student's
+own E[x | x_LQ]; ``w_x`` in the place of ``w_m`` is the control without teachers. Where an image has
+no ground truth, the terms with x are left out, and the adversarial one.
 """
 
 from __future__ import annotations

@@ -250,7 +250,12 @@ def load_plugins(points: Iterable[Point] | None = None) -> Plugins:
 
 @functools.cache
 def _installed() -> Plugins:
-    return _load([*entry_points(group=GROUP), *listed_files()])
+    return _load(_points())
+
+
+def _points() -> list[Point]:
+    """List what names plugins: the installed entry points, and files."""
+    return [*entry_points(group=GROUP), *listed_files()]
 
 
 def add_plugin_files(names: Iterable[str]) -> None:
@@ -269,7 +274,7 @@ def switch_off_plugins(names: Iterable[str]) -> None:
     Raises:
         PluginError: no plugin has that name, or it is the engine's own.
     """
-    known = entry_points(group=GROUP).names
+    known = {point.name for point in _points()}
     for name in names:
         if name not in known:
             raise PluginError(f'no plugin is called "{name}"{did_you_mean(name, known)}')

@@ -72,9 +72,10 @@ def _explain_unknown(name: str, plugins: Plugins) -> str:
     reason = plugins.why_absent(owner)
     if reason:
         return reason
-    missing = f'no plugin has a recipe "{name}", and the name of a file ends in {SUFFIX}'
+    what = f'no plugin has a recipe "{name}"'
     if slash and owner not in [plugin.name for plugin in plugins]:
-        missing = f'no plugin "{owner}" is installed, and the name of a file ends in {SUFFIX}'
+        what = f'no plugin "{owner}" is installed'
+    missing = f"{what}, and the name of a file ends in {SUFFIX}"
     names = [recipe.name for recipe in list_recipes(plugins)]
     if not names:
         return f"{missing}; no installed plugin has recipes"

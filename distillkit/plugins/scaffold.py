@@ -82,9 +82,9 @@ def _fill_in(text: str, name: str) -> str:
         f"distillkit-{PLACEHOLDER}": f"distillkit-{_with_hyphens(name)}",
         PLACEHOLDER: name,
     }
-    for placeholder, value in names.items():
-        text = text.replace(placeholder, value)
-    return text
+    # In one pass: the plugin's own name may hold the placeholder.
+    pattern = "|".join(map(re.escape, names))
+    return re.sub(pattern, lambda found: names[found[0]], text)
 
 
 def _with_hyphens(name: str) -> str:

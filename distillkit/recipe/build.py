@@ -337,9 +337,9 @@ def open_evaluation_sets(
         sources_of_set.setdefault(name, []).append(source)
     config = resolved.recipe.evaluation
     sets = {}
-    for name, sources in sources_of_set.items():
+    for name, of_set in sources_of_set.items():
         pairs = []
-        for source in sources:
+        for source in of_set:
             of_source = evaluation_pairs(
                 source,
                 degradation,
@@ -349,7 +349,7 @@ def open_evaluation_sets(
                 seed=resolved.recipe.seed,
             )
             # Names must be unique over the sources of a set.
-            prefix = f"{source.name}:" if len(sources) > 1 else ""
+            prefix = f"{source.name}:" if len(of_set) > 1 else ""
             pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
         sets[name] = pairs
     return sets

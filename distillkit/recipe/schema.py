@@ -262,7 +262,8 @@ class Stage1Config(Config):
     pretraining_steps: CountOrZero = Field(
         default=0,
         description="in the first so many steps the mean absolute error to the ground truth is the "
-        "only loss, for a student that starts from nothing",
+        "only loss, for a student that starts from nothing; images without ground truth have the "
+        "stage's own losses",
     )
     learning_rate: Positive = 5e-5
     adapter: AdapterConfig = AdapterConfig()

@@ -254,9 +254,9 @@ def _model_methods(
         for tradeoff in options.tradeoffs:
             methods.append(_model_method("weights", weights, tradeoff, trained, device, tile))
     if options.interpolate_with is not None:
-        student = interpolate_students(run_dir, options.interpolate_with, device)
+        both = interpolate_students(run_dir, options.interpolate_with, device)
         for tradeoff in options.tradeoffs:
-            methods.append(_model_method("interpolated", student, tradeoff, None, device, tile))
+            methods.append(_model_method("interpolated", both, tradeoff, None, device, tile))
     return methods
 
 

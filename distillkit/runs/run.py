@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.errors import DataError, DistillkitError, Interrupted
+from distillkit.evaluation.statistics import photo_of
 from distillkit.files.atomic import explain_full_disk, scratch_folder, write_file
 from distillkit.inference.student import read_about, student_folder
 from distillkit.plugins.manager import load_plugins
@@ -235,11 +235,12 @@ def _choose_samples(
     # Sharded weights need all processes wherever the student is at work.
     if not main and mesh is None:
         return []
-    by_photo: dict[str, PlannedPair] = {}
+    # Names are unique within a set only.
+    by_photo: dict[tuple[str, str], PlannedPair] = {}
     sets = open_evaluation_sets(resolved, models.degradation, models.student.scale)
-    for pair in itertools.chain.from_iterable(sets.values()):
-        photo = pair.name.partition("#")[0]
-        by_photo.setdefault(photo, pair)
+    for name, pairs in sets.items():
+        for pair in pairs:
+            by_photo.setdefault((name, photo_of(pair.name)), pair)
     chosen = list(by_photo.values())[: resolved.recipe.evaluation.num_gallery_images]
     return [pair.read() for pair in chosen]
 

@@ -51,39 +51,72 @@ function work() {
 
   // Tiles and weights are those of the Restorer, so that the image is the same.
   async function restore({ colors, width, height, gray, tradeoff }) {
-    const { scale, overlap } = student;
-    const whole = Math.ceil(height / student.size_multiple) * Math.ceil(width / student.size_multiple)
-      * student.size_multiple ** 2 <= student.tile ** 2;
-    const tile = whole ? Math.max(width, height) : student.tile;
+    const { scale } = student;
+    const { rows, columns, overlap } = planTiles(height, width);
     const boxes = [];
-    for (const [top, bottom] of spans(height, tile, overlap)) {
-      for (const [left, right] of spans(width, tile, overlap)) boxes.push({ top, bottom, left, right });
+    for (const [top, bottom] of rows) {
+      for (const [left, right] of columns) boxes.push({ top, bottom, left, right });
     }
     const sum = new Float32Array(3 * scale * height * scale * width);
     const weights = new Float32Array(scale * height * scale * width);
     for (const [done, box] of boxes.entries()) {
       const tensor = await restoreTile(colors, width, height, box, tradeoff);
-      addTile(sum, weights, tensor, width, height, box);
+      addTile(sum, weights, tensor, width, height, box, overlap);
       postMessage({ kind: "progress", done: done + 1, all: boxes.length });
     }
     return toPixels(sum, weights, gray);
   }
 
-  function spans(length, tile, overlap) {
-    if (length <= tile) return [[0, length]];
-    const found = [];
-    for (let start = 0; start + tile < length; start += tile - overlap) found.push([start, start + tile]);
-    return [...found, [length - tile, length]];
+  // Equal tiles that start at multiples, with as few pixels in overlaps as possible. All lengths but
+  // the spans' count multiples.
+  function planTiles(height, width) {
+    const multiple = student.size_multiple;
+    const area = Math.max(Math.floor(student.tile ** 2 / multiple ** 2), 1);
+    const shared = Math.min(Math.ceil(student.overlap / multiple), Math.floor(Math.sqrt(area)) - 1);
+    const rows = Math.ceil(height / multiple);
+    const columns = Math.ceil(width / multiple);
+    let best = null;
+    for (let down = 1; down <= Math.max(rows - shared, 1); down++) {
+      const side = balancedSide(rows, down, shared);
+      const widest = Math.floor(area / side);
+      if (widest <= shared && widest < columns) continue;
+      const across = columns <= widest ? 1 : Math.ceil((columns - shared) / (widest - shared));
+      const count = down * across;
+      const pixels = count * side * balancedSide(columns, across, shared);
+      const fewer = best && (pixels < best.pixels || (pixels === best.pixels && count < best.count));
+      if (!best || fewer) best = { pixels, count, down, across };
+    }
+    return {
+      rows: spans(height, best.down, shared),
+      columns: spans(width, best.across, shared),
+      overlap: shared * multiple,
+    };
   }
 
-  function ramp(start, end, length) {
-    const { scale, overlap } = student;
+  function balancedSide(length, count, shared) {
+    return Math.ceil((length + (count - 1) * shared) / count);
+  }
+
+  function spans(length, count, shared) {
+    const multiple = student.size_multiple;
+    const multiples = Math.ceil(length / multiple);
+    const side = balancedSide(multiples, count, shared);
+    return Array.from({ length: count }, (_, i) => {
+      const start = Math.floor(i * (multiples - side) / Math.max(count - 1, 1));
+      return [start * multiple, Math.min((start + side) * multiple, length)];
+    });
+  }
+
+  function ramp(start, end, length, overlap) {
+    const { scale } = student;
     const size = (end - start) * scale;
+    const quarter = Math.floor(overlap * scale / 4);
+    const rise = overlap * scale - 2 * quarter;
     return Float32Array.from({ length: size }, (_, position) => {
       let distance = Infinity;
       if (start > 0) distance = position + 1;
       if (end < length) distance = Math.min(distance, size - position);
-      return Math.min(distance / (overlap * scale + 1), 1);
+      return Math.min(Math.max((distance - quarter) / (rise + 1), 1e-6), 1);
     });
   }
 
@@ -117,11 +150,11 @@ function work() {
     return (await session.run(feeds)).restored;
   }
 
-  function addTile(sum, weights, tensor, width, height, box) {
+  function addTile(sum, weights, tensor, width, height, box, overlap) {
     const { scale } = student;
     const [rows, columns] = tensor.dims.slice(2);
-    const down = ramp(box.top, box.bottom, height);
-    const across = ramp(box.left, box.right, width);
+    const down = ramp(box.top, box.bottom, height, overlap);
+    const across = ramp(box.left, box.right, width, overlap);
     const plane = scale * height * scale * width;
     for (let y = 0; y < down.length; y++) {
       const target = (box.top * scale + y) * scale * width + box.left * scale;

@@ -131,8 +131,7 @@ def _name_span(graph: Graph) -> Tensors:
     for i, layer in enumerate(blocks):
         block, convolution = divmod(i, 3)
         merged[f"block_{block + 1}.c{convolution + 1}_r"] = layer
-    factor, about_mean = _read_normalization(graph, first)
-    tensors = about_mean
+    factor, tensors = _read_normalization(graph, first)
     for name, layer in merged.items():
         kernel, bias = layer.tensors["weight"], layer.tensors["bias"]
         if kernel.shape[2:] != (3, 3):
@@ -154,9 +153,13 @@ def _read_normalization(graph: Graph, first: Layer) -> tuple[float, Tensors]:
     Raises:
         WeightsError: It subtracts another mean than spandrel, which no checkpoint can say.
     """
+    if len(first.inputs) != 1:
+        raise first.refusal("it has several inputs")
     (blob,) = first.inputs
     black = graph.run(torch.zeros(1, 3, 1, 1), blob).flatten().double()
     white = graph.run(torch.ones(1, 3, 1, 1), blob).flatten().double()
+    if black.numel() != len(SPAN_MEAN):
+        raise first.refusal("before it the image is resized; a SPAN only subtracts and multiplies")
     span = white - black
     mean = -black / span
     factor = float(span[0])

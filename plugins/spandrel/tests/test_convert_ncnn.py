@@ -277,6 +277,16 @@ def test_a_mean_that_no_checkpoint_can_say_is_refused(tmp_path):
     refuse(tmp_path, r"network.param:6 .* 0.485, 0.456, 0.406 is subtracted .* 0.4488, 0.4371")
 
 
+def test_a_span_whose_image_is_resized_first_is_refused(tmp_path):
+    _, param = write_network("SPAN", tmp_path)
+    old = "BinaryOp layer3 1 1 blob2 blob3 0=2 1=1 2=2.550000e+02"
+    text = param.read_text()
+    assert old in text
+    resize = "Interp layer3 1 1 blob2 blob3 0=1 1=2.0e+00 2=2.0e+00"
+    param.write_text(text.replace(old, resize))
+    refuse(tmp_path, "before it the image is resized")
+
+
 def test_a_network_that_ends_otherwise_is_refused(tmp_path):
     writer = Writer()
     write_compact(random_network("Compact"), writer)
