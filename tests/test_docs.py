@@ -11,7 +11,7 @@ from distillkit.recipe.schema import Recipe
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *ROOT.glob("*.md"),
-    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("benchmarks/*.md"),
     *ROOT.glob("plugins/*/README.md"),
     *ROOT.glob("integrations/*/README.md"),

@@ -261,7 +261,7 @@ def test_the_lines_of_the_page_about_hosts_run(recipe, tmp_path, monkeypatch):
     run = make_run(recipe, tmp_path, *ENLARGER)
     export_onnx(run, tmp_path / "student.onnx")
     export_onnx(run, tmp_path / "plane.onnx", GraphForm(plane=True))
-    page = (Path(__file__).parents[1] / "docs/hosts.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs/how-to/hosts.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -10,7 +10,8 @@ import distillkit.testing
 from distillkit.plugins import hookspecs, scaffold
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+FOLDER = ROOT / "docs" / "how-to"
+PAGE = (FOLDER / "plugins.md").read_text(encoding="utf-8")
 
 
 def test_its_code_is_what_plugins_new_writes():
@@ -18,7 +19,7 @@ def test_its_code_is_what_plugins_new_writes():
     quotes = re.findall(quote, PAGE, flags=re.DOTALL)
     assert len(quotes) == 6
     for name, link, code in quotes:
-        template = (ROOT / "docs" / link).resolve()
+        template = (FOLDER / link).resolve()
         assert scaffold._fill_in(template.name, "mine") == f"{Path(name).name}.template"
         assert code in scaffold._fill_in(template.read_text(encoding="utf-8"), "mine")
 
@@ -45,4 +46,4 @@ def test_it_states_the_version_of_the_api():
 
 def test_its_links_lead_somewhere():
     for target in re.findall(r"\]\(([^):#]+)\)", PAGE):
-        assert (ROOT / "docs" / target).exists(), target
+        assert (FOLDER / target).exists(), target

@@ -4,7 +4,7 @@ With nodes ``t_i`` equally spaced from 0 to 1 and ``x_i`` the images there, it i
 
     x(t) = sum_i x_i prod_{j != i} (t - t_j) / (t_i - t_j)
 
-How far that is from restoring at t is measured in ``docs/using.md``.
+How far that is from restoring at t is measured in ``docs/how-to/using.md``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Stage 2 as the paper prints it, in its two statements: eq. 5-8 and algorithm 2.
 
-Neither mentions a faithful target, and neither gives a usable tradeoff on the mini models
-(``docs/results.md``). The paper does not state their inference rule: this one starts at the stage-1
-result, as its Table 7 does. T_S is the student with its adapter off, S with its adapter on; T_S
-gives no gradient.
+Neither mentions a faithful target, and neither gives a usable tradeoff on the mini models: see
+``docs/explanation/results.md``. The paper does not state their inference rule: this one starts at
+the stage-1 result, as its Table 7 does. T_S is the student with its adapter off, S with its
+adapter on; T_S gives no gradient.
 """
 
 from __future__ import annotations
