@@ -24,7 +24,8 @@ from distillkit import (
     run_recipe,
 )
 from distillkit.cli import main as cli
-from distillkit.export.folder import export, push, without_folders
+from distillkit.export.card_metadata import StudentFacts
+from distillkit.export.folder import export, without_folders
 from distillkit.export.model_card import model_card, strictest_licenses
 from distillkit.plugins.descriptors import Spec
 from distillkit.recipe.load import Component
@@ -373,7 +374,7 @@ TOY_ABOUT = {
 
 def test_one_known_license_goes_into_the_front_matter(recipe):
     resolved = load_recipe(recipe)
-    card = model_card(TOY_ABOUT, resolved.document.values, [])
+    card = model_card(TOY_ABOUT, resolved.document.values, [], StudentFacts())
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "`distillkit-toy 1.2` installed" in card
     assert "Plugins: `toy` (distillkit-toy 1.2)." in card
@@ -392,18 +393,13 @@ def test_the_card_says_how_to_get_the_weights_of_a_metric(recipe, protocol, cell
     resolved = load_recipe(recipe)
     row = {"method": "student", "tradeoff": 0.0, "metric": "fid", "dataset": "toy"}
     row |= {"protocol": protocol, "mean": None, "sem": None, "n": 0}
-    card = model_card(TOY_ABOUT, resolved.document.values, [row])
+    card = model_card(TOY_ABOUT, resolved.document.values, [row], StudentFacts())
     assert f"| {cell or protocol} |" in card
 
 
 def test_paths_of_the_machine_are_cut_off():
     text = 'a = "/home/me/photos"\nb = "x/y"\nc = ["/z", "C:\\\\me\\\\w"]'
     assert without_folders(text) == 'a = "photos"\nb = "x/y"\nc = ["z", "w"]'
-
-
-def test_only_an_export_is_pushed(tmp_path):
-    with pytest.raises(DistillkitError, match="not an exported folder"):
-        push(tmp_path, "me/student")
 
 
 def test_full_size_weights_stay_out_of_an_unmerged_export(run, tmp_path):

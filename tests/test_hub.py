@@ -1,128 +1,65 @@
 """Pushing to and loading from a local server that answers the Hub's calls."""
 
-import base64
-import hashlib
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-import huggingface_hub.constants
+import huggingface_hub
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from hub_stand_in import TOKEN, StoredRepository, serve_hub, set_endpoint
 
 from distillkit import DistilledRestorationPipeline, DistillkitError, Restorer
-from distillkit.cli import main as cli
-from distillkit.export.folder import export, push
+from distillkit.export.folder import export
+from distillkit.export.hub import Repository, upload
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 
-REPOSITORY, SHA = "me/student", "0" * 40
-
-
-class Hub(BaseHTTPRequestHandler):
-    """One repository in memory."""
-
-    files: dict[str, bytes]
-    refuse = False
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        address = f"http://{self.headers['Host']}/{REPOSITORY}"
-        if self.refuse:
-            self.answer({"error": "You have no write access"}, 403)
-        elif self.path == "/api/repos/create":
-            self.answer({"url": address, "name": REPOSITORY})
-        elif self.path == "/api/validate-yaml":
-            self.answer({"errors": [], "warnings": []})
-        elif self.path == f"/api/models/{REPOSITORY}/preupload/main":
-            answers = []
-            for file in json.loads(body)["files"]:
-                answers.append(
-                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                )
-            self.answer({"files": answers})
-        elif self.path.startswith(f"/api/models/{REPOSITORY}/commit/main"):
-            for line in body.splitlines():
-                entry = json.loads(line)
-                if entry["key"] == "file":
-                    content = base64.b64decode(entry["value"]["content"])
-                    self.files[entry["value"]["path"]] = content
-            self.answer({"commitUrl": f"{address}/commit/{SHA}", "commitOid": SHA, "success": True})
-        else:
-            self.answer({"error": self.path}, 404)
-
-    def do_GET(self):
-        name = self.path.partition(f"/{REPOSITORY}/resolve/{SHA}/")[2]
-        if name in self.files:
-            self.answer(self.files[name])
-        elif self.path.startswith(f"/api/models/{REPOSITORY}/tree/"):
-            tree = []
-            for path, content in self.files.items():
-                tree.append({"type": "file", "path": path, "size": len(content), "oid": SHA})
-            self.answer(tree)
-        elif self.path.startswith(f"/api/models/{REPOSITORY}"):
-            siblings = [{"rfilename": path} for path in self.files]
-            self.answer({"id": REPOSITORY, "sha": SHA, "siblings": siblings})
-        else:
-            self.answer({"error": self.path}, 404)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def answer(self, content, status=200):
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", SHA)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
+REPOSITORY = "me/student"
+MODEL = ("models", REPOSITORY)
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    handler = type("OneHub", (Hub,), {"files": {}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    with serve_hub(monkeypatch, tmp_path / "cache") as handler:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield handler
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that passes for an exported student."""
+    folder = tmp_path / "exported"
+    (folder / "student").mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    (folder / "student" / "weights").write_bytes(b"1")
+    (folder / ".hidden").write_text("of the file manager")
+    (folder / "README.md").write_text(
+        '---\nlicense: mit\n---\nrestore --run this/folder\nfolder = "this/folder"\n'
     )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield handler
-    server.shutdown()
-    server.server_close()
+    return folder
 
 
-def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, monkeypatch):
-    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "exported")
-    assert push(tmp_path / "exported", REPOSITORY).endswith(REPOSITORY)
-    pushed = hub.files
-    hub.files = {}
+def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, distillkit):
+    run = tmp_path / "run"
+    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), run)
+    export(run, tmp_path / "exported")
     # The command exports by itself.
-    monkeypatch.setattr("sys.argv", ["distillkit", "push", str(tmp_path / "run"), REPOSITORY])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert not stopped.value.code and hub.files.keys() == pushed.keys()
-    exported = {}
+    outcome = distillkit("push", run, REPOSITORY, "--private")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.endswith(f"{REPOSITORY}\n")
+    stored = hub.repositories[MODEL]
+    assert stored.settings["visibility"] == "private"
+    assert len(stored.commits) == 2
+    exported = {".gitattributes": b""}
     for path in (tmp_path / "exported").rglob("*"):
         if path.is_file():
             name = path.relative_to(tmp_path / "exported").as_posix()
             exported[name] = path.read_bytes()
-    assert hub.files == exported
+    card = stored.files["README.md"].decode()
+    assert "this/folder" not in card
+    assert f"--run {REPOSITORY}" in card
+    assert f'folder = snapshot_download("{REPOSITORY}")' in card
+    assert stored.files == exported | {"README.md": card.encode()}
     image = torch.rand(3, 16, 16)
-    expected = Restorer.from_pretrained(tmp_path / "run", "cpu")(image, 0.5)
+    expected = Restorer.from_pretrained(run, "cpu")(image, 0.5)
     assert torch.equal(Restorer.from_pretrained(REPOSITORY, "cpu")(image, 0.5), expected)
     own = DistilledRestorationPipeline.from_pretrained(REPOSITORY, cache_dir=tmp_path / "second")
     plain = DiffusionPipeline.from_pretrained(
@@ -132,10 +69,104 @@ def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, monkeypat
     assert torch.equal(plain(image, 0.5).images[0], expected)
 
 
-def test_the_hubs_refusal_is_an_error(hub, tmp_path):
-    hub.refuse = True
-    (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(DistillkitError, match="me/student - not uploaded: .*403"):
-        push(tmp_path, REPOSITORY)
+def test_what_a_repository_holds_is_replaced_on_demand_only(hub, folder):
+    stored = hub.repositories[MODEL] = StoredRepository()
+    stored.commit({".gitattributes": b"", "a.bin": b"", "b.bin": b"", "c": b"", "README.md": b"#"})
+    message = r"holds 4 files already \(README.md, a.bin, b.bin, ...\).*--replace"
+    with pytest.raises(DistillkitError, match=message):
+        upload(folder, Repository(REPOSITORY))
+    assert len(stored.commits) == 1
+    upload(folder, Repository(REPOSITORY, replace=True))
+    assert len(stored.commits) == 2
+    names = [".gitattributes", "README.md", "model_index.json", "student/weights"]
+    assert sorted(stored.files) == names
+    assert stored.files["README.md"].endswith(
+        b'restore --run me/student\nfolder = snapshot_download("me/student")\n'
+    )
+    # The files on this disk stay as they are.
+    assert "this/folder" in (folder / "README.md").read_text()
+
+
+def test_an_empty_repository_is_filled(hub, folder):
+    stored = hub.repositories[MODEL] = StoredRepository()
+    stored.commit({".gitattributes": b""})
+    upload(folder, Repository(REPOSITORY))
+    assert "model_index.json" in stored.files
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "reason"),
+    [
+        ("/api/repos/create", 403, r"the token may not write to me \(.*403"),
+        ("/api/repos/create", 401, "the Hub does not accept the token; run .hf auth login"),
+        ("/preupload/", 403, "the token may not write to me"),
+        ("/commit/", 412, "somebody else changed it meanwhile"),
+        ("/commit/", 500, "the Hub refused: .*500"),
+        ("/api/models/", 401, "the Hub does not accept the token"),
+    ],
+)
+def test_a_refusal_leaves_nothing_half_uploaded(hub, folder, call, status, reason, monkeypatch):
+    message = "Invalid credentials in Authorization header" if status == 401 else "No"
+    hub.refusal[call] = (status, message)
+    # The client waits before it tries again.
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(DistillkitError, match=f"me/student - not uploaded: {reason}"):
+        upload(folder, Repository(REPOSITORY))
+    for stored in hub.repositories.values():
+        assert stored.files == {".gitattributes": b""}
+
+
+def test_what_is_wrong_is_said_before_any_work(hub, tmp_path, distillkit, monkeypatch):
+    outcome = distillkit("push", tmp_path / "nothing", "student")
+    assert outcome.code == 2
+    assert outcome.err == ('error: student - names no owner; the Hub\'s names are "owner/name"\n')
+    outcome = distillkit("push", tmp_path / "nothing", "me/stu dent")
+    assert "me/stu dent - no name of a repository" in outcome.err
+    stored = hub.repositories[MODEL] = StoredRepository()
+    stored.commit({"a": b""})
+    assert "holds 1 files already (a)" in distillkit("push", tmp_path, REPOSITORY).err
+    monkeypatch.delenv("HF_TOKEN")
+    outcome = distillkit("push", tmp_path / "nothing", REPOSITORY)
+    assert outcome.code == 2
+    assert 'nobody is logged in to the Hub: run "hf auth login", or set HF_TOKEN' in outcome.err
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    set_endpoint(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    outcome = distillkit("push", tmp_path, REPOSITORY)
+    assert "me/student - not uploaded: the Hub cannot be reached" in outcome.err
+
+
+def test_only_a_folder_of_its_kind_is_uploaded(hub, tmp_path):
+    for kind, command in (("model", "-o DIR"), ("dataset", "degrade"), ("space", "--web DIR")):
+        with pytest.raises(DistillkitError, match=f"holds no {kind} .*{command}"):
+            upload(tmp_path, Repository(REPOSITORY, kind))
+    assert hub.repositories == {}
+
+
+def test_an_interrupted_upload_says_how_to_go_on(hub, folder, distillkit, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", interrupt)
+    outcome = distillkit("push", folder, REPOSITORY)
+    assert outcome.code == 130
+    assert "me/student - interrupted: it holds all of the upload or nothing" in outcome.err
+    assert hub.repositories[MODEL].files == {".gitattributes": b""}
+
+
+def test_no_message_shows_the_token(hub, folder, distillkit, caplog):
+    with caplog.at_level("DEBUG"):
+        outcome = distillkit("push", folder, REPOSITORY)
+    assert outcome.code == 0
+    assert TOKEN not in outcome.out + outcome.err + caplog.text
+    # Nor where a server repeats it.
+    hub.refusal["/api/"] = (403, f"Bearer {TOKEN} may not")
+    outcome = distillkit("push", folder, REPOSITORY)
+    assert outcome.code == 2
+    assert "Bearer (token) may not" in outcome.err
+    assert TOKEN not in outcome.out + outcome.err
+
+
+def test_a_student_that_is_nowhere(hub):
     with pytest.raises(DistillkitError, match="no plugin's trained student, and not on the Hub"):
         Restorer.from_pretrained("me/another")

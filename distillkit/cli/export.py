@@ -1,4 +1,4 @@
-"""The commands ``distillkit export`` and ``distillkit push``."""
+"""The command ``distillkit export``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Annotated
 import typer
 
 from distillkit.errors import DistillkitError
+
+Picture = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PHOTO", help="a low-quality photo that the model card shows at several tradeoffs"
+    ),
+]
 
 
 # Typer reads one option from each parameter.
@@ -38,6 +45,7 @@ def export(  # noqa: PLR0913
             metavar="PACKAGE", help="for --web: its npm package, packed or not; default: npm's"
         ),
     ] = None,
+    picture: Picture = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="plain weights with one fixed --tradeoff")
     ] = False,
@@ -79,9 +87,11 @@ def export(  # noqa: PLR0913
         raise DistillkitError("--tradeoff-plane and --size are for --onnx")
     if output is None and merge:
         raise DistillkitError("--merge is for folders; the others are merged by --tradeoff alone")
+    if output is None and picture is not None:
+        raise DistillkitError("--picture is for folders, whose model card shows it")
     if output is not None:
         _check_folder_options(merge, tradeoff, half)
-        _export_folder(run, output, tradeoff)
+        _export_folder(run, output, tradeoff, picture)
     elif onnx is not None:
         _export_onnx(run, onnx, tradeoff, plane, size, half)
     elif spandrel is not None:
@@ -90,32 +100,6 @@ def export(  # noqa: PLR0913
         _export_ncnn(run, ncnn, tradeoff, half)
     elif web is not None:
         _export_web(run, web, onnxruntime_web)
-
-
-def push(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run's folder, or an exported one")],
-    repository: Annotated[
-        str, typer.Argument(metavar="OWNER/NAME", help="a model repository on the Hugging Face Hub")
-    ],
-    private: Annotated[
-        bool, typer.Option("--private", help="make a new repository private")
-    ] = False,
-) -> None:
-    """Export a student and upload it to the Hub.
-
-    Log in first: by HF_TOKEN, or by `hf auth login`.
-    """
-    from distillkit.export import folder as engine
-    from distillkit.files.atomic import scratch_folder
-
-    if (run / "model_index.json").is_file():
-        address = engine.push(run, repository, private=private)
-    else:
-        with scratch_folder() as scratch:
-            exported = scratch / "exported"
-            engine.export(run, exported)
-            address = engine.push(exported, repository, private=private)
-    typer.echo(f"done: {address}")
 
 
 def _check_folder_options(merge: bool, tradeoff: float | None, half: bool) -> None:
@@ -183,9 +167,9 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return int(sides[2]), int(sides[1])
 
 
-def _export_folder(run: str, folder: Path, merge_at: float | None) -> None:
+def _export_folder(run: str, folder: Path, merge_at: float | None, picture: Path | None) -> None:
     from distillkit.export import folder as engine
 
-    for line in engine.export(run, folder, merge_at=merge_at):
+    for line in engine.export(run, folder, merge_at=merge_at, picture=picture):
         typer.echo(line)
     typer.echo(f"done: {folder}")

@@ -16,9 +16,10 @@ import distillkit
 from distillkit.cli.cache import cache_app
 from distillkit.cli.doctor import doctor
 from distillkit.cli.evaluate import compare, evaluate
-from distillkit.cli.export import export, push
+from distillkit.cli.export import export
 from distillkit.cli.fetch import fetch
 from distillkit.cli.plugins import plugins_app
+from distillkit.cli.push import push
 from distillkit.cli.recipe import recipe_app
 from distillkit.cli.restore import restore_command
 from distillkit.cli.run import run

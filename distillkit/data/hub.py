@@ -13,7 +13,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
 
 from distillkit.data.stream import count_rows
 from distillkit.errors import DataError, first_line
+from distillkit.files.hub import causes, is_unreachable
 
 _PAGE = "https://huggingface.co/datasets"
 
@@ -186,7 +186,7 @@ def _ask_hub(hub: HubDataset, commit: str | None) -> datasets.DatasetBuilder:
 
 def _explain(hub: HubDataset, error: Exception) -> str:
     """Say what is wrong, by the first cause that has a known type."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, HFValidationError):
             return f'{hub.name} - no name of a dataset; the Hub\'s names are "owner/name"'
         if isinstance(cause, GatedRepoError):
@@ -203,25 +203,12 @@ def _explain(hub: HubDataset, error: Exception) -> str:
             )
         if isinstance(cause, HfHubHTTPError):
             return f"{hub} - the Hub refused: {first_line(cause)}"
-        if _is_network(cause):
+        if is_unreachable(cause):
             return _unreachable(hub)
         if "Config name is missing" in str(cause):
             return _several(hub, _listed(cause))
     message = " ".join(str(error).split()) or type(error).__name__
     return f"{hub} (split {hub.split!r}) - cannot be loaded: {message}"
-
-
-def _is_network(cause: BaseException) -> bool:
-    if isinstance(cause, RevisionResolutionError | OfflineModeIsEnabled | ConnectionError):
-        return True
-    # The client's HTTP library is its own business, and has changed before.
-    return any(kind.__name__ == "TransportError" for kind in type(cause).__mro__)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _gated(hub: HubDataset) -> str:

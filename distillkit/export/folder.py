@@ -10,6 +10,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from torch import Tensor
 from distillkit.errors import DistillkitError, first_line
 from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.export.adapters import About, LoadStudent, write_adapters
+from distillkit.export.card_metadata import StudentFacts
+from distillkit.export.card_pictures import SHOWN_TRADEOFFS, copy_curves, write_strip
 from distillkit.export.model_card import model_card
 from distillkit.files.atomic import atomic_dir, check_writable
 from distillkit.inference.restorer import Restorer
@@ -34,6 +37,7 @@ from distillkit.inference.student import (
     student_folder,
 )
 from distillkit.objectives.adapter_scaling import AdapterScaling
+from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe import fields
 from distillkit.recipe.build import read_settings
@@ -50,19 +54,22 @@ Restore = Callable[[Tensor, Sequence[float]], list[Tensor]]
 """Loads an export in one of the possible ways, and restores an image at several tradeoffs."""
 
 
-def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list[str]:
+def export(
+    run: Path | str, out: Path, *, merge_at: float | None = None, picture: Path | None = None
+) -> list[str]:
     """Write a student for others to use.
 
     The folder appears only when everything in it was loaded again and gave the original's images.
     It holds ``student/`` and ``model_index.json`` (what the Restorer and the pipeline load),
     ``pipeline.py`` (for diffusers), ``adapters/stage1`` and ``stage2`` (LoRA as peft and, for
-    networks of diffusers, as diffusers saves it, where the stages trained LoRA) and ``README.md``
-    (the model card).
+    networks of diffusers, as diffusers saves it, where the stages trained LoRA), ``README.md`` (the
+    model card) and ``pictures/`` (what the card shows).
 
     Args:
         run: a run's folder or an exported one.
         out: the folder to write.
         merge_at: write plain weights at this tradeoff instead of adapters.
+        picture: a low-quality photo that the card shows at several tradeoffs.
 
     Returns:
         what was compared, and how large the largest difference was.
@@ -79,61 +86,72 @@ def export(run: Path | str, out: Path, *, merge_at: float | None = None) -> list
     about = read_about(source)
     recipe = without_folders(_read_recipe(source / "recipe.toml"))
     student = load_student(source)
-    tradeoffs = COMPARED_TRADEOFFS if student.variant else [student.fixed_tradeoff]
     if merge_at is not None:
-        tradeoffs = [merge_at]
         about["merged"] = merge_at
         _refuse_merging(student)
-    has_checkpoints = hasattr(student.model, "save_checkpoint")
+    tradeoffs = _choose_tradeoffs(student, merge_at, COMPARED_TRADEOFFS)
+    facts = StudentFacts(student.model.scale, hasattr(student.model, "save_checkpoint"))
     image = _test_image()
     # Weights are compared, not what is done with their images.
     expected = Restorer(student, color_fix="none")(image, tradeoffs)
     with atomic_dir(out) as temporary:
-        folder = temporary / "student"
-        if merge_at is None:
-            shutil.copytree(source, folder, copy_function=shutil.copyfile)
-        else:
-            _write_merged(student, merge_at, folder)
-        about = dict(embed_weights(about, source, folder))
-        _write_about(folder, about)
-        (folder / "recipe.toml").write_text(recipe)
+        if picture is not None:
+            shown = _choose_tradeoffs(student, merge_at, SHOWN_TRADEOFFS)
+            write_strip(picture, student, shown, temporary)
+            facts = replace(facts, pictures=shown)
+        about = _write_student(temporary / "student", source, about, student, recipe)
         # Its memory is needed by those that are loaded for comparison.
         del student
-        rows = read_metric_rows(run)
-        card = model_card(about, tomllib.loads(recipe), rows, has_checkpoints=has_checkpoints)
-        (temporary / "README.md").write_text(card)
-        ways = _write_wrappers(temporary, about)
-        report = _compare(ways, image, tradeoffs, expected)
-        _write_about(folder, without_own_paths(about))
+        ways = _write_pipeline(temporary)
+        adapters = _write_adapters(temporary, about)
+        facts = replace(facts, is_adapter=bool(adapters))
+        (temporary / "README.md").write_text(_write_card(run, about, recipe, facts, temporary))
+        report = _compare(ways | adapters, image, tradeoffs, expected)
+        _write_about(temporary / "student", without_own_paths(about))
     return report
 
 
-def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload an exported folder to a repository of the Hub.
+def _choose_tradeoffs(
+    student: Student, merge_at: float | None, wanted: Sequence[float]
+) -> Sequence[float]:
+    """Return the wanted tradeoffs that an export has."""
+    if merge_at is not None:
+        return [merge_at]
+    if student.variant is None:
+        return [student.fixed_tradeoff]
+    return wanted
 
-    Args:
-        folder: the exported folder.
-        repository: ``owner/name``, created if necessary.
-        private: make a new repository private.
 
-    Returns:
-        the repository's address.
+def _write_student(
+    folder: Path, source: Path, about: About, student: Student, recipe: str
+) -> dict[str, Any]:
+    """Write the student's own folder; return its ``distillkit.json``."""
+    if "merged" in about and student.variant is not None:
+        _write_merged(student, about["merged"], folder)
+    else:
+        shutil.copytree(source, folder, copy_function=shutil.copyfile)
+    embedded = dict(embed_weights(about, source, folder))
+    _write_about(folder, embedded)
+    (folder / "recipe.toml").write_text(recipe)
+    return embedded
 
-    Raises:
-        DistillkitError: the folder is not an export, or the Hub refuses.
-    """
-    from huggingface_hub import HfApi
 
-    if not (folder / "model_index.json").is_file():
-        raise DistillkitError(f"{folder} - not an exported folder (no model_index.json)")
-    api = HfApi()
-    message = "Add a student distilled by distillkit"
-    try:
-        url = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
-    except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
-        raise DistillkitError(f"{repository} - not uploaded: {first_line(e)}") from e
-    return str(url)
+def _write_card(run: Path, about: About, recipe: str, facts: StudentFacts, folder: Path) -> str:
+    """Write the model card of an export, and the figures that it shows."""
+    files = read_settings(*_split_table(about)).weight_files()
+    absent = []
+    for file in files:
+        if file.path is None or not (folder / "student" / file.path).is_file():
+            absent.append(file)
+    facts = replace(facts, weights=absent, curves=copy_curves(run, about["recipe"], folder))
+    return model_card(about, tomllib.loads(recipe), read_metric_rows(run), facts)
+
+
+def _split_table(about: About) -> tuple[Spec, dict[str, Any]]:
+    """Split a student's table into its descriptor and its options."""
+    options = dict(about["student"])
+    spec = load_plugins().find("students", options.pop("use"))
+    return spec, options
 
 
 def without_folders(recipe: str) -> str:
@@ -158,8 +176,7 @@ def embed_weights(about: About, source: Path, folder: Path) -> About:
         ``distillkit.json`` with paths relative to the folder.
     """
     student = dict(about["student"])
-    options = {key: value for key, value in student.items() if key != "use"}
-    settings = read_settings(load_plugins().find("students", student["use"]), options)
+    settings = read_settings(*_split_table(about))
     for key, path in local_weights(settings, source).items():
         file = getattr(settings, key)
         if key not in student or file.url is not None:
@@ -182,7 +199,7 @@ def without_own_paths(about: About) -> dict[str, Any]:
         about: the student's ``distillkit.json``.
     """
     student = dict(about["student"])
-    spec = load_plugins().find("students", student["use"])
+    spec, _ = _split_table(about)
     for key, default in fields.relative_defaults(spec.config).items():
         if key in student and Path(student[key]).match(str(default)):
             del student[key]
@@ -234,25 +251,32 @@ def _write_about(folder: Path, about: About) -> None:
     (folder / "distillkit.json").write_text(text)
 
 
-def _write_wrappers(folder: Path, about: About) -> dict[str, Restore]:
-    """Write what diffusers and peft need around the student's folder.
+def _write_pipeline(folder: Path) -> dict[str, Restore]:
+    """Write what diffusers needs around the student's folder.
 
     Returns:
-        every way to load the export, by name.
+        the ways to load the export whole, by name.
     """
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline, DistilledStudent
 
     student = DistilledStudent(folder / "student")
     DistilledRestorationPipeline(student).save_config(folder)
-    ways: dict[str, Restore] = {
+    return {
         "Restorer": partial(_restore_by_restorer, folder),
         "diffusers pipeline": partial(_restore_by_pipeline, folder),
     }
-    if "merged" not in about:
-        adapters = write_adapters(folder / "student", folder / "adapters", about)
-        for name, load in adapters.items():
-            ways[name] = partial(_restore_by_adapters, load)
-    return ways
+
+
+def _write_adapters(folder: Path, about: About) -> dict[str, Restore]:
+    """Write the stages' LoRA.
+
+    Returns:
+        the ways to make the student of it, by name; none if it does not suffice.
+    """
+    if "merged" in about:
+        return {}
+    adapters = write_adapters(folder / "student", folder / "adapters", about)
+    return {name: partial(_restore_by_adapters, load) for name, load in adapters.items()}
 
 
 def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:

@@ -8,24 +8,19 @@ from typing import Any, NamedTuple
 
 import distillkit
 from distillkit.evaluation.results import WEIGHTS_ABSENT, is_combination
+from distillkit.export.card_metadata import (
+    INPUT_PICTURE,
+    MetricRow,
+    StudentFacts,
+    card_metadata,
+    picture_at,
+)
+from distillkit.files.weights import WeightFile
 from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table, tradeoff_text
 
-MetricRow = Mapping[str, Any]
-"""One row of ``metrics.json``."""
-
-HUB_LICENSES = {
-    "Apache-2.0",
-    "MIT",
-    "BSD-3-Clause",
-    "CC0-1.0",
-    "CC-BY-4.0",
-    "CC-BY-NC-4.0",
-    "CC-BY-NC-SA-4.0",
-    "GPL-3.0",
-    "openrail++",
-}
-"""Licenses that the Hub knows by the lower case of their name."""
+LOCAL_FOLDER = "this/folder"
+"""What a card calls the folder that it lies in; a push puts the repository's name there."""
 
 
 class LicenseClass(NamedTuple):
@@ -53,8 +48,7 @@ def model_card(
     about: Mapping[str, Any],
     recipe: Mapping[str, Any],
     rows: Sequence[MetricRow],
-    *,
-    has_checkpoints: bool = False,
+    facts: StudentFacts,
 ) -> str:
     """Write ``README.md`` with the front matter that the Hub reads.
 
@@ -63,7 +57,7 @@ def model_card(
         recipe: the student's recipe.
         rows: the run's ``metrics.json``; empty if the student was not evaluated. Linear
             combinations are left to the run's report.
-        has_checkpoints: whether the model writes checkpoints of its own.
+        facts: of the student.
     """
     strictest, license_class = strictest_licenses(about["licenses"].values())
     variant = "adapter_scaling" if about["stage2"] is None else about["stage2"]["variant"]
@@ -71,17 +65,20 @@ def model_card(
     shown = [row for row in rows if not is_combination(row["method"])]
     return fill_template(
         "model_card.md.j2",
+        metadata=card_metadata(about, recipe, shown, facts, strictest),
         about=about,
         recipe=recipe,
+        folder=LOCAL_FOLDER,
+        facts=facts,
         version=distillkit.__version__,
         distribution=_distribution(about),
         plugins=about["plugins"],
         arguments="image, tradeoff=0.3" if can_set_tradeoff else "image",
         is_plain_network=variant == "adapter_scaling",
-        has_checkpoints=has_checkpoints,
         can_set_tradeoff=can_set_tradeoff,
+        picture_table=_picture_table(facts, can_set_tradeoff),
+        weights=[_describe_weights(file) for file in facts.weights],
         licenses=_license_table(about["licenses"], recipe),
-        hub_license=_hub_license(strictest),
         strictest=" and ".join(strictest),
         license_class=license_class,
         sources=[_source_name(table) for table in recipe["data"]["train"]],
@@ -90,6 +87,31 @@ def model_card(
             (row["metric"], row["protocol"], row["n"], row["dataset"]) for row in shown
         ),
     )
+
+
+def _picture_table(facts: StudentFacts, can_set_tradeoff: bool) -> Table | None:
+    """Put the input and what was restored of it side by side."""
+    if not facts.pictures:
+        return None
+    heads = ["input"]
+    cells = [f"![The input]({INPUT_PICTURE})"]
+    for tradeoff in facts.pictures:
+        head = f"tradeoff {tradeoff:g}" if can_set_tradeoff else "restored"
+        heads.append(head)
+        cells.append(f"![Restored, {head}]({picture_at(tradeoff)})")
+    return Table(heads, [cells])
+
+
+def _describe_weights(file: WeightFile) -> str:
+    """Say which file a student builds on, and where it comes from."""
+    if file.repo is not None:
+        return f"`{file.filename}` of `{file.repo}` on the Hub (license {file.license})"
+    assert file.path is not None
+    # An absolute path would say where on its machine a run was made.
+    name = file.path.name if file.path.is_absolute() else file.path.as_posix()
+    source = file.url or file.source
+    origin = f", from {source}" if source else ""
+    return f"`{name}`{origin} (license {file.license})"
 
 
 def _distribution(about: Mapping[str, Any]) -> str:
@@ -128,13 +150,6 @@ def _class_of_name(name: str) -> int:
         if name.startswith(kind.prefixes):
             return index
     raise AssertionError("the last class takes every name")
-
-
-def _hub_license(licenses: Sequence[str]) -> str | None:
-    """Return the Hub's name of a single license; None if the Hub has none."""
-    if len(licenses) == 1 and licenses[0] in HUB_LICENSES:
-        return licenses[0].lower()
-    return None
 
 
 def _license_table(licenses: Mapping[str, str], recipe: Mapping[str, Any]) -> Table:
