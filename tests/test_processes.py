@@ -73,8 +73,12 @@ def assert_close(a, b):
 
 
 def losses_of(out):
+    return values_of(out, "loss")
+
+
+def values_of(out, name):
     lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [json.loads(line)[name] for line in lines]
 
 
 def manifest_of(out):
@@ -96,6 +100,21 @@ def test_two_processes_make_the_steps_of_one_that_accumulates_two_batches(
     # What is logged is the mean over the processes.
     assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
     assert manifest_of(two)["processes"] == 2
+
+
+def test_two_processes_have_one_loss_scale(fork_server, recipe, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    # The first steps overflow.
+    sets = ["training.mixed_precision='fp16'", "stage1.reconstruction.l2_weight=1e5"]
+    run_recipe(load_recipe(recipe, [*sets, "training.gradient_accumulation_steps=2"]), one)
+    options = [word for key in sets for word in ("--set", key)]
+    watch = WATCH.format(out=str(two))
+    ended = fork_server("run", recipe, "--out", two, *options, processes=2, setup=watch)
+    assert ended["codes"] == [0, 0], ended["outputs"]
+    assert_close(weights_of(one), weights_of(two))
+    scales = values_of(one, "loss_scale")
+    assert values_of(two, "loss_scale") == scales
+    assert scales[2] < scales[0] < 2**16
 
 
 def test_two_processes_share_out_the_images_of_a_step(fork_server, recipe, tmp_path):

@@ -5,7 +5,6 @@ import signal
 import pytest
 import torch
 import toy_plugin
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from toy_fixtures import install_plugins
 
@@ -459,16 +458,13 @@ def test_cheaper_passes_train_the_same_student(finished, recipe, tmp_path, setti
     )
 
 
-@pytest.fixture
-def another_precision():
-    """A process has one precision, once it has begun to train: forget it, before and afterwards."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path, another_precision):
-    sets = ["training.mixed_precision='bf16'", "training.per_term_backward=true", "data.eval=[]"]
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path, precision):
+    sets = [
+        f"training.mixed_precision='{precision}'",
+        "training.per_term_backward=true",
+        "data.eval=[]",
+    ]
     run_recipe(load_recipe(recipe, sets), tmp_path / "kept")
     run_recipe(load_recipe(recipe, [*sets, "training.recast_weights=true"]), tmp_path / "again")
     kept, again = weights_of(tmp_path / "kept"), weights_of(tmp_path / "again")
@@ -478,7 +474,7 @@ def test_weights_cast_again_train_the_same_student_bit_for_bit(recipe, tmp_path,
 @pytest.mark.parametrize(
     ("others", "why"),
     [
-        ([], r'needs training\.mixed_precision = "bf16"'),
+        ([], r'needs training\.mixed_precision = "bf16" or "fp16"'),
         (
             ["training.mixed_precision='bf16'", "training.compile=true"],
             r"does not work with training\.compile = true",

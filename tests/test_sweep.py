@@ -152,7 +152,6 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(sweep, started, folde
         (["stage1.teachers.fidelity.weight"], "expected KEY=VALUE,VALUE"),
         (["seed=1,1"], "the same folder"),
         (["seed=1", "seed=2"], "each key once"),
-        (["training.mixed_precision='no','bf16'"], "a process has one precision"),
     ],
 )
 def test_a_wrong_grid_is_refused_before_anything_runs(sweep, started, folder, grids, message):

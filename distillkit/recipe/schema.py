@@ -460,8 +460,10 @@ class Stage2Config(Config):
 class TrainingConfig(Config):
     """How both stages are trained."""
 
-    mixed_precision: Literal["no", "bf16"] = Field(
-        default="no", description="bf16: activations in bfloat16; weights stay in float32"
+    mixed_precision: Literal["no", "bf16", "fp16"] = Field(
+        default="no",
+        description="bf16, fp16: activations in bfloat16, or in float16 with loss scaling; weights "
+        "stay in float32",
     )
     gradient_checkpointing: bool = Field(
         default=False,
@@ -469,8 +471,8 @@ class TrainingConfig(Config):
     )
     recast_weights: bool = Field(
         default=False,
-        description="with bf16: cast frozen weights again in the backward pass instead of keeping "
-        "their copies, which takes next to no time; not with gradient_checkpointing",
+        description="with bf16 or fp16: cast frozen weights again in the backward pass instead of "
+        "keeping their copies, which takes next to no time; not with gradient_checkpointing",
     )
     per_term_backward: bool = Field(
         default=False,

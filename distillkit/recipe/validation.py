@@ -279,8 +279,8 @@ def _check_recasting(document: Document, training: TrainingConfig) -> Iterator[P
     key: KeyPath = ("training", "recast_weights")
     if training.mixed_precision == "no":
         what = (
-            'needs training.mixed_precision = "bf16", because float32 weights are never cast; '
-            "change one of the two"
+            'needs training.mixed_precision = "bf16" or "fp16", because float32 weights are never '
+            "cast; change one of the two"
         )
         yield Problem(document.origin(key), key, what)
     if training.compile:

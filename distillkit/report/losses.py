@@ -14,7 +14,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from distillkit.report.style import ALL_COLORS, encode_figure, figure_style, make_panels
 
-NOT_A_LOSS = frozenset({"stage", "step", "lr", "grad_norm", "seconds", "loader_wait"})
+NOT_A_LOSS = frozenset({"stage", "step", "lr", "grad_norm", "seconds", "loader_wait", "loss_scale"})
 """Keys of ``metrics.jsonl`` that are not loss terms."""
 
 Curves = dict[str, list[tuple[float, float]]]

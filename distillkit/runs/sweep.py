@@ -189,10 +189,6 @@ def _check_separate(runs: Sequence[SweepRun]) -> None:
         problem = "two runs would have the same folder"
         advice = "values may not be equal, or differ in signs only"
         raise DistillkitError(f"--grid - {problem}: {advice}")
-    precisions = {run.resolved.recipe.training.mixed_precision for run in runs}
-    if len(precisions) > 1:
-        problem = "a process has one precision; sweep each into a folder of its own"
-        raise DistillkitError(f"--grid training.mixed_precision - {problem}")
 
 
 def _parse_grid(text: str) -> tuple[str, list[str]]:

@@ -70,7 +70,8 @@ def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
     accelerator = Accelerator(
         # or else Accelerate joins no processes on a machine without GPUs
         cpu=not torch.accelerator.is_available(),
-        mixed_precision=options.mixed_precision,
+        # The training loop sets the precision: Accelerate has one for all runs of a process.
+        mixed_precision="no",
         log_with=list(options.log_with) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
     )

@@ -30,6 +30,9 @@ from distillkit.training.critics import find_failures
 from distillkit.training.step import Stage2Step, Step
 from distillkit.training.tracking import RunLog
 
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What autocast computes in, by ``training.mixed_precision``."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -70,17 +73,20 @@ class MovingAverage:
         self.values = _copies(tensors)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
+    def update(self, step: int, was_made: Tensor) -> None:
         """Add the tensors after ``step`` to the average.
 
         The decay rises as (1 + step) / (10 + step), so that early steps count more.
+
+        Args:
+            step: Its number in the stage.
+            was_made: Whether it was made, (); the average does not move with a skipped step. The
+                flag may lie on a device that nobody waits for.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
+        weight = (1 - decay) * was_made
         for name, value in self._tensors.items():
-            if decay == 0:
-                self.values[name].copy_(value)
-            else:
-                self.values[name].lerp_(value, 1 - decay)
+            self.values[name].lerp_(value, weight)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -99,7 +105,8 @@ class _UnreadStep:
 
     step: int
     flags: Tensor
-    """(2,): how many processes met something non-finite, and how many were told to stop."""
+    """(3,): how many processes met something non-finite, how many of them in their loss, and how
+    many were told to stop."""
     batches: Sequence[Batch]
     terms: Losses
 
@@ -141,6 +148,10 @@ class Trainer:
             weight_decay=self.options.adam_weight_decay,
             fused=self.fused,
         )
+        # Gradients of float16 would vanish: they are taken of the loss times a factor, which is
+        # halved when a gradient overflows and doubled after many steps without.
+        is_fp16 = self.options.mixed_precision == "fp16"
+        self._scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=is_fp16)
         self._unread: deque[_UnreadStep] = deque()
         self._nonfinite_in_a_row = 0
         self._warned: set[str] = set()
@@ -192,15 +203,20 @@ class Trainer:
         load_tensors(self._tensors, self._average.values, "moving average")
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        """Set tensors, average and optimizer to those of a checkpoint."""
+        """Set tensors, average, optimizer and loss scale to those of a checkpoint."""
         load_tensors(self._tensors, checkpoint.tensors(), checkpoint.path)
         load_tensors(self._average.values, checkpoint.average(), checkpoint.path)
         for name, state in checkpoint.critics().items():
             self.stage.module.critics[name].load(state)
         # The optimizer's settings stay the recipe's, which may have changed since.
+        saved = checkpoint.optimizer()
         state = self._optimizer.state_dict()
-        state["state"] = checkpoint.optimizer()["state"]
+        state["state"] = saved["state"]
         self._optimizer.load_state_dict(state)
+        loss_scale = saved.get("loss_scale")
+        # none after steps in another precision
+        if loss_scale:
+            self._scaler.load_state_dict(loss_scale)
 
     @contextmanager
     def _memory_settings(self) -> Iterator[None]:
@@ -226,19 +242,21 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.stage.lr_at(step, self.options)
         terms = self._backward(module, batches, step)
+        self._scaler.unscale_(self._optimizer)
         norm = self.accelerator.clip_grad_norm_(
             list(self._tensors.values()),
             self.options.max_grad_norm,
         )
         # Only now, so that a signal received during the passes counts for this step.
-        flags = self._sum_flags(terms["loss"] + norm, stop=bool(signals))
+        flags = self._sum_flags(terms["loss"], norm, stop=bool(signals))
         nonfinite = flags[0]
         if self.fused:
             # the name under which torch's optimizers expect this flag
             self._optimizer.found_inf = nonfinite  # type: ignore[attr-defined]
         if self.fused or not nonfinite:
             self._optimizer.step()
-            self._average.update(step)
+            self._average.update(step, nonfinite == 0)
+        self._scaler.update()
         critics = self.stage.module.update_critics(step, self.accelerator)
         self._meter.add(terms | {"grad_norm": norm} | critics, nonfinite == 0)
         self._optimizer.zero_grad()
@@ -250,6 +268,8 @@ class Trainer:
         Returns:
             Their mean terms, detached, and the sum of these as ``loss``.
         """
+        one = torch.ones((), device=self.accelerator.device)
+        self.stage.module.loss_scale = self._scaler.scale(one)
         means: Losses = {}
         for number, batch in zip(self._micro_batches, batches, strict=True):
             self.stage.module.micro_batch = number
@@ -260,22 +280,32 @@ class Trainer:
                 if number != self._micro_batches[-1]:
                     # Processes average their gradients once a step, after the last micro-batch.
                     stack.enter_context(self.accelerator.no_sync(module))
-                terms = module(batch, step)
+                with self._autocast():
+                    terms = module(batch, step)
+                terms = {name: term.float() for name, term in terms.items()}
                 loss = torch.stack(list(terms.values())).sum()
-                self.accelerator.backward(loss / len(batches))
+                self.accelerator.backward(self._scaler.scale(loss / len(batches)))
             terms["loss"] = loss
             for name, value in terms.items():
                 means[name] = means.get(name, 0) + value.detach() / len(batches)
         return means
 
-    def _sum_flags(self, loss_and_norm: Tensor, stop: bool) -> Tensor:
-        """Count the processes with a non-finite value, and those told to stop: (2,).
+    def _autocast(self) -> torch.autocast:
+        """Compute in the recipe's precision, inside a context."""
+        dtype = PRECISIONS.get(self.options.mixed_precision)
+        is_mixed = dtype is not None
+        return torch.autocast(self.accelerator.device.type, dtype, enabled=is_mixed)
+
+    def _sum_flags(self, loss: Tensor, norm: Tensor, stop: bool) -> Tensor:
+        """Count the processes of each flag: (3,), see :class:`_UnreadStep`.
 
         All processes see the same counts, so they skip and stop at the same step.
         """
-        nonfinite = (~torch.isfinite(loss_and_norm)).float()
-        told_to_stop = torch.full_like(loss_and_norm, stop)
-        return self.accelerator.reduce(torch.stack([nonfinite, told_to_stop]), "sum")
+        nonfinite = ~torch.isfinite(loss + norm)
+        nonfinite_loss = ~torch.isfinite(loss)
+        told_to_stop = torch.full_like(nonfinite, stop)
+        flags = torch.stack([nonfinite, nonfinite_loss, told_to_stop])
+        return self.accelerator.reduce(flags.float(), "sum")
 
     def _read_flags(self, steps_made: int) -> bool:
         """Read the flags of the steps made; return whether one of them says to stop.
@@ -287,14 +317,16 @@ class Trainer:
         stop = False
         while len(self._unread) > left_unread:
             oldest = self._unread.popleft()
-            nonfinite, told_to_stop = oldest.flags.tolist()
+            nonfinite, nonfinite_loss, told_to_stop = oldest.flags.tolist()
             if told_to_stop:
                 stop = True
                 left_unread = 0
-            if nonfinite:
-                self._record_nonfinite(oldest)
-            else:
+            if not nonfinite:
                 self._nonfinite_in_a_row = 0
+            elif nonfinite_loss or self._scaler.get_scale() <= 1:
+                # Else the gradient alone has overflown, which a smaller loss scale cures. Without
+                # loss scaling the scale is 1.
+                self._record_nonfinite(oldest)
         return stop
 
     def _record_nonfinite(self, skipped: _UnreadStep) -> None:
@@ -325,6 +357,8 @@ class Trainer:
         if self._is_due(steps_made, self.options.logging_steps):
             values = self._meter.read(self.batches.wait_seconds)
             values["lr"] = self.stage.lr_at(steps_made - 1, self.options)
+            if self._scaler.is_enabled():
+                values["loss_scale"] = self._scaler.get_scale()
             values |= self.stage.module.models.cache.report_changes()
             self.log.write(global_step, values)
             self._warn_of_failures(values)
@@ -346,13 +380,15 @@ class Trainer:
             return
         global_step = self.stage.offset + steps_made
         if self.accelerator.is_main_process:
+            optimizer = self._optimizer.state_dict()
+            optimizer["loss_scale"] = self._scaler.state_dict()
             path = self.checkpoints.save(
                 self.stage.name,
                 global_step,
                 final=steps_made == self.stage.steps,
                 tensors=self._tensors,
                 average=self._average.values,
-                optimizer=self._optimizer.state_dict(),
+                optimizer=optimizer,
                 critics={name: c.state() for name, c in self.stage.module.critics.items()},
             )
             self.log.announce_checkpoint(path, global_step)

@@ -63,6 +63,8 @@ class Step(nn.Module):
         """Critics by name. Their networks are no submodules, so they are never prepared."""
         self.micro_batch = 0
         """Which of its step's micro-batches the next one is, counted over all processes."""
+        self.loss_scale = torch.ones(())
+        """What the step's losses are multiplied by before their gradient is taken."""
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """Return what the stage trains, by name."""
@@ -218,7 +220,8 @@ class Stage1Step(Step):
             return compute(replace(output, latent=latent, image=image))
 
         trained = list(self.tensors().values())
-        return backward_per_term(compute_from, [output.latent, output.image], trained)
+        inputs = [output.latent, output.image]
+        return backward_per_term(compute_from, inputs, trained, self.loss_scale)
 
     def _reconstruction_losses(self, batch: Batch, step: int, output: StudentOutput) -> Losses:
         assert output.image is not None

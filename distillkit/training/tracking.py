@@ -25,7 +25,7 @@ DIVERGENCE_FACTOR = 10.0
 """A loss of so many times what the stage began with is warned of."""
 FIRST_LINES = 5
 """Logged lines whose mean loss is what a stage began with: a single one may be small by chance."""
-NOT_SHOWN = ("lr", "seconds", "loader_wait", "cache_saved")
+NOT_SHOWN = ("lr", "seconds", "loader_wait", "loss_scale", "cache_saved")
 """Values that are logged but not shown in the terminal."""
 
 
@@ -33,8 +33,9 @@ class RunLog:
     """The log of a run.
 
     One JSON object for each logged step: ``stage``, ``step`` (global), ``loss``, its terms and
-    ``grad_norm`` (absent where no step was finite), ``lr``, ``seconds``, and with a cache
-    ``cache_hits`` (share of lookups) and ``cache_saved`` (seconds), both since the last line.
+    ``grad_norm`` (absent where no step was finite), ``lr``, ``seconds``, with fp16 ``loss_scale``,
+    and with a cache ``cache_hits`` (share of lookups) and ``cache_saved`` (seconds), both since the
+    last line.
 
     Args:
         path: the file.
@@ -152,7 +153,7 @@ class RunLog:
             drawn += entry["ids"]
         append_text(self.nonfinite_path, lines)
         self.say(
-            f"step {step}: the loss is not finite, the step is skipped "
+            f"step {step}: the loss or its gradient is not finite, the step is skipped "
             f"({', '.join(drawn)}); see {self.nonfinite_path}"
         )
 

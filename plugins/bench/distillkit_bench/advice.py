@@ -159,7 +159,7 @@ def memory_savers(resolved: ResolvedRecipe) -> list[list[str]]:
     batch_size = recipe.data.batch_size
     accumulation = batch_size * training.gradient_accumulation_steps
     can_recast = (
-        training.mixed_precision == "bf16"
+        training.mixed_precision != "no"
         and training.sharding == "none"
         and not training.compile
         and not training.gradient_checkpointing

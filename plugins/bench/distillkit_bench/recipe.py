@@ -21,7 +21,7 @@ from distillkit_bench.device import (
 )
 from distillkit_bench.train import measure_stage
 
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def measure_recipe(
