@@ -75,7 +75,7 @@ class HubStandIn(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.requests.append(self.path)
-        path = unquote(self.path.partition("?")[0])
+        path, _, self.query = unquote(self.path).partition("?")
         match = API.fullmatch(path) or FILE.fullmatch(path)
         if self.refused(path):
             return None
@@ -168,13 +168,13 @@ class HubStandIn(BaseHTTPRequestHandler):
         # What a gated repository is called is public, what it holds is not.
         if rest == "/auth-check":
             return self.refuse_gated() if repository.gated else self.answer_json({})
-        match = re.fullmatch(r"/(revision|tree)/([^/]+).*", rest)
+        match = re.fullmatch(r"/(revision|tree)/([^/]+)/?(.*)", rest)
         commit = repository.resolve(match[2] if match else "main")
         if commit not in repository.commits:
             return self.refuse(404, "RevisionNotFound")
         files = repository.commits[commit]
         if match and match[1] == "tree":
-            return self.answer_json(self.list_tree(files))
+            return self.answer_json(self.list_tree(files, match[3]))
         siblings = [{"rfilename": path, "size": len(files[path])} for path in files]
         return self.answer_json({"id": name, "sha": commit, "siblings": siblings, "tags": []})
 
@@ -184,16 +184,28 @@ class HubStandIn(BaseHTTPRequestHandler):
         if repository is None or commit not in repository.commits:
             return self.refuse(404, "RepoNotFound")
         files = repository.commits[commit]
-        return self.answer_json(
-            self.list_tree({path: files[path] for path in paths if path in files})
-        )
-
-    def list_tree(self, files):
         entries = []
+        for path in paths:
+            if path in files:
+                entries.append(describe_file(path, files[path]))
+            elif any(name.startswith(f"{path}/") for name in files):
+                entries.append({"type": "directory", "path": path, "oid": "0" * 40})
+        return self.answer_json(entries)
+
+    def list_tree(self, files, folder):
+        """List what is in a folder, or everything below it."""
+        prefix = f"{folder}/" if folder else ""
+        entries = {}
         for path, content in files.items():
-            oid = hashlib.sha1(content).hexdigest()
-            entries.append({"type": "file", "path": path, "size": len(content), "oid": oid})
-        return entries
+            inside = path.removeprefix(prefix)
+            if not path.startswith(prefix):
+                continue
+            if "/" in inside:
+                name = prefix + inside.partition("/")[0]
+                entries[name] = {"type": "directory", "path": name, "oid": "0" * 40}
+            if "/" not in inside or "recursive=true" in self.query.lower():
+                entries[path] = describe_file(path, content)
+        return list(entries.values())
 
     @property
     def address(self):
@@ -233,6 +245,11 @@ class HubStandIn(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+def describe_file(path, content):
+    oid = hashlib.sha1(content).hexdigest()
+    return {"type": "file", "path": path, "size": len(content), "oid": oid}
 
 
 def find_problems(metadata):

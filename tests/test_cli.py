@@ -240,6 +240,7 @@ ENGINE_COMMANDS = (
     "evaluate",
     "compare",
     "sweep",
+    "degrade",
     "fetch",
     "doctor",
     "plugins",

@@ -5,10 +5,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from hub_stand_in import TOKEN, StoredRepository, serve_hub, set_endpoint
+from huggingface_hub import SpaceCard
 
 from distillkit import DistilledRestorationPipeline, DistillkitError, Restorer
 from distillkit.export.folder import export
 from distillkit.export.hub import Repository, upload
+from distillkit.export.web import _space_readme
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 
@@ -141,6 +143,25 @@ def test_only_a_folder_of_its_kind_is_uploaded(hub, tmp_path):
         with pytest.raises(DistillkitError, match=f"holds no {kind} .*{command}"):
             upload(tmp_path, Repository(REPOSITORY, kind))
     assert hub.repositories == {}
+
+
+def test_a_page_becomes_a_static_space(hub, tmp_path, distillkit):
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "index.html").write_text("<p>restores</p>")
+    about = {"recipe": "toy: x", "licenses": {"student": "MIT"}}
+    (page / "README.md").write_text(_space_readme(about))
+    outcome = distillkit("push", page, "me/page", "--space")
+    assert outcome.code == 0, outcome.err
+    stored = hub.repositories["spaces", "me/page"]
+    assert stored.settings["sdk"] == "static"
+    assert len(stored.commits) == 2
+    data = SpaceCard(stored.files["README.md"].decode()).data
+    assert (data.title, data.sdk, data.app_file) == ("toy: x", "static", "index.html")
+    assert data.app_file in stored.files
+    outcome = distillkit("push", tmp_path, "me/other", "--space")
+    assert outcome.code == 2
+    assert "distillkit export RUN --web DIR" in outcome.err
 
 
 def test_an_interrupted_upload_says_how_to_go_on(hub, folder, distillkit, monkeypatch):

@@ -14,6 +14,7 @@ from typer.main import get_group
 
 import distillkit
 from distillkit.cli.cache import cache_app
+from distillkit.cli.degrade import degrade
 from distillkit.cli.doctor import doctor
 from distillkit.cli.evaluate import compare, evaluate
 from distillkit.cli.export import export
@@ -46,7 +47,7 @@ app.command()(run)
 app.command("restore", help="Restore images with a student or another model.")(
     restore_command(IMAGE_FILES, "distillkit.inference.files:restore_image")
 )
-for command in (export, push, evaluate, compare, sweep, fetch, doctor):
+for command in (export, push, evaluate, compare, sweep, degrade, fetch, doctor):
     app.command()(command)
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(recipe_app, name="recipe")

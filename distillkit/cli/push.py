@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distillkit.cli.arguments import load_recipe
 from distillkit.cli.export import Picture
 from distillkit.errors import DistillkitError
 
@@ -72,5 +73,11 @@ def _make_folder(source: str, kind: Kind, picture: Path | None, scratch: Path) -
         raise DistillkitError("--picture is for a run, whose model card is written now")
     if is_ready:
         return Path(source)
-    engine.export(source, scratch, picture=picture)
+    if kind == "dataset":
+        resolved = load_recipe(source, None)
+        from distillkit.runs.degrade import write_pairs
+
+        write_pairs(resolved, scratch)
+    else:
+        engine.export(source, scratch, picture=picture)
     return scratch

@@ -27,6 +27,7 @@ HUB_LICENSES = {
     "CC-BY-NC-SA-4.0",
     "GPL-3.0",
     "openrail++",
+    "unknown",
 }
 """Licenses that the Hub knows by the lower case of their name."""
 

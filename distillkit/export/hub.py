@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +19,17 @@ from distillkit.files.hub import causes, is_unreachable
 
 Kind = Literal["model", "dataset", "space"]
 
+DEFAULT_CONFIG = "data"
+"""The folder of the only configuration of a data set, which a recipe need not name."""
+PARQUET = re.compile(rf'parquet = "{LOCAL_FOLDER}/([^/"]+)/(\w+)-\*\.parquet"')
+"""Where a card says how a recipe reads the parquet files of a folder."""
 KEPT = ".gitattributes"
 """The Hub's own file in a repository, which says how large files are stored."""
 NAMES_SHOWN = 3
 LOGIN = 'run "hf auth login", or set HF_TOKEN to a token that may write'
 MARKS: dict[Kind, tuple[str, str]] = {
     "model": ("model_index.json", "distillkit export RUN -o DIR"),
-    "dataset": ("data/*.parquet", "distillkit degrade RECIPE -o DIR"),
+    "dataset": ("*/*.parquet", "distillkit degrade RECIPE -o DIR"),
     "space": ("index.html", "distillkit export RUN --web DIR"),
 }
 """What is in a folder of each kind, and the command that writes such a folder."""
@@ -169,9 +175,20 @@ def _content(file: Path, repository: Repository) -> Path | bytes:
 
 def address_card(card: str, name: str) -> str:
     """Put a repository's name where a card says which folder it lies in."""
+    # A recipe reads parquet files of a folder, but a data set of the Hub by its name.
+    card = PARQUET.sub(partial(_hub_source, name), card)
     # Plain diffusers fetches only files that it knows: it is given all of the repository.
     card = card.replace(f'folder = "{LOCAL_FOLDER}"', f'folder = snapshot_download("{name}")')
     return card.replace(LOCAL_FOLDER, name)
+
+
+def _hub_source(name: str, parquet: re.Match[str]) -> str:
+    """Write the keys of a recipe that read on the Hub what it reads from parquet files."""
+    config, split = parquet.groups()
+    lines = [f'hub = "{name}"', f'split = "{split}"']
+    if config != DEFAULT_CONFIG:
+        lines.insert(1, f'config = "{config}"')
+    return "\n".join(lines)
 
 
 @contextmanager

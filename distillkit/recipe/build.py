@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -323,10 +323,8 @@ def hub_dataset(table: SourceConfig) -> HubDataset | None:
     return HubDataset(table.hub, table.revision, table.config, table.split)
 
 
-def open_evaluation_sets(
-    resolved: ResolvedRecipe, degradation: Degradation | None, scale: int
-) -> dict[str, list[PlannedPair]]:
-    """Plan the pairs of the recipe's evaluation sets: the same ones at every call and process.
+def open_evaluation_sources(resolved: ResolvedRecipe) -> dict[str, list[Source]]:
+    """Open the sources of the recipe's evaluation sets, by the set's name.
 
     Sources of one name form a set; those without a name form the one that is called as the recipe.
     """
@@ -335,21 +333,55 @@ def open_evaluation_sets(
     for table, source in zip(resolved.recipe.data.eval, sources, strict=True):
         name = table.name or resolved.recipe.name
         sources_of_set.setdefault(name, []).append(source)
-    config = resolved.recipe.evaluation
+    return sources_of_set
+
+
+def open_evaluation_sets(
+    resolved: ResolvedRecipe, degradation: Degradation | None, scale: int
+) -> dict[str, list[PlannedPair]]:
+    """Plan the pairs of the recipe's evaluation sets: the same ones at every call and process."""
     sets = {}
-    for name, of_set in sources_of_set.items():
-        pairs = []
-        for source in of_set:
-            of_source = evaluation_pairs(
-                source,
-                degradation,
-                crop=config.crop_size,
-                crops_per_image=config.crops_per_image,
-                scale=scale,
-                seed=resolved.recipe.seed,
-            )
-            # Names must be unique over the sources of a set.
-            prefix = f"{source.name}:" if len(of_set) > 1 else ""
-            pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
-        sets[name] = pairs
+    for name, sources in open_evaluation_sources(resolved).items():
+        sets[name] = plan_pairs(resolved, sources, degradation, scale)
     return sets
+
+
+def plan_pairs(
+    resolved: ResolvedRecipe,
+    sources: Sequence[Source],
+    degradation: Degradation | None,
+    scale: int,
+    *,
+    max_bad_fraction: float = 0.0,
+    on_bad: Callable[[str, str], None] | None = None,
+) -> list[PlannedPair]:
+    """Plan the pairs of sources, cut as the recipe's ``[evaluation]`` says.
+
+    Args:
+        resolved: the recipe.
+        sources: images; where there are several, pairs are named with their source.
+        degradation: for those that are not paired.
+        scale: size of the clean image divided by that of the low-quality one.
+        max_bad_fraction: share of a source's images that may be left out because they are unusable.
+        on_bad: called with the id of each of them and the reason.
+
+    Raises:
+        DataError: as :func:`evaluation_pairs`.
+    """
+    config = resolved.recipe.evaluation
+    pairs = []
+    for source in sources:
+        of_source = evaluation_pairs(
+            source,
+            degradation,
+            crop=config.crop_size,
+            crops_per_image=config.crops_per_image,
+            scale=scale,
+            seed=resolved.recipe.seed,
+            max_bad_fraction=max_bad_fraction,
+            on_bad=on_bad,
+        )
+        # Names must be unique over the sources of a set.
+        prefix = f"{source.name}:" if len(sources) > 1 else ""
+        pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
+    return pairs
