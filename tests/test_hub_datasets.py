@@ -1,19 +1,15 @@
 """Datasets of the Hub, loaded from a local server that answers the Hub's calls."""
 
-import hashlib
 import io
 import json
 import re
-import threading
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
-from urllib.parse import unquote
 
 import datasets
-import huggingface_hub.constants
 import numpy as np
 import pytest
+from hub_stand_in import StoredRepository, serve_hub, set_endpoint
 from PIL import Image
 
 from distillkit.data.hub import HubDataset, is_cached
@@ -56,91 +52,6 @@ def parquet(values, **columns):
     return content.getvalue()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Dataset repositories in memory."""
-
-    commits: dict[str, dict[str, bytes]]
-    """The files of each commit."""
-    revisions: dict[str, str]
-    gated = False
-    requests: list[str]
-
-    def do_GET(self):
-        self.requests.append(self.path)
-        path = unquote(self.path.partition("?")[0])
-        # What a gated repository is called is public, what it holds is not.
-        asks_for_access = path == "/api/datasets/me/photos/auth-check"
-        if self.gated and (asks_for_access or not path.startswith("/api")):
-            return self.refuse(403 if "Authorization" in self.headers else 401, "GatedRepo")
-        if asks_for_access:
-            return self.answer_json({})
-        api = re.fullmatch(r"/api/datasets/me/photos(?:/(revision|tree)/([^/]+).*)?", path)
-        file = re.fullmatch(r"/datasets/me/photos/resolve/([^/]+)/(.+)", path)
-        match = api or file
-        if match is None:
-            return self.refuse(404, "RepoNotFound")
-        revision = (api.group(2) if api else file.group(1)) or "main"
-        commit = self.revisions.get(revision, revision)
-        if commit not in self.commits:
-            return self.refuse(404, "RevisionNotFound")
-        files = self.commits[commit]
-        if api:
-            return self.answer_json(self.describe(commit, files, tree=api.group(1) == "tree"))
-        if file.group(2) not in files:
-            return self.refuse(404, "EntryNotFound")
-        return self.answer(files[file.group(2)], commit)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        commit = self.path.rpartition("/")[2]
-        if "/paths-info/" not in self.path or commit not in self.commits:
-            return self.refuse(404, "RepoNotFound")
-        files = self.commits[commit]
-        names = json.loads(body)["paths"]
-        wanted = {name: files[name] for name in names if name in files}
-        return self.answer_json(self.describe(commit, wanted, tree=True))
-
-    def describe(self, commit, files, tree):
-        if not tree:
-            siblings = [{"rfilename": name, "size": len(files[name])} for name in files]
-            return {"id": "me/photos", "sha": commit, "siblings": siblings, "tags": []}
-        entries = []
-        for name, content in files.items():
-            oid = hashlib.sha1(content).hexdigest()
-            entries.append({"type": "file", "path": name, "size": len(content), "oid": oid})
-        return entries
-
-    def answer_json(self, content):
-        self.answer(json.dumps(content).encode(), "")
-
-    def answer(self, content, commit):
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        size = len(content)
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            begin = int(wanted.group(1))
-            end = min(int(wanted.group(2) or size), size - 1)
-            self.send_header("Content-Range", f"bytes {begin}-{end}/{size}")
-            content = content[begin : end + 1]
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", commit)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def refuse(self, status, code):
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     files = {
@@ -148,34 +59,10 @@ def hub(monkeypatch, tmp_path):
         "train.parquet": parquet([1, 2, 3], words=["a"] * 3),
     }
     changed = {**files, "train.parquet": parquet([4, 5])}
-    handler = type(
-        "OneHub",
-        (Hub,),
-        {
-            "commits": {FIRST: files, SECOND: changed},
-            "revisions": {"v1": FIRST, "main": SECOND},
-            "requests": [],
-        },
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    set_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    huggingface_hub.HfFileSystem.clear_instance_cache()
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def set_endpoint(monkeypatch, endpoint):
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", endpoint)
+    photos = StoredRepository({FIRST: files, SECOND: changed}, {"v1": FIRST})
+    with serve_hub(monkeypatch, tmp_path) as handler:
+        handler.repositories["datasets", "me/photos"] = photos
+        yield photos
 
 
 @pytest.fixture
