@@ -317,7 +317,7 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
     for name in ("student", "faithful", "realistic", "halve", "photos"):
         assert f"toy/{name}" in card
     # The toys name no license.
-    assert "license: other" in card
+    assert "license: unknown" in card
     assert "all rights reserved" in card
 
 
