@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
 
-.PHONY: setup quickstart test check dist clean
+.PHONY: setup quickstart test check docs dist clean
 
 setup: .venv/.ready
 
@@ -25,6 +25,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, without network; every warning and every broken link is an error.
+docs: .venv/.docs
+	$(BIN)/python docs/build_site.py
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 # Wheel and sdist of every distribution, and what package indexes ask of their metadata.
 dist:

@@ -1,0 +1,64 @@
+"""Builds the site: ``python docs/build_site.py [OUT]``, by default into ``build/docs``.
+
+It needs Sphinx, MyST and furo (``pip install 'distillkit[docs]'``) and no network. Every warning
+is an error. ``OUT/html`` is the site, ``OUT/source`` the pages as Sphinx reads them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from pages import INDEXES, ROOT, find_pages, for_site, listed
+
+PICTURES = ("*.png", "*.svg", "*.jpg")
+PAGE_FILES = ("*.md", "llms.txt", "recipe.schema.json")
+
+
+def main(out: Path) -> int:
+    """Build the site into a folder; return Sphinx's exit code."""
+    from sphinx.cmd.build import build_main
+
+    source = out / "source"
+    html = out / "html"
+    shutil.rmtree(source, ignore_errors=True)
+    write_source(source)
+    options = ["-q", "-W", "--keep-going", "-E", "-j", "auto", "-c", str(ROOT / "docs")]
+    code = build_main([*options, "-b", "html", str(source), str(html)])
+    if code == 0:
+        _copy(source, html, PAGE_FILES)
+        print(f"{html / 'index.html'}")
+    return code
+
+
+def write_source(source: Path) -> None:
+    """Write every page as the site has it, and the pictures beside them."""
+    pages = find_pages()
+    for page, place in pages.items():
+        text = for_site(page, pages)
+        if page in INDEXES:
+            text += navigation(page, pages)
+        file = source / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    _copy(ROOT / "docs", source, (*PICTURES, *PAGE_FILES[1:]))
+
+
+def navigation(index: str, pages: dict[str, str]) -> str:
+    """Write the menu of an index: the pages that it lists."""
+    entries = [f"{entry.title} </{pages[entry.page]}>" for entry in listed(index)]
+    return "\n".join(["", "```{toctree}", ":hidden:", "", *entries, "```", ""])
+
+
+def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files of a folder that match a pattern, at the same places."""
+    for pattern in patterns:
+        for file in source.rglob(pattern):
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(*sys.argv[1:2] or [ROOT / "build" / "docs"])))
