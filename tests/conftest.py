@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_disk import disk
 from toy_fixtures import distillkit, photos, recipe, toys
 
 from distillkit.testing.golden import parametrize_golden
 
-__all__ = ["distillkit", "photos", "recipe", "toys"]
+__all__ = ["disk", "distillkit", "photos", "recipe", "toys"]
 
 TOY_SITE = """
 import os

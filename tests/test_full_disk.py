@@ -3,7 +3,6 @@
 import json
 import pkgutil
 import shutil
-import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from small_disk import PAGE, fill
 from test_checkpoint import save
 
 from distillkit.cli import main as cli
@@ -21,37 +21,11 @@ from distillkit.runs.run import run_recipe
 from distillkit.training.checkpoint import Checkpoints
 from distillkit.training.feature_store import FeatureStore
 
-PAGE = 4096
 SMALL = [
     "evaluation={tradeoffs=[0.0], metrics=['psnr'], max_images=1}",
     "training.validation_steps=3",
     "training.logging_steps=1",
 ]
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        reason = mounted.stderr.strip()
-        pytest.skip(f"NOT TESTED: full disks; only root may mount a small one ({reason})")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk, leave=0):
-    """Take all space but ``leave`` bytes."""
-    with (disk / "ballast").open("ab", buffering=0) as f:
-        try:
-            while f.write(bytes(PAGE)) == PAGE:
-                pass
-        except OSError:
-            pass
-        f.truncate(f.tell() - leave)
 
 
 @contextmanager

@@ -7,60 +7,11 @@ from spandrel import ModelLoader
 
 from distillkit import DistillkitError, Restorer
 from distillkit.export.ncnn import export_ncnn
-from distillkit.inference.student import save_student
-from distillkit.recipe.build import build_adapter, build_named_model, build_variant
-from distillkit.recipe.load import load_recipe
 from distillkit_spandrel.convert import convert_ncnn
 
 REASON = "pip install 'distillkit[ncnn]' to test ncnn exports"
 pytest.importorskip("pnnx", reason=REASON)
 ncnn = pytest.importorskip("ncnn", reason=REASON)
-
-PARAMETERS = {
-    "Compact": {"num_feat": 8, "num_conv": 2},
-    "SPAN": {"feature_channels": 8},
-    "ESRGAN": {"num_filters": 8, "num_blocks": 1},
-    "PLKSR": {"dim": 8, "n_blocks": 1, "kernel_size": 5},
-}
-
-
-def overrides(about):
-    """Put a student into a recipe of score teachers, for which it need not have a score."""
-    lines = [f"student.{key}={value!r}" for key, value in about.items() if key != "parameters"]
-    lines += [f"student.parameters.{key}={value}" for key, value in about["parameters"].items()]
-    return [
-        "student={use='spandrel/student'}",
-        *lines,
-        "stage1.teachers.fidelity.term='output'",
-        "stage1.teachers.realness.term='output'",
-    ]
-
-
-def perturbed(tensors):
-    generator = torch.Generator().manual_seed(0)
-    changed = {}
-    for name, tensor in tensors.items():
-        changed[name] = tensor.detach() + 0.04 * torch.randn(tensor.shape, generator=generator)
-    return changed
-
-
-@pytest.fixture
-def make_student(tmp_path):
-    """Write a student whose adapters hold random numbers, as a run does; return its folder."""
-
-    def make(architecture):
-        about = {"architecture": architecture, "scale": 4, "parameters": PARAMETERS[architecture]}
-        resolved = load_recipe("mini/quickstart_sr4x", overrides(about))
-        model = build_named_model("spandrel/student", about, "cpu")
-        first = build_adapter(model, resolved.recipe.stage1.adapter, 0)
-        trained = {"stage1": perturbed(first.tensors())}
-        first.merge()
-        second = build_variant(model, resolved.recipe.stage2, 0)
-        trained["stage2"] = perturbed(second.tensors())
-        save_student(tmp_path / "run/student", resolved, trained)
-        return tmp_path / "run"
-
-    return make
 
 
 def restore(network, image):
