@@ -294,6 +294,34 @@ def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):
     assert not (tmp_path / "new").exists()
 
 
+FOREIGN_OPTIONS = {
+    "-o": ["--half", "--tradeoff-plane", "--size 64x64", "--onnxruntime-web x"],
+    "--onnx": ["--merge", "--onnxruntime-web x", "--picture x"],
+    "--spandrel": ["--merge", "--tradeoff-plane", "--size 64x64"],
+    "--ncnn": ["--merge", "--tradeoff-plane", "--size 64x64"],
+    "--web": ["--merge", "--half", "--tradeoff 0.5", "--tradeoff-plane", "--size 64x64"],
+}
+
+
+@pytest.mark.parametrize("form", FOREIGN_OPTIONS)
+def test_options_of_another_form_are_refused(distillkit, tmp_path, form):
+    for option in FOREIGN_OPTIONS[form]:
+        out = tmp_path / "out"
+        outcome = distillkit("export", tmp_path, form, out, *option.split())
+        assert outcome.code == 2
+        name = option.partition(" ")[0]
+        assert outcome.err.startswith(f"error: {name} is for ")
+        assert outcome.err.endswith(f", not for {form}\n")
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("forms", [[], ["-o", "a", "--onnx", "b"]])
+def test_one_form_is_exported_at_a_time(distillkit, tmp_path, forms):
+    outcome = distillkit("export", tmp_path, *forms)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: give one of -o, for a folder, --onnx, for a graph")
+
+
 def test_an_export_overwrites_nothing(run, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DistillkitError, match="exists; name a new folder"):

@@ -107,7 +107,7 @@ def test_without_a_photo_the_card_shows_none(run, tmp_path, distillkit):
     for argument in ("--onnx", "--web"):
         outcome = distillkit("export", run, argument, tmp_path / "x", "--picture", "a.png")
         assert outcome.code == 2
-        assert "--picture is for folders" in outcome.err
+        assert "--picture is for -o, not for --" in outcome.err
     with pytest.raises(DistillkitError, match=r"nothing\.png"):
         export(run, tmp_path / "out", picture=tmp_path / "nothing.png")
     assert not (tmp_path / "out").exists()

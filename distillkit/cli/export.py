@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,20 @@ Picture = Annotated[
         metavar="PHOTO", help="a low-quality photo that the model card shows at several tradeoffs"
     ),
 ]
+
+FORMS_OF_OPTION = {
+    # What is no folder is merged by --tradeoff alone.
+    "--merge": ("-o",),
+    # The page of --web has a slider instead.
+    "--tradeoff": ("-o", "--onnx", "--spandrel", "--ncnn"),
+    "--tradeoff-plane": ("--onnx",),
+    "--size": ("--onnx",),
+    "--half": ("--onnx", "--spandrel", "--ncnn"),
+    "--onnxruntime-web": ("--web",),
+    # It is for the model card.
+    "--picture": ("-o",),
+}
+"""Which forms of an export take an option; each form is named by its own option."""
 
 
 # Typer reads one option from each parameter.
@@ -77,21 +92,29 @@ def export(  # noqa: PLR0913
     fixes it. Checkpoints are plain networks for tools that read them by spandrel, or by ncnn. The
     page of --web is a folder to open in a browser, or to publish.
     """
-    if [output, onnx, spandrel, ncnn, web].count(None) != 4:
-        raise DistillkitError(
-            "give one of -o, for a folder, --onnx, for a graph, --spandrel, for checkpoints, "
-            "--ncnn, for networks, and --web, for a page"
-        )
-    _check_web_options(web, onnxruntime_web, tradeoff, half)
-    if onnx is None and (plane or size is not None):
-        raise DistillkitError("--tradeoff-plane and --size are for --onnx")
-    if output is None and merge:
-        raise DistillkitError("--merge is for folders; the others are merged by --tradeoff alone")
-    if output is None and picture is not None:
-        raise DistillkitError("--picture is for folders, whose model card shows it")
+    form = _choose_form(
+        {
+            "-o": output,
+            "--onnx": onnx,
+            "--spandrel": spandrel,
+            "--ncnn": ncnn,
+            "--web": web,
+        }
+    )
+    _check_options(
+        form,
+        {
+            "--merge": merge,
+            "--tradeoff": tradeoff is not None,
+            "--tradeoff-plane": plane,
+            "--size": size is not None,
+            "--half": half,
+            "--onnxruntime-web": onnxruntime_web is not None,
+            "--picture": picture is not None,
+        },
+    )
     if output is not None:
-        _check_folder_options(merge, tradeoff, half)
-        _export_folder(run, output, tradeoff, picture)
+        _export_folder(run, output, merge, tradeoff, picture)
     elif onnx is not None:
         _export_onnx(run, onnx, tradeoff, plane, size, half)
     elif spandrel is not None:
@@ -102,22 +125,29 @@ def export(  # noqa: PLR0913
         _export_web(run, web, onnxruntime_web)
 
 
-def _check_folder_options(merge: bool, tradeoff: float | None, half: bool) -> None:
-    if half:
-        raise DistillkitError("--half is for --onnx, --spandrel and --ncnn")
-    if merge != (tradeoff is not None):
+def _choose_form(paths: Mapping[str, Path | None]) -> str:
+    """Return the option of the only form that is asked for."""
+    chosen = [option for option, path in paths.items() if path is not None]
+    if len(chosen) != 1:
         raise DistillkitError(
-            "--merge and --tradeoff need each other: plain weights have one tradeoff"
+            "give one of -o, for a folder, --onnx, for a graph, --spandrel, for checkpoints, "
+            "--ncnn, for networks, and --web, for a page"
         )
+    return chosen[0]
 
 
-def _check_web_options(
-    web: Path | None, package: Path | None, tradeoff: float | None, half: bool
-) -> None:
-    if web is None and package is not None:
-        raise DistillkitError("--onnxruntime-web is for --web")
-    if web is not None and (half or tradeoff is not None):
-        raise DistillkitError("--web takes neither --half nor --tradeoff: its page has a slider")
+def _check_options(form: str, given: Mapping[str, bool]) -> None:
+    """Refuse options that belong to other forms.
+
+    Args:
+        form: the option of the form that is asked for.
+        given: for each other option whether it is given.
+    """
+    for option, forms in FORMS_OF_OPTION.items():
+        if given[option] and form not in forms:
+            *others, last = forms
+            listed = f"{', '.join(others)} and {last}" if others else last
+            raise DistillkitError(f"{option} is for {listed}, not for {form}")
 
 
 def _export_onnx(
@@ -167,9 +197,15 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     return int(sides[2]), int(sides[1])
 
 
-def _export_folder(run: str, folder: Path, merge_at: float | None, picture: Path | None) -> None:
+def _export_folder(
+    run: str, folder: Path, merge: bool, tradeoff: float | None, picture: Path | None
+) -> None:
+    if merge != (tradeoff is not None):
+        raise DistillkitError(
+            "--merge and --tradeoff need each other: plain weights have one tradeoff"
+        )
     from distillkit.export import folder as engine
 
-    for line in engine.export(run, folder, merge_at=merge_at, picture=picture):
+    for line in engine.export(run, folder, merge_at=tradeoff, picture=picture):
         typer.echo(line)
     typer.echo(f"done: {folder}")

@@ -15,14 +15,9 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import About
-from distillkit.files.atomic import atomic_dir, check_writable
-from distillkit.inference.student import (
-    Student,
-    find_student,
-    load_student,
-    read_about,
-    student_folder,
-)
+from distillkit.export.source import open_source
+from distillkit.files.atomic import atomic_dir
+from distillkit.inference.student import Student, load_student
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.tradeoff import FAITHFUL, REALISTIC
 
@@ -50,12 +45,7 @@ def export_checkpoints(
         DistillkitError: ``out`` exists, a model that has no checkpoints of its own, a variant that
             does not change weights, or a file that is read back as another network.
     """
-    if out.exists():
-        raise DistillkitError(f"{out} - exists; name a new folder")
-    check_writable(out)
-    source = student_folder(find_student(run))
-    about = read_about(source)
-    student = load_student(source)
+    _, source, about, student = open_source(run, out)
     if not hasattr(student.model, "save_checkpoint"):
         name = type(student.model).__name__
         raise DistillkitError(

@@ -25,16 +25,13 @@ from distillkit.export.adapters import About, LoadStudent, write_adapters
 from distillkit.export.card_metadata import StudentFacts
 from distillkit.export.card_pictures import SHOWN_TRADEOFFS, copy_curves, write_strip
 from distillkit.export.model_card import model_card
-from distillkit.files.atomic import atomic_dir, check_writable
+from distillkit.export.source import open_source
+from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import (
     MERGED,
     Student,
-    find_student,
-    load_student,
     local_weights,
-    read_about,
-    student_folder,
 )
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.plugins.descriptors import Spec
@@ -78,14 +75,8 @@ def export(
         DistillkitError: no student in ``run``, ``out`` exists, a variant that cannot be merged, or
             an export that gives other images.
     """
-    if out.exists():
-        raise DistillkitError(f"{out} - exists; name a new folder")
-    check_writable(out)
-    run = find_student(run)
-    source = student_folder(run)
-    about = read_about(source)
+    run, source, about, student = open_source(run, out)
     recipe = without_folders(_read_recipe(source / "recipe.toml"))
-    student = load_student(source)
     if merge_at is not None:
         about["merged"] = merge_at
         _refuse_merging(student)

@@ -30,14 +30,9 @@ from distillkit.export.onnx import (
     GraphForm,
     draw_image,
 )
-from distillkit.files.atomic import atomic_dir, check_writable, scratch_folder
-from distillkit.inference.student import (
-    Student,
-    find_student,
-    load_student,
-    read_about,
-    student_folder,
-)
+from distillkit.export.source import open_source
+from distillkit.files.atomic import atomic_dir, scratch_folder
+from distillkit.inference.student import Student, load_student
 
 PACKAGES = ("ncnn", "pnnx")
 BLOBS = {"in0": INPUT, "out0": OUTPUT}
@@ -73,12 +68,7 @@ def export_ncnn(
     if missing:
         names = ", ".join(missing)
         raise DistillkitError(f"ncnn export needs {names}: pip install 'distillkit[ncnn]'")
-    if out.exists():
-        raise DistillkitError(f"{out} - exists; name a new folder")
-    check_writable(out)
-    source = student_folder(find_student(run))
-    about = read_about(source)
-    student = load_student(source)
+    _, source, about, student = open_source(run, out)
     _check_sizes(student)
     wanted = choose_tradeoffs(student, tradeoffs)
     report = []

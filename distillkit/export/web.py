@@ -20,15 +20,10 @@ from typing import Any
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
 from distillkit.export.onnx import export_onnx
-from distillkit.files.atomic import atomic_dir, check_writable, scratch_folder
+from distillkit.export.source import open_source
+from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.restorer import Restorer
-from distillkit.inference.student import (
-    Student,
-    find_student,
-    load_student,
-    read_about,
-    student_folder,
-)
+from distillkit.inference.student import Student
 
 PAGE = Path(__file__).with_name("web_page")
 RUNTIME = "onnxruntime-web@1.30.0"
@@ -63,12 +58,8 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
         DistillkitError: ``out`` exists, the package is another one or cannot be fetched, the
             student has no graph, or asks for colors that the page cannot fix.
     """
-    if out.exists():
-        raise DistillkitError(f"{out} - exists; name a new folder")
-    check_writable(out)
-    source = student_folder(find_student(run))
-    about = read_about(source)
-    settings = _describe_page(load_student(source), about)
+    _, source, about, student = open_source(run, out)
+    settings = _describe_page(student, about)
     script = _runtime_script(runtime)
     with scratch_folder() as scratch, atomic_dir(out) as folder:
         graph = scratch / "student.onnx"

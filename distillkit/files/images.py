@@ -278,20 +278,25 @@ def _open_image(
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=_safe_formats()) as image:
             return read(image)
-    except DataError as error:
-        raise DataError(f"{name} - {error}") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{name} - its header claims more than the {_largest_megapixels():g} megapixels that "
-            "are read; if you trust it, `distillkit restore --megapixels N` reads up to N"
-        ) from error
-    except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name} - empty, or not an image of a known format") from error
-    except OSError as error:
-        raise DataError(f"{name} - {error.strerror or error}") from error
     # On damaged files the decoders raise nearly anything.
     except Exception as error:
-        raise DataError(f"{name} - cannot be decoded: {error}") from error
+        raise DataError(f"{name} - {_explain(error)}") from error
+
+
+def _explain(error: Exception) -> str:
+    """Say why an image could not be read."""
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"its header claims more than the {_largest_megapixels():g} megapixels that are read; "
+            "if you trust it, `distillkit restore --megapixels N` reads up to N"
+        )
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "empty, or not an image of a known format"
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return f"cannot be decoded: {error}"
 
 
 def _largest_megapixels() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ def collect_specs(manager: pluggy.PluginManager, plugin: str, distribution: str)
     specs: list[Spec] = []
     for kind, spec_type in SPEC_TYPES.items():
         hook = f"{PREFIX}{kind}"
+        if not _has(manager, hook):
+            continue
         offered = _call(manager, hook)
         _check_specs(offered, spec_type, hook)
         for spec in offered:
@@ -41,14 +43,13 @@ def collect_specs(manager: pluggy.PluginManager, plugin: str, distribution: str)
 
 def collect_commands(manager: pluggy.PluginManager) -> dict[str, Any]:
     """Call the hook that adds commands; return them by name, as typer makes them."""
-    hook = manager.hook.distillkit_commands
-    if not hook.get_hookimpls():
+    if not _has(manager, "distillkit_commands"):
         return {}
     import typer
     from typer.main import get_group
 
     app = typer.Typer(rich_markup_mode=None)
-    hook(app=app)
+    manager.hook.distillkit_commands(app=app)
     return dict(get_group(app).commands)
 
 
@@ -62,16 +63,14 @@ def find_folder(manager: pluggy.PluginManager, kind: str) -> Path | None:
     Raises:
         PluginError: it returned something else than an existing folder.
     """
-    name = f"{PREFIX}{kind}"
-    hook = getattr(manager.hook, name)
-    if not hook.get_hookimpls():
+    hook = f"{PREFIX}{kind}"
+    if not _has(manager, hook):
         return None
-    # pluggy lists the result of every plugin but leaves out None.
-    folder = next(iter(hook()), None)
+    folder = _call(manager, hook)
     if not isinstance(folder, Path):
-        raise PluginError(f"{name} returned a {type(folder).__name__}, not a Path")
+        raise PluginError(f"{hook} returned a {type(folder).__name__}, not a Path")
     if not folder.is_dir():
-        raise PluginError(f"{name} returned {folder}, which is no folder")
+        raise PluginError(f"{hook} returned {folder}, which is no folder")
     return folder
 
 
@@ -81,38 +80,53 @@ def find_misspelled_hooks(module: Any) -> list[str]:
     for name, function in inspect.getmembers(module, inspect.isroutine):
         # pluggy's marker leaves this attribute on what it decorates.
         mark = getattr(function, "distillkit_impl", None)
-        hook = name
-        if mark and mark["specname"]:
-            hook = mark["specname"]
-        exists = hook in HOOKS
-        looks_like_a_hook = mark or hook.startswith(PREFIX)
-        if mark and mark["optionalhook"]:
-            # It belongs to another version of the engine, and says so.
-            continue
-        if exists and not mark:
-            problems.append(f"has a function {hook} without @hookimpl, so it is never called")
-        elif looks_like_a_hook and not exists:
-            # A marked function may lack the prefix altogether.
-            bare_name = hook.removeprefix(PREFIX)
-            suggestion = did_you_mean(PREFIX + bare_name, HOOKS)
-            problems.append(f"has a hook {hook}, which does not exist{suggestion}")
+        if mark is None:
+            problem = _explain_unmarked(name)
+        else:
+            problem = _explain_unknown(mark["specname"] or name, mark)
+        if problem:
+            problems.append(problem)
     return problems
 
 
-def _call(manager: pluggy.PluginManager, hook: str) -> Sequence[Any]:
-    """Return what the one plugin of ``manager`` offers; nothing if it lacks the hook."""
-    caller = getattr(manager.hook, hook)
-    if not caller.get_hookimpls():
-        return ()
+def _explain_unmarked(name: str) -> str:
+    """Say what is wrong with a function that lacks ``@hookimpl``; empty where nothing is."""
+    if name in HOOKS:
+        return f"has a function {name} without @hookimpl, so it is never called"
+    if name.startswith(PREFIX):
+        return _suggest_hook(name)
+    return ""
+
+
+def _explain_unknown(hook: str, mark: Mapping[str, Any]) -> str:
+    """Say that a function with ``@hookimpl`` is no hook; empty where it is one."""
+    # An optional hook belongs to another version of the engine, and says so.
+    if hook in HOOKS or mark["optionalhook"]:
+        return ""
+    return _suggest_hook(hook)
+
+
+def _suggest_hook(name: str) -> str:
+    # A marked function may lack the prefix altogether.
+    suggestion = did_you_mean(PREFIX + name.removeprefix(PREFIX), HOOKS)
+    return f"has a hook {name}, which does not exist{suggestion}"
+
+
+def _has(manager: pluggy.PluginManager, hook: str) -> bool:
+    """Tell whether the one plugin of ``manager`` has a hook."""
+    return bool(getattr(manager.hook, hook).get_hookimpls())
+
+
+def _call(manager: pluggy.PluginManager, hook: str) -> Any:
+    """Return what a hook of the one plugin of ``manager`` returns."""
     # pluggy lists the result of every plugin but leaves out None.
-    returned = next(iter(caller()), None)
-    if not isinstance(returned, Sequence):
-        raise PluginError(f"{hook} returned a {type(returned).__name__}, not a list or tuple")
-    return returned
+    return next(iter(getattr(manager.hook, hook)()), None)
 
 
-def _check_specs(specs: Sequence[Any], spec_type: type[Spec], hook: str) -> None:
+def _check_specs(specs: Any, spec_type: type[Spec], hook: str) -> None:
     """Raise PluginError unless all are descriptors of a type, each with a name of its own."""
+    if not isinstance(specs, Sequence):
+        raise PluginError(f"{hook} returned a {type(specs).__name__}, not a list or tuple")
     summaries: dict[str, str] = {}
     for spec in specs:
         if not isinstance(spec, spec_type):

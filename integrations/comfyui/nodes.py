@@ -1,4 +1,4 @@
-"""The two nodes."""
+"""The two nodes, and what they share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ def _tradeoff_input() -> Any:
     return io.Float.Input("tradeoff", default=0.3, min=0.0, max=1.0, step=0.01)
 
 
-class LoadStudent(io.ComfyNode):
+class StudentNode(io.ComfyNode):
+    """A node with a student among its inputs."""
+
+    @classmethod
+    def validate_inputs(cls, student: str, **_others: Any) -> bool | str:
+        return explain_absence(student) or True
+
+
+class LoadStudent(StudentNode):
     """Loads a student for the nodes that upscale with a model."""
 
     @classmethod
@@ -36,15 +44,11 @@ class LoadStudent(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, student: str, **_others: Any) -> bool | str:
-        return explain_absence(student) or True
-
-    @classmethod
     def execute(cls, student: str, tradeoff: float) -> io.NodeOutput:
         return io.NodeOutput(UpscaleModel(load_restorer(student), tradeoff))
 
 
-class RestoreWithTradeoff(io.ComfyNode):
+class RestoreWithTradeoff(StudentNode):
     """Restores images, with a tradeoff for each pixel where there is a mask."""
 
     @classmethod
@@ -63,10 +67,6 @@ class RestoreWithTradeoff(io.ComfyNode):
             ],
             outputs=[io.Image.Output()],
         )
-
-    @classmethod
-    def validate_inputs(cls, student: str, **_others: Any) -> bool | str:
-        return explain_absence(student) or True
 
     @classmethod
     def execute(
