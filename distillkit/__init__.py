@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from distillkit.cli.arguments import RecipeArgument as RecipeArgument
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.data.degradation import Degradation as Degradation
-    from distillkit.data.hub import HubDataset as HubDataset
     from distillkit.data.luma import full_range_luma as full_range_luma
+    from distillkit.data.opening import open_source as open_source
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
     from distillkit.data.pairs import BatchSettings as BatchSettings
     from distillkit.data.pairs import PairedBatches as PairedBatches
-    from distillkit.data.sources import open_source as open_source
+    from distillkit.data.sources import HubDataset as HubDataset
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
     from distillkit.diffusion.codec import Codec as Codec
     from distillkit.diffusion.codec import Identity as Identity
@@ -104,11 +104,11 @@ _HOME = {
     "files.atomic": ["atomic_file", "scratch_folder"],
     "files.listing": ["has_suffix"],
     "files.images": ["count_frames", "picture_size", "read_image", "write_image", "write_picture"],
-    "data.hub": ["HubDataset"],
     "data.luma": ["full_range_luma"],
+    "data.opening": ["open_source"],
     "data.ops": ["filter2d", "jpeg"],
     "data.pairs": ["BatchSettings", "PairedBatches"],
-    "data.sources": ["open_source"],
+    "data.sources": ["HubDataset"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
     "diffusion.model": [
         "Condition",

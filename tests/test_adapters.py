@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from toy_models import ToyModel
 
 from distillkit import Condition, DistillkitError, ModelInput
@@ -165,7 +166,7 @@ def test_lora_needs_layers_inside_a_network():
 
 
 def test_lora_leaves_convolutions_in_groups_as_they_are():
-    """B A would mix the groups; peft refuses some and cannot merge the others."""
+    """B A would mix the groups."""
     for groups in (2, 8):
         network = torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 1), torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
@@ -189,3 +190,43 @@ def test_the_start_of_lora_depends_on_the_seed_alone():
     torch.manual_seed(2)
     b = add_adapter(ToyModel().network, "lora", seed=5).tensors()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _mixed_network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.Conv2d(8, 8, 1),
+        torch.nn.Linear(8, 5),
+    )
+
+
+def test_lora_is_that_of_peft_bit_for_bit():
+    """Its start, what it computes, and the weights that it amounts to; and the tensors' names."""
+    ours, theirs = _mixed_network(), _mixed_network()
+    adapter = add_adapter(ours, "lora", rank=2, alpha=3.0, seed=5)
+    torch.manual_seed(5)
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["0", "1", "2"])
+    inject_adapter_in_model(config, theirs, "distillkit")
+    expected = dict(theirs.named_parameters())
+    assert dict(ours.named_parameters()).keys() == expected.keys()
+    for name, tensor in adapter.tensors().items():
+        assert torch.equal(tensor, expected[name])
+        if "lora_B" in name:
+            torch.nn.init.normal_(tensor)
+            expected[name].data.copy_(tensor.data)
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.equal(ours(image), theirs(image))
+    for layer, of_peft in zip(ours, theirs, strict=True):
+        assert torch.equal(layer.weight_change(), of_peft.get_delta_weight("distillkit"))
+
+
+def test_lora_takes_a_dilated_convolution():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=2, dilation=2))
+    adapter = add_adapter(network, "lora", rank=2)
+    for tensor in adapter.tensors().values():
+        torch.nn.init.normal_(tensor)
+    image = torch.rand(1, 3, 9, 9)
+    expected = network(image)
+    adapter.merge()
+    torch.testing.assert_close(network(image), expected, atol=1e-5, rtol=1e-4)

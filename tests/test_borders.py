@@ -220,3 +220,14 @@ def test_light_things_import_nothing_heavy(code: str) -> None:
 def test_plugins_are_loaded_without_their_options() -> None:
     """Else the help of the command line, which asks them for commands, waits for pydantic."""
     assert "pydantic" not in imported_by(LOAD_PLUGINS)
+
+
+def test_restoring_and_training_import_only_what_they_use() -> None:
+    """A LoRA needs no peft, and a source is opened by who trains or evaluates."""
+    code = "import distillkit.inference.restorer, distillkit.training.loop, distillkit.recipe.build"
+    added = "from distillkit.adapters import add_adapter; import torch"
+    lora = "add_adapter(torch.nn.Sequential(torch.nn.Linear(2, 2)), 'lora')"
+    loaded = imported_by(f"{code}; {added}; {lora}")
+    assert loaded & {"peft", "transformers", "diffusers", "datasets", "matplotlib"} == set()
+    restoring = imported_by("import distillkit.inference.restorer")
+    assert restoring & {"accelerate", "torchvision", "torch.distributed.tensor"} == set()

@@ -9,8 +9,9 @@ from toy_models import CaptionedToy
 
 from distillkit import ModelInput, Restorer
 from distillkit.data.evaluation_pairs import evaluation_pairs
+from distillkit.data.opening import open_source
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.data.sources import Columns, open_source
+from distillkit.data.sources import Columns
 from distillkit.errors import DataError, DistillkitError, RecipeError
 from distillkit.inference.student import load_student
 from distillkit.recipe.load import load_recipe

@@ -21,11 +21,11 @@ from torch import Tensor
 from distillkit.data import sources
 from distillkit.data.crops import central_grid
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair, evaluation_pairs
-from distillkit.data.hub import HubDataset
+from distillkit.data.opening import open_source
 from distillkit.data.pairs import Batch, BatchSettings, PairedBatches
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import Columns, Source, open_source
+from distillkit.data.sources import Columns, HubDataset, Source
 from distillkit.errors import DataError
 from distillkit.files.images import to_float
 

@@ -9,7 +9,8 @@ from toy_plugin import Halve
 
 from distillkit.cli import main as cli
 from distillkit.data.evaluation_pairs import evaluation_pairs
-from distillkit.data.sources import BadImageError, open_source
+from distillkit.data.opening import open_source
+from distillkit.data.sources import BadImageError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 

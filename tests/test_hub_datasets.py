@@ -12,9 +12,10 @@ import pytest
 from hub_stand_in import StoredRepository, serve_hub, set_endpoint
 from PIL import Image
 
-from distillkit.data.hub import HubDataset, is_cached
+from distillkit.data.hub import is_cached
+from distillkit.data.opening import open_source
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.data.sources import open_source
+from distillkit.data.sources import HubDataset
 from distillkit.errors import DataError
 from distillkit.recipe.build import open_sources
 from distillkit.recipe.load import load_recipe

@@ -13,9 +13,10 @@ from toy_models import ToyModel
 
 from distillkit import ModelInput
 from distillkit.adapters import add_adapter
+from distillkit.data.opening import open_source
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import Columns, open_source
+from distillkit.data.sources import Columns
 from distillkit.files.images import to_float
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.load import load_recipe

@@ -10,7 +10,7 @@ from toy_models import ToyModel
 
 from distillkit import Restorer
 from distillkit.cli import main as cli
-from distillkit.data.sources import open_source
+from distillkit.data.opening import open_source
 from distillkit.errors import DataError, DiskError, DistillkitError
 from distillkit.files.images import count_frames, decode_image, decode_with_alpha, write_picture
 from distillkit.files.listing import IMAGE_SUFFIXES, find_files

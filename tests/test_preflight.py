@@ -11,7 +11,8 @@ import huggingface_hub.constants
 import pytest
 
 from distillkit import DistillkitError, Options, WeightFile
-from distillkit.data.hub import HubDataset, is_cached, size_and_license
+from distillkit.data.hub import is_cached, size_and_license
+from distillkit.data.sources import HubDataset
 from distillkit.errors import DataError, PluginError, WeightsError
 from distillkit.evaluation.results import why_absent
 from distillkit.recipe.build import build_metric

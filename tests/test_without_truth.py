@@ -9,8 +9,9 @@ from interruption import assert_resumed_equals_uninterrupted
 from PIL import Image
 
 from distillkit.data.evaluation_pairs import evaluation_pairs
+from distillkit.data.opening import open_source
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.data.sources import Columns, open_source
+from distillkit.data.sources import Columns
 from distillkit.errors import DataError, RecipeError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe

@@ -1,4 +1,4 @@
-"""Adapters of low rank (LoRA; Hu et al. 2021), through peft."""
+"""Adapters of low rank (LoRA; Hu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from distillkit.adapters.base import Adapter
 from distillkit.adapters.full import FullAdapter
+from distillkit.adapters.lora_layer import NAME, LoRALayer
 from distillkit.adapters.sharing import is_sharded, shard_like
 from distillkit.errors import PluginError
-
-_NAME = "distillkit"
-"""peft's name of the adapter."""
 
 
 class LoRAAdapter(Adapter):
@@ -52,22 +48,22 @@ class LoRAAdapter(Adapter):
         names = _find_layers(network, targets)
         if not names:
             raise PluginError(_explain_no_layer(network, targets))
-        options: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names}
+        self._layers: dict[str, LoRALayer] = {}
         # The start depends on the seed alone, and the global generator is as it was before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inject_adapter_in_model(LoraConfig(**options), network, _NAME)
-        self._layers: dict[str, Any] = {}
-        for name, module in network.named_modules():
-            if isinstance(module, LoraLayer):
-                self._layers[name] = module
+            for name in names:
+                base: Any = network.get_submodule(name)
+                self._layers[name] = LoRALayer(base, rank)
+                self._replace(name, self._layers[name])
+        self.set_scale(self.scale)
         for parameter in self.tensors().values():
             parameter.requires_grad_(True)
 
     def set_scale(self, scale: float | Tensor) -> None:
         self.scale = scale
         for layer in self._layers.values():
-            layer.scaling[_NAME] = scale * self._unit
+            layer.scaling = scale * self._unit
 
     @contextmanager
     def merged_at(self, scale: float) -> Iterator[None]:
@@ -96,14 +92,14 @@ class LoRAAdapter(Adapter):
 
     @contextmanager
     def _plain_layers(self, scale: float) -> Iterator[None]:
-        bases = {name: layer.get_base_layer() for name, layer in self._layers.items()}
+        bases = {name: layer.base_layer for name, layer in self._layers.items()}
         frozen = {name: base.weight for name, base in bases.items()}
         self._merged_scale = scale
         try:
             for name, layer in self._layers.items():
                 # At scale 0 not even a copy is made.
                 if scale:
-                    merged = frozen[name] + layer.get_delta_weight(_NAME)
+                    merged = frozen[name] + layer.weight_change()
                     bases[name].weight = nn.Parameter(merged, requires_grad=False)
                 self._replace(name, bases[name])
             yield
@@ -123,11 +119,10 @@ class LoRAAdapter(Adapter):
         changes = []
         weights = []
         for name, layer in self._layers.items():
-            changes.append(layer.get_delta_weight(_NAME))
-            base = layer.get_base_layer()
+            changes.append(layer.weight_change())
+            base = layer.base_layer
             self._replace(name, base)
             weights.append((base, "weight"))
-        del self._network.peft_config
         adapter = FullAdapter(self._network, weights)
         adapter.set_change(changes)
         adapter.set_scale(self.scale)
@@ -136,23 +131,22 @@ class LoRAAdapter(Adapter):
     def tensors(self) -> dict[str, nn.Parameter]:
         trained: dict[str, nn.Parameter] = {}
         for name, parameter in self._network.named_parameters():
-            if f".{_NAME}." in name:
+            if f".{NAME}." in name:
                 trained[name] = parameter
         return trained
 
     def layers(self) -> dict[nn.Module, nn.Module]:
-        return {layer: layer.get_base_layer() for layer in self._layers.values()}
+        return {layer: layer.base_layer for layer in self._layers.values()}
 
     @torch.no_grad()
     def merge(self) -> None:
         for name, layer in self._layers.items():
-            base: Any = layer.get_base_layer()
-            change = shard_like(base.weight, layer.get_delta_weight(_NAME))
+            base: Any = layer.base_layer
+            change = shard_like(base.weight, layer.weight_change())
             merged = base.weight.clone().add_(change)
             # assign: a new tensor in the old one's place
             base.load_state_dict({"weight": merged}, strict=False, assign=True)
             self._replace(name, base)
-        del self._network.peft_config
 
     def _replace(self, name: str, layer: nn.Module) -> None:
         """Put ``layer`` in the network's place called ``name``."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 @torch.no_grad()
@@ -38,9 +38,9 @@ def share_storage(module: nn.Module, *owners: nn.Module) -> int:
         twin = _find_equal(shard, owned[_fingerprint(shard)])
         if twin is None or twin.data_ptr() == shard.data_ptr():
             continue
-        if isinstance(tensor, DTensor):
+        if _is_shard(tensor):
             # what FSDP looks at when weights were replaced
-            tensor._local_tensor = twin.data
+            tensor._local_tensor = twin.data  # type: ignore[attr-defined]
         else:
             tensor.data = twin.data
         saved += shard.nbytes
@@ -49,21 +49,28 @@ def share_storage(module: nn.Module, *owners: nn.Module) -> int:
 
 def is_sharded(module: nn.Module) -> bool:
     """Whether this process keeps only shards of some of the weights."""
-    return any(isinstance(p, DTensor) for p in module.parameters())
+    return any(_is_shard(p) for p in module.parameters())
 
 
-def shard_like(tensor: Tensor, full: Tensor) -> Tensor:
+def shard_like(tensor: Any, full: Tensor) -> Tensor:
     """Shard ``full``, which every process has, as ``tensor`` is; return it where that is not."""
-    if not isinstance(tensor, DTensor):
+    if not _is_shard(tensor):
         return full
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
-def local_shard(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Any) -> Tensor:
     """Return what this process keeps of a tensor; all of one that is not sharded."""
-    if isinstance(tensor, DTensor):
+    if _is_shard(tensor):
         return tensor.to_local()
     return tensor
+
+
+def _is_shard(tensor: Any) -> bool:
+    """Whether a tensor is a ``DTensor``, whose module takes most of a second to import."""
+    return hasattr(tensor, "to_local")
 
 
 def _frozen_tensors(module: nn.Module) -> Iterator[Tensor]:

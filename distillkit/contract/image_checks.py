@@ -18,7 +18,7 @@ from distillkit.contract.probe import (
 )
 from distillkit.contract.results import Check, DoesNotApply
 from distillkit.data.degradation import Degradation
-from distillkit.data.sources import open_source
+from distillkit.data.opening import open_source
 from distillkit.metrics.base import Metric, SetMetric
 
 LQ_SIZE = (24, 20)

@@ -18,31 +18,12 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from distillkit.data.stream import count_rows
+from distillkit.data.parquet import count_rows
+from distillkit.data.sources import HubDataset
 from distillkit.errors import DataError, first_line
 from distillkit.files.hub import causes, is_unreachable
 
 _PAGE = "https://huggingface.co/datasets"
-
-
-class HubDataset(NamedTuple):
-    """One split of a dataset repository, as a recipe names it."""
-
-    name: str
-    """``owner/name``."""
-    revision: str | None = None
-    """Branch, tag or commit; None: the default branch."""
-    config: str | None = None
-    """Configuration of the repository; None: its only or default one."""
-    split: str = "train"
-
-    def __str__(self) -> str:
-        parts = [self.name]
-        if self.config is not None:
-            parts.append(f"configuration {self.config!r}")
-        if self.revision is not None:
-            parts.append(f"revision {self.revision!r}")
-        return ", ".join(parts)
 
 
 class HubSplit(NamedTuple):

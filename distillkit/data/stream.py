@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
-
-import datasets
-import fsspec
-import pyarrow.parquet
+from typing import TYPE_CHECKING, Any
 
 from distillkit.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 _KEPT = 64
 """Rows that may be asked for again without reading from the start."""
@@ -30,7 +29,7 @@ class Stream:
         shuffle_buffer: rows among which the next one is drawn at random; 0: in the files' order.
     """
 
-    def __init__(self, dataset: datasets.IterableDataset, rows: int, shuffle_buffer: int) -> None:
+    def __init__(self, dataset: IterableDataset, rows: int, shuffle_buffer: int) -> None:
         self._dataset = dataset
         self._rows = rows
         self._shuffle_buffer = shuffle_buffer
@@ -39,7 +38,7 @@ class Stream:
         self._kept: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._next = 0
 
-    def __reduce__(self) -> tuple[type[Stream], tuple[datasets.IterableDataset, int, int]]:
+    def __reduce__(self) -> tuple[type[Stream], tuple[IterableDataset, int, int]]:
         return Stream, (self._dataset, self._rows, self._shuffle_buffer)
 
     def __len__(self) -> int:
@@ -74,22 +73,3 @@ class Stream:
             raise DataError(f"the stream ended at row {self._next % self._rows} of {self._rows}")
         self._kept.append({column: values[0] for column, values in batch.items()})
         self._next += 1
-
-
-def count_rows(builder: datasets.DatasetBuilder, split: str) -> int:
-    """Count the rows of a split, from the footers of its files.
-
-    Raises:
-        DataError: no such split, or files that are not parquet.
-    """
-    splits = builder.config.data_files or {}
-    if split not in splits:
-        known = ", ".join(splits) or "none"
-        raise DataError(f"no split {split!r} to stream; there are {known}")
-    rows = 0
-    for file in splits[split]:
-        if not file.endswith(".parquet"):
-            raise DataError(f"{file} cannot be streamed: only parquet files say how long they are")
-        with fsspec.open(file, "rb") as opened:
-            rows += pyarrow.parquet.read_metadata(opened).num_rows
-    return rows

@@ -13,8 +13,7 @@ from torch import nn
 from distillkit.adapters import Adapter, add_adapter
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import PlannedPair, evaluation_pairs
-from distillkit.data.hub import HubDataset
-from distillkit.data.sources import Columns, Source, open_source
+from distillkit.data.sources import Columns, HubDataset, Source
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
 from distillkit.files.weights import WeightFile
@@ -298,6 +297,9 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     Raises:
         DataError: it cannot be reached or read, is empty, or lacks a column.
     """
+    # Restoring opens no source, and the library that reads them takes a second to import.
+    from distillkit.data.opening import open_source
+
     stream_buffer = None
     if table.streaming:
         stream_buffer = table.shuffle_buffer

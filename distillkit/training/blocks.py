@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from distillkit.adapters import Adapter
+from distillkit.adapters.lora_layer import LoRALayer
 
 Forward = Callable[..., Any]
 
@@ -106,7 +106,7 @@ def _lists_blocks(module: nn.Module) -> bool:
 
 def _is_composed(module: nn.Module) -> bool:
     """Whether ``module`` is more than a layer, or than a wrapping of one."""
-    if isinstance(module, BaseTunerLayer):
+    if isinstance(module, LoRALayer):
         return False
     children = dict(module.named_children())
     # what a full adapter adds to a layer

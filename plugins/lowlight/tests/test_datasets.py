@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from distillkit import DistillkitError, load_plugins
+from distillkit.data.opening import open_source
 from distillkit.data.pairs import BatchSettings, PairedBatches
-from distillkit.data.sources import open_source
 from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 
 SMALL = {"pairs": {"train": 3, "test": 3}, "size": (8, 12)}

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit.data.sources import Columns, open_source
+from distillkit.data.opening import open_source
+from distillkit.data.sources import Columns
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
