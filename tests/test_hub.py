@@ -10,7 +10,7 @@ from huggingface_hub import SpaceCard
 from distillkit import DistilledRestorationPipeline, DistillkitError, Restorer
 from distillkit.export.folder import export
 from distillkit.export.hub import Repository, upload
-from distillkit.export.web import _space_readme
+from distillkit.export.web import space_readme
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 
@@ -150,7 +150,7 @@ def test_a_page_becomes_a_static_space(hub, tmp_path, distillkit):
     page.mkdir()
     (page / "index.html").write_text("<p>restores</p>")
     about = {"recipe": "toy: x", "licenses": {"student": "MIT"}}
-    (page / "README.md").write_text(_space_readme(about))
+    (page / "README.md").write_text(space_readme(about))
     outcome = distillkit("push", page, "me/page", "--space")
     assert outcome.code == 0, outcome.err
     stored = hub.repositories["spaces", "me/page"]

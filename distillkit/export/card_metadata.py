@@ -69,21 +69,14 @@ def card_metadata(
         facts: of the student.
         licenses: the strictest ones of all its parts.
     """
-    measured = [row for row in rows if row["method"] == STUDENT and row["mean"] is not None]
-    bases = _unique(file.repo for file in facts.weights if file.repo)
-    relation = "adapter" if facts.is_adapter else "finetune"
     data = ModelCardData(
         **license_metadata(licenses),
         library_name="distillkit",
         pipeline_tag=TASK,
         tags=["distillkit", "image-restoration", *about["plugins"]],
-        base_model=bases or None,
-        base_model_relation=relation if bases else None,
-        datasets=_unique(table["hub"] for table in recipe["data"]["train"] if "hub" in table)
-        or None,
-        metrics=_unique(row["metric"] for row in measured) or None,
-        model_name=about["recipe"] if measured else None,
-        eval_results=[_evaluation_result(row, recipe) for row in measured] or None,
+        **_base_models(facts),
+        datasets=_hub_datasets(recipe) or None,
+        **_measurements(about["recipe"], recipe, rows),
         widget=_widget(facts.pictures) or None,
     )
     order = ["license", "license_name", "library_name", "pipeline_tag", "tags"]
@@ -101,6 +94,34 @@ def license_metadata(licenses: Sequence[str]) -> dict[str, Any]:
 def picture_at(tradeoff: float) -> str:
     """Name the picture that was restored at a tradeoff."""
     return f"pictures/tradeoff-{tradeoff:g}.png"
+
+
+def _base_models(facts: StudentFacts) -> dict[str, Any]:
+    """Name the models of the Hub that a student builds on, and how."""
+    bases = _unique(file.repo for file in facts.weights if file.repo)
+    if not bases:
+        return {}
+    relation = "adapter" if facts.is_adapter else "finetune"
+    return {"base_model": bases, "base_model_relation": relation}
+
+
+def _hub_datasets(recipe: Mapping[str, Any]) -> list[str]:
+    """Name the data sets of the Hub that a student was trained on."""
+    return _unique(table["hub"] for table in recipe["data"]["train"] if "hub" in table)
+
+
+def _measurements(
+    name: str, recipe: Mapping[str, Any], rows: Sequence[MetricRow]
+) -> dict[str, Any]:
+    """Write what was measured of the student: its metrics, and the Hub's ``model-index``."""
+    measured = [row for row in rows if row["method"] == STUDENT and row["mean"] is not None]
+    if not measured:
+        return {}
+    return {
+        "model_name": name,
+        "metrics": _unique(row["metric"] for row in measured),
+        "eval_results": [_evaluation_result(row, recipe) for row in measured],
+    }
 
 
 def _unique(names: Iterable[str]) -> list[str]:

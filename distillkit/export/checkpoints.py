@@ -15,7 +15,7 @@ import torch
 
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import About
-from distillkit.export.source import open_source
+from distillkit.export.begin import begin_export
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.student import Student, load_student
 from distillkit.objectives.adapter_scaling import AdapterScaling
@@ -45,7 +45,7 @@ def export_checkpoints(
         DistillkitError: ``out`` exists, a model that has no checkpoints of its own, a variant that
             does not change weights, or a file that is read back as another network.
     """
-    _, source, about, student = open_source(run, out)
+    _, source, about, student = begin_export(run, out)
     if not hasattr(student.model, "save_checkpoint"):
         name = type(student.model).__name__
         raise DistillkitError(

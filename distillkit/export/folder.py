@@ -22,10 +22,10 @@ from torch import Tensor
 from distillkit.errors import DistillkitError, first_line
 from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.export.adapters import About, LoadStudent, write_adapters
+from distillkit.export.begin import begin_export
 from distillkit.export.card_metadata import StudentFacts
 from distillkit.export.card_pictures import SHOWN_TRADEOFFS, copy_curves, write_strip
 from distillkit.export.model_card import model_card
-from distillkit.export.source import open_source
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import (
@@ -75,7 +75,7 @@ def export(
         DistillkitError: no student in ``run``, ``out`` exists, a variant that cannot be merged, or
             an export that gives other images.
     """
-    run, source, about, student = open_source(run, out)
+    run, source, about, student = begin_export(run, out)
     recipe = without_folders(_read_recipe(source / "recipe.toml"))
     if merge_at is not None:
         about["merged"] = merge_at

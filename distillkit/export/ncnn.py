@@ -20,6 +20,7 @@ from torch import Tensor
 
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
+from distillkit.export.begin import begin_export
 from distillkit.export.checkpoints import choose_tradeoffs, format_tradeoff, merged_model
 from distillkit.export.folder import TOLERANCE
 from distillkit.export.ncnn_process import INPUT, OUTPUT, RESTORED
@@ -30,7 +31,6 @@ from distillkit.export.onnx import (
     GraphForm,
     draw_image,
 )
-from distillkit.export.source import open_source
 from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.student import Student, load_student
 
@@ -68,7 +68,7 @@ def export_ncnn(
     if missing:
         names = ", ".join(missing)
         raise DistillkitError(f"ncnn export needs {names}: pip install 'distillkit[ncnn]'")
-    _, source, about, student = open_source(run, out)
+    _, source, about, student = begin_export(run, out)
     _check_sizes(student)
     wanted = choose_tradeoffs(student, tradeoffs)
     report = []

@@ -19,8 +19,8 @@ from typing import Any
 
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
+from distillkit.export.begin import begin_export
 from distillkit.export.onnx import export_onnx
-from distillkit.export.source import open_source
 from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import Student
@@ -58,7 +58,7 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
         DistillkitError: ``out`` exists, the package is another one or cannot be fetched, the
             student has no graph, or asks for colors that the page cannot fix.
     """
-    _, source, about, student = open_source(run, out)
+    _, source, about, student = begin_export(run, out)
     settings = _describe_page(student, about)
     script = _runtime_script(runtime)
     with scratch_folder() as scratch, atomic_dir(out) as folder:
@@ -70,7 +70,7 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
         settings["graph"] = _pack(graph.read_bytes())
         (folder / "onnxruntime.js").write_text(script, encoding="utf-8")
         (folder / "student.js").write_text(_assign("STUDENT", settings), encoding="utf-8")
-        (folder / "README.md").write_text(_space_readme(about), encoding="utf-8")
+        (folder / "README.md").write_text(space_readme(about), encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return f"{report}; a page of {size / 1e6:.1f} MB"
 
@@ -175,7 +175,7 @@ def _assign(name: str, value: dict[str, Any]) -> str:
     return f"const {name} = {json.dumps(value)};\n"
 
 
-def _space_readme(about: About) -> str:
+def space_readme(about: About) -> str:
     """Write the front page of a static Space."""
     licenses = "\n".join(f"- {role}: {name}" for role, name in about["licenses"].items())
     return f"""---

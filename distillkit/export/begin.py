@@ -16,7 +16,7 @@ from distillkit.inference.student import (
 )
 
 
-class Source(NamedTuple):
+class ExportedStudent(NamedTuple):
     """A student to export."""
 
     run: Path
@@ -28,7 +28,7 @@ class Source(NamedTuple):
     student: Student
 
 
-def open_source(run: Path | str, out: Path) -> Source:
+def begin_export(run: Path | str, out: Path) -> ExportedStudent:
     """Load a student, after a check that the folder of its export can be written.
 
     Args:
@@ -43,4 +43,4 @@ def open_source(run: Path | str, out: Path) -> Source:
     check_writable(out)
     found = find_student(run)
     folder = student_folder(found)
-    return Source(found, folder, read_about(folder), load_student(folder))
+    return ExportedStudent(found, folder, read_about(folder), load_student(folder))
