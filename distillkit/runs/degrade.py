@@ -34,6 +34,8 @@ from distillkit.runs.console import print_status, with_progress
 
 TRAIN = "train"
 TEST = "test"
+KEYS = {TRAIN: "data.train", TEST: "data.eval"}
+"""Where a recipe names the photographs of a split."""
 GROUP_BYTES = 32 * 2**20
 """Of the images that are in memory at once, encoded."""
 GROUPS_PER_FILE = 15
@@ -99,24 +101,35 @@ def write_pairs(
 
 def _plan(resolved: ResolvedRecipe, degradation: Degradation, splits: Sequence[str]) -> list[Split]:
     """Plan the pairs of each split; only headers are read."""
-    sources: dict[tuple[str, str], list[Source]] = {}
-    sets = open_evaluation_sources(resolved) if TEST in splits else {}
-    if TRAIN in splits:
-        config = DEFAULT_CONFIG if len(sets) < 2 else TRAIN
-        sources[config, TRAIN] = open_sources(resolved, "train")
-    for name, of_set in sets.items():
-        config = DEFAULT_CONFIG if len(sets) < 2 else name
-        sources[config, TEST] = of_set
     planned = []
-    for (config, name), of_split in sources.items():
-        clean = [source for source in of_split if _is_clean(source)]
+    for (config, name), sources in _open_splits(resolved, splits).items():
+        clean = [source for source in sources if _is_clean(source)]
         split = _plan_split(resolved, degradation, config, name, clean)
         if split.pairs:
             planned.append(split)
     if not planned:
-        keys = " and ".join({TRAIN: "data.train", TEST: "data.eval"}[name] for name in splits)
+        keys = " and ".join(KEYS[name] for name in splits)
         raise RecipeError(f"{resolved.source} - {keys}: no photographs to degrade")
     return planned
+
+
+def _open_splits(
+    resolved: ResolvedRecipe, splits: Sequence[str]
+) -> dict[tuple[str, str], list[Source]]:
+    """Open the sources of each configuration and split.
+
+    Several evaluation sets are a configuration each, and so are the photographs for training.
+    """
+    sets = open_evaluation_sources(resolved) if TEST in splits else {}
+    has_configs = len(sets) > 1
+    sources: dict[tuple[str, str], list[Source]] = {}
+    if TRAIN in splits:
+        config = TRAIN if has_configs else DEFAULT_CONFIG
+        sources[config, TRAIN] = open_sources(resolved, "train")
+    for name, of_set in sets.items():
+        config = name if has_configs else DEFAULT_CONFIG
+        sources[config, TEST] = of_set
+    return sources
 
 
 def _plan_split(
