@@ -13,7 +13,6 @@ from pathlib import Path
 from pages import INDEXES, ROOT, find_pages, for_site, listed
 
 PICTURES = ("*.png", "*.svg", "*.jpg")
-PAGE_FILES = ("*.md", "llms.txt", "recipe.schema.json")
 
 
 def main(out: Path) -> int:
@@ -27,7 +26,6 @@ def main(out: Path) -> int:
     options = ["-q", "-W", "--keep-going", "-E", "-j", "auto", "-c", str(ROOT / "docs")]
     code = build_main([*options, "-b", "html", str(source), str(html)])
     if code == 0:
-        _copy(source, html, PAGE_FILES)
         print(f"{html / 'index.html'}")
     return code
 
@@ -42,22 +40,17 @@ def write_source(source: Path) -> None:
         file = source / place
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    _copy(ROOT / "docs", source, (*PICTURES, *PAGE_FILES[1:]))
+    for pattern in PICTURES:
+        for picture in (ROOT / "docs").rglob(pattern):
+            copy = source / picture.relative_to(ROOT / "docs")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(picture, copy)
 
 
 def navigation(index: str, pages: dict[str, str]) -> str:
     """Write the menu of an index: the pages that it lists."""
     entries = [f"{entry.title} </{pages[entry.page]}>" for entry in listed(index)]
     return "\n".join(["", "```{toctree}", ":hidden:", "", *entries, "```", ""])
-
-
-def _copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
-    """Copy the files of a folder that match a pattern, at the same places."""
-    for pattern in patterns:
-        for file in source.rglob(pattern):
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
 
 
 if __name__ == "__main__":
