@@ -101,8 +101,10 @@ class HubDataset(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Images of one dataset, read by index. Made by
-    :func:`~distillkit.data.opening.open_source`."""
+    """Images of one dataset, read by index.
+
+    :func:`~distillkit.data.opening.open_source` makes one.
+    """
 
     name: str
     dataset: Dataset | Stream

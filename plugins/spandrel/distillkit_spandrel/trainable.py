@@ -117,7 +117,6 @@ def expand_convolution(kernel: Tensor, bias: Tensor, gain: int = 2) -> dict[str,
 def _merge(original: Any) -> nn.Module:
     """Return the convolution to which a ``Conv3XC`` amounts: its three and its skip in one."""
     original.update_params()
-    # As spandrel's own, of no other class: peft makes its layers of the same class.
     return original.eval_conv
 
 
