@@ -1,0 +1,107 @@
+"""The command ``distillkit-restore``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import distillkit_runtime
+from distillkit_runtime.errors import RestoreError
+from distillkit_runtime.files import plan_jobs, restore_files
+from distillkit_runtime.pictures import read_picture
+from distillkit_runtime.restorer import Restorer
+from distillkit_runtime.tradeoffs import check_tradeoff
+
+SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit."""
+    options = _parser().parse_args(arguments)
+    # As Ctrl-C does: the block that writes a result then still removes what is incomplete.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(_run(options))
+    except RestoreError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        print("interrupted; the finished results are there", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distillkit-restore",
+        description="Restore pictures with a student that `distillkit export --onnx` wrote.",
+    )
+    parser.add_argument("input", metavar="IN", type=Path, help="a picture, or a folder of them")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="a file for one picture, else a folder"
+    )
+    parser.add_argument("--model", metavar="FILE", type=Path, required=True, help="student.onnx")
+    tradeoff = parser.add_mutually_exclusive_group()
+    tradeoff.add_argument(
+        "--tradeoff", metavar="T", help="0 most realistic (default) ... 1 most faithful"
+    )
+    tradeoff.add_argument(
+        "--tradeoff-map",
+        metavar="MASK",
+        type=Path,
+        help="a gray picture of the tradeoff of each pixel: black 0, white 1",
+    )
+    _add_existing(parser)
+    parser.add_argument(
+        "--tile", type=int, help="side of tiles, input pixels; default: 768 pixels of the result"
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"distillkit-runtime {distillkit_runtime.__version__}",
+    )
+    return parser
+
+
+def _add_existing(parser: argparse.ArgumentParser) -> None:
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        "--overwrite",
+        dest="existing",
+        action="store_const",
+        const="replace",
+        default="refuse",
+        help="replace existing results",
+    )
+    existing.add_argument(
+        "--skip-existing",
+        dest="existing",
+        action="store_const",
+        const="skip",
+        help="make only the results that are missing",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Restore what the options name; return the exit code."""
+    jobs = plan_jobs(options.input, options.output, options.existing)
+    tradeoff = _read_tradeoff(options)
+    restorer = Restorer(options.model, options.tile)
+    failures = restore_files(restorer, jobs, tradeoff)
+    if failures and len(failures) == len(jobs):
+        raise RestoreError("\n".join(failures))
+    for failure in failures:
+        print(f"not restored: {failure}", file=sys.stderr)
+    return SOME_FAILED if failures else 0
+
+
+def _read_tradeoff(options: argparse.Namespace) -> Any:
+    if options.tradeoff_map is not None:
+        return read_picture(options.tradeoff_map)
+    if options.tradeoff is not None:
+        return check_tradeoff(options.tradeoff)
+    return None
