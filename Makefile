@@ -1,17 +1,17 @@
 # A fresh machine needs Python 3.11 or newer and a package index; everything is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGINS := $(wildcard plugins/*/pyproject.toml)
+PROJECTS := $(wildcard plugins/*/pyproject.toml) runtime/pyproject.toml
 
 .PHONY: setup quickstart test check docs dist clean
 
 setup: .venv/.ready
 
 # torch goes first and alone, so that whichever build the index offers for this machine is the one the rest is resolved against.
-.venv/.ready: pyproject.toml constraints.txt $(PLUGINS)
+.venv/.ready: pyproject.toml constraints.txt $(PROJECTS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]' $(patsubst %/pyproject.toml,-e ./%,$(PROJECTS))
 	touch $@
 
 # Distills the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.
@@ -40,7 +40,7 @@ dist:
 	rm -rf dist
 	$(PYTHON) -m venv build/tools
 	build/tools/bin/python -m pip install -q --disable-pip-version-check build twine
-	for project in . $(patsubst %/pyproject.toml,%,$(PLUGINS)); do build/tools/bin/python -m build --outdir dist $$project || exit 1; done
+	for project in . $(patsubst %/pyproject.toml,%,$(PROJECTS)); do build/tools/bin/python -m build --outdir dist $$project || exit 1; done
 	build/tools/bin/twine check --strict dist/*
 
 clean:

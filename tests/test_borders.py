@@ -124,7 +124,7 @@ def test_the_contributors_page_lists_the_same_floors() -> None:
 
 
 def test_the_contributors_page_names_files_that_exist() -> None:
-    folders = "distillkit|plugins|integrations|tests|benchmarks|docs|recipes"
+    folders = "distillkit|plugins|runtime|integrations|tests|benchmarks|docs|recipes"
     named = re.findall(rf"`((?:{folders})/[\w./]*)`", CONTRIBUTING)
     linked = re.findall(r"\]\(([^):#]+)\)", CONTRIBUTING)
     assert len(named) > 10

@@ -15,6 +15,7 @@ PAGES = [
     *ROOT.glob("benchmarks/*.md"),
     *ROOT.glob("plugins/*/README.md"),
     *ROOT.glob("integrations/*/README.md"),
+    ROOT / "runtime/README.md",
 ]
 # A page's own name, as in training.md, is no key.
 KEY = re.compile(r"\b(?:stage1|stage2|data|training|evaluation)(?!\.md)(?:\.\w+)+")

@@ -73,6 +73,7 @@ def test_the_tradeoff_is_an_input_of_the_graph(recipe, tmp_path, image, monkeypa
     metadata = graph.get_modelmeta().custom_metadata_map
     assert metadata["scale"] == "2"
     assert metadata["size_multiple"] == "1"
+    assert metadata["color_fix"] == "none"
     assert metadata["recipe"] == "toy"
     assert "student: unknown" in metadata["licenses"]
     with pytest.raises(DistillkitError, match=r"graph.onnx - exists; name a new file"):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 CODE = [
     path
-    for folder in ("distillkit", "plugins")
+    for folder in ("distillkit", "plugins", "runtime")
     for path in (ROOT / folder).rglob("*.py")
     if "tests" not in path.parts
 ]

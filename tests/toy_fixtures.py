@@ -51,22 +51,31 @@ def toys(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with ``train`` and ``test`` images: smooth random fields with edges."""
+    """A folder with ``train`` and ``test`` images."""
+    return save_photos(tmp_path / "photos")
+
+
+def save_photos(folder):
+    """Write smooth random fields with edges."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("test", 3)):
-        (tmp_path / "photos" / split).mkdir(parents=True)
+        (folder / split).mkdir(parents=True)
         for i in range(count):
             small = rng.uniform(0, 255, (6, 6, 3)).astype(np.uint8)
             image = np.array(Image.fromarray(small).resize((48, 40), Image.Resampling.BICUBIC))
             image[10:20, 8:30] = rng.integers(0, 255, 3)
-            Image.fromarray(image).save(tmp_path / "photos" / split / f"{split}{i}.png")
-    return tmp_path / "photos"
+            Image.fromarray(image).save(folder / split / f"{split}{i}.png")
+    return folder
 
 
 @pytest.fixture
 def recipe(tmp_path, photos, toys):
     """A recipe of the toys, on disk; 6 + 4 steps."""
-    path = tmp_path / "toy.toml"
+    return write_recipe(tmp_path / "toy.toml", photos)
+
+
+def write_recipe(path, photos):
+    """Write a recipe of the toys for these photos."""
     path.write_text(
         f"""
 name = "toy"

@@ -89,8 +89,8 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     the model's ``size_multiple``. Its output ``restored`` is (1, 3, scale height, scale width) in
     [0, 1]. A student whose tradeoff is not fixed has a second input, ``tradeoff``: a float32
     scalar, clamped to [0, 1]; or, with ``form.plane``, a fourth plane of ``image``. The file's
-    metadata are ``scale``, ``size_multiple``, ``tradeoff``, ``recipe`` and ``licenses``. Weights of
-    more than 2 GB are in ``<out>.data`` beside it.
+    metadata are ``scale``, ``size_multiple``, ``tradeoff``, ``color_fix`` (which is no part of the
+    graph), ``recipe`` and ``licenses``. Weights of more than 2 GB are in ``<out>.data`` beside it.
 
     Args:
         run: a run's folder, an exported one or a Hub repository.
@@ -300,6 +300,7 @@ def _metadata(graph: FixedTradeoffGraph, about: About) -> dict[str, str]:
         "scale": str(graph.model.scale),
         "size_multiple": str(graph.model.size_multiple),
         "tradeoff": tradeoff,
+        "color_fix": about.get("color_fix", "none"),
         "recipe": about["recipe"],
         "licenses": "; ".join(licenses),
     }

@@ -26,8 +26,8 @@ def fill_hidden_colors(colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 
 
 def enlarge_opacity(opacity: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge (h, w, 1) to (scale h, scale w, 1) bicubically; (h, w, 0) stays empty."""
-    if scale == 1 or not opacity.size:
+    """Enlarge (h, w, 1) to (scale h, scale w, 1) bicubically."""
+    if scale == 1:
         return opacity
     plane = opacity[..., 0]
     if plane.dtype != np.uint8:

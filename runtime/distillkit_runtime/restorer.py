@@ -80,8 +80,9 @@ class Restorer:
         height, width, _ = lq.shape
         restored = self._restore(lq, self.student.resolve(tradeoff, height, width))
         fix_colors(restored, lq, self.student.color_fix)
-        opacity = enlarge_opacity(opacity, self.scale)
-        return back(np.concatenate([restored, opacity], axis=2))
+        if opacity.size:
+            restored = np.concatenate([restored, enlarge_opacity(opacity, self.scale)], axis=2)
+        return back(restored)
 
     def _restore(self, lq: np.ndarray, tradeoff: Tradeoff) -> np.ndarray:
         """Restore (h, w, C), where C is 1 or 3, in tiles."""
