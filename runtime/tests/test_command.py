@@ -12,7 +12,7 @@ import pytest
 from exported_toys import picture
 from packaging.requirements import Requirement
 from PIL import Image
-from test_full_disk import disk, fill
+from small_disk import PAGE, disk, fill
 
 from distillkit_runtime import Restorer, command
 
@@ -198,7 +198,7 @@ def test_a_model_that_is_none_is_named_with_the_way_out(restore, photo, tmp_path
 def test_a_full_disk_leaves_what_was_there(restore, photo, disk, pages):
     out = disk / "out.png"
     out.write_bytes(b"old")
-    fill(disk, leave=pages * 4096)
+    fill(disk, leave=pages * PAGE)
     code, message = restore(photo, "-o", out, "--overwrite")
     assert code == 2
     assert f"{out} - cannot be written: No space left on device; nothing is half" in message
