@@ -1,6 +1,7 @@
 """Wheels, installed in a fresh environment, give someone without a clone recipes to run.
 
-Packages that are not of this repository come from the environment of the tests.
+Packages that are not of this repository come from the environment of the tests; for the runtime,
+which is installed alone, from the index.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import sysconfig
 import venv
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import distributions
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ["mini", "lowlight", "spandrel", "superres"]
@@ -142,11 +146,62 @@ def test_all_recipes_of_the_clone_are_there_and_run_from_anywhere(call: Call) ->
         assert done.stdout.startswith(f"{name} is valid")
 
 
-def test_a_recipe_by_name_runs_to_a_report(call: Call) -> None:
+@pytest.fixture(scope="module")
+def trained(call: Call) -> subprocess.CompletedProcess[str]:
+    """Run a recipe by its name; what the command printed."""
     settings = [word for setting in TINY for word in ("--set", setting)]
     done = call("run", RUNS_ON_A_CPU, *settings)
     assert done.returncode == 0, done.stderr
-    assert "runs/quickstart_sr4x" in done.stdout.replace(os.sep, "/")
+    return done
+
+
+def test_a_recipe_by_name_runs_to_a_report(trained: subprocess.CompletedProcess[str]) -> None:
+    assert "runs/quickstart_sr4x" in trained.stdout.replace(os.sep, "/")
+
+
+def test_the_runtime_restores_a_photo_where_torch_is_not(
+    call: Call,
+    build: Build,
+    trained: subprocess.CompletedProcess[str],
+    work: Path,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("onnxscript", reason="pip install 'distillkit[onnx]' to export a student")
+    done = call("export", "runs/quickstart_sr4x", "--onnx", "student.onnx")
+    assert done.returncode == 0, done.stderr
+    levels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    photo = Image.fromarray(levels).resize((60, 45), Image.Resampling.BICUBIC)
+    photo.save(work / "photo.png")
+    done = call("restore", "photo.png", "-o", "expected.png", "--run", "runs/quickstart_sr4x")
+    assert done.returncode == 0, done.stderr
+
+    command = install_runtime(build, tmp_path)
+    words = ["photo.png", "-o", "restored.png", "--model", "student.onnx"]
+    done = subprocess.run(
+        [str(command), *words], capture_output=True, text=True, check=False, cwd=work
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    restored, expected = (
+        np.asarray(Image.open(work / name)).astype(int) for name in ("restored.png", "expected.png")
+    )
+    assert restored.shape == (180, 240, 3)
+    assert np.abs(restored - expected).max() <= 1
+
+
+def install_runtime(build: Build, folder: Path) -> Path:
+    """Install the wheel of the runtime, and what it needs, alone; return its command."""
+    (wheel,) = build(folder, ROOT / "runtime")
+    environment = folder / "env"
+    venv.create(environment, with_pip=False)
+    programs = environment / ("Scripts" if os.name == "nt" else "bin")
+    options = ["--python", programs / "python", "install", "-c", ROOT / "constraints.txt"]
+    done = pip(*options, wheel)
+    assert done.returncode == 0, done.stderr
+    (packages,) = environment.rglob("site-packages")
+    names = {found.name for found in distributions(path=[str(packages)])}
+    assert {"distillkit-runtime", "numpy", "onnxruntime", "pillow"} <= names
+    assert not {"torch", "distillkit", "onnx"} & names
+    return programs / "distillkit-restore"
 
 
 def test_without_weights_a_recipe_by_name_says_how_to_get_them(call: Call) -> None:
