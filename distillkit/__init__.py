@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from distillkit.export.diffusers_pipeline import (
         DistilledRestorationPipeline as DistilledRestorationPipeline,
     )
+    from distillkit.export.web import MOST_SHOWN as MOST_SHOWN
+    from distillkit.export.web import WEB_PAGE as WEB_PAGE
     from distillkit.files.atomic import atomic_file as atomic_file
     from distillkit.files.atomic import scratch_folder as scratch_folder
     from distillkit.files.images import count_frames as count_frames
@@ -149,6 +151,7 @@ _HOME = {
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],
     "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
+    "export.web": ["MOST_SHOWN", "WEB_PAGE"],
     "recipe.load": ["ResolvedRecipe", "load_recipe"],
     "runs.prepared": ["PreparedStage", "prepare_stages"],
     "runs.run": ["run_recipe"],

@@ -67,7 +67,8 @@ HEAVY = {
     "peft",
     "accelerate",
     "matplotlib",
-    "gradio",
+    "starlette",
+    "uvicorn",
     "av",
 }
 

@@ -239,6 +239,23 @@ def test_a_bar_counts_the_rows_of_an_image_in_tiles(capsys, monkeypatch):
     assert "/60 [" in capsys.readouterr().err
 
 
+def test_each_tile_is_reported_and_a_report_may_end_the_call():
+    reports = []
+    restorer = Restorer(student_of(ToyModel()), tile=32, on_tile=lambda *r: reports.append(r))
+    restorer(textured(60, 20))
+    restorer(textured(60, 60), [0.0, 0.5])
+    small, large = reports[0][1], reports[-1][1]
+    counted = [(i + 1, tiles) for tiles in (small, large) for i in range(tiles)]
+    assert 1 < small < large and reports == counted
+
+    def stop(done, tiles):
+        raise KeyboardInterrupt
+
+    restorer.on_tile = stop
+    with pytest.raises(KeyboardInterrupt):
+        restorer(textured(60, 20))
+
+
 def test_all_tiles_of_one_tradeoff_are_made_by_the_same_merged_weights():
     model, seen = ToyModel(), []
     student = student_of(model)

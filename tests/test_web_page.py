@@ -1,12 +1,22 @@
 """The page of ``export --web`` in a real browser, opened from the disk: it restores as we do."""
 
 import gzip
-import io
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from restoration_page import (
+    CHROMIUM,
+    move,
+    noise,
+    pick,
+    point,
+    save,
+    upload,
+    wait_until_ready,
+    watch,
+)
 
 from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
 from distillkit.export import web
@@ -14,9 +24,6 @@ from distillkit.export import web
 REASON = "pip install 'distillkit[onnx,demo-test]', npm and a chromium test exported pages"
 pytest.importorskip("onnxscript", reason=REASON)
 sync_api = pytest.importorskip("playwright.sync_api", reason=REASON)
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 TWO_GRAY_LEVELS = 2
 
 
@@ -45,39 +52,11 @@ def page(run, package, tmp_path):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(60_000)
-        page.asked = []
-        page.failed = []
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.on("pageerror", lambda error: page.failed.append(str(error)))
+        watch(page)
         page.goto((tmp_path / "page" / "index.html").as_uri())
-        page.wait_for_function("document.querySelector('#status').innerText == 'Ready.'")
+        wait_until_ready(page)
         yield page
         browser.close()
-
-
-def upload(page, image):
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    file = {"name": "photo.png", "mimeType": "image/png", "buffer": content.getvalue()}
-    page.set_input_files("#file", file)
-    page.wait_for_function("!document.querySelector('#controls').disabled")
-
-
-def move(page, tradeoff):
-    page.locator("#tradeoff").fill(str(tradeoff))
-
-
-def save(page):
-    with page.expect_download() as download:
-        page.click("#save")
-    picture = Image.open(download.value.path())
-    return np.asarray(picture).astype(int), download.value.suggested_filename
-
-
-def noise(height, width, channels=3):
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(0, 256, (height, width, channels), dtype=np.uint8))
 
 
 def test_a_photo_is_restored_as_the_restorer_does_without_a_request(page, run, tmp_path):
@@ -113,9 +92,8 @@ def test_painted_pixels_change_and_others_do_not(page, run):
     upload(page, image)
     move(page, 0)
     before, _ = save(page)
-    page.check("input[name=brush][value='1']")
-    box = page.locator("#picture").bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    pick(page, "faithful")
+    page.mouse.click(*point(page, 0.5, 0.5))
     painted, name = save(page)
     assert name == "photo_restored_painted.png"
     faithful = np.asarray(Restorer.from_pretrained(run, "cpu")(image, 1)).astype(int)

@@ -1,7 +1,7 @@
 """Export a student as a page: a folder that restores photos in a browser.
 
-The page's scripts hold everything, compressed: onnxruntime-web, the graph and the settings. So the
-page opens from a disk as well, where browsers let it fetch nothing.
+The page's ``student.js`` holds onnxruntime-web, the graph and the settings, compressed. So the page
+opens from a disk as well, where browsers let it fetch nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import Student
 
-PAGE = Path(__file__).with_name("web_page")
+WEB_PAGE = Path(__file__).with_name("web_page")
+"""The page's files. Plugins that serve it bring their own ``student.js`` and ``backend.js``."""
+MOST_SHOWN = 2048 * 2048
+"""Pixels of a restored photo that the page blends as fast as a slider moves."""
+MOST_RESTORED = 500_000
+"""Input pixels that a browser restores at once."""
 RUNTIME = "onnxruntime-web@1.30.0"
 SCRIPT = "ort.wasm.min.js"
 MODULE = "ort-wasm-simd-threaded.mjs"
@@ -66,10 +71,10 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
         report = export_onnx(source, graph)
         if graph.with_name(f"{graph.name}.data").exists():
             raise DistillkitError("not exported: a page cannot hold a student of more than 2 GB")
-        shutil.copytree(PAGE, folder, dirs_exist_ok=True)
+        shutil.copytree(WEB_PAGE, folder, dirs_exist_ok=True)
         settings["graph"] = _pack(graph.read_bytes())
-        (folder / "onnxruntime.js").write_text(script, encoding="utf-8")
-        (folder / "student.js").write_text(_assign("STUDENT", settings), encoding="utf-8")
+        student = _assign("STUDENT", settings) + script
+        (folder / "student.js").write_text(student, encoding="utf-8")
         (folder / "README.md").write_text(space_readme(about), encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return f"{report}; a page of {size / 1e6:.1f} MB"
@@ -88,14 +93,19 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
         )
     restorer = Restorer(student)
     licenses = "; ".join(map(": ".join, about["licenses"].items()))
+    scale = restorer.scale
     return {
-        "recipe": about["recipe"],
+        "title": f"{about['recipe']}: restore a photo",
+        "promise": "It does not leave this device.",
         "about": f"Distilled by distillkit; licenses: {licenses}. Runs on {RUNTIME} (MIT).",
-        "scale": restorer.scale,
+        "scale": scale,
         "size_multiple": student.model.size_multiple,
         "tile": restorer.tile,
         "overlap": restorer.overlap,
         "tradeoff": student.fixed_tradeoff if student.variant is None else None,
+        "most_pixels": min(MOST_RESTORED, MOST_SHOWN // scale**2),
+        "most_shown": MOST_SHOWN,
+        "examples": [],
     }
 
 
@@ -195,5 +205,5 @@ Licenses of the models:
 
 {licenses}
 
-`onnxruntime.js` holds {RUNTIME}, MIT License, Copyright (c) Microsoft Corporation.
+`student.js` holds {RUNTIME}, MIT License, Copyright (c) Microsoft Corporation.
 """

@@ -67,6 +67,8 @@ class Restorer:
             at so many and interpolate (:mod:`~distillkit.inference.interpolation`); by default
             every one is exact.
         progress: show on a terminal how many rows of an image in tiles are done.
+        on_tile: called after each tile, with how many of the image's tiles are done and how many
+            there are; an exception of it ends the call.
 
     Raises:
         DistillkitError: an option is out of range.
@@ -82,6 +84,7 @@ class Restorer:
         color_fix: ColorFix | None = None,
         interpolation_nodes: int | None = None,
         progress: bool = False,
+        on_tile: Callable[[int, int], None] | None = None,
     ) -> None:
         self.student = student
         self.device = torch.device(device)
@@ -90,6 +93,7 @@ class Restorer:
         self.color_fix = color_fix or student.color_fix
         self.interpolation_nodes = interpolation_nodes
         self.progress = progress
+        self.on_tile = on_tile
         self._check_options()
 
     def _check_options(self) -> None:
@@ -308,8 +312,9 @@ class Restorer:
             overlap=self.overlap,
             size_multiple=self.student.model.size_multiple,
         )
-        bands = restored_bands(restore_box, grid, self.scale)
-        in_one_piece = len(grid.rows) == len(grid.columns) == 1
+        tiles = len(grid.rows) * len(grid.columns)
+        bands = restored_bands(self._report_tiles(restore_box, tiles), grid, self.scale)
+        in_one_piece = tiles == 1
         with (
             self.student.merged_at(merged_at),
             self._progress_bar(height, hidden=in_one_piece) as bar,
@@ -352,6 +357,22 @@ class Restorer:
             return restore_padded(restore, inputs, model.scale, model.size_multiple)
 
         return restore_box
+
+    def _report_tiles(
+        self, restore_box: Callable[[Box], Tensor], tiles: int
+    ) -> Callable[[Box], Tensor]:
+        """Count the boxes of an image that are restored, for ``on_tile``."""
+        done = 0
+
+        def restore_and_report(box: Box) -> Tensor:
+            nonlocal done
+            pixels = restore_box(box)
+            done += 1
+            if self.on_tile is not None:
+                self.on_tile(done, tiles)
+            return pixels
+
+        return restore_and_report
 
     def _progress_bar(self, rows: int, hidden: bool) -> tqdm[Any]:
         # None: shown on a terminal only

@@ -1,4 +1,4 @@
-"""The command ``distillkit demo``. Gradio and torch are imported only when it runs."""
+"""The command ``distillkit demo``. Torch is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def demo(  # noqa: PLR0913
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
     megapixels: Annotated[
-        float, typer.Option(min=0.001, help="largest photo, million pixels")
+        float, typer.Option(min=0.001, help="what is restored at once, million pixels")
     ] = 1.0,
-    megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 20.0,
-    disk: Annotated[
-        float, typer.Option(min=1, help="megabytes of all uploads and results together")
+    megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 50.0,
+    memory: Annotated[
+        float, typer.Option(min=1, help="megabytes of all photos that wait at once")
     ] = 1000.0,
     allow_host: Annotated[
         list[str] | None,
@@ -50,10 +50,10 @@ def demo(  # noqa: PLR0913
 ) -> None:
     """Show a student as a web page on this machine.
 
-    Upload a photo, move the tradeoff, compare.
+    Open a photo, move the tradeoff or paint it, compare, download.
     """
     from distillkit import Restorer
-    from distillkit_demo.page import serve, wait_for_stop_signal
+    from distillkit_demo.server import serve, wait_for_stop_signal
 
     server = serve(
         Restorer.from_pretrained(run, device),
@@ -62,7 +62,7 @@ def demo(  # noqa: PLR0913
         port=port,
         max_pixels=round(megapixels * 1e6),
         max_upload=round(megabytes * 2**20),
-        max_disk=round(disk * 2**20),
+        max_memory=round(memory * 2**20),
         allowed_hosts=allow_host or (),
     )
     with server as address:

@@ -1,178 +1,191 @@
-"""Check and restore the photos of the page, and keep the latest results."""
+"""Cut, restore and encode the photos that the page sends. Nothing of them is kept."""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from distillkit import DataError, Restorer, count_frames, picture_size, read_picture, write_picture
+from distillkit import (
+    MOST_SHOWN,
+    DataError,
+    DistillkitError,
+    Restorer,
+    count_frames,
+    picture_size,
+    read_picture,
+)
 
-LONGEST_VIEW_SIDE = 2048
-"""Pixels of what the page shows; a result to download has all of them."""
-MAX_KEPT_PHOTOS = 8
-MAX_KEPT_RESULTS = 64
-
-
-@dataclass(frozen=True)
-class FilesOnDisk:
-    """What is kept in a folder of its own."""
-
-    folder: Path
-    view: Path
-    """The picture that the page shows."""
-
-    def exist(self) -> bool:
-        """Tell whether all files are still there; Gradio deletes old ones."""
-        return self.view.exists()
+MOST_DECODED = 100_000_000
+"""Pixels of the largest photo that is decoded, to be shrunk or cropped."""
+Size = tuple[int, int]
+"""Width and height."""
+OnTile = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Photo(FilesOnDisk):
-    """A photo that was accepted; its view is enlarged bicubically to the size of its results."""
+class Crop:
+    """A rectangle of a photo, and the size that it is shrunk to."""
 
-    key: str
-    picture: Image.Image
-    """Upright and decoded, with the mode and depth that its results have."""
-    frames: int
-    """Of the file; more than the first are not restored."""
+    left: int
+    top: int
+    width: int
+    height: int
+    to_size: Size
 
 
 @dataclass(frozen=True)
-class RestoredPhoto(FilesOnDisk):
-    """A result."""
+class Answer:
+    """What a call of the page is answered with."""
 
-    download: Path
-    """A PNG with every pixel, with opacity and 16 bits where the photo has them."""
-    size: tuple[int, int]
-    seconds: float
-
-    def exist(self) -> bool:
-        return super().exist() and self.download.exists()
+    content: bytes
+    size: Size
+    frames: int = 1
+    """Of the photo's file; more than the first are not restored."""
 
 
 class DemoService:
     """Restores photos for one caller at a time.
 
-    The photos and results last asked for are kept, so that asking for them again costs nothing.
-
     Args:
         restorer: What to restore with.
-        folder: Where files are kept; those not asked for lately are deleted.
-        max_pixels: The largest photo that is accepted.
+        max_pixels: How many pixels of a photo are restored at once.
     """
 
-    def __init__(self, restorer: Restorer, folder: Path, max_pixels: int) -> None:
+    def __init__(self, restorer: Restorer, max_pixels: int) -> None:
         self.restorer = restorer
-        self.folder = folder
         self.max_pixels = max_pixels
-        self._photos = _Latest[Photo](MAX_KEPT_PHOTOS)
-        self._results = _Latest[RestoredPhoto](MAX_KEPT_RESULTS)
 
-    def accept(self, content: bytes) -> Photo:
-        """Decode the photo in a file's content.
+    def open(self, content: bytes) -> Answer:
+        """Decode a photo, for the page to show: a PNG, shrunk to what a page shows.
 
         Raises:
-            DataError: The content is no image, a damaged one, or one of more than ``max_pixels``,
-                which is not decoded.
+            DataError: The content is no image, a damaged one or too large a one.
         """
-        # Not the file's name, which is new for every upload of the same photo.
-        key = hashlib.sha256(content).hexdigest()
-        return self._photos.get(key, lambda: self._decode(content, key))
+        picture = _decode(content)
+        factor = min(1, (MOST_SHOWN / (picture.width * picture.height)) ** 0.5)
+        small = (max(1, int(picture.width * factor)), max(1, int(picture.height * factor)))
+        png = _to_png(_resize(_to_8_bits(picture), small))
+        return Answer(png, picture.size, count_frames(content))
 
-    def restore(self, photo: Photo, tradeoff: float | None) -> RestoredPhoto:
-        """Restore a photo, or return the result of an earlier call.
+    def cut(self, content: bytes, crop: Crop) -> Answer:
+        """Return the pixels that :meth:`restore` restores, as a PNG of 8 bits.
+
+        Raises:
+            DataError: As :meth:`open`, or the crop is not inside of the photo or too large.
+        """
+        picture = _to_8_bits(self._cut(content, crop))
+        return Answer(_to_png(picture), picture.size)
+
+    def restore(
+        self, content: bytes, crop: Crop, tradeoff: float | None, shown: Size, on_tile: OnTile
+    ) -> Answer:
+        """Restore a crop for the page to blend: bytes of RGB, row by row.
 
         Args:
-            photo: From :meth:`accept`.
+            content: The photo's file.
+            crop: What to restore of it.
             tradeoff: 0 is most realistic, 1 most faithful; None is the student's own.
+            shown: The size that the page shows the result in.
+            on_tile: Called after each tile.
 
         Raises:
-            DistillkitError: As :meth:`Restorer.__call__`.
+            DistillkitError: As :meth:`cut` and :meth:`Restorer.__call__`.
         """
-        key = (photo.key, tradeoff)
-        return self._results.get(key, lambda: self._restore(photo.picture, tradeoff))
+        if min(shown) < 1 or shown[0] * shown[1] > MOST_SHOWN:
+            raise DataError(f"a page cannot show {shown[0]} x {shown[1]} pixels")
+        restored = self._restore(self._cut(content, crop), tradeoff, on_tile)
+        view = _resize(_to_8_bits(restored).convert("RGB"), shown)
+        return Answer(view.tobytes(), shown)
 
-    def _decode(self, content: bytes, key: str) -> Photo:
-        width, height = picture_size(content)
+    def save(self, content: bytes, crop: Crop, tradeoff: Any, on_tile: OnTile) -> Answer:
+        """Restore a crop for the download: a PNG with every pixel.
+
+        It has opacity and 16 bits where the photo has them.
+
+        Args:
+            content: The photo's file.
+            crop: What to restore of it.
+            tradeoff: As of :meth:`restore`, or a map of tradeoffs.
+            on_tile: Called after each tile.
+
+        Raises:
+            DistillkitError: As :meth:`cut` and :meth:`Restorer.__call__`.
+        """
+        restored = self._restore(self._cut(content, crop), tradeoff, on_tile)
+        return Answer(_to_png(restored), restored.size)
+
+    def _restore(self, picture: Image.Image, tradeoff: Any, on_tile: OnTile) -> Image.Image:
+        self.restorer.on_tile = on_tile
+        restored: Image.Image = self.restorer(picture, tradeoff)
+        return restored
+
+    def _cut(self, content: bytes, crop: Crop) -> Image.Image:
+        width, height = crop.to_size
         if width * height > self.max_pixels:
             raise DataError(
                 f"image - {width} x {height} pixels are more than the "
-                f"{self.max_pixels / 1e6:g} million that this demo takes; "
+                f"{self.max_pixels / 1e6:g} million that this demo restores at once; "
                 "`distillkit restore` takes photos of any size"
             )
-        picture = read_picture(content)
-        scale = self.restorer.scale
-        folder = self._make_folder()
-        view = _write_view(picture, (picture.width * scale, picture.height * scale), folder)
-        return Photo(folder, view, key, picture, count_frames(content))
-
-    def _restore(self, picture: Image.Image, tradeoff: float | None) -> RestoredPhoto:
-        start = time.perf_counter()
-        restored = self.restorer(picture, tradeoff)
-        seconds = time.perf_counter() - start
-        name = "restored.png" if tradeoff is None else f"restored_t{tradeoff:g}.png"
-        folder = self._make_folder()
-        download = folder / name
-        write_picture(restored, download)
-        view = _write_view(restored, restored.size, folder)
-        return RestoredPhoto(folder, view, download, restored.size, seconds)
-
-    def _make_folder(self) -> Path:
-        return Path(tempfile.mkdtemp(prefix="photo-", dir=self.folder))
+        picture = _decode(content)
+        right = crop.left + crop.width
+        bottom = crop.top + crop.height
+        fits = 0 <= crop.left < right <= picture.width and 0 <= crop.top < bottom <= picture.height
+        shrinks = 1 <= width <= crop.width and 1 <= height <= crop.height
+        if not fits or not shrinks:
+            raise DataError(f"image - {picture.width} x {picture.height} pixels have no such crop")
+        return _resize(picture.crop((crop.left, crop.top, right, bottom)), crop.to_size)
 
 
-T = TypeVar("T", bound=FilesOnDisk)
+def read_map(content: bytes, size: Size) -> np.ndarray:
+    """Read a map of tradeoffs as the page sends it: float32, row by row.
 
-
-class _Latest(Generic[T]):
-    """The files last asked for; the folders of older ones are deleted."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self._items: OrderedDict[Hashable, T] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what is kept under ``key``; make it if its files are not there."""
-        item = self._items.get(key)
-        if item is None or not item.exist():
-            item = make()
-            self._items[key] = item
-        self._items.move_to_end(key)
-        while len(self._items) > self.capacity:
-            _, oldest = self._items.popitem(last=False)
-            shutil.rmtree(oldest.folder, ignore_errors=True)
-        return item
-
-
-def _write_view(picture: Image.Image, full_size: tuple[int, int], folder: Path) -> Path:
-    """Write what a browser shows of a picture, at ``full_size`` or as large as is shown.
-
-    It has 8 bits, and is a JPEG, or a PNG if there is opacity.
+    Raises:
+        DistillkitError: It is not as long as its size says.
     """
-    view = _to_8_bit_rgb(picture)
-    factor = min(1, LONGEST_VIEW_SIDE / max(full_size))
-    width, height = (max(1, round(side * factor)) for side in full_size)
-    if view.size != (width, height):
-        view = view.resize((width, height), Image.Resampling.BICUBIC)
-    path = folder / ("view.png" if view.mode == "RGBA" else "view.jpg")
-    write_picture(view, path)
-    return path
+    width, height = size
+    if min(size) < 1 or width * height > MOST_SHOWN or len(content) != 4 * width * height:
+        raise DistillkitError(f"{len(content)} bytes are no map of {width} x {height} tradeoffs")
+    # Copied, because a tensor has to be writable.
+    return np.frombuffer(content, "<f4").reshape(height, width).copy()
 
 
-def _to_8_bit_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "I;16":
-        # Pillow would clip at 255 instead of scaling.
-        picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-    if picture.mode in ("LA", "RGBA"):
-        return picture.convert("RGBA")
-    return picture.convert("RGB")
+def _decode(content: bytes) -> Image.Image:
+    """Decode a photo: upright, with the mode and depth that its result has."""
+    width, height = picture_size(content)
+    if width * height > MOST_DECODED:
+        raise DataError(
+            f"image - {width} x {height} pixels are more than the {MOST_DECODED / 1e6:g} million "
+            "that this demo opens"
+        )
+    return read_picture(content)
+
+
+def _resize(picture: Image.Image, size: Size) -> Image.Image:
+    if picture.size == size:
+        return picture
+    if picture.mode != "I;16":
+        return picture.resize(size, Image.Resampling.BICUBIC)
+    # Pillow resizes one channel of more than 8 bits as float32 only.
+    values = Image.fromarray(np.asarray(picture).astype(np.float32))
+    resized = np.asarray(values.resize(size, Image.Resampling.BICUBIC))
+    return Image.fromarray(resized.round().clip(0, 65535).astype(np.uint16))
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode != "I;16":
+        return picture
+    # Pillow would clip at 255 instead of scaling.
+    return Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+
+
+def _to_png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    # Level 1 is several times as fast as Pillow's 6; the bytes stay on this machine.
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()

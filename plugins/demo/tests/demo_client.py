@@ -6,7 +6,6 @@ import io
 import json
 import socket
 import threading
-import uuid
 from dataclasses import dataclass, field
 
 import httpx
@@ -19,7 +18,29 @@ from distillkit.adapters import add_adapter
 from distillkit.inference.student import Student
 from distillkit.objectives.adapter_scaling import AdapterScaling
 
-API = "/gradio_api"
+
+@dataclass
+class Outcome:
+    """What a call ended with."""
+
+    messages: list[dict]
+    """Of the progress, and the last one: ``failed``, or the size of the content."""
+    content: bytes
+
+    @property
+    def failed(self):
+        return self.messages[-1].get("failed")
+
+    @property
+    def size(self):
+        return self.messages[-1]["width"], self.messages[-1]["height"]
+
+    def picture(self):
+        return Image.open(io.BytesIO(self.content))
+
+    def pixels(self):
+        width, height = self.size
+        return np.frombuffer(self.content, np.uint8).reshape(height, width, 3)
 
 
 @dataclass
@@ -30,7 +51,6 @@ class DemoClient:
 
     def __post_init__(self):
         self.http = httpx.Client(base_url=self.address, timeout=60, trust_env=False)
-        self.session = uuid.uuid4().hex
 
     def request(self, method, path, **options):
         answer = self.http.request(method, path, **options)
@@ -39,54 +59,38 @@ class DemoClient:
             self.answers.append(answer.text)
         return answer
 
-    def upload(self, content, name="photo.png"):
-        """Upload a file, and return the path by which the server knows it."""
-        answer = self.request("POST", f"{API}/upload", files={"files": (name, content)})
+    def call(self, path, content, **options):
+        """Make a call for a photo, and read its answer to the end."""
+        answer = self.http.post(path, content=content, params=options)
         assert answer.status_code == 200, answer.text
-        return answer.json()[0]
+        self.answers.append(str(answer.headers))
+        messages = []
+        rest = answer.content
+        while rest and "size" not in (messages or [{}])[-1]:
+            line, _, rest = rest.partition(b"\n")
+            self.answers.append(line.decode())
+            messages.append(json.loads(line))
+        assert len(rest) == messages[-1].get("size", 0)
+        return Outcome(messages, rest)
 
-    def join(self, file, tradeoff=0.5, compared="the photo, enlarged"):
-        """Queue a call of the page for an uploaded file, given by its path."""
-        if file is not None and not isinstance(file, dict):
-            file = {"path": file, "meta": {"_type": "gradio.FileData"}}
-        call = {
-            "data": [file, tradeoff, compared],
-            "fn_index": 0,
-            "session_hash": self.session,
-        }
-        return self.request(
-            "POST",
-            f"{API}/queue/join",
-            content=json.dumps(call),
-            headers={"content-type": "application/json"},
+    def open(self, content):
+        return self.call("/photo", content)
+
+    def restore(self, content, width, height, tradeoff=0.5, scale=2):
+        """Restore a full photo for the page to show."""
+        shown = f"{scale * width},{scale * height}"
+        return self.call(
+            "/restore", content, crop=full(width, height), tradeoff=tradeoff, shown=shown
         )
 
-    def result(self):
-        """Wait for the outputs of the queued call: pictures, download and status.
+    def save(self, content, width, height, tradeoff=0.5):
+        """Restore a full photo for the download."""
+        return self.call("/save", content, crop=full(width, height), tradeoff=tradeoff)
 
-        None where the server had no outputs.
-        """
-        query = {"session_hash": self.session}
-        with self.http.stream("GET", f"{API}/queue/data", params=query) as response:
-            for line in response.iter_lines():
-                self.answers.append(line)
-                if not line.startswith("data:"):
-                    continue
-                message = json.loads(line.removeprefix("data:"))
-                if message.get("msg") == "process_completed":
-                    return message["output"].get("data")
-        return None
 
-    def restore(self, content, *settings, name="photo.png"):
-        """Upload a photo, and return the outputs of its restoration."""
-        assert self.join(self.upload(content, name), *settings).status_code == 200
-        return self.result()
-
-    def fetch(self, file):
-        """Download a file of the outputs."""
-        answer = self.http.get(file["url"])
-        assert answer.status_code == 200
-        return answer.content
+def full(width, height):
+    """Return the crop that is the full photo."""
+    return f"0,0,{width},{height},{width},{height}"
 
 
 class WatchedRestorer(Restorer):

@@ -1,16 +1,17 @@
 """The demo's server, without a browser: its answers to photos, crowds and hostile files."""
 
-import html
 import io
-import os
 import re
 import socket
 import sys
 import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from hostile_images import COUNT, hostile_files
@@ -21,12 +22,20 @@ from distillkit import DistillkitError, Restorer
 from distillkit.cli import main as cli
 from distillkit.inference.student import Student
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'distillkit[demo]'")
 
-from demo_client import API, DemoClient, WatchedRestorer, free_port, photo, student_with_tradeoff
+from demo_client import (
+    DemoClient,
+    WatchedRestorer,
+    free_port,
+    full,
+    photo,
+    student_with_tradeoff,
+)
 
-from distillkit_demo.page import MAX_WAITING_CALLS, serve
-from distillkit_demo.service import MAX_KEPT_RESULTS, DemoService
+from distillkit_demo import service
+from distillkit_demo.middleware import MAX_CALLS
+from distillkit_demo.server import serve
 
 MAX_PIXELS, MAX_UPLOAD = 60_000, 3 << 18
 
@@ -63,181 +72,284 @@ def client(server):
     assert [path for path in leaks if len(path) > 1 and path in answers] == []
 
 
-def status_text(outputs):
-    return html.unescape(re.sub("<[^>]*>", "", outputs[2]))
-
-
-def fetch_picture(client, file):
-    return Image.open(io.BytesIO(client.fetch(file)))
+def decoded(content):
+    return Image.open(io.BytesIO(content))
 
 
 def test_a_photo_comes_back_as_the_restorer_makes_it(server, client):
     content = photo()
-    outputs = client.restore(content, 0.25)
-    (before, after), download = outputs[0], outputs[1]["value"]
-    assert "30 x 20 → 60 x 40 pixels" in status_text(outputs)
-    assert fetch_picture(client, before).size == fetch_picture(client, after).size == (60, 40)
-    expected = Restorer(server[0].student)(content, 0.25)
-    assert np.array_equal(np.asarray(fetch_picture(client, download)), np.asarray(expected))
-    assert download["url"].endswith("restored_t0.25.png")
+    saved = client.save(content, 30, 20, 0.25)
+    assert saved.size == (60, 40)
+    expected = np.asarray(Restorer(server[0].student)(content, 0.25))
+    assert np.array_equal(np.asarray(saved.picture()), expected)
+    shown = client.restore(content, 30, 20, 0.25)
+    assert np.array_equal(shown.pixels(), expected)
 
 
-def test_the_tradeoff_changes_the_picture_and_going_back_costs_nothing(server, client):
-    content = photo(21)
-    restorer, _ = server
-    ends = [client.fetch(client.restore(content, t)[0][1]) for t in (0.0, 1.0)]
+def test_a_photo_is_opened_with_its_true_size_and_shrunk_to_what_is_shown(client, monkeypatch):
+    monkeypatch.setattr(service, "MOST_SHOWN", 10_000)
+    opened = client.open(photo(300, 200))
+    assert opened.size == (200, 300)
+    assert opened.picture().size == (81, 122)
+    assert opened.messages[-1]["frames"] == 1
+
+
+def test_a_crop_is_restored_as_the_restorer_restores_it(server, client):
+    content = photo(100, 120)
+    crop = "10,20,60,40,60,40"
+    expected = decoded(content).crop((10, 20, 70, 60))
+    cut = client.call("/cut", content, crop=crop)
+    assert np.array_equal(np.asarray(cut.picture()), np.asarray(expected))
+    saved = client.call("/save", content, crop=crop, tradeoff=1)
+    restored = Restorer(server[0].student)(expected, 1)
+    assert np.array_equal(np.asarray(saved.picture()), np.asarray(restored))
+
+
+def test_a_photo_is_shrunk_before_it_is_restored(client):
+    saved = client.call("/save", photo(400, 600), crop="0,0,600,400,90,60", tradeoff=1)
+    assert saved.size == (180, 120)
+
+
+def test_a_map_gives_each_pixel_its_tradeoff(server, client):
+    content = photo()
+    tradeoffs = np.zeros((40, 60), np.float32)
+    tradeoffs[:, 30:] = 1
+    saved = client.call("/save", content + tradeoffs.tobytes(), crop=full(30, 20), map="60,40")
+    expected = Restorer(server[0].student)(content, tradeoffs)
+    assert np.array_equal(np.asarray(saved.picture()), np.asarray(expected))
+    realistic = np.asarray(Restorer(server[0].student)(content, 0.0))
+    assert not np.array_equal(np.asarray(expected), realistic)
+
+
+@pytest.mark.parametrize("levels", [[2.0], [np.nan], [-1.0], [0.1, 0.2]])
+def test_a_wrong_map_is_refused(client, levels):
+    body = photo() + np.array(levels, np.float32).tobytes()
+    outcome = client.call("/save", body, crop=full(30, 20), map=f"{len(levels)},1")
+    assert "tradeoff map" in outcome.failed
+
+
+def test_progress_is_told_by_tiles_and_by_place(server):
+    restorer, address = server
+    restorer.open.clear()
     calls = restorer.calls
-    assert ends[0] != ends[1]
-    assert client.fetch(client.restore(content, 0.0)[0][1]) == ends[0]
-    both = client.restore(content, 1.0, "most realistic (0)")[0]
-    assert [client.fetch(file) for file in both] == ends and restorer.calls == calls
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            first = pool.submit(DemoClient(address).save, photo(100, 400), 400, 100)
+            while restorer.calls == calls:
+                time.sleep(0.01)
+            second = pool.submit(DemoClient(address).save, photo(), 30, 20)
+            time.sleep(0.5)
+        finally:
+            restorer.open.set()
+        assert {"waiting": 1} in second.result().messages
+        assert first.result().size == (800, 200)
+
+
+def test_tiles_are_counted(monkeypatch):
+    from distillkit_demo.line import Line
+
+    reports = []
+    line = Line()
+
+    def work(on_tile):
+        def watched(done, tiles):
+            on_tile(done, tiles)
+            reports.append((job.done, job.tiles))
+
+        restorer = Restorer(student_with_tradeoff(), tile=32, overlap=8, on_tile=watched)
+        return restorer(np.zeros((60, 60, 3), np.uint8))
+
+    begun = threading.Event()
+    job = line.join(lambda on_tile: begun.wait() and work(on_tile))
+    begun.set()
+    job.future.result()
+    tiles = len(reports)
+    assert tiles > 4 and reports == [(i + 1, tiles) for i in range(tiles)]
+    line.close()
+
+
+def test_who_leaves_makes_room_for_the_next(server, client):
+    restorer, address = server
+    restorer.open.clear()
+    calls = restorer.calls
+    try:
+        for _ in range(3):
+            with (
+                httpx.Client(base_url=address, trust_env=False) as leaving,
+                leaving.stream(
+                    "POST", "/save", content=photo(), params={"crop": full(30, 20), "tradeoff": 0}
+                ) as answer,
+            ):
+                next(answer.iter_raw())
+    finally:
+        restorer.open.set()
+    assert client.save(photo(), 30, 20).size == (60, 40)
+    # The first one was being restored; the others had left before their turn.
+    assert restorer.calls <= calls + 2
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P"])
 def test_modes_are_the_restorers(server, client, mode):
     content = photo(mode=mode)
-    outputs = client.restore(content)
+    saved = client.save(content, 30, 20).picture()
     expected = Restorer(server[0].student)(content, 0.5)
-    result = fetch_picture(client, outputs[1]["value"])
-    assert result.mode == expected.mode and np.array_equal(np.asarray(result), np.asarray(expected))
-    assert fetch_picture(client, outputs[0][1]).mode == (
-        "RGBA" if mode in ("LA", "RGBA") else "RGB"
-    )
+    assert saved.mode == expected.mode and np.array_equal(np.asarray(saved), np.asarray(expected))
+    cut = client.call("/cut", content, crop=full(30, 20)).picture()
+    assert ("A" in cut.mode) == (mode in ("LA", "RGBA"))
+    shown = client.restore(content, 30, 20).pixels()
+    assert np.array_equal(shown, np.asarray(expected.convert("RGB")))
 
 
 def test_sixteen_bits_and_orientation_are_the_restorers(client):
     deep = io.BytesIO()
     Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(deep, "PNG")
-    outputs = client.restore(deep.getvalue())
-    assert fetch_picture(client, outputs[1]["value"]).mode == "I;16"
-    view = np.asarray(fetch_picture(client, outputs[0][0]))
+    assert client.save(deep.getvalue(), 30, 20).picture().mode == "I;16"
+    shrunk = client.call("/save", deep.getvalue(), crop="0,0,30,20,15,10", tradeoff=1)
+    assert shrunk.picture().mode == "I;16" and shrunk.size == (30, 20)
+    view = np.asarray(client.open(deep.getvalue()).picture())
     assert view.max() > 200  # white stays white
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = client.restore(photo(kind="JPEG", exif=exif))
-    assert fetch_picture(client, turned[1]["value"]).size == (40, 60)
-    assert fetch_picture(client, turned[0][0]).size == (40, 60)
-
-
-def test_no_photo_is_no_error(client):
-    assert client.join(None).status_code == 200
-    outputs = client.result()
-    assert outputs[0] is None and status_text(outputs) == "Choose a photo to begin."
+    turned = photo(kind="JPEG", exif=exif)
+    assert client.open(turned).size == (20, 30)
+    assert client.save(turned, 20, 30).picture().size == (40, 60)
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (photo(300, 201), "201 x 300 pixels are more than the 0.06 million that this demo takes"),
         (b"nothing", "empty, or not an image of a known format"),
+        (b"", "empty, or not an image of a known format"),
         (photo()[:300], "Not restored: "),
     ],
 )
-def test_refusals_are_explained(client, content, says):
-    outputs = client.restore(content)
-    assert outputs[0] is None and outputs[1]["value"] is None and says in status_text(outputs)
+def test_what_is_no_photo_is_explained(client, content, says):
+    assert says in client.open(content).failed
+    assert says in client.save(content, 30, 20).failed
+
+
+def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(client, monkeypatch):
+    outcome = client.save(photo(300, 201), 201, 300)
+    assert "201 x 300 pixels are more than the 0.06 million that this demo" in outcome.failed
+    monkeypatch.setattr(service, "MOST_DECODED", 1000)
+    monkeypatch.setattr(service, "read_picture", None)
+    assert "50 x 40 pixels are more than the 0.001 million" in client.open(photo(40, 50)).failed
+
+
+@pytest.mark.parametrize(
+    "crop",
+    [
+        "0,0,31,20,31,20",
+        "1,0,30,20,30,20",
+        "0,5,30,20,30,20",
+        "0,0,30,20,60,40",
+        "0,0,0,20,0,20",
+        "0,0,30,20,0,0",
+    ],
+)
+def test_a_crop_outside_of_the_photo_is_refused(client, crop):
+    assert "have no such crop" in client.call("/cut", photo(), crop=crop).failed
+
+
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        ("/cut", {}),
+        ("/cut", {"crop": "0,0,a,20,30,20"}),
+        ("/cut", {"crop": "0,0,30,20,30"}),
+        ("/cut", {"crop": f"0,0,{10**30},20,30,20"}),
+        ("/cut", {"crop": "-1,0,30,20,30,20"}),
+        ("/restore", {"crop": full(30, 20), "shown": "60,40"}),
+        ("/restore", {"crop": full(30, 20), "shown": "60", "tradeoff": "1"}),
+        ("/save", {"crop": full(30, 20), "tradeoff": "much"}),
+        ("/save", {"crop": full(30, 20), "map": "60,40"}),
+    ],
+)
+def test_a_call_that_the_page_would_not_make_is_refused(client, path, options):
+    answer = client.request("POST", path, content=photo(), params=options)
+    assert answer.status_code == 400 and answer.text
+
+
+@pytest.mark.parametrize("tradeoff", ["7", "inf", "nan", "-1"])
+def test_a_wrong_tradeoff_harms_nobody(client, tradeoff):
+    assert "0 to 1" in client.save(photo(), 30, 20, tradeoff).failed
+    assert not client.save(photo(), 30, 20).failed
+
+
+def test_a_page_is_sent_no_more_than_it_shows(client):
+    outcome = client.call(
+        "/restore", photo(), crop=full(30, 20), tradeoff=0, shown="1000000,1000000"
+    )
+    assert "a page cannot show" in outcome.failed
 
 
 def test_a_file_that_is_too_large_is_refused_unread(client):
-    answer = client.request("POST", f"{API}/upload", files={"files": ("a.png", bytes(3_000_000))})
-    assert answer.status_code == 413 and "larger than the 0.75 MB" in answer.text
-    answer = client.request(
-        "POST", f"{API}/upload", files={"files": ("a.png", bytes(MAX_UPLOAD + 1))}
-    )
-    assert answer.status_code == 413 and "maximum allowed size" in answer.text
-    assert client.request("POST", f"{API}/upload", content=iter([b"x"])).status_code == 411
-
-
-@pytest.mark.parametrize("tradeoff", [7, "a", None, [], float("inf")])
-def test_a_wrong_tradeoff_harms_nobody(client, tradeoff):
-    if client.join(client.upload(photo()), tradeoff, "nothing").is_success:
-        assert client.result() is None or "Not restored" in client.answers[-1]
-    assert client.restore(photo())[0]
+    for path in ("/photo", "/restore"):
+        answer = client.request("POST", path, content=bytes(3_000_000))
+        assert answer.status_code == 413 and "larger than the 0.75 MB" in answer.text
+    assert client.request("POST", "/photo", content=iter([b"x"])).status_code == 411
 
 
 def test_errors_of_models_stay_in_the_log(server, client, monkeypatch, caplog):
     monkeypatch.setattr(server[0], "error", RuntimeError(f"in {__file__}"))
-    outputs = client.restore(photo(5, 5))
-    assert status_text(outputs).startswith("Not restored: the model failed on this photo.")
-    assert status_text(outputs).endswith("The demo's log says why.")
+    failed = client.save(photo(5, 5), 5, 5).failed
+    assert failed.startswith("Not restored: the model failed on this photo.")
+    assert failed.endswith("The demo's log says why.")
     assert __file__ in caplog.text
     too_large = "out of memory: 5 x 5 pixels are too much"
     monkeypatch.setattr(server[0], "error", DistillkitError(too_large))
-    assert status_text(client.restore(photo(5, 5))) == f"Not restored: {too_large}"
+    assert client.save(photo(5, 5), 5, 5).failed == f"Not restored: {too_large}"
 
 
-def test_twenty_at_once_are_all_answered_one_is_too_many_and_the_page_stays_open(server):
+def test_a_crowd_is_answered_one_is_too_many_and_the_page_stays_open(server):
     restorer, address = server
     restorer.open.clear()
-    first, *others = [DemoClient(address) for _ in range(MAX_WAITING_CALLS + 4)]
-    path = first.upload(photo(8, 9))
-    paths = [client.upload(photo(8, 10 + i)) for i, client in enumerate(others)]
-    try:
-        assert first.join(path).status_code == 200
-        while restorer.calls == 0:
-            pass
-        answers = [client.join(path) for client, path in zip(others, paths, strict=True)]
-        assert first.request("GET", "/").status_code == 200  # while all wait
-    finally:
-        restorer.open.set()
-    refused = [answer for answer in answers if answer.status_code == 503]
-    assert 2 <= len(refused) <= 4
-    assert all("Queue is full" in answer.text for answer in refused)
-    accepted = [c for c, answer in zip(others, answers, strict=True) if answer.is_success]
-    waiting = [first, *accepted]
-    with ThreadPoolExecutor(len(waiting)) as pool:
-        results = list(pool.map(DemoClient.result, waiting))
-    assert len(results) >= MAX_WAITING_CALLS and all("pixels in" in status_text(r) for r in results)
+    calls = restorer.calls
+    with ThreadPoolExecutor(MAX_CALLS) as pool:
+        try:
+            waiting = [
+                pool.submit(DemoClient(address).save, photo(8, 9 + i), 9 + i, 8)
+                for i in range(MAX_CALLS)
+            ]
+            one_more = DemoClient(address)
+            while (answer := one_more.request("POST", "/photo", content=photo())).is_success:
+                time.sleep(0.05)
+            assert answer.status_code == 503 and "try again" in answer.text
+            assert one_more.request("GET", "/").status_code == 200  # while all wait
+        finally:
+            restorer.open.set()
+        sizes = [outcome.result().size for outcome in waiting]
+    assert sizes == [(18 + 2 * i, 16) for i in range(MAX_CALLS)]
+    assert restorer.calls == calls + MAX_CALLS
+
+
+def test_photos_that_wait_take_bounded_memory():
+    with serving(student_with_tradeoff(), max_memory=1500) as (restorer, address):
+        restorer.open.clear()
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                first = pool.submit(DemoClient(address).save, photo(18, 18), 18, 18)
+                while restorer.calls == 0:
+                    time.sleep(0.01)
+                client = DemoClient(address)
+                assert client.request("POST", "/photo", content=photo(18, 18)).status_code == 503
+            finally:
+                restorer.open.set()
+            assert first.result().size == (36, 36)
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "/etc/passwd",
-        "/files",
-        "/files/../../etc/passwd",
-        "files/a",
-        "http://127.0.0.1:9/a.png",
-        "https://example.org/a",
-        "",
-        3,
-    ],
+    ["/docs", "/openapi.json", "/../etc/passwd", "/%2e%2e/server.py", "/server.py", "/examples/x"],
 )
-def test_only_uploads_are_files(client, path):
-    file = {"path": path, "url": None, "meta": {"_type": "gradio.FileData"}}
-    assert client.join(file).status_code == 400
-    nested = {"path": [{"path": path}]}
-    assert client.join(nested).status_code == 400
+def test_there_are_no_other_addresses(client, path):
+    assert client.request("GET", path).status_code == 404
 
 
-def test_an_upload_that_is_not_there(client):
-    assert client.join("/files/nothing/photo.png").status_code == 200
-    assert client.result() is None
-
-
-def test_addresses_that_the_page_has_no_use_for_are_closed(client):
-    secret = [
-        f"file={p}"
-        for p in (
-            "/etc/passwd",
-            "/files/../../etc/passwd",
-            "http://127.0.0.1:9/x",
-            "%2Fetc%2Fpasswd",
-        )
-    ]
-    other = [
-        "proxy=http://127.0.0.1:9/",
-        "openapi.json",
-        "vibe-code",
-        "deep_link",
-        "run/restore",
-        "stream/a/b/c/playlist.m3u8",
-    ]
-    outside = ["/monitoring", "/docs", "/openapi.json", "/../etc/passwd", "/pwa_icon"]
-    for path in [*(f"{API}/{p}" for p in [*secret, *other]), *outside]:
-        assert client.request("GET", path).status_code == 404, path
-    assert client.request("GET", f"{API}/file=/files/nothing").status_code == 403
-    assert client.request("POST", f"{API}/process_recording").status_code == 404
+@pytest.mark.parametrize("path", ["/photo", "/cut", "/restore", "/save"])
+def test_photos_are_posted(client, path):
+    assert client.request("GET", path).status_code in (404, 405)
+    assert client.request("PUT", path, content=photo()).status_code == 405
 
 
 FOREIGN = [
@@ -251,8 +363,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("headers", FOREIGN)
 def test_other_sites_and_other_names_are_refused(client, headers):
-    form = {"files": ("photo.png", photo())}
-    answer = client.request("POST", f"{API}/upload", files=form, headers=headers)
+    answer = client.request("POST", "/photo", content=photo(), headers=headers)
     assert answer.status_code in (403, 421)
     assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -260,8 +371,7 @@ def test_other_sites_and_other_names_are_refused(client, headers):
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "192.168.0.7", "[::1]"])
 def test_own_names_and_numbers_are_known_through_any_port(client, name):
     headers = {"host": f"{name}:8080", "origin": f"http://{name}:8080"}
-    form = {"files": ("photo.png", photo())}
-    answer = client.request("POST", f"{API}/upload", files=form, headers=headers)
+    answer = client.request("POST", "/photo", content=photo(), headers=headers)
     assert answer.status_code == 200
 
 
@@ -272,113 +382,76 @@ def test_a_name_that_is_allowed_is_known_behind_a_proxy_that_encrypts():
         assert DemoClient(address).request("GET", "/", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/config", f"{API}/nowhere"])
+@pytest.mark.parametrize("path", ["/", "/page.js", "/nowhere"])
 def test_browsers_are_told_to_be_careful(client, path):
     headers = client.request("GET", path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
-    assert headers["content-security-policy"] == "frame-ancestors 'none'"
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
     assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
 
 
-def test_it_asks_no_proxy_for_its_own_page(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setenv("no_proxy", "")
-    with serving(student_with_tradeoff()) as (_, address):
-        assert DemoClient(address).request("GET", "/").status_code == 200
-    assert os.environ["no_proxy"] == ""
+def test_every_file_that_the_page_names_is_there(client):
+    page = client.request("GET", "/").text
+    names = re.findall(r'(?:src|href)="([\w.]+)"', page)
+    assert len(names) == 8
+    for name in names:
+        assert client.request("GET", f"/{name}").status_code == 200
+    assert 'fetch(path, { method: "POST"' in client.request("GET", "/backend.js").text
 
 
-def test_old_files_make_room_for_new_ones(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with serving(student_with_tradeoff(), max_disk=1 << 20) as (_, address):
-        client = DemoClient(address)
-        for side in range(280, 290):
-            client.upload(photo(side, side))
-            files = [path for path in tmp_path.rglob("*") if path.is_file()]
-            assert sum(path.stat().st_size for path in files) < 1.1 * 2**20
-    assert len(files) > 1
-
-
-def test_what_the_server_says_of_itself_names_no_path(client):
-    for path in (
-        "/",
-        "/config",
-        f"{API}/info",
-        "/theme.css",
-        "/manifest.json",
-        f"{API}/startup-events",
-        "/static/x",
-        "/assets/x",
-    ):
-        assert client.request("GET", path).status_code in (200, 404)
-    client.request("POST", f"{API}/queue/join", content=b"{")
-    client.request("POST", f"{API}/queue/join", content=b"[" * 100_000)
-    client.request(
-        "POST", f"{API}/queue/join", json={"data": [], "fn_index": 99, "session_hash": "x"}
-    )
-    client.request("POST", f"{API}/reset", json={})
-    client.request("POST", f"{API}/cancel", content=bytes(2_000_000))
-    client.request(
-        "POST",
-        f"{API}/upload",
-        content=b"x",
-        headers={"content-type": "multipart/form-data; boundary=x"},
-    )
-    client.request("POST", f"{API}/upload", content=b"x")
-    assert client.restore(photo())[0]
+def test_the_examples_are_photos_that_are_restored_quickly(client):
+    settings = client.request("GET", "/student.js").text
+    addresses = re.findall(r'"address": "([\w/]+)"', settings)
+    assert len(addresses) == 3
+    for address in addresses:
+        example = client.http.get(f"/{address}")
+        assert example.headers["content-type"] == "image/jpeg"
+        assert max(decoded(example.content).size) == 320
 
 
 def test_hostile_files_are_restored_or_named(client):
-    answers = {}
+    failures = {}
     for name, content in hostile_files().items():
-        if len(content) <= MAX_UPLOAD:
-            answers[name] = client.restore(content, name=name)
-    assert len(answers) > COUNT - 3
-    for name, outputs in answers.items():
-        assert outputs is not None, name
-        restored = outputs[0] is not None
-        status = status_text(outputs)
-        if restored:
-            assert status.startswith("Left: "), (name, status)
-        else:
-            assert status.startswith("Not restored: ") and len(status) > 25, (name, status)
-        assert "the model failed" not in status and len(status) < 400, (name, status)
-        assert not (name.startswith("ok-") and not restored), (name, status)
-        assert not (name.startswith("bad-") and restored), name
-    assert 100 < sum(outputs[0] is None for outputs in answers.values()) < 260
+        if len(content) > MAX_UPLOAD:
+            continue
+        opened = client.open(content)
+        failures[name] = opened.failed
+        if opened.failed:
+            continue
+        width, height = opened.size
+        small = f"{min(width, 200)},{min(height, 200)}"
+        saved = client.call("/save", content, crop=f"0,0,{width},{height},{small}", tradeoff=0.5)
+        failures[name] = saved.failed
+    assert len(failures) > COUNT - 3
+    for name, failed in failures.items():
+        if failed:
+            assert failed.startswith("Not restored: ") and 25 < len(failed) < 400, (name, failed)
+            assert "the model failed" not in failed, (name, failed)
+        assert not (name.startswith("ok-") and failed), (name, failed)
+        assert not (name.startswith("bad-") and not failed), name
+    assert 100 < sum(map(bool, failures.values())) < 260
 
 
-def test_with_a_fixed_tradeoff_the_slider_is_gone():
-    with serving(Student(ToyModel(), None)) as (_, address):
+def test_a_student_of_a_fixed_tradeoff_says_so_and_takes_no_map():
+    with serving(Student(ToyModel(), None, fixed_tradeoff=0.3)) as (_, address):
         client = DemoClient(address)
-        components = client.http.get("/config").json()["components"]
-        controls = [c for c in components if c["type"] in ("slider", "radio")]
-        assert [c["props"]["visible"] for c in controls] == [False, False]
-        assert "60 x 40" in status_text(client.restore(photo(), 0.7))
+        assert '"tradeoff": 0.3' in client.request("GET", "/student.js").text
+        assert client.save(photo(), 30, 20, 0.3).size == (60, 40)
+        assert "fixed tradeoff" in client.save(photo(), 30, 20, 0.7).failed
+        body = photo() + np.array([0, 1], np.float32).tobytes()
+        refused = client.call("/save", body, crop=full(30, 20), map="2,1")
+        assert "fixed tradeoff" in refused.failed
 
 
-def test_files_of_results_are_bounded(tmp_path):
-    service = DemoService(Restorer(student_with_tradeoff()), tmp_path, MAX_PIXELS)
-    accepted = service.accept(photo())
-    for i in range(MAX_KEPT_RESULTS + 5):
-        service.restore(accepted, i / 100)
-    assert len(list(tmp_path.iterdir())) == MAX_KEPT_RESULTS + 1
-    for file in tmp_path.rglob("view.jpg"):
-        file.unlink()
-    again = service.accept(photo())
-    assert again.view.exists() and service.restore(again, 0.1).exist()
-
-
-def test_nothing_is_left_when_it_stops_and_the_environment_is_as_before(monkeypatch, tmp_path):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "x")
+def test_nothing_of_a_photo_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with serving(student_with_tradeoff()) as (_, address):
-        assert DemoClient(address).restore(photo())[0]
-        assert len(list(tmp_path.iterdir())) == 1
-    assert list(tmp_path.iterdir()) == []
-    assert os.environ["GRADIO_TEMP_DIR"] == "x"
+        assert not DemoClient(address).save(photo(), 30, 20).failed
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
@@ -396,31 +469,31 @@ def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
 def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd):
     from distillkit.recipe.load import load_recipe
     from distillkit.runs.run import run_recipe
-    from distillkit_demo import page
+    from distillkit_demo import server
 
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    outputs = []
+    outcomes = []
 
     def restore_instead_of_waiting():
         client = DemoClient(address)
-        outputs.append(client.restore(photo()))
-        assert "# run" in client.http.get("/config").text
+        outcomes.append(client.save(photo(), 30, 20))
+        assert '"title": "run"' in client.http.get("/student.js").text
 
-    monkeypatch.setattr(page, "wait_for_stop_signal", restore_instead_of_waiting)
+    monkeypatch.setattr(server, "wait_for_stop_signal", restore_instead_of_waiting)
     command = ["distillkit", "demo", str(tmp_path / "run"), "--port", str(port)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code
     assert f"open {address}" in capfd.readouterr().out
-    assert "60 x 40" in status_text(outputs[0])
+    assert outcomes[0].size == (60, 40)
 
 
-def test_without_gradio_the_command_says_what_to_install(toys, monkeypatch, capfd):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "distillkit_demo.page")
+def test_without_its_packages_the_command_says_what_to_install(toys, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "distillkit_demo.server")
     monkeypatch.setattr(sys, "argv", ["distillkit", "demo", "nowhere"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

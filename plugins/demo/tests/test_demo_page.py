@@ -1,26 +1,40 @@
-"""The demo in a real browser: photos are uploaded, the tradeoff is moved, the picture changes."""
+"""The demo in a real browser: photos are opened, the tradeoff is moved and painted."""
 
-import shutil
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from demo_client import DemoClient, WatchedRestorer, free_port, photo, student_with_tradeoff
+from PIL import Image
+from restoration_page import (
+    CHROMIUM,
+    choose,
+    move,
+    noise,
+    pick,
+    pixels,
+    point,
+    save,
+    upload,
+    wait_until_ready,
+    wait_until_restored,
+    watch,
+)
 
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'distillkit[demo]'")
+from distillkit import Restorer
+
+pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'distillkit[demo]'")
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'"
 )
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
-PICTURES = (
-    "[...document.querySelectorAll('#compare img')]"
-    ".map(i => i.complete && i.naturalWidth ? i.src : '')"
-)
-# The page draws its parts one after another, and a part anew when it changes: "" meanwhile.
-STATUS = "(document.querySelector('#status')?.innerText ?? '')"
+MAX_PIXELS = 10_000
+NAMELESS = """() => [...document.querySelectorAll("button, input, select, canvas, progress, img")]
+    .filter(e => ![e.ariaLabel, e.alt, e.labels?.[0]?.textContent, e.textContent]
+        .some(text => text?.trim()))
+    .map(e => e.outerHTML)"""
 
 
 @pytest.fixture(scope="module")
@@ -38,93 +52,293 @@ def restorer():
 
 @pytest.fixture(scope="module")
 def address(restorer):
-    from distillkit_demo.page import serve
+    from distillkit_demo.server import serve
 
-    limits = {"max_pixels": 10_000, "max_upload": 200_000}
+    limits = {"max_pixels": MAX_PIXELS, "max_upload": 200_000}
     with serve(restorer, "A toy", port=free_port(), **limits) as address:
         yield address
 
 
 @pytest.fixture
 def page(browser, address):
-    """The opened page, with its requests in ``asked`` and its errors in ``failed``."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(60_000)
-    page.asked = []
-    page.failed = []
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("pageerror", lambda error: page.failed.append(str(error)))
+    watch(page)
     page.goto(address)
-    page.wait_for_selector("#photo input[type=file]", state="attached")
+    wait_until_ready(page)
     yield page
+    assert page.failed == []
     page.close()
 
 
-def choose(page, content, name="photo.png"):
-    file = {"name": name, "mimeType": "image/png", "buffer": content}
-    page.set_input_files("#photo input[type=file]", file)
-
-
-def shown(page, before=()):
-    """The addresses of both pictures, once they are loaded and others than ``before``."""
-    both_are_new = "p[1] && p.every(Boolean) && p != '' + old"
-    page.wait_for_function(f"old => {{ const p = {PICTURES}; return {both_are_new} }}", arg=before)
-    return page.evaluate(PICTURES)
-
-
-def test_a_photo_is_uploaded_the_tradeoff_moved_and_the_picture_changes(page, address):
-    choose(page, photo(40, 60))
-    page.wait_for_function(f"{STATUS}.includes('60 x 40 → 120 x 80 pixels')")
-    middle = shown(page)
-    page.focus("#tradeoff input[type=range]")
-    page.keyboard.press("End")
-    faithful = shown(page, middle)
-    assert faithful[0] == middle[0] and faithful[1] != middle[1]
-    pixels = [page.request.get(picture).body() for picture in (middle[1], faithful[1])]
-    assert pixels[0] != pixels[1]
-    page.click("#left label:has-text('most faithful')")
-    assert len(set(shown(page, faithful))) == 1
-    with page.expect_download() as download:
-        page.click("text=Download")
-    assert download.value.suggested_filename == "restored_t1.png"
-    requests = [url for url in page.asked if not url.startswith(("data:", "blob:"))]
-    assert {urlsplit(url).netloc for url in requests} == {urlsplit(address).netloc}
+@pytest.fixture
+def phone(browser, address):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    page = context.new_page()
+    watch(page)
+    page.goto(address)
+    wait_until_ready(page)
+    yield page
     assert page.failed == []
+    context.close()
 
 
-def test_what_cannot_be_restored_is_said_and_the_next_photo_goes_on(page):
+def status_has(page, text):
+    page.wait_for_selector(f"#status:has-text('{text}')")
+
+
+def restored_at(restorer, image, tradeoff):
+    return np.asarray(Restorer(restorer.student)(image, tradeoff)).astype(int)
+
+
+def test_the_slider_blends_what_was_restored_once_and_asks_nobody(page, restorer, address):
+    image = noise(40, 60)
+    upload(page, image)
+    status_has(page, "60 x 40 → 120 x 80 pixels.")
+    calls = restorer.calls
+    requests = len(page.asked)
+    shown = {}
+    for tradeoff in (0, 0.3, 0.5, 1):
+        move(page, tradeoff)
+        shown[tradeoff] = pixels(page)[..., :3]
+    for node in (0, 0.5, 1):
+        assert np.array_equal(shown[node], restored_at(restorer, image, node))
+    lagrange = 0.28 * shown[0] + 0.84 * shown[0.5] - 0.12 * shown[1]
+    assert np.abs(shown[0.3] - lagrange.clip(0, 255)).max() <= 1
+    assert not np.array_equal(shown[0], shown[1])
+    assert restorer.calls == calls and len(page.asked) == requests
+    netlocs = {urlsplit(url).netloc for url in page.asked if url.startswith("http")}
+    assert netlocs == {urlsplit(address).netloc}
+
+
+def test_the_download_is_restored_at_the_final_tradeoff_and_named_after_the_photo(page, restorer):
+    image = noise(40, 60, 4)
+    upload(page, image, "My photo.v2.png")
+    move(page, 0.3)
+    calls = restorer.calls
+    saved, name = save(page)
+    assert name == "My photo.v2_restored_t0.3.png"
+    assert np.array_equal(saved, restored_at(restorer, image, 0.3))
+    assert restorer.calls == calls + 1
+    status_has(page, "Downloaded My photo.v2_restored_t0.3.png.")
+
+
+def test_the_painted_region_changes_and_the_rest_does_not(page, restorer):
+    image = noise(40, 60)
+    upload(page, image)
+    move(page, 0)
+    before = pixels(page)
+    pick(page, "faithful")
+    page.fill("#size", "20")
+    page.mouse.move(*point(page, 0.25, 0.5))
+    page.mouse.down()
+    page.mouse.move(*point(page, 0.75, 0.5), steps=3)
+    page.mouse.up()
+    painted = pixels(page)
+    faithful = restored_at(restorer, image, 1)
+    # The brush has a radius of 12 pixels, paints its inner half wholly and moved from 30 to 90.
+    assert np.array_equal(painted[36:44, 30:90, :3], faithful[36:44, 30:90])
+    untouched = np.ones((80, 120), bool)
+    untouched[27:53, 17:103] = False
+    assert np.array_equal(painted[untouched], before[untouched])
+    calls = restorer.calls
+    levels = page.evaluate("[...page.comparison.painting.toMap(0)]")
+    saved, name = save(page)
+    assert name == "photo_restored_painted.png" and restorer.calls == calls + 1
+    tradeoffs = np.array(levels, np.float32).reshape(80, 120)
+    assert tradeoffs[40, 60] == 1 and tradeoffs[0, 0] == 0
+    assert np.array_equal(saved, restored_at(restorer, image, tradeoffs))
+    page.click("#undo")
+    assert np.array_equal(pixels(page), before)
+    assert page.is_disabled("#undo")
+
+
+def test_brushes_paint_over_each_other_erase_clear_and_show_their_map(page):
+    upload(page, noise(40, 60))
+    move(page, 0.5)
+    plain = pixels(page)
+    pick(page, "faithful")
+    page.mouse.click(*point(page, 0.5, 0.5))
+    faithful = pixels(page)
+    pick(page, "realistic")
+    page.mouse.click(*point(page, 0.5, 0.5))
+    realistic = pixels(page)
+    assert not np.array_equal(faithful[40, 60], realistic[40, 60])
+    page.check("#showMap")
+    map_ = pixels(page, "#map")
+    assert map_[40, 60].tolist() == [0, 0, 0, 255]
+    assert map_[0, 0, 0] in (127, 128)
+    pick(page, "erase")
+    page.mouse.click(*point(page, 0.5, 0.5))
+    assert np.array_equal(pixels(page)[39:42, 59:62], plain[39:42, 59:62])
+    page.click("#undo")
+    assert np.array_equal(pixels(page), realistic)
+    page.click("#clear")
+    assert np.array_equal(pixels(page), plain)
+    page.click("#undo")
+    assert np.array_equal(pixels(page), realistic)
+
+
+def test_the_brush_works_by_keys(page):
+    upload(page, noise(40, 60))
+    move(page, 0)
+    before = pixels(page)
+    pick(page, "faithful")
+    page.focus("#cursor")
+    page.keyboard.press("ArrowLeft")
+    assert np.array_equal(pixels(page), before)
+    page.keyboard.press("Space")
+    assert not np.array_equal(pixels(page)[40, 56], before[40, 56])
+
+
+def test_before_and_after_are_divided_by_pointer_and_by_keys(page):
+    upload(page, noise(40, 60))
+    assert page.locator("#divider").bounding_box()["width"] > 100
+    page.mouse.click(*point(page, 0.25, 0.5))
+    assert float(page.input_value("#divider")) == pytest.approx(25, abs=1)
+    assert page.get_attribute("#divider", "aria-valuetext") == "25 % before, 75 % after"
+    page.keyboard.press("ArrowRight")
+    assert float(page.input_value("#divider")) > 25.5
+    page.keyboard.press("End")
+    assert page.input_value("#divider") == "100"
+    before = pixels(page, "#before")
+    page.select_option("#compared", "faithful")
+    move(page, 1)
+    assert not np.array_equal(pixels(page, "#before"), before)
+    assert np.array_equal(pixels(page, "#before"), pixels(page))
+    assert page.inner_text("#beforeTag") == "most faithful"
+
+
+def test_a_large_photo_is_cropped(page, restorer):
+    choose(page, photo(150, 200))
+    status_has(page, "Choose what to restore of it.")
+    assert "115 x 86 of 200 x 150" in page.inner_text("#cropSize")
+    page.fill("#share", "50")
+    assert "57 x 43" in page.inner_text("#cropSize")
+    page.focus("#window")
+    for _ in range(50):
+        page.keyboard.press("ArrowLeft")
+    page.mouse.move(*point(page, 0.1, 0.5, "#overview"))
+    page.mouse.down()
+    page.mouse.move(*point(page, 0.1, -1, "#overview"))
+    page.mouse.up()
+    page.click("#useCrop")
+    wait_until_restored(page)
+    status_has(page, "57 x 43 → 114 x 86 pixels.")
+    move(page, 0)
+    rng = np.random.default_rng(150 * 200)
+    image = rng.integers(0, 256, (150, 200, 3), dtype=np.uint8)[:43, :57]
+    assert np.array_equal(pixels(page)[..., :3], restored_at(restorer, image, 0))
+    page.click("#recrop")
+    page.wait_for_selector("#cropper:visible")
+    page.click("#shrink")
+    status_has(page, "115 x 86 → 230 x 172 pixels.")
+    saved, _ = save(page)
+    assert saved.shape == (172, 230, 3)
+
+
+def test_what_is_no_photo_is_said_and_the_former_one_stays(page):
+    upload(page, noise(10, 20))
+    before = pixels(page)
     choose(page, b"no picture")
-    page.wait_for_function(f"{STATUS}.includes('not an image of a known format')")
-    page.click("#photo button[aria-label='Clear']")
-    choose(page, photo(200, 100))
-    page.wait_for_function(f"{STATUS}.includes('100 x 200 pixels are more than the 0.01 million')")
-    page.click("#photo button[aria-label='Clear']")
-    choose(page, photo(10, 20))
-    page.wait_for_function(f"{STATUS}.includes('20 x 10 → 40 x 20 pixels')")
-    assert len(shown(page)) == 2
+    page.wait_for_selector("#status.failed:has-text('not an image of a known format')")
+    assert page.is_visible("#after") and np.array_equal(pixels(page), before)
+    assert save(page)[1] == "photo_restored_t0.5.png"
+    choose(page, bytes(250_000), "large.png")
+    page.wait_for_selector("#status.failed:has-text('large.png is larger than the 0.2 MB')")
 
 
-@pytest.mark.parametrize("size", [250_000, 3_000_000])
-def test_a_file_that_is_too_large_is_said_to_be(page, size):
-    choose(page, bytes(size))
-    page.wait_for_selector("text=/File is too large|maximum allowed size|larger than the/i")
-
-
-def test_a_full_queue_is_said_to_be_full(page, restorer, address):
-    from distillkit_demo.page import MAX_WAITING_CALLS
-
+def test_the_photo_is_shown_while_it_is_restored(page, restorer):
     restorer.open.clear()
     try:
-        accepted = []
-        for i in range(MAX_WAITING_CALLS + 2):
-            client = DemoClient(address)
-            path = client.upload(photo(6, 7 + i))
-            if client.join(path).is_success:
-                accepted.append(client)
-        choose(page, photo(11, 13))
-        page.wait_for_selector("text=This application is currently busy. Please try again.")
+        choose(page, photo(20, 30))
+        status_has(page, "Restoring")
+        assert page.is_visible("#after") and page.is_visible("#progress")
+        assert pixels(page)[..., 3].min() == 255
+        assert page.inner_text("#afterTag") == "photo"
     finally:
         restorer.open.set()
-    assert all(client.result()[0] for client in accepted)
-    page.click("button:has-text('Restore')")
-    page.wait_for_function(f"{STATUS}.includes('13 x 11 → 26 x 22 pixels')")
+    wait_until_restored(page)
+    assert page.inner_text("#afterTag") == "restored"
+    assert not page.is_visible("#progress")
+
+
+def test_another_photo_replaces_one_that_is_still_restored(page, restorer):
+    restorer.open.clear()
+    try:
+        choose(page, photo(20, 30))
+        status_has(page, "Restoring")
+        choose(page, photo(22, 34))
+        page.wait_for_function("() => page.photo?.width === 34")
+    finally:
+        restorer.open.set()
+    status_has(page, "34 x 22 → 68 x 44 pixels.")
+    assert pixels(page).shape == (44, 68, 4)
+
+
+def test_a_crowd_is_told_to_try_again(page, restorer, address):
+    from distillkit_demo.middleware import MAX_CALLS
+
+    restorer.open.clear()
+    with ThreadPoolExecutor(MAX_CALLS) as pool:
+        try:
+            waiting = [
+                pool.submit(DemoClient(address).save, photo(6, 7 + i), 7 + i, 6)
+                for i in range(MAX_CALLS)
+            ]
+            client = DemoClient(address)
+            while client.request("POST", "/photo", content=photo()).is_success:
+                pass
+            choose(page, photo(11, 13))
+            page.wait_for_selector("#status.failed:has-text('try again in a minute')")
+        finally:
+            restorer.open.set()
+        assert not any(outcome.result().failed for outcome in waiting)
+    choose(page, photo(11, 13))
+    status_has(page, "13 x 11 → 26 x 22 pixels.")
+
+
+def test_an_example_is_restored(page):
+    page.click("#examples button:has-text('coffee')")
+    page.click("#shrink")
+    wait_until_restored(page)
+    assert save(page)[1] == "coffee_restored_t0.5.png"
+
+
+def test_transparent_pixels_stay_so(page):
+    array = np.asarray(noise(20, 30, 4)).copy()
+    array[..., 3] = 255
+    array[:, :10, 3] = 0
+    upload(page, Image.fromarray(array))
+    shown = pixels(page)
+    assert shown[:, :14, 3].max() == 0 and shown[:, 26:, 3].min() == 255
+    assert save(page)[0].shape == (40, 60, 4)
+
+
+def test_a_phone_shows_the_picture_above_the_fold_and_takes_fingers(phone):
+    upload(phone, noise(90, 90))
+    box = phone.locator("#after").bounding_box()
+    assert box["y"] + box["height"] < 844 and box["width"] > 340
+    assert phone.evaluate("document.documentElement.scrollWidth") == 390
+    phone.touchscreen.tap(*point(phone, 0.75, 0.5))
+    assert float(phone.input_value("#divider")) == pytest.approx(75, abs=2)
+    move(phone, 0)
+    before = pixels(phone)
+    phone.tap(".tool:has-text('Paint faithful')")
+    phone.touchscreen.tap(*point(phone, 0.5, 0.5))
+    assert not np.array_equal(pixels(phone)[90, 90], before[90, 90])
+
+
+def test_everything_has_a_name_and_the_focus_goes_from_top_to_bottom(page):
+    assert page.evaluate(NAMELESS) == []
+    upload(page, noise(40, 60))
+    order = []
+    page.focus("#file")
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        order.append(page.evaluate("document.activeElement.id || document.activeElement.value"))
+    assert order == ["divider", "tradeoff", "compare", "compared", "download"]
+    pick(page, "faithful")
+    page.focus("#file")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "cursor"
+    assert page.get_attribute("#status", "role") == "status"

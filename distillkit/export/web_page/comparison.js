@@ -1,0 +1,248 @@
+// Shows before and after in one picture with a divider, and paints on the latter.
+"use strict";
+
+class Comparison {
+  constructor() {
+    this.before = $("before").getContext("2d");
+    this.after = $("after").getContext("2d");
+    this.map = $("map").getContext("2d");
+    this.cursor = { x: 0, y: 0 };
+    this.dirty = null;
+    for (const id of ["tradeoff", "showMap"]) $(id).addEventListener("input", () => this.drawSoon());
+    $("divider").addEventListener("input", () => this.split());
+    $("compared").addEventListener("change", () => this.drawBefore());
+    $("size").addEventListener("input", () => this.placeCursor());
+    $("undo").addEventListener("click", () => this.change(() => this.painting.undo()));
+    $("clear").addEventListener("click", () => this.change(() => this.painting.clear()));
+    for (const radio of document.getElementsByName("tool")) radio.addEventListener("change", () => this.pickTool());
+    $("comparison").addEventListener("pointerdown", (event) => this.press(event));
+    $("comparison").addEventListener("pointermove", (event) => this.move(event));
+    $("cursor").addEventListener("keydown", (event) => this.paintByKey(event));
+  }
+
+  // Shows the pixels of a photo, enlarged; what is restored of them comes by `add`.
+  open(pixels, width, height) {
+    this.width = width;
+    this.height = height;
+    this.nodes = new Map();
+    this.painting = new Painting(width, height);
+    this.cursor = { x: width / 2, y: height / 2 };
+    fit($("comparison"), width, height);
+    for (const { canvas } of [this.before, this.after, this.map]) {
+      canvas.width = width;
+      canvas.height = height;
+    }
+    this.photo = new OffscreenCanvas(width, height);
+    const context = this.photo.getContext("2d", { willReadFrequently: true });
+    context.imageSmoothingQuality = "high";
+    context.drawImage(pixels, 0, 0, width, height);
+    this.opacity = opacityOf(context);
+    this.after.drawImage(this.photo, 0, 0);
+    $("compared").value = "photo";
+    $("afterTag").textContent = "photo";
+    document.querySelector("[name=tool][value=compare]").checked = true;
+    this.pickTool();
+    this.drawBefore();
+    this.split();
+    this.showUndo();
+  }
+
+  // An image, RGB, restored at one of the nodes.
+  add(node, colors) {
+    this.nodes.set(node, colors);
+    $("afterTag").textContent = "restored";
+    this.drawSoon();
+  }
+
+  get tradeoff() {
+    return STUDENT.tradeoff ?? Number($("tradeoff").value);
+  }
+
+  get isComplete() {
+    return this.nodes.size === NODES.length;
+  }
+
+  get tool() {
+    return document.querySelector("[name=tool]:checked").value;
+  }
+
+  // ---- Drawing ----
+
+  drawSoon(area = this.everywhere()) {
+    const waits = this.dirty !== null;
+    this.dirty = waits ? union(this.dirty, area) : area;
+    if (waits) return;
+    requestAnimationFrame(() => {
+      const dirty = this.dirty;
+      this.dirty = null;
+      this.draw(dirty);
+    });
+  }
+
+  draw(area) {
+    if (!this.nodes.size || area.width <= 0 || area.height <= 0) return;
+    const image = new ImageData(area.width, area.height);
+    this.blend(image.data, area);
+    this.after.putImageData(image, area.left, area.top);
+    $("map").hidden = !$("showMap").checked;
+    if ($("showMap").checked) this.drawMap(area);
+    $("value").value = this.tradeoff.toFixed(2);
+  }
+
+  // The restored image in an area, RGBA.
+  blend(target, area) {
+    if (NODES.length > 1 && this.isComplete) {
+      const images = NODES.map((node) => this.nodes.get(node));
+      blendInto(target, images, this.width, area, this.tradeoff, this.painting);
+    } else {
+      const [image] = this.nodes.values();
+      copyInto(target, image, this.width, area);
+    }
+    if (this.opacity) this.applyOpacity(target, area);
+  }
+
+  applyOpacity(target, area) {
+    let i = 3;
+    for (let y = area.top; y < area.top + area.height; y++) {
+      let pixel = y * this.width + area.left;
+      for (const end = pixel + area.width; pixel < end; pixel++, i += 4) target[i] = this.opacity[pixel];
+    }
+  }
+
+  drawMap(area) {
+    const image = new ImageData(area.width, area.height);
+    let i = 0;
+    for (let y = area.top; y < area.top + area.height; y++) {
+      let pixel = y * this.width + area.left;
+      for (const end = pixel + area.width; pixel < end; pixel++, i += 4) {
+        const level = 255 * this.painting.tradeoffAt(pixel, this.tradeoff);
+        image.data[i] = level;
+        image.data[i + 1] = level;
+        image.data[i + 2] = level;
+        image.data[i + 3] = 255;
+      }
+    }
+    this.map.putImageData(image, area.left, area.top);
+  }
+
+  drawBefore() {
+    const compared = $("compared").selectedOptions[0];
+    $("beforeTag").textContent = compared.text.replace("the ", "");
+    $("before").setAttribute("aria-label", `Before: ${compared.text}`);
+    const node = { realistic: 0, faithful: 1 }[compared.value];
+    this.before.clearRect(0, 0, this.width, this.height);
+    if (node === undefined) {
+      this.before.drawImage(this.photo, 0, 0);
+      return;
+    }
+    const image = new ImageData(this.width, this.height);
+    copyInto(image.data, this.nodes.get(node), this.width, this.everywhere());
+    if (this.opacity) this.applyOpacity(image.data, this.everywhere());
+    this.before.putImageData(image, 0, 0);
+  }
+
+  split() {
+    const share = Number($("divider").value);
+    $("comparison").style.setProperty("--split", share);
+    $("divider").setAttribute("aria-valuetext", `${Math.round(share)} % before, ${Math.round(100 - share)} % after`);
+  }
+
+  everywhere() {
+    return { left: 0, top: 0, width: this.width, height: this.height };
+  }
+
+  // ---- The brush ----
+
+  pickTool() {
+    const paints = this.tool !== "compare";
+    $("comparison").classList.toggle("painting", paints);
+    $("cursor").hidden = !paints;
+    $("brush").hidden = !paints;
+    $("comparing").hidden = paints;
+    if (!paints) $("showMap").checked = false;
+    this.placeCursor();
+    this.drawSoon();
+  }
+
+  get radius() {
+    return Number($("size").value) / 200 * Math.max(this.width, this.height);
+  }
+
+  placeCursor() {
+    const { style } = $("cursor");
+    style.left = `${100 * this.cursor.x / this.width}%`;
+    style.top = `${100 * this.cursor.y / this.height}%`;
+    style.width = `${200 * this.radius / this.width}%`;
+    style.height = `${200 * this.radius / this.height}%`;
+  }
+
+  press(event) {
+    if (this.tool === "compare" || !this.isComplete || event.button) return;
+    $("comparison").setPointerCapture(event.pointerId);
+    this.painting.remember();
+    this.cursor = this.pixelAt(event);
+    this.strokeTo(this.cursor);
+  }
+
+  move(event) {
+    if (this.tool === "compare") return;
+    if ($("comparison").hasPointerCapture(event.pointerId)) this.strokeTo(this.pixelAt(event));
+    this.cursor = this.pixelAt(event);
+    this.placeCursor();
+  }
+
+  strokeTo(point) {
+    this.drawSoon(this.painting.stroke(this.tool, this.cursor, point, this.radius));
+    this.showUndo();
+  }
+
+  paintByKey(event) {
+    const step = this.radius / 2;
+    const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+    if (move) {
+      this.cursor = {
+        x: clamp(this.cursor.x + move[0], 0, this.width),
+        y: clamp(this.cursor.y + move[1], 0, this.height),
+      };
+      this.placeCursor();
+    } else if (event.key === " " && this.isComplete) {
+      this.painting.remember();
+      this.strokeTo(this.cursor);
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  change(action) {
+    action();
+    this.showUndo();
+    this.drawSoon();
+  }
+
+  showUndo() {
+    const { length } = this.painting.former;
+    for (const id of ["undo", "clear"]) $(id).disabled = !length;
+  }
+
+  pixelAt(event) {
+    const { x, y } = pointOn($("after"), event);
+    return { x: x * this.width, y: y * this.height };
+  }
+}
+
+// The opacity of each pixel; null where all are opaque.
+function opacityOf(context) {
+  const { width, height } = context.canvas;
+  const { data } = context.getImageData(0, 0, width, height);
+  const opacity = Uint8Array.from({ length: width * height }, (_, pixel) => data[4 * pixel + 3]);
+  return opacity.every((value) => value === 255) ? null : opacity;
+}
+
+function union(one, other) {
+  const left = Math.min(one.left, other.left);
+  const top = Math.min(one.top, other.top);
+  const right = Math.max(one.left + one.width, other.left + other.width);
+  const bottom = Math.max(one.top + one.height, other.top + other.height);
+  return { left, top, width: right - left, height: bottom - top };
+}

@@ -1,0 +1,93 @@
+// A painting: how much a brush has covered each pixel, and with which tradeoff.
+"use strict";
+
+const MOST_UNDO = 10;
+
+class Painting {
+  constructor(width, height) {
+    this.width = width;
+    this.height = height;
+    this.weight = new Uint8Array(width * height);  // 0: the slider's tradeoff, 255: the brush's
+    this.value = new Uint8Array(width * height);   // 0: realistic, 255: faithful
+    this.former = [];
+  }
+
+  tradeoffAt(pixel, base) {
+    const weight = this.weight[pixel] / 255;
+    return base + weight * (this.value[pixel] / 255 - base);
+  }
+
+  get isEmpty() {
+    return !this.weight.some(Boolean);
+  }
+
+  // The tradeoff of each pixel.
+  toMap(base) {
+    return Float32Array.from(this.weight, (_, pixel) => this.tradeoffAt(pixel, base));
+  }
+
+  remember() {
+    this.former = [...this.former, [this.weight.slice(), this.value.slice()]].slice(-MOST_UNDO);
+  }
+
+  undo() {
+    if (this.former.length) [this.weight, this.value] = this.former.pop();
+  }
+
+  clear() {
+    this.remember();
+    this.weight.fill(0);
+  }
+
+  // Paints along a line, and returns the area that may have changed. Tools are faithful,
+  // realistic and erase.
+  stroke(tool, from, to, radius) {
+    const steps = Math.max(1, Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / (radius / 3)));
+    for (let step = 1; step <= steps; step++) {
+      const share = step / steps;
+      this.dab(tool, from.x + share * (to.x - from.x), from.y + share * (to.y - from.y), radius);
+    }
+    const left = Math.min(from.x, to.x) - radius;
+    const top = Math.min(from.y, to.y) - radius;
+    const right = Math.max(from.x, to.x) + radius;
+    const bottom = Math.max(from.y, to.y) + radius;
+    return this.areaWithin(left, top, right, bottom);
+  }
+
+  areaWithin(left, top, right, bottom) {
+    const inside = (value, most) => Math.min(Math.max(value, 0), most);
+    const area = { left: inside(Math.floor(left), this.width), top: inside(Math.floor(top), this.height) };
+    area.width = inside(Math.ceil(right), this.width) - area.left;
+    area.height = inside(Math.ceil(bottom), this.height) - area.top;
+    return area;
+  }
+
+  dab(tool, x, y, radius) {
+    const area = this.areaWithin(x - radius, y - radius, x + radius, y + radius);
+    for (let row = area.top; row < area.top + area.height; row++) {
+      for (let column = area.left; column < area.left + area.width; column++) {
+        const distance = Math.hypot(column + 0.5 - x, row + 0.5 - y) / radius;
+        // The inner half of a brush paints wholly; from there it fades.
+        const strength = Math.round(255 * Math.min(Math.max(2 - 2 * distance, 0), 1));
+        if (strength) this.paint(tool, row * this.width + column, strength);
+      }
+    }
+  }
+
+  paint(tool, pixel, strength) {
+    const before = this.weight[pixel];
+    const value = tool === "faithful" ? 255 : 0;
+    if (tool === "erase") {
+      this.weight[pixel] = Math.min(before, 255 - strength);
+    } else if (this.value[pixel] === value || before === 0) {
+      this.value[pixel] = value;
+      this.weight[pixel] = Math.max(before, strength);
+    } else if (strength >= 128) {
+      this.value[pixel] = value;
+      this.weight[pixel] = strength;
+    } else {
+      // The fading edge of a brush first takes away what another one painted.
+      this.weight[pixel] = Math.min(before, 255 - strength);
+    }
+  }
+}
