@@ -73,8 +73,8 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
             raise DistillkitError("not exported: a page cannot hold a student of more than 2 GB")
         shutil.copytree(WEB_PAGE, folder, dirs_exist_ok=True)
         settings["graph"] = _pack(graph.read_bytes())
-        student = _assign("STUDENT", settings) + script
-        (folder / "student.js").write_text(student, encoding="utf-8")
+        scripts = _assign("STUDENT", settings) + script
+        (folder / "student.js").write_text(scripts, encoding="utf-8")
         (folder / "README.md").write_text(space_readme(about), encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return f"{report}; a page of {size / 1e6:.1f} MB"
