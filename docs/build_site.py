@@ -1,6 +1,6 @@
 """Builds the site: ``python docs/build_site.py [OUT]``, by default into ``build/docs``.
 
-It needs Sphinx, MyST and furo (``pip install 'distillkit[docs]'``) and no network. Every warning
+It needs Sphinx, MyST and furo (``pip install --group docs``) and no network. Every warning
 is an error. ``OUT/html`` is the site, ``OUT/source`` the pages as Sphinx reads them.
 """
 

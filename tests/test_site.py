@@ -52,7 +52,7 @@ def test_links_to_sources_become_text_on_the_site():
 
 def test_the_site_builds_without_a_warning(tmp_path, capfd):
     if any(find_spec(module) is None for module in ("sphinx", "myst_parser", "furo")):
-        pytest.skip("NOT RUN: the site was not built; `make docs` installs what it needs")
+        pytest.skip("NOT RUN: the site was not built; `make setup` installs what it needs")
     from build_site import main
 
     assert main(tmp_path) == 0, capfd.readouterr().err
