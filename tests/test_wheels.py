@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import release
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,16 @@ def call(installed: Path, work: Path) -> Call:
         return done
 
     return call
+
+
+def test_every_wheel_that_is_published_passes_the_checks_of_a_release(
+    build: Build, tmp_path: Path
+) -> None:
+    projects = release.find_projects()
+    build(tmp_path, *projects)
+    for project in projects:
+        (wheel,) = tmp_path.glob(f"{release.wheel_name(project)}-*.whl")
+        assert list(release.check_wheel(wheel, project)) == [], wheel.name
 
 
 def test_no_link_of_a_package_page_is_relative(wheels: list[Path]) -> None:
