@@ -21,7 +21,7 @@ from restoration_page import (
 from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
 from distillkit.export import web
 
-REASON = "pip install 'distillkit[onnx,demo-test]', npm and a chromium test exported pages"
+REASON = "the extra onnx, the dependency group test, npm and a chromium test exported pages"
 pytest.importorskip("onnxscript", reason=REASON)
 sync_api = pytest.importorskip("playwright.sync_api", reason=REASON)
 TWO_GRAY_LEVELS = 2

@@ -26,7 +26,7 @@ from distillkit import Restorer
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'distillkit[demo]'")
 sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install 'distillkit[demo-test]'"
+    "playwright.sync_api", reason="playwright is not installed: pip install --group test"
 )
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
