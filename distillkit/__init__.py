@@ -18,7 +18,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from distillkit.cli.arguments import Overrides as Overrides
     from distillkit.cli.arguments import RecipeArgument as RecipeArgument
+    from distillkit.cli.exit_codes import ExitCode as ExitCode
     from distillkit.cli.restore import restore_command as restore_command
+    from distillkit.console import progress_bar as progress_bar
     from distillkit.data.degradation import Degradation as Degradation
     from distillkit.data.luma import full_range_luma as full_range_luma
     from distillkit.data.opening import open_source as open_source
@@ -101,7 +103,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "cli.arguments": ["Overrides", "RecipeArgument"],
+    "cli.exit_codes": ["ExitCode"],
     "cli.restore": ["restore_command"],
+    "console": ["progress_bar"],
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file", "scratch_folder"],
     "files.listing": ["has_suffix"],

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from small_disk import disk
-from toy_fixtures import distillkit, photos, recipe, toys
+from toy_fixtures import distillkit, photos, recipe, toys, with_command
 
 from distillkit.testing.golden import parametrize_golden
 
-__all__ = ["disk", "distillkit", "photos", "recipe", "toys"]
+__all__ = ["disk", "distillkit", "photos", "recipe", "toys", "with_command"]
 
 TOY_SITE = """
 import os

@@ -29,6 +29,7 @@ FRONT_DOOR = ast.parse((ROOT / "distillkit" / "__init__.py").read_text(encoding=
 
 FLOORS = (
     "errors",
+    "console",
     "environment",
     "tradeoff",
     "files",

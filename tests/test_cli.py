@@ -180,7 +180,7 @@ def test_restore_names_what_it_could_not_read_and_continues(distillkit, run, tmp
     (folder / "bad.png").write_bytes(b"not a picture")
     restored = tmp_path / "restored"
     outcome = distillkit("restore", folder, "--run", run, "-o", restored)
-    assert outcome.code == 1
+    assert outcome.code == 3
     assert "bad.png" in outcome.err
     assert [path.name for path in restored.iterdir()] == ["good.png"]
 

@@ -133,7 +133,7 @@ def test_an_interrupted_sweep_resumes(sweep, started, folder):
 def test_a_run_that_fails_is_named_and_the_others_are_made(sweep, started, folder):
     started.errors = {1: DistillkitError("no luck")}
     outcome = sweep(*GRIDS, *SMALL)
-    assert outcome.code == 1
+    assert outcome.code == 3
     assert "failed: " in outcome.err
     assert "no luck" in outcome.err
     assert len(started) == 2

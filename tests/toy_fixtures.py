@@ -1,6 +1,7 @@
 """Fixtures of the toy plugin, for the tests of the engine and for those of its own plugins."""
 
 import sys
+import types
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from distillkit import hookimpl
 from distillkit.cli.main import main
 from distillkit.plugins import manager
 
@@ -47,6 +49,24 @@ def install_plugins(monkeypatch, **modules):
 def toys(monkeypatch):
     """The toy plugin and the engine's own, as if they were what is installed."""
     return install_plugins(monkeypatch, toy="toy_plugin")
+
+
+@pytest.fixture
+def with_command(monkeypatch, toys):
+    """``with_command(name, function)``: a plugin that adds a command, beside the toys."""
+
+    def add(name, function):
+        def add_command(app):
+            app.command(name)(function)
+
+        module = types.ModuleType("plugin_of_one_command")
+        module.distillkit_commands = hookimpl(specname="distillkit_commands")(add_command)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        point = EntryPoint("one", module.__name__, manager.GROUP)
+        plugins = manager.Plugins([*toys, *manager.load_plugins([point])])
+        monkeypatch.setattr(manager, "_installed", lambda: plugins)
+
+    return add
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from distillkit.cli.exit_codes import ExitCode
 from distillkit.errors import DistillkitError
 
 cache_app = typer.Typer(
@@ -41,7 +42,7 @@ def verify_cache(folder: CacheFolder = None) -> None:
         typer.echo(f"damaged: {path}")
     typer.echo(f"{count - len(damaged)} of {count} entries are whole")
     if damaged:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
 @cache_app.command("prune")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from distillkit.cli.arguments import Overrides, load_recipe
+from distillkit.cli.exit_codes import ExitCode
 
 
 def doctor(
@@ -32,4 +33,4 @@ def doctor(
         healthy = healthy and complete
     typer.echo("\n".join(lines))
     if not healthy:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.CHECK_FAILED)

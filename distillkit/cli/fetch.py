@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from distillkit.cli.arguments import RECIPE_HELP, Overrides, load_recipe, parse_settings
+from distillkit.cli.exit_codes import ExitCode
 from distillkit.errors import DistillkitError
 
 
@@ -37,4 +38,4 @@ def fetch(
         assert recipe is not None
         complete = fetch_all(load_recipe(recipe, overrides), typer.echo)
     if not complete:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.PARTLY_DONE)

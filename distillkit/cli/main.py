@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
-from typer.main import get_group
+from typer.main import get_command
 
 import distillkit
 from distillkit.cli.cache import cache_app
 from distillkit.cli.degrade import degrade
 from distillkit.cli.doctor import doctor
 from distillkit.cli.evaluate import compare, evaluate
+from distillkit.cli.exit_codes import ExitCode
 from distillkit.cli.export import export
 from distillkit.cli.fetch import fetch
 from distillkit.cli.plugins import plugins_app
@@ -25,11 +27,13 @@ from distillkit.cli.recipe import recipe_app
 from distillkit.cli.restore import restore_command
 from distillkit.cli.run import run
 from distillkit.cli.sweep import sweep
+from distillkit.console import LEVEL, logger, obey_level
 from distillkit.errors import DistillkitError, Interrupted, PluginError
 from distillkit.inference.files import IMAGE_FILES
 
 PLUGIN = "--plugin"
 NO_PLUGIN = "--no-plugin"
+LEVEL_OF_FLAG = {"-v": "debug", "--verbose": "debug", "-q": "warning", "--quiet": "warning"}
 
 EXTRA_OF_COMMAND = {"advise": "bench", "bench": "bench", "demo": "demo", "restore-video": "video"}
 """The extra of this distribution that brings a plugin's command."""
@@ -38,7 +42,6 @@ app = typer.Typer(
     help="Distill a faithful and a realistic restoration teacher into one student, "
     "with a tradeoff between them.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -78,28 +81,47 @@ def _options(
         list[str] | None,
         typer.Option(NO_PLUGIN, metavar="NAME", help="Do without a plugin; repeatable, anywhere."),
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show details, and tracebacks; anywhere.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Show only results and warnings; anywhere.")
+    ] = False,
 ) -> None: ...
 
 
 def main() -> None:
-    """Run the command line.
-
-    Exit codes: 0 done, 1 done in part, 2 ended by an error that says what to do, 130 interrupted.
-    """
-    # typer's own group instead of app(): plugins add to it what they bring.
-    commands = get_group(app)
+    """Run the command line; it ends with one of the exit codes of :class:`ExitCode`."""
+    # Plugins add to typer's own command what they bring, so app() would not do.
+    commands = get_command(app)
     try:
-        arguments = _choose_plugins(sys.argv[1:])
+        arguments = _choose_level(sys.argv[1:])
+        obey_level()
+        arguments = _choose_plugins(arguments)
         _add_plugin_commands(commands, arguments)
         commands(arguments, prog_name="distillkit")
     except DistillkitError as e:
         _print_error(e)
-        sys.exit(2)
+        sys.exit(ExitCode.REFUSED)
     except Interrupted as e:
         typer.echo(str(e), err=True)
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(ExitCode.BUG)
+
+
+def _choose_level(arguments: list[str]) -> list[str]:
+    """Obey ``-v`` and ``-q``, by the variable of the level; return the rest of the command line."""
+    rest = []
+    for word in arguments:
+        if word in LEVEL_OF_FLAG:
+            os.environ[LEVEL] = LEVEL_OF_FLAG[word]
+        else:
+            rest.append(word)
+    return rest
 
 
 def _choose_plugins(arguments: list[str]) -> list[str]:
@@ -170,3 +192,4 @@ def _print_error(error: DistillkitError) -> None:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         source += f" (process {os.environ.get('RANK', '?')})"
     typer.echo(f"{source}: {error}", err=True)
+    logger.debug("where it was raised:", exc_info=error)

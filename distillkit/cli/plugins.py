@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from distillkit.cli.exit_codes import ExitCode
 from distillkit.plugins.scaffold import KINDS
 
 plugins_app = typer.Typer(
@@ -46,7 +47,7 @@ def check_plugin(
     text, passed = describe_checks(name)
     typer.echo(text)
     if not passed:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
 @plugins_app.command("new")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pkgutil
 import signal
-import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
+from distillkit.cli.exit_codes import ExitCode
+from distillkit.console import logger, progress_bar
 from distillkit.errors import DistillkitError
 from distillkit.inference.files import (
     IMAGE_FILES,
@@ -118,7 +120,7 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         existing = _choose_existing(overwrite, skip_existing)
         jobs = plan_files(inputs, output, tradeoffs, kind=kind, existing=existing)
         if not jobs:
-            typer.echo("all results are there already", err=True)
+            logger.info("all results are there already")
             return
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
@@ -138,8 +140,11 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
 
         def restore_job(job: FileJob) -> None:
             wanted = [tradeoffs[index] for index in job.indices]
+            started = time.monotonic()
             notes = restore_one(restorer, job.source, job.targets, wanted, seed=seed)
-            _show_above_progress(notes)
+            logger.debug(f"{job.source} restored in {time.monotonic() - started:.2f} s")
+            for note in notes:
+                logger.warning(note)
 
         failures += _restore_all(restore_job, jobs)
         _report(failures)
@@ -180,7 +185,7 @@ def _choose_run(run: str | None, model: str | None, settings: list[str] | None) 
         raise DistillkitError("give either --run, or --model and its options by --set")
     if run is None:
         run = _choose_trained()
-        typer.echo(f"restoring with {run}; another student: --run", err=True)
+        logger.info(f"restoring with {run}; another student: --run")
     return run
 
 
@@ -235,22 +240,14 @@ def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], lis
 
 def _restore_all(restore_job: Callable[[FileJob], None], jobs: list[FileJob]) -> list[str]:
     """Do the jobs with a progress bar; return a line for each file that was not restored."""
-    from tqdm import tqdm
-
-    quiet = len(jobs) == 1 or not sys.stderr.isatty()
-    return restore_files(restore_job, tqdm(jobs, unit="file", disable=quiet))
-
-
-def _show_above_progress(notes: Iterable[str]) -> None:
-    from tqdm import tqdm
-
-    for note in notes:
-        tqdm.write(note, file=sys.stderr)
+    if len(jobs) == 1:
+        return restore_files(restore_job, jobs)
+    return restore_files(restore_job, progress_bar(jobs, unit="file"))
 
 
 def _report(failures: list[str]) -> None:
-    """Name what was not restored, and then exit with 1."""
+    """Name what was not restored, and say so by the exit code."""
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)
     if failures:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.PARTLY_DONE)

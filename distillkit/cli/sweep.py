@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distillkit.cli.arguments import Overrides, RecipeArgument
+from distillkit.cli.exit_codes import ExitCode
 
 
 def sweep(
@@ -40,4 +41,4 @@ def sweep(
     for failure in failures:
         typer.echo(f"failed: {failure}", err=True)
     if failures:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.PARTLY_DONE)

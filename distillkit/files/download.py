@@ -12,6 +12,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from distillkit.console import progress_bar
 from distillkit.errors import WeightsError
 from distillkit.files.atomic import flush_to_disk, write_file
 
@@ -188,8 +189,6 @@ def _append(
 
     If it is the whole file, it replaces them.
     """
-    from tqdm import tqdm
-
     # A server without ranges answers with the whole file.
     start = 0
     mode = "wb"
@@ -202,7 +201,7 @@ def _append(
     total = None
     if "Content-Length" in response.headers:
         total = start + int(response.headers["Content-Length"])
-    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)
+    bar = progress_bar(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
     with part.open(mode) as file, bar:
         while chunk := response.read(_CHUNK):
             file.write(chunk)

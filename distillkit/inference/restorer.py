@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from distillkit.console import progress_bar
 from distillkit.data.luma import full_range_luma
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
@@ -375,9 +376,9 @@ class Restorer:
         return restore_and_report
 
     def _progress_bar(self, rows: int, hidden: bool) -> tqdm[Any]:
-        # None: shown on a terminal only
-        disable = None if self.progress and not hidden else True
-        return tqdm(total=rows, unit="row", leave=False, disable=disable)
+        if hidden or not self.progress:
+            return tqdm(disable=True)
+        return progress_bar(total=rows, unit="row", leave=False)
 
     def _padded_area(self, lq: np.ndarray) -> int:
         """Count the input pixels that the model sees of ``lq`` in one piece."""

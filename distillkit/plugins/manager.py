@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 import pluggy
 
+from distillkit.console import logger
 from distillkit.environment import unmet_requirements
 from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
@@ -396,6 +397,7 @@ def _import(point: Point, plugin: Plugin) -> Any:
     started = time.monotonic()
     module = point.load()
     seconds = time.monotonic() - started
+    logger.debug(f"{plugin} imported in {seconds:.2f} s")
     if seconds >= SLOW_IMPORT:
         plugin.slow = f"takes {seconds:.1f} s to import{_largest_imports(present)}"
     return module

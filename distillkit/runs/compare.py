@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from distillkit.console import logger, with_progress
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, DistillkitError, Interrupted, did_you_mean
 from distillkit.evaluation.checks import check_sweep
@@ -37,7 +38,6 @@ from distillkit.report.notes import failure_notes
 from distillkit.report.page import EvaluatedSet, write_report
 from distillkit.runs.comparison_folder import MEASUREMENTS, check_comparison_folder
 from distillkit.runs.comparison_keys import ImageKeys, describe_metric, describe_versions
-from distillkit.runs.console import print_status, with_progress
 from distillkit.runs.manifest import Manifest, timestamp
 from distillkit.runs.method_folders import (
     Files,
@@ -238,7 +238,7 @@ def _read_inputs(
 ) -> _Folders:
     """List and check all files."""
     gt_files = list_images(gt, options.pattern)
-    print_status(f"reading the ground truth: {len(gt_files)} images")
+    logger.info(f"reading the ground truth: {len(gt_files)} images")
     layouts, problems = inspect_images(gt_files)
     refuse_problems(problems)
     method_files = read_folders(method_folders, layouts, options.pattern)
@@ -287,7 +287,7 @@ def _build_metrics(options: CompareOptions, device: torch.device) -> _Metrics:
         described.append((spec, settings))
     metrics, absent = available_metrics(builders)
     for name, reason in absent.items():
-        print_status(f"not measured: {name}: {reason}")
+        logger.warning(f"not measured: {name}: {reason}")
     # Only now are the settings known to be good.
     descriptions = [describe_metric(*pair) for pair in described]
     plugins_used = {spec.plugin: spec.distribution for spec, _ in described}
@@ -365,9 +365,9 @@ def _write_results(
 ) -> Path:
     write_evaluation(results, gallery, out, training)
     for note in failure_notes(results):
-        print_status(f"not measured: {note}")
+        logger.warning(f"not measured: {note}")
     for check in check_sweep(results, training):
-        print_status(str(check))
+        logger.info(str(check))
     manifest.close("finished")
     evaluated = EvaluatedSet(results, gallery)
     return write_report(out, [evaluated], training, manifest=manifest.facts)

@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCardData
 from torch import Tensor
 
 import distillkit
+from distillkit.console import logger, with_progress
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import PlannedPair
 from distillkit.data.sources import BadImageError, Source, check_share
@@ -30,7 +31,6 @@ from distillkit.recipe.dump import to_toml
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table
-from distillkit.runs.console import print_status, with_progress
 
 TRAIN = "train"
 TEST = "test"
@@ -155,14 +155,14 @@ def _plan_split(
 
 
 def _say_left_out(image: str, reason: str) -> None:
-    print_status(f"left out: {image} - {reason}")
+    logger.warning(f"left out: {image} - {reason}")
 
 
 def _is_clean(source: Source) -> bool:
     """Tell whether a source holds clean images only."""
     if source.columns.lq is None:
         return True
-    print_status(f"left out: {source.name}, which has low-quality images of its own")
+    logger.info(f"left out: {source.name}, which has low-quality images of its own")
     return False
 
 

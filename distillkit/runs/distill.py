@@ -152,8 +152,8 @@ def check_faithful_target(run: Run, variant: Variant, log: RunLog) -> None:
         faithful_check={"student_psnr": student, "target_psnr": target, "crops": crops}
     )
     if target <= student:
-        log.say(
-            f"warning: the faithful target ({target:.2f} dB) is no more faithful than the stage-1 "
+        log.warn(
+            f"the faithful target ({target:.2f} dB) is no more faithful than the stage-1 "
             f"student ({student:.2f} dB) on {crops} training crops: tradeoff 1 will not gain PSNR. "
             "Lower stage1.reconstruction.l2_weight or the teachers' anchor_weight, or choose a "
             "more faithful teacher"

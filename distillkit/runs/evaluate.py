@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distillkit.console import logger, with_progress
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import PlannedPair
 from distillkit.diffusion.model import ModelInput, OutputTeacher
@@ -43,7 +44,6 @@ from distillkit.report.files import remove_other_sets, write_evaluation
 from distillkit.report.notes import missing_notes, start_note
 from distillkit.report.page import EvaluatedSet, write_report
 from distillkit.runs.comparison_folder import refuse_output_in_inputs
-from distillkit.runs.console import print_status, with_progress
 from distillkit.runs.method_folders import Files, Layout, folder_methods, read_folders
 from distillkit.tradeoff import REALISTIC
 
@@ -78,7 +78,7 @@ def evaluate_run(
         The report, or None where the recipe names no held-out images.
     """
     if not resolved.recipe.data.eval:
-        print_status("no evaluation: the recipe names no held-out images (data.eval)")
+        logger.info("no evaluation: the recipe names no held-out images (data.eval)")
         return None
     refuse_output_in_inputs(run_dir / "evaluation", method_folders or {})
     device = pick_device(device)
@@ -313,16 +313,16 @@ def _write_set(
     results, gallery = evaluated
     if not is_only_set:
         folder = folder / results.dataset
-        print_status(f"evaluation set {results.dataset}:")
+        logger.info(f"evaluation set {results.dataset}:")
     trained_against = _metrics_trained_against(resolved, results)
     write_evaluation(results, gallery, folder, trained_against)
     for note in missing_notes(results):
-        print_status(f"not measured: {note}")
+        logger.warning(f"not measured: {note}")
     checks = check_sweep(results, trained_against)
     if checks:
-        print_status(start_note(results))
+        logger.info(start_note(results))
     for check in checks:
-        print_status(str(check))
+        logger.info(str(check))
 
 
 def _write_report(

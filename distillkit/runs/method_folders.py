@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distillkit.console import logger
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
 from distillkit.files.images import Pixels, decode_with_alpha, read_image
 from distillkit.files.listing import find_files
-from distillkit.runs.console import print_status
 
 Files = Mapping[str, Path]
 """Image files by their path inside a folder, without suffix."""
@@ -71,7 +71,7 @@ def read_folders(
         _parse_label(label)
         # All problems of all folders are collected, to be mended at once.
         files = list_images(folder, pattern)
-        print_status(f"reading {label}: {len(files)} images")
+        logger.info(f"reading {label}: {len(files)} images")
         layouts, damaged = inspect_images(files)
         problems += find_unpaired(label, folder, files, expected)
         problems += damaged
@@ -80,7 +80,7 @@ def read_folders(
         files_by_label[label] = files
     refuse_problems(problems)
     for warning in warnings:
-        print_status(f"warning: {warning}")
+        logger.warning(warning)
     return files_by_label
 
 

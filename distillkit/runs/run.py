@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.distributed.device_mesh import DeviceMesh
 
+from distillkit.console import logger
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.errors import DataError, DistillkitError, Interrupted
@@ -22,7 +23,6 @@ from distillkit.recipe.build import open_evaluation_sets, open_sources
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.runs.changes import Change
-from distillkit.runs.console import print_status
 from distillkit.runs.distill import Run, distill
 from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.folder import history_entry, lock_folder, prepare_folder
@@ -155,7 +155,7 @@ def _check(
             read_about(student_folder(baseline))
         if accelerator.is_main_process:
             processes = accelerator.num_processes
-            return prepare_folder(out, resolved, resume, fork, print_status, processes)
+            return prepare_folder(out, resolved, resume, fork, logger.info, processes)
     return []
 
 
@@ -169,7 +169,7 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
     models = build_models(resolved, accelerator.device, mesh)
     batches = open_batches(resolved, models, accelerator.num_processes)
     if models.cache.enabled and main:
-        print_status(describe_cache(planned, models, batches))
+        logger.info(describe_cache(planned, models, batches))
     samples = _choose_samples(resolved, models, main, mesh)
     manifest = Manifest(
         out / "manifest.json",
@@ -250,7 +250,7 @@ def _report_sharding(models: RunModels, manifest: Manifest, main: bool) -> None:
     total = totals[0]
     manifest.write(sharding={"kept_bytes": kept, "whole_bytes": total})
     if main:
-        print_status(
+        logger.info(
             f"sharding: of {total / 2**20:,.1f} MiB of frozen weights each process keeps "
             f"{max(kept) / 2**20:,.1f} or less"
         )

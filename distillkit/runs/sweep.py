@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillkit.console import logger
 from distillkit.errors import DistillkitError, RecipeError
 from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.evaluation.results import STUDENT
@@ -19,7 +20,6 @@ from distillkit.recipe.dump import format_value
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.report.documents import csv_text, fill_template
 from distillkit.report.tables import Table, tradeoff_text
-from distillkit.runs.console import print_status
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def run_sweep(runs: Sequence[SweepRun], out: Path) -> list[str]:
     failures = []
     for number, run in enumerate(runs, 1):
         if run in changed or run.status != "finished":
-            print_status(f"run {number} of {len(runs)}: {run.folder}")
+            logger.info(f"run {number} of {len(runs)}: {run.folder}")
             recipe_file = run.folder / "recipe.toml"
             try:
                 run_recipe(run.resolved, run.folder, resume=recipe_file.exists())

@@ -372,7 +372,7 @@ class Trainer:
             kind = failure.partition("(")[0]
             if kind not in self._warned:
                 self._warned.add(kind)
-                self.log.say(f"warning: {self.stage.name}: {failure}")
+                self.log.warn(f"{self.stage.name}: {failure}")
 
     def _save_if_due(self, steps_made: int, stop: bool) -> None:
         """Let the main process write a checkpoint where one is due, or where the run stops."""

@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
+from distillkit.console import logger, progress_bar, shows_bars
 from distillkit.files.atomic import append_text, write_file
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 NONFINITE = "nonfinite.jsonl"
 """The file of a run in which skipped steps are."""
@@ -88,8 +91,8 @@ class RunLog:
         self._done_before = done
         self._first_losses = []
         self._warned = False
-        if self._accelerator.is_main_process and sys.stderr.isatty():
-            self._bar = tqdm(total=total, initial=done, desc=stage, unit="step", dynamic_ncols=True)
+        if self._accelerator.is_main_process and shows_bars():
+            self._bar = progress_bar(total=total, initial=done, desc=stage, unit="step")
 
     def advance(self) -> None:
         """Count one more step."""
@@ -152,16 +155,20 @@ class RunLog:
             lines += json.dumps(entry) + "\n"
             drawn += entry["ids"]
         append_text(self.nonfinite_path, lines)
-        self.say(
+        self.warn(
             f"step {step}: the loss or its gradient is not finite, the step is skipped "
             f"({', '.join(drawn)}); see {self.nonfinite_path}"
         )
 
     def say(self, text: str) -> None:
-        """Show a line to the user, on standard error."""
+        """Show a line to the user."""
         if self._accelerator.is_main_process:
-            tqdm.write(text, file=sys.stderr)
-            sys.stderr.flush()
+            logger.info(text)
+
+    def warn(self, text: str) -> None:
+        """Show a warning to the user."""
+        if self._accelerator.is_main_process:
+            logger.warning(text)
 
     def end(self) -> None:
         """End the stage, whether it is complete or not."""
@@ -198,8 +205,8 @@ class RunLog:
         if self._warned or not loss > DIVERGENCE_FACTOR * first > 0:
             return
         self._warned = True
-        self.say(
-            f"warning: {self._stage} step {self._done}: the loss is {loss:.3g}, "
+        self.warn(
+            f"{self._stage} step {self._done}: the loss is {loss:.3g}, "
             f"{loss / first:.3g} times what it began with ({first:.3g}): the training has probably "
             f"diverged; lower {self._stage}.learning_rate and start from an earlier checkpoint "
             "with --fork"

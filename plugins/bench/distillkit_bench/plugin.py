@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from distillkit import Overrides, RecipeArgument, hookimpl
+from distillkit import ExitCode, Overrides, RecipeArgument, hookimpl
 
 GIB = 2**30
 
@@ -107,4 +107,4 @@ def advise(
         limit = memory * GIB
     resolved = load_recipe(recipe, overrides or ())
     if not examine(resolved, limit, check=check, say=typer.echo):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.CHECK_FAILED)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from distillkit import DataError, DistillkitError, Restorer, atomic_file
+from distillkit import DataError, DistillkitError, Restorer, atomic_file, progress_bar
 from distillkit_video.formats import CODEC_OPTIONS, FORMATS
 
 try:
@@ -75,13 +74,7 @@ def restore_video(
                 )
             )
         bar = stack.enter_context(
-            tqdm(
-                total=_count_frames(clip),
-                unit="frame",
-                desc=source.name,
-                leave=False,
-                disable=None,
-            )
+            progress_bar(total=_count_frames(clip), unit="frame", desc=source.name, leave=False)
         )
         for item in _read_frames_and_sound(clip, source):
             if isinstance(item, av.VideoFrame):

@@ -1,0 +1,231 @@
+"""How much a command says, to whom, and how it ends."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from distillkit.cli.exit_codes import ExitCode
+from distillkit.console import LEVEL, logger, progress_bar, with_progress
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "command_line.md"
+
+
+@pytest.fixture(autouse=True)
+def level(monkeypatch):
+    """The level and its variable, as they were, after the test."""
+    monkeypatch.setenv(LEVEL, "info")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
+def speak():
+    logger.debug("a detail")
+    logger.info("a status")
+    logger.warning("a danger")
+    typer.echo("a result")
+
+
+@pytest.fixture
+def speaking(with_command):
+    with_command("speak", speak)
+
+
+STATUS = "a status\nwarning: a danger\n"
+SHOWN = {"debug": "a detail\n" + STATUS, "info": STATUS, "warning": "warning: a danger\n"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["speak"], "info"),
+        (["-v", "speak"], "debug"),
+        (["speak", "--verbose"], "debug"),
+        (["-q", "speak"], "warning"),
+        (["speak", "--quiet"], "warning"),
+    ],
+)
+def test_flags_choose_which_lines_are_shown(distillkit, speaking, arguments, shown):
+    outcome = distillkit(*arguments)
+    assert outcome.code == 0
+    assert outcome.out == "a result\n"
+    assert outcome.err.endswith(SHOWN[shown])
+    assert ("a detail" in outcome.err) == (shown == "debug")
+    assert os.environ[LEVEL] == shown
+
+
+@pytest.mark.parametrize("name", ["debug", "info", "WARNING", ""])
+def test_the_variable_chooses_the_same_levels(distillkit, speaking, monkeypatch, name):
+    monkeypatch.setenv(LEVEL, name)
+    assert distillkit("speak").err.endswith(SHOWN[name.lower() or "info"])
+
+
+def test_a_level_that_does_not_exist(distillkit, monkeypatch):
+    monkeypatch.setenv(LEVEL, "loud")
+    outcome = distillkit("recipe", "list")
+    assert outcome.code == ExitCode.REFUSED
+    assert outcome.err == f"error: {LEVEL}=loud - expected one of debug, info, warning\n"
+
+
+def test_quiet_runs_say_nothing_but_their_result(distillkit, recipe, tmp_path):
+    out = tmp_path / "out"
+    outcome = distillkit("run", recipe, "--out", out, "-q")
+    assert outcome.code == 0
+    assert outcome.out == f"done: {out}; open {out / 'report.html'}\n"
+    assert "stage1" not in outcome.err
+    assert "evaluating" not in outcome.err
+
+
+def test_a_detail_of_an_error_is_where_it_was_raised(distillkit, tmp_path):
+    missing = tmp_path / "none.toml"
+    assert "Traceback" not in distillkit("run", missing).err
+    outcome = distillkit("-v", "run", missing)
+    assert outcome.code == ExitCode.REFUSED
+    assert "Traceback" in outcome.err
+
+
+@pytest.mark.parametrize("package", ["httpx", "httpcore.http11", "urllib3", "huggingface_hub"])
+def test_records_of_other_packages_are_not_shown(distillkit, with_command, package):
+    """They name headers, which may hold a token."""
+
+    def talk():
+        other = logging.getLogger(package)
+        assert not other.isEnabledFor(logging.DEBUG)
+        other.debug("authorization: Bearer hf_secret")
+        other.info("GET https://hub/?signature=hf_secret")
+
+    with_command("talk", talk)
+    outcome = distillkit("-v", "talk")
+    assert outcome.code == 0
+    assert "hf_secret" not in outcome.err
+
+
+def test_bars_are_shown_on_a_terminal_unless_quiet(monkeypatch):
+    assert progress_bar(total=3).disable
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bar(total=3) as bar:
+        assert not bar.disable
+    logger.setLevel(logging.WARNING)
+    assert progress_bar(total=3).disable
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
+    assert list(with_progress("abc", 3, "measuring")) == ["a", "b", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"measuring 3/3  .* s each  ETA 0:00:00", lines[-1])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(with_progress("abc", 3, "measuring")) == ["a", "b", "c"]
+    assert "measuring: 100%" in capsys.readouterr().err
+
+
+def test_an_unforeseen_error_has_a_code_of_its_own(distillkit, with_command):
+    def fail():
+        raise ZeroDivisionError("nobody foresaw this")
+
+    with_command("fail", fail)
+    outcome = distillkit("fail")
+    assert outcome.code == ExitCode.BUG
+    assert "Traceback" in outcome.err
+    assert outcome.err.endswith("ZeroDivisionError: nobody foresaw this\n")
+
+
+def test_the_reference_lists_every_exit_code():
+    rows = re.findall(r"^\| (\d+) \|", PAGE.read_text(), flags=re.MULTILINE)
+    assert [int(code) for code in rows] == list(ExitCode)
+
+
+def test_commands_exit_by_the_names_of_the_codes():
+    """A number says nothing, and 1 has been two things before."""
+    root = Path(__file__).parents[1]
+    folders = [root / "distillkit", *root.glob("plugins/*/distillkit_*")]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    wrong = [path for path in files if re.search(r"typer\.Exit\(\d", path.read_text())]
+    assert wrong == []
+
+
+SHELL_ASKS = {
+    "bash": {"COMP_WORDS": "distillkit {}", "COMP_CWORD": "1"},
+    "zsh": {"_TYPER_COMPLETE_ARGS": "distillkit {}"},
+    "fish": {"_TYPER_COMPLETE_ARGS": "distillkit {}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+}
+
+
+def complete(shell, begun):
+    """What a shell is offered, and the modules that this imports."""
+    asked = {name: value.format(begun) for name, value in SHELL_ASKS[shell].items()}
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
+        "sys.argv = ['distillkit']; from distillkit.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | asked | {"_DISTILLKIT_COMPLETE": f"complete_{shell}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    *offered, imports_torch = done.stdout.splitlines()
+    return "\n".join(offered), imports_torch
+
+
+@pytest.mark.parametrize("shell", SHELL_ASKS)
+def test_shells_complete_commands_of_plugins_without_torch(shell):
+    offered, imports_torch = complete(shell, "re")
+    for command in ("restore", "recipe", "restore-video"):
+        assert command in offered
+    assert "doctor" not in offered
+    assert imports_torch == "False"
+
+
+def test_options_are_completed():
+    offered, _ = complete("zsh", "degrade --sp")
+    assert "--split" in offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_completion_calls_distillkit(distillkit, monkeypatch, shell):
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    outcome = distillkit("--show-completion", shell)
+    assert outcome.code == 0
+    assert "_DISTILLKIT_COMPLETE" in outcome.out
+
+
+def in_a_terminal(*arguments, **variables):
+    """What a command writes where output and errors are a terminal."""
+    import pty
+
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "distillkit", *arguments],
+        stdout=follower,
+        stderr=follower,
+        env=os.environ | {"TERM": "xterm-256color"} | variables,
+    ) as process:
+        os.close(follower)
+        written = b""
+        while process.poll() is None or written == b"":
+            try:
+                written += os.read(leader, 65536)
+            except OSError:  # Linux says so that nobody writes any more
+                break
+    os.close(leader)
+    return written.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
+def test_no_color_is_used(variables):
+    help_text = in_a_terminal("--help", **variables)
+    assert "restore-video" in help_text
+    assert "\x1b[" not in help_text
+    error = in_a_terminal("run", "no/such", **variables)
+    assert "error: " in error
+    assert "\x1b[" not in error
