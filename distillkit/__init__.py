@@ -16,8 +16,10 @@ _torchvision.install()
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from distillkit.cli.arguments import AsJson as AsJson
     from distillkit.cli.arguments import Overrides as Overrides
     from distillkit.cli.arguments import RecipeArgument as RecipeArgument
+    from distillkit.cli.arguments import print_json as print_json
     from distillkit.cli.exit_codes import ExitCode as ExitCode
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.console import progress_bar as progress_bar
@@ -102,7 +104,7 @@ if TYPE_CHECKING:
     from distillkit.runs.run import run_recipe as run_recipe
 
 _HOME = {
-    "cli.arguments": ["Overrides", "RecipeArgument"],
+    "cli.arguments": ["AsJson", "Overrides", "RecipeArgument", "print_json"],
     "cli.exit_codes": ["ExitCode"],
     "cli.restore": ["restore_command"],
     "console": ["progress_bar"],

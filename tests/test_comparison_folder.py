@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from test_folders import NAMES, compare, folders, read_results, save
 
+from distillkit import console
 from distillkit.errors import DiskError
 from distillkit.evaluation.measurements import MeasurementFile
 from distillkit.files.atomic import check_writable
 from distillkit.metrics import distortion
-from distillkit.runs import console
 
 __all__ = ["compare", "folders"]
 

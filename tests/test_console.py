@@ -1,5 +1,6 @@
-"""How much a command says, to whom, and how it ends."""
+"""How much a command says, to whom and in which form, and how it ends."""
 
+import json
 import logging
 import os
 import re
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.main import get_command
 
 from distillkit.cli.exit_codes import ExitCode
+from distillkit.cli.main import _add_plugin_commands, app
 from distillkit.console import LEVEL, logger, progress_bar, with_progress
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "command_line.md"
@@ -229,3 +232,84 @@ def test_no_color_is_used(variables):
     error = in_a_terminal("run", "no/such", **variables)
     assert "error: " in error
     assert "\x1b[" not in error
+
+
+JSON_OF = {
+    ("plugins",): list,
+    ("plugins", "check", "toy/halve"): dict,
+    ("recipe", "list"): list,
+    ("recipe", "show", "RECIPE"): dict,
+    ("recipe", "show", "RECIPE", "--origin"): dict,
+    ("doctor", "RECIPE"): list,
+    ("cache", "ls", "--dir", "EMPTY"): list,
+}
+
+
+@pytest.mark.parametrize("words", JSON_OF, ids=" ".join)
+def test_json_is_all_that_is_printed(distillkit, recipe, tmp_path, words):
+    places = {"RECIPE": recipe, "EMPTY": tmp_path / "none"}
+    arguments = [places.get(word, word) for word in words]
+    outcome = distillkit(*arguments, "--json")
+    assert outcome.code == distillkit(*arguments).code == 0
+    assert type(json.loads(outcome.out)) is JSON_OF[words]
+
+
+def test_json_of_a_recipe_has_values_and_their_origins(distillkit, recipe):
+    show = ["recipe", "show", recipe, "--set", "seed=3"]
+    assert json.loads(distillkit(*show, "--json").out)["stage1"]["steps"] == 6
+    origins = json.loads(distillkit(*show, "--origin", "--json").out)
+    assert origins["seed"] == {"value": 3, "origin": "--set"}
+    assert origins["stage1.steps"]["value"] == 6
+    assert "toy.toml:" in origins["stage1.steps"]["origin"]
+
+
+def test_json_of_doctor_marks_what_is_wrong(distillkit, recipe):
+    missing = ["--set", "data.train=[{imagefolder='nowhere'}]"]
+    outcome = distillkit("doctor", recipe, *missing, "--json")
+    assert outcome.code == ExitCode.CHECK_FAILED
+    problems = [found for found in json.loads(outcome.out) if found["is_problem"]]
+    assert [found["label"] for found in problems] == ["MISSING"]
+
+
+def each_command(group, name="distillkit"):
+    """Name and command of a group, its subcommands and theirs."""
+    yield name, group
+    for word, command in getattr(group, "commands", {}).items():
+        yield from each_command(command, f"{name} {word}")
+
+
+def installed_commands():
+    """The commands of the engine and of all installed plugins."""
+    commands = get_command(app)
+    _add_plugin_commands(commands, ["--help"])
+    return dict(each_command(commands))
+
+
+COMMANDS = installed_commands()
+SENTENCES = re.compile(r"[A-Z].*[^.]\.", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_whole_sentences(name):
+    command = COMMANDS[name]
+    texts = {name: command.help}
+    for parameter in command.params:
+        texts[parameter.name] = parameter.help
+    wrong = {key: text for key, text in texts.items() if not SENTENCES.fullmatch(text or "")}
+    assert wrong == {}
+
+
+def test_the_commands_of_plugins_are_among_them():
+    assert {"distillkit bench", "distillkit restore-video"} <= set(COMMANDS)
+
+
+def test_json_is_the_same_option_everywhere():
+    texts = {}
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if "--json" in option.opts:
+                assert option.is_flag
+                texts[name.removeprefix("distillkit ")] = option.help
+    assert set(texts.values()) == {"Print JSON instead of a table."}
+    tables = {"plugins", "plugins check", "recipe list", "recipe show", "cache ls", "doctor"}
+    assert set(texts) == tables | {"bench", "advise"}

@@ -357,12 +357,13 @@ def test_options_may_replace_the_defaults() -> None:
 def test_a_report_shows_a_broken_plugin_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins = load_plugins([EntryPoint("bad", "no_such_module_here", "distillkit")])
     monkeypatch.setattr(contract, "load_plugins", lambda: plugins)
-    text, passed = contract.describe_checks("bad")
-    assert not passed
+    examined = contract.examine_plugin("bad")
+    text = str(examined)
+    assert examined.count_failed() == 1
     assert text.startswith("bad (no_such_module_here)\n  FAILED   loads: ModuleNotFoundError")
     assert "Traceback (most recent call last)" in text
     with pytest.raises(PluginError, match='no plugin is called "bat"; did you mean "bad"'):
-        contract.describe_checks("bat")
+        contract.examine_plugin("bat")
 
 
 def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +376,8 @@ def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         problems=("has a hook x, which does not exist",),
     )
     monkeypatch.setattr(contract, "load_plugins", lambda: Plugins([plugin]))
-    text, passed = contract.describe_checks("toy")
+    examined = contract.examine_plugin("toy")
+    text = str(examined)
     lines = text.splitlines()
     assert lines[:4] == [
         "toy (toy 1)",
@@ -385,7 +387,7 @@ def test_a_report_counts_and_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert "not rounded to 8 bits" in lines[4]
     assert lines[-1] == "1 passed, 2 failed, 0 skipped"
-    assert not passed
+    assert examined.count_failed() == 2
 
 
 def test_contract_tests_are_two_lines_of_pytest(pytester: pytest.Pytester) -> None:

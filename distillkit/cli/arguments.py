@@ -5,6 +5,7 @@ What cannot be understood is refused with the name of the option.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ from distillkit.errors import DistillkitError
 if TYPE_CHECKING:
     from distillkit.recipe.load import ResolvedRecipe
 
-RECIPE_HELP = "a TOML file, or a plugin's recipe: see `distillkit recipe list`"
+RECIPE_HELP = "A TOML file, or a plugin's recipe (see `distillkit recipe list`)."
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help=RECIPE_HELP)]
 """The argument RECIPE, for :func:`distillkit.load_recipe`."""
 Overrides = Annotated[
@@ -24,14 +25,15 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="change a key of the recipe; VALUE is TOML (stage1.steps=50)",
+        help="Change a key of the recipe; VALUE is TOML (stage1.steps=50). Repeatable.",
     ),
 ]
 """The option ``--set``, for :func:`distillkit.load_recipe`; None where it is not given."""
 Device = Annotated[
     str | None,
     typer.Option(
-        metavar="DEVICE", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one"
+        metavar="DEVICE",
+        help="Compute on cpu, cuda, cuda:1, ... By default on a GPU where there is one.",
     ),
 ]
 Methods = Annotated[
@@ -39,21 +41,30 @@ Methods = Annotated[
     typer.Option(
         "--method",
         metavar="NAME=DIR",
-        help="a method's images; NAME@0.5 for one tradeoff; may be repeated",
+        help="Show a method by its images; NAME@0.5 is its tradeoff 0.5. Repeatable.",
     ),
 ]
 Combine = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="add linear combinations alpha A + (1 - alpha) B"),
+    typer.Option(metavar="A,B", help="Add linear combinations alpha A + (1 - alpha) B."),
 ]
 Alphas = Annotated[
     str | None,
-    typer.Option(metavar="X,Y,...", help="the weights of --combine; default: 0.1,0.2,...,0.9"),
+    typer.Option(
+        metavar="X,Y,...", help="Use these weights in --combine; by default 0.1,0.2,...,0.9."
+    ),
 ]
 Reference = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="the method that others are compared with in pairs"),
+    typer.Option(metavar="NAME", help="Compare the others with this method in pairs."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+"""The option ``--json`` of every command that prints a table; see :func:`print_json`."""
+
+
+def print_json(value: Any) -> None:
+    """Print plain data for programs; what JSON has no type for, such as a date, as text."""
+    typer.echo(json.dumps(value, indent=2, default=str))
 
 
 def load_recipe(recipe: Path | str, overrides: list[str] | None) -> ResolvedRecipe:

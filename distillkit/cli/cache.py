@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from distillkit.cli.arguments import AsJson, print_json
 from distillkit.cli.exit_codes import ExitCode
 from distillkit.errors import DistillkitError
 
@@ -17,16 +18,25 @@ cache_app = typer.Typer(
 )
 
 CacheFolder = Annotated[
-    Path | None, typer.Option("--dir", help="default: $DISTILLKIT_CACHE, else ~/.cache/distillkit")
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="Use this cache; by default $DISTILLKIT_CACHE, else ~/.cache/distillkit.",
+    ),
 ]
 
 
 @cache_app.command("ls")
-def list_cache(folder: CacheFolder = None) -> None:
+def list_cache(folder: CacheFolder = None, as_json: AsJson = False) -> None:
     """List entries, size and last use of each kind."""
-    from distillkit.training.cache_maintenance import cache_table
+    from distillkit.training.cache_maintenance import format_cache, measure_cache
 
-    typer.echo("\n".join(cache_table(folder)))
+    uses = measure_cache(folder)
+    if as_json:
+        print_json([use._asdict() for use in uses])
+    else:
+        typer.echo("\n".join(format_cache(uses, folder)))
 
 
 @cache_app.command("verify")
@@ -49,10 +59,10 @@ def verify_cache(folder: CacheFolder = None) -> None:
 def prune_cache(
     folder: CacheFolder = None,
     days: Annotated[
-        float | None, typer.Option(min=0, help="remove what was not used for so many days")
+        float | None, typer.Option(min=0, help="Remove what was not used for so many days.")
     ] = None,
-    damaged: Annotated[bool, typer.Option("--damaged", help="remove what is damaged")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="remove everything")] = False,
+    damaged: Annotated[bool, typer.Option("--damaged", help="Remove what is damaged.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,
 ) -> None:
     """Delete entries of the cache."""
     from distillkit.training.cache_maintenance import prune, unused_for

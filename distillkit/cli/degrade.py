@@ -20,10 +20,14 @@ class SplitName(StrEnum):
 
 def degrade(
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="a new folder")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Write into this new folder.")
+    ],
     split: Annotated[
         SplitName | None,
-        typer.Option(help="of data.train, or the held-out ones of data.eval; default: both"),
+        typer.Option(
+            help="Take the photographs of data.train, or those of data.eval; by default both."
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:

@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from distillkit.cli.arguments import Overrides, load_recipe
+from distillkit.cli.arguments import AsJson, Overrides, load_recipe, print_json
 from distillkit.cli.exit_codes import ExitCode
 
 
 def doctor(
     recipe: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="a recipe: also say what a run of it lacks"),
+        typer.Argument(metavar="RECIPE", help="A recipe, to say also what a run of it lacks."),
     ] = None,
     overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Look for problems of this machine, or of a recipe.
 
@@ -26,11 +27,15 @@ def doctor(
         resolved = load_recipe(recipe, overrides)
     from distillkit.testing.doctor import diagnose, diagnose_recipe
 
-    lines, healthy = diagnose()
+    found = diagnose()
     if resolved is not None:
-        recipe_lines, complete = diagnose_recipe(resolved)
-        lines += ["", *recipe_lines]
-        healthy = healthy and complete
-    typer.echo("\n".join(lines))
-    if not healthy:
+        found += diagnose_recipe(resolved)
+    problems = [finding for finding in found if finding.is_problem]
+    if as_json:
+        print_json([finding._asdict() for finding in found])
+    else:
+        typer.echo("\n".join(map(str, found)))
+        if not problems:
+            typer.echo("all is well")
+    if problems:
         raise typer.Exit(ExitCode.CHECK_FAILED)

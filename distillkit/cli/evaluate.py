@@ -27,7 +27,7 @@ from distillkit.errors import DistillkitError
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a finished run")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     method: Methods = None,
     combine: Combine = None,
     alphas: Alphas = None,
@@ -62,32 +62,40 @@ def evaluate(
 
 # Typer reads one option from each parameter.
 def compare(  # noqa: PLR0913
-    gt: Annotated[Path, typer.Option(metavar="DIR", help="folder of the ground truth")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="folder of the results")],
+    gt: Annotated[
+        Path, typer.Option(metavar="DIR", help="Read the ground truth from this folder.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Write the results into this folder.")],
     method: Methods,
     lq: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="the inputs, to show and to enlarge bicubically"),
+        typer.Option(
+            metavar="DIR", help="Show the inputs in this folder, and enlarge them bicubically."
+        ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(metavar="NAME,...", help="names with commas between them")
+        str, typer.Option(metavar="NAME,...", help="Measure these metrics.")
     ] = "psnr-y,ssim-y,stlpips-alex",
-    only: Annotated[str, typer.Option(metavar="PATTERN", help="the images to take")] = "*",
+    only: Annotated[
+        str, typer.Option(metavar="PATTERN", help="Take only images that match this pattern.")
+    ] = "*",
     combine: Combine = None,
     alphas: Alphas = None,
     reference: Reference = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="METRIC.OPTION=VALUE", help="option of a metric; VALUE is TOML"
+            "--set",
+            metavar="METRIC.OPTION=VALUE",
+            help="Set an option of a metric; VALUE is TOML. Repeatable.",
         ),
     ] = None,
     trained: Annotated[
         list[str] | None,
         typer.Option(
             metavar="METHOD:METRIC",
-            help="the method was trained against the metric; may be repeated. Without it no metric "
-            "has a role: nobody knows how these images were made",
+            help="Say that the method was trained against the metric. Without this option no "
+            "metric has a role, because nobody knows how these images were made. Repeatable.",
         ),
     ] = None,
     device: Device = None,

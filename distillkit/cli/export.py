@@ -14,7 +14,7 @@ from distillkit.errors import DistillkitError
 Picture = Annotated[
     Path | None,
     typer.Option(
-        metavar="PHOTO", help="a low-quality photo that the model card shows at several tradeoffs"
+        metavar="PHOTO", help="Show this low-quality photo at several tradeoffs in the model card."
     ),
 ]
 
@@ -35,54 +35,67 @@ FORMS_OF_OPTION = {
 
 # Typer reads one option from each parameter.
 def export(  # noqa: PLR0913
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run's folder, or a plugin's trained student.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="a new folder")
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Write a folder, which must be new."),
     ] = None,
     onnx: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="one ONNX graph instead of a folder")
+        Path | None, typer.Option(metavar="FILE", help="Write one ONNX graph instead of a folder.")
     ] = None,
     spandrel: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="checkpoints of tradeoff 0 and 1, for any upscaler"),
+        typer.Option(
+            metavar="DIR", help="Write checkpoints of tradeoff 0 and 1, for any upscaler."
+        ),
     ] = None,
     ncnn: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="ncnn networks of tradeoff 0 and 1, for Upscayl"),
+        typer.Option(metavar="DIR", help="Write ncnn networks of tradeoff 0 and 1, for Upscayl."),
     ] = None,
     web: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="a page that restores in the browser, without a server"),
+        typer.Option(
+            metavar="DIR", help="Write a page that restores in the browser, without a server."
+        ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,
         typer.Option(
-            metavar="PACKAGE", help="for --web: its npm package, packed or not; default: npm's"
+            metavar="PACKAGE",
+            help="Use this npm package for --web, packed or not; by default npm fetches it.",
         ),
     ] = None,
     picture: Picture = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="plain weights with one fixed --tradeoff")
+        bool, typer.Option("--merge", help="Write plain weights with one fixed --tradeoff.")
     ] = False,
     tradeoff: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="for --merge or --onnx: fix it; for --spandrel or --ncnn: one more"
+            min=0,
+            max=1,
+            help="Fix the tradeoff of --merge or --onnx; write one more for --spandrel or --ncnn.",
         ),
     ] = None,
     plane: Annotated[
         bool,
         typer.Option(
             "--tradeoff-plane",
-            help="for --onnx: one input of four planes, RGB and the tradeoff of each pixel",
+            help="Give the graph one input of four planes: RGB and the tradeoff of each pixel.",
         ),
     ] = False,
     size: Annotated[
         str | None,
-        typer.Option(metavar="WIDTHxHEIGHT", help="for --onnx: of the input; default: any size"),
+        typer.Option(
+            metavar="WIDTHxHEIGHT",
+            help="Fix the size of the graph's input; by default any size fits.",
+        ),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="for --onnx, --spandrel and --ncnn: float16")
+        bool, typer.Option("--half", help="Store float16, with --onnx, --spandrel or --ncnn.")
     ] = False,
 ) -> None:
     """Write a student for others to use.

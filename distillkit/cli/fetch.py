@@ -18,8 +18,8 @@ def fetch(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="fetch the weights of this metric instead, for `distillkit compare`; may be "
-            "repeated, and --set METRIC.OPTION=VALUE sets its options",
+            help="Fetch the weights of this metric instead, for `distillkit compare`; --set "
+            "METRIC.OPTION=VALUE sets its options. Repeatable.",
         ),
     ] = None,
 ) -> None:

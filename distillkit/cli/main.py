@@ -74,18 +74,19 @@ def _options(
     plugin: Annotated[
         list[str] | None,
         typer.Option(
-            PLUGIN, metavar="FILE", help="Use a file of Python as a plugin; repeatable, anywhere."
+            PLUGIN, metavar="FILE", help="Use a file of Python as a plugin. Repeatable, anywhere."
         ),
     ] = None,
     no_plugin: Annotated[
         list[str] | None,
-        typer.Option(NO_PLUGIN, metavar="NAME", help="Do without a plugin; repeatable, anywhere."),
+        typer.Option(NO_PLUGIN, metavar="NAME", help="Do without a plugin. Repeatable, anywhere."),
     ] = None,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show details, and tracebacks; anywhere.")
+        bool, typer.Option("-v", "--verbose", help="Show details and tracebacks. Anywhere.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="Show only results and warnings; anywhere.")
+        bool,
+        typer.Option("-q", "--quiet", help="Show only results, warnings and errors. Anywhere."),
     ] = False,
 ) -> None: ...
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from distillkit.cli.arguments import AsJson, print_json
 from distillkit.cli.exit_codes import ExitCode
 from distillkit.plugins.scaffold import KINDS
 
@@ -19,7 +19,7 @@ plugins_app = typer.Typer(
 @plugins_app.callback(invoke_without_command=True)
 def list_plugins(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List what the installed plugins offer."""
     if context.invoked_subcommand is not None:
@@ -27,7 +27,7 @@ def list_plugins(
     from distillkit.plugins.listing import describe_plugins, plugin_table
 
     if as_json:
-        typer.echo(json.dumps(describe_plugins(), indent=2))
+        print_json(describe_plugins())
     else:
         typer.echo(plugin_table())
 
@@ -35,30 +35,36 @@ def list_plugins(
 @plugins_app.command("check")
 def check_plugin(
     name: Annotated[
-        str, typer.Argument(help="a plugin, or one of its models: mini, mini/faithful")
+        str, typer.Argument(help="A plugin, or one of its models: mini, mini/faithful.")
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Check that a plugin keeps the contracts.
 
     For a broken plugin, show why it does not load.
     """
-    from distillkit.testing.contract import describe_checks
+    from distillkit.testing.contract import examine_plugin
 
-    text, passed = describe_checks(name)
-    typer.echo(text)
-    if not passed:
+    examined = examine_plugin(name)
+    if as_json:
+        print_json(examined.as_dict())
+    else:
+        typer.echo(str(examined))
+    if examined.count_failed():
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
 @plugins_app.command("new")
 def new_plugin(
-    name: Annotated[str, typer.Argument(help="of the plugin, such as grain")],
-    kind: Annotated[str, typer.Option(metavar="KIND", help=f"one of {', '.join(KINDS)}")] = KINDS[
-        0
-    ],
+    name: Annotated[str, typer.Argument(help="The name of the plugin, such as grain.")],
+    kind: Annotated[
+        str, typer.Option(metavar="KIND", help=f"Offer one of {', '.join(KINDS)}.")
+    ] = KINDS[0],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="default: distillkit-NAME, in this folder"),
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Write into this folder; by default distillkit-NAME."
+        ),
     ] = None,
 ) -> None:
     """Write a package with a plugin that works, to be changed."""

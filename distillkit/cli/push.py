@@ -19,24 +19,24 @@ def push(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="a run, or an exported folder; for --dataset also a recipe"
+            metavar="SOURCE", help="A run, or an exported folder; with --dataset also a recipe."
         ),
     ],
     repository: Annotated[
-        str, typer.Argument(metavar="OWNER/NAME", help="a repository on the Hugging Face Hub")
+        str, typer.Argument(metavar="OWNER/NAME", help="A repository on the Hugging Face Hub.")
     ],
     dataset: Annotated[
-        bool, typer.Option("--dataset", help="pairs, as `distillkit degrade` writes them")
+        bool, typer.Option("--dataset", help="Upload pairs, as `distillkit degrade` writes them.")
     ] = False,
     space: Annotated[
-        bool, typer.Option("--space", help="a page, as `distillkit export --web` writes it")
+        bool, typer.Option("--space", help="Upload a page, as `distillkit export --web` writes it.")
     ] = False,
     picture: Picture = None,
     private: Annotated[
-        bool, typer.Option("--private", help="make a new repository private")
+        bool, typer.Option("--private", help="Make a new repository private.")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="replace what the repository holds")
+        bool, typer.Option("--replace", help="Replace what the repository holds.")
     ] = False,
 ) -> None:
     """Upload a student, pairs or a page to the Hub.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from distillkit.cli.arguments import Overrides, RecipeArgument, load_recipe
+from distillkit.cli.arguments import AsJson, Overrides, RecipeArgument, load_recipe, print_json
 
 recipe_app = typer.Typer(
     help="List, copy, check and show recipes.", no_args_is_help=True, rich_markup_mode=None
@@ -16,24 +15,27 @@ recipe_app = typer.Typer(
 
 
 @recipe_app.command("list")
-def list_recipes(
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-) -> None:
+def list_recipes(as_json: AsJson = False) -> None:
     """List the recipes that the installed plugins bring."""
     from distillkit.plugins.listing import describe_recipes, recipe_table
 
     if as_json:
-        typer.echo(json.dumps(describe_recipes(), indent=2))
+        print_json(describe_recipes())
     else:
         typer.echo(recipe_table())
 
 
 @recipe_app.command()
 def copy(
-    name: Annotated[str, typer.Argument(help="a plugin's recipe, see `distillkit recipe list`")],
+    name: Annotated[str, typer.Argument(help="A plugin's recipe (see `distillkit recipe list`).")],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="default: its last name, in this folder"),
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FILE",
+            help="Write this file; by default its last name, in this folder.",
+        ),
     ] = None,
 ) -> None:
     """Copy a plugin's recipe into a file to change.
@@ -62,12 +64,19 @@ def show(
     overrides: Overrides = None,
     origin: Annotated[
         bool,
-        typer.Option("--origin", help="one line per value, with the file and line that set it"),
+        typer.Option(
+            "--origin", help="Print one line per value, with the file and line that set it."
+        ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a recipe with all that it extends, and with every default."""
     resolved = load_recipe(recipe, overrides)
-    if origin:
+    if as_json and origin:
+        print_json(resolved.origins())
+    elif as_json:
+        print_json(resolved.document.values)
+    elif origin:
         typer.echo(resolved.with_origin())
     else:
         typer.echo(resolved.to_toml())
@@ -81,4 +90,4 @@ def schema() -> None:
     """
     from distillkit.recipe.json_schema import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    print_json(json_schema())

@@ -43,35 +43,55 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
     def command(  # noqa: PLR0913
         inputs: Annotated[
             list[Path],
-            typer.Argument(metavar="IN...", help='files, folders, patterns ("photos/**/*.jpg")'),
+            typer.Argument(metavar="IN...", help='Files, folders or patterns ("photos/**/*.jpg").'),
         ],
         output: Annotated[
-            Path, typer.Option("-o", "--output", help="a file for one input file, else a folder")
+            Path,
+            typer.Option(
+                "-o",
+                "--output",
+                metavar="OUT",
+                help="Write this file, for one input file, or into this folder.",
+            ),
         ],
         run: Annotated[
             str | None,
             typer.Option(
                 "--run",
-                help="a run's folder, an exported folder, a plugin's trained student or a Hub "
-                "repository; default: the trained student of the plugins, where there is one",
+                metavar="RUN",
+                help="Restore with a run's folder, an exported folder, a plugin's trained student "
+                "or a Hub repository; by default with the trained student of the plugins, where "
+                "there is one.",
             ),
         ] = None,
         model: Annotated[
-            str | None, typer.Option(help="a registered teacher or student instead: mini/faithful")
+            str | None,
+            typer.Option(
+                metavar="NAME",
+                help="Restore with a registered teacher or student instead: mini/faithful.",
+            ),
         ] = None,
         set_: Annotated[
             list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="option of --model; VALUE is TOML"),
+            typer.Option(
+                "--set",
+                metavar="KEY=VALUE",
+                help="Set an option of --model; VALUE is TOML. Repeatable.",
+            ),
         ] = None,
         tradeoff: Annotated[
             str | None,
-            typer.Option(help="0 most realistic (default) ... 1 most faithful; or a list: 0,0.5,1"),
+            typer.Option(
+                metavar="X",
+                help="Choose from 0, most realistic (the default), to 1, most faithful, or "
+                "several: 0,0.5,1.",
+            ),
         ] = None,
         tradeoff_map: Annotated[
             Path | None,
             typer.Option(
                 metavar="MASK",
-                help="a gray picture of the tradeoff of each pixel: black 0, white 1",
+                help="Take the tradeoff of each pixel from a gray picture: black is 0, white is 1.",
             ),
         ] = None,
         nodes: Annotated[
@@ -79,35 +99,39 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             typer.Option(
                 min=2,
                 max=5,
-                help="restore a longer list at so many tradeoffs, interpolate the rest",
+                help="Restore a longer list at so many tradeoffs, and interpolate the rest.",
             ),
         ] = None,
         overwrite: Annotated[
-            bool, typer.Option("--overwrite", help="replace existing results")
+            bool, typer.Option("--overwrite", help="Replace existing results.")
         ] = False,
         skip_existing: Annotated[
-            bool, typer.Option("--skip-existing", help="make only the results that are missing")
+            bool, typer.Option("--skip-existing", help="Make only the results that are missing.")
         ] = False,
         tile: Annotated[
             int | None,
             typer.Option(
-                min=16, help="side of tiles, input pixels; default: 768 pixels of the result"
+                min=16,
+                help="Restore in tiles of this side in input pixels; by default 768 of the result.",
             ),
         ] = None,
         color_fix: Annotated[
             str | None,
             typer.Option(
-                help="none, adain or wavelet: give results the colors of their inputs; default: as "
-                "the student was evaluated"
+                metavar="FIX",
+                help="Give results the colors of their inputs by adain or wavelet, or not (none); "
+                "by default as the student was evaluated.",
             ),
         ] = None,
         megapixels: Annotated[
             float | None,
             typer.Option(
-                help="largest image that is read, by its header, in million pixels; default: 179"
+                help="Read images up to so many million pixels, by their headers; by default 179."
             ),
         ] = None,
-        seed: Annotated[int, typer.Option(help="seed of the noise, for models that draw some")] = 0,
+        seed: Annotated[
+            int, typer.Option(help="Draw noise by this seed, in models that draw some.")
+        ] = 0,
         device: Device = None,
     ) -> None:
         # As Ctrl-C does: the block that writes a result then still removes what is incomplete.

@@ -17,20 +17,24 @@ def run(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="the run's folder; default: runs/<recipe name>"),
+        typer.Option(metavar="DIR", help="Write into this folder; by default runs/<recipe name>."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="continue from the newest checkpoint in the folder")
+        bool, typer.Option("--resume", help="Continue from the newest checkpoint in the folder.")
     ] = False,
     fork: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", help="continue in --out from another run: its folder or a checkpoint"
+            metavar="RUN",
+            help="Continue another run, its folder or a checkpoint, in the new folder --out.",
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="one step of each stage, a checkpoint, an image evaluated"),
+        typer.Option(
+            "--dry-run",
+            help="Make one step of each stage and a checkpoint, and evaluate one image.",
+        ),
     ] = False,
 ) -> None:
     """Distill a student, evaluate it and write a report.

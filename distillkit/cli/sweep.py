@@ -16,14 +16,17 @@ def sweep(
     grid: Annotated[
         list[str],
         typer.Option(
-            "--grid", metavar="KEY=V1,V2,...", help="values of a key; grids are multiplied"
+            "--grid",
+            metavar="KEY=V1,V2,...",
+            help="Try these values of a key; several grids are multiplied. Repeatable.",
         ),
     ],
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="folder of the runs; default: sweeps/<the recipe's last name>"
+            metavar="DIR",
+            help="Write the runs into this folder; by default sweeps/<the recipe's last name>.",
         ),
     ] = None,
 ) -> None:

@@ -32,6 +32,14 @@ def with_origin(document: Document) -> str:
     return text
 
 
+def origins(document: Document) -> dict[str, dict[str, Any]]:
+    """Return value and origin of every key path of a document."""
+    found = {}
+    for path, value in leaves(document.values):
+        found[dotted(path)] = {"value": value, "origin": document.origin(path)}
+    return found
+
+
 def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Walk over every value of a document; lists of plain values stay whole.
 

@@ -180,6 +180,10 @@ class ResolvedRecipe:
         """Write one line for each value: its key path, the value, and what set it."""
         return dump.with_origin(self.document)
 
+    def origins(self) -> dict[str, dict[str, Any]]:
+        """Return value and origin of each key path, the facts of :meth:`with_origin`."""
+        return dump.origins(self.document)
+
     def _matching(self, pattern: KeyPath) -> list[Component]:
         return [c for c in self.components.values() if _matches(c.key, pattern)]
 

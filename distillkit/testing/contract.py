@@ -6,6 +6,7 @@ Torch is imported when a check runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -121,39 +122,69 @@ def _result_of_error(spec: Spec, statement: str, error: BaseException) -> CheckR
     return CheckResult(spec.kind, spec.full_name, statement, "failed", detail)
 
 
-def describe_checks(name: str) -> tuple[str, bool]:
-    """Describe the checks of a plugin for ``distillkit plugins check``.
+@dataclass(frozen=True)
+class ExaminedPlugin:
+    """What ``distillkit plugins check`` found."""
+
+    plugin: Plugin
+    results: list[CheckResult]
+    """Empty where the plugin does not load."""
+
+    def count_failed(self) -> int:
+        """Count failed checks, hooks that are misspelled, and an error of loading."""
+        failed = self._count("failed") + len(self.plugin.problems)
+        if self.plugin.error:
+            failed += 1
+        return failed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the findings as plain data."""
+        return {
+            "name": self.plugin.name,
+            "distribution": self.plugin.distribution,
+            "error": self.plugin.error,
+            "problems": list(self.plugin.problems),
+            "failed": self.count_failed(),
+            "results": [asdict(result) for result in self.results],
+        }
+
+    def __str__(self) -> str:
+        plugin = self.plugin
+        lines = [f"{plugin.name} ({plugin.distribution})"]
+        for problem in plugin.problems:
+            lines.append(f"  FAILED   {problem}")
+        if plugin.error:
+            lines.append(f"  FAILED   loads: {plugin.error}")
+            if plugin.traceback:
+                lines += ["", plugin.traceback.rstrip()]
+            return "\n".join(lines)
+        heading = ""
+        for result in self.results:
+            if heading != f"  {result.kind} {result.full_name}":
+                heading = f"  {result.kind} {result.full_name}"
+                lines.append(heading)
+            lines.append(f"    {result}")
+        passed, skipped = self._count("passed"), self._count("skipped")
+        lines.append(f"{passed} passed, {self.count_failed()} failed, {skipped} skipped")
+        return "\n".join(lines)
+
+    def _count(self, outcome: str) -> int:
+        return sum(result.outcome == outcome for result in self.results)
+
+
+def examine_plugin(name: str) -> ExaminedPlugin:
+    """Check a plugin for ``distillkit plugins check``, also one that does not load.
 
     Args:
         name: A plugin, or a full name.
-
-    Returns:
-        A text of several lines, and whether nothing failed.
 
     Raises:
         PluginError: No such plugin, or no such name in it.
     """
     plugin = _find_plugin(name, load_plugins())
-    lines = [f"{plugin.name} ({plugin.distribution})"]
-    for problem in plugin.problems:
-        lines.append(f"  FAILED   {problem}")
     if plugin.error:
-        lines.append(f"  FAILED   loads: {plugin.error}")
-        if plugin.traceback:
-            lines += ["", plugin.traceback.rstrip()]
-        return "\n".join(lines), False
-    results = check_plugin(name)
-    heading = ""
-    for result in results:
-        if heading != f"  {result.kind} {result.full_name}":
-            heading = f"  {result.kind} {result.full_name}"
-            lines.append(heading)
-        lines.append(f"    {result}")
-    outcomes = [result.outcome for result in results]
-    failed = outcomes.count("failed") + len(plugin.problems)
-    passed, skipped = outcomes.count("passed"), outcomes.count("skipped")
-    lines.append(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return "\n".join(lines), failed == 0
+        return ExaminedPlugin(plugin, [])
+    return ExaminedPlugin(plugin, check_plugin(name))
 
 
 def contract_tests(name: str, options: OptionsByName | None = None) -> Callable[..., None]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from distillkit.environment import unmet_requirements, versions
 from distillkit.plugins.manager import load_plugins
@@ -20,45 +20,46 @@ if TYPE_CHECKING:
 IMPORTS = ("torch", "torchvision", "diffusers", "peft", "accelerate", "datasets", "lpips")
 
 
-def diagnose() -> tuple[list[str], bool]:
+class Finding(NamedTuple):
+    """A line of what was found."""
+
+    label: str
+    text: str
+    is_problem: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.label:<13}{self.text}"
+
+
+def diagnose() -> list[Finding]:
     """Examine this machine and its packages.
 
     It imports what a run imports, so that a broken pair of versions shows here.
-
-    Returns:
-        Lines to print, and whether all is well.
     """
-    problems = list(_find_problems())
-    lines = [f"{label:<13}{fact}" for label, fact in _list_facts()]
-    lines += [f"PROBLEM      {problem}" for problem in problems]
-    if not problems:
-        lines.append("all is well")
-    return lines, not problems
+    problems = [Finding("PROBLEM", problem, is_problem=True) for problem in _find_problems()]
+    facts = [Finding(label, fact) for label, fact in _list_facts()]
+    return facts + problems
 
 
-def diagnose_recipe(resolved: ResolvedRecipe) -> tuple[list[str], bool]:
-    """Look for the files that a recipe needs. The network is not asked.
-
-    Returns:
-        Lines to print, and whether all of them are here.
-    """
+def diagnose_recipe(resolved: ResolvedRecipe) -> list[Finding]:
+    """Look for the files that a recipe needs. The network is not asked."""
     # Imported here: most uses of this module have no recipe.
     from distillkit.runs.preflight import list_needs, suggest
 
     needs = list_needs(resolved)
-    lines = [f"recipe       {resolved.source}"]
-    lines += [f"present      {line}" for line in needs.present]
-    lines += [f"MISSING      {line}" for line in needs.missing]
+    found = [Finding("recipe", str(resolved.source))]
+    found += [Finding("present", line) for line in needs.present]
+    found += [Finding("MISSING", line, is_problem=True) for line in needs.missing]
     if needs.weight_bytes:
-        lines.append(
-            f"weights      at most {needs.weight_bytes / 2**30:.1f} GiB of memory, "
-            "by the sizes of their files"
+        size = (
+            f"at most {needs.weight_bytes / 2**30:.1f} GiB of memory, by the sizes of their files"
         )
+        found.append(Finding("weights", size))
     if needs.missing:
-        lines.append(f"next         fetch what can be fetched: {suggest('fetch', resolved)}")
+        found.append(Finding("next", f"fetch what can be fetched: {suggest('fetch', resolved)}"))
     if needs.can_train:
-        lines.append(f"next         memory and time of a step: {suggest('advise', resolved)}")
-    return lines, not needs.missing
+        found.append(Finding("next", f"memory and time of a step: {suggest('advise', resolved)}"))
+    return found
 
 
 def _list_facts() -> Iterator[tuple[str, str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from distillkit import ResolvedRecipe
 from distillkit_bench.alternatives import measure_in_subprocess
@@ -19,13 +21,34 @@ from distillkit_bench.forecast import (
 GIB = 2**30
 
 
+@dataclass(frozen=True)
+class Examination:
+    """What a recipe takes, and whether it can be run here as it is; sizes in bytes."""
+
+    fits: bool
+    steps: Sequence[StepForecast] = ()
+    """Empty where memory ran out in a dry step."""
+    memory_limit: float | None = None
+    disk: float | None = None
+    """Of checkpoints, student and cache."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        steps = [{**asdict(step), "peak": step.peak} for step in self.steps]
+        limit = self.memory_limit
+        # JSON has no infinity.
+        if limit == float("inf"):
+            limit = None
+        return {"fits": self.fits, "memory_limit": limit, "disk": self.disk, "steps": steps}
+
+
 def examine(
     resolved: ResolvedRecipe,
     memory_limit: float | None,
     *,
     check: bool,
     say: Callable[[str], None],
-) -> bool:
+) -> Examination:
     """Report on a recipe.
 
     Args:
@@ -33,9 +56,6 @@ def examine(
         memory_limit: Bytes that a run may take; by default what the device has.
         check: Also measure a step at the recipe's own crop.
         say: Shows a line to the user.
-
-    Returns:
-        Whether the recipe can be run here as it is.
 
     Raises:
         DistillkitError: Weights or training images are missing, or models cannot be built.
@@ -48,7 +68,7 @@ def examine(
         if not _is_out_of_memory(error):
             raise
         _say_all(say, _format_out_of_memory(error, resolved))
-        return False
+        return Examination(fits=False)
     memory_limit = memory_limit or forecast.device_memory or float("inf")
     for step in forecast.steps:
         _say_all(say, _format_forecast(step, resolved, memory_limit))
@@ -61,7 +81,8 @@ def examine(
     if check:
         _say_all(say, _check_forecasts(forecast.steps, resolved))
     _say_all(say, _advise(forecast, resolved, memory_limit))
-    return _fit(forecast.steps, memory_limit) and disk < free
+    fits = _fit(forecast.steps, memory_limit) and disk < free
+    return Examination(fits, forecast.steps, memory_limit, disk)
 
 
 def _say_all(say: Callable[[str], None], lines: Iterable[str]) -> None:

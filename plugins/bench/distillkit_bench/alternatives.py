@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from distillkit import DistillkitError, scratch_folder
+from distillkit import DistillkitError
 
 AS_IT_IS = "as it is"
 """The row of the recipe without an alternative."""
@@ -85,18 +85,15 @@ def measure_in_subprocess(
     Raises:
         DistillkitError: It failed; its own message follows.
     """
-    with scratch_folder() as folder:
-        results = folder / "bench.json"
-        command = [sys.executable, "-m", "distillkit", "bench", recipe]
-        for override in overrides:
-            command += ["--set", override]
-        command += ["--steps", str(steps), "--warmup", str(warmup), "--images", "0"]
-        command += ["--json", str(results)]
-        if not breakdown:
-            command.append("--no-breakdown")
-        process = subprocess.run(command, capture_output=True, text=True, check=False)
-        if process.returncode == 0 and results.is_file():
-            return json.loads(results.read_text())
+    command = [sys.executable, "-m", "distillkit", "bench", recipe, "--json"]
+    for override in overrides:
+        command += ["--set", override]
+    command += ["--steps", str(steps), "--warmup", str(warmup), "--images", "0"]
+    if not breakdown:
+        command.append("--no-breakdown")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode == 0:
+        return json.loads(process.stdout)
     reason = process.stderr.strip().removeprefix("error: ")
     if not reason:
         reason = f"exit status {process.returncode} (killed: out of memory?)"

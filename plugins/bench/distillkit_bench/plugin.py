@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from distillkit import ExitCode, Overrides, RecipeArgument, hookimpl
+from distillkit import AsJson, ExitCode, Overrides, RecipeArgument, hookimpl, print_json
 
 GIB = 2**30
 
@@ -23,32 +21,29 @@ def distillkit_commands(app: typer.Typer) -> None:
 def bench(  # noqa: PLR0913
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="timed steps of each stage")] = 5,
-    warmup: Annotated[int, typer.Option(min=0, help="steps before them")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Time so many steps of each stage.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Make so many steps before them.")] = 2,
     images: Annotated[
         int,
-        typer.Option(min=0, help="images of the crop's size restored; not with --compare"),
+        typer.Option(min=0, help="Restore so many images of the crop's size; not with --compare."),
     ] = 5,
     breakdown: Annotated[
         bool,
-        typer.Option(help="three more steps: time by phase, NFE, FLOPs"),
+        typer.Option(help="Make three more steps, for time by phase, NFE and FLOPs."),
     ] = True,
     alternatives: Annotated[
         list[str] | None,
         typer.Option(
             "--compare",
             metavar="KEY=VALUE",
-            help="measure with this set, too; several: 'a=1; b=2'; may be repeated",
+            help="Measure with this set, too; several are 'a=1; b=2'. Repeatable.",
         ),
     ] = None,
     rounds: Annotated[
         int,
-        typer.Option(min=1, help="of --compare: times that all settings are measured in turn"),
+        typer.Option(min=1, help="Measure all settings of --compare so many times in turn."),
     ] = 1,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="a file for the results, with machine and versions"),
-    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the speed of training and restoring.
 
@@ -72,16 +67,18 @@ def bench(  # noqa: PLR0913
             rounds=rounds,
             breakdown=breakdown,
         )
-        typer.echo(format_comparison(results))
+        text = format_comparison(results)
     else:
         from distillkit_bench.recipe import measure_recipe
 
         results = measure_recipe(
             resolved, steps=steps, warmup=warmup, images=images, breakdown=breakdown
         )
-        typer.echo(format_measurement(results))
-    if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=2) + "\n")
+        text = format_measurement(results)
+    if as_json:
+        print_json(results)
+    else:
+        typer.echo(text)
 
 
 def advise(
@@ -89,11 +86,15 @@ def advise(
     overrides: Overrides = None,
     memory: Annotated[
         float | None,
-        typer.Option(min=0, help="GiB that a run may take; default: what the device has"),
+        typer.Option(
+            min=0, metavar="GIB", help="Let a run take so many GiB; by default what the device has."
+        ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="also run a step at the recipe's crop size, and compare")
+        bool,
+        typer.Option("--check", help="Also make a step at the recipe's crop size, and compare."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Forecast memory and time of a step; advise what to change.
 
@@ -106,5 +107,10 @@ def advise(
     if memory is not None:
         limit = memory * GIB
     resolved = load_recipe(recipe, overrides or ())
-    if not examine(resolved, limit, check=check, say=typer.echo):
+    report: list[str] = []
+    say = report.append if as_json else typer.echo
+    examination = examine(resolved, limit, check=check, say=say)
+    if as_json:
+        print_json({**examination.as_dict(), "report": "\n".join(report).splitlines()})
+    if not examination.fits:
         raise typer.Exit(ExitCode.CHECK_FAILED)

@@ -1,5 +1,6 @@
 """What ``distillkit advise RECIPE`` predicts and advises: the arithmetic, not the measurements."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -193,6 +194,17 @@ def test_one_that_does_not_fit_is_told_what_to_change_until_it_does(advise, monk
     ]
     assert "--set training.per_term_backward=true" in outcome.out
     assert "precision" not in outcome.out
+
+
+def test_the_forecast_as_json(advise):
+    outcome = advise("--memory", "64", "--json")
+    assert outcome.code == 0
+    forecast = json.loads(outcome.out)
+    assert forecast["fits"]
+    assert forecast["memory_limit"] == 64 * GIB
+    assert [step["stage"] for step in forecast["steps"]] == ["stage1", "stage2"]
+    assert all(0 < step["peak"] < 64 * GIB for step in forecast["steps"])
+    assert forecast["report"][0].startswith("recipe ")
 
 
 def test_the_check_compares_prediction_and_measurement(advise, monkeypatch):

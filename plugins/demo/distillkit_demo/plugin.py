@@ -20,32 +20,37 @@ def demo(  # noqa: PLR0913
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="a run's folder, an exported folder, or a Hub repository"
+            metavar="RUN", help="A run's folder, an exported folder, or a Hub repository."
         ),
     ],
     title: Annotated[
-        str | None, typer.Option(help="heading of the page; default: the name of RUN")
+        str | None, typer.Option(help="Give the page this heading; by default the name of RUN.")
     ] = None,
     host: Annotated[
-        str, typer.Option(help="address to listen on; 0.0.0.0 lets the whole network in")
+        str, typer.Option(help="Listen on this address; 0.0.0.0 lets the whole network in.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Listen on this port.")] = 7860,
     megapixels: Annotated[
-        float, typer.Option(min=0.001, help="what is restored at once, million pixels")
+        float, typer.Option(min=0.001, help="Restore so many million pixels at once.")
     ] = 1.0,
-    megabytes: Annotated[float, typer.Option(min=0.001, help="largest file")] = 50.0,
+    megabytes: Annotated[
+        float, typer.Option(min=0.001, help="Accept files up to so many megabytes.")
+    ] = 50.0,
     memory: Annotated[
-        float, typer.Option(min=1, help="megabytes of all photos that wait at once")
+        float, typer.Option(min=1, help="Let photos that wait take at most so many megabytes.")
     ] = 1000.0,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="a name that browsers know this machine by, as behind a proxy of yours",
+            help="Answer to this name of the machine too, as behind a proxy of yours. Repeatable.",
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+        str | None,
+        typer.Option(
+            help="Compute on cpu, cuda, cuda:1, ... By default on a GPU where there is one."
+        ),
     ] = None,
 ) -> None:
     """Show a student as a web page on this machine.

@@ -9,14 +9,21 @@ import typer
 
 
 def convert_ncnn(
-    param: Annotated[Path, typer.Argument(metavar="MODEL.param", help="lists the layers")],
+    param: Annotated[
+        Path, typer.Argument(metavar="MODEL.param", help="The file that lists the layers.")
+    ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FILE", help="the checkpoint: x.safetensors"),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write this checkpoint: x.safetensors."
+        ),
     ],
     weights: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL.bin", help="the weights; default: beside MODEL.param"),
+        typer.Argument(
+            metavar="MODEL.bin",
+            help="The file of the weights; by default the one beside MODEL.param.",
+        ),
     ] = None,
 ) -> None:
     """Convert an ncnn network into a checkpoint.
