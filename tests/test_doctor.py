@@ -36,7 +36,9 @@ def test_a_recipe_that_lacks_nothing(doctor, recipe):
     assert outcome.code == 0
     assert f"recipe       {recipe}" in outcome.out
     assert "MISSING" not in outcome.out
-    assert outcome.out.splitlines()[-1].endswith(f"distillkit advise {recipe}")
+    *_, advice, verdict = outcome.out.splitlines()
+    assert advice.endswith(f"distillkit advise {recipe}")
+    assert verdict == "all is well"
 
 
 def test_a_recipe_without_its_training_images(doctor, recipe):
