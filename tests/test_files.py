@@ -10,7 +10,7 @@ from PIL import Image
 from distillkit.cli import main as cli
 from distillkit.errors import DiskError, DistillkitError
 from distillkit.files.images import write_picture
-from distillkit.inference.files import plan_files
+from distillkit.inference.files import Shard, plan_files
 
 MODEL = ("--model", "toy/faithful")
 
@@ -67,6 +67,88 @@ def test_results_of_a_second_run_into_the_same_folder_are_no_inputs(restore, tmp
     for _ in range(2):
         assert restore("in", "-o", "in/restored", "--overwrite", *MODEL)[0] == 0
     assert tree(tmp_path / "in") == ["a.png", "restored/a.png"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+def test_shares_of_the_files_are_disjoint_and_together_all(tmp_path, count):
+    for name in ("b.png", "a/c.png", "a.png", "z/y/x.png", "d.png"):
+        picture(tmp_path / "in" / name)
+    inputs = [tmp_path / "in", picture(tmp_path / "other.png")]
+    shares = []
+    for number in range(1, count + 1):
+        jobs = plan_files(inputs, tmp_path / "out", shard=Shard(number, count))
+        shares.append([job.source for job in jobs])
+    everything = [job.source for job in plan_files(inputs, tmp_path / "out")]
+    together = [source for share in shares for source in share]
+    assert sorted(together) == sorted(everything)
+    assert len(everything) == 6
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_share_stays_the_same_while_other_machines_finish_files(tmp_path):
+    for name in "abcdef":
+        picture(tmp_path / "in" / f"{name}.png")
+
+    def share(number):
+        jobs = plan_files(
+            [tmp_path / "in"], tmp_path / "out", shard=Shard(number, 2), existing="skip"
+        )
+        return [job.source.stem for job in jobs]
+
+    assert [share(1), share(2)] == [["a", "c", "e"], ["b", "d", "f"]]
+    for name in "abc":
+        picture(tmp_path / "out" / f"{name}.png")
+    assert [share(1), share(2)] == [["e"], ["d", "f"]]
+
+
+def test_the_order_of_the_inputs_does_not_move_shares(tmp_path):
+    inputs = [picture(tmp_path / "in" / f"{name}.png") for name in "abcd"]
+    shares = [
+        plan_files(of_machine, tmp_path / "out", shard=Shard(2, 2))
+        for of_machine in (inputs, inputs[::-1])
+    ]
+    assert shares[0] == shares[1]
+
+
+def test_clashes_between_shares_are_refused(tmp_path):
+    for name in ("a.jpg", "a.png"):
+        picture(tmp_path / "in" / name)
+    with pytest.raises(DistillkitError, match="two results would be written there"):
+        plan_files([tmp_path / "in"], tmp_path / "out", shard=Shard(1, 2))
+
+
+def test_shares_are_restored_and_resumed(restore, tmp_path):
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    command = ("in", "-o", "out", "--skip-existing", *MODEL)
+    assert restore(*command, "--shard", "1/2")[0] == 0
+    assert tree(tmp_path / "out") == ["a.png", "c.png"]
+    (tmp_path / "out/c.png").unlink()
+    before = (tmp_path / "out/a.png").stat().st_mtime_ns
+    assert restore(*command, "--shard", "1/2")[0] == 0
+    assert tree(tmp_path / "out") == ["a.png", "c.png"]
+    assert (tmp_path / "out/a.png").stat().st_mtime_ns == before
+    assert restore(*command, "--shard", "2/2")[0] == 0
+    assert tree(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+    assert restore(*command, "--shard", "5/5") == (0, "nothing is left to restore\n")
+
+
+def test_a_damaged_file_is_the_concern_of_its_share_alone(restore, tmp_path):
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"not a picture")
+    assert restore("in", "-o", "out", "--shard", "1/2", *MODEL) == (0, "")
+    code, message = restore("in", "-o", "out", "--shard", "2/2", *MODEL)
+    assert code == 2 and "b.png" in message
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "x", "1", "1/0", "-1/4", "1/4/2", "1.5/4"])
+def test_a_share_that_does_not_exist_is_refused(restore, tmp_path, shard):
+    picture(tmp_path / "in/a.png")
+    code, message = restore("in", "-o", "out", f"--shard={shard}", *MODEL)
+    assert code == 2
+    assert message.startswith(f"error: --shard {shard} - expected NUMBER/COUNT with a number from")
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):

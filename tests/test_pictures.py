@@ -348,7 +348,7 @@ def test_finished_results_are_skipped(restore, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in before}
     code, message = restore("in", "-o", "out", "--skip-existing")
     assert code == 0
-    assert "all results are there already" in message
+    assert "nothing is left to restore" in message
     assert restore("in", "-o", "out", "--skip-existing", "--overwrite")[0] == 2
 
 

@@ -20,6 +20,7 @@ from distillkit.inference.files import (
     Existing,
     FileJob,
     FileKind,
+    Shard,
     Tradeoffs,
     plan_files,
     restore_files,
@@ -108,6 +109,13 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         skip_existing: Annotated[
             bool, typer.Option("--skip-existing", help="Make only the results that are missing.")
         ] = False,
+        shard: Annotated[
+            str,
+            typer.Option(
+                metavar="I/N",
+                help="Restore only share I of N of the files, as on one of N machines.",
+            ),
+        ] = "1/1",
         tile: Annotated[
             int | None,
             typer.Option(
@@ -141,10 +149,16 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         run = _choose_run(run, model, set_)
         _limit_megapixels(megapixels, kind)
         tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
-        existing = _choose_existing(overwrite, skip_existing)
-        jobs = plan_files(inputs, output, tradeoffs, kind=kind, existing=existing)
+        jobs = plan_files(
+            inputs,
+            output,
+            tradeoffs,
+            kind=kind,
+            existing=_choose_existing(overwrite, skip_existing),
+            shard=Shard.parse(shard),
+        )
         if not jobs:
-            logger.info("all results are there already")
+            logger.info("nothing is left to restore")
             return
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
@@ -256,7 +270,7 @@ def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], lis
         check(job.source, job.targets)
         remaining.append(job)
 
-    failures = restore_files(check_job, jobs)
+    failures = restore_files(check_job, progress_bar(jobs, unit="file", desc="checking"))
     if not remaining:
         raise DistillkitError("\n".join(failures))
     return remaining, failures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,41 @@ class FileJob:
     """Which of the tradeoffs the targets have."""
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of several shares of the input files, for one of as many machines."""
+
+    number: int
+    """From 1 to ``count``."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Parse ``"2/8"``, the second of eight shares.
+
+        Raises:
+            DistillkitError: it is not two numbers, or the first is not from 1 to the second.
+        """
+        numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+        if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+            raise DistillkitError(
+                f"--shard {text} - expected NUMBER/COUNT with a number from 1 to the count, as "
+                "1/4, 2/4, 3/4 and 4/4"
+            )
+        return cls(int(numbers[1]), int(numbers[2]))
+
+    def select(self, jobs: Sequence[FileJob]) -> list[FileJob]:
+        """Take this share of all jobs: every ``count``-th one, in the order of their paths.
+
+        The shares depend on nothing else, so machines agree on them without asking each other.
+        """
+        ordered = sorted(jobs, key=lambda job: os.fspath(job.source))
+        return ordered[self.number - 1 :: self.count]
+
+
+ALL_FILES = Shard(1, 1)
+
+
 def plan_files(
     inputs: Sequence[Path],
     output: Path,
@@ -86,6 +122,7 @@ def plan_files(
     *,
     kind: FileKind = IMAGE_FILES,
     existing: Existing = "refuse",
+    shard: Shard = ALL_FILES,
 ) -> list[FileJob]:
     """Decide where the result of each file goes; read no content and write nothing.
 
@@ -100,6 +137,8 @@ def plan_files(
         tradeoffs: What every file is restored at.
         kind: Which files are looked for, and which can be written.
         existing: Whether results that exist are refused, replaced or left out of the jobs.
+        shard: The share of the files to plan for. Two results of one name, and results that would
+            replace an input, are refused whatever shares they belong to.
 
     Raises:
         DataError: An input does not exist or is of another kind, a folder cannot be read or holds
@@ -118,6 +157,8 @@ def plan_files(
     jobs = [FileJob(source, _add_tradeoffs(target, tradeoffs), every) for source, target in pairs]
     _refuse_shared_targets(jobs)
     _refuse_targets_that_are_inputs(jobs)
+    # Before finished files are left out: shares must not move while other machines finish files.
+    jobs = shard.select(jobs)
     if existing == "refuse":
         _refuse_existing_targets(jobs)
     if existing == "skip":
