@@ -16,8 +16,8 @@ from distillkit_runtime.pictures import read_picture
 from distillkit_runtime.restorer import Restorer
 from distillkit_runtime.tradeoffs import check_tradeoff
 
-SOME_FAILED, REFUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes."""
+REFUSED, SOME_FAILED, INTERRUPTED = 2, 3, 130
+"""Exit codes, those of ``distillkit``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

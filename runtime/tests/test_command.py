@@ -115,7 +115,7 @@ def test_results_below_the_folder_are_no_inputs(restore, folder):
 def test_what_fails_in_a_folder_is_named_and_the_rest_restored(restore, folder, tmp_path):
     (folder / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(30))
     code, message = restore(folder, "-o", tmp_path / "out")
-    assert code == 1
+    assert code == 3
     assert message.startswith(f"not restored: {folder / 'bad.png'} - ")
     assert files(tmp_path / "out") == ["a.png", "deep/b.png"]
 
