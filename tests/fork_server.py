@@ -18,6 +18,7 @@ import datasets  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
+import distillkit.runs.evaluate
 import distillkit.runs.run  # noqa: F401
 from distillkit.cli.main import main
 

@@ -230,10 +230,11 @@ ADD_LORA = (
 )
 
 
-def test_training_imports_no_peft() -> None:
-    """Nor does an adapter of low rank: peft imports transformers, which takes seconds."""
+def test_training_imports_only_torch_and_accelerate() -> None:
+    """What opens sources, shards weights or draws figures is imported when it is due."""
     loaded = imported_by(f"import distillkit.runs.run; {ADD_LORA}")
-    assert loaded & {"peft", "transformers", "diffusers"} == set()
+    assert loaded & HEAVY == {"torch", "accelerate"}
+    assert loaded & {"torch.distributed.fsdp", "torch._dynamo", "pandas"} == set()
 
 
 def test_restoring_imports_only_torch() -> None:

@@ -17,12 +17,8 @@ from distillkit.errors import PluginError
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit.training.blocks import compile_blocks, gradient_checkpointing
-from distillkit.training.distributed import (
-    count_weight_bytes,
-    create_accelerator,
-    distributed_errors,
-    shard_models,
-)
+from distillkit.training.distributed import create_accelerator, distributed_errors
+from distillkit.training.sharding import count_weight_bytes, shard_models
 
 DEEP = [
     "student.blocks=2",

@@ -18,7 +18,12 @@ def import_as_on_windows(name, globals=None, *arguments, **options):
 
 builtins.__import__ = import_as_on_windows
 
-for module in ("distillkit.runs.run", "distillkit.cli.main", "distillkit_bench.device"):
+for module in (
+    "distillkit.runs.run",
+    "distillkit.runs.evaluate",
+    "distillkit.cli.main",
+    "distillkit_bench.device",
+):
     importlib.import_module(module)
 
 from distillkit.environment import peak_memory

@@ -18,7 +18,6 @@ from distillkit.contract.probe import (
 )
 from distillkit.contract.results import Check, DoesNotApply
 from distillkit.data.degradation import Degradation
-from distillkit.data.opening import open_source
 from distillkit.metrics.base import Metric, SetMetric
 
 LQ_SIZE = (24, 20)
@@ -70,6 +69,9 @@ def check_independence(degradation: Degradation) -> None:
 
 def check_dataset(dataset: Any) -> None:
     """Be a map-style dataset whose first and last images can be read."""
+    # Runs use this module without any check of datasets.
+    from distillkit.data.opening import open_source
+
     source = open_source(dataset=dataset)
     for index in {0, len(source) - 1}:
         size = source.read(index).sizes.gt

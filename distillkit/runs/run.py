@@ -24,17 +24,11 @@ from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
 from distillkit.runs.changes import Change
 from distillkit.runs.distill import Run, distill
-from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.folder import history_entry, lock_folder, prepare_folder
 from distillkit.runs.manifest import Manifest
 from distillkit.runs.preflight import check_presence
 from distillkit.training.cache_estimate import describe_cache
-from distillkit.training.distributed import (
-    count_weight_bytes,
-    create_accelerator,
-    create_mesh,
-    distributed_errors,
-)
+from distillkit.training.distributed import create_accelerator, distributed_errors
 from distillkit.training.models import RunModels, build_models
 from distillkit.training.tracking import NONFINITE
 
@@ -165,6 +159,8 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
     main = accelerator.is_main_process
     mesh = None
     if recipe.training.sharding == "full":
+        from distillkit.training.sharding import create_mesh
+
         mesh = create_mesh(accelerator.device, accelerator.num_processes)
     models = build_models(resolved, accelerator.device, mesh)
     batches = open_batches(resolved, models, accelerator.num_processes)
@@ -217,6 +213,9 @@ def _execute(run: Run, changes: list[Change]) -> Path | None:
         distill(run, plugins.notify)
         if not run.is_main:
             return None
+        # Only now, because what draws the figures takes half a second to import.
+        from distillkit.runs.evaluate import evaluate_run
+
         with manifest.timed("evaluation"):
             report = evaluate_run(run.resolved, run.folder, run.accelerator.device)
         manifest.close("finished")
@@ -246,6 +245,8 @@ def _choose_samples(
 
 
 def _report_sharding(models: RunModels, manifest: Manifest, main: bool) -> None:
+    from distillkit.training.sharding import count_weight_bytes
+
     kept, totals = zip(*gather_object([count_weight_bytes(models.modules)]), strict=True)
     total = totals[0]
     manifest.write(sharding={"kept_bytes": kept, "whole_bytes": total})

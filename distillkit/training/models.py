@@ -32,7 +32,6 @@ from distillkit.plugins.descriptors import StudentSpec
 from distillkit.recipe.build import build, build_distance
 from distillkit.recipe.load import Component, ResolvedRecipe
 from distillkit.recipe.schema import FIDELITY
-from distillkit.training.distributed import shard_models
 from distillkit.training.feature_cache import (
     FeatureCache,
     digest,
@@ -253,6 +252,8 @@ def build_models(
         degradation = build(resolved.degradation, device)
     enforce_contract(resolved, models, degradation, device)
     if mesh is not None:
+        from distillkit.training.sharding import shard_models
+
         modules = [model for model in models.values() if isinstance(model, nn.Module)]
         shard_models(modules, mesh, device)
     _check_scales(models, degradation)
