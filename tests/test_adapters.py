@@ -123,7 +123,7 @@ def test_merged_lora_has_plain_layers_of_one_scale():
     with toy.adapter.merged_at(0.5):
         assert toy.model.network.state_dict().keys() == toy.frozen.network.state_dict().keys()
         other = toy.adapter.merged_at(0.25)
-        with pytest.raises(ValueError, match="merged at 0.5: they cannot be at 0.25"), other:
+        with pytest.raises(DistillkitError, match="merged at 0.5: they cannot be at 0.25"), other:
             pass
 
 

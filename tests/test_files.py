@@ -170,6 +170,34 @@ def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
     assert restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
 
 
+def test_the_weights_of_a_tradeoff_are_merged_once_for_a_folder(
+    restore, recipe, tmp_path, monkeypatch
+):
+    from distillkit.adapters.lora_layer import LoRALayer
+    from distillkit.recipe.load import load_recipe
+    from distillkit.runs.run import run_recipe
+
+    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / "in" / name, (20, 20))
+    of_run = ("--run", "run", "--tradeoff", "0.5")
+    computed = []
+    weight_change = LoRALayer.weight_change
+
+    def counted(layer):
+        computed.append(layer)
+        return weight_change(layer)
+
+    monkeypatch.setattr(LoRALayer, "weight_change", counted)
+    assert restore("in/a.png", "-o", "alone.png", *of_run)[0] == 0
+    of_one_image = len(computed)
+    assert of_one_image > 0
+    assert restore("in", "-o", "out", *of_run)[0] == 0
+    assert len(computed) == 2 * of_one_image
+    alone = (tmp_path / "alone.png").read_bytes()
+    assert all((tmp_path / "out" / name).read_bytes() == alone for name in tree(tmp_path / "in"))
+
+
 def test_a_registered_model_takes_its_own_options(restore, tmp_path):
     picture(tmp_path / "a.png")
     for seed in (1, 2):

@@ -267,6 +267,24 @@ def test_all_tiles_of_one_tradeoff_are_made_by_the_same_merged_weights():
     assert seen[0] is not model.network.first.base_layer.weight
 
 
+def test_merged_at_a_tradeoff_images_are_the_same_and_nothing_else_is_restored(restorer):
+    image = textured(8, 8)
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    alone = restorer(image, 0.5)
+    with restorer.merged_at(0.5):
+        assert np.array_equal(restorer(image, 0.5), alone)
+        assert np.array_equal(restorer(image, np.full((8, 8), 0.5)), alone)
+        for other in (0.25, ramp, [0.5, 1.0]):
+            with pytest.raises(DistillkitError, match="merged at 0.5: they"):
+                restorer(image, other)
+    assert np.array_equal(restorer(image, 0.5), alone)
+    for several in (ramp, [0.0, 0.5]):
+        with restorer.merged_at(several):
+            restorer(image, 0.25)
+    with pytest.raises(DistillkitError, match="tradeoff"):
+        restorer.merged_at(2.0)
+
+
 @pytest.mark.parametrize("size", [(150, 97), (64, 300), (33, 33)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_tiles_leave_no_seam(size, kind):

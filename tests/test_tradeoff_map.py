@@ -54,6 +54,13 @@ def test_a_constant_map_is_the_number(photo, kind):
     np.testing.assert_allclose(by_map, restorer(photo, tradeoff=0.3), atol=1e-6)
 
 
+def test_merged_weights_take_no_map(photo):
+    restorer = Restorer(make_student(("enlarger", "lora")))
+    ramp = np.linspace(0, 1, photo[..., 0].size).reshape(photo.shape[:2])
+    with restorer.merged_at(0.3), pytest.raises(DistillkitError, match=r"at 0\.3: they take no map"):
+        restorer(photo, tradeoff=ramp)
+
+
 @pytest.mark.parametrize("kind", EXACT, ids="-".join)
 def test_the_pass_itself_gives_the_number_for_a_constant_map(kind):
     variant = make_student(kind).variant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from distillkit.adapters.base import Adapter
 from distillkit.adapters.full import FullAdapter
 from distillkit.adapters.lora_layer import NAME, LoRALayer
 from distillkit.adapters.sharing import is_sharded, shard_like
-from distillkit.errors import PluginError
+from distillkit.errors import DistillkitError, PluginError
 
 
 class LoRAAdapter(Adapter):
@@ -74,11 +74,11 @@ class LoRAAdapter(Adapter):
         same scale costs nothing. Sharded weights are not merged: then it is :meth:`at_scale`.
 
         Raises:
-            ValueError: Inside a block of another scale.
+            DistillkitError: Inside a block of another scale.
         """
         if self._merged_scale is not None:
             if self._merged_scale != scale:
-                raise ValueError(
+                raise DistillkitError(
                     f"the weights are merged at {self._merged_scale:g}: they cannot be at {scale:g}"
                 )
             yield
@@ -89,6 +89,14 @@ class LoRAAdapter(Adapter):
             else:
                 with self._plain_layers(scale):
                     yield
+
+    def at_map(self, scale_map: Tensor) -> AbstractContextManager[None]:
+        if self._merged_scale is not None:
+            # The layers that a map is blended in are not in the network now.
+            raise DistillkitError(
+                f"the weights are merged at {self._merged_scale:g}: they take no map"
+            )
+        return super().at_map(scale_map)
 
     @contextmanager
     def _plain_layers(self, scale: float) -> Iterator[None]:

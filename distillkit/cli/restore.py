@@ -174,7 +174,8 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             from distillkit.inference.image_types import read_picture
 
             tradeoffs = [read_picture(tradeoff_map)]
-        restorer.check_tradeoff(tradeoffs)
+        # Refuses a tradeoff before any image is read.
+        merged = restorer.merged_at(tradeoffs)
 
         def restore_job(job: FileJob) -> None:
             wanted = [tradeoffs[index] for index in job.indices]
@@ -184,7 +185,8 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             for note in notes:
                 logger.warning(note)
 
-        failures += _restore_all(restore_job, jobs)
+        with merged:
+            failures += _restore_all(restore_job, jobs)
         _report(failures)
 
     return command

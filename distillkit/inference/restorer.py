@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -210,6 +211,22 @@ class Restorer:
             DistillkitError: a tradeoff outside [0, 1], or one that the student does not offer.
         """
         self._make_request(tradeoff, seed=0, caption=None)
+
+    def merged_at(self, tradeoff: Any) -> AbstractContextManager[None]:
+        """Merge one tradeoff into the weights once for all images inside a context.
+
+        There the student restores at no other. A list of several and a map are not merged.
+
+        Args:
+            tradeoff: as of a call.
+
+        Raises:
+            DistillkitError: as :meth:`check_tradeoff`, at once.
+        """
+        request = self._make_request(tradeoff, seed=0, caption=None)
+        if request.tradeoff_map is not None:
+            return nullcontext()
+        return self.student.merged_at(request.tradeoffs)
 
     def _make_request(self, tradeoff: Any, seed: int, caption: str | None) -> _Request:
         wanted = tradeoff if isinstance(tradeoff, Sequence) else [tradeoff]
