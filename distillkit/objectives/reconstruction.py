@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillkit.objectives.grid import grid_loss
+
 Distance = Callable[[Tensor, Tensor], Tensor]
 """A differentiable perceptual distance, two images (B, 3, H, W) in [-1, 1] -> (B,)."""
 
@@ -17,13 +19,15 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ReconstructionLoss:
-    """``L_rec = lambda_l2 |x_0 - x_GT|^2 + lambda_lp l(x_0, x_GT)``, and an L1 term of ours.
+    """``L_rec = lambda_l2 |x_0 - x_GT|^2 + lambda_lp l(x_0, x_GT)``, and terms of ours: L1 and the grid.
 
     Norms are means over elements, and nothing is clamped. A term of weight 0 is left out.
     """
 
     l2_weight: float = 1.0
     l1_weight: float = 0.0
+    grid_weight: float = 0.0
+    grid_period: int = 4
     perceptual_weight: float = 0.0
     distance: Distance | None = None
     """The perceptual distance l; needed where its weight is above 0."""
@@ -36,7 +40,7 @@ class ReconstructionLoss:
     def __call__(
         self, x_0: Tensor, x_gt: Tensor, generator: torch.Generator, *, l2_factor: float = 1.0
     ) -> Losses:
-        """Return the weighted terms ``l2``, ``l1`` and ``perceptual``.
+        """Return the weighted terms ``l2``, ``l1``, ``grid`` and ``perceptual``.
 
         Args:
             x_0: the student's image, (B, 3, H, W) in [-1, 1].
@@ -50,6 +54,8 @@ class ReconstructionLoss:
             losses["l2"] = self.l2_weight * l2_factor * error.square().mean()
         if self.l1_weight > 0:
             losses["l1"] = self.l1_weight * error.abs().mean()
+        if self.grid_weight > 0:
+            losses["grid"] = self.grid_weight * grid_loss(x_0, self.grid_period)
         if self.perceptual_weight > 0:
             assert self.distance is not None
             shifted = shifted_crops(x_0, x_gt, self.max_shift, generator)

@@ -87,6 +87,8 @@ def build_reconstruction_loss(resolved: ResolvedRecipe, device: Device) -> Recon
     return ReconstructionLoss(
         l2_weight=config.l2_weight,
         l1_weight=config.l1_weight,
+        grid_weight=config.grid_weight,
+        grid_period=config.grid_period,
         perceptual_weight=config.perceptual_weight,
         distance=None if metric is None else build_distance(resolved, metric, device),
         max_shift=config.perceptual_max_shift,

@@ -169,6 +169,14 @@ class ReconstructionConfig(Config):
     l1_weight: NonNegative = Field(
         default=0.0, description="mean absolute error (not in the paper)"
     )
+    grid_weight: NonNegative = Field(
+        default=0.0,
+        description="squared relative spread of the sharpness of an upsampler's phases: the grid "
+        "that adversarial training leaves (not in the paper)",
+    )
+    grid_period: Count = Field(
+        default=4, description="of the grid, in pixels: the factor of the last upsampling"
+    )
     perceptual_weight: NonNegative = Field(
         default=2.0, description="lambda_lp: perceptual distance"
     )
