@@ -27,6 +27,7 @@ from distillkit.objectives.dual_teacher import (
     output_distillation,
     score_distillation,
 )
+from distillkit.objectives.grid import grid_loss, grid_strength
 from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import ReconstructionLoss
@@ -55,6 +56,56 @@ def distill(teacher, student, batch, seed=0, **options):
     sample = make_sample(student, lq)
     inputs = ModelInput(lq)
     return sample, score_distillation(teacher, student, sample, inputs, gt, gen(seed), **options)
+
+
+# --- the grid of an upsampler
+
+
+def noise_with_a_grid(strength):
+    """Noise in whose every fourth row and column the amplitude is ``1 + strength``."""
+    noise = torch.randn(2, 1, 64, 64, generator=gen(3)).expand(-1, 3, -1, -1) * 0.1
+    amplitude = torch.ones(64, 64)
+    amplitude[::4, ::4] += strength
+    return noise * amplitude
+
+
+def test_the_grid_is_small_in_noise_and_grows_with_the_amplitude_of_a_phase():
+    plain, weak, strong = (float(grid_strength(noise_with_a_grid(s), 4)) for s in (0, 1, 3))
+    assert plain < 0.05
+    assert plain < weak < strong
+
+
+def test_the_grid_has_its_period():
+    image = noise_with_a_grid(3)
+    assert grid_strength(image, 4) > 3 * grid_strength(image, 3)
+
+
+def test_a_flat_image_has_no_grid_and_a_finite_gradient():
+    image = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    loss = grid_loss(image, 4)
+    loss.backward()
+    assert loss == 0
+    assert torch.isfinite(image.grad).all()
+
+
+def test_the_loss_of_the_grid_is_the_square_of_its_strength():
+    image = noise_with_a_grid(2)
+    torch.testing.assert_close(grid_loss(image, 4), grid_strength(image, 4) ** 2)
+
+
+def test_a_step_down_the_loss_of_the_grid_lowers_it_without_adding_detail():
+    image = noise_with_a_grid(2).requires_grad_()
+    (gradient,) = torch.autograd.grad(grid_loss(image, 4), image)
+    smoother = (image - 5.0 * gradient).detach()
+    assert grid_strength(smoother, 4) < grid_strength(image, 4)
+    assert smoother.square().mean() < image.square().mean()
+
+
+def test_the_term_of_the_grid_has_its_weight():
+    image = noise_with_a_grid(2)
+    losses = ReconstructionLoss(l2_weight=0, grid_weight=3.0)(image, image, gen())
+    assert set(losses) == {"grid"}
+    torch.testing.assert_close(losses["grid"], 3 * grid_loss(image, 4))
 
 
 # --- eq. 1

@@ -19,7 +19,9 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class ReconstructionLoss:
-    """``L_rec = lambda_l2 |x_0 - x_GT|^2 + lambda_lp l(x_0, x_GT)``, and terms of ours: L1 and the grid.
+    """``L_rec = lambda_l2 |x_0 - x_GT|^2 + lambda_lp l(x_0, x_GT)``, and two terms of ours.
+
+    They are the L1 distance and the grid of the upsampler (:mod:`distillkit.objectives.grid`).
 
     Norms are means over elements, and nothing is clamped. A term of weight 0 is left out.
     """
