@@ -24,6 +24,7 @@ WEIGHTS = {
     "faithful_weight": 0.5,
     "mix_perceptual_weight": 0.4,
     "perceptual_weight": 0.3,
+    "faithful_perceptual_weight": 0.05,
     "l2_weight": 10.0,
     "l1_weight": 2.0,
 }
@@ -61,7 +62,8 @@ def test_the_loss_is_the_equation(t):
         return (cubed_error(a, b).mean() + fourth_power_error(a, b).mean()) / 2
 
     expected = 0.7 * pixel_loss(x_t, m_t) + (0.2 + t * 0.5) * pixel_loss(x_t, x)
-    expected = expected + (1 - t) * (0.4 * distance(x_t, m_t) + 0.3 * distance(x_t, x))
+    expected = expected + (1 - t) * 0.4 * distance(x_t, m_t)
+    expected = expected + ((1 - t) * 0.3 + t * 0.05) * distance(x_t, x)
     torch.testing.assert_close(loss_of(make_loss(), x_t, t, m_t, x), expected)
 
 

@@ -9,12 +9,14 @@ has less error than its share of each teacher's: ``MSE(m_t) = t MSE(f) + (1 - t)
 |f - r|^2``. A student inherits the last term only if its optimum is ``m_t``, as that of a
 regression in image space is and that of a difference of scores is not. So
 
-``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x) + (1 - t) [w_p d(x_t, m_t) + w_d d(x_t, x)]``,
+``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x)
+        + (1 - t) w_p d(x_t, m_t) + ((1 - t) w_d + t w_e) d(x_t, x)``,
+
 beside ``(1 - t) w_a`` times an adversarial term (:mod:`~distillkit.objectives.adversarial`),
 
 with the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|`` and a perceptual distance d. With
 ``w_m`` alone the optimum is the line itself; ``w_g`` moves the faithful end toward the student's
-own E[x | x_LQ]; ``w_x`` in the place of ``w_m`` is the control without teachers. Where an image has
+own E[x | x_LQ], and a little ``w_e`` keeps that mean from being blurred; ``w_x`` in the place of ``w_m`` is the control without teachers. Where an image has
 no ground truth, the terms with x are left out, and the adversarial one.
 """
 
@@ -43,6 +45,8 @@ class LineLoss:
     """w_p."""
     perceptual_weight: float = 0.0
     """w_d."""
+    faithful_perceptual_weight: float = 0.0
+    """w_e."""
     l2_weight: float = 10.0
     l1_weight: float = 1.0
     distances: Sequence[Distance] = ()
@@ -78,9 +82,9 @@ class LineLoss:
         if m_t is not None and self.mix_perceptual_weight > 0:
             distance = self._distance(x_t, m_t, generator)
             losses["mix_perceptual"] = realism * self.mix_perceptual_weight * distance
-        if x_gt is not None and self.perceptual_weight > 0:
-            distance = self._distance(x_t, x_gt, generator)
-            losses["perceptual"] = realism * self.perceptual_weight * distance
+        if x_gt is not None and self.perceptual_weight + self.faithful_perceptual_weight > 0:
+            weight = realism * self.perceptual_weight + tradeoff * self.faithful_perceptual_weight
+            losses["perceptual"] = weight * self._distance(x_t, x_gt, generator)
         return losses
 
     @property

@@ -28,8 +28,6 @@ class ReconstructionLoss:
 
     l2_weight: float = 1.0
     l1_weight: float = 0.0
-    grid_weight: float = 0.0
-    grid_period: int = 4
     perceptual_weight: float = 0.0
     distance: Distance | None = None
     """The perceptual distance l; needed where its weight is above 0."""
@@ -38,6 +36,9 @@ class ReconstructionLoss:
 
     Without it, a network with strides is over-fitted at one phase of its grid.
     """
+    grid_weight: float = 0.0
+    grid_period: int = 4
+    """The factor of the network's last upsampling."""
 
     def __call__(
         self, x_0: Tensor, x_gt: Tensor, generator: torch.Generator, *, l2_factor: float = 1.0

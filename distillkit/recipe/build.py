@@ -124,6 +124,7 @@ def build_objective(
         faithful_weight=line.faithful_weight,
         mix_perceptual_weight=line.mix_perceptual_weight,
         perceptual_weight=line.perceptual_weight,
+        faithful_perceptual_weight=line.faithful_perceptual_weight,
         l2_weight=line.l2_weight,
         l1_weight=line.l1_weight,
         distances=[build_distance(resolved, c, device) for c in resolved.line_metrics],

@@ -347,6 +347,9 @@ class LineConfig(Config):
         default=0.0, description="w_p: (1 - t) times d to m_t"
     )
     perceptual_weight: NonNegative = Field(default=0.3, description="w_d: (1 - t) times d to x")
+    faithful_perceptual_weight: NonNegative = Field(
+        default=0.0, description="w_e: t times d to x; a little of it keeps the faithful end sharp"
+    )
     l2_weight: NonNegative = 10.0
     l1_weight: NonNegative = 1.0
     perceptual_metrics: list[UseConfig] = Field(
@@ -380,7 +383,8 @@ class LineConfig(Config):
     @property
     def uses_distance(self) -> bool:
         """Whether a term asks for d."""
-        return self.perceptual_weight + self.mix_perceptual_weight > 0
+        weights = [self.perceptual_weight, self.faithful_perceptual_weight]
+        return sum(weights) + self.mix_perceptual_weight > 0
 
     @model_validator(mode="after")
     def _check_something_to_learn(self) -> Self:
