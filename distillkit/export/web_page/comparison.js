@@ -7,7 +7,11 @@ class Comparison {
     this.after = $("after").getContext("2d");
     this.map = $("map").getContext("2d");
     this.cursor = { x: 0, y: 0 };
-    this.dirty = null;
+    // Pixels that are blended in a frame. More are drawn roughly, and bit by bit when nothing moves.
+    this.mostInFrame = 400_000;
+    this.dirty = null;  // the area to draw in the next frame
+    this.rough = null;  // the area that is drawn with too few pixels
+    this.frame = null;
     for (const id of ["tradeoff", "showMap"]) $(id).addEventListener("input", () => this.drawSoon());
     $("divider").addEventListener("input", () => this.split());
     $("compared").addEventListener("change", () => this.drawBefore());
@@ -25,6 +29,8 @@ class Comparison {
     this.width = width;
     this.height = height;
     this.nodes = new Map();
+    this.dirty = null;
+    this.rough = null;
     this.painting = new Painting(width, height);
     this.cursor = { x: width / 2, y: height / 2 };
     fit($("comparison"), width, height);
@@ -69,60 +75,68 @@ class Comparison {
   // ---- Drawing ----
 
   drawSoon(area = this.everywhere()) {
-    const waits = this.dirty !== null;
-    this.dirty = waits ? union(this.dirty, area) : area;
-    if (waits) return;
-    requestAnimationFrame(() => {
-      const dirty = this.dirty;
+    this.dirty = union(this.dirty, area);
+    this.frame ??= requestAnimationFrame(() => this.drawFrame());
+  }
+
+  drawFrame() {
+    this.frame = null;
+    if (this.dirty) {
+      this.draw(this.dirty);
       this.dirty = null;
-      this.draw(dirty);
-    });
+    } else if (this.rough) {
+      this.refine();
+    }
+    if (this.rough) this.frame = requestAnimationFrame(() => this.drawFrame());
   }
 
   draw(area) {
     if (!this.nodes.size || area.width <= 0 || area.height <= 0) return;
-    const image = new ImageData(area.width, area.height);
-    this.blend(image.data, area);
-    this.after.putImageData(image, area.left, area.top);
-    $("map").hidden = !$("showMap").checked;
-    if ($("showMap").checked) this.drawMap(area);
+    const step = Math.ceil(Math.sqrt(area.width * area.height / this.mostInFrame));
+    if (step > 1) this.rough = union(this.rough, area);
+    else if (this.isEverywhere(area)) this.rough = null;
+    this.drawWith(step, area);
     $("value").value = this.tradeoff.toFixed(2);
   }
 
+  // Draws the upper rows of what is rough.
+  refine() {
+    const { left, top, width, height } = this.rough;
+    const rows = Math.min(height, Math.ceil(this.mostInFrame / width));
+    this.drawWith(1, { left, top, width, height: rows });
+    this.rough = rows < height ? { left, top: top + rows, width, height: height - rows } : null;
+  }
+
+  // Draws one of each `step` x `step` pixels, enlarged.
+  drawWith(step, area) {
+    putPixels(this.after, area, step, (target) => this.blend(target, area, step));
+    $("map").hidden = !$("showMap").checked;
+    if ($("showMap").checked) putPixels(this.map, area, step, (target) => this.mapInto(target, area, step));
+  }
+
   // The restored image in an area, RGBA.
-  blend(target, area) {
+  blend(target, area, step = 1) {
     if (NODES.length > 1 && this.isComplete) {
       const images = NODES.map((node) => this.nodes.get(node));
-      blendInto(target, images, this.width, area, this.tradeoff, this.painting);
+      blendInto(target, images, this.width, area, step, this.tradeoff, this.painting);
     } else {
       const [image] = this.nodes.values();
-      copyInto(target, image, this.width, area);
+      copyInto(target, image, this.width, area, step);
     }
-    if (this.opacity) this.applyOpacity(target, area);
+    if (this.opacity) this.applyOpacity(target, area, step);
   }
 
-  applyOpacity(target, area) {
-    let i = 3;
-    for (let y = area.top; y < area.top + area.height; y++) {
-      let pixel = y * this.width + area.left;
-      for (const end = pixel + area.width; pixel < end; pixel++, i += 4) target[i] = this.opacity[pixel];
-    }
+  applyOpacity(target, area, step) {
+    eachPixel(this.width, area, step, (pixel, i) => { target[i + 3] = this.opacity[pixel]; });
   }
 
-  drawMap(area) {
-    const image = new ImageData(area.width, area.height);
-    let i = 0;
-    for (let y = area.top; y < area.top + area.height; y++) {
-      let pixel = y * this.width + area.left;
-      for (const end = pixel + area.width; pixel < end; pixel++, i += 4) {
-        const level = 255 * this.painting.tradeoffAt(pixel, this.tradeoff);
-        image.data[i] = level;
-        image.data[i + 1] = level;
-        image.data[i + 2] = level;
-        image.data[i + 3] = 255;
-      }
-    }
-    this.map.putImageData(image, area.left, area.top);
+  mapInto(target, area, step) {
+    const { painting, tradeoff } = this;
+    eachPixel(this.width, area, step, (pixel, i) => {
+      const level = 255 * painting.tradeoffOf(painting.states[pixel], tradeoff);
+      target.fill(level, i, i + 3);
+      target[i + 3] = 255;
+    });
   }
 
   drawBefore() {
@@ -136,8 +150,8 @@ class Comparison {
       return;
     }
     const image = new ImageData(this.width, this.height);
-    copyInto(image.data, this.nodes.get(node), this.width, this.everywhere());
-    if (this.opacity) this.applyOpacity(image.data, this.everywhere());
+    copyInto(image.data, this.nodes.get(node), this.width, this.everywhere(), 1);
+    if (this.opacity) this.applyOpacity(image.data, this.everywhere(), 1);
     this.before.putImageData(image, 0, 0);
   }
 
@@ -149,6 +163,10 @@ class Comparison {
 
   everywhere() {
     return { left: 0, top: 0, width: this.width, height: this.height };
+  }
+
+  isEverywhere({ width, height }) {
+    return width === this.width && height === this.height;
   }
 
   // ---- The brush ----
@@ -239,7 +257,22 @@ function opacityOf(context) {
   return opacity.every((value) => value === 255) ? null : opacity;
 }
 
+// Puts pixels on a canvas that `fill` writes, RGBA: one of each `step` x `step`, enlarged.
+function putPixels(context, { left, top, width, height }, step, fill) {
+  const image = new ImageData(Math.ceil(width / step), Math.ceil(height / step));
+  fill(image.data);
+  if (step === 1) {
+    context.putImageData(image, left, top);
+    return;
+  }
+  const small = new OffscreenCanvas(image.width, image.height);
+  small.getContext("2d").putImageData(image, 0, 0);
+  context.clearRect(left, top, width, height);
+  context.drawImage(small, 0, 0, width / step, height / step, left, top, width, height);
+}
+
 function union(one, other) {
+  if (!one) return other;
   const left = Math.min(one.left, other.left);
   const top = Math.min(one.top, other.top);
   const right = Math.max(one.left + one.width, other.left + other.width);

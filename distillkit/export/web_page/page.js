@@ -116,7 +116,7 @@ class Page {
   async choosePart() {
     const { signal } = this.controller;
     this.show("cropper", "cropping");
-    this.say("Choose what to restore of it.");
+    this.say("This photo is large. Choose what to restore of it.");
     const crop = await this.cropper.ask(this.photo);
     if (!signal.aborted) await this.restore(crop);
   }

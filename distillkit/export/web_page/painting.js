@@ -2,41 +2,44 @@
 "use strict";
 
 const MOST_UNDO = 10;
+const FAITHFUL = 256;
+const STATES = 512;
 
 class Painting {
   constructor(width, height) {
     this.width = width;
     this.height = height;
-    this.weight = new Uint8Array(width * height);  // 0: the slider's tradeoff, 255: the brush's
-    this.value = new Uint8Array(width * height);   // 0: realistic, 255: faithful
+    // How much a pixel is covered, 0 ... 255, and FAITHFUL if by the faithful brush.
+    this.states = new Uint16Array(width * height);
     this.former = [];
   }
 
-  tradeoffAt(pixel, base) {
-    const weight = this.weight[pixel] / 255;
-    return base + weight * (this.value[pixel] / 255 - base);
+  // The tradeoff of a pixel where the slider is at `base`.
+  tradeoffOf(state, base) {
+    const painted = state & FAITHFUL ? 1 : 0;
+    return base + (state & 255) / 255 * (painted - base);
   }
 
   get isEmpty() {
-    return !this.weight.some(Boolean);
+    return !this.states.some((state) => state & 255);
   }
 
   // The tradeoff of each pixel.
   toMap(base) {
-    return Float32Array.from(this.weight, (_, pixel) => this.tradeoffAt(pixel, base));
+    return Float32Array.from(this.states, (state) => this.tradeoffOf(state, base));
   }
 
   remember() {
-    this.former = [...this.former, [this.weight.slice(), this.value.slice()]].slice(-MOST_UNDO);
+    this.former = [...this.former, this.states.slice()].slice(-MOST_UNDO);
   }
 
   undo() {
-    if (this.former.length) [this.weight, this.value] = this.former.pop();
+    if (this.former.length) this.states = this.former.pop();
   }
 
   clear() {
     this.remember();
-    this.weight.fill(0);
+    this.states.fill(0);
   }
 
   // Paints along a line, and returns the area that may have changed. Tools are faithful,
@@ -75,19 +78,18 @@ class Painting {
   }
 
   paint(tool, pixel, strength) {
-    const before = this.weight[pixel];
-    const value = tool === "faithful" ? 255 : 0;
+    const before = this.states[pixel] & 255;
+    const brush = this.states[pixel] & FAITHFUL;
+    const own = tool === "faithful" ? FAITHFUL : 0;
     if (tool === "erase") {
-      this.weight[pixel] = Math.min(before, 255 - strength);
-    } else if (this.value[pixel] === value || before === 0) {
-      this.value[pixel] = value;
-      this.weight[pixel] = Math.max(before, strength);
+      this.states[pixel] = brush + Math.min(before, 255 - strength);
+    } else if (brush === own || before === 0) {
+      this.states[pixel] = own + Math.max(before, strength);
     } else if (strength >= 128) {
-      this.value[pixel] = value;
-      this.weight[pixel] = strength;
+      this.states[pixel] = own + strength;
     } else {
       // The fading edge of a brush first takes away what another one painted.
-      this.weight[pixel] = Math.min(before, 255 - strength);
+      this.states[pixel] = brush + Math.min(before, 255 - strength);
     }
   }
 }

@@ -110,6 +110,28 @@ def test_the_slider_blends_what_was_restored_once_and_asks_nobody(page, restorer
     assert netlocs == {urlsplit(address).netloc}
 
 
+def test_a_large_result_is_blended_roughly_at_once_and_then_exactly(page, restorer):
+    image = noise(9, 12).resize((116, 86), Image.Resampling.BICUBIC)
+    upload(page, image)
+    page.evaluate("""() => {
+        const { comparison } = page;
+        const drawWith = comparison.drawWith;
+        window.drawn = [];
+        comparison.mostInFrame = 4000;
+        comparison.drawWith = (step, area) => {
+            drawn.push([step, area.width * area.height]);
+            drawWith.call(comparison, step, area);
+        };
+    }""")
+    move(page, 1)
+    page.wait_for_function("() => drawn.length && !page.comparison.frame")
+    assert np.array_equal(pixels(page)[..., :3], restored_at(restorer, image, 1))
+    (step, area), *refined = page.evaluate("drawn")
+    assert step == 4 and area == 232 * 172
+    assert {step for step, _ in refined} == {1} and sum(area for _, area in refined) == area
+    assert max(area for _, area in refined) <= 4000 + 232
+
+
 def test_the_download_is_restored_at_the_final_tradeoff_and_named_after_the_photo(page, restorer):
     image = noise(40, 60, 4)
     upload(page, image, "My photo.v2.png")
