@@ -10,6 +10,7 @@ import pytest
 
 from distillkit.errors import PluginError, RecipeError
 from distillkit.plugins import manager
+from distillkit.plugins.descriptors import TeacherSpec
 from distillkit.plugins.manager import Plugin, Plugins
 from distillkit.plugins.offers import find_folder
 from distillkit.plugins.recipes import find_recipe, list_recipes, recipes_of
@@ -142,7 +143,7 @@ def test_recipes_are_listed(distillkit, folder):
     assert "4x super-resolution on a laptop CPU" in outcome.out
     rows = json.loads(distillkit("recipe", "list", "--json").out)
     (row,) = (row for row in rows if row["name"] == MINI)
-    assert Path(row["file"]).read_text().startswith(f"# {row['summary']}")
+    assert Path(row["file"]).read_text().splitlines()[1] == f"# {row['summary']}"
     assert f"recipe       {MINI}" in distillkit("plugins").out
 
 
@@ -151,9 +152,35 @@ def test_a_copy_is_the_file_and_runs_like_it(distillkit, folder):
         "quickstart_sr4x.toml; run it with: distillkit run quickstart_sr4x.toml\n"
     )
     packaged = find_recipe(MINI, manager.load_plugins()).path
-    assert Path("quickstart_sr4x.toml").read_bytes() == packaged.read_bytes()
+    directive, *lines = Path("quickstart_sr4x.toml").read_text().splitlines()
+    assert directive == "#:schema distillkit.schema.json"
+    assert lines == packaged.read_text().splitlines()[1:]
     copied = load_recipe("quickstart_sr4x.toml").document.values
     assert copied == load_recipe(MINI).document.values
+
+
+def test_a_copy_has_a_schema_beside_it(distillkit, toys_with_recipes, folder):
+    assert distillkit("recipe", "copy", "toy/first", "-o", "copies/mine.toml").code == 0
+    assert Path("copies/mine.toml").read_text().startswith("#:schema distillkit.schema.json\n# A f")
+    schema = Path("copies/distillkit.schema.json")
+    assert schema.read_text() == distillkit("recipe", "schema").out
+    assert "toy/student" in schema.read_text()
+    schema.write_text("{}")
+    assert distillkit("recipe", "copy", "toy/first", "-o", "copies/again.toml").code == 0
+    assert schema.read_text() == "{}"
+
+
+def test_a_copy_does_without_a_schema_where_a_plugin_is_in_the_way(
+    distillkit, toys_with_recipes, folder, monkeypatch
+):
+    def refuse(self):
+        raise PluginError("no such options")
+
+    monkeypatch.setattr(TeacherSpec, "config", property(refuse))
+    outcome = distillkit("recipe", "copy", "toy/first")
+    assert outcome.code == 0
+    assert "no distillkit.schema.json, for editors: no such options" in outcome.err
+    assert [path.name for path in folder.iterdir()] == ["first.toml"]
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in list_recipes(manager.load_plugins())])

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distillkit.cli.arguments import AsJson, Overrides, RecipeArgument, load_recipe, print_json
+from distillkit.errors import PluginError
 
 recipe_app = typer.Typer(
     help="List, copy, check and show recipes.", no_args_is_help=True, rich_markup_mode=None
@@ -40,13 +41,30 @@ def copy(
 ) -> None:
     """Copy a plugin's recipe into a file to change.
 
+    The JSON schema of recipes is written beside it, for editors, if it is not there.
+
     To change a few keys only, write a recipe that extends it: extends = ["plugin/name"].
     """
     from distillkit.plugins.manager import load_plugins
     from distillkit.plugins.recipes import copy_recipe
 
     file = copy_recipe(name, out, load_plugins())
+    _add_schema(file.parent)
     typer.echo(f"{file}; run it with: distillkit run {file}")
+
+
+def _add_schema(folder: Path) -> None:
+    """Write the JSON schema into a folder of recipes. Without it, recipes run all the same."""
+    from distillkit.files.atomic import write_file
+    from distillkit.plugins.recipes import SCHEMA
+    from distillkit.recipe.json_schema import schema_text
+
+    if (folder / SCHEMA).exists():
+        return
+    try:
+        write_file(folder / SCHEMA, schema_text())
+    except PluginError as e:
+        typer.echo(f"no {SCHEMA}, for editors: {e}", err=True)
 
 
 @recipe_app.command()

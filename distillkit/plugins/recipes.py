@@ -12,6 +12,10 @@ from distillkit.files.atomic import write_file
 from distillkit.plugins.manager import Plugin, Plugins
 
 SUFFIX = ".toml"
+DIRECTIVE = "#:schema"
+"""A recipe's first line, by which editors find the JSON schema of recipes."""
+SCHEMA = "distillkit.schema.json"
+"""The file of the JSON schema, beside a recipe."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,17 @@ class PackagedRecipe:
 
     @property
     def summary(self) -> str:
-        """The comment in the file's first line; empty where there is none."""
-        with self.path.open(encoding="utf-8") as lines:
-            first_line = lines.readline().strip()
-        if not first_line.startswith("#"):
+        """The comment that the file begins with, its first line; empty where there is none."""
+        lines = _without_directive(self.path)
+        if not lines or not lines[0].startswith("#"):
             return ""
-        return first_line.lstrip("# ")
+        return lines[0].strip("# \n")
+
+
+def _without_directive(path: Path) -> list[str]:
+    """Read the lines of a recipe, but for that which editors read."""
+    text = path.read_text(encoding="utf-8")
+    return [line for line in text.splitlines(True) if not line.startswith(DIRECTIVE)]
 
 
 def is_recipe_file(name: str) -> bool:
@@ -95,6 +104,8 @@ def suggest_recipe(file_name: str, plugins: Plugins) -> str:
 def copy_recipe(name: str, out: Path | None, plugins: Plugins) -> Path:
     """Copy a plugin's recipe into a file, which is returned.
 
+    Its first line names a schema beside it, for editors.
+
     Args:
         name: of the recipe.
         out: the file; default: the recipe's last name, in the working folder.
@@ -111,7 +122,8 @@ def copy_recipe(name: str, out: Path | None, plugins: Plugins) -> Path:
     if file.exists():
         raise DistillkitError(f"{file} - exists already; choose another file with -o")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, recipe.path.read_bytes())
+    lines = [f"{DIRECTIVE} {SCHEMA}\n", *_without_directive(recipe.path)]
+    write_file(file, "".join(lines).encode())
     return file
 
 

@@ -57,6 +57,21 @@ def relative_defaults(model: type[BaseModel]) -> dict[str, Path]:
     return found
 
 
+def packaged_defaults(model: type[BaseModel]) -> dict[str, Path]:
+    """Find the options of a model whose default is a file in the plugin's package.
+
+    Returns:
+        the files, by the option's key.
+    """
+    found: dict[str, Path] = {}
+    for name, option in model.model_fields.items():
+        default = option.default
+        path = default.path if isinstance(default, WeightFile) else default
+        if isinstance(path, Path) and path.is_absolute():
+            found[option.alias or name] = path
+    return found
+
+
 def entry_type(annotation: Any, key: str | int) -> Any:
     """Return the annotation of an entry of a table or list.
 

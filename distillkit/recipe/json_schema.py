@@ -1,16 +1,19 @@
 """The JSON schema of recipes, for editors.
 
-It holds the skeleton, and the options of every installed plugin under its ``use`` names.
+It holds the skeleton, and the options of every installed plugin under its ``use`` names. No key is
+required, because a recipe may extend one that has it.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Kind, Plugins, load_plugins
+from distillkit.recipe import fields
 from distillkit.recipe.load import ANY, KINDS
 from distillkit.recipe.positions import KeyPath
 from distillkit.recipe.schema import Recipe
@@ -33,6 +36,8 @@ def json_schema(plugins: Plugins | None = None) -> Schema:
     schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     schema |= Recipe.model_json_schema()
     definitions = schema["$defs"]
+    for table in (schema, *definitions.values()):
+        table.pop("required", None)
     source = definitions["SourceConfig"]
     for kind in sorted(set(KINDS.values())):
         shared = _shared_keys(source) if kind == "datasets" else {}
@@ -42,6 +47,11 @@ def json_schema(plugins: Plugins | None = None) -> Schema:
     del definitions["UseConfig"]
     _separate_datasets(definitions)
     return schema
+
+
+def schema_text(plugins: Plugins | None = None) -> str:
+    """Write the JSON schema of recipes as the text of a file."""
+    return json.dumps(json_schema(plugins), indent=2) + "\n"
 
 
 def _shared_keys(source: Schema) -> Schema:
@@ -73,6 +83,8 @@ def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema
         choices.append(_table(spec, names, shared, options))
         all_names += names
     choices.append({"type": "string", "examples": sorted(all_names)})
+    # options only: the recipe that is extended names the component
+    choices.append({"type": "object", "not": {"required": ["use"]}})
     return {"anyOf": choices}
 
 
@@ -85,6 +97,9 @@ def _options(kind: Kind, spec: Spec, definitions: Schema) -> Schema:
     options = spec.config.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
     for name, model in options.pop("$defs", {}).items():
         definitions[f"{prefix}.{name}"] = model
+    for key in fields.packaged_defaults(spec.config):
+        # where the package is, differs from machine to machine
+        del options["properties"][key]["default"]
     return options
 
 
@@ -96,7 +111,7 @@ def _table(spec: Spec, names: Sequence[str], shared: Schema, options: Schema) ->
         "title": spec.full_name,
         "description": spec.summary,
         "properties": properties,
-        "required": ["use", *options.get("required", [])],
+        "required": ["use"],
     }
 
 
