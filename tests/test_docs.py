@@ -17,14 +17,13 @@ PAGES = [
     *ROOT.glob("integrations/*/README.md"),
     ROOT / "runtime/README.md",
 ]
-# A page's own name, as in training.md, is no key.
-KEY = re.compile(r"\b(?:stage1|stage2|data|training|evaluation)(?!\.md)(?:\.\w+)+")
+# A page's own name, as in training.md, is no key, and neither is a module's.
+KEY = re.compile(r"(?<![\w.])(?:stage1|stage2|data|training|evaluation)(?!\.md)(?:\.\w+)+")
 
 
 def exists(key: str) -> bool:
     """Check whether a recipe may have the dotted key."""
-    *above, name = key.split(".")
-    path = tuple(int(part) if part.isdigit() else part for part in above)
+    *path, name = (int(part) if part.isdigit() else part for part in key.split("."))
     known = fields.keys(Recipe, path)
     # Tables with free names, such as stage1.teachers, have no list of keys.
     return name in known or fields.entry_type(_annotation(path), name) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
+from build_site import llms_txt, main
 from pages import INDEXES, ROOT, anchors, broken_links, find_pages, for_site, links, listed
 
 PAGES = find_pages()
@@ -53,8 +54,6 @@ def test_links_to_sources_become_text_on_the_site():
 def test_the_site_builds_without_a_warning(tmp_path, capfd):
     if any(find_spec(module) is None for module in ("sphinx", "myst_parser", "furo")):
         pytest.skip("NOT RUN: the site was not built; `make setup` installs what it needs")
-    from build_site import main
-
     assert main(tmp_path) == 0, capfd.readouterr().err
     html = tmp_path / "html"
     for place in PAGES.values():
@@ -62,6 +61,15 @@ def test_the_site_builds_without_a_warning(tmp_path, capfd):
         loaded = [word for word in page.split() if word.startswith(('src="http', "url(http"))]
         assert loaded == []
         assert 'rel="stylesheet" href="http' not in page
+    for _, target in links((html / "llms.txt").read_text(encoding="utf-8")):
+        assert (html / target).is_file()
+
+
+def test_llms_txt_lists_every_page():
+    text = llms_txt(PAGES)
+    assert text.startswith("# distillkit\n\n> ")
+    expected = [place for page, place in PAGES.items() if page not in INDEXES]
+    assert sorted(target for _, target in links(text)) == sorted(expected)
 
 
 def test_the_makefile_builds_it():

@@ -68,7 +68,7 @@ def distillkit_recipes() -> Path:
     """Return the folder of this plugin's recipes, which ships in its package.
 
     ``quickstart.toml`` in it is the recipe ``"<plugin>/quickstart"``, and ``tiny/quickstart.toml``
-    is ``"<plugin>/tiny/quickstart"``. The comment in a file's first line is its summary.
+    is ``"<plugin>/tiny/quickstart"``. The comment that a file begins with is its summary.
     """
     raise NotImplementedError
 

@@ -15,7 +15,9 @@ class Options(BaseModel):
     Unknown keys are refused, so a misspelled key is an error with its file and line.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
     def weight_files(self) -> tuple[WeightFile, ...]:
         """List the files that must be on disk before a run starts.

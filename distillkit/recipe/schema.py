@@ -149,7 +149,9 @@ class DataConfig(Config):
 class AdapterConfig(Config):
     """What a stage trains: low-rank adapters on the denoiser, or all of its weights."""
 
-    kind: Literal["lora", "full"] = "lora"
+    kind: Literal["lora", "full"] = Field(
+        default="lora", description="low-rank adapters (Sec. 5.1), or all weights of the denoiser"
+    )
     rank: Count = Field(default=4, description="rank of the adapters")
     alpha: Positive | None = Field(
         default=None,
@@ -206,7 +208,7 @@ class FakeScoreConfig(Config):
     """The score of the student's own images, for distribution matching."""
 
     rank: Count = Field(default=8, description="of the LoRA on a copy of the teacher's denoiser")
-    learning_rate: Positive = 1e-4
+    learning_rate: Positive = Field(default=1e-4, description="of that LoRA")
     updates: Count = Field(default=5, description="optimizer steps for each one of the student")
 
 
@@ -221,7 +223,9 @@ class TeacherLossConfig(Config):
         description="what the teacher is asked for; distribution_matching: its score, against a "
         "score of the student's images that is trained beside it",
     )
-    fake_score: FakeScoreConfig = FakeScoreConfig()
+    fake_score: FakeScoreConfig = Field(
+        default=FakeScoreConfig(), description="with term = distribution_matching"
+    )
     imitation_weight: NonNegative = Field(
         default=1.0, description="first term of eq. 2 and 3: match the teacher's score"
     )
@@ -273,10 +277,14 @@ class Stage1Config(Config):
         "only loss, for a student that starts from nothing; images without ground truth have the "
         "stage's own losses",
     )
-    learning_rate: Positive = 5e-5
-    adapter: AdapterConfig = AdapterConfig()
-    reconstruction: ReconstructionConfig = ReconstructionConfig()
-    adversarial: AdversarialConfig = AdversarialConfig()
+    learning_rate: Positive = Field(default=5e-5, description="of AdamW (Sec. 5.1)")
+    adapter: AdapterConfig = Field(default=AdapterConfig(), description="what is trained")
+    reconstruction: ReconstructionConfig = Field(
+        default=ReconstructionConfig(), description="eq. 1: terms against the ground truth"
+    )
+    adversarial: AdversarialConfig = Field(
+        default=AdversarialConfig(), description="a term of ours, off by default"
+    )
     teachers: dict[TeacherName, TeacherLossConfig] = Field(
         default_factory=dict,
         validate_default=True,
@@ -350,8 +358,8 @@ class LineConfig(Config):
     faithful_perceptual_weight: NonNegative = Field(
         default=0.0, description="w_e: t times d to x; a little of it keeps the faithful end sharp"
     )
-    l2_weight: NonNegative = 10.0
-    l1_weight: NonNegative = 1.0
+    l2_weight: NonNegative = Field(default=10.0, description="of the squared error in P")
+    l1_weight: NonNegative = Field(default=1.0, description="of the absolute error in P")
     perceptual_metrics: list[UseConfig] = Field(
         default_factory=lambda: [UseConfig(use="distillkit/lpips-vgg")],
         description="d is the mean of these differentiable metrics",
@@ -404,19 +412,25 @@ class Stage2Config(Config):
     steps: CountOrZero = Field(
         default=50_000, description="0 leaves stage 2 out: the student has a fixed tradeoff"
     )
-    learning_rate: Positive = 5e-5
-    variant: Literal["adapter_scaling", "ctsr_eq8", "ctsr_alg2", "oftsr"] = "adapter_scaling"
+    learning_rate: Positive = Field(default=5e-5, description="of AdamW (Sec. 5.1)")
+    variant: Literal["adapter_scaling", "ctsr_eq8", "ctsr_alg2", "oftsr"] = Field(
+        default="adapter_scaling",
+        description="how the tradeoff enters the student: the scale of an adapter; or as the "
+        "paper's eq. 8 or algorithm 2 have it, or OFTSR",
+    )
     target: Literal["reconstruction", "teacher", "line"] = Field(
         default="reconstruction",
         description="what adapter scaling learns: the reconstruction loss; a mix of the stage-1 "
         "student's latent and the faithful teacher's; or line distillation, set by [stage2.line]",
     )
-    line: LineConfig = LineConfig()
+    line: LineConfig = Field(default=LineConfig(), description='with target = "line"')
     l2_weight_ratio: Annotated[float, Field(gt=1)] = Field(
         default=40.0,
         description="L2 weight at tradeoff 1 over that at 0, for the reconstruction target",
     )
-    adapter: AdapterConfig = AdapterConfig(rank=16)
+    adapter: AdapterConfig = Field(
+        default=AdapterConfig(rank=16), description="what is trained, on top of stage 1"
+    )
     faithful_every: CountOrZero = Field(
         default=3, description="every so many steps adapter scaling trains tradeoff 1; 0: never"
     )
@@ -505,14 +519,20 @@ class TrainingConfig(Config):
         description="full: each of several processes keeps a part of the frozen weights, and a "
         "block is gathered while it is used",
     )
-    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    adam_weight_decay: NonNegative = 0.01
-    lr_warmup_steps: CountOrZero = 0
+    adam_betas: tuple[Fraction, Fraction] = Field(
+        default=(0.9, 0.999), description="of AdamW (Sec. 5.1)"
+    )
+    adam_weight_decay: NonNegative = Field(default=0.01, description="of AdamW")
+    lr_warmup_steps: CountOrZero = Field(
+        default=0, description="first steps of each stage, over which the learning rate rises"
+    )
     lr_decay_fraction: Fraction = Field(
         default=0.0,
         description="last part of each stage over which the learning rate falls linearly to 0",
     )
-    max_grad_norm: Positive = 1.0
+    max_grad_norm: Positive = Field(
+        default=1.0, description="longer gradients are scaled down to it"
+    )
     gradient_accumulation_steps: Count = Field(default=1, description="batches per optimizer step")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="decay of the moving average of the trained weights; 0: none"
@@ -522,7 +542,7 @@ class TrainingConfig(Config):
     validation_steps: CountOrZero = Field(
         default=500, description="steps between sample grids; 0: none"
     )
-    logging_steps: Count = 10
+    logging_steps: Count = Field(default=10, description="steps between lines of the log")
     cache_gib: NonNegative = Field(
         default=0.0,
         description="disk for features of frozen models whose inputs repeat "
@@ -534,13 +554,18 @@ class TrainingConfig(Config):
     max_nonfinite_steps: Count = Field(
         default=3, description="non-finite losses in a row at which the run stops"
     )
-    log_with: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    log_with: list[Literal["tensorboard", "wandb"]] = Field(
+        default=["tensorboard"], description="trackers, beside metrics.jsonl"
+    )
 
 
 class EvaluationConfig(Config):
     """How the student is judged on the held-out images."""
 
-    tradeoffs: list[Fraction] = Field(default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    tradeoffs: list[Fraction] = Field(
+        default_factory=lambda: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
+        description="at which the student is judged: 0 most realistic, 1 most faithful",
+    )
     alphas: list[Fraction] = Field(
         default_factory=lambda: [n / 10 for n in range(1, 10)],
         description="linear combinations of the teachers' images; 1 would be all fidelity. A "
@@ -549,7 +574,8 @@ class EvaluationConfig(Config):
     metrics: list[UseConfig] = Field(
         default_factory=lambda: [
             UseConfig(use=f"distillkit/{m}") for m in ("psnr", "ssim", "lpips-vgg")
-        ]
+        ],
+        description="by name, or tables with their options",
     )
     reference: str | None = Field(
         default="bicubic",
@@ -574,7 +600,7 @@ class EvaluationConfig(Config):
     crop_size: Count | None = Field(
         default=None, description="side of the evaluation crops, pixels; default: full images"
     )
-    crops_per_image: Count = 1
+    crops_per_image: Count = Field(default=1, description="with crop_size: crops of each image")
     max_images: Count | None = Field(
         default=None, description="evaluate only the first so many images or crops"
     )
@@ -591,12 +617,16 @@ class EvaluationConfig(Config):
 class Recipe(Config):
     """A complete run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
+        description="of the run: its folder is runs/NAME, its exported files begin with it"
+    )
     extends: list[str] = Field(
         default_factory=list, description="recipes this one changes: files, or plugin/name"
     )
-    seed: Seed = 0
-    student: UseConfig
+    seed: Seed = Field(
+        default=0, description="of every random draw: crops, degradations, noise, new weights"
+    )
+    student: UseConfig = Field(description="the model to train")
     teachers: dict[TeacherName, UseConfig] = Field(
         default_factory=dict,
         description='"fidelity": the faithful teacher T_f; "realness": the realistic teacher T_r; '
@@ -605,11 +635,17 @@ class Recipe(Config):
     degradation: UseConfig | None = Field(
         default=None, description="makes low-quality inputs of unpaired sources"
     )
-    data: DataConfig
-    stage1: Stage1Config = Stage1Config()
-    stage2: Stage2Config = Stage2Config()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    data: DataConfig = Field(description="images, crops, batches")
+    stage1: Stage1Config = Field(
+        default=Stage1Config(), description="the realistic end, from two teachers (Sec. 4.3)"
+    )
+    stage2: Stage2Config = Field(default=Stage2Config(), description="the tradeoff (Sec. 4.4)")
+    training: TrainingConfig = Field(
+        default=TrainingConfig(), description="optimizer, precision, checkpoints of both stages"
+    )
+    evaluation: EvaluationConfig = Field(
+        default=EvaluationConfig(), description="held-out images, metrics, figures"
+    )
 
     @property
     def uses_reconstruction(self) -> bool:

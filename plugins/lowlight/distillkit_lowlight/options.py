@@ -230,6 +230,7 @@ class LOLOptions(Options):
         ),
     )
     split: Literal["train", "test"] = "train"
+    """As its authors divided it."""
     check: bool = Field(
         True,
         description="require the published number of pairs and image size",

@@ -167,19 +167,24 @@ class RealESRGANOptions(Options):
     """
 
     preset: Literal["osediff", "resshift", "pisasr"] = "osediff"
+    """Whose published configuration the other keys change."""
     scale: int = Field(
         4,
         ge=1,
         description="size of the clean image divided by the size of the degraded one",
     )
     first: RoundOptions = RoundOptions.model_validate({})
+    """Blur, resize, noise and JPEG of the first round."""
     second: RoundOptions = RoundOptions.model_validate(SECOND_ROUND)
+    """The same of the second round."""
     second_prob: Probability = Field(
         1.0,
         description="chance that the second blur, resize and noise happen; its JPEG always does",
     )
     final_sinc_prob: Probability = 0.8
+    """Chance of a sinc filter at the end."""
     final_sinc_sizes: KernelSizes = (7, 21)
+    """Range of the side of its kernel, which is odd, pixels."""
     sharpen: bool = Field(
         False,
         description=(
