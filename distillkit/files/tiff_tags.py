@@ -8,8 +8,6 @@ from typing import IO, Any
 
 from PIL import TiffImagePlugin
 
-from distillkit.errors import DataError
-
 _BYTES_BY_TYPE = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4), start=1)) | {16: 8}
 """Bytes of one value, by the number of its type in TIFF 6.0 and (16) BigTIFF."""
 
@@ -39,7 +37,8 @@ class _BoundedDirectory(TiffImagePlugin.ImageFileDirectory_v2):
         claimed = self._claimed_bytes(fp, size)
         fp.seek(start)
         if claimed > size:
-            raise DataError(
+            # Pillow passes this type on, and whoever opens files with it expects it.
+            raise OSError(
                 f"its tags claim more bytes ({claimed}) than there are ({size}): damaged, or made "
                 "to fill the memory"
             )

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 
 import distillkit_runtime
 from distillkit_runtime.errors import RestoreError
-from distillkit_runtime.files import plan_jobs, restore_files
-from distillkit_runtime.pictures import read_picture
+from distillkit_runtime.files import check_files, restore_files
+from distillkit_runtime.pictures import limit_megapixels, read_picture
+from distillkit_runtime.plans import plan_jobs
 from distillkit_runtime.restorer import Restorer
 from distillkit_runtime.tradeoffs import check_tradeoff
 
-REFUSED, SOME_FAILED, INTERRUPTED = 2, 3, 130
+DONE, REFUSED, PARTLY_DONE, INTERRUPTED = 0, 2, 3, 130
 """Exit codes, those of ``distillkit``."""
 
 
@@ -60,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         "--tile", type=int, help="side of tiles, input pixels; default: 768 pixels of the result"
     )
     parser.add_argument(
+        "--megapixels",
+        metavar="N",
+        type=float,
+        help="largest picture that is read, by its header, in million pixels; default: 179",
+    )
+    parser.add_argument(
         "--version",
         action="version",
         version=f"distillkit-runtime {distillkit_runtime.__version__}",
@@ -88,15 +95,23 @@ def _add_existing(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Restore what the options name; return the exit code."""
+    if options.megapixels is not None:
+        limit_megapixels(options.megapixels)
     jobs = plan_jobs(options.input, options.output, options.existing)
-    tradeoff = _read_tradeoff(options)
-    restorer = Restorer(options.model, options.tile)
-    failures = restore_files(restorer, jobs, tradeoff)
-    if failures and len(failures) == len(jobs):
+    if not jobs:
+        print("all results are there already", file=sys.stderr)
+        return DONE
+    remaining, failures = check_files(jobs)
+    if remaining:
+        tradeoff = _read_tradeoff(options)
+        restorer = Restorer(options.model, options.tile)
+        restorer.student.check_tradeoff(tradeoff)
+        failures += restore_files(restorer, remaining, tradeoff)
+    if len(failures) == len(jobs):
         raise RestoreError("\n".join(failures))
     for failure in failures:
         print(f"not restored: {failure}", file=sys.stderr)
-    return SOME_FAILED if failures else 0
+    return PARTLY_DONE if failures else DONE
 
 
 def _read_tradeoff(options: argparse.Namespace) -> Any:

@@ -1,69 +1,33 @@
-"""Plan where results go, and restore one file after another."""
+"""Restore one file after another."""
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from distillkit_runtime.errors import RestoreError
-from distillkit_runtime.pictures import (
-    SAVE_OPTIONS,
-    count_frames,
-    read_picture,
-    refuse_lost_opacity,
-    write_picture,
-)
+from distillkit_runtime.pictures import count_frames, has_opacity
+from distillkit_runtime.plans import Job
 from distillkit_runtime.restorer import Restorer
-
-READABLE = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib"}
-    | {".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"}
-)
-"""What a folder is searched for. A file that is named may have any suffix."""
-Existing = Literal["refuse", "replace", "skip"]
-"""What to do with results that are there already."""
+from distillkit_runtime.writing import refuse_without_opacity, write_picture
 
 
-class Job(NamedTuple):
-    """A picture, and where its result goes."""
+def check_files(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """Sort out, by the headers, what cannot be restored, before a student is opened.
 
-    source: Path
-    target: Path
-
-
-def plan_jobs(source: Path, output: Path, existing: Existing = "refuse") -> list[Job]:
-    """Decide where each result goes; read no picture and write nothing.
-
-    Args:
-        source: a picture, or a folder.
-        output: a file for a picture, if it ends as one; else a folder, in which the source's
-            folders are mirrored and results are PNG files.
-        existing: whether results that exist are refused, replaced or left out.
-
-    Raises:
-        RestoreError: there is no picture, or a result would have no place of its own.
+    Returns:
+        The jobs that remain, and a line for each that does not.
     """
-    is_file = bool(output.suffix) and not output.is_dir()
-    if source.is_dir():
-        if is_file:
-            raise RestoreError(f"{output} - is one file, but {source} is a folder; name a folder")
-        jobs = [_mirror(path, source, output) for path in _find_pictures(source, output)]
-    elif not source.exists():
-        raise RestoreError(f"{source} - no such file or folder")
-    elif is_file:
-        jobs = [Job(source, output)]
-    else:
-        jobs = [_mirror(source, source.parent, output)]
-    _refuse_targets(jobs)
-    if existing == "refuse":
-        _refuse_existing(jobs)
-    if existing == "skip":
-        jobs = [job for job in jobs if not job.target.exists()]
-    return jobs
+    remaining = []
+
+    def check_file(job: Job) -> None:
+        if has_opacity(job.source):
+            refuse_without_opacity(job.target)
+        remaining.append(job)
+
+    failures = _do_each(check_file, jobs)
+    return remaining, failures
 
 
 def restore_files(restorer: Restorer, jobs: Sequence[Job], tradeoff: Any) -> list[str]:
@@ -72,18 +36,11 @@ def restore_files(restorer: Restorer, jobs: Sequence[Job], tradeoff: Any) -> lis
     Returns:
         One line for each picture that failed.
     """
-    failures = []
-    for number, job in enumerate(jobs, 1):
-        if len(jobs) > 1 and sys.stderr.isatty():
-            print(f"{number}/{len(jobs)} {job.source}", file=sys.stderr)
-        try:
-            restore_file(restorer, job, tradeoff)
-        except RestoreError as e:
-            reason = str(e)
-            if str(job.source) not in reason:
-                reason = f"{job.source} - {reason}"
-            failures.append(reason)
-    return failures
+
+    def restore_next(job: Job) -> None:
+        restore_file(restorer, job, tradeoff)
+
+    return _do_each(restore_next, _announced(jobs))
 
 
 def restore_file(restorer: Restorer, job: Job, tradeoff: Any) -> None:
@@ -92,79 +49,30 @@ def restore_file(restorer: Restorer, job: Job, tradeoff: Any) -> None:
     Raises:
         RestoreError: it cannot be read, restored or written.
     """
-    picture = read_picture(job.source)
-    refuse_lost_opacity(picture, job.target)
-    write_picture(restorer(picture, tradeoff), job.target)
+    write_picture(restorer(job.source, tradeoff), job.target)
     frames = count_frames(job.source)
     if frames > 1:
         print(f"{job.source} - {frames} frames; the first is restored", file=sys.stderr)
 
 
-def _mirror(source: Path, base: Path, output: Path) -> Job:
-    return Job(source, (output / source.relative_to(base)).with_suffix(".png"))
+def _announced(jobs: Sequence[Job]) -> Iterator[Job]:
+    """Yield jobs; where somebody watches, say which one is next."""
+    is_watched = len(jobs) > 1 and sys.stderr.isatty()
+    for number, job in enumerate(jobs, 1):
+        if is_watched:
+            print(f"{number}/{len(jobs)} {job.source}", file=sys.stderr)
+        yield job
 
 
-def _find_pictures(folder: Path, output: Path) -> list[Path]:
-    results = output.absolute()
-    found = [path for path in sorted(folder.rglob("*")) if _is_picture(path)]
-    if results != folder.absolute():
-        # Those in `output` are results of an earlier call.
-        found = [path for path in found if results not in path.absolute().parents]
-    if not found:
-        raise RestoreError(f"{folder} - holds no pictures")
-    return found
-
-
-def _is_picture(path: Path) -> bool:
-    # A Mac's `._` files hold attributes of others.
-    is_named_so = path.suffix.lower() in READABLE and not path.name.startswith("._")
-    return is_named_so and path.is_file()
-
-
-def _refuse_targets(jobs: Sequence[Job]) -> None:
-    sources = {os.path.realpath(job.source) for job in jobs}
-    owners: dict[Path, Path] = {}
-    for source, target in jobs:
-        _refuse_unknown_suffix(target)
-        if os.path.realpath(target) in sources:
-            raise RestoreError(f"{target} - is an input, which a result would replace")
-        other = owners.setdefault(target, source)
-        if other != source:
-            raise RestoreError(
-                f"{target} - two results would be written there, of {other} and {source}; restore "
-                "them into different folders"
-            )
-    for folder in {job.target.parent for job in jobs}:
-        _refuse_unwritable(folder)
-
-
-def _refuse_unknown_suffix(target: Path) -> None:
-    if target.suffix.lower() not in SAVE_OPTIONS:
-        known = ", ".join(SAVE_OPTIONS)
-        raise RestoreError(
-            f"{target} - cannot write {target.suffix}; use one of {known}, or make a folder of "
-            "that name"
-        )
-
-
-def _refuse_existing(jobs: Iterable[Job]) -> None:
-    existing = [job.target for job in jobs if job.target.exists()]
-    if not existing:
-        return
-    which = f"{existing[0]} - exists"
-    if len(existing) > 1:
-        which = f"{existing[0]} and {len(existing) - 1} more - exist"
-    raise RestoreError(
-        f"{which}; pass --overwrite to replace it, or --skip-existing to make only what is missing"
-    )
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Refuse a folder that cannot be written, before any work; leave nothing there."""
-    candidates = [folder, *folder.absolute().parents]
-    existing = next(path for path in candidates if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as e:
-        raise RestoreError(f"{folder} - cannot be written to: {e.strerror or e}") from e
+def _do_each(work: Callable[[Job], None], jobs: Iterable[Job]) -> list[str]:
+    """Do some work for each job; return a line for each that failed."""
+    failures = []
+    for job in jobs:
+        try:
+            work(job)
+        except RestoreError as e:
+            reason = str(e)
+            if str(job.source) not in reason:
+                reason = f"{job.source} - {reason}"
+            failures.append(reason)
+    return failures

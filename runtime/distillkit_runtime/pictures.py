@@ -1,69 +1,44 @@
-"""Read pictures as a viewer shows them, and write them completely or not at all."""
+"""Read pictures as a viewer shows them, by the rules of distillkit's engine."""
 
 from __future__ import annotations
 
 import io
-import os
-from contextlib import suppress
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from distillkit_runtime.errors import RestoreError, first_line
+from distillkit_runtime.tags import bound_tags
 
+bound_tags()
+
+T = TypeVar("T")
 Source = str | Path | bytes | Image.Image
 """A file, its content, or an opened picture."""
-JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
-TIFF = {"format": "TIFF", "compression": "tiff_deflate"}
-SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG", "compress_level": 4},
-    ".jpg": JPEG,
-    ".jpeg": JPEG,
-    ".webp": {"format": "WEBP", "lossless": True},
-    ".tif": TIFF,
-    ".tiff": TIFF,
-    ".bmp": {"format": "BMP"},
-}
-"""What is written, by suffix."""
-_WITHOUT_OPACITY = ("JPEG", "BMP")
-_WITH_16_BITS = ("PNG", "TIFF")
-_CHANNELS_OF_PROFILE = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+_MODE_OF_PROFILE = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 """Pillow's mode by the color space that a profile describes."""
 
 
-def read_picture(source: Source) -> Image.Image:
-    """Read a picture: upright, in sRGB, with the mode that its restored picture has.
+def read_array(source: Source) -> np.ndarray:
+    """Read a picture, upright and in sRGB.
 
     Returns:
-        A picture of mode L, LA, RGB, RGBA or, for 16-bit gray, I;16.
+        (h, w, C): gray or RGB, and opacity where there is transparency; uint8, or uint16 for
+        16-bit gray.
 
     Raises:
         RestoreError: it is missing, damaged, too large, or no picture.
     """
-    if isinstance(source, Image.Image):
-        return _decode(source)
-    name = "picture" if isinstance(source, bytes) else source
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    try:
-        with Image.open(file, formats=_safe_formats()) as image:
-            return _decode(image)
-    except RestoreError as e:
-        raise RestoreError(f"{name} - {e}") from e
-    except Image.UnidentifiedImageError as e:
-        raise RestoreError(f"{name} - empty, or not a picture of a known format") from e
-    except OSError as e:
-        raise RestoreError(f"{name} - {e.strerror or e}") from e
-    except Exception as e:  # on damaged files the decoders raise nearly anything
-        raise RestoreError(f"{name} - cannot be decoded: {first_line(e)}") from e
+    return _open_picture(source, _read_pixels)
 
 
-def count_frames(path: Path) -> int:
-    """Count the frames of an animation, or the pages of a document, that can be read."""
-    with Image.open(path) as image:
-        # A phone's MPO file is one photograph; its further frames serve to show it.
-        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+def read_picture(source: Source) -> Image.Image:
+    """Read what :func:`read_array` reads, as a PIL image."""
+    return as_picture(read_array(source))
 
 
 def as_picture(array: np.ndarray) -> Image.Image:
@@ -73,43 +48,69 @@ def as_picture(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def write_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture in the format that the suffix names.
-
-    The file appears under its name only when it is complete.
+def has_opacity(source: Source) -> bool:
+    """Read from the header whether a picture has transparency.
 
     Raises:
-        RestoreError: it cannot be written.
+        RestoreError: as :func:`read_array`, as far as the header shows the problem.
     """
-    options = SAVE_OPTIONS[path.suffix.lower()]
-    if picture.mode == "I;16" and options["format"] not in _WITH_16_BITS:
-        levels = np.asarray(picture).astype(np.uint32)
-        picture = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    return _open_picture(source, lambda image: image.has_transparency_data)
+
+
+def count_frames(source: Source) -> int:
+    """Count the frames of an animation, or the pages of a document.
+
+    Raises:
+        RestoreError: as :func:`has_opacity`.
+    """
+    return _open_picture(source, _read_frame_count)
+
+
+def limit_megapixels(megapixels: float) -> None:
+    """Set how large pictures may be, by their headers; without a call, about 179.
+
+    Raises:
+        RestoreError: the limit is not positive.
+    """
+    if not megapixels > 0:
+        raise RestoreError(f"a limit of {megapixels:g} megapixels; it has to be more than 0")
+    # Pillow warns from its limit on, and refuses from twice as much on.
+    Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6 / 2)
+
+
+def _open_picture(source: Source, read: Callable[[Image.Image], T]) -> T:
+    """Open a picture and read from it, with errors that name it."""
+    name = str(source) if isinstance(source, str | Path) else "image"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            picture.save(file, **options)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as e:
-        raise RestoreError(
-            f"{path} - cannot be written: {e.strerror or e}; nothing is half written. Free "
-            "space or choose another place, then repeat the command"
-        ) from e
-    except ValueError as e:
-        raise RestoreError(f"{path} - cannot be written: {e}") from e
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if isinstance(source, Image.Image):
+            return read(source)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=_safe_formats()) as image:
+            return read(image)
+    # On damaged files the decoders raise nearly anything.
+    except Exception as error:
+        raise RestoreError(f"{name} - {_explain(error)}") from error
 
 
-def refuse_lost_opacity(picture: Image.Image, path: Path) -> None:
-    """Refuse a file to write that cannot hold the transparency of its picture."""
-    suffix = path.suffix.lower()
-    if picture.mode in ("LA", "RGBA") and SAVE_OPTIONS[suffix]["format"] in _WITHOUT_OPACITY:
-        raise RestoreError(f"{path} - {suffix} has no transparency; use .png, .webp or .tif")
+def _explain(error: Exception) -> str:
+    """Say why a picture could not be read."""
+    if isinstance(error, RestoreError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            f"its header claims more than the {_largest_megapixels():g} megapixels that are read; "
+            "if you trust it, `distillkit-restore --megapixels N` reads up to N"
+        )
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "empty, or not an image of a known format"
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    return f"cannot be decoded: {first_line(error)}"
+
+
+def _largest_megapixels() -> float:
+    assert Image.MAX_IMAGE_PIXELS is not None
+    return round(2 * Image.MAX_IMAGE_PIXELS / 1e6, 3)
 
 
 def _safe_formats() -> list[str]:
@@ -118,7 +119,14 @@ def _safe_formats() -> list[str]:
     return [name for name in Image.OPEN if name != "EPS"]
 
 
-def _decode(image: Image.Image) -> Image.Image:
+def _read_frame_count(image: Image.Image) -> int:
+    # A phone's MPO file is one photograph; its further frames serve to show it.
+    if image.format == "MPO":
+        return 1
+    return getattr(image, "n_frames", 1)
+
+
+def _read_pixels(image: Image.Image) -> np.ndarray:
     image.load()
     # Cameras store turned pixels and the turn to show them with.
     upright = ImageOps.exif_transpose(image)
@@ -127,35 +135,35 @@ def _decode(image: Image.Image) -> Image.Image:
     if upright.mode == "F" or is_32_bit:
         raise RestoreError("32-bit pixels, whose white is unknown; convert it to 8 or 16 bits")
     if upright.mode.startswith("I"):
-        return Image.fromarray(np.asarray(upright).astype(np.uint16))
+        return np.asarray(upright).astype(np.uint16)[..., None]
     is_gray = upright.mode in ("1", "L", "LA", "La")
     if not upright.has_transparency_data:
-        return _to_srgb(upright, is_gray)
+        return _read_colors(upright, is_gray)
     channels = upright.convert("RGBA")
-    picture = _to_srgb(channels.convert("RGB"), is_gray)
-    picture.putalpha(channels.getchannel("A"))
-    return picture
+    colors = _read_colors(channels.convert("RGB"), is_gray)
+    opacity = np.asarray(channels)[..., 3:]
+    return np.concatenate([colors, opacity], axis=2)
 
 
-def _to_srgb(image: Image.Image, is_gray: bool) -> Image.Image:
-    """Convert from the embedded profile to sRGB; L where the picture is gray, else RGB.
-
-    As in viewers, a profile that is damaged or describes other channels counts as none.
-    """
+def _read_colors(image: Image.Image, is_gray: bool) -> np.ndarray:
+    """Read (h, w, 1) of gray or (h, w, 3) of sRGB, converted from the embedded profile."""
     converted = _apply_profile(image, is_gray) or image.convert("RGB")
-    return converted.getchannel(0) if is_gray else converted
+    channels = 1 if is_gray else 3
+    return np.asarray(converted)[..., :channels]
 
 
 def _apply_profile(image: Image.Image, is_gray: bool) -> Image.Image | None:
+    """Convert from the embedded profile to sRGB.
+
+    As in viewers, a profile that is damaged or describes other channels counts as none.
+    """
     content = image.info.get("icc_profile")
     if not content:
         return None
-    stored = "CMYK" if image.mode == "CMYK" else "RGB"
-    if is_gray:
-        stored = "L"
+    stored = _mode_for_profile(image, is_gray)
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
-        described = _CHANNELS_OF_PROFILE.get(profile.profile.xcolor_space.strip())
+        described = _MODE_OF_PROFILE.get(profile.profile.xcolor_space.strip())
         # Through a profile of sRGB itself, values would change by a rounding.
         is_srgb = "sRGB" in (profile.profile.profile_description or "")
         if described != stored or is_srgb:
@@ -164,3 +172,9 @@ def _apply_profile(image: Image.Image, is_gray: bool) -> Image.Image | None:
         return ImageCms.profileToProfile(image.convert(stored), profile, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError):
         return None
+
+
+def _mode_for_profile(image: Image.Image, is_gray: bool) -> str:
+    if is_gray:
+        return "L"
+    return "CMYK" if image.mode == "CMYK" else "RGB"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distillkit_runtime.arrays import as_array
 from distillkit_runtime.colors import as_float, as_stored, fix_colors
 from distillkit_runtime.errors import RestoreError
 from distillkit_runtime.opacity import enlarge_opacity, fill_hidden_colors
-from distillkit_runtime.pictures import Source, as_picture, read_picture
+from distillkit_runtime.pictures import Source
 from distillkit_runtime.student import Student
 from distillkit_runtime.tiles import Box, default_tile, plan_tiles, restored_bands
 from distillkit_runtime.tradeoffs import Tradeoff
@@ -19,8 +19,6 @@ from distillkit_runtime.tradeoffs import Tradeoff
 SMALLEST_TILE = 16
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of R, G and B in a gray result."""
-_VALUE_SLACK = 1e-3
-"""How far a float array may be outside of [0, 1]."""
 
 
 class Restorer:
@@ -43,9 +41,11 @@ class Restorer:
 
     def __init__(self, model: Path | str, tile: int | None = None) -> None:
         self.student = Student(model)
-        self.tile = tile or default_tile(self.scale, self.student.size_multiple)
-        if self.tile < SMALLEST_TILE:
+        if tile is None:
+            tile = default_tile(self.scale, self.student.size_multiple)
+        elif tile < SMALLEST_TILE:
             raise RestoreError(f"a tile of {tile} pixels; it has to have {SMALLEST_TILE} or more")
+        self.tile = tile
 
     @property
     def scale(self) -> int:
@@ -72,16 +72,16 @@ class Restorer:
             RestoreError: not a picture, a tradeoff that the student does not have, or a graph that
                 fails.
         """
-        array, back = _as_array(image)
-        # 1 or 3 channels of color, and one of opacity where their number is even
-        colors = array.shape[2] - (array.shape[2] + 1) % 2
+        array, back = as_array(image)
+        colors = 3 if array.shape[2] >= 3 else 1
         opacity = array[..., colors:]
         lq = fill_hidden_colors(array[..., :colors], opacity)
         height, width, _ = lq.shape
         restored = self._restore(lq, self.student.resolve(tradeoff, height, width))
         fix_colors(restored, lq, self.student.color_fix)
         if opacity.size:
-            restored = np.concatenate([restored, enlarge_opacity(opacity, self.scale)], axis=2)
+            enlarged = enlarge_opacity(opacity, self.scale)
+            restored = np.concatenate([restored, enlarged], axis=2)
         return back(restored)
 
     def _restore(self, lq: np.ndarray, tradeoff: Tradeoff) -> np.ndarray:
@@ -90,11 +90,12 @@ class Restorer:
 
         def restore_box(box: Box) -> np.ndarray:
             top, bottom, left, right = box
-            pixels = as_float(lq[top:bottom, left:right]).transpose(2, 0, 1)
-            of_box = tradeoff
-            if isinstance(of_box, np.ndarray):
-                of_box = of_box[top:bottom, left:right]
-            return self.student.restore(np.broadcast_to(pixels, (3, *pixels.shape[1:])), of_box)
+            tile = as_float(lq[top:bottom, left:right])
+            # The network takes gray as three equal planes.
+            planes = np.broadcast_to(tile, (*tile.shape[:2], 3)).transpose(2, 0, 1)
+            if isinstance(tradeoff, np.ndarray):
+                return self.student.restore(planes, tradeoff[top:bottom, left:right])
+            return self.student.restore(planes, tradeoff)
 
         restored = np.empty((height * self.scale, width * self.scale, channels), lq.dtype)
         grid = plan_tiles(height, width, self.tile, self.student.size_multiple)
@@ -102,40 +103,6 @@ class Restorer:
             rows = band.transpose(1, 2, 0)
             if channels == 1:
                 rows = (rows @ LUMA)[..., None]
-            restored[top : top + len(rows)] = as_stored(rows, lq.dtype)
+            bottom = top + len(rows)
+            restored[top:bottom] = as_stored(rows, lq.dtype)
         return restored
-
-
-def _as_array(image: Source | np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
-    """Bring a picture to (h, w, C) of 1 to 4 channels; return the way back as well."""
-    if not isinstance(image, np.ndarray):
-        if not isinstance(image, Source):
-            kind = type(image).__name__
-            raise RestoreError(f"expected a PIL image, an array or a file, got a {kind}")
-        array = np.asarray(read_picture(image))
-        return array.reshape(*array.shape[:2], -1), as_picture
-    array = image[..., None] if image.ndim == 2 else image
-    known_type = image.dtype.kind == "f" or image.dtype in (np.uint8, np.uint16)
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size or not known_type:
-        raise RestoreError(
-            "expected an array (h, w) or (h, w, C), C being 1, 3 or 4, of uint8, uint16 or float "
-            f"in [0, 1]; got {image.dtype} {image.shape}"
-        )
-    if image.dtype.kind == "f":
-        array = _checked_floats(array)
-
-    def back(restored: np.ndarray) -> np.ndarray:
-        height, width, _ = restored.shape
-        return restored.reshape(height, width, *image.shape[2:]).astype(image.dtype, copy=False)
-
-    return array, back
-
-
-def _checked_floats(array: np.ndarray) -> np.ndarray:
-    low, high = array.min(), array.max()
-    # A comparison with nan is false, so nan is refused here as well.
-    if not (low >= -_VALUE_SLACK and high <= 1 + _VALUE_SLACK):
-        raise RestoreError(
-            f"the array has values from {low:g} to {high:g}; float pictures are in [0, 1]"
-        )
-    return array.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,49 +33,57 @@ class Student:
         self.path = Path(path)
         self._session = _open(self.path)
         about = self._session.get_modelmeta().custom_metadata_map
-        try:
-            self.scale = int(about["scale"])
-            """Output size divided by input size."""
-            self.size_multiple = int(about["size_multiple"])
-            self.color_fix = about["color_fix"]
-            """``"none"``, ``"adain"`` or ``"wavelet"``."""
-            self.tradeoff = about["tradeoff"]
-            """``"input"``, ``"plane"``, ``"fixed"``, or the number that it is fixed at."""
-            known = self.color_fix in COLOR_FIXES and min(self.scale, self.size_multiple) > 0
-        except (KeyError, ValueError):
-            known = False
-        if not known or self._session.get_inputs()[0].name != "image":
+        if not _is_student(about) or self._session.get_inputs()[0].name != "image":
             raise RestoreError(
                 f"{self.path} - is no student of distillkit, or of another version: its metadata "
                 f"are not those of an export; {HOW_TO_EXPORT}"
             )
+        self.scale = int(about["scale"])
+        """Output size divided by input size."""
+        self.size_multiple = int(about["size_multiple"])
+        self.color_fix = about["color_fix"]
+        """``"none"``, ``"adain"`` or ``"wavelet"``."""
+        self.tradeoff = about["tradeoff"]
+        """``"input"``, ``"plane"``, ``"fixed"``, or the number that it is fixed at."""
         self._refuse_one_size()
+
+    def check_tradeoff(self, tradeoff: Any) -> None:
+        """Refuse a tradeoff that the graph does not have.
+
+        Args:
+            tradeoff: a number, a map, or None for the most realistic one that the graph has.
+
+        Raises:
+            RestoreError: it is outside [0, 1], or the graph is fixed at another.
+        """
+        if tradeoff is None:
+            return
+        wanted = "a map"
+        if not is_map(tradeoff):
+            wanted = f"{check_tradeoff(tradeoff):g}"
+        if self.tradeoff not in ("input", "plane", wanted):
+            raise RestoreError(
+                f"{self.path} - has one tradeoff ({self.tradeoff}) and cannot restore at another: "
+                "leave the tradeoff out, or export the student without --tradeoff"
+            )
 
     def resolve(self, tradeoff: Any, height: int, width: int) -> Tradeoff:
         """Check a tradeoff, and bring a map to the size of a picture.
 
         Args:
-            tradeoff: a number, a map, or None for the most realistic one that the graph has.
+            tradeoff: as of :meth:`check_tradeoff`.
             height: of the picture.
             width: of the picture.
 
         Raises:
-            RestoreError: it is outside [0, 1], or the graph does not have it.
+            RestoreError: as :meth:`check_tradeoff`, or a map that does not fit.
         """
+        self.check_tradeoff(tradeoff)
         if tradeoff is None:
             return 0.0
         if is_map(tradeoff):
-            tradeoff = fit_map(tradeoff, height, width)
-        else:
-            tradeoff = check_tradeoff(tradeoff)
-        if self.tradeoff in ("input", "plane"):
-            return tradeoff
-        if isinstance(tradeoff, np.ndarray) or f"{tradeoff:g}" != self.tradeoff:
-            raise RestoreError(
-                f"{self.path} - has one tradeoff ({self.tradeoff}) and cannot restore at another: "
-                "leave the tradeoff out, or export the student without --tradeoff"
-            )
-        return tradeoff
+            return fit_map(tradeoff, height, width)
+        return float(tradeoff)
 
     def restore(self, image: np.ndarray, tradeoff: Tradeoff) -> np.ndarray:
         """Restore an image of any size.
@@ -137,6 +146,13 @@ class Student:
                 f"{self.path} - takes {width} x {height} pixels only, and a picture's tiles have "
                 "other sizes: export the student without --size"
             )
+
+
+def _is_student(about: Mapping[str, str]) -> bool:
+    """Tell whether a file's metadata are those that an export writes."""
+    numbers = [about.get("scale", ""), about.get("size_multiple", "")]
+    has_numbers = all(text.isdecimal() and int(text) > 0 for text in numbers)
+    return has_numbers and about.get("color_fix") in COLOR_FIXES and "tradeoff" in about
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

@@ -52,24 +52,31 @@ def fit_map(values: Any, height: int, width: int) -> Tradeoff:
     if isinstance(values, Image.Image):
         values = _gray_levels(values)
     tradeoffs = np.asarray(values, np.float32)
+    _check_map(tradeoffs)
+    rows, columns = tradeoffs.shape
+    if abs(rows * width / (columns * height) - 1) > ASPECT_TOLERANCE:
+        raise RestoreError(
+            f"a tradeoff map of {columns} x {rows} pixels does not fit an image of {width} x "
+            f"{height}: their proportions differ"
+        )
+    resized = _resize(tradeoffs, height, width)
+    lowest = float(resized.min())
+    if lowest == resized.max():
+        return lowest
+    return resized
+
+
+def _check_map(tradeoffs: np.ndarray) -> None:
     if tradeoffs.ndim != 2 or not tradeoffs.size:
         raise RestoreError(f"a tradeoff map has the shape (h, w), not {tradeoffs.shape}")
     low = float(tradeoffs.min())
     high = float(tradeoffs.max())
+    # A comparison with nan is false, so nan is refused here as well.
     if not (low >= 0 and high <= 1):
         raise RestoreError(
             f"a tradeoff map holds numbers from 0 to 1; this one, {low:g} to {high:g}. Divide the "
             "levels of an 8-bit mask by 255"
         )
-    rows, columns = tradeoffs.shape
-    if abs(rows * width / (columns * height) - 1) > ASPECT_TOLERANCE:
-        raise RestoreError(
-            f"a tradeoff map of {columns} x {rows} pixels does not fit a picture of {width} x "
-            f"{height}: their proportions differ"
-        )
-    resized = _resize(tradeoffs, height, width)
-    lowest = float(resized.min())
-    return lowest if lowest == resized.max() else resized
 
 
 def blend_nodes(

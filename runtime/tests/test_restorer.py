@@ -1,18 +1,24 @@
 """The runtime's pictures are the engine's, to one gray level."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from exported_toys import SIZE_MULTIPLE, TILE, picture
 from PIL import Image, ImageChops
+from test_images import greedy_tiff
 from test_pictures import P3
 
+from distillkit.errors import DataError, DistillkitError
+from distillkit.files.images import decode_with_alpha
 from distillkit.inference.color import fix_colors as fix_colors_by_engine
 from distillkit.inference.tiling import plan_tiles as plan_tiles_by_engine
 from distillkit.inference.tradeoff_map import read_map
 from distillkit_runtime import RestoreError, Restorer
 from distillkit_runtime.colors import fix_colors
+from distillkit_runtime.pictures import limit_megapixels, read_array
 from distillkit_runtime.tiles import plan_tiles
 from distillkit_runtime.tradeoffs import fit_map
 
@@ -162,7 +168,7 @@ def test_maps_of_other_sizes_are_resized_as_by_the_engine(shape, size):
         (np.full((37, 50), 255), "this one, 255 to 255. Divide the levels of an 8-bit mask by 255"),
         (np.full((37, 50), np.nan), "a tradeoff map holds numbers from 0 to 1"),
         (np.zeros((37, 50, 3)), r"a tradeoff map has the shape \(h, w\)"),
-        (np.zeros((50, 37)), "does not fit a picture of 50 x 37: their proportions differ"),
+        (np.zeros((50, 37)), "does not fit an image of 50 x 37: their proportions differ"),
     ],
 )
 def test_tradeoffs_that_are_none_are_refused(toys, tradeoff, why):
@@ -221,15 +227,74 @@ def test_the_color_fix_of_the_student_is_applied(toys, tmp_path):
     ("image", "why"),
     [
         (7, "expected a PIL image, an array or a file, got a int"),
-        (b"no picture", "picture - empty, or not a picture of a known format"),
+        (b"no picture", "image - empty, or not an image of a known format"),
         (np.zeros((4, 4, 2), np.uint8), r"C being 1, 3 or 4.*got uint8 \(4, 4, 2\)"),
-        (np.zeros((0, 4, 3), np.uint8), r"got uint8 \(0, 4, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), "the image has no pixels: 4 x 0"),
         (np.zeros((4, 4), np.int64), "got int64"),
-        (np.full((4, 4), 255.0), r"values from 255 to 255; float pictures are in \[0, 1\]"),
-        (np.full((4, 4), np.inf), "values from inf to inf"),
+        (np.full((4, 4), 255.0), r"values from 255 to 255; float images are in \[0, 1\]"),
+        (np.full((4, 4), np.inf), "values that are not finite"),
         (Image.new("F", (4, 4)), "32-bit pixels, whose white is unknown"),
     ],
 )
-def test_what_is_no_picture_is_refused(toys, image, why):
-    with pytest.raises(RestoreError, match=why):
+def test_what_is_no_picture_is_refused_as_by_the_engine(toys, image, why):
+    with pytest.raises(RestoreError, match=why) as refused:
         Restorer(toys.graphs["input"])(image)
+    with pytest.raises(DistillkitError) as expected:
+        toys.enlarger(image)
+    assert str(refused.value) == str(expected.value).replace("array, a tensor or", "array or")
+
+
+BROKEN = {
+    "empty.png": b"",
+    "text.jpg": b"no picture at all",
+    "truncated.png": encoded(picture(37, 50, 3), format="PNG")[:-200],
+    "truncated.jpg": encoded(picture(37, 50, 3), format="JPEG")[:-200],
+    "program.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "32 bits.tif": encoded(Image.new("I", (9, 9), 70_000), format="TIFF"),
+    "greedy.tif": greedy_tiff(),
+    "greedy.png": encoded(picture(9, 9, 3), format="PNG", exif=b"Exif\0\0" + greedy_tiff()),
+}
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "missing.png", "folder"])
+def test_broken_files_are_refused_with_the_words_of_the_engine(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    if name in BROKEN:
+        (tmp_path / name).write_bytes(BROKEN[name])
+    with pytest.raises(DataError) as expected:
+        decode_with_alpha(tmp_path / name)
+    with pytest.raises(RestoreError, match=name) as refused:
+        read_array(tmp_path / name)
+    assert str(refused.value) == str(expected.value)
+
+
+def test_tags_that_share_their_bytes_are_refused_unread(tmp_path):
+    """Here as in a process that has no engine, which would bound the tags as well."""
+    (tmp_path / "greedy.tif").write_bytes(greedy_tiff())
+    program = (
+        "import sys, tracemalloc\n"
+        "from distillkit_runtime import pictures, RestoreError\n"
+        "tracemalloc.start()\n"
+        "try:\n"
+        "    pictures.has_opacity('greedy.tif')\n"
+        "except RestoreError as e:\n"
+        "    print(e)\n"
+        "assert tracemalloc.get_traced_memory()[1] < 20e6\n"
+        "assert 'distillkit' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("greedy.tif - its tags claim more bytes (1000000000)")
+
+
+def test_the_header_bounds_the_pixels_that_are_decoded(monkeypatch):
+    content = encoded(picture(37, 50, 3), format="PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    limit_megapixels(0.001)
+    with pytest.raises(RestoreError, match=r"more than the 0.001 megapixels.*--megapixels N"):
+        read_array(content)
+    limit_megapixels(0.002)
+    assert read_array(content).shape == (37, 50, 3)
+    with pytest.raises(RestoreError, match="a limit of 0 megapixels"):
+        limit_megapixels(0)
