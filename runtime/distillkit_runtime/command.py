@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +18,7 @@ from distillkit_runtime.plans import plan_jobs
 from distillkit_runtime.restorer import Restorer
 from distillkit_runtime.tradeoffs import check_tradeoff
 
-DONE, REFUSED, PARTLY_DONE, INTERRUPTED = 0, 2, 3, 130
+DONE, REFUSED, PARTLY_DONE, BUG, INTERRUPTED = 0, 2, 3, 70, 130
 """Exit codes, those of ``distillkit``."""
 
 
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; the finished results are there", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BUG)
 
 
 def _parser() -> argparse.ArgumentParser:

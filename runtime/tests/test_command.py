@@ -218,6 +218,14 @@ def test_an_interruption_leaves_nothing_half_written(restore, photo, tmp_path, m
     assert files(tmp_path) == ["photo.png"]
 
 
+def test_an_error_that_nobody_foresaw_has_a_code_of_its_own(restore, photo, monkeypatch):
+    monkeypatch.setattr(command, "plan_jobs", lambda *arguments: 1 / 0)
+    code, message = restore(photo, "-o", photo.with_name("out.png"))
+    assert code == 70
+    assert "Traceback" in message
+    assert "ZeroDivisionError" in message
+
+
 def test_it_imports_what_it_declares_and_nothing_of_the_engine():
     imported = set()
     for path in sorted((ROOT / "distillkit_runtime").glob("*.py")):
