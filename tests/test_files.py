@@ -118,6 +118,16 @@ def test_clashes_between_shares_are_refused(tmp_path):
         plan_files([tmp_path / "in"], tmp_path / "out", shard=Shard(1, 2))
 
 
+def test_a_result_may_not_replace_an_input_of_another_share(tmp_path):
+    for name in ("a.png", "b.jpg"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.png").symlink_to(tmp_path / "in/a.png")
+    with pytest.raises(DistillkitError, match="is an input, which a result would replace"):
+        plan_files([tmp_path / "in"], tmp_path / "out", shard=Shard(2, 2), existing="replace")
+    plan_files([tmp_path / "in"], tmp_path / "out", shard=Shard(1, 2), existing="replace")
+
+
 def test_shares_are_restored_and_resumed(restore, tmp_path):
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")

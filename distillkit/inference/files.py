@@ -137,8 +137,8 @@ def plan_files(
         tradeoffs: What every file is restored at.
         kind: Which files are looked for, and which can be written.
         existing: Whether results that exist are refused, replaced or left out of the jobs.
-        shard: The share of the files to plan for. Two results of one name, and results that would
-            replace an input, are refused whatever shares they belong to.
+        shard: The share of the files to plan for. Its results may not replace an input of any
+            share, and two results of one name are refused whatever their shares.
 
     Raises:
         DataError: An input does not exist or is of another kind, a folder cannot be read or holds
@@ -156,9 +156,10 @@ def plan_files(
     every = tuple(range(len(tradeoffs)))
     jobs = [FileJob(source, _add_tradeoffs(target, tradeoffs), every) for source, target in pairs]
     _refuse_shared_targets(jobs)
-    _refuse_targets_that_are_inputs(jobs)
+    inputs_of_all = [job.source for job in jobs]
     # Before finished files are left out: shares must not move while other machines finish files.
     jobs = shard.select(jobs)
+    _refuse_targets_that_are_inputs(jobs, inputs_of_all)
     if existing == "refuse":
         _refuse_existing_targets(jobs)
     if existing == "skip":
@@ -335,14 +336,30 @@ def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
             )
 
 
-def _refuse_targets_that_are_inputs(jobs: Sequence[FileJob]) -> None:
+def _refuse_targets_that_are_inputs(jobs: Sequence[FileJob], sources: Iterable[Path]) -> None:
     # A link may lead from the output folder to an input.
-    sources = {os.path.realpath(job.source) for job in jobs}
+    real_path = _PathResolver()
+    real_sources = {real_path(source) for source in sources}
     for target in _targets(jobs):
-        if os.path.realpath(target) in sources:
+        if real_path(target) in real_sources:
             raise DataError(
                 f"{target} - is an input, which a result would replace; name another output"
             )
+
+
+class _PathResolver:
+    """Resolve links as ``os.path.realpath`` does, each folder once: a million files are in few."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, str] = {}
+
+    def __call__(self, path: Path) -> str:
+        if path.is_symlink():
+            return os.path.realpath(path)
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return f"{self._folders[folder]}{os.sep}{path.name}"
 
 
 def _refuse_existing_targets(jobs: Iterable[FileJob]) -> None:
