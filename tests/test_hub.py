@@ -8,6 +8,7 @@ from hub_stand_in import TOKEN, StoredRepository, serve_hub, set_endpoint
 from huggingface_hub import SpaceCard
 
 from distillkit import DistilledRestorationPipeline, DistillkitError, Restorer
+from distillkit.console import LEVEL, logger
 from distillkit.export.folder import export
 from distillkit.export.hub import Repository, upload
 from distillkit.export.web import space_readme
@@ -173,6 +174,22 @@ def test_an_interrupted_upload_says_how_to_go_on(hub, folder, distillkit, monkey
     assert outcome.code == 130
     assert "me/student - interrupted: it holds all of the upload or nothing" in outcome.err
     assert hub.repositories[MODEL].files == {".gitattributes": b""}
+
+
+@pytest.mark.parametrize("flag", ["-v", "-q"])
+def test_no_level_prints_the_token_or_the_records_of_http(
+    hub, folder, distillkit, monkeypatch, flag
+):
+    monkeypatch.setenv(LEVEL, "info")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    before = logger.level
+    try:
+        outcome = distillkit(flag, "push", folder, REPOSITORY)
+    finally:
+        logger.setLevel(before)
+    assert outcome.code == 0, outcome.err
+    for text in (TOKEN, "authorization", "httpcore", "HTTP Request"):
+        assert text not in outcome.out + outcome.err
 
 
 def test_no_message_shows_the_token(hub, folder, distillkit, caplog):
