@@ -180,6 +180,19 @@ def test_several_tradeoffs_of_a_run(restore, recipe, tmp_path):
     assert restore("a.png", "-o", "b.png", *MODEL, "--nodes", "6")[0] == 2
 
 
+def test_a_precision_is_refused_before_anything_is_written(restore, tmp_path, monkeypatch):
+    picture(tmp_path / "a.png", (20, 20))
+    command = ("a.png", "-o", "out/b.png", *MODEL, "--precision", "bf16")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    code, message = restore(*command, "--device", "cpu")
+    assert code == 2
+    assert message.startswith("error: precision bf16 - cpu does not compute in bfloat16")
+    assert tree(tmp_path) == ["a.png"]
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    assert restore(*command, "--device", "cpu")[0] == 0
+    assert tree(tmp_path / "out") == ["b.png"]
+
+
 def test_the_weights_of_a_tradeoff_are_merged_once_for_a_folder(
     restore, recipe, tmp_path, monkeypatch
 ):

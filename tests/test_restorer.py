@@ -285,6 +285,34 @@ def test_merged_at_a_tradeoff_images_are_the_same_and_nothing_else_is_restored(r
         restorer.merged_at(2.0)
 
 
+@pytest.mark.parametrize("tradeoff", [0.5, np.linspace(0, 1, 1600).reshape(40, 40)])
+def test_bfloat16_stays_within_a_gray_level_on_average(restorer, monkeypatch, tradeoff):
+    # torch imitates it on other CPUs.
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    image = textured(40, 40)
+    exact = restorer(image, tradeoff).astype(int)
+    computed_in = set()
+    restorer.student.model.network.first.base_layer.register_forward_hook(
+        lambda layer, inputs, output: computed_in.add(output.dtype)
+    )
+    restorer.compute_in_bfloat16()
+    rounded = restorer(image, tradeoff)
+    assert computed_in == {torch.bfloat16}
+    assert rounded.dtype == np.uint8
+    difference = np.abs(rounded - exact)
+    assert 0 < difference.mean() < 1
+    assert difference.max() <= 8
+
+
+def test_bfloat16_is_refused_where_it_would_be_imitated(restorer, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    image = textured(8, 8)
+    exact = restorer(image)
+    with pytest.raises(DistillkitError, match="^precision bf16 - cpu does not compute in bfloat16"):
+        restorer.compute_in_bfloat16()
+    assert np.array_equal(restorer(image), exact)
+
+
 @pytest.mark.parametrize("size", [(150, 97), (64, 300), (33, 33)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
 def test_tiles_leave_no_seam(size, kind):

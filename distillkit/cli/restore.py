@@ -6,6 +6,7 @@ import pkgutil
 import signal
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,13 @@ from distillkit.inference.files import (
 
 if TYPE_CHECKING:
     from distillkit.inference.restorer import Restorer
+
+
+class Precision(StrEnum):
+    """What networks compute in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
 
 
 def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
@@ -131,6 +139,13 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
                 "by default as the student was evaluated.",
             ),
         ] = None,
+        precision: Annotated[
+            Precision,
+            typer.Option(
+                help="Compute in float32, or in bfloat16 on a CPU or GPU that does: faster, within "
+                "a gray level on average."
+            ),
+        ] = Precision.fp32,
         megapixels: Annotated[
             float | None,
             typer.Option(
@@ -170,6 +185,8 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         }
         jobs, failures = _check_jobs(jobs, kind)
         restorer = _load_restorer(run, model, settings, device, options)
+        if precision == Precision.bf16:
+            restorer.compute_in_bfloat16()
         if tradeoff_map is not None:
             from distillkit.inference.image_types import read_picture
 
