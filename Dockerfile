@@ -3,7 +3,7 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
 # The index of a build of torch: a CPU's is small, CUDA's is chosen by version. Empty: the default
-# index, whose build for Linux runs on NVIDIA GPUs and on CPUs.
+# index alone, whose build for Linux runs on NVIDIA GPUs and on CPUs.
 ARG TORCH_INDEX=
 # Folders of what is installed.
 ARG PROJECTS=". ./plugins/lowlight ./plugins/mini ./plugins/spandrel ./plugins/superres ./plugins/video"
@@ -12,8 +12,10 @@ RUN python -m venv /opt/distillkit
 ENV PATH=/opt/distillkit/bin:$PATH
 WORKDIR /source
 COPY constraints.txt ./
-# torch first and alone: this layer stays when sources change.
-RUN pip install -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+# torch first and alone: this layer stays when sources change. Its index is an extra one, as it need
+# not have the pinned versions of what torch requires; of torch it has the same version with a label
+# (+cpu), which pip takes for newer.
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch torchvision
 COPY . .
 # hadolint ignore=SC2086
 RUN pip install -c constraints.txt $PROJECTS

@@ -33,7 +33,7 @@ def main() -> int:
     )
     parser.add_argument("--tag", metavar="vVERSION", help="the release that this will be")
     tag = parser.parse_args().tag
-    problems = []
+    problems: list[str] = []
     if tag is not None:
         problems += check_release(tag)
     shutil.rmtree(DIST, ignore_errors=True)
