@@ -104,6 +104,15 @@ def measure_restore(run: str, source: Path, target: Path, options: Sequence[str]
     model_option = "--run" if Path(run).is_dir() else "--model"
     command = [sys.executable, "-m", "distillkit", "restore", str(source)]
     command += ["-o", str(target), model_option, run, *options]
+    return measure_command(command)
+
+
+def measure_command(command: Sequence[str]) -> Cost:
+    """Measure a command, from its start to its end.
+
+    Raises:
+        DistillkitError: It failed.
+    """
     start = time.perf_counter()
     process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
