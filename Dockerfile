@@ -25,6 +25,18 @@ FROM python:${PYTHON} AS development
 RUN useradd --create-home --uid 1000 developer
 USER developer
 
+# For servers that only restore, with an exported student; without torch.
+FROM python:${PYTHON}-slim AS runtime
+COPY constraints.txt /source/
+COPY runtime /source/runtime
+RUN pip install --no-cache-dir -c /source/constraints.txt /source/runtime \
+    && useradd --create-home --uid 1000 distillkit \
+    && install --directory --owner distillkit /work
+USER distillkit
+WORKDIR /work
+ENTRYPOINT ["distillkit-restore"]
+CMD ["--help"]
+
 FROM python:${PYTHON}-slim
 # Anybody may write to the home: files in a mounted folder belong to who runs the container with
 # `--user`, and that user has no home here.

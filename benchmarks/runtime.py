@@ -4,7 +4,7 @@
 
 Exports the student of a run as ONNX, and restores the same photographs by both commands in turn.
 Prints the processor seconds of each, from its start to the saved file (the least of all rounds),
-their ratio, peak resident memory, and the largest difference of the results in gray levels.
+their ratio, and the largest difference of the results in gray levels.
 OMP_NUM_THREADS sets the threads.
 """
 
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from restore import Cost, find_photo, measure_command, mirror_to
+from restore import find_photo, measure_command, mirror_to
 
 from distillkit.export.onnx import export_onnx
 from distillkit.files.images import decode_image
 
-HEAD = f"{'input':>12}{'runtime':>14}{'engine':>14}{'ratio':>8}{'gray levels':>13}"
+HEAD = f"{'input':>12}{'runtime':>10}{'engine':>10}{'ratio':>8}{'gray levels':>13}"
 
 
 def main() -> None:
@@ -53,27 +53,16 @@ def compare(run: Path, folder: Path, rounds: int) -> str:
     by_runtime += ["--model", str(folder / "student.onnx")]
     by_engine = [sys.executable, "-m", "distillkit", "restore", *words, str(folder / "engine.png")]
     by_engine += ["--run", str(run), "--device", "cpu"]
-    costs_of_runtime = []
-    costs_of_engine = []
+    seconds_of_runtime = []
+    seconds_of_engine = []
     for _ in range(rounds):
         # In turn, so that other work on the machine meets both.
-        costs_of_runtime.append(measure_command(by_runtime))
-        costs_of_engine.append(measure_command(by_engine))
-    runtime = cheapest(costs_of_runtime)
-    engine = cheapest(costs_of_engine)
-    ratio = engine.cpu_seconds / runtime.cpu_seconds
+        seconds_of_runtime.append(measure_command(by_runtime).cpu_seconds)
+        seconds_of_engine.append(measure_command(by_engine).cpu_seconds)
+    runtime = min(seconds_of_runtime)
+    engine = min(seconds_of_engine)
     difference = count_levels(folder / "runtime.png", folder / "engine.png")
-    return f"{describe(runtime):>14}{describe(engine):>14}{ratio:>8.1f}{difference:>13}"
-
-
-def cheapest(costs: list[Cost]) -> Cost:
-    """Return the cost with the fewest processor seconds."""
-    return min(costs, key=lambda cost: cost.cpu_seconds)
-
-
-def describe(cost: Cost) -> str:
-    """Write processor seconds and peak memory."""
-    return f"{cost.cpu_seconds:.2f} s {cost.peak_gib:.2f} G"
+    return f"{runtime:>8.2f} s{engine:>8.2f} s{engine / runtime:>8.1f}{difference:>13}"
 
 
 def count_levels(a: Path, b: Path) -> int:

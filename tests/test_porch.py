@@ -208,6 +208,22 @@ def test_the_container_runs_the_command_and_not_as_root():
     assert f"Programming Language :: Python :: {python}" in ENGINE["project"]["classifiers"]
 
 
+def test_a_stage_of_the_dockerfile_is_the_runtime_alone():
+    lines = dockerfile()
+    first = next(i for i, line in enumerate(lines) if line.endswith(" AS runtime"))
+    last = next(i for i in range(first + 1, len(lines)) if lines[i].startswith("FROM "))
+    stage = lines[first:last]
+    copied = [line.split()[1] for line in stage if line.startswith("COPY ")]
+    assert copied == ["constraints.txt", "runtime"]
+    assert all(is_copied(path) for path in copied)
+    runtime = tomllib.loads((ROOT / "runtime/pyproject.toml").read_text())["project"]
+    (entry,) = [line for line in stage if line.startswith("ENTRYPOINT ")]
+    assert json.loads(entry.removeprefix("ENTRYPOINT "))[0] in runtime["scripts"]
+    assert "USER distillkit" in stage
+    page = (ROOT / "docs" / "how-to" / "container.md").read_text()
+    assert "--target runtime" in page
+
+
 def test_the_page_on_containers_names_arguments_that_the_dockerfile_has():
     page = (ROOT / "docs" / "how-to" / "container.md").read_text()
     arguments = {line.split()[1].partition("=")[0] for line in dockerfile() if "ARG " in line}
