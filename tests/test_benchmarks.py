@@ -65,3 +65,27 @@ def test_losses_are_compared_with_those_of_the_baseline():
     }
     (line,) = ratios.compare_losses(rows)
     assert line == "stage1  losses differ by at most 1.0e-01 over 2 steps  engine"
+
+
+def test_the_table_compares_two_ways_on_this_machine(monkeypatch):
+    table = importlib.import_module("table")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    make = table.make_restorer_of("mini/student")
+    tiles = table.compare_tiles(make, 32, 1)
+    assert tiles.what == "33 px in tiles of 32 against 32 px"
+    assert tiles.note.startswith("tiles differ from the untiled image by ")
+    rows = [
+        tiles,
+        table.compare_merging(make, 32, 1),
+        table.compare_precisions(make, 32, 1),
+        table.compare_indexing(20),
+    ]
+    assert all(row.base > 0 and row.other > 0 for row in rows)
+    assert table.fastest(iter([3.0, 2.0]).__next__, iter([1.0, 4.0]).__next__, 2) == (2.0, 1.0)
+
+
+def test_the_table_says_why_a_precision_has_no_row(monkeypatch):
+    table = importlib.import_module("table")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
+    row = table.compare_precisions(table.make_restorer_of("mini/student"), 16, 1)
+    assert "does not compute in bfloat16" in row.note
