@@ -17,6 +17,7 @@ from restoration_page import (
     wait_until_ready,
     watch,
 )
+from test_pictures import P3
 
 from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
 from distillkit.export import web
@@ -112,6 +113,20 @@ def test_opacity_is_saved(page):
     restored, _ = save(page)
     assert restored[:, :14, 3].max() == 0
     assert restored[:, 26:, 3].min() == 255
+
+
+def test_colors_are_converted_from_the_embedded_profile(page, run):
+    image = noise(3, 4).resize((34, 21), Image.Resampling.BICUBIC)
+    restorer = Restorer.from_pretrained(run, "cpu")
+    plain = np.asarray(restorer(image, 1)).astype(int)
+    image.info["icc_profile"] = P3
+    expected = np.asarray(restorer(image, 1)).astype(int)
+    upload(page, image)
+    move(page, 1)
+    restored, _ = save(page)
+    # Two libraries convert, each with its own rounding.
+    assert np.abs(restored[..., :3] - expected).max() <= 2 * TWO_GRAY_LEVELS
+    assert np.abs(plain - expected).max() > 10 * TWO_GRAY_LEVELS
 
 
 def test_another_package_is_refused(run, tmp_path):

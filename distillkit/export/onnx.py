@@ -5,6 +5,7 @@ It is compared with the student in onnxruntime before the file appears.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillkit.adapters import LoRAAdapter
@@ -72,6 +74,8 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TRACED_SIDES: Sides = (17, 23)
 """The input that is traced: primes, so that nothing divides them by chance."""
 COMPARED_SIDES: Sequence[Sides] = (TRACED_SIDES, (16, 24), (33, 12))
+SMOOTH = 4
+"""Pixels between the random colors of an image that graphs are compared on."""
 TRACED_TRADEOFF = 0.3
 HALF_TOLERANCE = 2 / 255
 """Largest difference that a graph in float16 may have, in [0, 1]: two gray levels."""
@@ -401,9 +405,15 @@ def _run(session: Any, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def draw_image(graph: FixedTradeoffGraph, sides: Sides) -> Tensor:
-    """Draw noise of a size that the model takes; of the graph's own size where that is fixed."""
+    """Draw an image of a size that the model takes; of the graph's own size where that is fixed.
+
+    It is as smooth as photographs are: noise drives some networks (SPAN) so far out of their range
+    that the rounding of float32 alone gives another image.
+    """
     multiple = graph.model.size_multiple
     height, width = graph.form.size or (sides[0] * multiple, sides[1] * multiple)
+    coarse_sides = (math.ceil(height / SMOOTH), math.ceil(width / SMOOTH))
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, graph.channels, height, width, generator=generator)
+    coarse = torch.rand(1, graph.channels, *coarse_sides, generator=generator)
+    image = F.interpolate(coarse, (height, width), mode="bilinear")
     return image.to(graph.form.dtype)
