@@ -31,6 +31,8 @@ A variable, because the processes that a command starts follow it as well.
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 PROGRESS_SECONDS = 10.0
 """Between two lines of progress."""
+BAR_DELAY = 2.0
+"""Seconds before a bar appears: what takes less needs none."""
 PACE_ITEMS = 10
 """The remaining time follows the pace of so many latest items."""
 
@@ -79,7 +81,7 @@ def shows_bars() -> bool:
 
 
 def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any]:
-    """Make a progress bar, which is hidden where bars are not shown.
+    """Make a progress bar, which appears after two seconds, where bars are shown.
 
     Args:
         items: what to iterate over; None: the caller updates the bar.
@@ -87,7 +89,7 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any
     """
     from tqdm import tqdm
 
-    return tqdm(items, disable=not shows_bars(), dynamic_ncols=True, **options)
+    return tqdm(items, disable=not shows_bars(), delay=BAR_DELAY, dynamic_ncols=True, **options)
 
 
 def with_progress(items: Iterable[T], count: int, work: str) -> Iterator[T]:

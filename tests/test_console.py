@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.main import get_command
 
+from distillkit import console
 from distillkit.cli.exit_codes import ExitCode
 from distillkit.cli.main import _add_plugin_commands, app
 from distillkit.console import LEVEL, logger, progress_bar, with_progress
@@ -110,6 +111,18 @@ def test_records_of_other_packages_are_not_shown(distillkit, with_command, packa
     assert "hf_secret" not in outcome.err
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Bars appear without a delay."""
+    monkeypatch.setattr(console, "BAR_DELAY", 0.0)
+
+
+def test_what_takes_less_than_two_seconds_shows_no_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert list(with_progress("abc", 3, "measuring")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+
+
 def test_bars_are_shown_on_a_terminal_unless_quiet(monkeypatch):
     assert progress_bar(total=3).disable
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -119,7 +132,7 @@ def test_bars_are_shown_on_a_terminal_unless_quiet(monkeypatch):
     assert progress_bar(total=3).disable
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys, at_once):
     assert list(with_progress("abc", 3, "measuring")) == ["a", "b", "c"]
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"measuring 3/3  .* s each  ETA 0:00:00", lines[-1])
@@ -199,6 +212,12 @@ def test_the_script_of_completion_calls_distillkit(distillkit, monkeypatch, shel
     outcome = distillkit("--show-completion", shell)
     assert outcome.code == 0
     assert "_DISTILLKIT_COMPLETE" in outcome.out
+
+
+def test_no_command_prints_colors(distillkit, with_command, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with_command("paint", lambda: typer.secho("a result", fg="green"))
+    assert distillkit("paint").out == "a result\n"
 
 
 def in_a_terminal(*arguments, **variables):

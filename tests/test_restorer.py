@@ -231,6 +231,7 @@ def test_nodes_that_make_no_sense_are_refused_and_without_a_knob_there_are_none(
 def test_a_bar_counts_the_rows_of_an_image_in_tiles(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
+    monkeypatch.setattr("distillkit.console.BAR_DELAY", 0.0)
     student = student_of(ToyModel())
     Restorer(student, tile=32, progress=True)(textured(30, 30))
     Restorer(student, tile=32)(textured(60, 20))

@@ -44,7 +44,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # No color, also in what typer prints itself, whatever NO_COLOR says.
+    context_settings={"help_option_names": ["-h", "--help"], "color": False},
 )
 app.command()(run)
 app.command("restore", help="Restore images with a student or another model.")(

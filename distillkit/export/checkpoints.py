@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from distillkit.console import progress_bar
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import About
 from distillkit.export.begin import begin_export
@@ -54,7 +55,7 @@ def export_checkpoints(
     wanted = choose_tradeoffs(student, tradeoffs)
     files = []
     with atomic_dir(out) as folder:
-        for tradeoff in wanted:
+        for tradeoff in progress_bar(wanted, unit="file", desc="writing"):
             name = f"{about['recipe']}_t{format_tradeoff(tradeoff)}.safetensors"
             # Loaded anew: merging replaces the weights.
             model = merged_model(load_student(source), tradeoff)

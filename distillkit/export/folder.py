@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distillkit.console import progress_bar
 from distillkit.errors import DistillkitError, first_line
 from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.export.adapters import About, LoadStudent, write_adapters
@@ -315,7 +316,7 @@ def _compare(
     """
     report = []
     at = ", ".join(map("{:g}".format, tradeoffs))
-    for name, restore in ways.items():
+    for name, restore in progress_bar(ways.items(), unit="way", desc="comparing"):
         restored = restore(image, tradeoffs)
         differences = torch.stack(restored) - torch.stack(expected)
         largest = differences.abs().max().item()

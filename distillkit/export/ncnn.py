@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distillkit.console import progress_bar
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.begin import begin_export
@@ -73,7 +74,7 @@ def export_ncnn(
     wanted = choose_tradeoffs(student, tradeoffs)
     report = []
     with atomic_dir(out) as folder:
-        for tradeoff in wanted:
+        for tradeoff in progress_bar(wanted, unit="network", desc="converting"):
             # Loaded for each: merging replaces the weights.
             model = merged_model(load_student(source), tradeoff)
             graph = UnclampedGraph(model, GraphForm(tradeoff)).eval()

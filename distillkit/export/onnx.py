@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillkit.adapters import LoRAAdapter
+from distillkit.console import progress_bar
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
@@ -349,7 +350,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
     # What a graph in float16 is compared with is computed in float32.
     graph.float()
     largest = 0.0
-    for inputs in _test_inputs(graph):
+    for inputs in progress_bar(_test_inputs(graph), unit="image", desc="comparing"):
         height, width = inputs[0].shape[2:]
         size = f"{height}x{width}"
         try:

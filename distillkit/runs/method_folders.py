@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distillkit.console import logger
+from distillkit.console import logger, progress_bar
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError
 from distillkit.evaluation.protocol import Method
@@ -120,7 +120,7 @@ def inspect_images(files: Files) -> tuple[Layouts, list[str]]:
     """
     layouts: Layouts = {}
     problems = []
-    for name, path in files.items():
+    for name, path in progress_bar(files.items(), unit="image", desc="reading"):
         try:
             layouts[name] = _layout(decode_with_alpha(path))
         except DataError as e:

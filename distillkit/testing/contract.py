@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from distillkit.console import progress_bar
 from distillkit.contract.results import Check, CheckResult, DoesNotApply, name_of, statement_of
 from distillkit.errors import DistillkitError, PluginError, did_you_mean
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
@@ -38,7 +39,8 @@ def check_plugin(
         PluginError: No such plugin, a broken one, or no such name in it.
     """
     results: list[CheckResult] = []
-    for spec in _find_specs(name, plugins or load_plugins()):
+    specs = _find_specs(name, plugins or load_plugins())
+    for spec in progress_bar(specs, unit="thing", desc="checking"):
         results += check_spec(spec, _options_of(spec, options))
     return results
 

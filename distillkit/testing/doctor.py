@@ -11,6 +11,7 @@ from importlib.metadata import requires
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from distillkit.console import progress_bar
 from distillkit.environment import unmet_requirements, versions
 from distillkit.plugins.manager import load_plugins
 
@@ -98,7 +99,7 @@ def _find_problems() -> Iterator[str]:
 
 
 def _import_problems() -> Iterator[str]:
-    for name in IMPORTS:
+    for name in progress_bar(IMPORTS, unit="package", desc="importing"):
         try:
             importlib.import_module(name)
         except Exception as e:  # a broken binary may raise anything

@@ -62,7 +62,8 @@ def find_damaged(folder: Path | None) -> tuple[int, list[Path]]:
 def prune(folder: Path | None, unwanted: Callable[[CachedFeature], bool]) -> str:
     """Delete unwanted features and unfinished files, and say how much."""
     store = _open_store(folder)
-    features = [feature for feature in store.features() if unwanted(feature)]
+    every = progress_bar(store.features(), unit="file", desc="reading")
+    features = [feature for feature in every if unwanted(feature)]
     store.remove(features)
     return (
         f"removed {len(features)} entries, {_size(features) / 2**20:.1f} MiB, from {store.folder}"

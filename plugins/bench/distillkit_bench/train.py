@@ -6,12 +6,12 @@ import statistics
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import flop_counter
 
-from distillkit import PairedBatches, PreparedStage
+from distillkit import PairedBatches, PreparedStage, progress_bar
 from distillkit_bench.device import (
     read_peak_memory,
     read_used_memory,
@@ -19,6 +19,9 @@ from distillkit_bench.device import (
     synchronize,
 )
 from distillkit_bench.phases import PhaseClock, timed_phases
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 PHASE_STEPS = 2
 """Steps that are divided into phases."""
@@ -104,6 +107,7 @@ class _StepMeter:
         batches: Its batches.
         timed: The numbers of the timed steps.
         counters: Holds the clock of phases and the counter of FLOPs while they are in use.
+        bar: Shows the steps.
     """
 
     def __init__(
@@ -112,11 +116,13 @@ class _StepMeter:
         batches: PairedBatches,
         timed: range,
         counters: ExitStack,
+        bar: tqdm[Any],
     ) -> None:
         self._prepared = prepared
         self._batches = batches
         self._timed = timed
         self._counters = counters
+        self._bar = bar
         self._device = prepared.device
         self._clock = PhaseClock(self._device)
         self._flops = make_flop_counter()
@@ -136,6 +142,7 @@ class _StepMeter:
         elif steps_made - 1 in self._timed:
             self._seconds.append(time.perf_counter() - self._start)
             self._cpu_seconds.append(time.process_time() - self._cpu_start)
+        self._bar.update(steps_made - self._bar.n)
         self._prepare_step(steps_made)
         # Last, so that none of the above counts.
         self._start = time.perf_counter()
@@ -213,7 +220,9 @@ def measure_stage(
     if breakdown:
         all_steps += BREAKDOWN_STEPS
     with ExitStack() as counters:
-        meter = _StepMeter(prepared, batches, timed, counters)
+        description = f"{prepared.name} at {crop_size}"
+        bar = counters.enter_context(progress_bar(total=all_steps, unit="step", desc=description))
+        meter = _StepMeter(prepared, batches, timed, counters, bar)
         losses = prepared.train(batches, all_steps, meter.between_steps)
     images = recipe.data.batch_size * recipe.training.gradient_accumulation_steps
     return meter.summarize(images, losses)
