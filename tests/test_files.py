@@ -232,10 +232,6 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (
-            ["a.png", "-o", "out"],
-            "give --run or --model: no installed plugin has a trained student",
-        ),
         (["a.png", "-o", "out", "--run", "r", *MODEL], "give either --run, or --model"),
         (["a.png", "-o", "out", "--run", "r", "--set", "seed=1"], "give either --run, or --model"),
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "2"], "expected a number from 0 to 1"),

@@ -132,9 +132,12 @@ def check_metadata(metadata: Message, table: dict[str, Any]) -> Iterator[str]:
         each problem, in one line.
     """
     engine = read_project(ROOT)["project"]
-    for key in ("license", "requires-python", "urls"):
+    for key in ("requires-python", "urls"):
         if table.get(key) != engine[key]:
             yield f"{key} in [project] differs from the engine's"
+    # Weights that a distribution carries may have a license of their own, after the code's.
+    if table.get("license", "").split(" AND ")[0] != engine["license"]:
+        yield "license in [project] does not begin with the engine's"
     urls = dict(value.split(", ", 1) for value in metadata.get_all("Project-URL", []))
     if urls != engine["urls"]:
         yield f"its links are {urls}, those of [project.urls] are {engine['urls']}"

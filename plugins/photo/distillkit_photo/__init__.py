@@ -1,0 +1,33 @@
+"""Students of photographs, trained and ready, and what they were trained on besides photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distillkit import DatasetSpec, hookimpl
+
+PACKAGE = Path(__file__).parent
+
+
+@hookimpl
+def distillkit_trained() -> Path:
+    return PACKAGE / "trained"
+
+
+@hookimpl
+def distillkit_recipes() -> Path:
+    return PACKAGE / "recipes"
+
+
+@hookimpl
+def distillkit_datasets() -> Sequence[DatasetSpec]:
+    return [
+        DatasetSpec(
+            name="graphics",
+            summary="drawn shapes, stripes and words with their small versions",
+            options="distillkit_photo.options:GraphicsOptions",
+            build="distillkit_photo.graphics:graphics",
+            license="Apache-2.0",
+        )
+    ]

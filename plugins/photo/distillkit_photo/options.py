@@ -1,0 +1,13 @@
+"""Options of the drawn graphics."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from distillkit import Options
+
+
+class GraphicsOptions(Options):
+    count: int = Field(200, ge=1, description="images to draw")
+    size: int = Field(480, ge=64, multiple_of=4, description="their side, in pixels")
+    seed: int = Field(0, description="of the drawings")

@@ -1,0 +1,76 @@
+"""The trained students: found, restoring in one pass, and opening elsewhere."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from spandrel import ModelLoader
+
+from distillkit import Restorer, load_plugins
+from distillkit_photo.graphics import draw_graphic
+
+
+@pytest.fixture(scope="module")
+def restorer():
+    return Restorer.from_pretrained("photo/photo4x", "cpu")
+
+
+def picture(height, width):
+    """A disc on a ramp of colors, (3, height, width) in [0, 1]."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    disc = ((x - width / 2) ** 2 + (y - height / 2) ** 2 < height * width / 9).float()
+    return torch.stack([disc, x / width, y / height]) * 0.8 + 0.1
+
+
+def test_the_student_restores_at_every_tradeoff_what_it_was_given(restorer):
+    image = picture(24, 31)
+    restored = restorer(image, [0.0, 0.5, 1.0])
+    assert restorer.student.nfe == 1
+    for result in restored:
+        assert result.shape == (3, 96, 124)
+        smaller = torch.nn.functional.interpolate(result[None], scale_factor=0.25, mode="area")[0]
+        assert (smaller - image).square().mean().sqrt() < 0.03
+    assert (restored[0] - restored[2]).abs().mean() > 0.001
+
+
+def test_drawings_stay_what_they_are(restorer):
+    draw = random.Random(7)
+    for _ in range(4):
+        small = draw_graphic(draw, 192).resize((48, 48), Image.Resampling.NEAREST)
+        image = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 255
+        for result in restorer(image, [0.0, 1.0]):
+            smaller = torch.nn.functional.interpolate(result[None], scale_factor=0.25, mode="area")
+            assert (smaller[0] - image).square().mean().sqrt() < 0.06
+
+
+def test_noise_does_not_drive_it_out_of_range(restorer):
+    noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for result in restorer(noise, [0.0, 0.5, 1.0]):
+        assert (result.mean() - noise.mean()).abs() < 0.1
+
+
+def test_restore_takes_it_where_no_student_is_named(distillkit, tmp_path):
+    pixels = (picture(12, 10).permute(1, 2, 0) * 255).round().byte().numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    outcome = distillkit("restore", tmp_path / "a.png", "-o", tmp_path / "b.png")
+    assert outcome.code == 0
+    assert "restoring with photo/photo4x" in outcome.err
+    assert Image.open(tmp_path / "b.png").size == (40, 48)
+
+
+def test_its_checkpoints_open_in_spandrel(distillkit, tmp_path, restorer):
+    outcome = distillkit("export", "photo/photo4x", "--spandrel", tmp_path / "out")
+    assert outcome.code == 0
+    found = ModelLoader().load_from_file(tmp_path / "out" / "photo4x_t1.safetensors")
+    assert (found.architecture.id, found.scale) == ("SPAN", 4)
+    image = picture(16, 16)
+    with torch.no_grad():
+        opened = found.eval()(image[None])[0].clamp(0, 1)
+    torch.testing.assert_close(opened, restorer(image, 1.0), atol=1e-3, rtol=0)
+
+
+def test_plugins_lists_it(distillkit):
+    assert "photo/photo4x" in distillkit("plugins").out
+    assert not [plugin for plugin in load_plugins() if plugin.name == "photo" and plugin.error]
