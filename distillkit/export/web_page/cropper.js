@@ -6,9 +6,9 @@ class Cropper {
     this.photo = null;
     this.center = { x: 0.5, y: 0.5 };  // as shares of the photo
     $("share").addEventListener("input", () => this.draw());
-    $("window").addEventListener("keydown", (event) => this.moveByKey(event));
-    $("window").addEventListener("pointerdown", (event) => this.grab(event));
-    $("window").addEventListener("pointermove", (event) => this.drag(event));
+    $("cropBox").addEventListener("keydown", (event) => this.moveByKey(event));
+    $("cropBox").addEventListener("pointerdown", (event) => this.grab(event));
+    $("cropBox").addEventListener("pointermove", (event) => this.drag(event));
     $("useCrop").addEventListener("click", () => this.choose(this.crop()));
     $("shrink").addEventListener("click", () => this.choose(shrunk(this.photo)));
   }
@@ -42,7 +42,7 @@ class Cropper {
   draw() {
     const { width, height } = this.photo;
     const crop = this.crop();
-    const frame = $("window").style;
+    const frame = $("cropBox").style;
     frame.left = `${100 * crop.left / width}%`;
     frame.top = `${100 * crop.top / height}%`;
     frame.width = `${100 * crop.width / width}%`;
@@ -69,13 +69,13 @@ class Cropper {
   }
 
   grab(event) {
-    $("window").setPointerCapture(event.pointerId);
+    $("cropBox").setPointerCapture(event.pointerId);
     const point = pointOn($("overview"), event);
     this.grabbed = { x: this.center.x - point.x, y: this.center.y - point.y };
   }
 
   drag(event) {
-    if (!$("window").hasPointerCapture(event.pointerId)) return;
+    if (!$("cropBox").hasPointerCapture(event.pointerId)) return;
     const point = pointOn($("overview"), event);
     this.moveTo(point.x + this.grabbed.x, point.y + this.grabbed.y);
   }

@@ -40,7 +40,7 @@ class Page {
     $("file").addEventListener("change", () => this.chooseFile());
     for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => this.drop(event));
     $("download").addEventListener("click", () => this.run(() => this.download()));
-    $("recrop").addEventListener("click", () => this.run(() => this.choosePart()));
+    $("recrop").addEventListener("click", () => this.run(() => this.chooseCrop()));
     this.describe();
   }
 
@@ -50,7 +50,7 @@ class Page {
     $("about").textContent = STUDENT.about;
     $("promise").textContent = STUDENT.promise;
     const isFixed = STUDENT.tradeoff !== null;
-    for (const id of ["knob", "tools"]) $(id).hidden = isFixed;
+    for (const id of ["tradeoffControl", "tools"]) $(id).hidden = isFixed;
     for (const option of $("compared").querySelectorAll("[value=realistic], [value=faithful]")) option.hidden = isFixed;
     for (const { name, alt, address } of STUDENT.examples) {
       const image = Object.assign(document.createElement("img"), { src: address, alt });
@@ -109,11 +109,11 @@ class Page {
     this.photo = photo;
     const isLarge = photo.width * photo.height > STUDENT.most_pixels;
     $("recrop").hidden = !isLarge;
-    if (isLarge) await this.choosePart();
+    if (isLarge) await this.chooseCrop();
     else await this.restore(shrunk(photo));
   }
 
-  async choosePart() {
+  async chooseCrop() {
     const { signal } = this.controller;
     this.show("cropper", "cropping");
     this.say("This photo is large. Choose what to restore of it.");

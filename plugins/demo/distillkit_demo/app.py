@@ -16,8 +16,8 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from distillkit import MOST_SHOWN, WEB_PAGE, DistillkitError, PluginError, Restorer
+from distillkit_demo.call_queue import CallQueue, Work
 from distillkit_demo.examples import EXAMPLES, load_examples
-from distillkit_demo.line import Line, Work
 from distillkit_demo.service import Answer, Crop, DemoService, OnTile, Size, read_map
 
 SECONDS_BETWEEN_REPORTS = 0.2
@@ -36,9 +36,9 @@ class DemoApp:
 
     def __init__(self, restorer: Restorer, title: str, max_pixels: int, max_upload: int) -> None:
         self.service = DemoService(restorer, max_pixels)
-        self.restorations = Line()
+        self.restorations = CallQueue()
         # Nobody waits for the restorations of others to see a photo.
-        self.views = Line()
+        self.views = CallQueue()
         self.examples = load_examples(restorer.scale)
         self.settings = self._describe_page(restorer, title, max_pixels, max_upload)
 
@@ -146,19 +146,19 @@ class DemoApp:
         }
 
 
-def _answer(line: Line, work: Work) -> Response:
-    return StreamingResponse(_stream(line, work), media_type="application/octet-stream")
+def _answer(queue: CallQueue, work: Work) -> Response:
+    return StreamingResponse(_stream(queue, work), media_type="application/octet-stream")
 
 
-async def _stream(line: Line, work: Work) -> AsyncIterator[bytes]:
+async def _stream(queue: CallQueue, work: Work) -> AsyncIterator[bytes]:
     """Send lines about the progress, and in the end the answer's bytes behind a line on them."""
-    job = line.join(work)
+    job = queue.join(work)
     try:
         finished = asyncio.wrap_future(job.future)
         # Nobody else asks for its error once the caller has left.
         finished.add_done_callback(lambda done: done.cancelled() or done.exception())
         while not finished.done():
-            in_front = line.count_in_front(job)
+            in_front = queue.count_in_front(job)
             if in_front:
                 yield _encode({"waiting": in_front})
             elif job.tiles:

@@ -146,10 +146,10 @@ def test_progress_is_told_by_tiles_and_by_place(server):
 
 
 def test_tiles_are_counted(monkeypatch):
-    from distillkit_demo.line import Line
+    from distillkit_demo.call_queue import CallQueue
 
     reports = []
-    line = Line()
+    queue = CallQueue()
 
     def work(on_tile):
         def watched(done, tiles):
@@ -160,12 +160,12 @@ def test_tiles_are_counted(monkeypatch):
         return restorer(np.zeros((60, 60, 3), np.uint8))
 
     begun = threading.Event()
-    job = line.join(lambda on_tile: begun.wait() and work(on_tile))
+    job = queue.join(lambda on_tile: begun.wait() and work(on_tile))
     begun.set()
     job.future.result()
     tiles = len(reports)
     assert tiles > 4 and reports == [(i + 1, tiles) for i in range(tiles)]
-    line.close()
+    queue.close()
 
 
 def test_who_leaves_makes_room_for_the_next(server, client):

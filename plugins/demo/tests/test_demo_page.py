@@ -236,7 +236,7 @@ def test_a_large_photo_is_cropped(page, restorer):
     assert "115 x 86 of 200 x 150" in page.inner_text("#cropSize")
     page.fill("#share", "50")
     assert "57 x 43" in page.inner_text("#cropSize")
-    page.focus("#window")
+    page.focus("#cropBox")
     for _ in range(50):
         page.keyboard.press("ArrowLeft")
     page.mouse.move(*point(page, 0.1, 0.5, "#overview"))

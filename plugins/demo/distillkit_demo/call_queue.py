@@ -1,4 +1,4 @@
-"""Calls of the page stand in line; the first one is worked on, in a thread."""
+"""Calls of the page wait in a queue; the first one is worked on, in a thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StoppedError(Exception):
 
 
 class Job:
-    """A call in line."""
+    """A call in a queue."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -43,7 +43,7 @@ class Job:
             raise StoppedError
 
 
-class Line:
+class CallQueue:
     """Works on one job at a time, in the order of their arrival."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Line:
         self._worker = ThreadPoolExecutor(1)
 
     def join(self, work: Work) -> Job:
-        """Let work stand in line."""
+        """Add work at the end of the queue."""
         job = Job()
         self._jobs.append(job)
         job.future = self._worker.submit(work, job.on_tile)
