@@ -20,7 +20,9 @@ def demo(  # noqa: PLR0913
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A run's folder, an exported folder, or a Hub repository."
+            metavar="RUN",
+            help="A run's folder, an exported folder, a plugin's trained student or a Hub "
+            "repository.",
         ),
     ],
     title: Annotated[
