@@ -1,4 +1,4 @@
-"""Builds the site: ``python docs/build_site.py [OUT]``, by default into ``build/docs``.
+"""Build the site: ``python docs/build_site.py [OUT]``, by default into ``build/docs``.
 
 It needs Sphinx, MyST and furo (``pip install --group docs``) and no network. Every warning
 is an error. ``OUT/html`` is the site, ``OUT/source`` the pages as Sphinx reads them. The site has

@@ -1,4 +1,4 @@
-"""Writes pages of the reference from docstrings: the public API, hooks and descriptors."""
+"""Write pages of the reference from docstrings: the public API, hooks and descriptors."""
 
 from __future__ import annotations
 

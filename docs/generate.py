@@ -1,4 +1,4 @@
-"""Writes what is generated from the code: ``python docs/generate.py``.
+"""Write what is generated from the code: ``python docs/generate.py``.
 
 These are the pages of the reference and the JSON schema of recipes. They are committed, so that
 they can be read without building anything; ``tests/test_generated.py`` notices stale ones.

@@ -1,4 +1,4 @@
-"""Writes pages of the reference: commands, recipe keys, components of plugins, metrics."""
+"""Write pages of the reference: commands, recipe keys, components of plugins, metrics."""
 
 from __future__ import annotations
 

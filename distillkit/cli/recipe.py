@@ -54,7 +54,10 @@ def copy(
 
 
 def _add_schema(folder: Path) -> None:
-    """Write the JSON schema into a folder of recipes. Without it, recipes run all the same."""
+    """Write the JSON schema into a folder of recipes, unless it is there.
+
+    Where a broken plugin has no schema, the recipes run all the same.
+    """
     from distillkit.files.atomic import write_file
     from distillkit.plugins.recipes import SCHEMA
     from distillkit.recipe.json_schema import schema_text

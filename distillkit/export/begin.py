@@ -32,7 +32,7 @@ def begin_export(run: Path | str, out: Path) -> ExportedStudent:
     """Load a student, after a check that the folder of its export can be written.
 
     Args:
-        run: a run's folder, an exported one or a Hub repository.
+        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
         out: the folder to write.
 
     Raises:

@@ -34,7 +34,7 @@ def export_checkpoints(
     same network. The folder appears only when all files are in it.
 
     Args:
-        run: a run's folder, an exported one or a Hub repository.
+        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
         out: the folder to write.
         tradeoffs: beside 0 and 1. A student with a fixed tradeoff has that one file alone.
         half: float16 instead of float32.

@@ -52,7 +52,7 @@ def export_ncnn(
     not seen as well.
 
     Args:
-        run: a run's folder, an exported one or a Hub repository.
+        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
         out: the folder to write.
         tradeoffs: beside 0 and 1. A student with a fixed tradeoff has that one network alone.
         half: store weights in float16.

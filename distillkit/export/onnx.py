@@ -98,7 +98,7 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     graph), ``recipe`` and ``licenses``. Weights of more than 2 GB are in ``<out>.data`` beside it.
 
     Args:
-        run: a run's folder, an exported one or a Hub repository.
+        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
         out: the file to write.
         form: which inputs it has, and in which precision.
 

@@ -51,7 +51,7 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
     server for anything. The folder is a static Space of the Hugging Face Hub as it is.
 
     Args:
-        run: a run's folder, an exported one or a Hub repository.
+        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
         out: the folder to write.
         runtime: the npm package onnxruntime-web, as npm packs it or unpacked; default: npm fetches
             it.

@@ -119,7 +119,7 @@ class Restorer:
     def from_pretrained(
         cls, path: Path | str, device: torch.device | str | None = None, **options: Any
     ) -> Self:
-        """Load the student of a run folder, of an exported folder, or of a Hub repository.
+        """Load the student of a run, an export, a plugin or a Hub repository.
 
         Args:
             path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` on the Hub.

@@ -28,7 +28,7 @@ def grid_strength(image: Tensor, period: int) -> Tensor:
 def grid_loss(image: Tensor, period: int) -> Tensor:
     """Compute ``g^2``, with a gradient through the spread of e alone.
 
-    Noise everywhere would lower g as well, through the mean: that way is closed.
+    Noise everywhere raises the mean and so lowers g, too; a mean without gradient rewards no noise.
     """
     energy = _phase_energy(image, period)
     mean = energy.detach().mean().clamp(min=1e-6)

@@ -154,7 +154,7 @@ class ResolvedRecipe:
         return dict(sorted(found.items()))
 
     def dataset(self, split: str, index: int) -> Component | None:
-        """The plugin's dataset behind source ``index`` of ``data.train`` or ``data.eval``."""
+        """Return the plugin's dataset behind a source of ``data.train`` or ``data.eval``."""
         return self.components.get(f"data.{split}.{index}")
 
     def origin(self, key: str) -> str:

@@ -391,8 +391,12 @@ class LineConfig(Config):
     @property
     def uses_distance(self) -> bool:
         """Whether a term asks for d."""
-        weights = [self.perceptual_weight, self.faithful_perceptual_weight]
-        return sum(weights) + self.mix_perceptual_weight > 0
+        weights = [
+            self.mix_perceptual_weight,
+            self.perceptual_weight,
+            self.faithful_perceptual_weight,
+        ]
+        return any(weight > 0 for weight in weights)
 
     @model_validator(mode="after")
     def _check_something_to_learn(self) -> Self:

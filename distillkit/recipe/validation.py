@@ -141,7 +141,7 @@ def _check_capability(
 def _check_anchor_metric(
     document: Document, name: str, loss: TeacherLossConfig
 ) -> Iterator[Problem]:
-    """A score has an anchor of its own."""
+    """Refuse an anchor metric for a score, which has an anchor of its own."""
     if loss.anchor_metric is not None and loss.term != "output":
         key: KeyPath = ("stage1", "teachers", name, "anchor_metric")
         what = (
@@ -154,7 +154,7 @@ def _check_anchor_metric(
 def _check_asked_teachers(
     document: Document, stage2: Stage2Config, components: Components
 ) -> Iterator[Problem]:
-    """A stage 2 that learns from teachers needs their images."""
+    """Refuse a stage 2 that learns from teachers without their images."""
     for name in stage2.asked_teachers:
         teacher = components.get(("teachers", name))
         if document.get(("teachers", name)) is None:

@@ -40,7 +40,7 @@ def check_plugin(
     """
     results: list[CheckResult] = []
     specs = _find_specs(name, plugins or load_plugins())
-    for spec in progress_bar(specs, unit="thing", desc="checking"):
+    for spec in progress_bar(specs, unit="component", desc="checking"):
         results += check_spec(spec, _options_of(spec, options))
     return results
 

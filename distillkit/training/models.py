@@ -372,7 +372,7 @@ def _check_crop_size(resolved: ResolvedRecipe, models: Mapping[str, Any], scale:
 
 
 def _check_captions(resolved: ResolvedRecipe, models: Mapping[str, Any]) -> None:
-    """A caption column and a model that takes captions need each other."""
+    """Require captions where a model takes them, and only there."""
     takers = [
         _key_of(name)
         for name, model in models.items()

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +19,15 @@ from distillkit_runtime.plans import plan_jobs
 from distillkit_runtime.restorer import Restorer
 from distillkit_runtime.tradeoffs import check_tradeoff
 
-DONE, REFUSED, PARTLY_DONE, BUG, INTERRUPTED = 0, 2, 3, 70, 130
-"""Exit codes, those of ``distillkit``."""
+
+class ExitCode(IntEnum):
+    """What the command ended with: the codes of ``distillkit``."""
+
+    DONE = 0
+    REFUSED = 2
+    PARTLY_DONE = 3
+    BUG = 70
+    INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -31,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(_run(options))
     except RestoreError as e:
         print(f"error: {e}", file=sys.stderr)
-        sys.exit(REFUSED)
+        sys.exit(ExitCode.REFUSED)
     except KeyboardInterrupt:
         print("interrupted; the finished results are there", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitCode.INTERRUPTED)
     except Exception:
         traceback.print_exc()
-        sys.exit(BUG)
+        sys.exit(ExitCode.BUG)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,14 +105,14 @@ def _add_existing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> ExitCode:
     """Restore what the options name; return the exit code."""
     if options.megapixels is not None:
         limit_megapixels(options.megapixels)
     jobs = plan_jobs(options.input, options.output, options.existing)
     if not jobs:
         print("all results are there already", file=sys.stderr)
-        return DONE
+        return ExitCode.DONE
     remaining, failures = check_files(jobs)
     if remaining:
         tradeoff = _read_tradeoff(options)
@@ -115,7 +123,7 @@ def _run(options: argparse.Namespace) -> int:
         raise RestoreError("\n".join(failures))
     for failure in failures:
         print(f"not restored: {failure}", file=sys.stderr)
-    return PARTLY_DONE if failures else DONE
+    return ExitCode.PARTLY_DONE if failures else ExitCode.DONE
 
 
 def _read_tradeoff(options: argparse.Namespace) -> Any:

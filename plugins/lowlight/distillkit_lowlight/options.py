@@ -180,7 +180,7 @@ class AfterGtMean(Options):
     """Whether it is shown blue, green, red in place of red, green, blue."""
 
     def engine_metric(self) -> tuple[MetricSpec, Options]:
-        """The engine's metric, and the same options for it."""
+        """Find the engine's metric; return it with the same options."""
         spec = load_plugins().find("metrics", f"distillkit/{self.base}")
         assert isinstance(spec, MetricSpec)
         return spec, spec.config(**self.model_dump())

@@ -34,16 +34,16 @@ def test_the_seed_decides_what_is_drawn(drawn):
 
 
 def test_edges_are_hard_and_colors_saturated():
-    draw = random.Random(0)
-    images = np.stack([np.asarray(draw_graphic(draw, 96)) for _ in range(12)]).astype(int)
+    rng = random.Random(0)
+    images = np.stack([np.asarray(draw_graphic(rng, 96)) for _ in range(12)]).astype(int)
     assert np.abs(np.diff(images, axis=2)).max() == 255
     assert np.isin(images, [0, 255]).mean() > 0.1
 
 
 def test_some_small_versions_are_aliased():
     stripes = Image.fromarray(np.tile(np.uint8([[[255] * 3, [0] * 3]]), (64, 32, 1)))
-    draw = random.Random(0)
-    contrasts = [int(np.ptp(np.asarray(shrink(draw, stripes)))) for _ in range(24)]
-    means = [float(np.asarray(shrink(draw, stripes)).mean()) for _ in range(24)]
+    rng = random.Random(0)
+    contrasts = [int(np.ptp(np.asarray(shrink(rng, stripes)))) for _ in range(24)]
+    means = [float(np.asarray(shrink(rng, stripes)).mean()) for _ in range(24)]
     assert max(contrasts) < 255
     assert min(means) == 0 or max(means) == 255
