@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from distillkit.errors import DiskError
 from distillkit.files import atomic
@@ -26,6 +28,21 @@ def test_a_file_keeps_its_old_content_until_the_block_ends(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert content_of(tmp_path) == {"a.txt": "new"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no umask")
+def test_files_are_as_readable_as_any_that_are_new(tmp_path):
+    (tmp_path / "usual").touch()
+    with atomic_file(tmp_path / "file") as file:
+        save_file({"zero": np.zeros(1)}, file)
+    with atomic_dir(tmp_path / "folder") as folder:
+        (folder / "below").mkdir()
+        save_file({"zero": np.zeros(1)}, folder / "below/file")
+        (folder / "program").touch(0o700)
+    usual = (tmp_path / "usual").stat().st_mode
+    assert (tmp_path / "file").stat().st_mode == usual
+    assert (tmp_path / "folder/below/file").stat().st_mode == usual
+    assert (tmp_path / "folder/program").stat().st_mode == usual | 0o700
 
 
 @pytest.mark.parametrize("raised", [ValueError, KeyboardInterrupt])

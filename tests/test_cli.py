@@ -185,6 +185,17 @@ def test_restore_names_what_it_could_not_read_and_continues(distillkit, run, tmp
     assert [path.name for path in restored.iterdir()] == ["good.png"]
 
 
+def test_a_restore_of_nothing_is_no_part_of_the_work(distillkit, run, tmp_path):
+    save_image(tmp_path / "photo.png")
+    Image.new("L", (9, 200)).save(tmp_path / "mask.png")
+    outcome = distillkit(
+        *("restore", tmp_path / "photo.png", "--run", run, "-o", tmp_path / "out.png"),
+        *("--tradeoff-map", tmp_path / "mask.png"),
+    )
+    assert outcome.code == 2
+    assert "photo.png - a tradeoff map of 9 x 200 pixels does not fit" in outcome.err
+
+
 def test_restore_overwrites_only_if_asked(distillkit, run, tmp_path):
     save_image(tmp_path / "good.png")
     save_image(tmp_path / "there.png")

@@ -239,7 +239,7 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
         (["a.png", "-o", "out", *MODEL, "--tradeoff", "0.5"], "has a fixed tradeoff"),
         (
             ["a.png", "-o", "out", *MODEL, "--tradeoff", "0,0.0"],
-            "two results would be written there",
+            "two results of a.png would be written there; name each input once, and each tradeoff",
         ),
         (["a.png", "-o", "out", *MODEL, "--set", "seed"], "a string needs quotes"),
         (["a.png", "-o", "out", *MODEL, "--set", "sed=1"], 'did you mean "seed"'),

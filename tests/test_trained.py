@@ -36,6 +36,18 @@ def test_one_of_a_plugin_that_is_switched_off_is_not_looked_for_on_the_hub(monke
         find_student("mine/a")
 
 
+def test_a_mistyped_one_is_told_the_nearest(tmp_path, monkeypatch):
+    plugins_with(tmp_path, monkeypatch, "mine/photo4x")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, problem in [
+        ("mine/photo5x", "mine/photo5x - .* not on the Hub: "),
+        ("photo4x", "photo4x - no such folder"),
+        ("runs/of/photo4x", "runs/of/photo4x - no such folder"),
+    ]:
+        with pytest.raises(DistillkitError, match=f'{problem}.*; did you mean "mine/photo4x"'):
+            find_student(name)
+
+
 def test_the_only_one_is_chosen(tmp_path, monkeypatch):
     plugins_with(tmp_path, monkeypatch, "mine/a")
     assert _choose_trained() == "mine/a"

@@ -183,6 +183,7 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             "interpolation_nodes": nodes,
             "progress": True,
         }
+        count = len(jobs)
         jobs, failures = _check_jobs(jobs, kind)
         restorer = _load_restorer(run, model, settings, device, options)
         if precision == Precision.bf16:
@@ -204,7 +205,7 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
 
         with merged:
             failures += _restore_all(restore_job, jobs)
-        _report(failures)
+        _report(failures, count)
 
     return command
 
@@ -302,8 +303,14 @@ def _restore_all(restore_job: Callable[[FileJob], None], jobs: list[FileJob]) ->
     return restore_files(restore_job, progress_bar(jobs, unit="file"))
 
 
-def _report(failures: list[str]) -> None:
-    """Name what was not restored, and say so by the exit code."""
+def _report(failures: list[str], count: int) -> None:
+    """Name which of so many files were not restored, and say so by the exit code.
+
+    Raises:
+        DistillkitError: Not one was restored.
+    """
+    if len(failures) == count:
+        raise DistillkitError("\n".join(failures))
     for failure in failures:
         typer.echo(f"not restored: {failure}", err=True)
     if failures:

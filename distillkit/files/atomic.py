@@ -54,6 +54,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     with explain_disk_errors(path):
         try:
             yield temporary
+            _allow_usual_access(temporary)
             if sync:
                 flush_to_disk(temporary)
             temporary.replace(path)
@@ -90,6 +91,7 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 raise DiskError(path, error.reason, error.advice) from error
             # Content first: a folder must not get its name before its files are on the disk.
             for entry in temporary.rglob("*"):
+                _allow_usual_access(entry)
                 flush_to_disk(entry)
             flush_to_disk(temporary)
             if replace:
@@ -115,6 +117,23 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _allow_usual_access(path: Path) -> None:
+    """Let a file be read by whom the umask lets read new files.
+
+    safetensors writes files that nobody but their owner may read, such as a server.
+    """
+    if path.is_file():
+        path.chmod(path.stat().st_mode | (0o666 & ~_umask()))
+
+
+# Asked for once: to ask is to set, for all threads.
+@functools.cache
+def _umask() -> int:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask
 
 
 def name_temporary(path: Path) -> Path:

@@ -329,6 +329,11 @@ def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
         for target in job.targets:
             sources[target].append(job.source)
     for target, sharing in sorted(sources.items()):
+        if len(sharing) > 1 and len(set(sharing)) == 1:
+            raise DataError(
+                f"{target} - two results of {sharing[0]} would be written there; name each input "
+                "once, and each tradeoff"
+            )
         if len(sharing) > 1:
             raise DataError(
                 f"{target} - two results would be written there, of {sharing[0]} and "

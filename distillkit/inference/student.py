@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distillkit.adapters import FullAdapter
 from distillkit.diffusion.model import ModelInput, OutputTeacher, RestorationModel
-from distillkit.errors import DistillkitError, PluginError, first_line
+from distillkit.errors import DistillkitError, PluginError, did_you_mean, first_line
 from distillkit.files.atomic import atomic_dir
 from distillkit.files.weights import WeightFile, load_exactly, load_tensors, read_state_dict
 from distillkit.inference.tradeoff_map import blend_nodes
@@ -30,7 +30,7 @@ from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.files import file_of
 from distillkit.plugins.manager import load_plugins
 from distillkit.plugins.options import Options
-from distillkit.plugins.trained import find_trained
+from distillkit.plugins.trained import find_trained, list_trained
 from distillkit.recipe.build import build_adapter, build_variant, read_settings
 from distillkit.recipe.errors import explain_all
 from distillkit.recipe.load import ResolvedRecipe
@@ -405,7 +405,7 @@ def find_student(path: Path | str, **options: Any) -> Path:
     Raises:
         DistillkitError: none of them.
     """
-    if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+    if Path(path).exists():
         return Path(path)
     plugins = load_plugins()
     trained = find_trained(str(path), plugins)
@@ -414,6 +414,10 @@ def find_student(path: Path | str, **options: Any) -> Path:
     reason = plugins.why_absent(str(path).partition("/")[0])
     if reason:
         raise PluginError(f"{path} - {reason}")
+    names = [student.name for student in list_trained(plugins)]
+    remedy = did_you_mean(str(path), names)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise DistillkitError(f"{path} - no such folder{remedy}")
     from huggingface_hub import snapshot_download
 
     patterns = ["model_index.json", "student/*", "*.md"]
@@ -422,7 +426,7 @@ def find_student(path: Path | str, **options: Any) -> Path:
     except Exception as e:  # the Hub's client raises its own, its HTTP library's and the system's
         raise DistillkitError(
             f"{path} - no such folder, no plugin's trained student, and not on the Hub: "
-            f"{first_line(e)}"
+            f"{first_line(e)}{remedy}"
         ) from e
 
 

@@ -187,7 +187,7 @@ class Plugins:
     def why_absent(self, name: str) -> str:
         """Say that a plugin is switched off or broken; empty where it is neither."""
         if name in self.switched_off:
-            return f'plugin "{name}" is switched off, by {ONLY} or --no-plugin'
+            return f'plugin "{name}" is switched off, by {ONLY}, {WITHOUT} or --no-plugin'
         broken = [plugin for plugin in self.broken if plugin.name == name]
         if broken:
             return f"{broken[0]} is broken: {broken[0].error}"
@@ -200,7 +200,7 @@ class Plugins:
         """Say why nothing of a kind is called ``use``, and what is."""
         owner = use.partition("/")[0]
         if owner in self.switched_off:
-            return f'"{use}": plugin "{owner}" is switched off, by {ONLY} or --no-plugin'
+            return f'"{use}": {self.why_absent(owner)}'
         owners = self._possible_owners(use)
         broken = [f"{plugin} is broken: {plugin.error}" for plugin in owners if plugin.error]
         if broken and "/" in use:
