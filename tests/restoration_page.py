@@ -14,6 +14,18 @@ PIXELS = """canvas => [
     [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data],
 ]"""
 
+# A small photo is restored faster than anybody looks: the page itself has to notice.
+NOTICE_RESTORED = """() => {
+    delete document.body.dataset.restored;
+    const controls = document.querySelector("#controls");
+    const observer = new MutationObserver(() => {
+        if (controls.disabled) return;
+        observer.disconnect();
+        document.body.dataset.restored = "yes";
+    });
+    observer.observe(controls, { attributeFilter: ["disabled"] });
+}"""
+
 
 def watch(page):
     """Note the page's requests in ``asked``, and its errors in ``failed``."""
@@ -42,8 +54,9 @@ def upload(page, image, name="photo.png"):
     """Open an image, and wait until it is restored at all nodes."""
     content = io.BytesIO()
     image.save(content, "PNG")
+    page.evaluate(NOTICE_RESTORED)
     choose(page, content.getvalue(), name)
-    page.wait_for_selector("#controls:disabled")
+    page.wait_for_selector("body[data-restored]")
     wait_until_restored(page)
 
 

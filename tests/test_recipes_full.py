@@ -55,8 +55,9 @@ def test_every_recipe_is_valid_and_has_a_summary(name):
 def test_a_recipe_file_of_the_clone_is_another_name_and_no_copy(path):
     (name,) = tomllib.loads(path.read_text())["extends"]
     packaged = find_recipe(name, PLUGINS).path
-    *comments, extends = path.read_text().splitlines()
+    schema, *comments, extends = path.read_text().splitlines()
     assert packaged.name == path.name
+    assert schema.startswith("#:schema ")
     assert all(line.startswith("# ") for line in comments)
     assert comments[-1] == f"# The recipe is {packaged.relative_to(path.parents[1]).as_posix()}."
     assert extends == f'extends = ["{name}"]'

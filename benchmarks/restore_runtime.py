@@ -1,6 +1,6 @@
 """Compare ``distillkit-restore`` with ``distillkit restore``.
 
-``python benchmarks/runtime.py RUN [--sizes 64x64,...] [--rounds 5]``
+``python benchmarks/restore_runtime.py RUN [--sizes 64x64,...] [--rounds 5]``
 
 Exports the student of a run as ONNX, and restores the same photographs by both commands in turn.
 Prints the processor seconds of each, from its start to the saved file (the least of all rounds),
