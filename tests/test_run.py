@@ -492,8 +492,8 @@ def test_weights_are_cast_again_only_where_they_are_cast(recipe, others, why):
 
 def test_a_loss_far_above_the_first_ones_is_told_once_a_stage(recipe, tmp_path, capfd):
     sets = [
-        "stage1.steps=12",
-        "training.lr_warmup_steps=12",
+        "stage1.steps=24",
+        "training.lr_warmup_steps=24",
         "training.logging_steps=1",
         "data.eval=[]",
         "stage2.steps=0",
@@ -509,17 +509,19 @@ def test_a_loss_far_above_the_first_ones_is_told_once_a_stage(recipe, tmp_path, 
     assert "diverged" not in capfd.readouterr().err
 
 
-def test_a_first_loss_that_is_small_by_chance_warns_of_nothing(recipe, tmp_path, capsys):
+def test_one_line_that_is_small_or_large_by_chance_warns_of_nothing(recipe, tmp_path, capsys):
     options = load_recipe(recipe, ["training.log_with=[]"]).recipe.training
     log = RunLog(
         tmp_path / "metrics.jsonl", create_accelerator(options, tmp_path), lambda *_, **__: None
     )
-    log.begin("stage1", 0, 8)
-    for step, loss in enumerate([0.001, 0.3, 0.2, 0.4, 0.3, 0.3, 2.0], 1):
+    log.begin("stage1", 0, 12)
+    for step, loss in enumerate([0.001, 0.3, 0.2, 0.4, 0.3, 0.3, 2.0, 3.0, 0.3, 3.0], 1):
         log.write(step, {"loss": loss})
     assert "diverged" not in capsys.readouterr().err
-    log.write(8, {"loss": 3.0})
-    assert "is 3, 12.5 times what it began with (0.24)" in capsys.readouterr().err
+    log.write(11, {"loss": 4.0})
+    assert "is 4, 16.7 times what it began with (0.24), after a line" in capsys.readouterr().err
+    log.write(12, {"loss": 5.0})
+    assert "diverged" not in capsys.readouterr().err
 
 
 def test_a_second_process_in_the_folder_of_a_run_is_refused(finished, recipe):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 NONFINITE = "nonfinite.jsonl"
 """The file of a run in which skipped steps are."""
 DIVERGENCE_FACTOR = 10.0
-"""A loss of so many times what the stage began with is warned of."""
+"""A loss of so many times what the stage began with is high."""
+DIVERGED_LINES = 2
+"""So many high lines in a row are warned of: a single one may be an unusual batch."""
 FIRST_LINES = 5
 """Logged lines whose mean loss is what a stage began with: a single one may be small by chance."""
 NOT_SHOWN = ("lr", "seconds", "loader_wait", "loss_scale", "cache_saved")
@@ -59,7 +61,7 @@ class RunLog:
         self._bar: tqdm[Any] | None = None
         self._started = 0.0
         self._first_losses: list[float] = []
-        self._warned = False
+        self._high_in_a_row = 0
 
     def rewind(self, step: int) -> None:
         """Remove lines after a global step; a resumed run writes them again."""
@@ -90,7 +92,7 @@ class RunLog:
         self._started = time.monotonic()
         self._done_before = done
         self._first_losses = []
-        self._warned = False
+        self._high_in_a_row = 0
         if self._accelerator.is_main_process and shows_bars():
             self._bar = progress_bar(total=total, initial=done, desc=stage, unit="step")
 
@@ -197,19 +199,22 @@ class RunLog:
         self.say("  ".join(fields))
 
     def _warn_of_divergence(self, loss: float) -> None:
-        """Warn, once a stage, of a loss far above the mean of the stage's first lines."""
+        """Warn, once a stage, of a loss that stays far above the mean of the first lines."""
         if len(self._first_losses) < FIRST_LINES:
             self._first_losses.append(loss)
             return
-        first = statistics.fmean(self._first_losses)
-        if self._warned or not loss > DIVERGENCE_FACTOR * first > 0:
+        if self._high_in_a_row == DIVERGED_LINES:
             return
-        self._warned = True
+        first = statistics.fmean(self._first_losses)
+        is_high = loss > DIVERGENCE_FACTOR * first > 0
+        self._high_in_a_row = self._high_in_a_row + 1 if is_high else 0
+        if self._high_in_a_row < DIVERGED_LINES:
+            return
         self.warn(
             f"{self._stage} step {self._done}: the loss is {loss:.3g}, "
-            f"{loss / first:.3g} times what it began with ({first:.3g}): the training has probably "
-            f"diverged; lower {self._stage}.learning_rate and start from an earlier checkpoint "
-            "with --fork"
+            f"{loss / first:.3g} times what it began with ({first:.3g}), after a line that was as "
+            "high: the training has probably diverged; lower "
+            f"{self._stage}.learning_rate and start from an earlier checkpoint with --fork"
         )
 
 
