@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from distillkit.export.folder import export
 from distillkit.export.hub import Repository, upload
 from distillkit.export.model_card import model_card
 
-CITATION = Path(__file__).parents[1] / "CITATION.cff"
+ROOT = Path(__file__).parents[1]
+CITATION = ROOT / "CITATION.cff"
+PHOTO4X = ROOT / "plugins/photo/distillkit_photo/trained/photo4x"
 ABOUT = {
     "recipe": "toy",
     "student": {"use": "toy/student"},
@@ -32,6 +35,8 @@ RECIPE = {
     "stage1": {"steps": 1},
     "stage2": {"steps": 0},
 }
+
+OF_A_TEACHER = {"steps": 1, "variant": "adapter_scaling", "target": "teacher"}
 
 
 def row(**changes):
@@ -205,3 +210,47 @@ def test_the_card_names_weights_limits_and_what_to_cite():
     assert "It is no evidence of anything" in card
     for title in re.findall(r"title: \"?(.*?)\"?$", CITATION.read_text(), flags=re.MULTILINE):
         assert f"title = {{{title}}}" in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "taught"),
+    [
+        ({}, True),
+        ({"teachers": {}}, False),
+        ({"stage1": {"steps": 3, "pretraining_steps": 3}}, False),
+        ({"stage1": {"steps": 3, "teachers": {"fidelity": {"weight": 0}}}}, False),
+        ({"stage1": {"steps": 0}, "stage2": OF_A_TEACHER}, True),
+    ],
+)
+def test_the_card_speaks_of_teachers_where_there_were_some(changes, taught):
+    recipe = RECIPE | {"teachers": {"fidelity": {"use": "toy/teacher"}}} | changes
+    card = model_card(ABOUT, recipe, [], StudentFacts())
+    assert ("trained without teachers by distillkit" not in card) == taught
+    assert ("distilled by distillkit" in card) == taught
+    assert ("its teachers' weights" in card) == taught
+
+
+def test_the_card_speaks_of_numbers_and_damage_where_it_has_them():
+    without = model_card(ABOUT, RECIPE, [], StudentFacts())
+    assert "numbers below" not in without
+    assert "trained on the damage that the images named below have." in without
+    degraded = RECIPE | {"degradation": {"use": "toy/blur"}}
+    measured = model_card(ABOUT, degraded, [row()], StudentFacts())
+    assert "The numbers below hold" in measured
+    assert "trained on the damage described below." in measured
+
+
+def test_the_card_of_the_shipped_student_is_as_it_would_be_written_now():
+    card = (PHOTO4X / "README.md").read_text()
+    about = json.loads((PHOTO4X / "student/distillkit.json").read_text())
+    recipe = tomllib.loads((PHOTO4X / "student/recipe.toml").read_text())
+    written = model_card(about, recipe, [], StudentFacts(scale=4, has_checkpoints=True))
+    # Its numbers are in the plugin's README.
+    differing = set(card.splitlines()) ^ set(written.splitlines())
+    assert differing == {
+        "- The numbers in the README of distillkit-photo hold for the images that they were "
+        "measured on.",
+        "Measured on RealSR: the README of distillkit-photo has the tables, the training and the "
+        "data.",
+        "This student was not evaluated.",
+    }

@@ -16,6 +16,7 @@ from distillkit.export.card_metadata import (
     picture_at,
 )
 from distillkit.files.weights import WeightFile
+from distillkit.recipe.schema import Stage1Config, Stage2Config
 from distillkit.report.documents import fill_template
 from distillkit.report.tables import Table, tradeoff_text
 
@@ -68,6 +69,7 @@ def model_card(
         metadata=card_metadata(about, recipe, shown, facts, strictest),
         about=about,
         recipe=recipe,
+        is_taught=_is_taught(recipe),
         folder=LOCAL_FOLDER,
         facts=facts,
         version=distillkit.__version__,
@@ -87,6 +89,16 @@ def model_card(
             (row["metric"], row["protocol"], row["n"], row["dataset"]) for row in shown
         ),
     )
+
+
+def _is_taught(recipe: Mapping[str, Any]) -> bool:
+    """Say whether a student learned from teachers: one of weight 0 is only evaluated beside it."""
+    stage1 = Stage1Config.model_validate(recipe["stage1"])
+    stage2 = Stage2Config.model_validate(recipe["stage2"])
+    names = set(stage2.asked_teachers) if stage2.steps else set()
+    if stage1.steps > stage1.pretraining_steps:
+        names |= {name for name, teacher in stage1.teachers.items() if teacher.weight > 0}
+    return not names.isdisjoint(recipe.get("teachers", {}))
 
 
 def _picture_table(facts: StudentFacts, can_set_tradeoff: bool) -> Table | None:
