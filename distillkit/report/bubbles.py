@@ -65,26 +65,36 @@ def _draw_methods(
     for name in sorted({method.name for method in methods}):
         own = [method for method in methods if method.name == name]
         own.sort(key=lambda method: method.tradeoff or 0.0)
-        parameters = own[0].parameters or 0
-        area = 30 + 1500 * parameters / largest
-        seconds = np.median([method.seconds for method in own])
         means = mean_values(results, own, metric.name)
-        if not np.isfinite(means).all():
-            continue
-        title = image_title(name, results.teachers)
-        axis.scatter(
-            [seconds] * len(own),
-            means,
-            s=[area] * len(own),
-            color=method_color(results, name),
-            alpha=0.35,
-            edgecolors=matplotlib.rcParams["text.color"],
-            lw=0.8,
-            label=f"{title} ({_millions(parameters)})",
-        )
-        # Only the first and the last tradeoff are written: bubbles between them overlap.
-        ends = [(own[0], means[0]), (own[-1], means[-1])]
-        _write_tradeoffs(axis, seconds, ends)
+        if np.isfinite(means).all():
+            area = 30 + 1500 * (own[0].parameters or 0) / largest
+            _draw_method(axis, results, own, means, area)
+
+
+def _draw_method(
+    axis: Axes,
+    results: Results,
+    rows: Sequence[MethodRow],
+    means: Sequence[float],
+    area: float,
+) -> None:
+    """Draw the bubbles of a method, one above the other: one for each of its tradeoffs."""
+    name = rows[0].name
+    title = image_title(name, results.teachers)
+    seconds = np.median([row.seconds for row in rows])
+    axis.scatter(
+        [seconds] * len(rows),
+        means,
+        s=[area] * len(rows),
+        color=method_color(results, name),
+        alpha=0.35,
+        edgecolors=matplotlib.rcParams["text.color"],
+        lw=0.8,
+        label=f"{title} ({_millions(rows[0].parameters or 0)})",
+    )
+    # Only the first and the last tradeoff are written: bubbles between them overlap.
+    ends = [(rows[0], means[0]), (rows[-1], means[-1])]
+    _write_tradeoffs(axis, seconds, ends)
 
 
 def _write_tradeoffs(

@@ -85,24 +85,11 @@ class RunModels:
         """
         gt = None if batch.gt is None else batch.gt.to(self.device)
         key = hash_batch(batch) if self.cache.enabled else ""
-        if batch.lq is not None:
-            images = list(self._prepare_full_images(batch, None))
-            lq = batch.lq.to(self.device)
-            return replace(batch, gt=gt, lq=lq, full_images=images, cache_key=key)
-        assert gt is not None, "a batch has clean or low-quality images"
-        if self.degradation is None:
-            raise RecipeError(
-                "degradation - the recipe names none, and a training source has no low-quality "
-                "images of its own"
-            )
-        if self.cache.enabled:
-            key = digest(key, self.cache.identities[DEGRADATION], hash_generator(generator))
-        if not batch.full_images:
-            return replace(batch, gt=gt, lq=self._degrade(gt, generator), cache_key=key)
-        images = list(self._prepare_full_images(batch, generator))
-        lq = torch.cat([image.box.cut(image.lq) for image in images if image.lq is not None])
-        key = digest(key, *(image.key for image in images))
-        return replace(batch, gt=gt, lq=lq, full_images=images, cache_key=key)
+        batch = replace(batch, gt=gt, cache_key=key)
+        if batch.lq is None:
+            return self._degrade_batch(batch, generator)
+        images = list(self._prepare_full_images(batch, None))
+        return replace(batch, lq=batch.lq.to(self.device), full_images=images)
 
     def model_input(self, name: str, batch: Batch) -> ModelInput:
         """Make a model's input of a prepared batch, with its part of the cache."""
@@ -205,6 +192,24 @@ class RunModels:
         models = [name] if self.degradation is None else [DEGRADATION, name]
         generator = make_generator(image.key)
         return self.cache.get("restored full image", image.key, models, compute, generator)
+
+    def _degrade_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Make the low-quality images of a batch that has clean ones alone."""
+        assert batch.gt is not None, "a batch has clean or low-quality images"
+        if self.degradation is None:
+            raise RecipeError(
+                "degradation - the recipe names none, and a training source has no low-quality "
+                "images of its own"
+            )
+        key = batch.cache_key
+        if self.cache.enabled:
+            key = digest(key, self.cache.identities[DEGRADATION], hash_generator(generator))
+        if not batch.full_images:
+            return replace(batch, lq=self._degrade(batch.gt, generator), cache_key=key)
+        images = list(self._prepare_full_images(batch, generator))
+        lq = torch.cat([image.box.cut(image.lq) for image in images if image.lq is not None])
+        key = digest(key, *(image.key for image in images))
+        return replace(batch, lq=lq, full_images=images, cache_key=key)
 
     def _prepare_full_images(
         self, batch: Batch, generator: torch.Generator | None
