@@ -281,7 +281,7 @@ def test_a_plugin_is_switched_off_on_the_command_line(distillkit, installed_agai
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mimi", 'no plugin is called "mimi"; did you mean "mini"?'),
+        ("mimi", '--no-plugin mimi - no plugin "mimi" is installed; did you mean "mini"?'),
         ("distillkit", '"distillkit" is the engine itself, which cannot be switched off'),
     ],
 )

@@ -362,7 +362,7 @@ def test_a_report_shows_a_broken_plugin_with_its_traceback(monkeypatch: pytest.M
     assert examined.count_failed() == 1
     assert text.startswith("bad (no_such_module_here)\n  FAILED   loads: ModuleNotFoundError")
     assert "Traceback (most recent call last)" in text
-    with pytest.raises(PluginError, match='no plugin is called "bat"; did you mean "bad"'):
+    with pytest.raises(PluginError, match='no plugin "bat" is installed; did you mean "bad"'):
         contract.examine_plugin("bat")
 
 

@@ -156,7 +156,7 @@ def test_a_student_of_a_file_is_trained_and_restores_and_says_what_it_needs(
     words = ["restore", photo, "--run", run, "-o", tmp_path / "restored.png"]
     done = fork_server(*words)
     assert done["codes"] == [2]
-    assert f"it was trained with {distribution}: --plugin mine.py" in done["outputs"][0]
+    assert f"it was trained with {distribution}: give --plugin mine.py" in done["outputs"][0]
     assert not (tmp_path / "restored.png").exists()
     done = fork_server(*words, "--plugin", file)
     assert done["codes"] == [0], done["outputs"]

@@ -111,6 +111,16 @@ def test_an_ambiguous_short_name_lists_the_full_names(install: Install, load: Lo
         ("sharpp", 'no plugin offers "sharpp" among its teachers; did you mean "sharp"?'),
         ("a/shrp", 'no plugin offers "a/shrp" among its teachers; did you mean "a/sharp"?'),
         ("zzz", 'no plugin offers "zzz" among its teachers; known: "a/sharp"'),
+        (
+            "remote/sharp",
+            '"remote/sharp": no plugin "remote" is installed; installed: "a"; '
+            "who wrote the recipe knows which package brings it",
+        ),
+        (
+            "aa/sharp",
+            '"aa/sharp": no plugin "aa" is installed; did you mean "a"?; '
+            "who wrote the recipe knows which package brings it",
+        ),
     ],
 )
 def test_an_unknown_name_says_what_there_is(
@@ -457,6 +467,23 @@ def test_what_a_plugin_prints_goes_to_stderr(
     assert "at a step" in printed.err
 
 
+@pytest.mark.parametrize("variable", ["DISTILLKIT_PLUGINS", "DISTILLKIT_WITHOUT_PLUGINS"])
+def test_a_name_in_a_variable_that_no_plugin_has_is_warned_of(
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
+) -> None:
+    install("nearby", SHARP)
+    monkeypatch.setenv(variable, "nearby, nearly")
+    manager._installed.cache_clear()
+    load_plugins()
+    manager._installed.cache_clear()
+    assert caplog.messages == [
+        f'{variable}: no plugin "nearly" is installed; did you mean "nearby"?'
+    ]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "loaded"),
     [
@@ -545,8 +572,8 @@ API_VERSIONS = {
         "pip install -U distillkit"
     ),
     "DISTILLKIT_API = 0\n": (
-        "it is made for version 0 of the plugin API, distillkit has 1; install a newer old: "
-        "pip install -U distillkit-old"
+        "it is made for version 0 of the plugin API, distillkit has 1; install a newer old "
+        "(distillkit-old)"
     ),
     "DISTILLKIT_API = '1'\n": "its DISTILLKIT_API is '1', not an integer",
 }

@@ -315,7 +315,7 @@ def test_a_student_whose_plugin_is_absent_says_what_to_install(finished, monkeyp
     install_plugins(monkeypatch)
     message = (
         r"plugin \"toy\", which is not installed; it was trained with distillkit-toy 1.2: "
-        "pip install distillkit-toy$"
+        "install it from where its author offers it$"
     )
     with pytest.raises(DistillkitError, match=message):
         load_student(finished)

@@ -379,8 +379,8 @@ def _find_spec(use: str, made_with: Mapping[str, str]) -> Spec:
     if absent and owner in made_with and owner not in plugins.switched_off:
         distribution = made_with[owner]
         file = file_of(distribution)
-        name = distribution.partition(" ")[0]
-        remedy = f"--plugin {file}" if file else f"pip install {name}"
+        # No `pip install`: on a package index, anybody may have taken that name.
+        remedy = f"give --plugin {file}" if file else "install it from where its author offers it"
         raise PluginError(
             f'this student needs the plugin "{owner}", which is not installed; it was trained '
             f"with {distribution}: {remedy}"

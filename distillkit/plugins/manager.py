@@ -198,10 +198,14 @@ class Plugins:
 
     def _explain_unknown(self, kind: Kind, use: str) -> str:
         """Say why nothing of a kind is called ``use``, and what is."""
-        owner = use.partition("/")[0]
+        owner, slash, _ = use.partition("/")
         if owner in self.switched_off:
             return f'"{use}": {self.why_absent(owner)}'
         owners = self._possible_owners(use)
+        if slash and not owners:
+            # No command that installs it: on a package index, anybody may have taken its name.
+            absent = say_not_installed(owner, [plugin.name for plugin in self])
+            return f'"{use}": {absent}; who wrote the recipe knows which package brings it'
         broken = [f"{plugin} is broken: {plugin.error}" for plugin in owners if plugin.error]
         if broken and "/" in use:
             return broken[0]
@@ -236,6 +240,12 @@ class Plugins:
         return f"known: {_quoted(full_names)}", did_you_mean(use, full_names + short_names)
 
 
+def say_not_installed(name: str, installed: Iterable[str]) -> str:
+    """Say that there is no plugin of a name, and which may be meant or which there are."""
+    instead = did_you_mean(name, installed) or f"; installed: {_quoted(sorted(installed))}"
+    return f'no plugin "{name}" is installed{instead}'
+
+
 def load_plugins(points: Iterable[Point] | None = None) -> Plugins:
     """Import all plugins: those that are installed, and those that are files.
 
@@ -251,7 +261,19 @@ def load_plugins(points: Iterable[Point] | None = None) -> Plugins:
 
 @functools.cache
 def _installed() -> Plugins:
-    return _load(_points())
+    points = _points()
+    _warn_of_unknown_names({point.name for point in points})
+    return _load(points)
+
+
+def _warn_of_unknown_names(installed: Set[str]) -> None:
+    """Warn of names in the variables that no plugin has.
+
+    No error: a shell's profile sets them for every environment, and not each has every plugin.
+    """
+    for variable in (ONLY, WITHOUT):
+        for name in sorted(_names_in(variable) - installed):
+            logger.warning(f"{variable}: {say_not_installed(name, installed)}")
 
 
 def _points() -> list[Point]:
@@ -278,7 +300,7 @@ def switch_off_plugins(names: Iterable[str]) -> None:
     known = {point.name for point in _points()}
     for name in names:
         if name not in known:
-            raise PluginError(f'no plugin is called "{name}"{did_you_mean(name, known)}')
+            raise PluginError(f"--no-plugin {name} - {say_not_installed(name, known)}")
         if name == ENGINE.name:
             raise PluginError(f'"{name}" is the engine itself, which cannot be switched off')
     os.environ[WITHOUT] = ",".join({*_names_in(WITHOUT), *names})
@@ -387,7 +409,7 @@ def _check_api_version(module: Any, plugin: Plugin) -> None:
         raise PluginError(f"{difference}; install a newer distillkit: pip install -U distillkit")
     newer = f"a newer {plugin.name}"
     if plugin.installed is not None:
-        newer += f": pip install -U {plugin.installed.name}"
+        newer += f" ({plugin.installed.name})"
     raise PluginError(f"{difference}; install {newer}")
 
 

@@ -15,7 +15,7 @@ from distillkit.console import progress_bar
 from distillkit.contract.results import Check, CheckResult, DoesNotApply, name_of, statement_of
 from distillkit.errors import DistillkitError, PluginError, did_you_mean
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
-from distillkit.plugins.manager import Plugin, Plugins, load_plugins
+from distillkit.plugins.manager import Plugin, Plugins, load_plugins, say_not_installed
 from distillkit.recipe.errors import explain
 
 OptionsByName = Mapping[str, Mapping[str, Any]]
@@ -224,8 +224,7 @@ def _find_plugin(name: str, plugins: Plugins) -> Plugin:
     for plugin in plugins:
         if plugin.name == owner:
             return plugin
-    suggestion = did_you_mean(owner, [plugin.name for plugin in plugins])
-    raise PluginError(f'no plugin is called "{owner}"{suggestion}')
+    raise PluginError(say_not_installed(owner, [plugin.name for plugin in plugins]))
 
 
 def _find_specs(name: str, plugins: Plugins) -> list[Spec]:
