@@ -574,6 +574,10 @@ def test_an_anchor_beside_a_score_is_refused_at_validation(recipe):
         r'stage1\.teachers\.realness\.term = "score"',
     ):
         load_recipe(recipe, ["stage1.teachers.realness.anchor_metric='stlpips-alex'"])
+    with pytest.raises(
+        DistillkitError, match=r"realness\.output_metric - is for an output teacher"
+    ):
+        load_recipe(recipe, ["stage1.teachers.realness.output_metric='stlpips-alex'"])
 
 
 def test_a_metric_anchors_an_output_teacher(recipe, tmp_path):
@@ -622,11 +626,12 @@ def test_what_each_teacher_is_asked_for_is_said_and_written_down(recipe, tmp_pat
         "b",
         *outputs,
         "stage1.teachers.realness.output_input='full_image'",
+        "stage1.teachers.realness.output_metric='stlpips-alex'",
         "stage1.teachers.realness.anchor_metric='stlpips-alex'",
     )["realness"]
     assert found.startswith(
         "toy/restorer: output distillation, images against its results for full images, "
-        "cut to the crops; "
+        "cut to the crops, also in distillkit/stlpips-alex; "
     )
     assert found.endswith("anchored by distillkit/stlpips-alex")
     found = told(

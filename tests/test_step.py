@@ -104,6 +104,18 @@ def test_a_metric_replaces_the_anchor_of_an_output_teacher():
     assert torch.allclose(terms["realness/metric_anchor"], 2 * 3 * terms["l1"])
 
 
+def test_a_metric_also_compares_with_the_images_of_an_output_teacher():
+    def l2(image, restored):
+        return (image - restored).square().mean(dim=(1, 2, 3))
+
+    options = {"term": "output", "weight": 2, "output_metric_weight": 3}
+    step = step_of({"realness": Restorer()}, losses={"realness": options})
+    step.models.output_metrics["realness"] = l2
+    terms = step(BATCH, 0)
+    # Without a shift the metric sees what the squared error sees.
+    assert torch.allclose(terms["realness/metric"], 3 * terms["realness/output"])
+
+
 def test_a_decoded_crop_of_full_size_changes_nothing():
     full = step_of(l2=1)(BATCH, 0)["l2"]
     assert torch.equal(step_of(l2=1, decode_crop_size=32)(BATCH, 0)["l2"], full)

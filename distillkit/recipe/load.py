@@ -41,6 +41,7 @@ KINDS: dict[KeyPath, Kind] = {
     ("data", "eval", ANY): "datasets",
     PERCEPTUAL_METRIC: "metrics",
     ("stage1", "teachers", ANY, "anchor_metric"): "metrics",
+    ("stage1", "teachers", ANY, "output_metric"): "metrics",
     LINE_METRICS: "metrics",
     ("evaluation", "metrics", ANY): "metrics",
 }
@@ -123,8 +124,12 @@ class ResolvedRecipe:
     @property
     def anchor_metrics(self) -> dict[str, Component]:
         """The metrics that anchor output teachers, by the teacher's name."""
-        found = self._matching(("stage1", "teachers", ANY, "anchor_metric"))
-        return {str(c.key[2]): c for c in found}
+        return self._teacher_metrics("anchor_metric")
+
+    @property
+    def output_metrics(self) -> dict[str, Component]:
+        """The metrics that compare with the images of output teachers, by the teacher's name."""
+        return self._teacher_metrics("output_metric")
 
     @property
     def line_metrics(self) -> list[Component]:
@@ -137,7 +142,8 @@ class ResolvedRecipe:
     @property
     def training_metrics(self) -> list[Component]:
         """All metrics that the student is trained against."""
-        metrics = [*self.anchor_metrics.values(), *self.line_metrics]
+        metrics = [*self.anchor_metrics.values(), *self.output_metrics.values()]
+        metrics += self.line_metrics
         if self.perceptual_metric is not None:
             metrics.append(self.perceptual_metric)
         return metrics
@@ -186,6 +192,10 @@ class ResolvedRecipe:
 
     def _matching(self, pattern: KeyPath) -> list[Component]:
         return [c for c in self.components.values() if _matches(c.key, pattern)]
+
+    def _teacher_metrics(self, option: str) -> dict[str, Component]:
+        found = self._matching(("stage1", "teachers", ANY, option))
+        return {str(c.key[2]): c for c in found}
 
 
 def load_recipe(

@@ -251,6 +251,13 @@ class TeacherLossConfig(Config):
         "its clean latents at random timesteps, in its latent space and weighted by "
         "min(SNR, 1)",
     )
+    output_metric: UseConfig | None = Field(
+        default=None,
+        description="a differentiable metric between the student's image and an output teacher's, "
+        "beside the squared error: an image of the teacher's is a target without a mean to regress "
+        "to; shifted as eq. 1's",
+    )
+    output_metric_weight: NonNegative = Field(default=1.0, description="of that metric")
     output_input: Literal["crop", "full_image"] = Field(
         default="crop",
         description="what an output teacher restores: the crop that the student sees, or the full "

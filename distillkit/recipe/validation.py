@@ -89,7 +89,7 @@ def _check_teachers(
     named = document.get(("teachers",))
     teachers = list(named) if isinstance(named, dict) else []
     for name, loss in stage1.teachers.items():
-        yield from _check_anchor_metric(document, name, loss)
+        yield from _check_metrics(document, name, loss)
         if loss.weight == 0:
             continue
         if name not in teachers:
@@ -138,12 +138,14 @@ def _check_capability(
     yield Problem(document.origin(key), key, what, tuple(_capability_table(components)))
 
 
-def _check_anchor_metric(
-    document: Document, name: str, loss: TeacherLossConfig
-) -> Iterator[Problem]:
-    """Refuse an anchor metric for a score, which has an anchor of its own."""
-    if loss.anchor_metric is not None and loss.term != "output":
-        key: KeyPath = ("stage1", "teachers", name, "anchor_metric")
+def _check_metrics(document: Document, name: str, loss: TeacherLossConfig) -> Iterator[Problem]:
+    """Refuse metrics for a score, which is no image and has an anchor of its own."""
+    if loss.term == "output":
+        return
+    for option in ("anchor_metric", "output_metric"):
+        if getattr(loss, option) is None:
+            continue
+        key: KeyPath = ("stage1", "teachers", name, option)
         what = (
             f'is for an output teacher, but stage1.teachers.{name}.term = "{loss.term}"; '
             'leave it out, or set that to "output"'

@@ -63,6 +63,8 @@ class RunModels:
     cache: FeatureCache
     anchor_metrics: dict[str, Distance] = field(default_factory=dict)
     """What stands in for the anchor of a teacher that has no score, by the teacher's name."""
+    output_metrics: dict[str, Distance] = field(default_factory=dict)
+    """What compares the student's image with such a teacher's, by the teacher's name."""
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -264,14 +266,16 @@ def build_models(
     _check_scales(models, degradation)
     _check_crop_size(resolved, models, student.scale)
     _check_captions(resolved, models)
-    anchor_metrics = {
-        name: build_distance(resolved, component, device)
-        for name, component in resolved.anchor_metrics.items()
-    }
+
+    def build_distances(components: Mapping[str, Component]) -> dict[str, Distance]:
+        return {name: build_distance(resolved, c, device) for name, c in components.items()}
+
+    anchor_metrics = build_distances(resolved.anchor_metrics)
+    output_metrics = build_distances(resolved.output_metrics)
     cache = open_cache(resolved.recipe.training, device)
     if cache.enabled:
         cache.identities.update(_hash_models(resolved, models, degradation))
-    return RunModels(student, teachers, degradation, device, cache, anchor_metrics)
+    return RunModels(student, teachers, degradation, device, cache, anchor_metrics, output_metrics)
 
 
 def encodes_by_network(model: Any) -> bool:

@@ -44,9 +44,11 @@ def _describe_output_distillation(resolved: ResolvedRecipe, name: str) -> str:
     config = resolved.recipe.stage1.teachers[name]
     compared = "images" if config.output_loss == "image" else "clean latents"
     inputs = "crops" if config.output_input == "crop" else "full images, cut to the crops"
-    metric = resolved.anchor_metrics.get(name)
-    anchor = "no anchor" if metric is None else f"anchored by {metric.full_name}"
-    return f"output distillation, {compared} against its results for {inputs}; {anchor}"
+    metric = resolved.output_metrics.get(name)
+    too = "" if metric is None else f", also in {metric.full_name}"
+    anchor_metric = resolved.anchor_metrics.get(name)
+    anchor = "no anchor" if anchor_metric is None else f"anchored by {anchor_metric.full_name}"
+    return f"output distillation, {compared} against its results for {inputs}{too}; {anchor}"
 
 
 def make_stage1(

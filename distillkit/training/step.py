@@ -31,7 +31,7 @@ from distillkit.objectives.dual_teacher import (
     output_distillation,
     score_distillation,
 )
-from distillkit.objectives.reconstruction import Losses, ReconstructionLoss
+from distillkit.objectives.reconstruction import Losses, ReconstructionLoss, shifted_crops
 from distillkit.recipe.schema import FIDELITY, REALNESS, Stage1Config
 from distillkit.tradeoff import REALISTIC
 from distillkit.training.critics import CriticTrainer
@@ -274,6 +274,12 @@ class Stage1Step(Step):
                 gradient=self._config.teacher_gradient,
             )
         losses = {f"{name}/output": config.weight * config.imitation_weight * loss}
+        if name in self.models.output_metrics and config.output_metric_weight > 0:
+            generator = self.generator(step, f"{name}_shift")
+            shift = self._reconstruction.max_shift
+            pair = shifted_crops(output.image, restored, shift, generator)
+            distance = self.models.output_metrics[name](*pair).mean()
+            losses[f"{name}/metric"] = config.weight * config.output_metric_weight * distance
         if name in self.models.anchor_metrics and batch.gt is not None:
             anchor = self.models.anchor_metrics[name](output.image, batch.gt).mean()
             losses[f"{name}/metric_anchor"] = config.weight * config.anchor_weight * anchor

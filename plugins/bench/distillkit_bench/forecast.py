@@ -182,7 +182,8 @@ def find_smallest_crop(prepared: PreparedStage) -> int:
     reconstruction = prepared.reconstruction
     # A metric of a plugin need not say.
     smallest = getattr(reconstruction.distance, "smallest_side", 1) + reconstruction.max_shift
-    for distance in prepared.models.anchor_metrics.values():
+    models = prepared.models
+    for distance in (*models.anchor_metrics.values(), *models.output_metrics.values()):
         smallest = max(smallest, getattr(distance, "smallest_side", 1))
     return smallest
 

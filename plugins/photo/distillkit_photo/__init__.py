@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillkit import DatasetSpec, hookimpl
+from distillkit import DatasetSpec, TeacherSpec, hookimpl
 
 PACKAGE = Path(__file__).parent
 
@@ -18,6 +18,20 @@ def distillkit_trained() -> Path:
 @hookimpl
 def distillkit_recipes() -> Path:
     return PACKAGE / "recipes"
+
+
+@hookimpl
+def distillkit_teachers() -> Sequence[TeacherSpec]:
+    return [
+        TeacherSpec(
+            name="photo4x",
+            summary="the trained student of that name, at one tradeoff",
+            options="distillkit_photo.options:TeacherOptions",
+            build="distillkit_photo.teacher:build",
+            license="LicenseRef-research-only",
+            capabilities=frozenset({"output"}),
+        )
+    ]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Options of the drawn graphics."""
+"""What a recipe may set."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class GraphicsOptions(Options):
     count: int = Field(200, ge=1, description="images to draw")
     size: int = Field(480, ge=64, multiple_of=4, description="their side, in pixels")
     seed: int = Field(0, description="of the drawings")
+
+
+class TeacherOptions(Options):
+    tradeoff: float = Field(ge=0, le=1, description="0 is most realistic, 1 most faithful")

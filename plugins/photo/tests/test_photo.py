@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from spandrel import ModelLoader
 
-from distillkit import Restorer, load_plugins
+from distillkit import ModelInput, Restorer, load_plugins
+from distillkit_photo import teacher
 from distillkit_photo.graphics import draw_graphic
+from distillkit_photo.options import TeacherOptions
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,17 @@ def test_its_checkpoints_open_in_spandrel(distillkit, tmp_path, restorer):
     with torch.no_grad():
         opened = found.eval()(image[None])[0].clamp(0, 1)
     torch.testing.assert_close(opened, restorer(image, 1.0), atol=1e-3, rtol=0)
+
+
+def test_it_teaches_at_a_tradeoff(restorer):
+    image = picture(16, 20)
+    for tradeoff in (0.0, 1.0):
+        taught = teacher.build(TeacherOptions(tradeoff=tradeoff)).restore(
+            ModelInput(image[None] * 2 - 1)
+        )
+        torch.testing.assert_close(
+            taught[0] / 2 + 0.5, restorer(image, tradeoff), atol=1e-5, rtol=0
+        )
 
 
 def test_plugins_lists_it(distillkit):
