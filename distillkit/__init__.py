@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from distillkit.cli.arguments import RecipeArgument as RecipeArgument
     from distillkit.cli.arguments import print_json as print_json
     from distillkit.cli.exit_codes import ExitCode as ExitCode
+    from distillkit.cli.restore import RestoreChoice as RestoreChoice
+    from distillkit.cli.restore import TradeoffMap as TradeoffMap
+    from distillkit.cli.restore import choose_tradeoffs as choose_tradeoffs
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.console import progress_bar as progress_bar
     from distillkit.data.degradation import Degradation as Degradation
@@ -106,7 +109,7 @@ if TYPE_CHECKING:
 _HOME = {
     "cli.arguments": ["AsJson", "Overrides", "RecipeArgument", "print_json"],
     "cli.exit_codes": ["ExitCode"],
-    "cli.restore": ["restore_command"],
+    "cli.restore": ["RestoreChoice", "TradeoffMap", "choose_tradeoffs", "restore_command"],
     "console": ["progress_bar"],
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file", "scratch_folder"],

@@ -331,4 +331,4 @@ def test_json_is_the_same_option_everywhere():
                 texts[name.removeprefix("distillkit ")] = option.help
     assert set(texts.values()) == {"Print JSON instead of a table."}
     tables = {"plugins", "plugins check", "recipe list", "recipe show", "cache ls", "doctor"}
-    assert set(texts) == tables | {"bench", "advise"}
+    assert set(texts) == tables | {"bench", "advise", "flicker"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,14 +40,69 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
-def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
+@dataclass(frozen=True)
+class RestoreChoice:
+    """What the options of a command that restores ask for."""
+
+    tradeoffs: Tradeoffs
+    """Every file has a result for each; one that stands alone may be of any type."""
+    asked: Tradeoffs
+    """What the restorer is called with. It is checked before a file is read, and one that stands
+    alone is merged into the weights for all files."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the function that restores a file."""
+
+
+TradeoffMap = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MASK",
+        help="Take the tradeoff of each pixel from a gray picture: black is 0, white is 1.",
+    ),
+]
+"""The option ``--tradeoff-map``, for :func:`choose_tradeoffs`."""
+
+
+def choose_tradeoffs(
+    tradeoff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X",
+            help="Choose from 0, most realistic (the default), to 1, most faithful, or "
+            "several: 0,0.5,1.",
+        ),
+    ] = None,
+    tradeoff_map: TradeoffMap = None,
+) -> RestoreChoice:
+    """Read numbers, or a map.
+
+    Raises:
+        DistillkitError: They are no tradeoffs, both are given, or the map is no picture.
+    """
+    if tradeoff_map is None:
+        tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
+    elif tradeoff is None:
+        from distillkit.inference.image_types import read_picture
+
+        tradeoffs = [read_picture(tradeoff_map)]
+    else:
+        raise DistillkitError("give either --tradeoff or --tradeoff-map")
+    return RestoreChoice(tradeoffs, asked=tradeoffs)
+
+
+def restore_command(
+    kind: FileKind,
+    restore_file: str,
+    choose: Callable[..., RestoreChoice] = choose_tradeoffs,
+) -> Callable[..., None]:
     """Make a command that restores files of one kind, for ``app.command(...)``.
 
     Args:
         kind: The files that it restores.
         restore_file: ``"module:function"``, imported when the command runs. The function takes
-            ``(restorer, source, targets, tradeoffs, *, seed)`` and returns notes, as
-            :func:`~distillkit.inference.files.restore_image`.
+            ``(restorer, source, targets, tradeoffs, *, seed)`` and the choice's options, and
+            returns notes, as :func:`~distillkit.inference.files.restore_image`.
+        choose: Its parameters are options of the command. It is called before a file is looked for.
     """
 
     # Typer reads one option from each parameter.
@@ -86,21 +143,6 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
                 "--set",
                 metavar="KEY=VALUE",
                 help="Set an option of --model; VALUE is TOML. Repeatable.",
-            ),
-        ] = None,
-        tradeoff: Annotated[
-            str | None,
-            typer.Option(
-                metavar="X",
-                help="Choose from 0, most realistic (the default), to 1, most faithful, or "
-                "several: 0,0.5,1.",
-            ),
-        ] = None,
-        tradeoff_map: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="MASK",
-                help="Take the tradeoff of each pixel from a gray picture: black is 0, white is 1.",
             ),
         ] = None,
         nodes: Annotated[
@@ -156,18 +198,17 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             int, typer.Option(help="Draw noise by this seed, in models that draw some.")
         ] = 0,
         device: Device = None,
+        **chosen: Any,
     ) -> None:
         # As Ctrl-C does: the block that writes a result then still removes what is incomplete.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if tradeoff is not None and tradeoff_map is not None:
-            raise DistillkitError("give either --tradeoff or --tradeoff-map")
         run = _choose_run(run, model, set_)
         _limit_megapixels(megapixels, kind)
-        tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
+        choice = choose(**chosen)
         jobs = plan_files(
             inputs,
             output,
-            tradeoffs,
+            choice.tradeoffs,
             kind=kind,
             existing=_choose_existing(overwrite, skip_existing),
             shard=Shard.parse(shard),
@@ -188,17 +229,15 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
         restorer = _load_restorer(run, model, settings, device, options)
         if precision == Precision.bf16:
             restorer.compute_in_bfloat16()
-        if tradeoff_map is not None:
-            from distillkit.inference.image_types import read_picture
-
-            tradeoffs = [read_picture(tradeoff_map)]
         # Refuses a tradeoff before any image is read.
-        merged = restorer.merged_at(tradeoffs)
+        merged = restorer.merged_at(choice.asked)
 
         def restore_job(job: FileJob) -> None:
-            wanted = [tradeoffs[index] for index in job.indices]
+            wanted = [choice.tradeoffs[index] for index in job.indices]
             started = time.monotonic()
-            notes = restore_one(restorer, job.source, job.targets, wanted, seed=seed)
+            notes = restore_one(
+                restorer, job.source, job.targets, wanted, seed=seed, **choice.options
+            )
             logger.debug(f"{job.source} restored in {time.monotonic() - started:.2f} s")
             for note in notes:
                 logger.warning(note)
@@ -207,6 +246,21 @@ def restore_command(kind: FileKind, restore_file: str) -> Callable[..., None]:
             failures += _restore_all(restore_job, jobs)
         _report(failures, count)
 
+    return _with_options(command, choose)
+
+
+def _with_options(command: Callable[..., None], choose: Callable[..., Any]) -> Callable[..., None]:
+    """Show Typer, in the place of a command's ``**chosen``, the parameters of ``choose``.
+
+    In the help they come behind what has to be given.
+    """
+    own = inspect.signature(command, eval_str=True)
+    added = inspect.signature(choose, eval_str=True)
+    parameters = [*added.parameters.values(), *own.parameters.values()]
+    parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    parameters.sort(key=lambda p: p.default is not p.empty)
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 

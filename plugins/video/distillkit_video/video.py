@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 
 from distillkit import DataError, DistillkitError, Restorer, atomic_file, progress_bar
 from distillkit_video.formats import CODEC_OPTIONS, FORMATS
+from distillkit_video.keyframes import FAITHFUL, Keyframes
+from distillkit_video.steady import Steadier
 
 try:
     import av
@@ -28,6 +30,8 @@ _COMPUTED_MATRICES = {1: BT709, 5: BT601, 6: BT601, 7: 7, 9: 9}
 _LIMITED_RANGE = 1
 _ALPHA_FORMAT = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya\d")
 """How FFmpeg's names of pixel formats with opacity begin."""
+_TIME_SLACK = 1e-3
+"""Seconds to which Matroska rounds."""
 _TOLERATED_LOSS = 0.2
 """Seconds, beside two frames, by which a file may be shorter than its header states."""
 
@@ -36,9 +40,10 @@ def restore_video(
     restorer: Restorer,
     source: Path,
     targets: Sequence[Path],
-    tradeoffs: Sequence[float | None],
+    tradeoffs: Sequence[Any],
     *,
     seed: int = 0,
+    steady: float = 0.0,
 ) -> list[str]:
     """Restore a video once for each tradeoff.
 
@@ -51,11 +56,14 @@ def restore_video(
         restorer: What to restore with.
         source: The video.
         targets: One for each tradeoff, with a suffix of :data:`FORMATS`; folders are made.
-        tradeoffs: 0 is most realistic, 1 most faithful; None is the student's own.
+        tradeoffs: Of the restorer: 0 is most realistic, 1 most faithful, None the student's own;
+            or :class:`~distillkit_video.keyframes.Keyframes`.
         seed: Seed of a student that draws noise.
+        steady: Share of the invented detail that static pixels keep from the frame before
+            (:class:`~distillkit_video.steady.Steadier`).
 
     Returns:
-        A line for each thing of the video that its results lack.
+        A line for each thing of the video that its results lack, and for keyframes behind its end.
 
     Raises:
         DataError: The source is no video, damaged, or shorter than its header says; its sound does
@@ -76,9 +84,11 @@ def restore_video(
         bar = stack.enter_context(
             progress_bar(total=_count_frames(clip), unit="frame", desc=source.name, leave=False)
         )
+        restore_frame = _frame_restorer(restorer, tradeoffs, seed, steady)
+        clock = _Clock(clip)
         for item in _read_frames_and_sound(clip, source):
             if isinstance(item, av.VideoFrame):
-                results = restorer(_to_upright_array(item), list(tradeoffs), seed=seed)
+                results = restore_frame(_to_upright_array(item), clock.tell(item))
                 for writer, result in zip(writers, results, strict=True):
                     writer.write_frame(result, item.pts)
                 bar.update()
@@ -89,7 +99,61 @@ def restore_video(
                     writer.copy_sound(item, index)
         for writer in writers:
             writer.finish()
-        return [f"{source} - {lost}" for lost in _find_lost(clip)]
+        notes = [*_find_lost(clip), *_find_unused(tradeoffs, clock.end)]
+        return [f"{source} - {note}" for note in notes]
+
+
+def read_frames(source: Path) -> Iterator[np.ndarray]:
+    """Yield the frames of a video (height, width, 3), uint8, upright.
+
+    Raises:
+        DataError: as :func:`restore_video` of the source.
+    """
+    with _open_clip(source) as clip:
+        for item in _read_frames_and_sound(clip, source):
+            if isinstance(item, av.VideoFrame):
+                yield _to_upright_array(item)
+
+
+def _frame_restorer(
+    restorer: Restorer, tradeoffs: Sequence[Any], seed: int, steady: float
+) -> Callable[[np.ndarray, float], list[np.ndarray]]:
+    """Make what restores a frame at its time, once for each tradeoff."""
+    steadier = Steadier(steady)
+
+    def restore_frame(frame: np.ndarray, seconds: float) -> list[np.ndarray]:
+        wanted = [t.at(seconds) if isinstance(t, Keyframes) else t for t in tradeoffs]
+        if not steady:
+            return list(restorer(frame, wanted, seed=seed))
+        *results, faithful = restorer(frame, [*wanted, FAITHFUL], seed=seed)
+        return steadier.steady(frame, results, faithful)
+
+    return restore_frame
+
+
+class _Clock:
+    """Tells how far a video is, in seconds from its first frame."""
+
+    def __init__(self, clip: Any) -> None:
+        self._step = float(1 / (clip.streams.video[0].average_rate or 25))
+        self._start: float | None = None
+        self.end = 0.0
+        """When the latest frame is over."""
+
+    def tell(self, frame: av.VideoFrame) -> float:
+        """Return the time of the next frame; one that does not say it follows the latest one."""
+        if self._start is None:
+            self._start = frame.time or 0.0
+        seconds = self.end if frame.time is None else frame.time - self._start
+        self.end = seconds + self._step
+        return seconds
+
+
+def _find_unused(tradeoffs: Sequence[Any], end: float) -> list[str]:
+    """Name the keyframes that a video is too short for."""
+    times = [time for t in tradeoffs if isinstance(t, Keyframes) for time in t.times]
+    late = [time for time in times if time > end + _TIME_SLACK]
+    return [f"ends at {end:.2f} s, before the keyframe at {time:g} s" for time in late]
 
 
 def _find_lost(clip: Any) -> list[str]:

@@ -1,5 +1,7 @@
 import pytest
-from toy_fixtures import install_plugins
+from toy_fixtures import distillkit, install_plugins
+
+__all__ = ["distillkit"]
 
 
 @pytest.fixture
