@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from distillkit.export.diffusers_pipeline import (
         DistilledRestorationPipeline as DistilledRestorationPipeline,
     )
-    from distillkit.export.web import MOST_SHOWN as MOST_SHOWN
-    from distillkit.export.web import WEB_PAGE as WEB_PAGE
+    from distillkit.export.web import MAX_SHOWN_PIXELS as MAX_SHOWN_PIXELS
+    from distillkit.export.web import WEB_PAGE_FOLDER as WEB_PAGE_FOLDER
     from distillkit.files.atomic import atomic_file as atomic_file
     from distillkit.files.atomic import scratch_folder as scratch_folder
     from distillkit.files.images import count_frames as count_frames
@@ -160,7 +160,7 @@ _HOME = {
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],
     "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
-    "export.web": ["MOST_SHOWN", "WEB_PAGE"],
+    "export.web": ["MAX_SHOWN_PIXELS", "WEB_PAGE_FOLDER"],
     "recipe.load": ["ResolvedRecipe", "load_recipe"],
     "runs.prepared": ["PreparedStage", "prepare_stages"],
     "runs.run": ["run_recipe"],

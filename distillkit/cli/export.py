@@ -5,17 +5,76 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from distillkit.errors import DistillkitError
 
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, or a plugin's trained student.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Write a folder, which must be new."),
+]
+Onnx = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write one ONNX graph instead of a folder.")
+]
+Spandrel = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write checkpoints of tradeoff 0 and 1, for any upscaler."),
+]
+Ncnn = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write ncnn networks of tradeoff 0 and 1, for Upscayl."),
+]
+Web = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Write a page that restores in the browser, without a server."
+    ),
+]
+OnnxruntimeWeb = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PACKAGE",
+        help="Use this npm package for --web, packed or not; by default npm fetches it.",
+    ),
+]
 Picture = Annotated[
     Path | None,
     typer.Option(
         metavar="PHOTO", help="Show this low-quality photo at several tradeoffs in the model card."
     ),
+]
+Merge = Annotated[
+    bool, typer.Option("--merge", help="Write plain weights with one fixed --tradeoff.")
+]
+Tradeoff = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Fix the tradeoff of --merge or --onnx; write one more for --spandrel or --ncnn.",
+    ),
+]
+Plane = Annotated[
+    bool,
+    typer.Option(
+        "--tradeoff-plane",
+        help="Give the graph one input of four planes: RGB and the tradeoff of each pixel.",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WIDTHxHEIGHT",
+        help="Fix the size of the graph's input; by default any size fits.",
+    ),
+]
+Half = Annotated[
+    bool, typer.Option("--half", help="Store float16, with --onnx, --spandrel or --ncnn.")
 ]
 
 FORMS_OF_OPTION = {
@@ -35,68 +94,19 @@ FORMS_OF_OPTION = {
 
 # Typer reads one option from each parameter.
 def export(  # noqa: PLR0913
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's folder, or a plugin's trained student.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Write a folder, which must be new."),
-    ] = None,
-    onnx: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one ONNX graph instead of a folder.")
-    ] = None,
-    spandrel: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write checkpoints of tradeoff 0 and 1, for any upscaler."
-        ),
-    ] = None,
-    ncnn: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Write ncnn networks of tradeoff 0 and 1, for Upscayl."),
-    ] = None,
-    web: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write a page that restores in the browser, without a server."
-        ),
-    ] = None,
-    onnxruntime_web: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PACKAGE",
-            help="Use this npm package for --web, packed or not; by default npm fetches it.",
-        ),
-    ] = None,
+    run: Run,
+    output: Output = None,
+    onnx: Onnx = None,
+    spandrel: Spandrel = None,
+    ncnn: Ncnn = None,
+    web: Web = None,
+    onnxruntime_web: OnnxruntimeWeb = None,
     picture: Picture = None,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Write plain weights with one fixed --tradeoff.")
-    ] = False,
-    tradeoff: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Fix the tradeoff of --merge or --onnx; write one more for --spandrel or --ncnn.",
-        ),
-    ] = None,
-    plane: Annotated[
-        bool,
-        typer.Option(
-            "--tradeoff-plane",
-            help="Give the graph one input of four planes: RGB and the tradeoff of each pixel.",
-        ),
-    ] = False,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WIDTHxHEIGHT",
-            help="Fix the size of the graph's input; by default any size fits.",
-        ),
-    ] = None,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store float16, with --onnx, --spandrel or --ncnn.")
-    ] = False,
+    merge: Merge = False,
+    tradeoff: Tradeoff = None,
+    plane: Plane = False,
+    size: Size = None,
+    half: Half = False,
 ) -> None:
     """Write a student for others to use.
 
@@ -105,27 +115,17 @@ def export(  # noqa: PLR0913
     fixes it. Checkpoints are plain networks for tools that read them by spandrel, or by ncnn. The
     page of --web is a folder to open in a browser, or to publish.
     """
-    form = _choose_form(
-        {
-            "-o": output,
-            "--onnx": onnx,
-            "--spandrel": spandrel,
-            "--ncnn": ncnn,
-            "--web": web,
-        }
-    )
-    _check_options(
-        form,
-        {
-            "--merge": merge,
-            "--tradeoff": tradeoff is not None,
-            "--tradeoff-plane": plane,
-            "--size": size is not None,
-            "--half": half,
-            "--onnxruntime-web": onnxruntime_web is not None,
-            "--picture": picture is not None,
-        },
-    )
+    options = {
+        "--merge": merge,
+        "--tradeoff": tradeoff,
+        "--tradeoff-plane": plane,
+        "--size": size,
+        "--half": half,
+        "--onnxruntime-web": onnxruntime_web,
+        "--picture": picture,
+    }
+    forms = {"-o": output, "--onnx": onnx, "--spandrel": spandrel, "--ncnn": ncnn, "--web": web}
+    _check_options(_choose_form(forms), options)
     if output is not None:
         _export_folder(run, output, merge, tradeoff, picture)
     elif onnx is not None:
@@ -149,15 +149,17 @@ def _choose_form(paths: Mapping[str, Path | None]) -> str:
     return chosen[0]
 
 
-def _check_options(form: str, given: Mapping[str, bool]) -> None:
+def _check_options(form: str, options: Mapping[str, Any]) -> None:
     """Refuse options that belong to other forms.
 
     Args:
         form: the option of the form that is asked for.
-        given: for each other option whether it is given.
+        options: the values of the others; False or None where they are not given.
     """
     for option, forms in FORMS_OF_OPTION.items():
-        if given[option] and form not in forms:
+        value = options[option]
+        is_given = value is not None and value is not False
+        if is_given and form not in forms:
             *others, last = forms
             listed = f"{', '.join(others)} and {last}" if others else last
             raise DistillkitError(f"{option} is for {listed}, not for {form}")

@@ -6,7 +6,7 @@ import inspect
 import pkgutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -90,6 +90,93 @@ def choose_tradeoffs(
     return RestoreChoice(tradeoffs, asked=tradeoffs)
 
 
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(metavar="IN...", help='Files, folders or patterns ("photos/**/*.jpg").'),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="Write this file, for one input file, or into this folder.",
+    ),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Restore with a run's folder, an exported folder, a plugin's trained student or a Hub "
+        "repository; by default with the trained student of the plugins, where there is one.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Restore with a registered teacher or student instead: mini/faithful.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set an option of --model; VALUE is TOML. Repeatable.",
+    ),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        max=5,
+        help="Restore a longer list at so many tradeoffs, and interpolate the rest.",
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Make only the results that are missing.")
+]
+ShardText = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Restore only share I of N of the files, as on one of N machines.",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=16,
+        help="Restore in tiles of this side in input pixels; by default 768 of the result.",
+    ),
+]
+ColorFix = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FIX",
+        help="Give results the colors of their inputs by adain or wavelet, or not (none); by "
+        "default as the student was evaluated.",
+    ),
+]
+ComputeIn = Annotated[
+    Precision,
+    typer.Option(
+        help="Compute in float32, or in bfloat16 on a CPU or GPU that does: faster, within a gray "
+        "level on average."
+    ),
+]
+Megapixels = Annotated[
+    float | None,
+    typer.Option(
+        help="Read images up to so many million pixels, by their headers; by default 179."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Draw noise by this seed, in models that draw some.")]
+
+
 def restore_command(
     kind: FileKind,
     restore_file: str,
@@ -107,96 +194,20 @@ def restore_command(
 
     # Typer reads one option from each parameter.
     def command(  # noqa: PLR0913
-        inputs: Annotated[
-            list[Path],
-            typer.Argument(metavar="IN...", help='Files, folders or patterns ("photos/**/*.jpg").'),
-        ],
-        output: Annotated[
-            Path,
-            typer.Option(
-                "-o",
-                "--output",
-                metavar="OUT",
-                help="Write this file, for one input file, or into this folder.",
-            ),
-        ],
-        run: Annotated[
-            str | None,
-            typer.Option(
-                "--run",
-                metavar="RUN",
-                help="Restore with a run's folder, an exported folder, a plugin's trained student "
-                "or a Hub repository; by default with the trained student of the plugins, where "
-                "there is one.",
-            ),
-        ] = None,
-        model: Annotated[
-            str | None,
-            typer.Option(
-                metavar="NAME",
-                help="Restore with a registered teacher or student instead: mini/faithful.",
-            ),
-        ] = None,
-        set_: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--set",
-                metavar="KEY=VALUE",
-                help="Set an option of --model; VALUE is TOML. Repeatable.",
-            ),
-        ] = None,
-        nodes: Annotated[
-            int | None,
-            typer.Option(
-                min=2,
-                max=5,
-                help="Restore a longer list at so many tradeoffs, and interpolate the rest.",
-            ),
-        ] = None,
-        overwrite: Annotated[
-            bool, typer.Option("--overwrite", help="Replace existing results.")
-        ] = False,
-        skip_existing: Annotated[
-            bool, typer.Option("--skip-existing", help="Make only the results that are missing.")
-        ] = False,
-        shard: Annotated[
-            str,
-            typer.Option(
-                metavar="I/N",
-                help="Restore only share I of N of the files, as on one of N machines.",
-            ),
-        ] = "1/1",
-        tile: Annotated[
-            int | None,
-            typer.Option(
-                min=16,
-                help="Restore in tiles of this side in input pixels; by default 768 of the result.",
-            ),
-        ] = None,
-        color_fix: Annotated[
-            str | None,
-            typer.Option(
-                metavar="FIX",
-                help="Give results the colors of their inputs by adain or wavelet, or not (none); "
-                "by default as the student was evaluated.",
-            ),
-        ] = None,
-        precision: Annotated[
-            Precision,
-            typer.Option(
-                help="Compute in float32, or in bfloat16 on a CPU or GPU that does: faster, within "
-                "a gray level on average."
-            ),
-        ] = Precision.fp32,
-        megapixels: Annotated[
-            float | None,
-            typer.Option(
-                help="Read images up to so many million pixels, by their headers; by default 179."
-            ),
-        ] = None,
-        seed: Annotated[
-            int, typer.Option(help="Draw noise by this seed, in models that draw some.")
-        ] = 0,
+        inputs: Inputs,
+        output: Output,
+        run: Run = None,
+        model: Model = None,
+        set_: Settings = None,
+        nodes: Nodes = None,
+        overwrite: Overwrite = False,
+        skip_existing: SkipExisting = False,
+        shard: ShardText = "1/1",
+        tile: Tile = None,
+        color_fix: ColorFix = None,
+        precision: ComputeIn = Precision.fp32,
+        megapixels: Megapixels = None,
+        seed: Seed = 0,
         device: Device = None,
         **chosen: Any,
     ) -> None:
@@ -205,46 +216,31 @@ def restore_command(
         run = _choose_run(run, model, set_)
         _limit_megapixels(megapixels, kind)
         choice = choose(**chosen)
-        jobs = plan_files(
-            inputs,
-            output,
-            choice.tradeoffs,
-            kind=kind,
-            existing=_choose_existing(overwrite, skip_existing),
-            shard=Shard.parse(shard),
+        existing = _choose_existing(overwrite, skip_existing)
+        all_jobs = plan_files(
+            inputs, output, choice.tradeoffs, kind=kind, existing=existing, shard=Shard.parse(shard)
         )
-        if not jobs:
+        if not all_jobs:
             logger.info("nothing is left to restore")
             return
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
-        options = {
-            "tile": tile,
-            "color_fix": color_fix,
-            "interpolation_nodes": nodes,
-            "progress": True,
-        }
-        count = len(jobs)
-        jobs, failures = _check_jobs(jobs, kind)
+        jobs, failures = _check_jobs(all_jobs, kind)
+        options = {"tile": tile, "color_fix": color_fix, "interpolation_nodes": nodes}
         restorer = _load_restorer(run, model, settings, device, options)
         if precision == Precision.bf16:
             restorer.compute_in_bfloat16()
-        # Refuses a tradeoff before any image is read.
-        merged = restorer.merged_at(choice.asked)
 
-        def restore_job(job: FileJob) -> None:
+        def restore_job(job: FileJob) -> Iterable[str]:
             wanted = [choice.tradeoffs[index] for index in job.indices]
-            started = time.monotonic()
-            notes = restore_one(
+            return restore_one(
                 restorer, job.source, job.targets, wanted, seed=seed, **choice.options
             )
-            logger.debug(f"{job.source} restored in {time.monotonic() - started:.2f} s")
-            for note in notes:
-                logger.warning(note)
 
-        with merged:
+        # This refuses a tradeoff before any image is read.
+        with restorer.merged_at(choice.asked):
             failures += _restore_all(restore_job, jobs)
-        _report(failures, count)
+        _report(failures, len(all_jobs))
 
     return _with_options(command, choose)
 
@@ -284,9 +280,9 @@ def _load_restorer(
     from distillkit.inference.restorer import Restorer
 
     if model is not None:
-        return Restorer.from_model(model, settings, device, **options)
+        return Restorer.from_model(model, settings, device, progress=True, **options)
     assert run is not None
-    return Restorer.from_pretrained(run, device, **options)
+    return Restorer.from_pretrained(run, device, progress=True, **options)
 
 
 def _choose_run(run: str | None, model: str | None, settings: list[str] | None) -> str | None:
@@ -350,11 +346,23 @@ def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], lis
     return remaining, failures
 
 
-def _restore_all(restore_job: Callable[[FileJob], None], jobs: list[FileJob]) -> list[str]:
-    """Do the jobs with a progress bar; return a line for each file that was not restored."""
+def _restore_all(restore_job: Callable[[FileJob], Iterable[str]], jobs: list[FileJob]) -> list[str]:
+    """Do the jobs with a progress bar, and show the notes of each.
+
+    Returns:
+        A line for each file that was not restored.
+    """
+
+    def restore(job: FileJob) -> None:
+        started = time.monotonic()
+        notes = restore_job(job)
+        logger.debug(f"{job.source} restored in {time.monotonic() - started:.2f} s")
+        for note in notes:
+            logger.warning(note)
+
     if len(jobs) == 1:
-        return restore_files(restore_job, jobs)
-    return restore_files(restore_job, progress_bar(jobs, unit="file"))
+        return restore_files(restore, jobs)
+    return restore_files(restore, progress_bar(jobs, unit="file"))
 
 
 def _report(failures: list[str], count: int) -> None:

@@ -25,11 +25,11 @@ from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import Student
 
-WEB_PAGE = Path(__file__).with_name("web_page")
+WEB_PAGE_FOLDER = Path(__file__).with_name("web_page")
 """The page's files. Plugins that serve it bring their own ``student.js`` and ``backend.js``."""
-MOST_SHOWN = 2048 * 2048
+MAX_SHOWN_PIXELS = 2048 * 2048
 """Pixels of a restored photo that the page blends as fast as a slider moves."""
-MOST_RESTORED = 500_000
+MAX_INPUT_PIXELS = 500_000
 """Input pixels that a browser restores at once."""
 RUNTIME = "onnxruntime-web@1.30.0"
 SCRIPT = "ort.wasm.min.js"
@@ -71,7 +71,7 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
         report = export_onnx(source, graph)
         if graph.with_name(f"{graph.name}.data").exists():
             raise DistillkitError("not exported: a page cannot hold a student of more than 2 GB")
-        shutil.copytree(WEB_PAGE, folder, dirs_exist_ok=True)
+        shutil.copytree(WEB_PAGE_FOLDER, folder, dirs_exist_ok=True)
         settings["graph"] = _pack(graph.read_bytes())
         scripts = _assign("STUDENT", settings) + script
         (folder / "student.js").write_text(scripts, encoding="utf-8")
@@ -103,8 +103,8 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
         "tile": restorer.tile,
         "overlap": restorer.overlap,
         "tradeoff": student.fixed_tradeoff if student.variant is None else None,
-        "most_pixels": min(MOST_RESTORED, MOST_SHOWN // scale**2),
-        "most_shown": MOST_SHOWN,
+        "most_pixels": min(MAX_INPUT_PIXELS, MAX_SHOWN_PIXELS // scale**2),
+        "most_shown": MAX_SHOWN_PIXELS,
         "examples": [],
     }
 

@@ -58,16 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, required=True, help="a file for one picture, else a folder"
     )
     parser.add_argument("--model", metavar="FILE", type=Path, required=True, help="student.onnx")
-    tradeoff = parser.add_mutually_exclusive_group()
-    tradeoff.add_argument(
-        "--tradeoff", metavar="T", help="0 most realistic (default) ... 1 most faithful"
-    )
-    tradeoff.add_argument(
-        "--tradeoff-map",
-        metavar="MASK",
-        type=Path,
-        help="a gray picture of the tradeoff of each pixel: black 0, white 1",
-    )
+    _add_tradeoff(parser)
     _add_existing(parser)
     parser.add_argument(
         "--tile", type=int, help="side of tiles, input pixels; default: 768 pixels of the result"
@@ -84,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
         version=f"distillkit-runtime {distillkit_runtime.__version__}",
     )
     return parser
+
+
+def _add_tradeoff(parser: argparse.ArgumentParser) -> None:
+    tradeoff = parser.add_mutually_exclusive_group()
+    tradeoff.add_argument(
+        "--tradeoff", metavar="T", help="0 most realistic (default) ... 1 most faithful"
+    )
+    tradeoff.add_argument(
+        "--tradeoff-map",
+        metavar="MASK",
+        type=Path,
+        help="a gray picture of the tradeoff of each pixel: black 0, white 1",
+    )
 
 
 def _add_existing(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from distillkit import MOST_SHOWN, WEB_PAGE, DistillkitError, PluginError, Restorer
+from distillkit import MAX_SHOWN_PIXELS, WEB_PAGE_FOLDER, DistillkitError, PluginError, Restorer
 from distillkit_demo.call_queue import CallQueue, Work
 from distillkit_demo.examples import EXAMPLES, load_examples
 from distillkit_demo.service import Answer, Crop, DemoService, OnTile, Size, read_map
@@ -65,7 +65,7 @@ class DemoApp:
     async def send_file(self, request: Request) -> Response:
         """Send a file of the page."""
         name = request.path_params.get("name", "index.html")
-        files = {path.name: path for path in WEB_PAGE.iterdir()}
+        files = {path.name: path for path in WEB_PAGE_FOLDER.iterdir()}
         files["backend.js"] = Path(__file__).with_name("backend.js")
         if name not in files:
             raise HTTPException(404, "not found")
@@ -137,7 +137,7 @@ class DemoApp:
             "scale": restorer.scale,
             "tradeoff": student.fixed_tradeoff if student.variant is None else None,
             "most_pixels": max_pixels,
-            "most_shown": MOST_SHOWN,
+            "most_shown": MAX_SHOWN_PIXELS,
             "most_bytes": max_upload,
             "examples": [
                 {"name": name, "alt": EXAMPLES[name].alt, "address": f"examples/{name}"}

@@ -13,11 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
-from distillkit import MOST_SHOWN
+from distillkit import MAX_SHOWN_PIXELS
 
 MAX_CALLS = 32
 """Calls for a photo that are open at once; one is worked on, the others wait."""
-MAP_BYTES = 4 * MOST_SHOWN
+MAP_BYTES = 4 * MAX_SHOWN_PIXELS
 """Of the largest map behind a photo to save: a float32 for each pixel that a page shows."""
 
 _SAFE_HEADERS = {

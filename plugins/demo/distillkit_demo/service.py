@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from distillkit import (
-    MOST_SHOWN,
+    MAX_SHOWN_PIXELS,
     DataError,
     DistillkitError,
     Restorer,
@@ -20,7 +20,7 @@ from distillkit import (
     read_picture,
 )
 
-MOST_DECODED = 100_000_000
+MAX_DECODED_PIXELS = 100_000_000
 """Pixels of the largest photo that is decoded, to be shrunk or cropped."""
 Size = tuple[int, int]
 """Width and height."""
@@ -67,7 +67,7 @@ class DemoService:
             DataError: The content is no image, a damaged one or too large a one.
         """
         picture = _decode(content)
-        factor = min(1, (MOST_SHOWN / (picture.width * picture.height)) ** 0.5)
+        factor = min(1, (MAX_SHOWN_PIXELS / (picture.width * picture.height)) ** 0.5)
         small = (max(1, int(picture.width * factor)), max(1, int(picture.height * factor)))
         png = _to_png(_resize(_to_8_bits(picture), small))
         return Answer(png, picture.size, count_frames(content))
@@ -96,7 +96,7 @@ class DemoService:
         Raises:
             DistillkitError: As :meth:`cut` and :meth:`Restorer.__call__`.
         """
-        if min(shown) < 1 or shown[0] * shown[1] > MOST_SHOWN:
+        if min(shown) < 1 or shown[0] * shown[1] > MAX_SHOWN_PIXELS:
             raise DataError(f"a page cannot show {shown[0]} x {shown[1]} pixels")
         restored = self._restore(self._cut(content, crop), tradeoff, on_tile)
         view = _resize(_to_8_bits(restored).convert("RGB"), shown)
@@ -149,7 +149,7 @@ def read_map(content: bytes, size: Size) -> np.ndarray:
         DistillkitError: It is not as long as its size says.
     """
     width, height = size
-    if min(size) < 1 or width * height > MOST_SHOWN or len(content) != 4 * width * height:
+    if min(size) < 1 or width * height > MAX_SHOWN_PIXELS or len(content) != 4 * width * height:
         raise DistillkitError(f"{len(content)} bytes are no map of {width} x {height} tradeoffs")
     # Copied, because a tensor has to be writable.
     return np.frombuffer(content, "<f4").reshape(height, width).copy()
@@ -158,10 +158,10 @@ def read_map(content: bytes, size: Size) -> np.ndarray:
 def _decode(content: bytes) -> Image.Image:
     """Decode a photo: upright, with the mode and depth that its result has."""
     width, height = picture_size(content)
-    if width * height > MOST_DECODED:
+    if width * height > MAX_DECODED_PIXELS:
         raise DataError(
-            f"image - {width} x {height} pixels are more than the {MOST_DECODED / 1e6:g} million "
-            "that this demo opens"
+            f"image - {width} x {height} pixels are more than the "
+            f"{MAX_DECODED_PIXELS / 1e6:g} million that this demo opens"
         )
     return read_picture(content)
 

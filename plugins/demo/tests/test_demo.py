@@ -87,7 +87,7 @@ def test_a_photo_comes_back_as_the_restorer_makes_it(server, client):
 
 
 def test_a_photo_is_opened_with_its_true_size_and_shrunk_to_what_is_shown(client, monkeypatch):
-    monkeypatch.setattr(service, "MOST_SHOWN", 10_000)
+    monkeypatch.setattr(service, "MAX_SHOWN_PIXELS", 10_000)
     opened = client.open(photo(300, 200))
     assert opened.size == (200, 300)
     assert opened.picture().size == (81, 122)
@@ -231,7 +231,7 @@ def test_what_is_no_photo_is_explained(client, content, says):
 def test_a_photo_that_is_too_large_is_refused_before_it_is_decoded(client, monkeypatch):
     outcome = client.save(photo(300, 201), 201, 300)
     assert "201 x 300 pixels are more than the 0.06 million that this demo" in outcome.failed
-    monkeypatch.setattr(service, "MOST_DECODED", 1000)
+    monkeypatch.setattr(service, "MAX_DECODED_PIXELS", 1000)
     monkeypatch.setattr(service, "read_picture", None)
     assert "50 x 40 pixels are more than the 0.001 million" in client.open(photo(40, 50)).failed
 
