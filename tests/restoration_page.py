@@ -9,6 +9,12 @@ from PIL import Image
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+SOFTWARE_WEBGPU = [
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+]
+"""Arguments with which a Chromium without a graphics card imitates one."""
 PIXELS = """canvas => [
     canvas.width, canvas.height,
     [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data],

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from restoration_page import (
     CHROMIUM,
+    SOFTWARE_WEBGPU,
     move,
     noise,
     pick,
@@ -47,17 +48,51 @@ def run(recipe, tmp_path):
 
 
 @pytest.fixture
-def page(run, package, tmp_path):
-    """The exported page; ``asked`` lists its requests, ``failed`` its errors."""
+def open_page(run, package, tmp_path):
+    """``open_page(query, arguments)``: the exported page in a Chromium with these arguments.
+
+    ``asked`` lists its requests, ``failed`` its errors.
+    """
     web.export_web(run, tmp_path / "page", package)
+    address = (tmp_path / "page" / "index.html").as_uri()
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        watch(page)
-        page.goto((tmp_path / "page" / "index.html").as_uri())
+        browsers = []
+
+        def open_in_browser(query="", arguments=()):
+            browser = playwright.chromium.launch(
+                executable_path=CHROMIUM, args=["--no-sandbox", *arguments]
+            )
+            browsers.append(browser)
+            page = browser.new_page()
+            watch(page)
+            page.goto(address + query)
+            return page
+
+        yield open_in_browser
+        for browser in browsers:
+            browser.close()
+
+
+@pytest.fixture
+def page(open_page):
+    """The exported page, ready."""
+    page = open_page()
+    wait_until_ready(page)
+    return page
+
+
+@pytest.fixture
+def open_on_graphics_card(open_page):
+    """The same on a graphics card, which software may imitate, where this Chromium offers one."""
+
+    def open_ready(query):
+        page = open_page(query, SOFTWARE_WEBGPU)
+        if not page.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())"):
+            pytest.skip("this Chromium has no WebGPU, not even in software")
         wait_until_ready(page)
-        yield page
-        browser.close()
+        return page
+
+    return open_ready
 
 
 def test_a_photo_is_restored_as_the_restorer_does_without_a_request(page, run, tmp_path):
@@ -72,6 +107,10 @@ def test_a_photo_is_restored_as_the_restorer_does_without_a_request(page, run, t
         expected[tradeoff] = np.asarray(restorer(image, tradeoff)).astype(int)
         assert np.abs(restored[..., :3] - expected[tradeoff]).max() <= TWO_GRAY_LEVELS
     assert np.abs(expected[0] - expected[1]).max() > 10 * TWO_GRAY_LEVELS
+    assert (
+        "on the processor (WebAssembly): this browser offers no graphics card"
+        in page.inner_text("footer")
+    )
     folder = (tmp_path / "page").as_uri()
     assert [url for url in page.asked if not url.startswith((folder, "blob:", "data:"))] == []
     assert page.failed == []
@@ -86,6 +125,56 @@ def test_a_photo_of_several_tiles_is_restored_as_the_restorer_does(page, run):
     restored, _ = save(page)
     expected = np.asarray(restorer(image, 1)).astype(int)
     assert np.abs(restored[..., :3] - expected).max() <= TWO_GRAY_LEVELS
+
+
+def test_a_graphics_card_restores_as_the_restorer_does(open_on_graphics_card, run):
+    page = open_on_graphics_card("?run=webgpu")
+    assert "on the graphics card (WebGPU), as the address says." in page.inner_text("footer")
+    assert not any(url.endswith("wasm.js") for url in page.asked)
+    restorer = Restorer.from_pretrained(run, "cpu")
+    # Shapes change between photos, and back: buffers of one must not serve another.
+    for image in (noise(21, 34), noise(64, 20), noise(21, 34)):
+        upload(page, image)
+        for tradeoff in (0, 0.3, 1):
+            move(page, tradeoff)
+            restored, _ = save(page)
+            expected = np.asarray(restorer(image, tradeoff)).astype(int)
+            assert np.abs(restored[..., :3] - expected).max() <= TWO_GRAY_LEVELS
+    assert page.failed == []
+
+
+def test_a_graphics_card_that_errs_or_is_imitated_is_not_used(open_on_graphics_card, tmp_path, run):
+    page = open_on_graphics_card("")
+    assert "(WebAssembly): this browser offers no graphics card" in page.inner_text("footer")
+    assert not any(url.endswith("webgpu.js") for url in page.asked)
+    script = tmp_path / "page" / "backend.js"
+    text = script.read_text().replace("!card.info.isFallbackAdapter", "true")
+    # A driver's error is put in where the page compares images, which has to notice it.
+    right = "const [expected, image] = images;"
+    assert right in text
+    for wrong in ("0.01 + value", "NaN"):
+        changed = f"const [expected, image] = [images[0], images[1].map((value) => {wrong})];"
+        script.write_text(text.replace(right, changed))
+        page = open_on_graphics_card("")
+        footer = page.inner_text("footer")
+        assert "(WebAssembly): the graphics card is not used: it gives another image" in footer
+    image = noise(21, 34)
+    upload(page, image)
+    move(page, 0)
+    restored, _ = save(page)
+    expected = np.asarray(Restorer.from_pretrained(run, "cpu")(image, 0)).astype(int)
+    assert np.abs(restored[..., :3] - expected).max() <= TWO_GRAY_LEVELS
+
+
+def test_an_address_that_names_what_is_not_there_is_refused(open_page):
+    reasons = {
+        "?run=gpu": "?run=gpu - name webgpu or wasm",
+        "?run=webgpu": "this browser offers no WebGPU here",
+    }
+    for query, reason in reasons.items():
+        page = open_page(query)
+        page.wait_for_selector("#status.failed")
+        assert reason in page.inner_text("#status")
 
 
 def test_painted_pixels_change_and_others_do_not(page, run):

@@ -1,7 +1,8 @@
 """Export a student as a page: a folder that restores photos in a browser.
 
-The page's ``student.js`` holds onnxruntime-web, the graph and the settings, compressed. So the page
-opens from a disk as well, where browsers let it fetch nothing.
+The page's ``student.js`` holds the graph and the settings, and a script for each of
+:data:`BUILDS` a build of onnxruntime-web, compressed. So the page opens from a disk as well, where
+browsers let it fetch nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
@@ -32,23 +33,64 @@ MAX_SHOWN_PIXELS = 2048 * 2048
 MAX_INPUT_PIXELS = 500_000
 """Input pixels that a browser restores at once."""
 RUNTIME = "onnxruntime-web@1.30.0"
-SCRIPT = "ort.wasm.min.js"
-MODULE = "ort-wasm-simd-threaded.mjs"
-WASM = "ort-wasm-simd-threaded.wasm"
-RUNTIME_FILES = {
-    SCRIPT: "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
-    MODULE: "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
-    WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+
+
+class PinnedFile(NamedTuple):
+    """A file of the package's folder ``dist``."""
+
+    name: str
+    sha256: str
+
+
+class Build(NamedTuple):
+    """The files of a build of onnxruntime-web."""
+
+    script: PinnedFile
+    module: PinnedFile
+    wasm: PinnedFile
+
+
+BUILDS = {
+    "wasm": Build(
+        PinnedFile(
+            "ort.wasm.min.js",
+            "faece07e84faa9001f5104bbe4e5c70861d06cb2376a0dea1fa0ad33a67adc81",
+        ),
+        PinnedFile(
+            "ort-wasm-simd-threaded.mjs",
+            "e13f7f94fc51b4ca72b12faeb1ee95f4ace6dfbc8939bc718aabdc0a27c4299b",
+        ),
+        PinnedFile(
+            "ort-wasm-simd-threaded.wasm",
+            "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
+        ),
+    ),
+    "webgpu": Build(
+        PinnedFile(
+            "ort.webgpu.min.js",
+            "7d65dad7eb4564ad98db9924a259af2e2c68ebfbdbf254fa5d728f1c5736e07a",
+        ),
+        PinnedFile(
+            "ort-wasm-simd-threaded.asyncify.mjs",
+            "3d1c85995364bb643302fc6fd877a0c3ba5ae72401815e0f24828a53d9191e28",
+        ),
+        PinnedFile(
+            "ort-wasm-simd-threaded.asyncify.wasm",
+            "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
+        ),
+    ),
 }
-"""Files of the package's folder ``dist``, and their sha256."""
+"""By what they compute with. The page loads the second one where there is a graphics card."""
+RUNTIME_FILES = {file.name: file.sha256 for build in BUILDS.values() for file in build}
 HOW_TO_FETCH = f"fetch it by `npm pack {RUNTIME}`, and give --onnxruntime-web the file"
 
 
 def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
     """Write a folder whose page restores photos in a browser.
 
-    The page restores as the Restorer does, in its tiles, on one thread of WebAssembly. It asks no
-    server for anything. The folder is a static Space of the Hugging Face Hub as it is.
+    The page restores as the Restorer does, in its tiles: by WebGPU where that gives the image that
+    the processor gives, elsewhere on one thread of WebAssembly. It asks no server for anything. The
+    folder is a static Space of the Hugging Face Hub as it is.
 
     Args:
         run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
@@ -65,7 +107,7 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
     """
     _, source, about, student = begin_export(run, out)
     settings = _describe_page(student, about)
-    script = _runtime_script(runtime)
+    scripts = _runtime_scripts(runtime)
     with scratch_folder() as scratch, atomic_dir(out) as folder:
         graph = scratch / "student.onnx"
         report = export_onnx(source, graph)
@@ -73,8 +115,9 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
             raise DistillkitError("not exported: a page cannot hold a student of more than 2 GB")
         shutil.copytree(WEB_PAGE_FOLDER, folder, dirs_exist_ok=True)
         settings["graph"] = _pack(graph.read_bytes())
-        scripts = _assign("STUDENT", settings) + script
-        (folder / "student.js").write_text(scripts, encoding="utf-8")
+        scripts["student.js"] = _assign("const STUDENT", settings)
+        for name, script in scripts.items():
+            (folder / name).write_text(script, encoding="utf-8")
         (folder / "README.md").write_text(space_readme(about), encoding="utf-8")
         size = sum(file.stat().st_size for file in folder.iterdir())
     return f"{report}; a page of {size / 1e6:.1f} MB"
@@ -97,7 +140,7 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
     return {
         "title": f"{about['recipe']}: restore a photo",
         "promise": "It does not leave this device.",
-        "about": f"Distilled by distillkit; licenses: {licenses}. Runs on {RUNTIME} (MIT).",
+        "about": f"Distilled by distillkit; licenses: {licenses}. Runs {RUNTIME} (MIT)",
         "scale": scale,
         "size_multiple": student.model.size_multiple,
         "tile": restorer.tile,
@@ -109,8 +152,8 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
     }
 
 
-def _runtime_script(package: Path | None) -> str:
-    """Make the script that holds onnxruntime-web.
+def _runtime_scripts(package: Path | None) -> dict[str, str]:
+    """Make the scripts that hold the builds of onnxruntime-web, by their names.
 
     Raises:
         DistillkitError: it cannot be fetched or read, or it is another version.
@@ -120,12 +163,15 @@ def _runtime_script(package: Path | None) -> str:
             files = _read_package(_fetch_package(scratch))
     else:
         files = _read_package(package)
-    parts = {
-        "script": files[SCRIPT].decode(),
-        "module": files[MODULE].decode(),
-        "wasm": _pack(files[WASM]),
-    }
-    return _assign("ONNXRUNTIME", parts)
+    scripts = {}
+    for name, build in BUILDS.items():
+        parts = {
+            "script": files[build.script.name].decode(),
+            "module": files[build.module.name].decode(),
+            "wasm": _pack(files[build.wasm.name]),
+        }
+        scripts[f"{name}.js"] = _assign(f"ONNXRUNTIME.{name}", parts)
+    return scripts
 
 
 def _fetch_package(folder: Path) -> Path:
@@ -182,7 +228,7 @@ def _pack(content: bytes) -> str:
 
 
 def _assign(name: str, value: dict[str, Any]) -> str:
-    return f"const {name} = {json.dumps(value)};\n"
+    return f"{name} = {json.dumps(value)};\n"
 
 
 def space_readme(about: About) -> str:
@@ -205,5 +251,5 @@ Licenses of the models:
 
 {licenses}
 
-`student.js` holds {RUNTIME}, MIT License, Copyright (c) Microsoft Corporation.
+`wasm.js` and `webgpu.js` hold {RUNTIME}, MIT License, Copyright (c) Microsoft Corporation.
 """

@@ -2,10 +2,19 @@
 // beside this one, because pages opened from a disk may not fetch files.
 "use strict";
 
+// Each script of a build sets its own.
+const ONNXRUNTIME = {};
+const DEVICES = { webgpu: "on the graphics card (WebGPU)", wasm: "on the processor (WebAssembly)" };
+
 // The worker's script is onnxruntime-web followed by this function's text.
 function work() {
-  let session = null;
+  const TWO_GRAY_LEVELS = 2 / 255;
+  const PROOF_SIDE = 48;
   let student = null;
+  let graph = null;
+  let provider = null;
+  let session = null;
+  let shape = "";
 
   onmessage = async ({ data }) => {
     try {
@@ -21,13 +30,52 @@ function work() {
     }
   };
 
-  async function load({ module, wasm, graph, settings }) {
-    student = settings;
-    const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
+  async function load(data) {
+    ({ graph, provider, settings: student } = data);
+    const url = URL.createObjectURL(new Blob([data.module], { type: "text/javascript" }));
     ort.env.wasm.wasmPaths = { mjs: url };
-    ort.env.wasm.wasmBinary = wasm;
+    ort.env.wasm.wasmBinary = data.wasm;
     ort.env.wasm.numThreads = 1;  // more would need headers, which a folder cannot send
-    session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"] });
+    if (provider === "webgpu") await proveProvider();
+  }
+
+  // Drivers of graphics cards are many. One is used if it gives the image that the processor gives.
+  async function proveProvider() {
+    const side = Math.ceil(PROOF_SIDE / student.size_multiple) * student.size_multiple;
+    // Smooth, because noise drives some networks so far out of range that rounding counts.
+    const wave = (i) => 0.5 + 0.2 * Math.sin((i % side) / 5) + 0.2 * Math.cos(Math.floor(i / side) / 7);
+    const values = Float32Array.from({ length: 3 * side * side }, (_, i) => wave(i));
+    const images = [];
+    for (const by of ["wasm", provider]) {
+      await openSession(side, side, by);
+      const { data } = await run(values, side, side, 0.5);
+      images.push(data.map((value) => Math.min(Math.max(value, 0), 1)));
+    }
+    const [expected, image] = images;
+    const worst = expected.reduce((most, value, i) => Math.max(most, Math.abs(value - image[i])), 0);
+    // A comparison with NaN is false, so images that are not finite are refused as well.
+    if (!(worst <= TWO_GRAY_LEVELS)) throw new Error("it gives another image than the processor");
+  }
+
+  // WebGPU plans its buffers for one shape, so a session has one shape.
+  async function openSession(height, width, by) {
+    const wanted = `${height} x ${width} by ${by}`;
+    if (wanted === shape) return;
+    await session?.release();
+    session = await ort.InferenceSession.create(graph, {
+      executionProviders: [by],
+      freeDimensionOverrides: { height, width },
+    });
+    shape = wanted;
+  }
+
+  // Runs the student on an image (3, height, width) with values of 0 to 1.
+  async function run(values, height, width, tradeoff) {
+    const feeds = { image: new ort.Tensor("float32", values, [1, 3, height, width]) };
+    if (student.tradeoff === null) {
+      feeds.tradeoff = new ort.Tensor("float32", Float32Array.of(tradeoff), []);
+    }
+    return (await session.run(feeds)).restored;
   }
 
   // Tiles and weights are those of the Restorer, so that the image is the same.
@@ -123,12 +171,8 @@ function work() {
         for (let x = 0; x < across.full; x++) values[i++] = colors[row + source(x, columns)];
       }
     }
-    const image = new ort.Tensor("float32", values, [1, 3, down.full, across.full]);
-    const feeds = { image };
-    if (student.tradeoff === null) {
-      feeds.tradeoff = new ort.Tensor("float32", Float32Array.of(tradeoff), []);
-    }
-    return (await session.run(feeds)).restored;
+    await openSession(down.full, across.full, provider);
+    return run(values, down.full, across.full, tradeoff);
   }
 
   function addTile(sum, weights, tensor, width, height, box, overlap) {
@@ -174,33 +218,74 @@ async function unpack(text) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+function loadScript(name) {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = name;
+    script.onload = resolve;
+    script.onerror = () => reject(new Error(`${name} could not be loaded`));
+    document.head.append(script);
+  });
+}
+
 // One worker, which is asked for one thing at a time.
 class Student {
-  async load() {
-    const script = `${ONNXRUNTIME.script}\n(${work})();`;
-    const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  // Chooses what runs the student, and tells: the address may name it ("?run=wasm").
+  async start() {
+    const named = new URLSearchParams(location.search).get("run");
+    if (named !== null && !(named in DEVICES)) {
+      throw new Error(`?run=${named} - name ${Object.keys(DEVICES).join(" or ")}`);
+    }
+    const card = named === "wasm" ? null : await navigator.gpu?.requestAdapter();
+    if (named === "webgpu" && !card) throw new Error("?run=webgpu - this browser offers no WebGPU here");
+    if (named) {
+      await this.load(named);
+      return `${DEVICES[named]}, as the address says.`;
+    }
+    let why = "this browser offers no graphics card here";
+    // One that software imitates is slower than the processor itself.
+    if (card && !card.info.isFallbackAdapter) {
+      try {
+        await this.load("webgpu");
+        return `${DEVICES.webgpu}.`;
+      } catch (error) {
+        why = `the graphics card is not used: ${error.message}`;
+      }
+    }
+    await this.load("wasm");
+    return `${DEVICES.wasm}: ${why}.`;
+  }
+
+  async load(provider) {
+    this.provider = provider;
+    this.end();
+    if (!ONNXRUNTIME[provider]) await loadScript(`${provider}.js`);
+    const { script, module, wasm } = ONNXRUNTIME[provider];
+    const text = `${script}\n(${work})();`;
+    const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     this.worker = new Worker(address);
     const { graph, ...settings } = STUDENT;
     await this.ask({
-      kind: "load",
-      module: ONNXRUNTIME.module,
-      wasm: await unpack(ONNXRUNTIME.wasm),
-      graph: await unpack(graph),
-      settings,
+      kind: "load", provider, module, wasm: await unpack(wasm), graph: await unpack(graph), settings,
     });
   }
 
+  end() {
+    this.worker?.terminate();
+    this.worker = null;
+  }
+
   async restore(question, { signal, progress }) {
-    if (!this.worker) await this.load();
+    if (!this.worker) await this.load(this.provider);
     signal.throwIfAborted();
     // A worker that computes hears nothing: it is ended, and the next call loads another one.
-    const stop = () => {
-      this.worker.terminate();
-      this.worker = null;
-    };
+    const stop = () => this.end();
     signal.addEventListener("abort", stop);
     try {
       return await this.ask({ kind: "restore", ...question }, progress);
+    } catch (error) {
+      const otherwise = this.provider === "webgpu" ? ", or add ?run=wasm to the address" : "";
+      throw new Error(`This did not work: ${error.message}. Try a smaller photo${otherwise}.`);
     } finally {
       signal.removeEventListener("abort", stop);
     }
@@ -212,7 +297,7 @@ class Student {
       worker.onerror = (event) => reject(new Error(event.message || "the worker did not start"));
       worker.onmessage = ({ data }) => {
         if (data.kind === "progress") progress(data);
-        else if (data.kind === "failed") reject(new Error(`This did not work: ${data.text}. Try a smaller photo.`));
+        else if (data.kind === "failed") reject(new Error(data.text));
         else resolve(data.pixels);
       };
       worker.postMessage(question);
@@ -270,7 +355,7 @@ const student = new Student();
 
 const backend = {
   start() {
-    return student.load();
+    return student.start();
   },
 
   async open(file) {

@@ -2,7 +2,7 @@
 //
 // Before this script come `STUDENT`, what the page has to know of the student, and `backend`, what
 // restores. Its functions return promises:
-//   start()                                     gets ready
+//   start()                                     gets ready, and tells what restores
 //   open(file)                                  the photo: {name, width, height, frames, overview}
 //   cut(photo, crop)                            the pixels of a crop, as they are restored
 //   restore(photo, crop, tradeoff, shown, task) the restored crop, RGB, of the size that is shown
@@ -63,7 +63,7 @@ class Page {
   }
 
   async start() {
-    await backend.start();
+    $("device").textContent = await backend.start();
     $("file").disabled = false;
     this.say("Open a photo to begin.");
   }
