@@ -105,11 +105,12 @@ def test_every_distribution_has_license_and_links_of_the_engine(project):
     table = release.read_project(project)["project"]
     for key in ("requires-python", "urls"):
         assert table[key] == ENGINE["project"][key]
-    # Weights that a distribution carries may have a license of their own, after the code's.
-    code, *weights = table["license"].split(" AND ")
+    # Weights and photographs that a distribution carries may have a license of their own, after the
+    # code's.
+    code, *others = table["license"].split(" AND ")
     assert code == ENGINE["project"]["license"]
     assert table["license-files"][0] == "LICENSE"
-    assert len(table["license-files"]) == 1 + len(weights)
+    assert len(table["license-files"]) == 1 + len(others)
     assert (project / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 

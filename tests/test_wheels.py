@@ -128,6 +128,16 @@ def test_every_wheel_that_is_published_passes_the_checks_of_a_release(
         assert list(release.check_wheel(wheel, project)) == [], wheel.name
 
 
+def test_the_photographs_of_mini_are_in_its_wheel(wheels: list[Path]) -> None:
+    folder = ROOT / "plugins" / "mini"
+    (wheel,) = (wheel for wheel in wheels if wheel.name.startswith("distillkit_mini-"))
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    files = sorted((folder / "distillkit_mini" / "photographs").rglob("*.*"))
+    assert len(files) > 50
+    assert {path.relative_to(folder).as_posix() for path in files} <= names
+
+
 def test_no_link_of_a_package_page_is_relative(wheels: list[Path]) -> None:
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:

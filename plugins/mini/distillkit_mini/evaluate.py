@@ -1,4 +1,4 @@
-"""Measures the mini teachers on the packaged test photographs: the table of the model card.
+"""Measures the mini teachers on the test photographs: the table of the model card.
 
 ``python -m distillkit_mini.evaluate [--task lle] [--weights DIR]`` takes nine 96-pixel crops of
 each photograph, degraded as in training with a fixed seed, and prints for each metric the mean
@@ -8,7 +8,7 @@ each photograph, degraded as in training with a fixed seed, and prints for each 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from distillkit import ModelInput, read_image
 from distillkit_mini.courses import COURSES, create_from_plugin
 from distillkit_mini.models import MiniModel
 from distillkit_mini.options import SHIPPED
-from distillkit_mini.photos import PHOTOS, photo_path
+from distillkit_mini.photos import find_photos
 from distillkit_mini.plugin import distillkit_teachers
 
 CROP = 96
@@ -36,18 +36,18 @@ METRICS = {
 """The metrics of each task: column of the table -> name in a recipe."""
 
 Values = dict[str, Tensor]
-"""One value per crop, (45,), by metric."""
+"""One value per crop, by metric."""
 
 
 def evaluation_crops(task: str = "sr4x") -> tuple[Tensor, Tensor]:
     """Cut evenly spaced crops from every test photograph, and degrade them.
 
     Returns:
-        Inputs, and clean crops (45, 3, 96, 96), in [-1, 1].
+        Inputs, and clean crops (9 for each photograph, 3, 96, 96), in [-1, 1].
     """
     crops: list[Tensor] = []
-    for package, name in PHOTOS["test"]:
-        photo = read_image(photo_path(package, name))
+    for path in find_photos("test"):
+        photo = read_image(path)
         height, width = photo.shape[1:]
         for top in _evenly_spaced(height):
             for left in _evenly_spaced(width):
@@ -88,23 +88,22 @@ def restore_crops(lq: Tensor, faithful: MiniModel, realistic: MiniModel) -> dict
 def measure(
     faithful: MiniModel,
     realistic: MiniModel,
-    task: str = "sr4x",
-    metrics: Iterable[str] | None = None,
+    crops: tuple[Tensor, Tensor],
+    columns: Mapping[str, str],
 ) -> dict[str, Values]:
     """Measure two teachers and their linear combinations.
 
     Args:
         faithful: The faithful teacher.
         realistic: The realistic teacher.
-        task: What they undo.
-        metrics: Columns to measure; default: all of the task.
+        crops: Inputs and clean crops, as of :func:`evaluation_crops`.
+        columns: Metrics, as in :data:`METRICS`.
 
     Returns:
         Values by method.
     """
-    lq, gt = evaluation_crops(task)
-    columns = METRICS[task]
-    built = {name: create_from_plugin("metrics", columns[name]) for name in metrics or columns}
+    lq, gt = crops
+    built = {name: create_from_plugin("metrics", metric) for name, metric in columns.items()}
     measured: dict[str, Values] = {}
     for method, image in restore_crops(lq, faithful, realistic).items():
         image = _round_to_8_bits(image)
@@ -175,7 +174,7 @@ def main() -> None:
         build_teacher(faithful, **options),
         build_teacher(realistic, weights=args.weights / f"{realistic}.safetensors"),
     )
-    print(format_table(measure(*teachers, args.task)))
+    print(format_table(measure(*teachers, evaluation_crops(args.task), METRICS[args.task])))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Real photographs that installed packages carry: nothing to download, nothing to commit."""
+"""Real photographs, ours and those of packages that are installed anyway: nothing to download."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test"]
 
+SHIPPED = Path(__file__).parent / "photographs"
+"""Our own, in the public domain; a folder for each split, and ORIGIN.md."""
+
 _FOLDERS = {
     "skimage": ("scikit-image", "data"),
     "sklearn": ("scikit-learn", "datasets/images"),
@@ -20,7 +23,7 @@ _FOLDERS = {
 }
 """Each package's distribution, and the folder of its photographs."""
 
-PHOTOS: dict[Split, tuple[tuple[str, str], ...]] = {
+PACKAGED: dict[Split, tuple[tuple[str, str], ...]] = {
     "train": (
         ("skimage", "astronaut.png"),
         ("skimage", "brick.png"),
@@ -39,7 +42,17 @@ PHOTOS: dict[Split, tuple[tuple[str, str], ...]] = {
         ("matplotlib", "grace_hopper.jpg"),
     ),
 }
-"""Package and file name of each photograph. No scene is in both splits."""
+"""Package and file name of each photograph of a package. No scene is in both splits."""
+
+
+def find_photos(split: Split) -> list[Path]:
+    """Find the photographs of a split: those of packages, then ours by name.
+
+    Raises:
+        DistillkitError: A package is not installed, or does not carry its photograph.
+    """
+    packaged = [photo_path(package, name) for package, name in PACKAGED[split]]
+    return packaged + sorted((SHIPPED / split).glob("*.jpg"))
 
 
 def photo_path(package: str, name: str) -> Path:
@@ -73,7 +86,7 @@ def build_photos(split: Split) -> datasets.Dataset:
     import datasets
 
     # Paths, not pixels: the engine decodes every kind of file alike.
-    paths = [photo_path(package, name) for package, name in PHOTOS[split]]
+    paths = find_photos(split)
     image = datasets.Image(decode=False)
     features = datasets.Features({"image": image, "name": datasets.Value("string")})
     rows = {

@@ -100,7 +100,7 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
     return [
         DatasetSpec(
             name="photos",
-            summary="real photographs that scikit-image, scikit-learn and matplotlib carry",
+            summary="real photographs: 39 to train on and 27 others to be judged on",
             options="distillkit_mini.options:PhotosOptions",
             build="distillkit_mini.build:photos",
             license="CC0-1.0 AND CC-BY-2.0",

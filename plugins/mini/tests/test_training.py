@@ -17,7 +17,7 @@ from distillkit import DistillkitError
 from distillkit_mini import train
 from distillkit_mini.courses import COURSES, DARK
 from distillkit_mini.pairs import BATCH, TrainingPairs, open_photos
-from distillkit_mini.photos import PHOTOS, photo_path
+from distillkit_mini.photos import find_photos
 
 SUPER_RESOLUTION = COURSES["sr4x"]
 
@@ -25,8 +25,8 @@ SUPER_RESOLUTION = COURSES["sr4x"]
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
-    for package, name in PHOTOS["train"][:3]:
-        shutil.copy(photo_path(package, name), folder)
+    for path in find_photos("train")[:3]:
+        shutil.copy(path, folder)
     return folder
 
 
