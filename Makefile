@@ -13,7 +13,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(PIP) 'pip>=25.1'
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt --group dev -e '.[bench,demo,ncnn,onnx,video]' $(patsubst %/pyproject.toml,-e ./%,$(PROJECTS))
+	$(PIP) -c constraints.txt --group dev -e '.[bench,demo,ncnn,onnx,sweep,video]' $(patsubst %/pyproject.toml,-e ./%,$(PROJECTS))
 	touch $@
 
 # Distills the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -183,3 +184,61 @@ def test_a_folder_of_another_recipe_is_refused_before_anything_runs(sweep, start
     assert outcome.code == 2
     assert "seed: 0 -> 5" in outcome.err
     assert len(started) == 2
+
+
+REASON = "pip install 'distillkit[sweep]' to test jobs"
+NO_LUCK = """
+import sys
+if "stage1.learning_rate=0.001" in sys.argv:
+    sys.exit("no luck")
+"""
+
+
+@pytest.fixture
+def jobs(monkeypatch, installed_toys):
+    """Options for jobs whose processes find the toy plugin; one of the rates fails there."""
+    pytest.importorskip("submitit", reason=REASON)
+    for name, value in (installed_toys | {"FIRST": NO_LUCK}).items():
+        monkeypatch.setenv(name, value)
+    return ("--executor", "local", "--job", "timeout_min=20")
+
+
+def test_runs_are_jobs_of_submitit_and_one_that_fails_is_named(sweep, jobs, started, folder):
+    outcome = sweep("--grid", "stage1.learning_rate=1e-2,1e-3", *SMALL, *jobs)
+    assert outcome.code == 3, outcome.err
+    # None in this process.
+    assert started == []
+    assert [row["folder"] for row in summary_rows(folder)] == ["stage1.learning_rate=0.01"]
+    assert "1 of 2 runs" in summary_table(folder)
+    (failure,) = (line for line in outcome.err.splitlines() if line.startswith("failed: "))
+    assert failure.startswith(f"failed: {folder}/stage1.learning_rate=0.001 - job ")
+    _, log = failure.split(" are in ")
+    assert "no luck" in Path(log).read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--executor", "slurm"], "--executor slurm - "),
+        (["--executor", "local", "--job", "gpus=1"], "--job - Parameter 'gpus'"),
+        (["--executor", "local", "--job", 'timeout_min="1"'], '--job - Parameter "timeout_min"'),
+        (["--executor", "local", "--job", "slurm_partition=gpu"], "strings need quotes"),
+        (["--job", "gpus_per_node=1"], "--job - is for --executor"),
+    ],
+)
+def test_jobs_that_cannot_be_submitted_are_refused(sweep, started, options, message, monkeypatch):
+    pytest.importorskip("submitit", reason=REASON)
+    # No Slurm here, wherever this runs.
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    outcome = sweep(*GRIDS, *SMALL, *options)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert "Traceback" not in outcome.err
+    assert started == []
+
+
+def test_jobs_need_submitit(sweep, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    outcome = sweep(*GRIDS, *SMALL, "--executor", "local")
+    assert outcome.code == 2
+    assert "pip install 'distillkit[sweep]'" in outcome.err

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class SweepRun:
         except FileNotFoundError:
             return "new"
         return json.loads(manifest)["status"]
+
+
+Outcome = tuple[SweepRun, str | None]
+"""A run that has ended, and why it failed; None where it did not."""
 
 
 def plan_sweep(
@@ -81,12 +85,36 @@ def plan_sweep(
     return runs
 
 
-def run_sweep(runs: Sequence[SweepRun], out: Path) -> list[str]:
+def run_in_turn(runs: Sequence[SweepRun]) -> Iterator[Outcome]:
+    """Make one run after the other, in this process."""
+    from distillkit.runs.run import run_recipe
+
+    for number, run in enumerate(runs, 1):
+        logger.info(f"run {number} of {len(runs)}: {run.folder}")
+        recipe_file = run.folder / "recipe.toml"
+        failure = None
+        try:
+            run_recipe(run.resolved, run.folder, resume=recipe_file.exists())
+        except DistillkitError as e:
+            failure = str(e)
+        yield run, failure
+
+
+def run_sweep(
+    runs: Sequence[SweepRun],
+    out: Path,
+    make: Callable[[Sequence[SweepRun]], Iterator[Outcome]] = run_in_turn,
+) -> list[str]:
     """Run what is not finished, each from its newest checkpoint.
 
     The summary is updated after each run. A finished run is only evaluated again, where its
     recipe has changed in what leaves its steps as they are, such as the metrics. An interrupted
     sweep can be called again and resumes.
+
+    Args:
+        runs: of the sweep.
+        out: the folder of the summary.
+        make: makes runs; yields each when it has ended.
 
     Returns:
         A line for each run that failed.
@@ -94,24 +122,20 @@ def run_sweep(runs: Sequence[SweepRun], out: Path) -> list[str]:
     Raises:
         DistillkitError: a folder holds a run with other steps; nothing has been run then.
     """
-    # Imported here, for torch comes with them and a wrong grid is refused without it.
+    # Imported here, for torch comes with it and a wrong grid is refused without it.
     from distillkit.runs.folder import check_folder
-    from distillkit.runs.run import run_recipe
 
     # Every folder is checked before the first run starts.
-    changed = []
+    unfinished = []
     for run in runs:
-        if check_folder(run.folder, run.resolved, resume=True):
-            changed.append(run)
+        is_changed = check_folder(run.folder, run.resolved, resume=True)
+        if is_changed or run.status != "finished":
+            unfinished.append(run)
     failures = []
-    for number, run in enumerate(runs, 1):
-        if run in changed or run.status != "finished":
-            logger.info(f"run {number} of {len(runs)}: {run.folder}")
-            recipe_file = run.folder / "recipe.toml"
-            try:
-                run_recipe(run.resolved, run.folder, resume=recipe_file.exists())
-            except DistillkitError as e:
-                failures.append(f"{run.folder} - {e}")
+    write_summary(runs, out)
+    for run, failure in make(unfinished):
+        if failure is not None:
+            failures.append(f"{run.folder} - {failure}")
         write_summary(runs, out)
     return failures
 
