@@ -1,16 +1,18 @@
 """The pages of the site: which files they are, where their links lead, what the indexes list.
 
-All links are those of the repository, so that pages can be read there as well. On the site, links
-to other pages are kept; links to source files, which it does not have, become their text.
+A notebook is a page as well, with the outputs that it was saved with. All links are those of the
+repository, so that pages can be read there as well. On the site, links to other pages are kept;
+links to source files, which it does not have, become their text.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 INDEXES = (
@@ -43,6 +45,9 @@ def find_pages() -> dict[str, str]:
         path.relative_to(ROOT).as_posix(): path.relative_to(ROOT / "docs").as_posix()
         for path in sorted((ROOT / "docs").rglob("*.md"))
     }
+    for path in sorted((ROOT / "docs").rglob("*.ipynb")):
+        place = path.relative_to(ROOT / "docs").with_suffix(".md")
+        pages[path.relative_to(ROOT).as_posix()] = place.as_posix()
     for path in sorted(ROOT.glob("plugins/*/README.md")):
         pages[path.relative_to(ROOT).as_posix()] = f"plugins/{path.parent.name}.md"
     pages["integrations/comfyui/README.md"] = "plugins/comfyui.md"
@@ -65,7 +70,7 @@ def resolve(page: str, target: str) -> str:
 
 def is_outside(target: str) -> bool:
     """Tell whether a link leaves the repository."""
-    return "://" in target or target.startswith("mailto:")
+    return "://" in target or target.startswith(("mailto:", "data:"))
 
 
 def text_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -128,8 +133,32 @@ def broken_links(page: str) -> list[str]:
 
 
 def read(page: str) -> str:
-    """Read a page."""
-    return (ROOT / page).read_text(encoding="utf-8")
+    """Read a page as Markdown."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if page.endswith(".ipynb"):
+        return notebook_text(json.loads(text))
+    return text
+
+
+def notebook_text(notebook: dict[str, Any]) -> str:
+    """Write a notebook as Markdown: programs and outputs in blocks of code, pictures in place."""
+    blocks = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            blocks.append(source)
+            continue
+        blocks.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            shown = output.get("data", {})
+            if "image/png" in shown:
+                # Without line ends, which a notebook may have in it.
+                png = "".join(shown["image/png"]).replace("\n", "")
+                blocks.append(f"![what the program shows](data:image/png;base64,{png})")
+            else:
+                text = "".join(output.get("text", shown.get("text/plain", "")))
+                blocks.append(f"```text\n{text.rstrip()}\n```")
+    return "\n\n".join(blocks) + "\n"
 
 
 def for_site(page: str, pages: dict[str, str]) -> str:
