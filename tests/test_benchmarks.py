@@ -1,6 +1,10 @@
 """The programs of ``benchmarks/`` import, and their arithmetic is right."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +93,61 @@ def test_the_table_says_why_a_precision_has_no_row(monkeypatch):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     row = table.compare_precisions(table.make_restorer_of("mini/student"), 16, 1)
     assert "does not compute in bfloat16" in row.note
+
+
+def test_every_part_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
+    gpu = importlib.import_module("gpu")
+    script = PROGRAMS[0].with_name("gpu.sh")
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = [script, tmp_path, "--rehearse"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["rehearsal"] is True
+    parts = report["parts"]
+    assert list(parts) == [part.__name__ for part in gpu.PARTS]
+    assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(parts, "ok")
+    assert process.returncode == 0, process.stderr
+    exact = parts["precision"]["results"]["losses of mini/quickstart_sr4x, exact"]
+    # On the CPU it is compared with itself.
+    assert exact["agrees"] is True
+    assert exact["differ"] == 0
+    assert len(exact["losses"]) == 2 * gpu.STEPS
+    for name in ("train_plain", "train_default", "train_24gb"):
+        stage1 = parts[name]["results"]["stage1"]
+        assert stage1["ms"] > 0
+        assert stage1["peak_gib"] > 0
+        assert stage1["tflop"] > 0
+        assert stage1["of_fp32"] > 0
+    plain, default = (parts[name]["results"] for name in ("train_plain", "train_default"))
+    assert default["stage1"]["losses"] == pytest.approx(plain["stage1"]["losses"], rel=1e-5)
+    assert parts["restore"]["results"]["64 px, fp32"]["ms"] > 0
+
+
+def test_a_part_for_a_gpu_that_fails_costs_its_own_results_only(tmp_path, monkeypatch):
+    gpu = importlib.import_module("gpu")
+    setup = gpu.Setup(tmp_path, rehearse=True)
+    # There is nothing to compare with: the part of the reference did not run.
+    failed = gpu.run_part(setup, "compiled", 120)
+    assert failed["status"] == "failed"
+    assert failed["results"] == {"compiles": False}
+    assert "KeyError" in failed["last_words"]
+    stopped = gpu.run_part(setup, "machine", 0.01)
+    assert stopped["status"] == "timed out"
+    assert stopped["results"] == {}
+    assert gpu.run_part(setup, "weights", 60)["status"] == "ok"
+
+
+def test_losses_on_a_gpu_are_judged_by_the_largest_difference():
+    gpu = importlib.import_module("gpu")
+    judgement = gpu.judge_losses([1.0, 2.0], [1.0, 2.1], 0.1)
+    assert judgement["agrees"]
+    assert judgement["differ"] == pytest.approx(0.05)
+    assert not gpu.judge_losses([1.0, 2.0], [1.0, 2.1], 0.01)["agrees"]
+    skipped = gpu.judge_losses([1.0, 2.0], [float("nan"), 2.0], 0.1, skipped=1)
+    assert skipped["agrees"]
+    assert skipped["losses"] == [None, 2.0]
+    assert not gpu.judge_losses([1.0, 2.0], [float("nan"), 2.0], 0.1)["agrees"]
+    nothing = gpu.judge_losses([1.0], [float("inf")], 0.1)
+    assert not nothing["agrees"]
+    assert nothing["differ"] is None
+    assert gpu.judge(0, {"a": {"agrees": False}}) == "disagrees"
