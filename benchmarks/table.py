@@ -1,10 +1,11 @@
-"""Print what start-up, tiles, merging, bfloat16 and a folder's index cost on this machine.
+"""Print what start-up, tiles, folders, bfloat16, steps and an evaluation cost on this machine.
 
-    python benchmarks/table.py [--model NAME] [--side 128] [--rounds 3] [--files 5000] [--no-start]
+    python benchmarks/table.py [--model NAME] [--side 192] [--rounds 3] [--files 5000] [--no-start]
 
 Each row compares two ways to do the same, by CPU seconds: in turn, the fastest of the rounds, in
 this process. Only what starts a command has processes of its own. The model is a registered one of
-the size of your student; a new LoRA adapter stands for stage 2.
+the size of your student; a new LoRA adapter stands for stage 2. Steps and evaluation are those of
+``mini/quickstart_sr4x``. One thread, unless a row says otherwise.
 """
 
 from __future__ import annotations
@@ -16,24 +17,43 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from distillkit import DistillkitError, Restorer
+from distillkit import DistillkitError, Restorer, load_recipe, prepare_stages
 from distillkit.adapters import add_adapter
 from distillkit.data.folder_index import load_folder
 from distillkit.inference.student import Student
 from distillkit.objectives.adapter_scaling import AdapterScaling
+from distillkit.runs.evaluate import evaluate_run
+from distillkit.runs.run import run_recipe
+from distillkit_bench.train import StageMeasurement, measure_stage
 
 TORCH = "import torch"
 OPTIMIZER = "import torch; torch.optim.AdamW([torch.zeros(1)])"
 RESTORE = "import distillkit.inference.restorer"
 RUN = f"import distillkit.runs.run; {OPTIMIZER}"
+RECIPE = "mini/quickstart_sr4x"
+FIRST_STEP = f"""
+import os, sys, tempfile
+from distillkit.cli.main import main
+from distillkit.training.loop import Trainer
+
+Trainer.train = lambda *_: os._exit(0)
+sys.argv = ["distillkit", "-q", "run", "{RECIPE}", "--out", tempfile.mkdtemp()]
+main()
+"""
+"""The command, which ends where its first step would begin."""
 IMAGES = 4
+FOLDER_IMAGES = 20
+CROPS = 30
+EVALUATED = 3
+"""Images of the recipe's evaluation, and those that are measured here."""
+FEW = ["stage1.steps=2", "stage2.steps=2", f"evaluation.max_images={EVALUATED}"]
 
 
 class Row(NamedTuple):
@@ -50,7 +70,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="mini/student")
-    parser.add_argument("--side", type=int, default=128, help="of an image, input pixels")
+    parser.add_argument("--side", type=int, default=192, help="of an image, input pixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=5_000, help="in the folder that is indexed")
     parser.add_argument("--no-start", action="store_true", help="leave out what starts processes")
@@ -58,21 +78,30 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread\n")
     print("| | CPU s | CPU s | ratio | |\n| --- | --- | --- | --- | --- |")
+    for row in compare_all(options):
+        ratio = row.other / row.base
+        print(f"| {row.what} | {row.base:.3f} | {row.other:.3f} | {ratio:.3f} | {row.note} |")
+        sys.stdout.flush()
+
+
+def compare_all(options: argparse.Namespace) -> Iterator[Row]:
+    """Make every comparison, in the order of the table."""
+    rounds = options.rounds
     if not options.no_start:
-        print_row(compare_starts("`restore` against torch alone", TORCH, RESTORE, options.rounds))
-        print_row(compare_starts("`run` against torch's optimizer", OPTIMIZER, RUN, options.rounds))
+        yield compare_starts("`restore` against torch alone", TORCH, RESTORE, rounds)
+        yield compare_starts("`run` against torch's optimizer", OPTIMIZER, RUN, rounds)
+        first = compare_starts("... and until its first step", OPTIMIZER, FIRST_STEP, 1)
+        yield first._replace(note="the command, once")
     make = make_restorer_of(options.model)
-    print_row(compare_tiles(make, options.side, options.rounds))
-    print_row(compare_merging(make, options.side, options.rounds))
-    print_row(compare_precisions(make, options.side, options.rounds))
-    print_row(compare_indexing(options.files))
-
-
-def print_row(row: Row) -> None:
-    ratio = row.other / row.base
-    print(
-        f"| {row.what} | {row.base:.3f} | {row.other:.3f} | {ratio:.3f} | {row.note} |", flush=True
-    )
+    yield compare_tiles(make, options.side, rounds)
+    yield compare_merging(make, options.side, rounds)
+    yield compare_threads(make, options.side, rounds)
+    yield compare_precisions(make, options.side, rounds)
+    yield compare_clocks(rounds)
+    stages = measure_stages()
+    yield compare_with_ceiling(stages["stage1"])
+    yield compare_evaluations(stages)
+    yield compare_indexing(options.files)
 
 
 def make_restorer_of(name: str) -> Callable[[], Restorer]:
@@ -131,6 +160,23 @@ def compare_merging(make: Callable[[], Restorer], side: int, rounds: int) -> Row
     return Row(what, *seconds, "the same images")
 
 
+def compare_threads(make: Callable[[], Restorer], side: int, rounds: int) -> Row:
+    """Compare a folder of small images by two threads with one thread, as of a share of it."""
+    restorer = make()
+    small = draw_image(side // 4)
+
+    def restore_all(threads: int) -> None:
+        torch.set_num_threads(threads)
+        for _ in range(FOLDER_IMAGES):
+            restorer(small, 0.5)
+        torch.set_num_threads(1)
+
+    one = timed(lambda: restore_all(1))
+    two = timed(lambda: restore_all(2))
+    what = f"{FOLDER_IMAGES} images of {side // 4} px by two threads against one"
+    return Row(what, *fastest(one, two, rounds), "what `--shard` with one thread each saves")
+
+
 def compare_precisions(make: Callable[[], Restorer], side: int, rounds: int) -> Row:
     """Compare float32 with bfloat16, where this machine has it."""
     exact = make()
@@ -143,6 +189,56 @@ def compare_precisions(make: Callable[[], Restorer], side: int, rounds: int) -> 
         return Row(what, float("nan"), float("nan"), str(e))
     seconds = fastest(timed(lambda: exact(image, 0.5)), timed(lambda: rounded(image, 0.5)), rounds)
     return Row(what, *seconds, describe(exact(image, 0.5), rounded(image, 0.5)))
+
+
+def compare_clocks(rounds: int) -> Row:
+    """Compare the ceiling's clock, the wall's, with CPU seconds."""
+    a = torch.randn(1024, 1024)
+    products = [timed_twice(lambda: a @ a) for _ in range(10 * rounds)]
+    cpu, wall = (min(seconds) for seconds in zip(*products, strict=True))
+    rates = [2 * 1024**3 / seconds / 1e9 for seconds in (cpu, wall)]
+    note = "{:.0f} GFLOP/s; {:.0f} by the clock, which `bench` calls the ceiling".format(*rates)
+    return Row("a product of matrices by the wall's clock against CPU seconds", cpu, wall, note)
+
+
+def measure_stages() -> dict[str, StageMeasurement]:
+    """Measure a few steps of both stages."""
+    resolved = load_recipe(RECIPE)
+    measurements = {}
+    for stage in prepare_stages(resolved):
+        crop = resolved.recipe.data.crop_size
+        measurements[stage.name] = measure_stage(stage, crop, warmup=1, steps=4)
+    return measurements
+
+
+def compare_with_ceiling(stage1: StageMeasurement) -> Row:
+    """Compare a step of stage 1 with its matrix products at the ceiling."""
+    a = torch.randn(1024, 1024)
+    product = min(timed(lambda: a @ a)() for _ in range(20))
+    least = stage1.flops / (2 * 1024**3 / product)
+    share = stage1.phases["optimizer"]
+    note = f"{share:.1%} of the step are the optimizer and the moving average"
+    return Row(
+        "a step of stage 1 against its operations at the ceiling", least, stage1.cpu_ms / 1e3, note
+    )
+
+
+def compare_evaluations(stages: Mapping[str, StageMeasurement]) -> Row:
+    """Compare the evaluation of a run with one that measures PSNR alone."""
+    resolved = load_recipe(RECIPE, FEW)
+    plain = load_recipe(RECIPE, [*FEW, 'evaluation.metrics=["psnr"]'])
+    with tempfile.TemporaryDirectory(prefix="distillkit-") as name:
+        run_recipe(plain, Path(name))
+        psnr = timed(lambda: evaluate_run(plain, Path(name)))()
+        full = timed(lambda: evaluate_run(resolved, Path(name)))()
+    recipe = load_recipe(RECIPE).recipe
+    training = 0.0
+    for config, stage in ((recipe.stage1, stages["stage1"]), (recipe.stage2, stages["stage2"])):
+        training += config.steps * stage.cpu_ms / 1e3
+    whole = full * CROPS / EVALUATED
+    # What does not grow with the images is multiplied, too.
+    note = f"with all {CROPS} images at most {whole / (whole + training):.0%} of a run"
+    return Row(f"evaluation of {EVALUATED} images against PSNR alone", psnr, full, note)
 
 
 def compare_indexing(files: int) -> Row:
@@ -175,6 +271,13 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
         return time.process_time() - start
 
     return measure
+
+
+def timed_twice(work: Callable[[], object]) -> tuple[float, float]:
+    """Do the work; return its CPU seconds and those on the wall."""
+    start = time.perf_counter()
+    cpu = timed(work)()
+    return cpu, time.perf_counter() - start
 
 
 def run_program(code: str) -> float:

@@ -81,6 +81,8 @@ def test_the_table_compares_two_ways_on_this_machine(monkeypatch):
     rows = [
         tiles,
         table.compare_merging(make, 32, 1),
+        table.compare_threads(make, 32, 1),
+        table.compare_clocks(1),
         table.compare_precisions(make, 32, 1),
         table.compare_indexing(20),
     ]
