@@ -18,7 +18,7 @@ from distillkit.export.card_metadata import (
 from distillkit.files.weights import WeightFile
 from distillkit.recipe.schema import Stage1Config, Stage2Config
 from distillkit.report.documents import fill_template
-from distillkit.report.tables import Table, tradeoff_text
+from distillkit.report.tables import Table, metric_table
 
 LOCAL_FOLDER = "this/folder"
 """What a card calls the folder that it lies in; a push puts the repository's name there."""
@@ -84,7 +84,7 @@ def model_card(
         strictest=" and ".join(strictest),
         license_class=license_class,
         sources=[_source_name(table) for table in recipe["data"]["train"]],
-        measured=_metric_table(shown),
+        measured=metric_table(shown, ["method", "tradeoff"], _mean_text) if shown else None,
         protocols=dict.fromkeys(
             (row["metric"], row["protocol"], row["n"], row["dataset"]) for row in shown
         ),
@@ -180,23 +180,6 @@ def _source_name(table: Mapping[str, Any]) -> str:
     if name:
         return str(name)
     return PurePath(table.get("imagefolder") or table["parquet"]).name
-
-
-def _metric_table(rows: Sequence[MetricRow]) -> Table | None:
-    """Fill a row for each method and tradeoff, with a column for each metric."""
-    if not rows:
-        return None
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    heads = ["method", "tradeoff"]
-    if len({row["dataset"] for row in rows}) > 1:
-        heads = ["dataset", *heads]
-    lines: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        texts = {**row, "tradeoff": tradeoff_text(row["tradeoff"])}
-        key = tuple(texts[name] for name in heads)
-        line = lines.setdefault(key, [*key] + [""] * len(metrics))
-        line[len(heads) + metrics.index(row["metric"])] = _mean_text(row)
-    return Table([*heads, *metrics], list(lines.values()))
 
 
 def _mean_text(row: MetricRow) -> str:

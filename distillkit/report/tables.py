@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +35,31 @@ class Table(NamedTuple):
 
     header: list[Any]
     rows: list[list[Any]]
+
+
+def metric_table(
+    rows: Sequence[Mapping[str, Any]],
+    heads: Sequence[str],
+    write: Callable[[Mapping[str, Any]], str],
+) -> Table:
+    """Lay out rows of ``metrics.json``: a column for each metric, a line for the rest.
+
+    Args:
+        rows: of one run or of several.
+        heads: what tells the lines apart, in columns of their own; several data sets do so, too.
+        write: makes a cell's text of a row.
+    """
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    if len({row["dataset"] for row in rows}) > 1:
+        heads = ["dataset", *heads]
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        texts = {**row, "tradeoff": tradeoff_text(row["tradeoff"])}
+        key = tuple(texts[name] for name in heads)
+        # Runs may differ in their metrics: a cell stays empty where one was not measured.
+        cells = lines.setdefault(key, [""] * len(metrics))
+        cells[metrics.index(row["metric"])] = write(row)
+    return Table([*heads, *metrics], [[*key, *cells] for key, cells in lines.items()])
 
 
 def main_table(results: Results, trained_against: Collection[str]) -> Table:

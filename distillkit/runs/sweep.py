@@ -19,7 +19,7 @@ from distillkit.files.atomic import write_file
 from distillkit.recipe.dump import format_value
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
 from distillkit.report.documents import csv_text, fill_template
-from distillkit.report.tables import Table, tradeoff_text
+from distillkit.report.tables import metric_table
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def write_summary(runs: Sequence[SweepRun], out: Path) -> None:
         "summary.md.j2",
         finished=len(runs) - len(unfinished),
         unfinished=unfinished,
-        main_table=_summary_table(list(runs[0].settings), rows),
+        main_table=metric_table(rows, [*runs[0].settings, "tradeoff"], _summary_cell),
     )
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps(rows, indent=1)
@@ -161,26 +161,6 @@ def write_summary(runs: Sequence[SweepRun], out: Path) -> None:
     write_file(out / "summary.md", markdown)
     if rows:
         write_file(out / "summary.csv", csv_text(rows))
-
-
-def _summary_table(keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay out a line for each run and tradeoff, with a column for each metric."""
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    heads = [*keys, "tradeoff"]
-    if len({row["dataset"] for row in rows}) > 1:
-        heads = ["dataset", *heads]
-    lines: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        texts = {**row, "tradeoff": tradeoff_text(row["tradeoff"])}
-        head = tuple(texts[name] for name in heads)
-        # Runs may differ in their metrics: a cell stays empty where one was not measured.
-        cells = lines.setdefault(head, [""] * len(metrics))
-        column = metrics.index(row["metric"])
-        cells[column] = _summary_cell(row)
-    return Table(
-        header=[*heads, *metrics],
-        rows=[[*head, *cells] for head, cells in lines.items()],
-    )
 
 
 def _summary_cell(row: Mapping[str, Any]) -> str:
