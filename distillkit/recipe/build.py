@@ -44,12 +44,12 @@ def build(component: Component, device: Device) -> Any:
     """Build a component; a module comes frozen, in evaluation mode and on ``device``.
 
     Raises:
+        WeightsError: its weights are not on this machine.
         PluginError: the plugin's ``build`` failed in a way of its own.
         DistillkitError: whatever else the plugin raises.
     """
     try:
-        if isinstance(component.spec, MetricSpec):
-            _refuse_absent_weights(component.spec, component.config)
+        _refuse_absent_weights(component.spec, component.config)
         built = component.build()
     except DistillkitError:
         raise
@@ -220,7 +220,6 @@ def read_settings(spec: Spec, settings: Mapping[str, Any]) -> Options:
 
 def _build_with_settings(spec: Spec, settings: Mapping[str, Any], device: Device) -> Any:
     config = read_settings(spec, settings)
-    _refuse_absent_weights(spec, config)
     return build(Component((), spec, config, {}), device)
 
 
