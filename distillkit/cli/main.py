@@ -181,7 +181,7 @@ def _add_plugin_commands(commands: Any, arguments: list[str]) -> None:
         commands.add_command(command, name)
     if asked in commands.commands or asked.startswith("-"):
         return
-    reasons = [f"{plugin} is broken: {plugin.error}" for plugin in plugins.broken]
+    reasons = [plugin.complaint for plugin in plugins.broken]
     if asked in EXTRA_OF_COMMAND:
         extra = EXTRA_OF_COMMAND[asked]
         reasons.append(f"it comes with: pip install 'distillkit[{extra}]'")

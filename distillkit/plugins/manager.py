@@ -86,6 +86,11 @@ class Plugin:
     def __str__(self) -> str:
         return f'plugin "{self.name}" ({self.distribution})'
 
+    @property
+    def complaint(self) -> str:
+        """What to say of a broken plugin."""
+        return f"{self} is broken: {self.error}"
+
     def unmet_requirements(self) -> list[str]:
         """List what its distribution requires and this machine lacks."""
         if self.installed is None:
@@ -190,7 +195,7 @@ class Plugins:
             return f'plugin "{name}" is switched off, by {ONLY}, {WITHOUT} or --no-plugin'
         broken = [plugin for plugin in self.broken if plugin.name == name]
         if broken:
-            return f"{broken[0]} is broken: {broken[0].error}"
+            return broken[0].complaint
         return ""
 
     def _named(self, kind: Kind, use: str) -> list[Spec]:
@@ -206,7 +211,7 @@ class Plugins:
             # No command that installs it: on a package index, anybody may have taken its name.
             absent = say_not_installed(owner, [plugin.name for plugin in self])
             return f'"{use}": {absent}; who wrote the recipe knows which package brings it'
-        broken = [f"{plugin} is broken: {plugin.error}" for plugin in owners if plugin.error]
+        broken = [plugin.complaint for plugin in owners if plugin.error]
         if broken and "/" in use:
             return broken[0]
         other_kinds = self._other_kinds(use)

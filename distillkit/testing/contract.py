@@ -231,7 +231,7 @@ def _find_specs(name: str, plugins: Plugins) -> list[Spec]:
     """Find what a plugin offers, or the one thing of a full name."""
     plugin = _find_plugin(name, plugins)
     if plugin.error:
-        raise PluginError(f"{plugin} is broken: {plugin.error}")
+        raise PluginError(plugin.complaint)
     if "/" not in name:
         return list(plugin.specs)
     named = [spec for spec in plugin.specs if spec.full_name == name]

@@ -93,7 +93,7 @@ def _find_problems() -> Iterator[str]:
         yield f"distillkit {need}"
     for plugin in load_plugins():
         if plugin.error:
-            yield f"{plugin} is broken: {plugin.error}"
+            yield plugin.complaint
         for problem in (*plugin.problems, *plugin.unmet_requirements()):
             yield f"{plugin} {problem}"
 
