@@ -90,8 +90,8 @@ def evaluate_run(
     files_of_sets = _read_method_folders(method_folders or {}, sets)
     model_methods = _model_methods(resolved, run_dir, student, teachers, device)
     options = resolved.recipe.evaluation
-    settings = EvaluationSettings(
-        dataset=resolved.recipe.name,
+    settings_of = partial(
+        EvaluationSettings,
         seed=resolved.recipe.seed,
         combine=_pairs_to_combine(combine, teachers, student),
         alphas=options.alphas,
@@ -109,9 +109,8 @@ def evaluate_run(
             *folder_methods(files_of_sets[name]),
             bicubic_method(student.model.scale),
         ]
-        of_set = replace(settings, dataset=name)
         work = "evaluating" if len(sets) == 1 else f"evaluating {name}"
-        one = _evaluate_set(methods, items, metrics, of_set, options, work)
+        one = _evaluate_set(methods, items, metrics, settings_of(name), options, work)
         _write_set(resolved, one, run_dir / "evaluation", is_only_set=len(sets) == 1)
         evaluated.append(one)
     remove_other_sets(run_dir / "evaluation", sets)
