@@ -270,6 +270,23 @@ def test_non_finite_losses_are_written_down_skipped_and_stop_the_run(
     assert all(torch.isfinite(v).all() for v in newest.values())
 
 
+def test_skipped_steps_in_a_row_are_counted_on_by_a_resumed_run(recipe, tmp_path, monkeypatch):
+    steps = []
+
+    def nan(self, x_0, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return {"l2": x_0.mean() * float("nan")}
+
+    monkeypatch.setattr(ReconstructionLoss, "__call__", nan)
+    resolved = load_recipe(recipe, ["training.max_nonfinite_steps=3", "stage1.steps=6"])
+    with pytest.raises(Interrupted, match="stopped after stage1 step 2"):
+        run_recipe(resolved, tmp_path / "out")
+    with pytest.raises(DistillkitError, match="step 3 - 3 non-finite losses in a row"):
+        run_recipe(resolved, tmp_path / "out", resume=True)
+
+
 def test_a_line_without_a_finite_step_has_no_loss(recipe, tmp_path, monkeypatch):
     def nan(self, x_0, *args, **kwargs):
         return {"l2": x_0.mean() * float("nan")}

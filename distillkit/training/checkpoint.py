@@ -52,7 +52,7 @@ class Checkpoint:
         return read_state_dict(self.path / "average.safetensors")
 
     def optimizer(self) -> dict[str, Any]:
-        """Read the state of the optimizer, and the loss scale."""
+        """Read the state of the optimizer, the loss scale, and the skipped steps in a row."""
         return read_state_dict(self.path / "optimizer.pt")
 
     def critics(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Checkpoints:
             final: whether it ends its stage.
             tensors: the trained tensors.
             average: their moving average.
-            optimizer: the optimizer's state, and the loss scale.
+            optimizer: the optimizer's state, the loss scale, and the skipped steps in a row.
             critics: the states of the networks that are trained beside the student, by name.
 
         Raises:

@@ -203,7 +203,7 @@ class Trainer:
         load_tensors(self._tensors, self._average.values, "moving average")
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        """Set tensors, average, optimizer and loss scale to those of a checkpoint."""
+        """Set tensors, average, optimizer and what is counted to those of a checkpoint."""
         load_tensors(self._tensors, checkpoint.tensors(), checkpoint.path)
         load_tensors(self._average.values, checkpoint.average(), checkpoint.path)
         for name, state in checkpoint.critics().items():
@@ -217,6 +217,7 @@ class Trainer:
         # none after steps in another precision
         if loss_scale:
             self._scaler.load_state_dict(loss_scale)
+        self._nonfinite_in_a_row = saved.get("nonfinite_in_a_row", 0)
 
     @contextmanager
     def _memory_settings(self) -> Iterator[None]:
@@ -382,6 +383,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             optimizer = self._optimizer.state_dict()
             optimizer["loss_scale"] = self._scaler.state_dict()
+            optimizer["nonfinite_in_a_row"] = self._nonfinite_in_a_row
             path = self.checkpoints.save(
                 self.stage.name,
                 global_step,
