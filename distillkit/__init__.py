@@ -78,7 +78,6 @@ if TYPE_CHECKING:
     from distillkit.files.weights import load_exactly as load_exactly
     from distillkit.files.weights import read_state_dict as read_state_dict
     from distillkit.files.weights import read_tensors as read_tensors
-    from distillkit.inference.color import match_colors as match_colors
     from distillkit.inference.costs import describe_device as describe_device
     from distillkit.inference.files import IMAGE_FILES as IMAGE_FILES
     from distillkit.inference.files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
@@ -154,7 +153,6 @@ _HOME = {
         "StudentSpec",
         "TeacherSpec",
     ],
-    "inference.color": ["match_colors"],
     "inference.costs": ["describe_device"],
     "inference.files": ["IMAGE_FILES", "VIDEO_SUFFIXES", "FileKind"],
     "inference.image_types": ["read_picture"],

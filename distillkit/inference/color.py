@@ -24,36 +24,6 @@ BAND_ROWS = 512
 """Rows of the result that are worked on at a time."""
 
 
-def match_colors(image: Tensor, reference: Tensor, fix: ColorFix) -> Tensor:
-    """Give images the colors of their references.
-
-    Args:
-        image: (B, C, H, W) in [0, 1].
-        reference: The same shape; for ``"adain"`` it may have another size.
-        fix: ``"adain"``: :func:`adain`. ``"wavelet"``: :func:`wavelet`. ``"none"``: no change.
-
-    Returns:
-        The images, not clamped.
-    """
-    if fix == "adain":
-        return adain(image, reference)
-    if fix == "wavelet":
-        return wavelet(image, reference)
-    return image
-
-
-def adain(image: Tensor, reference: Tensor) -> Tensor:
-    """Give each channel the mean and standard deviation of the reference's.
-
-    Adaptive instance normalization, with standard deviations ``sqrt(unbiased variance + 1e-5)``.
-
-    Args:
-        image: (B, C, H, W) in [0, 1].
-        reference: (B, C, H', W') in [0, 1].
-    """
-    return _exchange(image, _measure(image), _measure(reference))
-
-
 def wavelet(image: Tensor, reference: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
     """Put the fine detail of images on the coarse colors of their references.
 
@@ -83,13 +53,15 @@ def blur(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
 def fix_colors(restored: np.ndarray, lq: np.ndarray, fix: ColorFix) -> None:
     """Give a restored image the colors of its input, in place.
 
-    A fix sees the full image, never a tile of it; it works in bands of rows, so that memory stays
-    bounded. Unlike :func:`match_colors`, it works on the scale of [-1, 1].
+    ``"adain"``, adaptive instance normalization, gives each channel the mean and standard deviation
+    of the input's; ``"wavelet"`` puts the fine detail of the image on the coarse colors of the
+    input. A fix sees the full image, never a tile of it; it works in bands of rows, so that memory
+    stays bounded, and on the scale of [-1, 1].
 
     Args:
         restored: (scale h, scale w, C), uint8, uint16 or float in [0, 1].
         lq: (h, w, C) of the same kind; enlarged bicubically for ``"wavelet"``.
-        fix: As of :func:`match_colors`.
+        fix: ``"none"`` leaves the image as it is.
     """
     if fix == "adain":
         _fix_by_adain(restored, lq)
@@ -103,7 +75,7 @@ def fix_8_bit_colors(restored: Tensor, lq: Tensor, fix: ColorFix) -> Tensor:
     Args:
         restored: (1, 3, scale h, scale w), uint8.
         lq: (1, 3, h, w), uint8.
-        fix: As of :func:`match_colors`.
+        fix: As of :func:`fix_colors`.
     """
     if fix == "none":
         return restored
@@ -121,12 +93,6 @@ class _Channels(NamedTuple):
 
 def _exchange(image: Tensor, own: _Channels, wanted: _Channels) -> Tensor:
     return (image - own.mean) / own.std * wanted.std + wanted.mean
-
-
-def _measure(image: Tensor) -> _Channels:
-    mean = image.mean((2, 3), keepdim=True)
-    variance = image.var((2, 3), keepdim=True)
-    return _Channels(mean, (variance + EPS).sqrt())
 
 
 def _measure_in_bands(image: np.ndarray) -> _Channels:
