@@ -24,7 +24,15 @@ from torch import Generator, Tensor
 from distillkit import read_image, write_image
 from distillkit.errors import DataError
 from distillkit.metrics.distortion import psnr_from_mse
-from distillkit_superres.degradation.draws import Draws, GaussianBlur, Round, SincBlur, draw
+from distillkit_superres.degradation.draws import (
+    Blur,
+    Draws,
+    GaussianBlur,
+    Noise,
+    Round,
+    SincBlur,
+    draw,
+)
 from distillkit_superres.degradation.options import (
     PRESETS,
     BicubicOptions,
@@ -127,40 +135,54 @@ def parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> dict[str, D
 
 
 def _of_round(stage: RoundOptions, rounds: Sequence[Round]) -> dict[str, Drawn | Share]:
-    blurs = [r.blur for r in rounds if r.blur]
+    return (
+        _of_blurs(stage, [r.blur for r in rounds])
+        | _of_factors(stage, [r.factor for r in rounds])
+        | _of_noises(stage, [r.noise for r in rounds])
+    )
+
+
+def _of_blurs(stage: RoundOptions, drawn: Sequence[Blur | None]) -> dict[str, Drawn | Share]:
+    blurs = [b for b in drawn if b is not None]
     gaussians = [b for b in blurs if isinstance(b, GaussianBlur)]
     sincs = [b for b in blurs if isinstance(b, SincBlur)]
-    factors = [r.factor for r in rounds]
     sizes = _odd(stage.kernel_sizes)
     # A kernel of less than 13 pixels has a higher lowest cutoff.
     cutoffs = [(math.pi / (3 if size < 13 else 5), math.pi) for size, _ in sizes]
     sigmas = [sigma for b in gaussians for sigma in (b.sigma_x, b.sigma_y)]
-    strengths = {
-        k: [r.noise.strength for r in rounds if r.noise.kind == k] for k in ("gaussian", "poisson")
-    }
-    betas = {
-        k: [b.beta for b in gaussians if b.shape.startswith(k)] for k in ("generalized", "plateau")
-    }
+    generalized = [b.beta for b in gaussians if b.shape.startswith("generalized")]
+    plateau = [b.beta for b in gaussians if b.shape.startswith("plateau")]
     isotropic = sum(stage.kernel_mix[0::2])
     return {
-        "blur happens": Share([r.blur is not None for r in rounds], stage.blur_prob),
+        "blur happens": Share([b is not None for b in drawn], stage.blur_prob),
         "kernel size": Drawn([b.size for b in blurs], sizes),
         "kernel is a sinc": Share([isinstance(b, SincBlur) for b in blurs], stage.sinc_prob),
         "sinc cutoff": Drawn([s.cutoff for s in sincs], cutoffs),
         "kernel is isotropic": Share([not b.shape.endswith("aniso") for b in gaussians], isotropic),
         "sigma": Drawn(sigmas, [stage.sigma]),
-        "generalized beta": Drawn(betas["generalized"], _around_one(stage.beta_generalized)),
-        "plateau beta": Drawn(betas["plateau"], _around_one(stage.beta_plateau)),
+        "generalized beta": Drawn(generalized, _around_one(stage.beta_generalized)),
+        "plateau beta": Drawn(plateau, _around_one(stage.beta_plateau)),
+    }
+
+
+def _of_factors(stage: RoundOptions, factors: Sequence[float]) -> dict[str, Drawn | Share]:
+    smallest, largest = stage.resize_range
+    return {
         "resize up": Share([f > 1 for f in factors], stage.resize_prob[0]),
         "resize down": Share([f < 1 for f in factors], stage.resize_prob[1]),
-        "factor up": Drawn([f for f in factors if f > 1], [(1, stage.resize_range[1])]),
-        "factor down": Drawn([f for f in factors if f < 1], [(stage.resize_range[0], 1)]),
-        "noise is Gaussian": Share(
-            [r.noise.kind == "gaussian" for r in rounds], stage.gaussian_prob
-        ),
-        "noise is gray": Share([r.noise.gray for r in rounds], stage.gray_prob),
-        "Gaussian sigma x 255": Drawn(strengths["gaussian"], [stage.gaussian_sigma]),
-        "Poisson scale": Drawn(strengths["poisson"], [stage.poisson_scale]),
+        "factor up": Drawn([f for f in factors if f > 1], [(1, largest)]),
+        "factor down": Drawn([f for f in factors if f < 1], [(smallest, 1)]),
+    }
+
+
+def _of_noises(stage: RoundOptions, noises: Sequence[Noise]) -> dict[str, Drawn | Share]:
+    gaussian = [n.strength for n in noises if n.kind == "gaussian"]
+    poisson = [n.strength for n in noises if n.kind == "poisson"]
+    return {
+        "noise is Gaussian": Share([n.kind == "gaussian" for n in noises], stage.gaussian_prob),
+        "noise is gray": Share([n.gray for n in noises], stage.gray_prob),
+        "Gaussian sigma x 255": Drawn(gaussian, [stage.gaussian_sigma]),
+        "Poisson scale": Drawn(poisson, [stage.poisson_scale]),
     }
 
 
