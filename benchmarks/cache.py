@@ -15,6 +15,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from arguments import recipe_parser
+
 from distillkit import load_recipe, prepare_stages
 from distillkit_bench.train import measure_stage
 
@@ -33,11 +35,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", nargs="?", default="mini/quickstart_sr4x")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser = recipe_parser(__doc__, "mini/quickstart_sr4x")
     parser.add_argument(
         "--steps", type=int, default=20, help="steps of each stage (default: %(default)s)"
     )

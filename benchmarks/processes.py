@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from accelerate.utils import gather_object
+from arguments import recipe_parser
 
 from distillkit import load_recipe, prepare_stages
 from distillkit_bench.train import measure_stage
@@ -44,11 +45,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", nargs="?", default="mini/quickstart_sr4x")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser = recipe_parser(__doc__, "mini/quickstart_sr4x")
     parser.add_argument(
         "--processes", type=int, default=2, help="compared with one (default: %(default)s)"
     )

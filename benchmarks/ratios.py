@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import recipe_parser
 from baseline import Baseline, Terms
 
 from distillkit import ResolvedRecipe, load_recipe
@@ -73,18 +74,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", nargs="?", default="mini/quickstart_sr4x")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of every row",
-    )
+    parser = recipe_parser(__doc__, "mini/quickstart_sr4x")
     parser.add_argument(
         "--engine",
         dest="alternatives",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import recipe_parser
 
 from distillkit import load_recipe
 from distillkit_bench.alternatives import measure_in_subprocess
@@ -110,18 +111,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", nargs="?", default="superres/tiny/ctsr_sr4x")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of every row",
-    )
+    parser = recipe_parser(__doc__, "superres/tiny/ctsr_sr4x")
     parser.add_argument(
         "--only", action="append", default=[], metavar="TEXT", help="rows whose name has this in it"
     )

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 import torch
 import toy_plugin
-from safetensors.torch import load_file
+from interruption import weights_of
 
 from distillkit import DistillkitError
 from distillkit.cli import main as cli
@@ -44,14 +44,6 @@ def uninterrupted(recipe, tmp_path, *sets):
     out = tmp_path / "uninterrupted"
     run_recipe(load_recipe(recipe, [*FAST, *sets]), out)
     return weights_of(out)
-
-
-def weights_of(out):
-    return {
-        (f.stem, k): v
-        for f in sorted((out / "student").glob("*.safetensors"))
-        for k, v in load_file(f).items()
-    }
 
 
 def same(a, b):

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from interruption import weights_of
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from small_disk import PAGE, fill
 from test_checkpoint import save
 
@@ -63,14 +63,6 @@ def unfinished(out):
 
 def settings(sets):
     return [word for text in sets for word in ("--set", text)]
-
-
-def weights_of(out):
-    return {
-        (f.stem, k): v
-        for f in sorted((out / "student").glob("*.safetensors"))
-        for k, v in load_file(f).items()
-    }
 
 
 VICTIMS = {

@@ -9,7 +9,7 @@ import time
 import warnings
 
 import torch
-from safetensors.torch import load_file
+from interruption import weights_of
 
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
@@ -71,14 +71,6 @@ Trainer._backward, Trainer.train, checkpoint.torch.save = backward, train, save
 """Kills the process before the ``line``-th line of the engine that it executes while training, or
 when the file of the ``optimizer``-th checkpoint's optimizer is half written. It writes down which
 steps begin, and how many lines were executed before each."""
-
-
-def weights_of(out):
-    weights = {}
-    for file in sorted((out / "student").glob("*.safetensors")):
-        for name, value in load_file(file).items():
-            weights[file.stem, name] = value
-    return weights
 
 
 def assert_same(a, b):

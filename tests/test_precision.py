@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from interruption import assert_resumed_equals_uninterrupted
-from safetensors.torch import load_file
+from interruption import assert_resumed_equals_uninterrupted, weights_of
 
 from distillkit import DistillkitError
 from distillkit.objectives.reconstruction import ReconstructionLoss
@@ -24,14 +23,6 @@ EVERY_STEP = [
 ]
 STEEP = "stage1.reconstruction.l2_weight=1e5"
 """A loss whose gradient is more than float16 holds until the scale is small enough."""
-
-
-def weights_of(run):
-    weights = {}
-    for file in sorted((run / "student").glob("*.safetensors")):
-        for name, value in load_file(file).items():
-            weights[file.stem, name] = value
-    return weights
 
 
 def read_log(run):

@@ -11,8 +11,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from interruption import weights_of
 from PIL import Image
-from safetensors.torch import load_file
 
 from distillkit import DistillkitError
 from distillkit.recipe.load import load_recipe
@@ -56,14 +56,6 @@ def act(n):
 Halve.on_call = staticmethod(act)
 """
 """Does something in the second process at its ``n``-th call of the degradation."""
-
-
-def weights_of(out):
-    weights = {}
-    for file in sorted((out / "student").glob("*.safetensors")):
-        for name, value in load_file(file).items():
-            weights[file.stem, name] = value
-    return weights
 
 
 def assert_close(a, b):
