@@ -10,10 +10,11 @@ has less error than its share of each teacher's: ``MSE(m_t) = t MSE(f) + (1 - t)
 regression in image space is and that of a difference of scores is not. So
 
 ``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x)
-        + (1 - t) w_p d(x_t, m_t) + ((1 - t) w_d + t w_e) d(x_t, x)``,
+        + (1 - t) w_p d(x_t, m_t) + ((1 - t) w_d + t w_e) d(x_t, x) + w_h g(x_t)^2``,
 
 beside ``(1 - t) w_a`` times an adversarial term (:mod:`~distillkit.objectives.adversarial`), with
-the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|`` and a perceptual distance d. With
+the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|``, a perceptual distance d and the grid g
+of the student's image (:mod:`~distillkit.objectives.grid`). With
 ``w_m`` alone the optimum is the line itself; ``w_g`` moves the faithful end toward the student's
 own E[x | x_LQ], and a little ``w_e`` keeps that mean from being blurred; ``w_x`` in the place of
 ``w_m`` is the control without teachers. Where an image has no ground truth, the terms with x are
@@ -28,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillkit.objectives.grid import grid_loss
 from distillkit.objectives.reconstruction import Distance, Losses, shifted_crops
 
 
@@ -47,6 +49,10 @@ class LineLoss:
     """w_d."""
     faithful_perceptual_weight: float = 0.0
     """w_e."""
+    grid_weight: float = 0.0
+    """w_h."""
+    grid_period: int = 4
+    """Of the grid, in pixels."""
     l2_weight: float = 10.0
     l1_weight: float = 1.0
     distances: Sequence[Distance] = ()
@@ -62,7 +68,7 @@ class LineLoss:
         x_gt: Tensor | None,
         generator: torch.Generator,
     ) -> Losses:
-        """Return the weighted terms ``mix``, ``truth``, ``mix_perceptual`` and ``perceptual``.
+        """Return the weighted terms ``mix``, ``truth``, ``mix_perceptual``, ``perceptual``, ``grid``.
 
         Args:
             x_t: the student's image, (B, 3, H, W) in [-1, 1].
@@ -85,6 +91,8 @@ class LineLoss:
         if x_gt is not None and self.perceptual_weight + self.faithful_perceptual_weight > 0:
             weight = realism * self.perceptual_weight + tradeoff * self.faithful_perceptual_weight
             losses["perceptual"] = weight * self._distance(x_t, x_gt, generator)
+        if self.grid_weight > 0:
+            losses["grid"] = self.grid_weight * grid_loss(x_t, self.grid_period)
         return losses
 
     @property

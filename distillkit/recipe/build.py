@@ -125,6 +125,8 @@ def build_objective(
         mix_perceptual_weight=line.mix_perceptual_weight,
         perceptual_weight=line.perceptual_weight,
         faithful_perceptual_weight=line.faithful_perceptual_weight,
+        grid_weight=line.grid_weight,
+        grid_period=line.grid_period,
         l2_weight=line.l2_weight,
         l1_weight=line.l1_weight,
         distances=[build_distance(resolved, c, device) for c in resolved.line_metrics],

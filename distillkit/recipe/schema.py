@@ -365,6 +365,10 @@ class LineConfig(Config):
     faithful_perceptual_weight: NonNegative = Field(
         default=0.0, description="w_e: t times d to x; a little of it keeps the faithful end sharp"
     )
+    grid_weight: NonNegative = Field(
+        default=0.0, description="w_h: the grid of an upsampler, as stage1.reconstruction's"
+    )
+    grid_period: Count = Field(default=4, description="of the grid, in pixels")
     l2_weight: NonNegative = Field(default=10.0, description="of the squared error in P")
     l1_weight: NonNegative = Field(default=1.0, description="of the absolute error in P")
     perceptual_metrics: list[UseConfig] = Field(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distillkit import DatasetSpec, TeacherSpec, hookimpl
+from distillkit import DatasetSpec, StudentSpec, TeacherSpec, hookimpl
 
 PACKAGE = Path(__file__).parent
+LICENSE = "LicenseRef-research-only"
 
 
 @hookimpl
@@ -28,7 +29,21 @@ def distillkit_teachers() -> Sequence[TeacherSpec]:
             summary="the trained student of that name, at one tradeoff",
             options="distillkit_photo.options:TeacherOptions",
             build="distillkit_photo.teacher:build",
-            license="LicenseRef-research-only",
+            license=LICENSE,
+            capabilities=frozenset({"output"}),
+        )
+    ]
+
+
+@hookimpl
+def distillkit_students() -> Sequence[StudentSpec]:
+    return [
+        StudentSpec(
+            name="small",
+            summary="a Compact of 0.1 M parameters, 4x, trained by the mean absolute error",
+            options="distillkit_photo.options:SmallOptions",
+            build="distillkit_photo.student:build",
+            license=LICENSE,
             capabilities=frozenset({"output"}),
         )
     ]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
-from distillkit import Options
+from distillkit import Options, WeightFile
+
+LICENSE = "LicenseRef-research-only"
+SMALL = Path(__file__).parent / "weights" / "small.safetensors"
 
 
 class GraphicsOptions(Options):
@@ -15,3 +20,9 @@ class GraphicsOptions(Options):
 
 class TeacherOptions(Options):
     tradeoff: float = Field(ge=0, le=1, description="0 is most realistic, 1 most faithful")
+
+
+class SmallOptions(Options):
+    weights: WeightFile = Field(
+        WeightFile(path=SMALL, license=LICENSE), description="a Compact that spandrel reads"
+    )

@@ -1,0 +1,12 @@
+"""A small network to start from."""
+
+from __future__ import annotations
+
+from distillkit_photo.options import SmallOptions
+from distillkit_spandrel import student
+from distillkit_spandrel.options import StudentOptions
+
+
+def build(options: SmallOptions) -> student.Student:
+    """Build the student that a recipe names."""
+    return student.build(StudentOptions(weights=options.weights))
