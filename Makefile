@@ -16,9 +16,9 @@ setup: .venv/.ready
 	$(PIP) -c constraints.txt --group dev -e '.[bench,demo,ncnn,onnx,sweep,video]' $(patsubst %/pyproject.toml,-e ./%,$(PROJECTS))
 	touch $@
 
-# Distills the two small teachers on photographs that packages ship; ends with a report to open. Run again, it goes on where it stopped.
+# Distills the two ends of photo4x into a smaller network, on packaged photographs; ends with a report to open. Run again, it goes on where it stopped.
 quickstart: setup
-	$(BIN)/distillkit run mini/quickstart_sr4x --resume
+	$(BIN)/distillkit run photo/quickstart --resume
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = recipe_parser(__doc__, "mini/quickstart_sr4x")
+    parser = recipe_parser(__doc__, "mini/paper_sr4x")
     parser.add_argument(
         "--steps", type=int, default=20, help="steps of each stage (default: %(default)s)"
     )

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
-RECIPE = "mini/quickstart_sr4x"
+RECIPE = "mini/paper_sr4x"
 SHORT_RUN = ("stage1.steps=2", "stage2.steps=2", "evaluation.max_images=1", "evaluation.alphas=[]")
 TIMEOUT = 300
 """Seconds after which a command has failed."""
@@ -62,7 +62,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--run", type=Path, help="a finished run of mini/quickstart_sr4x")
+    parser.add_argument("--run", type=Path, help="a finished run of mini/paper_sr4x")
     parser.add_argument("--only", help="the name of one case")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = recipe_parser(__doc__, "mini/quickstart_sr4x")
+    parser = recipe_parser(__doc__, "mini/paper_sr4x")
     parser.add_argument(
         "--processes", type=int, default=2, help="compared with one (default: %(default)s)"
     )

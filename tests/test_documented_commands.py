@@ -68,7 +68,7 @@ def test_what_does_not_exist_is_noticed(command, problem):
 @pytest.mark.parametrize(
     "command",
     [
-        "distillkit run mini/quickstart_sr4x --set 'data.eval=[1]'",
+        "distillkit run mini/paper_sr4x --set 'data.eval=[1]'",
         "distillkit --plugin mine.py run mine.toml -v",
         "distillkit recipe list|copy|validate",
         "distillkit restore a b -o out --run runs/x",

@@ -16,7 +16,7 @@ from distillkit.plugins.offers import find_folder
 from distillkit.plugins.recipes import find_recipe, list_recipes, recipes_of
 from distillkit.recipe.load import load_recipe
 
-MINI = "mini/quickstart_sr4x"
+MINI = "mini/paper_sr4x"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_recipe_is_named_by_its_plugin_and_folder(toys_with_recipes):
 def test_a_file_extends_a_plugins_recipe(folder):
     Path("mine.toml").write_text(f'extends = ["{MINI}"]\n[stage1]\nsteps = 7\n')
     resolved = load_recipe("mine.toml")
-    assert resolved.recipe.name == "quickstart_sr4x"
+    assert resolved.recipe.name == "paper_sr4x"
     assert resolved.recipe.stage1.steps == 7
     assert resolved.origin("stage1.steps") == "mine.toml:3"
     packaged = find_recipe(MINI, manager.load_plugins()).path
@@ -86,19 +86,19 @@ def test_a_mistake_in_a_plugins_recipe_names_file_and_line(toys_with_recipes):
 
 
 def test_an_unknown_recipe_lists_what_there_is_the_nearest_first(folder):
-    text = problem("mini/quickstart_sr4")
-    assert text.startswith('mini/quickstart_sr4  no plugin has a recipe "mini/quickstart_sr4", ')
+    text = problem("mini/paper_sr4")
+    assert text.startswith('mini/paper_sr4  no plugin has a recipe "mini/paper_sr4", ')
     nearest, *others = text.partition("the nearest first: ")[2].split(", ")
     assert nearest == MINI
     assert {"superres/ctsr_sr4x", "lowlight/lle_gsad", "spandrel/two_models"} < set(others)
     # The name of the file alone is near enough.
-    assert f"the nearest first: {MINI}, " in problem("quickstart_sr4x")
-    assert 'no plugin "mine" is installed' in problem("mine/quickstart_sr4x")
-    Path("mine.toml").write_text('\nextends = ["mini/quickstart"]\n')
+    assert f"the nearest first: {MINI}, " in problem("paper_sr4x")
+    assert 'no plugin "mine" is installed' in problem("mine/paper_sr4x")
+    Path("mine.toml").write_text('\nextends = ["mini/paper"]\n')
     assert problem("mine.toml").startswith('mine.toml:2  extends.0 - no plugin has a recipe "mini')
 
 
-@pytest.mark.parametrize("name", ["recipes/quickstart_sr4x.toml", f"{MINI}.toml"])
+@pytest.mark.parametrize("name", ["recipes/paper_sr4x.toml", f"{MINI}.toml"])
 def test_a_missing_file_of_a_recipes_name_suggests_the_plugins(folder, name):
     suggestion = f'did you mean the recipe of a plugin, "{MINI}"?'
     assert problem(name) == f"{name}  no such file; {suggestion}"
@@ -141,7 +141,7 @@ def test_a_hook_that_returns_no_folder_is_refused(returned):
 def test_recipes_are_listed(distillkit, folder):
     outcome = distillkit("recipe", "list")
     assert f"{MINI} " in outcome.out
-    assert "4x super-resolution on a laptop CPU" in outcome.out
+    assert "The paper's method on a laptop CPU" in outcome.out
     rows = json.loads(distillkit("recipe", "list", "--json").out)
     (row,) = (row for row in rows if row["name"] == MINI)
     assert Path(row["file"]).read_text().splitlines()[1] == f"# {row['summary']}"
@@ -150,13 +150,13 @@ def test_recipes_are_listed(distillkit, folder):
 
 def test_a_copy_is_the_file_and_runs_like_it(distillkit, folder):
     assert distillkit("recipe", "copy", MINI).out == (
-        "quickstart_sr4x.toml; run it with: distillkit run quickstart_sr4x.toml\n"
+        "paper_sr4x.toml; run it with: distillkit run paper_sr4x.toml\n"
     )
     packaged = find_recipe(MINI, manager.load_plugins()).path
-    directive, *lines = Path("quickstart_sr4x.toml").read_text().splitlines()
+    directive, *lines = Path("paper_sr4x.toml").read_text().splitlines()
     assert directive == "#:schema distillkit.schema.json"
     assert lines == packaged.read_text().splitlines()[1:]
-    copied = load_recipe("quickstart_sr4x.toml").document.values
+    copied = load_recipe("paper_sr4x.toml").document.values
     assert copied == load_recipe(MINI).document.values
 
 
@@ -202,7 +202,7 @@ def test_a_copy_overwrites_nothing(distillkit, folder):
     assert "mine.toml - exists already; choose another file with -o" in outcome.err
     assert Path("mine.toml").read_text() == "mine"
     assert "ends in .toml" in distillkit("recipe", "copy", MINI, "-o", "mine").err
-    assert distillkit("recipe", "copy", "mini/quickstart").code == 2
+    assert distillkit("recipe", "copy", "mini/paper").code == 2
     assert [path.name for path in folder.iterdir()] == ["mine.toml"]
 
 

@@ -92,7 +92,7 @@ def test_a_file_is_checked_against_the_contract(distillkit, halving):
 
 def test_a_recipe_names_what_is_in_a_file(halving, tmp_path):
     (tmp_path / "mine.toml").write_text(
-        'extends = ["mini/quickstart_lle"]\n'
+        'extends = ["mini/paper_lle"]\n'
         'degradation = { use = "halving/halve" }\n'
         'student = { use = "mini/student" }\n'
         'teachers.fidelity = { use = "mini/faithful" }\n'

@@ -200,8 +200,8 @@ def test_the_tiny_low_light_recipe_runs_to_the_end(tmp_path):
 @pytest.mark.parametrize(
     ("name", "scale", "psnrs"), [("sr4x", 4, {"psnr"}), ("lle", 1, {"psnr", "psnr-gtmean"})]
 )
-def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
-    rows, history = run(f"mini/quickstart_{name}", tmp_path, *SHORT)
+def test_a_paper_recipe_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
+    rows, history = run(f"mini/paper_{name}", tmp_path, *SHORT)
     assert {
         "fidelity/imitate",
         "fidelity/anchor",
@@ -214,6 +214,14 @@ def test_a_quickstart_cut_short_runs_to_the_end(tmp_path, name, scale, psnrs):
     assert Restorer.from_pretrained(tmp_path).scale == scale
     assert psnrs == {row["metric"] for row in rows if row["metric"].startswith("psnr")}
     assert {"stlpips-alex", "stlpips-vgg"} <= {row["metric"] for row in rows}
+
+
+def test_the_quickstart_cut_short_runs_to_the_end(tmp_path):
+    rows, history = run("photo/quickstart", tmp_path, *SHORT)
+    assert {"realness/output", "realness/metric"} <= history[0].keys()
+    assert "mix" in history[-1] and "truth" not in history[-1]
+    assert Restorer.from_pretrained(tmp_path).scale == 4
+    assert {row["method"] for row in rows} >= {"bicubic", "fidelity", "realness", "student"}
 
 
 SHORT = [

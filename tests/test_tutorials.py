@@ -66,7 +66,7 @@ def test_sources_of_the_tutorial_on_data_are_valid(folder):
     sources = SOURCE.findall(text)
     assert len(sources) == 4
     for source in sources:
-        recipe = f'extends = ["mini/quickstart_sr4x"]\n{source}'
+        recipe = f'extends = ["mini/paper_sr4x"]\n{source}'
         # Without a teacher's images, nothing could be learned from sources without a truth.
         recipe += '[stage1.teachers.realness]\nterm = "output"\n[stage2]\nsteps = 0\n'
         Path("mine.toml").write_text(recipe)

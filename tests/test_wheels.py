@@ -26,7 +26,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 PLUGINS = ["mini", "lowlight", "spandrel", "superres"]
 BUILD_TOOLS = ["hatchling>=1.26", "hatch-fancy-pypi-readme>=24.1"]
-RUNS_ON_A_CPU = "mini/quickstart_sr4x"
+RUNS_ON_A_CPU = "mini/paper_sr4x"
 
 TINY = [
     *("stage1.steps=2", "stage2.steps=1", "data.crop_size=32", "stage2.faithful_check_images=1"),
@@ -177,7 +177,7 @@ def trained(call: Call) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_recipe_by_name_runs_to_a_report(trained: subprocess.CompletedProcess[str]) -> None:
-    assert "runs/quickstart_sr4x" in trained.stdout.replace(os.sep, "/")
+    assert "runs/paper_sr4x" in trained.stdout.replace(os.sep, "/")
 
 
 def test_the_runtime_restores_a_photo_where_torch_is_not(
@@ -188,12 +188,12 @@ def test_the_runtime_restores_a_photo_where_torch_is_not(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("onnxscript", reason="pip install 'distillkit[onnx]' to export a student")
-    done = call("export", "runs/quickstart_sr4x", "--onnx", "student.onnx")
+    done = call("export", "runs/paper_sr4x", "--onnx", "student.onnx")
     assert done.returncode == 0, done.stderr
     levels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
     photo = Image.fromarray(levels).resize((60, 45), Image.Resampling.BICUBIC)
     photo.save(work / "photo.png")
-    done = call("restore", "photo.png", "-o", "expected.png", "--run", "runs/quickstart_sr4x")
+    done = call("restore", "photo.png", "-o", "expected.png", "--run", "runs/paper_sr4x")
     assert done.returncode == 0, done.stderr
 
     command = install_runtime(build, tmp_path)

@@ -51,7 +51,7 @@ class _Request:
 class Restorer:
     """Restores images of any size with a distilled student.
 
-    >>> restorer = Restorer.from_pretrained("runs/quickstart_sr4x")
+    >>> restorer = Restorer.from_pretrained("runs/quickstart")
     >>> restored = restorer(Image.open("photo.png"), tradeoff=0.3)
 
     An image of more than ``tile`` x ``tile`` input pixels is restored in overlapping tiles of at

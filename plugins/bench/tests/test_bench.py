@@ -16,7 +16,7 @@ from distillkit_bench.report import format_comparison, format_measurement
 from distillkit_bench.train import make_flop_counter, measure_stage
 
 CPU = torch.device("cpu")
-QUICKSTART = "mini/quickstart_sr4x"
+QUICKSTART = "mini/paper_sr4x"
 TWO_SPACES = ("stage2.target='teacher'", "teachers.fidelity.space='unshuffle'")
 
 

@@ -87,8 +87,8 @@ def test_both_teachers_train_and_a_seed_decides_their_weights(
         assert card["photographs"] == 3
 
 
-def test_the_low_light_quickstart_darkens_as_its_teachers_training_did() -> None:
-    path = Path(distillkit_mini.__file__).parent / "recipes" / "quickstart_lle.toml"
+def test_the_low_light_recipe_darkens_as_its_teachers_training_did() -> None:
+    path = Path(distillkit_mini.__file__).parent / "recipes" / "paper_lle.toml"
     recipe = tomllib.loads(path.read_text())
     assert recipe["degradation"] == {"use": "lowlight/dark"} | {
         name: list(bounds) for name, bounds in DARK.items()

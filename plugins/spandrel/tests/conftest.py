@@ -46,7 +46,7 @@ def make_student(tmp_path):
             "scale": scale,
             "parameters": PARAMETERS[architecture],
         }
-        resolved = load_recipe("mini/quickstart_sr4x", _overrides(about))
+        resolved = load_recipe("mini/paper_sr4x", _overrides(about))
         model = build_named_model("spandrel/student", about, "cpu")
         first = build_adapter(model, resolved.recipe.stage1.adapter, 0)
         trained = {"stage1": _perturbed(first.tensors())}

@@ -33,7 +33,7 @@ def test_ncnn_restores_as_the_student_does(make_student, tmp_path, architecture)
     expected = Restorer.from_pretrained(run, "cpu")(image, [0.0, 0.3, 1.0])
     assert (expected[0] - expected[2]).abs().max() > 1e-2
     for tradeoff, original in zip(("0", "0.30", "1"), expected, strict=True):
-        restored = restore(tmp_path / "out" / f"quickstart_sr4x_x4_t{tradeoff}", image)
+        restored = restore(tmp_path / "out" / f"paper_sr4x_x4_t{tradeoff}", image)
         torch.testing.assert_close(restored, original, atol=4e-3, rtol=0)
 
 
@@ -42,7 +42,7 @@ def test_an_exported_network_is_converted_back(make_student, tmp_path, architect
     """What pnnx writes is read as well, not only what older converters wrote."""
     run = make_student(architecture)
     export_ncnn(run, tmp_path / "out", [0.3])
-    param = tmp_path / "out/quickstart_sr4x_x4_t0.30.param"
+    param = tmp_path / "out/paper_sr4x_x4_t0.30.param"
     convert_ncnn(param, param.with_suffix(".bin"), tmp_path / "x.safetensors")
     image = torch.rand(1, 3, 15, 22, generator=torch.Generator().manual_seed(1))
     restored = ModelLoader().load_from_file(tmp_path / "x.safetensors").eval()(image.clone())

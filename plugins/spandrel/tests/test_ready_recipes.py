@@ -137,7 +137,7 @@ def test_the_command_writes_them_in_float16(distillkit, two_models, tmp_path):
 def test_a_student_of_another_kind_is_refused(tmp_path):
     from distillkit.inference.student import save_student
 
-    resolved = load_recipe("mini/quickstart_sr4x")
+    resolved = load_recipe("mini/paper_sr4x")
     student = Restorer.from_model("mini/student", device="cpu").student
     from distillkit.recipe.build import build_adapter
 

@@ -323,11 +323,11 @@ def test_the_recipes_of_the_readme_are_valid(tmp_path):
         (tmp_path / "recipe.toml").write_text(text)
         recipe = load_recipe(tmp_path / "recipe.toml")
         resolved[recipe.recipe.name] = recipe
-    named = resolved["quickstart_realesrgan"].components["teachers.realness"]
+    named = resolved["paper_sr4x_realesrgan"].components["teachers.realness"]
     (file,) = named.config.weight_files()
     assert file.fetchable
     assert file.license == named.license == "BSD-3-Clause"
-    assert resolved["quickstart_span"].student.config.architecture == "SPAN"
+    assert resolved["paper_sr4x_span"].student.config.architecture == "SPAN"
 
 
 def test_restores_files_on_the_command_line(tmp_path, photos, monkeypatch):
