@@ -14,8 +14,9 @@ def plugins_with(tmp_path, monkeypatch, *names):
     for name in names:
         owner, _, student = name.partition("/")
         (tmp_path / owner / student / "student").mkdir(parents=True)
-        (tmp_path / owner / "no_student").mkdir()
-        plugins.append(Plugin(owner, "x 1.0", trained=tmp_path / owner))
+        (tmp_path / owner / "no_student").mkdir(exist_ok=True)
+        if owner not in [plugin.name for plugin in plugins]:
+            plugins.append(Plugin(owner, "x 1.0", trained=tmp_path / owner))
     loaded = Plugins(plugins)
     monkeypatch.setattr("distillkit.plugins.manager.load_plugins", lambda: loaded)
     monkeypatch.setattr("distillkit.inference.student.load_plugins", lambda: loaded)
@@ -48,14 +49,14 @@ def test_a_mistyped_one_is_told_the_nearest(tmp_path, monkeypatch):
             find_student(name)
 
 
-def test_the_only_one_is_chosen(tmp_path, monkeypatch):
-    plugins_with(tmp_path, monkeypatch, "mine/a")
+def test_the_first_one_of_the_only_plugin_is_chosen(tmp_path, monkeypatch):
+    plugins_with(tmp_path, monkeypatch, "mine/a-small", "mine/a")
     assert _choose_trained() == "mine/a"
 
 
-def test_of_several_none_is_chosen(tmp_path, monkeypatch):
-    plugins_with(tmp_path, monkeypatch, "mine/a", "other/b")
-    with pytest.raises(DistillkitError, match="say which student by --run: mine/a, other/b"):
+def test_of_several_plugins_none_is_chosen(tmp_path, monkeypatch):
+    plugins_with(tmp_path, monkeypatch, "mine/a", "mine/a-small", "other/b")
+    with pytest.raises(DistillkitError, match="--run: mine/a, mine/a-small, other/b"):
         _choose_trained()
 
 

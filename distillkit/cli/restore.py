@@ -298,20 +298,22 @@ def _choose_run(run: str | None, model: str | None, settings: list[str] | None) 
 
 
 def _choose_trained() -> str:
-    """Name the only trained student of the plugins.
+    """Name the first trained student of the only plugin that has some.
 
     Raises:
-        DistillkitError: there is none, or there are several.
+        DistillkitError: no plugin has one, or several have.
     """
     from distillkit.plugins.manager import load_plugins
-    from distillkit.plugins.trained import list_trained
+    from distillkit.plugins.trained import list_trained, trained_of
 
-    names = [student.name for student in list_trained(load_plugins())]
-    if not names:
+    plugins = load_plugins()
+    firsts = [students[0].name for plugin in plugins if (students := trained_of(plugin))]
+    if not firsts:
         raise DistillkitError("give --run or --model: no installed plugin has a trained student")
-    if len(names) > 1:
+    if len(firsts) > 1:
+        names = [student.name for student in list_trained(plugins)]
         raise DistillkitError(f"say which student by --run: {', '.join(names)}")
-    return names[0]
+    return firsts[0]
 
 
 def _choose_existing(overwrite: bool, skip_existing: bool) -> Existing:

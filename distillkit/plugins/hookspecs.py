@@ -78,7 +78,8 @@ def distillkit_trained() -> Path:
     """Return the folder of this plugin's trained students, which ships in its package.
 
     Each is a folder as ``distillkit export`` writes it: ``photo4x`` in it is the student
-    ``"<plugin>/photo4x"``, which restores without a run.
+    ``"<plugin>/photo4x"``, which restores without a run. Where no other plugin has one, the first
+    by name is what ``distillkit restore`` takes.
     """
     raise NotImplementedError
 
