@@ -14,9 +14,17 @@ from distillkit_photo.graphics import draw_graphic
 from distillkit_photo.options import TeacherOptions
 
 
+NAMES = ["photo/photo4x", "photo/photo4x-small"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def restorer():
-    return Restorer.from_pretrained("photo/photo4x", "cpu")
+def restorer(name):
+    return Restorer.from_pretrained(name, "cpu")
 
 
 def picture(height, width):
@@ -62,18 +70,21 @@ def test_restore_takes_it_where_no_student_is_named(distillkit, tmp_path):
     assert Image.open(tmp_path / "b.png").size == (40, 48)
 
 
-def test_its_checkpoints_open_in_spandrel(distillkit, tmp_path, restorer):
-    outcome = distillkit("export", "photo/photo4x", "--spandrel", tmp_path / "out")
+def test_its_checkpoints_open_in_spandrel(distillkit, tmp_path, name, restorer):
+    outcome = distillkit("export", name, "--spandrel", tmp_path / "out")
     assert outcome.code == 0
-    found = ModelLoader().load_from_file(tmp_path / "out" / "photo4x_t1.safetensors")
-    assert (found.architecture.id, found.scale) == ("SPAN", 4)
+    (file,) = (tmp_path / "out").glob("*_t1.safetensors")
+    found = ModelLoader().load_from_file(file)
+    architectures = dict(zip(NAMES, ["SPAN", "Compact"], strict=True))
+    assert (found.architecture.id, found.scale) == (architectures[name], 4)
     image = picture(16, 16)
     with torch.no_grad():
         opened = found.eval()(image[None])[0].clamp(0, 1)
     torch.testing.assert_close(opened, restorer(image, 1.0), atol=1e-3, rtol=0)
 
 
-def test_it_teaches_at_a_tradeoff(restorer):
+def test_it_teaches_at_a_tradeoff():
+    restorer = Restorer.from_pretrained("photo/photo4x", "cpu")
     image = picture(16, 20)
     for tradeoff in (0.0, 1.0):
         taught = teacher.build(TeacherOptions(tradeoff=tradeoff)).restore(
@@ -84,6 +95,7 @@ def test_it_teaches_at_a_tradeoff(restorer):
         )
 
 
-def test_plugins_lists_it(distillkit):
-    assert "photo/photo4x" in distillkit("plugins").out
+def test_plugins_lists_them(distillkit):
+    listed = distillkit("plugins").out
+    assert all(f"trained      {name} " in listed for name in NAMES)
     assert not [plugin for plugin in load_plugins() if plugin.name == "photo" and plugin.error]
