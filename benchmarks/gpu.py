@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from distillkit import Restorer
 
 GIB = 2**30
-SMALL = "mini/quickstart_sr4x"
+SMALL = "mini/paper_sr4x"
 TINY = "superres/tiny/ctsr_sr4x"
 STEPS = 2
 """Steps of each stage whose losses are compared; they are made on photographs of packages."""

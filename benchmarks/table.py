@@ -5,7 +5,7 @@
 Each row compares two ways to do the same, by CPU seconds: in turn, the fastest of the rounds, in
 this process. Only what starts a command has processes of its own. The model is a registered one of
 the size of your student; a new LoRA adapter stands for stage 2. Steps and evaluation are those of
-``mini/quickstart_sr4x``. One thread, unless a row says otherwise.
+``mini/paper_sr4x``. One thread, unless a row says otherwise.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TORCH = "import torch"
 OPTIMIZER = "import torch; torch.optim.AdamW([torch.zeros(1)])"
 RESTORE = "import distillkit.inference.restorer"
 RUN = f"import distillkit.runs.run; {OPTIMIZER}"
-RECIPE = "mini/quickstart_sr4x"
+RECIPE = "mini/paper_sr4x"
 FIRST_STEP = f"""
 import os, sys, tempfile
 from distillkit.cli.main import main

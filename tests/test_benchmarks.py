@@ -109,7 +109,7 @@ def test_every_part_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
     assert list(parts) == [part.__name__ for part in gpu.PARTS]
     assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(parts, "ok")
     assert process.returncode == 0, process.stderr
-    exact = parts["precision"]["results"]["losses of mini/quickstart_sr4x, exact"]
+    exact = parts["precision"]["results"]["losses of mini/paper_sr4x, exact"]
     # On the CPU it is compared with itself.
     assert exact["agrees"] is True
     assert exact["differ"] == 0
