@@ -13,7 +13,6 @@ from distillkit_photo import teacher
 from distillkit_photo.graphics import draw_graphic
 from distillkit_photo.options import TeacherOptions
 
-
 NAMES = ["photo/photo4x", "photo/photo4x-small"]
 
 
