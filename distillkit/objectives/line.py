@@ -68,7 +68,7 @@ class LineLoss:
         x_gt: Tensor | None,
         generator: torch.Generator,
     ) -> Losses:
-        """Return the weighted terms ``mix``, ``truth``, ``mix_perceptual``, ``perceptual``, ``grid``.
+        """Return the weighted terms: ``mix``, ``truth``, ``grid``, and the two perceptual ones.
 
         Args:
             x_t: the student's image, (B, 3, H, W) in [-1, 1].
