@@ -9,4 +9,4 @@ from distillkit_spandrel.options import StudentOptions
 
 def build(options: SmallOptions) -> student.Student:
     """Build the student that a recipe names."""
-    return student.build(StudentOptions(weights=options.weights))
+    return student.build(StudentOptions.model_validate({"weights": options.weights}))
