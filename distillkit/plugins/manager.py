@@ -203,17 +203,12 @@ class Plugins:
 
     def _explain_unknown(self, kind: Kind, use: str) -> str:
         """Say why nothing of a kind is called ``use``, and what is."""
-        owner, slash, _ = use.partition("/")
-        if owner in self.switched_off:
-            return f'"{use}": {self.why_absent(owner)}'
         owners = self._possible_owners(use)
-        if slash and not owners:
-            # No command that installs it: on a package index, anybody may have taken its name.
-            absent = say_not_installed(owner, [plugin.name for plugin in self])
-            return f'"{use}": {absent}; who wrote the recipe knows which package brings it'
+        if "/" in use:
+            absent = self._explain_absent(use, owners)
+            if absent:
+                return absent
         broken = [plugin.complaint for plugin in owners if plugin.error]
-        if broken and "/" in use:
-            return broken[0]
         other_kinds = self._other_kinds(use)
         if other_kinds:
             return f'"{use}" is among the {other_kinds}, not the {kind}'
@@ -224,6 +219,20 @@ class Plugins:
         for plugin in owners:
             reasons += [f"{plugin} {problem}" for problem in plugin.problems]
         return "; ".join(reasons)
+
+    def _explain_absent(self, use: str, owners: Sequence[Plugin]) -> str:
+        """Say why the plugin of a full name offers nothing at all; empty where it is in order."""
+        owner = use.partition("/")[0]
+        if owner in self.switched_off:
+            return f'"{use}": {self.why_absent(owner)}'
+        for plugin in owners:
+            if plugin.error:
+                return plugin.complaint
+        if owners:
+            return ""
+        # No command that installs it: on a package index, anybody may have taken its name.
+        absent = say_not_installed(owner, [plugin.name for plugin in self])
+        return f'"{use}": {absent}; who wrote the recipe knows which package brings it'
 
     def _possible_owners(self, use: str) -> list[Plugin]:
         owner, slash, _ = use.partition("/")
