@@ -14,7 +14,7 @@ from distillkit.inference.student import load_student
 from distillkit.objectives.adapter_scaling import AdapterScaling, LineObjective
 from distillkit.objectives.controllability import Stage2Batch
 from distillkit.objectives.dual_teacher import StudentOutput, score_distillation
-from distillkit.objectives.grid import grid_strength
+from distillkit.objectives.grid import grid_loss
 from distillkit.objectives.line import LineLoss
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
@@ -73,7 +73,7 @@ def test_the_grid_counts_at_every_tradeoff_and_without_a_target(t):
     x_t = draw_images(0, side=16)
     losses = make_loss(grid_weight=3.0)(x_t, t, None, None, torch.Generator())
     assert losses.keys() == {"grid"}
-    torch.testing.assert_close(losses["grid"], 3 * grid_strength(x_t, 4).square())
+    torch.testing.assert_close(losses["grid"], 3 * grid_loss(x_t, 4))
 
 
 def test_its_gradient_is_that_of_finite_differences():

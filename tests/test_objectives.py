@@ -1,4 +1,5 @@
 import copy
+import math
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -27,7 +28,7 @@ from distillkit.objectives.dual_teacher import (
     output_distillation,
     score_distillation,
 )
-from distillkit.objectives.grid import grid_loss, grid_strength
+from distillkit.objectives.grid import grid_loss, grid_strength, pattern_strength
 from distillkit.objectives.oftsr import Oftsr
 from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import ReconstructionLoss
@@ -88,9 +89,33 @@ def test_a_flat_image_has_no_grid_and_a_finite_gradient():
     assert torch.isfinite(image.grad).all()
 
 
-def test_the_loss_of_the_grid_is_the_square_of_its_strength():
-    image = noise_with_a_grid(2)
-    torch.testing.assert_close(grid_loss(image, 4), grid_strength(image, 4) ** 2)
+def noise_with_a_pattern(strength, period=4):
+    """Noise, and the same small pattern in every ``period`` x ``period`` pixels."""
+    noise = torch.randn(2, 1, 64, 64, generator=gen(3)).expand(-1, 3, -1, -1) * 0.02
+    tile = torch.randn(period, period, generator=gen(4))
+    return noise + strength * tile.tile(64 // period + 1, 64 // period + 1)[:64, :64]
+
+
+def test_a_pattern_shows_where_all_phases_are_equally_sharp():
+    faint = noise_with_a_pattern(0.02)
+    assert 0.8 < pattern_strength(noise_with_a_pattern(0), 4) < 1.25
+    assert pattern_strength(faint, 4) > 2
+    assert pattern_strength(noise_with_a_pattern(0.02, period=5), 4) < 0.5
+
+
+def test_stripes_of_another_period_are_no_pattern():
+    stripes = torch.sin(torch.arange(64) * 2 * math.pi / 7).expand(1, 3, 64, 64)
+    assert pattern_strength(stripes, 4) < 1.25
+
+
+def test_the_loss_of_the_grid_is_spread_and_pattern_squared():
+    """In noise whose Laplacian is far above tau, s is its sign."""
+    signs = torch.ones(1, 3, 34, 34)
+    signs[..., ::2, ::2] = -1
+    signs[..., 1::2, 1::2] = -1
+    loud = 100 * signs
+    assert grid_strength(loud, 4) == 0
+    torch.testing.assert_close(grid_loss(loud, 4), torch.tensor(1.0), atol=1e-3, rtol=0)
 
 
 def test_a_step_down_the_loss_of_the_grid_lowers_it_without_adding_detail():
@@ -98,6 +123,7 @@ def test_a_step_down_the_loss_of_the_grid_lowers_it_without_adding_detail():
     (gradient,) = torch.autograd.grad(grid_loss(image, 4), image)
     smoother = (image - 5.0 * gradient).detach()
     assert grid_strength(smoother, 4) < grid_strength(image, 4)
+    assert grid_loss(smoother, 4) < grid_loss(image, 4)
     assert smoother.square().mean() < image.square().mean()
 
 

@@ -10,10 +10,10 @@ has less error than its share of each teacher's: ``MSE(m_t) = t MSE(f) + (1 - t)
 regression in image space is and that of a difference of scores is not. So
 
 ``L(t) = w_m P(x_t, m_t) + (w_x + t w_g) P(x_t, x)
-        + (1 - t) w_p d(x_t, m_t) + ((1 - t) w_d + t w_e) d(x_t, x) + w_h g(x_t)^2``,
+        + (1 - t) w_p d(x_t, m_t) + ((1 - t) w_d + t w_e) d(x_t, x) + w_h h(x_t)``,
 
 beside ``(1 - t) w_a`` times an adversarial term (:mod:`~distillkit.objectives.adversarial`), with
-the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|``, a perceptual distance d and the grid g
+the pixel loss ``P(a, b) = w_l2 |a - b|^2 + w_l1 |a - b|``, a perceptual distance d and the grid h
 of the student's image (:mod:`~distillkit.objectives.grid`). With
 ``w_m`` alone the optimum is the line itself; ``w_g`` moves the faithful end toward the student's
 own E[x | x_LQ], and a little ``w_e`` keeps that mean from being blurred; ``w_x`` in the place of

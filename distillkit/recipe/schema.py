@@ -173,8 +173,8 @@ class ReconstructionConfig(Config):
     )
     grid_weight: NonNegative = Field(
         default=0.0,
-        description="squared relative spread of the sharpness of an upsampler's phases: the grid "
-        "that adversarial training leaves (not in the paper)",
+        description="the grid that an upsampler leaves under perceptual and adversarial terms: the "
+        "spread of the sharpness of its phases and the pattern they share (not in the paper)",
     )
     grid_period: Count = Field(
         default=4, description="of the grid, in pixels: the factor of the last upsampling"
