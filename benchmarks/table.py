@@ -27,7 +27,11 @@ import torch
 from distillkit import DistillkitError, Restorer, load_recipe, prepare_stages
 from distillkit.adapters import add_adapter
 from distillkit.data.folder_index import load_folder
+from distillkit.evaluation.measuring import measure
+from distillkit.files.images import to_uint8
 from distillkit.inference.student import Student
+from distillkit.metrics.base import Metric, from_uint8
+from distillkit.metrics.learned import stlpips
 from distillkit.objectives.adapter_scaling import AdapterScaling
 from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.run import run_recipe
@@ -50,6 +54,8 @@ main()
 """The command, which ends where its first step would begin."""
 IMAGES = 4
 FOLDER_IMAGES = 20
+CANDIDATES = 15
+"""Images of one ground truth; as many as the quickstart's evaluation has."""
 CROPS = 30
 EVALUATED = 3
 """Images of the recipe's evaluation, and those that are measured here."""
@@ -97,6 +103,7 @@ def compare_all(options: argparse.Namespace) -> Iterator[Row]:
     yield compare_merging(make, options.side, rounds)
     yield compare_threads(make, options.side, rounds)
     yield compare_precisions(make, options.side, rounds)
+    yield compare_references(stlpips("vgg"), options.side, rounds)
     yield compare_clocks(rounds)
     stages = measure_stages()
     yield compare_with_ceiling(stages["stage1"])
@@ -189,6 +196,22 @@ def compare_precisions(make: Callable[[], Restorer], side: int, rounds: int) -> 
         return Row(what, float("nan"), float("nan"), str(e))
     seconds = fastest(timed(lambda: exact(image, 0.5)), timed(lambda: rounded(image, 0.5)), rounds)
     return Row(what, *seconds, describe(exact(image, 0.5), rounded(image, 0.5)))
+
+
+def compare_references(metric: Metric, side: int, rounds: int) -> Row:
+    """Compare candidates measured with the ground truth's features computed once and for each."""
+    gt = torch.from_numpy(draw_image(side)).permute(2, 0, 1)[None] / 127.5 - 1
+    candidates = {str(i): to_uint8(gt * (1 - i / 100)) for i in range(CANDIDATES)}
+
+    def each() -> dict[str, float]:
+        with torch.no_grad():
+            return {name: metric(from_uint8(x), gt).item() for name, x in candidates.items()}
+
+    once = measure(metric, candidates, gt).values
+    difference = max(abs(value - once[name]) for name, value in each().items())
+    seconds = fastest(timed(each), timed(lambda: measure(metric, candidates, gt)), rounds)
+    what = f"{CANDIDATES} images in {metric.name}, the ground truth's features once against each"
+    return Row(what, *seconds, f"distances differ by at most {difference:.0e}")
 
 
 def compare_clocks(rounds: int) -> Row:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distillkit.metrics.learned import stlpips
+
 PROGRAMS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 
 
@@ -81,6 +83,7 @@ def test_the_table_compares_two_ways_on_this_machine(monkeypatch):
     rows = [
         tiles,
         table.compare_merging(make, 32, 1),
+        table.compare_references(stlpips("alex"), 32, 1),
         table.compare_threads(make, 32, 1),
         table.compare_clocks(1),
         table.compare_precisions(make, 32, 1),

@@ -25,6 +25,7 @@ from distillkit.evaluation.gallery import (
     image_title,
     sort_for_display,
 )
+from distillkit.evaluation.measuring import measure
 from distillkit.evaluation.protocol import (
     EvaluationSettings,
     Method,
@@ -375,6 +376,23 @@ def test_images_of_different_sizes_and_many_at_once_are_measured_alike(results, 
     large = next(items(size=20))._replace(name="large")
     mixed = evaluate_toy(METHODS, [small, large], [psnr()])
     assert mixed.items == ("photo0.png#0", "large")
+
+
+def test_the_features_of_a_ground_truth_are_computed_once(monkeypatch):
+    monkeypatch.setattr("distillkit.evaluation.measuring.PIXELS_PER_BATCH", 1)
+    seen = []
+
+    def remember(images):
+        seen.append(images)
+        return images
+
+    (item,) = items(1, 1)
+    images = {f"{value}": torch.full_like(item.gt, value).byte() for value in (0, 100, 200)}
+    measured = measure(replace(ROUGHNESS, features=remember), images, item.gt)
+    assert measured == measure(ROUGHNESS, images, item.gt)
+    gt = from_uint8(to_uint8(item.gt))
+    assert [torch.equal(image, gt) for image in seen].count(True) == 1
+    assert len(seen) == 1 + len(images)
 
 
 def test_psnr_is_measured_even_if_nobody_asked():

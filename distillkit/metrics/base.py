@@ -6,9 +6,10 @@ nothing is cropped at the border.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -52,21 +53,37 @@ class FullReference:
 
     name: str
     protocol: str
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Callable[[Any, Any], Tensor]
+    """Compares two batches of images, or what ``features`` makes of them."""
     higher_is_better: bool
     differentiable: bool
     perceptual: bool
     smallest_side: int = 1
     """Pixels that a side of an image has to have."""
+    features: Callable[[Tensor], Any] | None = None
+    """Computes what the function compares. That of a ground truth serves all its candidates."""
 
     def __call__(self, restored: Tensor, gt: Tensor) -> Tensor:
+        return self.against(gt)(restored)
+
+    def against(self, gt: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the metric with this ground truth, whose features are computed once."""
+        compute = self.features or (lambda images: images)
+        reference = functools.cache(lambda: compute(gt))
+
+        def measure(restored: Tensor) -> Tensor:
+            self._require_pairs(restored, gt)
+            return self.function(compute(restored), reference())
+
+        return measure
+
+    def _require_pairs(self, restored: Tensor, gt: Tensor) -> None:
         in_color = restored.dim() == 4 and restored.shape[1] == 3
         same_size = gt.shape[1:] == restored.shape[1:]
         if not (in_color and same_size and len(gt) in (1, len(restored))):
             shapes = f"{tuple(restored.shape)} and {tuple(gt.shape)}"
             raise ValueError(f"{self.name}: expected two (B, 3, H, W), got {shapes}")
         require_sides(restored, self.smallest_side, self.name)
-        return self.function(restored, gt)
 
 
 def require_sides(image: Tensor, smallest: int, metric: str) -> None:

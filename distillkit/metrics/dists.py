@@ -9,6 +9,7 @@ to one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,13 +47,14 @@ def dists(weights: Path, trunk: Path | None = None) -> Metric:
     load_exactly(network, state, weights)
     network.requires_grad_(False).eval()
 
-    def measure(restored: Tensor, gt: Tensor) -> Tensor:
-        return network.to(restored.device)(restored, gt)
+    def features(image: Tensor) -> list[Tensor]:
+        return network.to(image.device).stages(image)
 
     return FullReference(
         name="dists",
         protocol="DISTS, VGG16 with L2 pooling, RGB, not resized, no border crop",
-        function=measure,
+        function=network.compare,
+        features=features,
         higher_is_better=False,
         differentiable=True,
         perceptual=True,
@@ -95,9 +97,13 @@ class Dists(nn.Module):
         Returns:
             the distances (B,), 0 for equal images.
         """
+        return self.compare(self.stages(a), self.stages(b))
+
+    def compare(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+        """Measure images by their :meth:`stages`; return the distances (B,)."""
         textures = []
         structures = []
-        for features_a, features_b in zip(self.stages(a), self.stages(b), strict=True):
+        for features_a, features_b in zip(a, b, strict=True):
             texture, structure = _compare(features_a, features_b)
             textures.append(texture)
             structures.append(structure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from distillkit.errors import WeightsError
 from distillkit.files.weights import load_exactly, read_state_dict
 from distillkit.metrics.base import FullReference, Metric
-from distillkit.metrics.perceptual import SMALLEST_SIDE, PerceptualDistance
+from distillkit.metrics.perceptual import SMALLEST_SIDE, PerceptualDistance, compare_features
 
 Trunk = Literal["alex", "vgg"]
 LPIPS_SMALLEST_SIDE: dict[Trunk, int] = {"alex": 31, "vgg": 16}
@@ -25,7 +26,12 @@ def stlpips(net: Trunk) -> Metric:
     Its scale is not that of LPIPS: never put both in one column.
     """
     protocol = f"shift-tolerant LPIPS vST0.0, {net}, RGB"
-    return _perceptual(f"stlpips-{net}", protocol, PerceptualDistance(net), SMALLEST_SIDE[net])
+    network = PerceptualDistance(net)
+
+    def features(image: Tensor) -> list[Tensor]:
+        return network.to(image.device).features(image)
+
+    return _perceptual(f"stlpips-{net}", protocol, features, network.lin, SMALLEST_SIDE[net])
 
 
 def lpips(net: Trunk, trunk: Path) -> Metric:
@@ -47,11 +53,19 @@ def lpips(net: Trunk, trunk: Path) -> Metric:
             f"{trunk} - LPIPS needs torchvision's ImageNet weights of {net}: "
             "put the file there or set `trunk` to it"
         )
+    from lpips import normalize_tensor
+
     protocol = f"LPIPS v0.1, {net}, RGB"
-    return _perceptual(f"lpips-{net}", protocol, _read_lpips(net, trunk), LPIPS_SMALLEST_SIDE[net])
+    network = _read_lpips(net, trunk)
+
+    def features(image: Tensor) -> list[Tensor]:
+        on_device = network.to(image.device)
+        return [normalize_tensor(x) for x in on_device.net(on_device.scaling_layer(image))]
+
+    return _perceptual(f"lpips-{net}", protocol, features, network.lins, LPIPS_SMALLEST_SIDE[net])
 
 
-def _read_lpips(net: Trunk, path: Path) -> nn.Module:
+def _read_lpips(net: Trunk, path: Path) -> Any:
     model = _untrained_lpips(net)
     # The package numbers the layers of its slices as torchvision does: slice2.3 is features.3.
     own_keys = {}
@@ -68,7 +82,8 @@ def _read_lpips(net: Trunk, path: Path) -> nn.Module:
     load_exactly(model.net, trunk, path)
     if linear:
         load_exactly(model.lins, linear, path)
-    return model.requires_grad_(False).eval()
+    # As in PerceptualDistance.
+    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 def _untrained_lpips(net: Trunk) -> Any:
@@ -81,14 +96,21 @@ def _untrained_lpips(net: Trunk) -> Any:
         return package.LPIPS(net=net, pnet_rand=True, verbose=False)
 
 
-def _perceptual(name: str, protocol: str, network: nn.Module, smallest_side: int) -> Metric:
-    def measure(restored: Tensor, gt: Tensor) -> Tensor:
-        return network.to(restored.device)(restored, gt).flatten()
+def _perceptual(
+    name: str,
+    protocol: str,
+    features: Callable[[Tensor], list[Tensor]],
+    weights: nn.ModuleList,
+    smallest_side: int,
+) -> Metric:
+    def compare(restored: Sequence[Tensor], gt: Sequence[Tensor]) -> Tensor:
+        return compare_features(weights, restored, gt)
 
     return FullReference(
         name=name,
         protocol=f"{protocol}, no border crop",
-        function=measure,
+        function=compare,
+        features=features,
         higher_is_better=False,
         differentiable=True,
         perceptual=True,
