@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from distillkit.files.weights import read_state_dict as read_state_dict
     from distillkit.files.weights import read_tensors as read_tensors
     from distillkit.inference.costs import describe_device as describe_device
+    from distillkit.inference.faithful_map import FaithfulMap as FaithfulMap
     from distillkit.inference.files import IMAGE_FILES as IMAGE_FILES
     from distillkit.inference.files import VIDEO_SUFFIXES as VIDEO_SUFFIXES
     from distillkit.inference.files import FileKind as FileKind
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from distillkit.metrics.perceptual import PerceptualDistance as PerceptualDistance
     from distillkit.plugins.descriptors import DatasetSpec as DatasetSpec
     from distillkit.plugins.descriptors import DegradationSpec as DegradationSpec
+    from distillkit.plugins.descriptors import MaskSpec as MaskSpec
     from distillkit.plugins.descriptors import MetricSpec as MetricSpec
     from distillkit.plugins.descriptors import StudentSpec as StudentSpec
     from distillkit.plugins.descriptors import TeacherSpec as TeacherSpec
@@ -149,11 +151,13 @@ _HOME = {
     "plugins.descriptors": [
         "DatasetSpec",
         "DegradationSpec",
+        "MaskSpec",
         "MetricSpec",
         "StudentSpec",
         "TeacherSpec",
     ],
     "inference.costs": ["describe_device"],
+    "inference.faithful_map": ["FaithfulMap"],
     "inference.files": ["IMAGE_FILES", "VIDEO_SUFFIXES", "FileKind"],
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],

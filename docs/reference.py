@@ -23,6 +23,7 @@ KINDS: tuple[tuple[str, Kind], ...] = (
     ("Students", "students"),
     ("Degradations", "degradations"),
     ("Datasets", "datasets"),
+    ("Masks", "masks"),
 )
 NO_OPTIONS = "No options.\n"
 
@@ -195,8 +196,9 @@ def _range(property_schema: dict[str, Any]) -> str:
 def components_page(plugins: Plugins) -> str:
     """Write the page of what a recipe's ``use`` may name, with the options."""
     page = f"{NOTE}# Components\n\n"
-    page += "What `use` may name in a recipe, with the options of its table. `distillkit plugins` "
-    page += "lists those that are installed. The metrics have [a page](metrics.md) of their own.\n"
+    page += "What `use` may name in a recipe, with the options of its table, and the masks that "
+    page += "`distillkit restore --faithful` names. `distillkit plugins` lists those that are "
+    page += "installed. The metrics have [a page](metrics.md) of their own.\n"
     for title, kind in KINDS:
         page += f"\n## {title}\n"
         for spec in plugins.specs(kind):

@@ -29,6 +29,7 @@ from distillkit.errors import PluginError
 from distillkit.plugins.descriptors import (
     DatasetSpec,
     DegradationSpec,
+    MaskSpec,
     MetricSpec,
     Spec,
     StudentSpec,
@@ -122,6 +123,7 @@ SPECS: dict[str, type[Spec]] = {
     "degradations": DegradationSpec,
     "metrics": MetricSpec,
     "datasets": DatasetSpec,
+    "masks": MaskSpec,
 }
 
 
@@ -263,6 +265,30 @@ def test_a_failed_check_of_a_model_is_named(
     assert any(s.startswith(statement) and detail in d for s, d in found.items()), found
 
 
+def bright() -> Any:
+    return lambda image: image.max(axis=2)
+
+
+def test_a_good_mask_passes_every_check() -> None:
+    assert [r.outcome for r in check("masks", bright)] == ["passed"] * 3
+
+
+def whole_image() -> Any:
+    return lambda image: image
+
+
+def darkening() -> Any:
+    def find(image: np.ndarray) -> np.ndarray:
+        image *= 0.5
+        return image[..., 0]
+
+    return find
+
+
+def drawn() -> Any:
+    return lambda image: np.random.rand(*image.shape[:2])
+
+
 class SharedDraw(Halve):
     def __call__(self, gt: Tensor, generator: torch.Generator) -> Tensor:
         small = F.avg_pool2d(gt, 2)
@@ -310,6 +336,10 @@ class Cut(Distance):
         ("metrics", Mean, "Give one finite number", "has shape ()"),
         ("metrics", UpsideDown, "Rate the reference itself", "no worse than the reference"),
         ("metrics", Cut, "Pass gradient", "RuntimeError"),
+        ("masks", lambda: "faces", "Give a mask", "build returned a str, which is not callable"),
+        ("masks", whole_image, "Give a mask", "has the shape (96, 130, 3), expected (96, 130)"),
+        ("masks", darkening, "Give a mask", "the image is changed in place"),
+        ("masks", drawn, "Depend on nothing but", "draws from somewhere else"),
     ],
 )
 def test_a_failed_check_of_images_is_named(

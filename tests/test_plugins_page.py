@@ -17,7 +17,7 @@ PAGE = (FOLDER / "plugins.md").read_text(encoding="utf-8")
 def test_its_code_is_what_plugins_new_writes():
     quote = r"\[`([^`]+)`\]\((\.\./[^)]+\.template)\):\n\n```\w+\n(.*?)```"
     quotes = re.findall(quote, PAGE, flags=re.DOTALL)
-    assert len(quotes) == 6
+    assert len(quotes) == 7
     for name, link, code in quotes:
         template = (FOLDER / link).resolve()
         assert scaffold._fill_in(template.name, "mine") == f"{Path(name).name}.template"

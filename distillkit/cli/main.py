@@ -24,7 +24,7 @@ from distillkit.cli.fetch import fetch
 from distillkit.cli.plugins import plugins_app
 from distillkit.cli.push import push
 from distillkit.cli.recipe import recipe_app
-from distillkit.cli.restore import restore_command
+from distillkit.cli.restore import choose_for_images, restore_command
 from distillkit.cli.run import run
 from distillkit.cli.sweep import sweep
 from distillkit.console import LEVEL, logger, obey_level
@@ -49,7 +49,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command("restore", help="Restore images with a student or another model.")(
-    restore_command(IMAGE_FILES, "distillkit.inference.files:restore_image")
+    restore_command(IMAGE_FILES, "distillkit.inference.files:restore_image", choose_for_images)
 )
 for command in (export, push, evaluate, compare, sweep, degrade, fetch, doctor):
     app.command()(command)

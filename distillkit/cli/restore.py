@@ -26,8 +26,10 @@ from distillkit.inference.files import (
     Shard,
     Tradeoffs,
     plan_files,
+    plan_maps,
     restore_files,
 )
+from distillkit.tradeoff import FAITHFUL, REALISTIC
 
 if TYPE_CHECKING:
     from distillkit.inference.restorer import Restorer
@@ -51,6 +53,9 @@ class RestoreChoice:
     alone is merged into the weights for all files."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the function that restores a file."""
+    save_map: Path | None = None
+    """Where tradeoff maps go, as ``output`` says where results go; the function that restores a
+    file is then called with its ``map_target``."""
 
 
 TradeoffMap = Annotated[
@@ -63,16 +68,19 @@ TradeoffMap = Annotated[
 """The option ``--tradeoff-map``, for :func:`choose_tradeoffs`."""
 
 
+TradeoffText = Annotated[
+    str | None,
+    typer.Option(
+        "--tradeoff",
+        metavar="X",
+        help="Choose from 0, most realistic (the default), to 1, most faithful, or several: "
+        "0,0.5,1.",
+    ),
+]
+
+
 def choose_tradeoffs(
-    tradeoff: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X",
-            help="Choose from 0, most realistic (the default), to 1, most faithful, or "
-            "several: 0,0.5,1.",
-        ),
-    ] = None,
-    tradeoff_map: TradeoffMap = None,
+    tradeoff: TradeoffText = None, tradeoff_map: TradeoffMap = None
 ) -> RestoreChoice:
     """Read numbers, or a map.
 
@@ -88,6 +96,52 @@ def choose_tradeoffs(
     else:
         raise DistillkitError("give either --tradeoff or --tradeoff-map")
     return RestoreChoice(tradeoffs, asked=tradeoffs)
+
+
+def choose_for_images(
+    tradeoff: TradeoffText = None,
+    tradeoff_map: TradeoffMap = None,
+    faithful: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Restore most faithfully what plugins find, such as faces,text, and the rest at "
+            "--tradeoff.",
+        ),
+    ] = None,
+    save_map: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MAP",
+            help="Write the map that --faithful makes to this file, for one input file, or into "
+            "this folder; --tradeoff-map reads it.",
+        ),
+    ] = None,
+) -> RestoreChoice:
+    """Read numbers, a map, or what makes a map of each image.
+
+    Raises:
+        DistillkitError: As :func:`choose_tradeoffs`, no plugin finds what is to be faithful, or
+            options that do not go together.
+    """
+    if faithful is None:
+        if save_map is not None:
+            raise DistillkitError("--save-map writes what --faithful finds; give --faithful")
+        return choose_tradeoffs(tradeoff, tradeoff_map)
+    if tradeoff_map is not None:
+        raise DistillkitError("give either --faithful or --tradeoff-map")
+    import numpy as np
+
+    from distillkit.inference.faithful_map import FaithfulMap
+
+    elsewhere, *more = parse_tradeoffs(tradeoff)
+    if more:
+        raise DistillkitError("--faithful takes one --tradeoff, that of the rest of an image")
+    names = [name.strip() for name in faithful.split(",") if name.strip()]
+    maker = FaithfulMap(names, REALISTIC if elsewhere is None else elsewhere)
+    # A map like those of all images, for the student to be asked whether it takes one.
+    asked = [np.array([[maker.elsewhere, FAITHFUL]])]
+    return RestoreChoice([maker], asked, save_map=save_map)
 
 
 Inputs = Annotated[
@@ -223,6 +277,9 @@ def restore_command(
         if not all_jobs:
             logger.info("nothing is left to restore")
             return
+        maps = {}
+        if choice.save_map is not None:
+            maps = plan_maps(inputs, choice.save_map, all_jobs, existing)
         settings = parse_settings(set_)
         restore_one = pkgutil.resolve_name(restore_file)
         jobs, failures = _check_jobs(all_jobs, kind)
@@ -233,9 +290,10 @@ def restore_command(
 
         def restore_job(job: FileJob) -> Iterable[str]:
             wanted = [choice.tradeoffs[index] for index in job.indices]
-            return restore_one(
-                restorer, job.source, job.targets, wanted, seed=seed, **choice.options
-            )
+            options = dict(choice.options)
+            if maps:
+                options["map_target"] = maps[job.source]
+            return restore_one(restorer, job.source, job.targets, wanted, seed=seed, **options)
 
         # This refuses a tradeoff before any image is read.
         with restorer.merged_at(choice.asked):

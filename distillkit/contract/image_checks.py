@@ -1,9 +1,10 @@
-"""Checks of degradations, datasets and metrics."""
+"""Checks of degradations, datasets, metrics and masks."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +19,13 @@ from distillkit.contract.probe import (
 )
 from distillkit.contract.results import Check, DoesNotApply
 from distillkit.data.degradation import Degradation
+from distillkit.inference.faithful_map import FindMask, read_mask
 from distillkit.metrics.base import Metric, SetMetric
 
 LQ_SIZE = (24, 20)
 METRIC_SIZE = (96, 80)
 """Large enough for metrics that halve images several times."""
+MASK_SIZES = ((96, 130), (33, 20), (8, 200))
 
 
 def _gt(degradation: Degradation, n: int, seed: int = 0) -> Tensor:
@@ -124,6 +127,28 @@ def check_metric_gradient(metric: Metric | SetMetric) -> None:
     require(gradient.abs().sum() > 0, "the gradient is zero")
 
 
+def check_mask(find: FindMask) -> None:
+    """Give a mask (h, w) in [0, 1] of an image of any size."""
+    require(callable(find), f"build returned a {type(find).__name__}, which is not callable")
+    for height, width in MASK_SIZES:
+        image = _pixels(height, width)
+        before = image.copy()
+        read_mask(find(image), height, width)
+        require(np.array_equal(image, before), "the image is changed in place")
+
+
+def check_mask_repeatability(find: FindMask) -> None:
+    """Depend on nothing but the image."""
+    image = _pixels(*MASK_SIZES[0])
+    require_repeatable("the mask", lambda: torch.from_numpy(read_mask(find(image), *MASK_SIZES[0])))
+
+
+def _pixels(height: int, width: int) -> np.ndarray:
+    """Draw an image (h, w, 3) in [0, 1]."""
+    (image,) = smooth_images(1, height, width)
+    return ((image + 1) / 2).permute(1, 2, 0).contiguous().numpy()
+
+
 CHECKS: dict[str, list[Check]] = {
     "degradation": [check_degraded_images, check_repeatability, check_independence],
     "dataset": [check_dataset],
@@ -133,5 +158,6 @@ CHECKS: dict[str, list[Check]] = {
         check_metric_order,
         check_metric_gradient,
     ],
+    "mask": [check_mask, check_mask_repeatability],
 }
 """The checks of each kind of thing. The first one checks its interface."""

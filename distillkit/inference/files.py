@@ -16,6 +16,9 @@ from distillkit.files.atomic import LONGEST_NAME, check_writable
 from distillkit.files.listing import IMAGE_SUFFIXES, find_files, has_suffix
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from distillkit.inference.faithful_map import FaithfulMap
     from distillkit.inference.restorer import Restorer
 
 VIDEO_SUFFIXES = frozenset(
@@ -31,7 +34,8 @@ _FILE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | _OTHER_FILES
 Existing = Literal["refuse", "replace", "skip"]
 """What to do with results that are there already."""
 Tradeoffs = Sequence[Any]
-"""One result each: a number, a map of them, or None for the student's own tradeoff."""
+"""One result each: a number, a map of them, what makes the map of an image
+(:class:`~distillkit.FaithfulMap`), or None for the student's own tradeoff."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,38 @@ def plan_files(
     return jobs
 
 
+def plan_maps(
+    inputs: Sequence[Path], output: Path, jobs: Sequence[FileJob], existing: Existing = "refuse"
+) -> dict[Path, Path]:
+    """Decide where the tradeoff map of each job's source goes, as :func:`plan_files`.
+
+    Where finished results are skipped, maps are replaced: they are made again with the results.
+
+    Raises:
+        DistillkitError: As :func:`plan_files`, a map would be written where a result is, or the
+            maps of an earlier call are among the inputs.
+    """
+    planned = {job.source: job for job in plan_files(inputs, output, existing="replace")}
+    sources = [job.source for job in jobs]
+    for source in sources:
+        if source not in planned:
+            raise DistillkitError(
+                f"{source} - lies in {output}, where the maps go; name a folder outside of the "
+                "inputs"
+            )
+    maps = [planned[source] for source in sources]
+    if existing == "refuse":
+        _refuse_existing_targets(maps)
+    results = set(_targets(jobs))
+    for target in _targets(maps):
+        if target in results:
+            raise DistillkitError(
+                f"{target} - the result would be written there, and its map as well; name another "
+                "file or folder for the maps"
+            )
+    return {job.source: job.targets[0] for job in maps}
+
+
 def check_image(source: Path, targets: Sequence[Path]) -> None:
     """Refuse what the header of an image shows already.
 
@@ -207,6 +243,7 @@ def restore_image(
     tradeoffs: Tradeoffs,
     *,
     seed: int = 0,
+    map_target: Path | None = None,
 ) -> list[str]:
     """Restore one image file. A result appears only when it is complete.
 
@@ -216,6 +253,7 @@ def restore_image(
         targets: Where its results go, one for each tradeoff; folders are made.
         tradeoffs: 0 is most realistic, 1 most faithful.
         seed: Seed of a student that draws noise.
+        map_target: Where the map goes that one of the tradeoffs makes of the image.
 
     Returns:
         A line for each thing of the image that its results lack.
@@ -225,14 +263,36 @@ def restore_image(
     """
     from distillkit.files.images import count_frames, write_picture
 
+    notes: list[str] = []
+    if callable(tradeoffs[0]):
+        tradeoff_map, notes = _make_map(tradeoffs[0], source, map_target)
+        tradeoffs = [tradeoff_map]
     results = restorer(source, list(tradeoffs), seed=seed)
     for result, target in zip(results, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_picture(result, target)
     frames = count_frames(source)
-    if frames == 1:
-        return []
-    return [f"{source} - {frames} frames; the first is restored"]
+    if frames > 1:
+        notes.append(f"{source} - {frames} frames; the first is restored")
+    return notes
+
+
+def _make_map(
+    faithful: FaithfulMap, source: Path, target: Path | None
+) -> tuple[Image.Image, list[str]]:
+    """Make the tradeoff map of an image file and write it; say where nothing is faithful in it."""
+    from distillkit.files.images import write_picture
+
+    tradeoff_map = faithful(source)
+    # Before the result: what has a result is skipped by a later call.
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(tradeoff_map, target)
+    _, highest = tradeoff_map.getextrema()
+    if highest == 255:
+        return tradeoff_map, []
+    rest = f"all of it is restored at tradeoff {faithful.elsewhere:g}"
+    return tradeoff_map, [f"{source} - nothing to keep faithful is found; {rest}"]
 
 
 def _only_file(inputs: Sequence[Path], output: Path) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from distillkit.plugins.options import Options
 
 Capability = Literal["score", "output"]
-Kind = Literal["teachers", "students", "degradations", "datasets", "metrics"]
+Kind = Literal["teachers", "students", "degradations", "datasets", "metrics", "masks"]
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 REFERENCE = r"[\w.]+:[\w.]+"
@@ -213,10 +213,22 @@ class MetricSpec(Spec):
     kind = "metric"
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskSpec(Spec):
+    """Finds something in images, such as faces: ``distillkit restore --faithful`` names it.
+
+    It builds a callable ``image -> mask``: (h, w, 3), float32 in [0, 1], to (h, w) in [0, 1]. No
+    recipe sets its options: it is built with their defaults.
+    """
+
+    kind = "mask"
+
+
 SPEC_TYPES: dict[Kind, type[Spec]] = {
     "teachers": TeacherSpec,
     "students": StudentSpec,
     "degradations": DegradationSpec,
     "datasets": DatasetSpec,
     "metrics": MetricSpec,
+    "masks": MaskSpec,
 }

@@ -14,6 +14,7 @@ import pluggy
 from distillkit.plugins.descriptors import (
     DatasetSpec,
     DegradationSpec,
+    MaskSpec,
     MetricSpec,
     StudentSpec,
     TeacherSpec,
@@ -60,6 +61,12 @@ def distillkit_datasets() -> Sequence[DatasetSpec]:
 @hookspec
 def distillkit_metrics() -> Sequence[MetricSpec]:
     """Return the metrics that this plugin offers."""
+    return ()
+
+
+@hookspec
+def distillkit_masks() -> Sequence[MaskSpec]:
+    """Return what this plugin finds in images, to be kept faithful."""
     return ()
 
 

@@ -24,6 +24,7 @@ KINDS = (
     "degradation",
     "metric",
     "dataset",
+    "mask",
     "command",
 )
 

@@ -1,0 +1,144 @@
+"""Tradeoff maps that make themselves: faithful where plugins find something in an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from distillkit.errors import DistillkitError, PluginError
+from distillkit.files.images import to_float
+from distillkit.inference.image_types import OneImage, as_array
+from distillkit.inference.opacity import fill_hidden_colors
+from distillkit.plugins.descriptors import Spec
+from distillkit.plugins.manager import load_plugins
+from distillkit.plugins.stdout import divert_stdout
+from distillkit.tradeoff import FAITHFUL, REALISTIC, check_tradeoff
+
+FindMask = Callable[[np.ndarray], Any]
+"""What a plugin's mask builds: (h, w, 3), float32 in [0, 1], to (h, w) in [0, 1]."""
+
+FEATHER = 0.01
+"""Of an image's longer side: how far around what is found the map stays faithful, and how far
+further it falls to the tradeoff elsewhere."""
+
+
+class FaithfulMap:
+    """Makes tradeoff maps of images: 1, most faithful, where something is found.
+
+    >>> faithful = FaithfulMap(["faces", "text"], elsewhere=0.2)
+    >>> restored = restorer(photo, tradeoff=faithful(photo))
+
+    Args:
+        names: Masks of plugins, as ``distillkit plugins`` lists them.
+        elsewhere: The tradeoff where nothing is found.
+
+    Raises:
+        PluginError: No plugin offers such a mask, or it cannot be built.
+        DistillkitError: No name, or a tradeoff elsewhere that leaves nothing to be kept.
+    """
+
+    def __init__(self, names: Sequence[str], elsewhere: float = REALISTIC) -> None:
+        self.elsewhere = check_tradeoff(elsewhere)
+        if self.elsewhere == FAITHFUL:
+            raise DistillkitError("all of the image is most faithful already, at tradeoff 1")
+        if not names:
+            raise DistillkitError('name what is kept faithful, such as "faces" or "text"')
+        self._masks = [_Mask(_find_spec(name)) for name in dict.fromkeys(names)]
+
+    def __call__(self, image: OneImage) -> Image.Image:
+        """Make the map of one image.
+
+        Args:
+            image: As of a :class:`~distillkit.Restorer`; one, no batch.
+
+        Returns:
+            A gray picture of the image's size, upright, black for 0 and white for 1. The restorer
+            takes it as a tradeoff, also when it was saved, painted over and read again.
+        """
+        pixels = _as_rgb(image)
+        found = np.maximum.reduce([mask(pixels) for mask in self._masks])
+        tradeoffs = self.elsewhere + (FAITHFUL - self.elsewhere) * _feathered(found)
+        return Image.fromarray((255 * tradeoffs).round().astype(np.uint8))
+
+
+def read_mask(mask: Any, height: int, width: int) -> np.ndarray:
+    """Read what a plugin found in an image of a size: (h, w), float32.
+
+    Raises:
+        PluginError: It is no such mask.
+    """
+    try:
+        values = np.asarray(mask, dtype=np.float32)
+    except (TypeError, ValueError) as e:
+        raise PluginError(f"the mask is a {type(mask).__name__}, not an array of numbers") from e
+    if values.shape != (height, width):
+        raise PluginError(f"the mask has the shape {values.shape}, expected {(height, width)}")
+    # A comparison with nan is false, so nan is refused here as well.
+    if not ((values >= 0) & (values <= 1)).all():
+        low, high = values.min(), values.max()
+        raise PluginError(f"the mask lies in [{low:.3g}, {high:.3g}], expected [0, 1]")
+    return values
+
+
+class _Mask:
+    """Calls what a plugin built, with errors that name it."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        try:
+            self._find = spec.create(spec.config())
+        except Exception as e:
+            raise PluginError(f"{spec} cannot be built: {_reason(e)}") from e
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        height, width, _ = pixels.shape
+        try:
+            with divert_stdout():
+                found = self._find(pixels)
+            return read_mask(found, height, width)
+        except Exception as e:
+            where = f"an image of {width} x {height} pixels"
+            raise PluginError(f"{self.spec} failed on {where}: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DistillkitError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _find_spec(name: str) -> Spec:
+    plugins = load_plugins()
+    try:
+        return plugins.find("masks", name)
+    except PluginError as e:
+        if plugins.specs("masks"):
+            raise
+        advice = "install one that does, such as distillkit-masks: pip install 'distillkit[masks]'"
+        raise PluginError(f"{e}; {advice}") from e
+
+
+def _as_rgb(image: OneImage) -> np.ndarray:
+    """Read an image as it is restored, in three channels: (h, w, 3), float32 in [0, 1]."""
+    array, _ = as_array(image)
+    colors = array.shape[2] - (array.shape[2] + 1) % 2
+    seen = fill_hidden_colors(array[..., :colors], array[..., colors:])
+    unit = ((to_float(seen) + 1) / 2).clamp(0, 1)
+    return unit.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+def _feathered(mask: np.ndarray) -> np.ndarray:
+    """Grow a mask, and let it fall off around that; nothing in it loses."""
+    reach = max(1, round(FEATHER * max(mask.shape)))
+    side = 2 * reach + 1
+    soft = torch.from_numpy(mask)[None, None]
+    for window, padding in (((side, 1), (reach, 0)), ((1, side), (0, reach))):
+        soft = F.max_pool2d(soft, window, stride=1, padding=padding)
+    for window, padding in (((side, 1), (reach, 0)), ((1, side), (0, reach))):
+        soft = F.avg_pool2d(soft, window, stride=1, padding=padding, count_include_pad=False)
+    return soft[0, 0].clamp(0, 1).numpy()
