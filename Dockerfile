@@ -6,7 +6,7 @@ FROM python:${PYTHON}-slim AS build
 # index alone, whose build for Linux runs on NVIDIA GPUs and on CPUs.
 ARG TORCH_INDEX=
 # Folders of what is installed.
-ARG PROJECTS=". ./plugins/lowlight ./plugins/mini ./plugins/photo ./plugins/spandrel ./plugins/superres ./plugins/video"
+ARG PROJECTS=". ./plugins/lowlight ./plugins/masks ./plugins/mini ./plugins/photo ./plugins/spandrel ./plugins/superres ./plugins/video"
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/distillkit
 ENV PATH=/opt/distillkit/bin:$PATH

@@ -13,7 +13,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(PIP) 'pip>=25.1'
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt --group dev -e '.[bench,demo,ncnn,onnx,sweep,video]' $(patsubst %/pyproject.toml,-e ./%,$(PROJECTS))
+	$(PIP) -c constraints.txt --group dev -e '.[bench,demo,masks,ncnn,onnx,sweep,video]' $(patsubst %/pyproject.toml,-e ./%,$(PROJECTS))
 	touch $@
 
 # Distills the two ends of photo4x into a smaller network, on packaged photographs; ends with a report to open. Run again, it goes on where it stopped.

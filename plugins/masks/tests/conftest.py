@@ -1,0 +1,3 @@
+from toy_fixtures import distillkit
+
+__all__ = ["distillkit"]
