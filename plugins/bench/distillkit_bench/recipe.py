@@ -43,7 +43,8 @@ def measure_recipe(
 
     Returns:
         Plain data: ``recipe``, ``sha256`` of the resolved recipe, ``crop``, ``batch``, ``machine``,
-            ``ceilings`` (``flops`` and ``copy``, each per second, measured now), ``stages`` (by
+            ``ceilings`` (``flops`` and ``copy``, each per second, measured now; those of a CPU
+            per second of one core), ``stages`` (by
             name, :class:`~distillkit_bench.train.StageMeasurement`; ``stage2`` only where the
             recipe has one) and ``restore``, None for no images.
 

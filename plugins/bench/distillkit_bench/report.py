@@ -26,16 +26,19 @@ def _describe_setup(measurement: Mapping[str, Any]) -> Iterator[str]:
     yield f"{machine['device']}, torch {machine['packages']['torch']}"
     gigaflops = measurement["ceilings"]["flops"] / 1e9
     gigabytes = measurement["ceilings"]["copy"] / 1e9
-    yield f"ceilings: {gigaflops:,.0f} GFLOP/s in matrix products, {gigabytes:,.0f} GB/s copied"
+    ceilings = f"{gigaflops:,.0f} GFLOP/s in matrix products, {gigabytes:,.0f} GB/s copied"
+    of_a_core = ", by a core" if machine["on_cpu"] else ""
+    yield f"ceilings: {ceilings}{of_a_core}"
 
 
 def _tabulate_speed(measurement: Mapping[str, Any]) -> Iterator[str]:
     times = f"{'':<8}{'ms/step':>10}{'images/s':>10}"
     yield f"{times}{'GFLOP':>10}{'of ceiling':>12}{'peak GiB':>10}{'waiting':>9}"
+    clock = _steady_clock(measurement)
     for name, stage in measurement["stages"].items():
         operations = f"{'-':>10}{'-':>12}"
         if stage["flops"]:
-            rate = stage["flops"] / (stage["ms"] / 1000)
+            rate = stage["flops"] / (stage[clock] / 1000)
             share = rate / measurement["ceilings"]["flops"]
             operations = f"{stage['flops'] / 1e9:>10,.1f}{share:>12.0%}"
         times = f"{name:<8}{stage['ms']:>10,.1f}{stage['images_per_s']:>10.2f}"
@@ -75,7 +78,7 @@ def format_comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     times = f"{'':<8}{'ms/step':>10}{'CPU ms':>10}{'faster':>8}"
     lines = [f"{times}{'GFLOP':>10}{'peak GiB':>10}{'memory':>8}  setting"]
     reference_row = next(iter(rows.values()))
-    clock = "cpu_ms" if reference_row[0]["machine"]["on_cpu"] else "ms"
+    clock = _steady_clock(reference_row[0])
     for stage in reference_row[0]["stages"]:
         reference = _medians(reference_row, stage)
         for setting, row in rows.items():
@@ -86,6 +89,11 @@ def format_comparison(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             memory = f"{figures['peak_memory'] / GIB:>10.2f}{share:>7.2f}x"
             lines.append(f"{stage:<8}{times}{figures['flops'] / 1e9:>10,.1f}{memory}  {setting}")
     return "\n".join(lines)
+
+
+def _steady_clock(measurement: Mapping[str, Any]) -> str:
+    """Name the milliseconds of a step which other work on the machine does not stretch."""
+    return "cpu_ms" if measurement["machine"]["on_cpu"] else "ms"
 
 
 def _medians(row: Sequence[Mapping[str, Any]], stage: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What ``distillkit bench`` reports: counts and arithmetic. How fast anything is, no test says."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -30,6 +31,24 @@ def ceilings(monkeypatch):
 def test_ceilings_are_measured():
     assert 1e8 < measure_matmul(CPU, torch.float32, 0.01) < 1e15
     assert 1e7 < measure_copy(CPU, 0.01) < 1e14
+
+
+def test_ceilings_of_a_cpu_are_of_the_seconds_that_it_computed(monkeypatch):
+    computed = itertools.count(step=0.25)
+    monkeypatch.setattr("distillkit_bench.device.time.process_time", lambda: next(computed))
+    assert measure_matmul(CPU, torch.float32, 0.01) == 2 * 1024**3 / 0.25
+    assert measure_copy(CPU, 0.01) == 2 * 2**28 / 0.25
+
+
+def test_the_share_of_a_ceiling_is_of_cpu_seconds_on_a_cpu(recipe):
+    results = measure(recipe)
+    stage = results["stages"]["stage1"]
+    stage |= {"ms": 4000.0, "cpu_ms": 2000.0, "flops": 10**10}
+    (line,) = [x for x in format_measurement(results).splitlines() if x.startswith("stage1   ")][:1]
+    assert line.split()[4] == "50%"
+    results["machine"]["on_cpu"] = False
+    (line,) = [x for x in format_measurement(results).splitlines() if x.startswith("stage1   ")][:1]
+    assert line.split()[4] == "25%"
 
 
 def measure(recipe, *overrides):
