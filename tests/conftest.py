@@ -8,11 +8,30 @@ from pathlib import Path
 
 import pytest
 from small_disk import disk
-from toy_fixtures import distillkit, photos, recipe, toys, with_command
+from toy_fixtures import (
+    distillkit,
+    finished_run,
+    photos,
+    recipe,
+    toys,
+    trained,
+    trained_photos,
+    with_command,
+)
 
 from distillkit.testing.golden import parametrize_golden
 
-__all__ = ["disk", "distillkit", "photos", "recipe", "toys", "with_command"]
+__all__ = [
+    "disk",
+    "distillkit",
+    "finished_run",
+    "photos",
+    "recipe",
+    "toys",
+    "trained",
+    "trained_photos",
+    "with_command",
+]
 
 TOY_SITE = """
 import os

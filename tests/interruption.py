@@ -24,14 +24,25 @@ def weights_of(run):
     return weights
 
 
-def assert_resumed_equals_uninterrupted(resolved, tmp_path, monkeypatch, at):
-    """Run a toy recipe twice, and compare the students bit for bit.
+def assert_resumed_equals_uninterrupted(resolved, tmp_path, monkeypatch, *batches):
+    """Run a toy recipe whole and interrupted, and compare the students bit for bit.
 
-    The run ``whole`` is not interrupted; ``cut`` gets SIGTERM when the toy degradation makes its
-    batch number ``at``, and is resumed.
+    The run ``whole`` is not interrupted; each ``cut`` gets SIGTERM when the toy degradation makes
+    the batch of this number, and is resumed.
     """
     run_recipe(resolved, tmp_path / "whole")
+    whole = weights_of(tmp_path / "whole")
+    assert {stage for stage, _ in whole} == {"stage1", "stage2"}
+    for at in batches:
+        cut = tmp_path / f"cut{at}"
+        _run_in_two_parts(resolved, cut, monkeypatch, at)
+        weights = weights_of(cut)
+        assert whole.keys() == weights.keys()
+        for name in whole:
+            assert torch.equal(whole[name], weights[name]), (at, name)
 
+
+def _run_in_two_parts(resolved, out, monkeypatch, at):
     def strike(calls):
         if calls == HELD_OUT + at:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -39,12 +50,6 @@ def assert_resumed_equals_uninterrupted(resolved, tmp_path, monkeypatch, at):
     monkeypatch.setattr(toy_plugin.Halve, "calls", 0)
     monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(strike))
     with pytest.raises(Interrupted):
-        run_recipe(resolved, tmp_path / "cut")
+        run_recipe(resolved, out)
     monkeypatch.setattr(toy_plugin.Halve, "on_call", staticmethod(lambda calls: None))
-    run_recipe(resolved, tmp_path / "cut", resume=True)
-    whole = weights_of(tmp_path / "whole")
-    cut = weights_of(tmp_path / "cut")
-    assert {stage for stage, _ in whole} == {"stage1", "stage2"}
-    assert whole.keys() == cut.keys()
-    for name in whole:
-        assert torch.equal(whole[name], cut[name]), name
+    run_recipe(resolved, out, resume=True)

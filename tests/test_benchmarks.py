@@ -100,32 +100,59 @@ def test_the_table_says_why_a_precision_has_no_row(monkeypatch):
     assert "does not compute in bfloat16" in row.note
 
 
-def test_every_part_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
+def test_every_part_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path, monkeypatch):
+    """In one process, which imports everything once; the next tests are of processes."""
     gpu = importlib.import_module("gpu")
-    script = PROGRAMS[0].with_name("gpu.sh")
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = [script, tmp_path, "--rehearse"]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    report = json.loads((tmp_path / "gpu.json").read_text())
-    assert report["rehearsal"] is True
-    parts = report["parts"]
-    assert list(parts) == [part.__name__ for part in gpu.PARTS]
-    assert {name: part["status"] for name, part in parts.items()} == dict.fromkeys(parts, "ok")
-    assert process.returncode == 0, process.stderr
-    exact = parts["precision"]["results"]["losses of mini/paper_sr4x, exact"]
+    # Parts switch these; no other test shall see it.
+    monkeypatch.setattr("torch._dynamo.config.disable", False)
+    monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    setup = gpu.Setup(tmp_path, rehearse=True)
+    parts = {}
+    for part in gpu.PARTS:
+        gpu.write_results(part(setup), tmp_path / f"{part.__name__}.json")
+        parts[part.__name__] = setup.read(part.__name__)
+        assert gpu.judge(0, parts[part.__name__]) == "ok", part.__name__
+    exact = parts["precision"]["losses of mini/paper_sr4x, exact"]
     # On the CPU it is compared with itself.
     assert exact["agrees"] is True
     assert exact["differ"] == 0
     assert len(exact["losses"]) == 2 * gpu.STEPS
     for name in ("train_plain", "train_default", "train_24gb"):
-        stage1 = parts[name]["results"]["stage1"]
+        stage1 = parts[name]["stage1"]
         assert stage1["ms"] > 0
         assert stage1["peak_gib"] > 0
         assert stage1["tflop"] > 0
         assert stage1["of_fp32"] > 0
-    plain, default = (parts[name]["results"] for name in ("train_plain", "train_default"))
+    plain, default = parts["train_plain"], parts["train_default"]
     assert default["stage1"]["losses"] == pytest.approx(plain["stage1"]["losses"], rel=1e-5)
-    assert parts["restore"]["results"]["64 px, fp32"]["ms"] > 0
+    assert parts["restore"]["64 px, fp32"]["ms"] > 0
+
+
+def test_the_parts_for_a_gpu_are_put_into_one_file(tmp_path, monkeypatch):
+    gpu = importlib.import_module("gpu")
+    outcomes = {gpu.machine: "ok", gpu.weights: "failed", gpu.restore: "ok"}
+
+    def run_part(setup, name, limit):
+        assert 0 < limit <= gpu.PATIENCE * gpu.PARTS[getattr(gpu, name)]
+        return {"status": outcomes[getattr(gpu, name)], "seconds": 1.0, "results": {"a": 1}}
+
+    monkeypatch.setattr(gpu, "run_part", run_part)
+    monkeypatch.setattr(gpu, "PARTS", {part: gpu.PARTS[part] for part in outcomes})
+    assert gpu.run_parts(gpu.Setup(tmp_path, rehearse=True)) is False
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["rehearsal"] is True
+    statuses = {name: part["status"] for name, part in report["parts"].items()}
+    assert statuses == {"machine": "ok", "weights": "failed", "restore": "ok"}
+    outcomes[gpu.weights] = "ok"
+    assert gpu.run_parts(gpu.Setup(tmp_path, rehearse=True)) is True
+
+
+def test_the_script_for_a_gpu_finds_its_program(tmp_path):
+    script = PROGRAMS[0].with_name("gpu.sh")
+    command = [script, tmp_path, "--rehearse", "--part", "weights"]
+    subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, check=True)
+    assert json.loads((tmp_path / "weights.json").read_text()) == {"recipe": "mini/paper_sr4x"}
 
 
 def test_a_part_for_a_gpu_that_fails_costs_its_own_results_only(tmp_path, monkeypatch):

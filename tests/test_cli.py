@@ -19,11 +19,17 @@ from distillkit.plugins import manager
 
 
 @pytest.fixture
-def run(distillkit, recipe, tmp_path):
-    """Make a finished run."""
-    out = tmp_path / "out"
-    assert distillkit("run", recipe, "--out", out).code == 0
-    return out
+def photos(trained_photos):
+    """Those of the finished run, which a recipe of theirs resumes."""
+    return trained_photos
+
+
+@pytest.fixture
+def run(toys, finished_run, capfd):
+    """Make a finished run, and forget what it said."""
+    folder = finished_run()
+    capfd.readouterr()
+    return folder
 
 
 def save_image(path, value=99, side=8):

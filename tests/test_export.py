@@ -6,6 +6,7 @@ An export that gives other images never appears.
 import errno
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -21,7 +22,6 @@ from distillkit import (
     Restorer,
     WeightFile,
     load_recipe,
-    run_recipe,
 )
 from distillkit.cli import main as cli
 from distillkit.export.card_metadata import StudentFacts
@@ -32,14 +32,13 @@ from distillkit.recipe.load import Component
 
 
 @pytest.fixture
-def run(recipe, tmp_path):
-    return make_run(recipe, tmp_path)
+def run(make_run):
+    return make_run()
 
 
-def make_run(recipe, tmp_path, *overrides):
-    resolved = load_recipe(recipe, ["evaluation.max_images=1", *overrides])
-    run_recipe(resolved, tmp_path / "run")
-    return tmp_path / "run"
+@pytest.fixture
+def make_run(toys, finished_run):
+    return partial(finished_run, "evaluation.max_images=1")
 
 
 @pytest.fixture
@@ -107,8 +106,8 @@ def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_
     assert torch.equal(own(image, 0.3).images[0], restore(run, image, 0.3))
 
 
-def test_plain_peft_loads_the_adapters(recipe, tmp_path, image):
-    run = make_run(recipe, tmp_path, "stage1.adapter.alpha=5", "stage2.adapter.alpha=0.5")
+def test_plain_peft_loads_the_adapters(make_run, tmp_path, image):
+    run = make_run("stage1.adapter.alpha=5", "stage2.adapter.alpha=0.5")
     export(run, tmp_path / "out")
     expected = Restorer.from_pretrained(run, "cpu").student.restore(ModelInput(image[None]), 1.0)
     toy = model(Options(seed=2))
@@ -145,16 +144,16 @@ def test_merged_weights_are_the_student_at_one_tradeoff(run, tmp_path, image):
     ],
 )
 def test_other_students_are_exported_with_the_adapters_they_have(
-    recipe, tmp_path, override, stages, ways
+    make_run, tmp_path, override, stages, ways
 ):
-    run = make_run(recipe, tmp_path, override)
+    run = make_run(override)
     report = export(run, tmp_path / "out")
     assert [folder.name for folder in sorted(tmp_path.glob("out/adapters/*"))] == stages
     assert len(report) == ways
 
 
-def test_a_student_trained_without_adapters_is_merged(recipe, tmp_path, image):
-    run = make_run(recipe, tmp_path, "stage1.adapter.kind='full'")
+def test_a_student_trained_without_adapters_is_merged(make_run, tmp_path, image):
+    run = make_run("stage1.adapter.kind='full'")
     export(run, tmp_path / "merged", merge_at=1.0)
     merged = restore(tmp_path / "merged", image)
     assert torch.allclose(merged, restore(run, image, 1.0), atol=1e-5)
@@ -167,8 +166,8 @@ def test_a_student_trained_without_adapters_is_merged(recipe, tmp_path, image):
         ("stage2.variant='oftsr'", "evaluates the network twice"),
     ],
 )
-def test_students_that_cannot_be_merged(recipe, tmp_path, override, reason):
-    run = make_run(recipe, tmp_path, override)
+def test_students_that_cannot_be_merged(make_run, tmp_path, override, reason):
+    run = make_run(override)
     with pytest.raises(DistillkitError, match=reason):
         export(run, tmp_path / "merged", merge_at=1.0)
     assert not (tmp_path / "merged").exists()
@@ -349,12 +348,14 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
     assert "all rights reserved" in card
 
 
-def test_an_export_does_not_tell_where_the_run_was_made(run, tmp_path):
+def test_an_export_does_not_tell_where_the_run_was_made(run, tmp_path, trained_photos):
     export(run, tmp_path / "out")
     texts = [file for file in tmp_path.glob("out/**/*") if file.suffix in (".md", ".toml", ".json")]
     assert texts
     for file in texts:
-        assert str(tmp_path) not in file.read_text(), file
+        text = file.read_text()
+        assert str(tmp_path) not in text, file
+        assert str(trained_photos.parent) not in text, file
 
 
 @pytest.mark.parametrize(

@@ -183,10 +183,8 @@ EXPORTS = {
 
 
 @pytest.fixture
-def finished(recipe, tmp_path):
-    sets = ["data.eval=[]", "stage1.steps=1", "stage2.steps=1", "training.validation_steps=0"]
-    run_recipe(load_recipe(recipe, sets), tmp_path / "run")
-    return tmp_path / "run"
+def finished(toys, finished_run):
+    return finished_run("data.eval=[]")
 
 
 @pytest.mark.parametrize("kind", EXPORTS)

@@ -11,7 +11,7 @@ from hub_stand_in import TOKEN, StoredRepository, serve_hub
 from huggingface_hub import ModelCard, metadata_load, metadata_save
 from PIL import Image
 
-from distillkit import DistillkitError, Restorer, WeightFile, load_recipe, run_recipe
+from distillkit import DistillkitError, Restorer, WeightFile
 from distillkit.export.card_metadata import StudentFacts, card_metadata
 from distillkit.export.folder import export
 from distillkit.export.hub import Repository, upload
@@ -50,9 +50,8 @@ def metadata(rows=(), facts=StudentFacts(), recipe=RECIPE, licenses=("MIT",)):  
 
 
 @pytest.fixture
-def run(recipe, tmp_path):
-    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
-    return tmp_path / "run"
+def run(toys, finished_run):
+    return finished_run("evaluation.max_images=1")
 
 
 def test_the_hub_reads_what_was_measured(run, tmp_path, photos):

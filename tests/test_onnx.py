@@ -5,13 +5,14 @@ A graph that gives other images never appears.
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
+from distillkit import DistillkitError, Restorer
 from distillkit.cli import main as cli
 from distillkit.export.folder import export
 from distillkit.export.onnx import GraphForm, export_onnx
@@ -37,9 +38,9 @@ def image():
     return torch.rand(1, 3, 20, 31, generator=torch.Generator().manual_seed(5))
 
 
-def make_run(recipe, tmp_path, *overrides):
-    run_recipe(load_recipe(recipe, ["data.eval=[]", *overrides]), tmp_path / "run")
-    return tmp_path / "run"
+@pytest.fixture
+def make_run(toys, finished_run):
+    return partial(finished_run, "data.eval=[]")
 
 
 def open_graph(file):
@@ -55,8 +56,8 @@ def restore(session, image, **inputs):
     return torch.from_numpy(restored)
 
 
-def test_the_tradeoff_is_an_input_of_the_graph(recipe, tmp_path, image, monkeypatch, capfd):
-    run = make_run(recipe, tmp_path)
+def test_the_tradeoff_is_an_input_of_the_graph(make_run, tmp_path, image, monkeypatch, capfd):
+    run = make_run()
     file = tmp_path / "graph.onnx"
     monkeypatch.setattr("sys.argv", ["distillkit", "export", str(run), "--onnx", str(file)])
     with pytest.raises(SystemExit) as stopped:
@@ -81,8 +82,8 @@ def test_the_tradeoff_is_an_input_of_the_graph(recipe, tmp_path, image, monkeypa
 
 
 @pytest.mark.parametrize(("overrides", "tradeoff"), [([], 0.6), (["stage2.steps=0"], None)])
-def test_a_graph_at_one_tradeoff_has_one_input(recipe, tmp_path, image, overrides, tradeoff):
-    run = make_run(recipe, tmp_path, *overrides)
+def test_a_graph_at_one_tradeoff_has_one_input(make_run, tmp_path, image, overrides, tradeoff):
+    run = make_run(*overrides)
     file = tmp_path / "graph.onnx"
     export_onnx(run, file, GraphForm(tradeoff))
     restored = restore(open_graph(file), image)
@@ -90,16 +91,16 @@ def test_a_graph_at_one_tradeoff_has_one_input(recipe, tmp_path, image, override
     assert torch.allclose(restored, expected, atol=1e-5)
 
 
-def test_variants_that_evaluate_the_network_twice_are_refused(recipe, tmp_path):
-    run = make_run(recipe, tmp_path, "stage2.variant='oftsr'")
+def test_variants_that_evaluate_the_network_twice_are_refused(make_run, tmp_path):
+    run = make_run("stage2.variant='oftsr'")
     with pytest.raises(DistillkitError, match="Oftsr evaluates the network twice"):
         export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.6))
 
 
-def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monkeypatch):
+def test_a_graph_that_gives_other_images_does_not_appear(make_run, tmp_path, monkeypatch):
     from toy_models import ToyModel
 
-    run = make_run(recipe, tmp_path)
+    run = make_run()
     generate = ToyModel.generate
 
     def generate_otherwise_in_a_graph(self, condition, generator=None):
@@ -112,10 +113,10 @@ def test_a_graph_that_gives_other_images_does_not_appear(recipe, tmp_path, monke
     assert not [path for path in tmp_path.iterdir() if "graph" in path.name]
 
 
-def test_graphs_are_compared_on_images_as_smooth_as_photographs(recipe, tmp_path, monkeypatch):
+def test_graphs_are_compared_on_images_as_smooth_as_photographs(make_run, tmp_path, monkeypatch):
     from toy_models import ToyModel
 
-    run = make_run(recipe, tmp_path)
+    run = make_run()
     generate = ToyModel.generate
 
     def round_otherwise_on_noise(self, condition, generator=None):
@@ -129,10 +130,10 @@ def test_graphs_are_compared_on_images_as_smooth_as_photographs(recipe, tmp_path
     export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.5))
 
 
-def test_a_student_that_draws_has_no_graph(recipe, tmp_path, monkeypatch):
+def test_a_student_that_draws_has_no_graph(make_run, tmp_path, monkeypatch):
     from toy_models import ToyModel
 
-    run = make_run(recipe, tmp_path)
+    run = make_run()
     generate = ToyModel.generate
 
     def generate_noisily(self, condition, generator=None):
@@ -182,17 +183,17 @@ def check_as_a_host(file, channels=3, dtype="float"):
     return session
 
 
-def test_a_graph_with_a_second_input_is_none_for_a_host(recipe, tmp_path):
+def test_a_graph_with_a_second_input_is_none_for_a_host(make_run, tmp_path):
     """Why there are the two other forms; the check must notice."""
-    run = make_run(recipe, tmp_path, *ENLARGER)
+    run = make_run(*ENLARGER)
     export_onnx(run, tmp_path / "graph.onnx", GraphForm())
     with pytest.raises(ValueError, match="too many values to unpack"):
         check_as_a_host(tmp_path / "graph.onnx")
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_the_tradeoff_of_each_pixel_is_a_fourth_plane(recipe, tmp_path, image, half):
-    run = make_run(recipe, tmp_path, *ENLARGER)
+def test_the_tradeoff_of_each_pixel_is_a_fourth_plane(make_run, tmp_path, image, half):
+    run = make_run(*ENLARGER)
     file = tmp_path / "graph.onnx"
     export_onnx(run, file, GraphForm(plane=True, half=half))
     session = check_as_a_host(file, channels=4, dtype="float16" if half else "float")
@@ -207,8 +208,8 @@ def test_the_tradeoff_of_each_pixel_is_a_fourth_plane(recipe, tmp_path, image, h
     assert session.get_modelmeta().custom_metadata_map["tradeoff"] == "plane"
 
 
-def test_sides_are_named_and_a_fixed_tradeoff_is_what_a_host_takes(recipe, tmp_path):
-    run = make_run(recipe, tmp_path, *ENLARGER)
+def test_sides_are_named_and_a_fixed_tradeoff_is_what_a_host_takes(make_run, tmp_path):
+    run = make_run(*ENLARGER)
     export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.3))
     session = check_as_a_host(tmp_path / "graph.onnx")
     assert session.get_inputs()[0].shape == [1, 3, "height", "width"]
@@ -216,11 +217,11 @@ def test_sides_are_named_and_a_fixed_tradeoff_is_what_a_host_takes(recipe, tmp_p
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
-def test_an_input_for_the_tradeoff_costs_no_second_layer(recipe, tmp_path, image, adapter):
+def test_an_input_for_the_tradeoff_costs_no_second_layer(make_run, tmp_path, image, adapter):
     """The change is added to the weights inside the graph."""
     import onnx
 
-    run = make_run(recipe, tmp_path, *ENLARGER, f"stage2.adapter.kind='{adapter}'")
+    run = make_run(*ENLARGER, f"stage2.adapter.kind='{adapter}'")
     counts = {}
     for name, tradeoff in (("fixed", 0.3), ("input", None)):
         file = tmp_path / f"{name}.onnx"
@@ -233,8 +234,8 @@ def test_an_input_for_the_tradeoff_costs_no_second_layer(recipe, tmp_path, image
     torch.testing.assert_close(restored, expected, atol=1e-5, rtol=0)
 
 
-def test_a_graph_of_one_size(recipe, tmp_path, monkeypatch, capfd):
-    run = make_run(recipe, tmp_path, *ENLARGER)
+def test_a_graph_of_one_size(make_run, tmp_path, monkeypatch, capfd):
+    run = make_run(*ENLARGER)
     file = tmp_path / "graph.onnx"
     command = ["distillkit", "export", str(run), "--onnx", str(file), "--tradeoff", "0.3"]
     monkeypatch.setattr("sys.argv", [*command, "--size", "24x16", "--half"])
@@ -247,19 +248,19 @@ def test_a_graph_of_one_size(recipe, tmp_path, monkeypatch, capfd):
     assert session.get_inputs()[0].type == "tensor(float16)"
 
 
-def test_a_model_that_computes_in_float32_has_no_graph_in_float16(recipe, tmp_path):
-    run = make_run(recipe, tmp_path)
+def test_a_model_that_computes_in_float32_has_no_graph_in_float16(make_run, tmp_path):
+    run = make_run()
     with pytest.raises(DistillkitError, match="ToyModel cannot be exported to ONNX in float16"):
         export_onnx(run, tmp_path / "graph.onnx", GraphForm(half=True))
 
 
-def test_a_network_with_layers_that_are_not_over_images_has_no_plane(recipe, tmp_path):
-    run = make_run(recipe, tmp_path)
+def test_a_network_with_layers_that_are_not_over_images_has_no_plane(make_run, trained, tmp_path):
+    run = make_run()
     with pytest.raises(DistillkitError, match="no tradeoff plane: ToyModel has adapted layers"):
         export_onnx(run, tmp_path / "graph.onnx", GraphForm(plane=True))
-    run_recipe(load_recipe(recipe, ["stage2.steps=0", "data.eval=[]"]), tmp_path / "fixed")
+    fixed = trained("data.eval=[]", "stage2.steps=0")
     with pytest.raises(DistillkitError, match="a student with a fixed tradeoff has none"):
-        export_onnx(tmp_path / "fixed", tmp_path / "graph.onnx", GraphForm(plane=True))
+        export_onnx(fixed, tmp_path / "graph.onnx", GraphForm(plane=True))
 
 
 @pytest.mark.parametrize(
@@ -275,8 +276,8 @@ def test_options_that_do_not_fit_are_refused(distillkit, tmp_path, options, why)
     assert why in outcome.err
 
 
-def test_the_lines_of_the_page_about_hosts_run(recipe, tmp_path, monkeypatch):
-    run = make_run(recipe, tmp_path, *ENLARGER)
+def test_the_lines_of_the_page_about_hosts_run(make_run, tmp_path, monkeypatch):
+    run = make_run(*ENLARGER)
     export_onnx(run, tmp_path / "student.onnx")
     export_onnx(run, tmp_path / "plane.onnx", GraphForm(plane=True))
     page = (Path(__file__).parents[1] / "docs/how-to/hosts.md").read_text(encoding="utf-8")
@@ -291,8 +292,8 @@ def test_the_lines_of_the_page_about_hosts_run(recipe, tmp_path, monkeypatch):
         torch.testing.assert_close(restored, restorer(image, tradeoff), atol=1e-5, rtol=0)
 
 
-def test_the_commands_of_the_model_card_run(recipe, tmp_path, distillkit, monkeypatch):
-    run = make_run(recipe, tmp_path, *ENLARGER)
+def test_the_commands_of_the_model_card_run(make_run, tmp_path, distillkit, monkeypatch):
+    run = make_run(*ENLARGER)
     export(run, tmp_path / "this/folder")
     card = (tmp_path / "this/folder/README.md").read_text()
     commands = re.findall(r"^- `distillkit (export .*?)`", card, flags=re.MULTILINE)
@@ -305,15 +306,14 @@ def test_the_commands_of_the_model_card_run(recipe, tmp_path, distillkit, monkey
     assert len(open_graph(tmp_path / "fixed.onnx").get_inputs()) == 1
 
 
-def test_a_card_offers_what_the_student_has(recipe, tmp_path, monkeypatch):
+def test_a_card_offers_what_the_student_has(make_run, trained, tmp_path, monkeypatch):
     from toy_models import Enlarger
 
+    run = make_run(*ENLARGER, "stage2.steps=0")
     monkeypatch.setattr(Enlarger, "save_checkpoint", None, raising=False)
-    run = make_run(recipe, tmp_path, *ENLARGER, "stage2.steps=0")
     export(run, tmp_path / "fixed")
     card = (tmp_path / "fixed/README.md").read_text()
     assert "--spandrel checkpoints" in card
     assert "--tradeoff" not in card
-    run_recipe(load_recipe(recipe, ["data.eval=[]", "stage2.variant='oftsr'"]), tmp_path / "two")
-    export(tmp_path / "two", tmp_path / "two_passes")
+    export(trained("data.eval=[]", "stage2.variant='oftsr'"), tmp_path / "two_passes")
     assert "In other tools" not in (tmp_path / "two_passes/README.md").read_text()

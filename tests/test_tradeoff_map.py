@@ -150,12 +150,8 @@ def test_a_student_with_a_fixed_tradeoff_has_no_map(photo):
 
 
 @pytest.fixture
-def finished(recipe, tmp_path, toys):
-    from distillkit.recipe.load import load_recipe
-    from distillkit.runs.run import run_recipe
-
-    run_recipe(load_recipe(recipe), tmp_path / "run")
-    return tmp_path / "run"
+def finished(toys, finished_run):
+    return finished_run("data.eval=[]")
 
 
 def test_the_command_takes_a_mask(distillkit, finished, photos, tmp_path):

@@ -1,6 +1,7 @@
 """The page of ``export --web`` in a real browser, opened from the disk: it restores as we do."""
 
 import gzip
+import logging
 import shutil
 
 import numpy as np
@@ -19,14 +20,16 @@ from restoration_page import (
     watch,
 )
 from test_pictures import P3
+from toy_fixtures import install_plugins
 
-from distillkit import DistillkitError, Restorer, load_recipe, run_recipe
+from distillkit import DistillkitError, Restorer
 from distillkit.export import web
 
 REASON = "the extra onnx, the dependency group test, npm and a chromium test exported pages"
 pytest.importorskip("onnxscript", reason=REASON)
 sync_api = pytest.importorskip("playwright.sync_api", reason=REASON)
 TWO_GRAY_LEVELS = 2
+OVERRIDES = ["data.eval=[]", "stage2.learning_rate=0.1"]
 
 
 @pytest.fixture(scope="session")
@@ -41,19 +44,29 @@ def package(tmp_path_factory):
 
 
 @pytest.fixture
-def run(recipe, tmp_path):
-    overrides = ["data.eval=[]", "stage2.learning_rate=0.1"]
-    run_recipe(load_recipe(recipe, overrides), tmp_path / "run")
-    return tmp_path / "run"
+def run(toys, finished_run):
+    return finished_run(*OVERRIDES)
+
+
+@pytest.fixture(scope="module")
+def exported_page(trained, package, tmp_path_factory):
+    """The page of the run, exported once."""
+    folder = tmp_path_factory.mktemp("exported") / "page"
+    with pytest.MonkeyPatch.context() as patch:
+        # Torch writes a trace of every operator to whoever listens to all logs, as pytest does.
+        patch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
+        install_plugins(patch, toy="toy_plugin")
+        web.export_web(trained(*OVERRIDES), folder, package)
+    return folder
 
 
 @pytest.fixture
-def open_page(run, package, tmp_path):
+def open_page(exported_page, tmp_path):
     """``open_page(query, arguments)``: the exported page in a Chromium with these arguments.
 
     ``asked`` lists its requests, ``failed`` its errors.
     """
-    web.export_web(run, tmp_path / "page", package)
+    shutil.copytree(exported_page, tmp_path / "page")
     address = (tmp_path / "page" / "index.html").as_uri()
     with sync_api.sync_playwright() as playwright:
         browsers = []
@@ -235,7 +248,6 @@ def test_another_package_is_refused(run, tmp_path):
     assert not (tmp_path / "page").exists()
 
 
-def test_the_folder_is_a_static_space(run, package, tmp_path):
-    web.export_web(run, tmp_path / "page", package)
-    readme = (tmp_path / "page" / "README.md").read_text()
+def test_the_folder_is_a_static_space(exported_page):
+    readme = (exported_page / "README.md").read_text()
     assert readme.startswith('---\ntitle: "toy"\nsdk: static\napp_file: index.html\n')

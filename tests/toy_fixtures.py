@@ -1,5 +1,7 @@
 """Fixtures of the toy plugin, for the tests of the engine and for those of its own plugins."""
 
+import functools
+import shutil
 import sys
 import types
 from importlib.metadata import EntryPoint, entry_points
@@ -86,6 +88,41 @@ def save_photos(folder):
             image[10:20, 8:30] = rng.integers(0, 255, 3)
             Image.fromarray(image).save(folder / split / f"{split}{i}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_photos(tmp_path_factory):
+    """The photos of finished runs; nothing is written there."""
+    return save_photos(tmp_path_factory.mktemp("trained") / "photos")
+
+
+@pytest.fixture(scope="session")
+def trained(trained_photos):
+    """``trained(*overrides)``: a run of the toys, trained once for all tests that ask for it."""
+    from distillkit import load_recipe, run_recipe
+
+    folder = trained_photos.parent
+    recipe = write_recipe(folder / "toy.toml", trained_photos)
+
+    @functools.cache
+    def train(*overrides):
+        out = folder / f"run{len(list(folder.glob('run*')))}"
+        with pytest.MonkeyPatch.context() as patch:
+            install_plugins(patch, toy="toy_plugin")
+            run_recipe(load_recipe(recipe, overrides), out)
+        return out
+
+    return train
+
+
+@pytest.fixture
+def finished_run(trained, tmp_path):
+    """``finished_run(*overrides)``: a finished run of the toys, of which the test is the owner."""
+
+    def copy(*overrides):
+        return shutil.copytree(trained(*overrides), tmp_path / "finished")
+
+    return copy
 
 
 @pytest.fixture

@@ -30,14 +30,18 @@ SMALL = (
 
 @pytest.fixture
 def checkpoints(tmp_path):
+    return write_checkpoints(tmp_path)
+
+
+def write_checkpoints(folder):
     """Write a Compact and a SPAN of random weights, small ones; return their folder."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         compact = Compact.Compact(num_feat=8, num_conv=2, upscale=4)
         span = SPAN.SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=4)
-    save_file(compact.state_dict(), tmp_path / "compact.safetensors")
-    save_file(span.state_dict(), tmp_path / "span.safetensors")
-    return tmp_path
+    save_file(compact.state_dict(), folder / "compact.safetensors")
+    save_file(span.state_dict(), folder / "span.safetensors")
+    return folder
 
 
 def run(name, tmp_path, *overrides):
@@ -56,11 +60,13 @@ def open_by_spandrel(path, image):
     return descriptor, descriptor(image)
 
 
-@pytest.fixture
-def two_models(tmp_path, checkpoints):
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """A finished run, made once; nothing is written there."""
+    checkpoints = write_checkpoints(tmp_path_factory.mktemp("two_models"))
     return run(
         "two_models",
-        tmp_path,
+        checkpoints,
         f"teachers.fidelity.weights='{checkpoints / 'span.safetensors'}'",
         f"teachers.realness.weights='{checkpoints / 'compact.safetensors'}'",
         "student.parameters={num_feat=8, num_conv=2}",
