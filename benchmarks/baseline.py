@@ -65,7 +65,7 @@ class Baseline:
         The trained adapter is merged into the student at the end.
         """
         config = self.recipe.stage1
-        adapter = build_adapter(self.student, config.adapter, self.recipe.seed)
+        adapter = build_adapter(self.student.stage1_network, config.adapter, self.recipe.seed)
         trained = list(adapter.tensors().values())
         rate = config.learning_rate
         yield from self._train("stage1", trained, rate, self.algorithm_1, batches, steps)
@@ -78,7 +78,7 @@ class Baseline:
         config = self.recipe.stage2
         self.start = copy.deepcopy(self.student)
         # stage 1's adapter has the recipe's seed itself
-        self.adapter = build_adapter(self.student, config.adapter, self.recipe.seed + 1)
+        self.adapter = build_adapter(self.student.network, config.adapter, self.recipe.seed + 1)
         trained = list(self.adapter.tensors().values())
         rate = config.learning_rate
         yield from self._train("stage2", trained, rate, self.adapter_scaling, batches, steps)

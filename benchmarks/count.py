@@ -28,8 +28,9 @@ from distillkit.training.blocks import gradient_checkpointing
 from distillkit.training.feature_cache import FeatureCache
 from distillkit.training.models import RunModels
 from distillkit.training.stages import make_stage1
-from distillkit_superres.osediff.architecture import ARCHITECTURES, make_unet, make_vae
+from distillkit_superres.osediff.architecture import make_unet, make_vae
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean
+from distillkit_superres.osediff.sizes import ARCHITECTURES
 from distillkit_superres.osediff.text import FixedPrompt
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
 from distillkit_superres.resshift.build import make_process

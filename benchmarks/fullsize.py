@@ -30,13 +30,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distillkit_superres.osediff.architecture import (
-    ARCHITECTURES,
     make_empty,
     make_text,
     make_unet,
     make_vae,
 )
 from distillkit_superres.osediff.lora import Shapes, unet_layout, vae_layout
+from distillkit_superres.osediff.sizes import ARCHITECTURES
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
 from distillkit_superres.resshift.unet import SwinUNet, SwinUNetConfig
 

@@ -183,6 +183,22 @@ def test_the_tiny_super_resolution_recipe_runs_to_the_end(distillkit, tmp_path):
     assert {row["metric"] for row in rows} == {"psnr", "ssim-y", "stlpips-alex"}
 
 
+def test_a_student_thinner_than_its_teacher_runs_to_the_end(distillkit, tmp_path):
+    _, history = run(distillkit, "superres/tiny/ctsr_sr4x_thin", tmp_path)
+    assert "pretraining" in history[0]
+    assert {"fidelity/imitate", "realness/anchor", "perceptual"} <= history[1].keys()
+    about = json.loads((tmp_path / "student" / "distillkit.json").read_text())
+    assert (about["student"]["width"], about["student"]["decoder_width"]) == (0.5, 0.5)
+    assert any(
+        name.startswith("decoder.") and tensor.any()
+        for name, tensor in load_file(tmp_path / "student" / "stage1.safetensors").items()
+    )
+    restorer = Restorer.from_pretrained(tmp_path)
+    restored = restorer(torch.zeros(3, 16, 20), [0.0, 1.0])
+    assert [image.shape for image in restored] == [(3, 64, 80)] * 2
+    assert not restored[0].equal(restored[1])
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of pictures hardly larger than a crop: Reti-Diff restores whole ones."""

@@ -98,7 +98,7 @@ class RestorationModel(nn.Module):
     codec: Codec
     """Pixels, unless a subclass sets another one."""
     network: nn.Module
-    """What is trained: adapters go on it."""
+    """What both stages train: adapters go on it."""
     scale: int = 1
     """Output size divided by input size."""
     nfe: int = 1
@@ -130,6 +130,14 @@ class RestorationModel(nn.Module):
             generator: a CPU generator that makes random draws repeatable.
         """
         return self.network(condition.extra["lq"])
+
+    @property
+    def stage1_network(self) -> nn.Module:
+        """What stage 1 trains: :attr:`network`; override it to add a decoder.
+
+        Stage 2 trains ``network`` alone, so all tradeoffs are decoded alike.
+        """
+        return self.network
 
     @property
     def space(self) -> str:

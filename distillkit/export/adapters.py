@@ -68,8 +68,12 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
         empty if the files alone do not make the student.
     """
     build = partial(build_base_model, about, student)
-    name = _diffusers_name(build().network)
+    model = build()
+    name = _diffusers_name(model.network)
     for stage in STAGES:
+        if stage == "stage1" and model.stage1_network is not model.network:
+            # It trained a decoder, too, which peft and diffusers would look for in the network.
+            continue
         lora = _read_lora(student / f"{stage}.safetensors", about[stage])
         if lora is None:
             continue

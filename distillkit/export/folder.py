@@ -229,7 +229,7 @@ def _write_merged(student: Student, tradeoff: float, folder: Path) -> None:
     assert isinstance(student.variant, AdapterScaling)
     student.variant.adapter.set_scale(tradeoff)
     student.variant.adapter.merge()
-    network = student.variant.student.network
+    network = student.variant.student.stage1_network
     weights = {}
     for name, tensor in network.state_dict().items():
         # safetensors refuses tensors that share memory: each gets its own.

@@ -47,7 +47,7 @@ from distillkit.tradeoff import FAITHFUL, REALISTIC, check_tradeoff
 FORMAT = 2
 ABOUT = "distillkit.json"
 MERGED = "network.safetensors"
-"""The file of a student merged at one tradeoff: all weights of its network."""
+"""The file of a student merged at one tradeoff: all weights of its ``stage1_network``."""
 
 
 class _Stage1(BaseModel):
@@ -261,10 +261,10 @@ def load_student(
     model.requires_grad_(False).eval().to(device)
     color_fix = about.get("color_fix", "none")
     if about.get("merged") is not None:
-        load_exactly(model.network, read_state_dict(folder / MERGED), folder / MERGED)
+        load_exactly(model.stage1_network, read_state_dict(folder / MERGED), folder / MERGED)
         return Student(model, None, about["merged"], color_fix)
     config = AdapterConfig(**about["stage1"]["adapter"])
-    adapter = build_adapter(model, config, about["seed"])
+    adapter = build_adapter(model.stage1_network, config, about["seed"])
     _load_trained(adapter.tensors(), folder / "stage1.safetensors")
     adapter.merge()
     if about["stage2"] is None or stage1_only:
@@ -287,12 +287,19 @@ def interpolate_students(
     at tradeoff 1; where stage 2 left it no weights of its own, at tradeoff 0.
 
     Raises:
-        DistillkitError: one of them cannot be loaded, or their networks differ in shape.
+        DistillkitError: one of them cannot be loaded, trained a decoder of its own, or their
+            networks differ in shape.
     """
     model = load_student(first, device, stage1_only=True).model
     other = _load_faithful_end(second, device)
     assert isinstance(model, RestorationModel)
     assert isinstance(other, RestorationModel)
+    for path, end in ((first, model), (second, other)):
+        if end.stage1_network is not end.network:
+            raise DistillkitError(
+                f"{path} - trained a decoder of its own, which a tradeoff does not change: its "
+                "weights are not interpolated with another student's"
+            )
     adapter = FullAdapter(model.network)
     adapter.interpolate_toward(other.network)
     return Student(model, AdapterScaling(model, adapter))

@@ -135,10 +135,10 @@ def build_objective(
     return LineObjective(student, loss, line.realistic_end, line.faithful_end)
 
 
-def build_adapter(model: RestorationModel, config: AdapterConfig, seed: int) -> Adapter:
-    """Put a zero adapter on a student's network."""
+def build_adapter(network: nn.Module, config: AdapterConfig, seed: int) -> Adapter:
+    """Put a zero adapter on a student's ``stage1_network`` or ``network``."""
     return add_adapter(
-        model.network,
+        network,
         config.kind,
         rank=config.rank,
         alpha=config.alpha,
@@ -165,7 +165,7 @@ def build_variant(
         return _build_denoiser_variant(model, config, seed)
     return AdapterScaling(
         model,
-        build_adapter(model, config.adapter, seed + 1),
+        build_adapter(model.network, config.adapter, seed + 1),
         objective,
         faithful_every=config.faithful_every,
         faithful_steps=config.faithful_steps,
@@ -182,7 +182,7 @@ def _build_denoiser_variant(model: RestorationModel, config: Stage2Config, seed:
     if config.variant == "oftsr":
         return Oftsr(model)
     # stage 1's adapter has the recipe's seed itself
-    adapter = build_adapter(model, config.adapter, seed + 1)
+    adapter = build_adapter(model.network, config.adapter, seed + 1)
     if config.variant == "ctsr_eq8":
         return CtsrEq8(model, adapter)
     return CtsrAlg2(model, adapter)

@@ -59,7 +59,7 @@ def make_stage1(
     Merge the adapter before stage 2.
     """
     config = recipe.stage1
-    adapter = build_adapter(models.student, config.adapter, recipe.seed)
+    adapter = build_adapter(models.student.stage1_network, config.adapter, recipe.seed)
     step = Stage1Step(
         models,
         adapter,

@@ -48,7 +48,7 @@ def make_student(tmp_path):
         }
         resolved = load_recipe("mini/paper_sr4x", _overrides(about))
         model = build_named_model("spandrel/student", about, "cpu")
-        first = build_adapter(model, resolved.recipe.stage1.adapter, 0)
+        first = build_adapter(model.stage1_network, resolved.recipe.stage1.adapter, 0)
         trained = {"stage1": _perturbed(first.tensors())}
         first.merge()
         second = build_variant(model, resolved.recipe.stage2, 0)

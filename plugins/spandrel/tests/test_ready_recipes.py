@@ -147,7 +147,7 @@ def test_a_student_of_another_kind_is_refused(tmp_path):
     student = Restorer.from_model("mini/student", device="cpu").student
     from distillkit.recipe.build import build_adapter
 
-    adapter = build_adapter(student.model, resolved.recipe.stage1.adapter, 0)
+    adapter = build_adapter(student.model.stage1_network, resolved.recipe.stage1.adapter, 0)
     save_student(tmp_path / "student", resolved, {"stage1": adapter.tensors()})
     with pytest.raises(DistillkitError, match="no checkpoints that other tools read"):
         export_checkpoints(tmp_path, tmp_path / "out")

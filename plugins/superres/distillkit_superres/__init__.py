@@ -65,9 +65,9 @@ def distillkit_students() -> Sequence[StudentSpec]:
     return (
         StudentSpec(
             name="osediff",
-            summary="OSEDiff with its adapters merged, to be trained further",
-            options="distillkit_superres.osediff.options:OSEDiffOptions",
-            build="distillkit_superres.osediff.build:build_osediff",
+            summary="OSEDiff with its adapters merged, or a slice of it, to be trained further",
+            options="distillkit_superres.osediff.options:OSEDiffStudentOptions",
+            build="distillkit_superres.osediff.build:build_student",
             license=OSEDIFF_LICENSE,
         ),
     )

@@ -28,7 +28,9 @@ def models():
 
 @pytest.fixture(scope="module")
 def adapter(models):
-    return build_adapter(models.student, load_recipe(RECIPE).recipe.stage1.adapter, seed=0)
+    return build_adapter(
+        models.student.stage1_network, load_recipe(RECIPE).recipe.stage1.adapter, seed=0
+    )
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_a_batch_of_8_weighs_as_8_batches_of_1(monkeypatch):
         "stage1.teachers.realness.weight=0",
     ]
     stage1 = load_recipe(RECIPE, changes).recipe.stage1
-    adapter = build_adapter(models.student, stage1.adapter, seed=0)
+    adapter = build_adapter(models.student.stage1_network, stage1.adapter, seed=0)
     step = Stage1Step(models, adapter, stage1, ReconstructionLoss(), seed=0)
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     together = imitation(step, image.expand(8, -1, -1, -1), 0)

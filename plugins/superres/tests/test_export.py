@@ -47,7 +47,7 @@ def exported(tmp_path_factory):
     resolved = load_recipe(RECIPE, ADAPTERS)
     recipe = resolved.recipe
     model = build(resolved.student, "cpu")
-    adapter = build_adapter(model, recipe.stage1.adapter, recipe.seed)
+    adapter = build_adapter(model.stage1_network, recipe.stage1.adapter, recipe.seed)
     tensors = {"stage1": adapter.tensors()}
     adapter.merge()
     tensors["stage2"] = build_variant(model, recipe.stage2, recipe.seed).tensors()

@@ -79,7 +79,9 @@ def test_saving_memory_keeps_terms_and_gradient(gradient):
     found = []
     for checkpointing, per_term_backward in itertools.product((False, True), repeat=2):
         models = build_models(resolved, CPU)
-        adapter = build_adapter(models.student, resolved.recipe.stage1.adapter, seed=0)
+        adapter = build_adapter(
+            models.student.stage1_network, resolved.recipe.stage1.adapter, seed=0
+        )
         step = Stage1Step(
             models,
             adapter,
@@ -128,7 +130,7 @@ def test_what_models_encode_of_an_input_is_kept(tmp_path):
     cached = build_models(resolved, CPU)
     found = []
     for models in (plain, cached, cached):
-        adapter = build_adapter(models.student, stage1.adapter, seed=0)
+        adapter = build_adapter(models.student.stage1_network, stage1.adapter, seed=0)
         step = Stage1Step(models, adapter, stage1, ReconstructionLoss(), seed=0)
         terms = step(batch, 0)
         adapter.merge()

@@ -14,13 +14,14 @@ from distillkit.inference.color import fix_colors
 from distillkit.inference.student import Student
 from distillkit_superres import distillkit_students, distillkit_teachers
 from distillkit_superres.osediff import text
-from distillkit_superres.osediff.architecture import ARCHITECTURES, make_text
+from distillkit_superres.osediff.architecture import make_text
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base
 from distillkit_superres.osediff.model import enlarge
 from distillkit_superres.osediff.options import (
     OSEDiffOptions,
     SD21BaseOptions,
 )
+from distillkit_superres.osediff.sizes import ARCHITECTURES
 from distillkit_superres.osediff.text import (
     PromptEncoder,
     PromptPerImage,

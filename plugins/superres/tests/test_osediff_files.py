@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import save_file
 
 from distillkit import ModelInput, WeightFile, WeightsError
-from distillkit_superres.osediff.architecture import ARCHITECTURES, make_random_networks
+from distillkit_superres.osediff.architecture import make_random_networks
 from distillkit_superres.osediff.build import build_osediff, build_sd21_base, make_random_osediff
 from distillkit_superres.osediff.checkpoints import read_float32, read_osediff
 from distillkit_superres.osediff.options import OSEDiffOptions, SD21BaseOptions
+from distillkit_superres.osediff.sizes import ARCHITECTURES
 
 TINY = ARCHITECTURES["tiny"]
 OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -7,8 +7,6 @@ import torch
 
 from distillkit import Condition, load_exactly
 from distillkit_superres.osediff.architecture import (
-    ARCHITECTURES,
-    LATENT_SCALE,
     Networks,
     make_empty,
     make_text,
@@ -19,6 +17,7 @@ from distillkit_superres.osediff.build import apply_osediff
 from distillkit_superres.osediff.checkpoints import OSEDiffCheckpoint, rename_text
 from distillkit_superres.osediff.lora import ALPHA, unet_layout, vae_layout
 from distillkit_superres.osediff.model import KLAutoencoder, OSEDiff, StableDiffusion
+from distillkit_superres.osediff.sizes import ARCHITECTURES, LATENT_SCALE
 from distillkit_superres.osediff.text import FixedPrompt
 from distillkit_superres.osediff.tiling import denoise_tiled, tile_weight
 

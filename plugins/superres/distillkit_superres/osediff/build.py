@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from distillkit_superres.osediff.architecture import (
-    ARCHITECTURES,
     Networks,
     make_empty,
     make_random_networks,
@@ -28,8 +27,11 @@ from distillkit_superres.osediff.model import OSEDiff, PosteriorMean, StableDiff
 from distillkit_superres.osediff.options import (
     BaseModelOptions,
     OSEDiffOptions,
+    OSEDiffStudentOptions,
     SD21BaseOptions,
 )
+from distillkit_superres.osediff.sizes import ARCHITECTURES
+from distillkit_superres.osediff.slicing import slice_decoder, slice_unet
 from distillkit_superres.osediff.text import (
     FixedPrompt,
     Prompt,
@@ -90,6 +92,28 @@ def build_osediff(options: OSEDiffOptions) -> OSEDiff:
         _make_prompt(options, _make_prompt_encoder(options, networks)),
         _space(options),
     )
+
+
+def build_student(options: OSEDiffStudentOptions) -> OSEDiff:
+    """Build a student that starts as OSEDiff, or as a slice of it.
+
+    Raises:
+        WeightsError: A file is missing, damaged or of another model.
+        DistillkitError: There is no such tagger, or the tokenizer is damaged.
+    """
+    model = build_osediff(options)
+    make_thin(model, options)
+    return model
+
+
+def make_thin(model: OSEDiff, options: OSEDiffStudentOptions) -> None:
+    """Replace a model's UNet and decoder by slices of them, as the options say."""
+    sizes = ARCHITECTURES[options.size]
+    if options.width < 1 or options.layers_per_block is not None:
+        width, layers = options.width, options.layers_per_block
+        model.network = slice_unet(model.network, sizes.unet, width, layers)
+    if options.decoder_width < 1:
+        model.replace_decoder(slice_decoder(model.decoder, sizes.vae, options.decoder_width))
 
 
 def apply_osediff(

@@ -20,7 +20,7 @@ from distillkit import (
     ModelInput,
     VariancePreserving,
 )
-from distillkit_superres.osediff.architecture import LATENT_SCALE
+from distillkit_superres.osediff.sizes import LATENT_SCALE
 from distillkit_superres.osediff.text import Prompt, PromptPerImage
 from distillkit_superres.osediff.tiling import denoise_tiled
 
@@ -106,6 +106,7 @@ class StableDiffusion(DiffusionModel):
     scale = 4
     size_multiple = 2
     head = "conv_out"
+    codec: Autoencoder
     negative: Tensor | None
 
     def __init__(
@@ -195,6 +196,23 @@ class OSEDiff(StableDiffusion):
         self.lq_encoder = lq_encoder
         self.tile = tile
         self.tile_overlap = tile_overlap
+        self._trains_decoder = False
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The autoencoder's decoder, without the convolution before it."""
+        return self.codec.get_submodule("network.vae.decoder")
+
+    def replace_decoder(self, decoder: nn.Module) -> None:
+        """Decode by another decoder, which stage 1 trains with the UNet."""
+        self.codec.get_submodule("network.vae").decoder = decoder
+        self._trains_decoder = True
+
+    @property
+    def stage1_network(self) -> nn.Module:
+        if not self._trains_decoder:
+            return self.network
+        return nn.ModuleDict({"unet": self.network, "decoder": self.decoder})
 
     @torch.no_grad()
     def condition(self, inputs: ModelInput) -> Condition:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from distillkit import Options, WeightFile
 from distillkit_superres.files import PublishedWeights
 from distillkit_superres.licenses import APACHE, OPENRAIL
+from distillkit_superres.osediff.sizes import (
+    ARCHITECTURES,
+    DEFAULT_LAYERS_PER_BLOCK,
+    Size,
+    find_width_problem,
+)
 
 CHECKPOINT = "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl"
 CHECKPOINT_SIZE = 17_750_000
@@ -56,7 +62,7 @@ BASE_FILES = {
 class BaseModelOptions(Options):
     """Which Stable Diffusion 2.1-base, and how it is prompted."""
 
-    size: Literal["full", "tiny"] = Field(
+    size: Size = Field(
         "full",
         description="tiny: toy networks with random weights; no file is read",
     )
@@ -167,7 +173,7 @@ class SD21BaseOptions(BaseModelOptions):
 
 
 class OSEDiffOptions(BaseModelOptions, PublishedWeights):
-    """Options of ``superres/osediff``, as a student and as a teacher."""
+    """Options of ``superres/osediff`` as a teacher."""
 
     checkpoint: WeightFile | None = Field(
         None,
@@ -198,3 +204,47 @@ class OSEDiffOptions(BaseModelOptions, PublishedWeights):
         if adapters is None:
             return files
         return (*files, adapters)
+
+
+class OSEDiffStudentOptions(OSEDiffOptions):
+    """Options of ``superres/osediff`` as a student."""
+
+    width: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "share of the channels of each block of the UNet that the student has, "
+            "initialized by a slice of OSEDiff's: 0.2, 0.4, 0.6, 0.8 or 1; of size tiny 0.5 or 1"
+        ),
+    )
+    layers_per_block: int | None = Field(
+        None,
+        ge=1,
+        description="layers that the student has of each block of the UNet: 1; default: all, 2",
+    )
+    decoder_width: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description=(
+            "share of the channels of the autoencoder's decoder that the student's has, "
+            "likewise: 0.25, 0.5, 0.75 or 1; below 1, it is trained with the UNet"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _check_that_slices_are_whole(self) -> Self:
+        sizes = ARCHITECTURES[self.size]
+        problem = find_width_problem(sizes.unet, self.width)
+        if problem:
+            raise ValueError(f"width = {problem}")
+        problem = find_width_problem(sizes.vae, self.decoder_width)
+        if problem:
+            raise ValueError(f"decoder_width = {problem}")
+        layers = sizes.unet.get("layers_per_block", DEFAULT_LAYERS_PER_BLOCK)
+        if self.layers_per_block is not None and self.layers_per_block > layers:
+            raise ValueError(
+                f"layers_per_block = {self.layers_per_block}: the teacher's blocks have {layers}"
+            )
+        return self
