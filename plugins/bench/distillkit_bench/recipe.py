@@ -19,6 +19,7 @@ from distillkit_bench.device import (
     reset_peak_memory,
     synchronize,
 )
+from distillkit_bench.models import count_models
 from distillkit_bench.train import measure_stage
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,9 +45,10 @@ def measure_recipe(
     Returns:
         Plain data: ``recipe``, ``sha256`` of the resolved recipe, ``crop``, ``batch``, ``machine``,
             ``ceilings`` (``flops`` and ``copy``, each per second, measured now; those of a CPU
-            per second of one core), ``stages`` (by
-            name, :class:`~distillkit_bench.train.StageMeasurement`; ``stage2`` only where the
-            recipe has one) and ``restore``, None for no images.
+            per second of one core), ``models`` (by name,
+            :class:`~distillkit_bench.models.ModelCost`), ``stages`` (by name,
+            :class:`~distillkit_bench.train.StageMeasurement`; ``stage2`` only where the recipe has
+            one) and ``restore``, None for no images.
 
     Raises:
         DistillkitError: Weights or training images are missing, or a loss is not finite.
@@ -54,7 +56,11 @@ def measure_recipe(
     recipe = resolved.recipe
     crop_size = recipe.data.crop_size
     stages = {}
+    models = None
     for prepared in prepare_stages(resolved):
+        if models is None:
+            # The first stage has all the models that any later one has.
+            models = {n: asdict(cost) for n, cost in count_models(prepared, crop_size).items()}
         measurement = measure_stage(
             prepared, crop_size, warmup=warmup, steps=steps, breakdown=breakdown
         )
@@ -72,6 +78,7 @@ def measure_recipe(
         "batch": recipe.data.batch_size,
         "machine": describe_machine(device),
         "ceilings": {"flops": measure_matmul(device, dtype), "copy": measure_copy(device)},
+        "models": models,
         "stages": stages,
         "restore": restore,
     }

@@ -12,7 +12,8 @@ GIB = 2**30
 def format_measurement(measurement: Mapping[str, Any]) -> str:
     """Show one measurement of :func:`distillkit_bench.recipe.measure_recipe`."""
     stages = measurement["stages"]
-    lines = [*_describe_setup(measurement), "", *_tabulate_speed(measurement)]
+    lines = [*_describe_setup(measurement), "", *_tabulate_models(measurement)]
+    lines += ["", *_tabulate_speed(measurement)]
     # Without a breakdown there are no FLOPs, phases and NFE.
     if any(stage["flops"] for stage in stages.values()):
         lines += ["", *_tabulate_phases(stages), "", *_list_nfe(stages)]
@@ -29,6 +30,18 @@ def _describe_setup(measurement: Mapping[str, Any]) -> Iterator[str]:
     ceilings = f"{gigaflops:,.0f} GFLOP/s in matrix products, {gigabytes:,.0f} GB/s copied"
     of_a_core = ", by a core" if machine["on_cpu"] else ""
     yield f"ceilings: {ceilings}{of_a_core}"
+
+
+def _tabulate_models(measurement: Mapping[str, Any]) -> Iterator[str]:
+    crop = measurement["crop"]
+    size = f"{crop} x {crop}"
+    yield f"{'':<12}{'parameters':>12}{'GiB':>8}{'GFLOP':>11}   to restore {size} px"
+    for name, model in measurement["models"].items():
+        operations = f"{'-':>11}"
+        if model["flops"] is not None:
+            operations = f"{model['flops'] / 1e9:>11,.1f}"
+        parameters = f"{model['parameters'] / 1e6:>10,.2f} M"
+        yield f"{name:<12}{parameters}{model['bytes'] / GIB:>8.3f}{operations}"
 
 
 def _tabulate_speed(measurement: Mapping[str, Any]) -> Iterator[str]:
