@@ -148,6 +148,7 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
         "tradeoff": student.fixed_tradeoff if student.variant is None else None,
         "most_pixels": min(MAX_INPUT_PIXELS, MAX_SHOWN_PIXELS // scale**2),
         "most_shown": MAX_SHOWN_PIXELS,
+        "finds": "",
         "examples": [],
     }
 

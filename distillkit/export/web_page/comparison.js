@@ -232,6 +232,16 @@ class Comparison {
     event.preventDefault();
   }
 
+  // Paints what was found in the photo faithful, and shows the brush that changes it.
+  paintFound(strengths) {
+    document.querySelector("[name=tool][value=faithful]").checked = true;
+    this.pickTool();
+    this.change(() => {
+      this.painting.remember();
+      this.painting.fill("faithful", strengths);
+    });
+  }
+
   change(action) {
     action();
     this.showUndo();

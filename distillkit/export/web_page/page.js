@@ -6,6 +6,7 @@
 //   open(file)                                  the photo: {name, width, height, frames, overview}
 //   cut(photo, crop)                            the pixels of a crop, as they are restored
 //   restore(photo, crop, tradeoff, shown, task) the restored crop, RGB, of the size that is shown
+//   find(photo, crop, shown, task)              how much of each pixel is what STUDENT.finds names
 //   save(photo, crop, look, task)               a PNG, restored at {tradeoff, map, blended}
 // A task has a `signal` that aborts it, and is told of its `progress`.
 "use strict";
@@ -39,6 +40,7 @@ class Page {
     this.controller = new AbortController();
     $("file").addEventListener("change", () => this.chooseFile());
     for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => this.drop(event));
+    $("find").addEventListener("click", () => this.run(() => this.find()));
     $("download").addEventListener("click", () => this.run(() => this.download()));
     $("recrop").addEventListener("click", () => this.run(() => this.chooseCrop()));
     this.describe();
@@ -52,6 +54,8 @@ class Page {
     const isFixed = STUDENT.tradeoff !== null;
     for (const id of ["tradeoffControl", "tools"]) $(id).hidden = isFixed;
     for (const option of $("compared").querySelectorAll("[value=realistic], [value=faithful]")) option.hidden = isFixed;
+    $("find").hidden = isFixed || !STUDENT.finds;
+    $("find").textContent = `Keep ${STUDENT.finds} faithful`;
     for (const { name, alt, address } of STUDENT.examples) {
       const image = Object.assign(document.createElement("img"), { src: address, alt });
       const button = document.createElement("button");
@@ -188,6 +192,23 @@ class Page {
       progress({ done: 0, all: 1 });
     };
     return { signal, progress, finishPart };
+  }
+
+  // ---- What is found in the photo is painted faithful ----
+
+  async find() {
+    const { photo, crop, comparison } = this;
+    const { signal } = this.controller;
+    this.say(`Looking for ${STUDENT.finds} ...`);
+    const shown = { width: comparison.width, height: comparison.height };
+    const strengths = await backend.find(photo, crop, shown, this.task(1));
+    if (signal.aborted) return;
+    if (!strengths.some((strength) => strength)) {
+      this.say(`There is nothing to keep faithful: no ${STUDENT.finds} found.`);
+      return;
+    }
+    comparison.paintFound(strengths);
+    this.say(`What was found is painted faithful: ${STUDENT.finds}.`);
   }
 
   // ---- The download: the final tradeoffs go through the model once ----

@@ -42,6 +42,13 @@ class Painting {
     this.states.fill(0);
   }
 
+  // Paints each pixel with a strength of its own, 0 ... 255.
+  fill(tool, strengths) {
+    strengths.forEach((strength, pixel) => {
+      if (strength) this.paint(tool, pixel, strength);
+    });
+  }
+
   // Paints along a line, and returns the area that may have changed. Tools are faithful,
   // realistic and erase.
   stroke(tool, from, to, radius) {

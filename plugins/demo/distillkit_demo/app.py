@@ -51,6 +51,7 @@ class DemoApp:
                 Route("/examples/{name}", self.send_example),
                 Route("/photo", self.open, methods=["POST"]),
                 Route("/cut", self.cut, methods=["POST"]),
+                Route("/find", self.find, methods=["POST"]),
                 Route("/restore", self.restore, methods=["POST"]),
                 Route("/save", self.save, methods=["POST"]),
                 Route("/{name}", self.send_file),
@@ -93,6 +94,13 @@ class DemoApp:
         content = await request.body()
         crop = _read_crop(request)
         return _answer(self.views, lambda on_tile: self.service.cut(content, crop))
+
+    async def find(self, request: Request) -> Response:
+        """Find in a crop what plugins find."""
+        content = await request.body()
+        crop = _read_crop(request)
+        shown = _read_size(request, "shown")
+        return _answer(self.restorations, lambda on_tile: self.service.find(content, crop, shown))
 
     async def restore(self, request: Request) -> Response:
         """Restore a crop for the page to blend."""
@@ -139,6 +147,7 @@ class DemoApp:
             "most_pixels": max_pixels,
             "most_shown": MAX_SHOWN_PIXELS,
             "most_bytes": max_upload,
+            "finds": " and ".join(self.service.found_names),
             "examples": [
                 {"name": name, "alt": EXAMPLES[name].alt, "address": f"examples/{name}"}
                 for name in self.examples

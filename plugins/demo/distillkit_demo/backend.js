@@ -83,6 +83,12 @@ const backend = {
     return bytes;
   },
 
+  async find(photo, crop, shown, task) {
+    const options = query(crop, { shown: [shown.width, shown.height] });
+    const { bytes } = await call(`find?${options}`, [photo.file], task);
+    return bytes;
+  },
+
   async save(photo, crop, { tradeoff, map, width, height }, task) {
     const parts = map ? [photo.file, map] : [photo.file];
     const options = query(crop, map ? { map: [width, height] } : { tradeoff });

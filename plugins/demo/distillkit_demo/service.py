@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from distillkit import (
     MAX_SHOWN_PIXELS,
     DataError,
     DistillkitError,
+    FaithfulMap,
     Restorer,
     count_frames,
+    load_plugins,
     picture_size,
     read_picture,
 )
@@ -59,6 +62,12 @@ class DemoService:
     def __init__(self, restorer: Restorer, max_pixels: int) -> None:
         self.restorer = restorer
         self.max_pixels = max_pixels
+        self.found_names = [spec.name for spec in load_plugins().specs("masks")]
+        """What the installed plugins find in photos."""
+
+    @functools.cached_property
+    def _faithful(self) -> FaithfulMap:
+        return FaithfulMap(self.found_names)
 
     def open(self, content: bytes) -> Answer:
         """Decode a photo, for the page to show: a PNG, shrunk to what a page shows.
@@ -81,6 +90,16 @@ class DemoService:
         picture = _to_8_bits(self._cut(content, crop))
         return Answer(_to_png(picture), picture.size)
 
+    def find(self, content: bytes, crop: Crop, shown: Size) -> Answer:
+        """Find in a crop what plugins find: a byte for each pixel that is shown, row by row.
+
+        Raises:
+            DistillkitError: As :meth:`restore`, or no plugin finds anything.
+        """
+        _check_shown(shown)
+        found = self._faithful(self._cut(content, crop))
+        return Answer(_resize(found, shown).tobytes(), shown)
+
     def restore(
         self, content: bytes, crop: Crop, tradeoff: float | None, shown: Size, on_tile: OnTile
     ) -> Answer:
@@ -96,8 +115,7 @@ class DemoService:
         Raises:
             DistillkitError: As :meth:`cut` and :meth:`Restorer.__call__`.
         """
-        if min(shown) < 1 or shown[0] * shown[1] > MAX_SHOWN_PIXELS:
-            raise DataError(f"a page cannot show {shown[0]} x {shown[1]} pixels")
+        _check_shown(shown)
         restored = self._restore(self._cut(content, crop), tradeoff, on_tile)
         view = _resize(_to_8_bits(restored).convert("RGB"), shown)
         return Answer(view.tobytes(), shown)
@@ -153,6 +171,11 @@ def read_map(content: bytes, size: Size) -> np.ndarray:
         raise DistillkitError(f"{len(content)} bytes are no map of {width} x {height} tradeoffs")
     # Copied, because a tensor has to be writable.
     return np.frombuffer(content, "<f4").reshape(height, width).copy()
+
+
+def _check_shown(size: Size) -> None:
+    if min(size) < 1 or size[0] * size[1] > MAX_SHOWN_PIXELS:
+        raise DataError(f"a page cannot show {size[0]} x {size[1]} pixels")
 
 
 def _decode(content: bytes) -> Image.Image:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import socket
+import sys
 import threading
+import types
 from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
 from PIL import Image
+from toy_fixtures import install_plugins
 from toy_models import ToyModel
 
-from distillkit import Restorer
+from distillkit import MaskSpec, Restorer, hookimpl
 from distillkit.adapters import add_adapter
 from distillkit.inference.student import Student
 from distillkit.objectives.adapter_scaling import AdapterScaling
@@ -118,6 +121,20 @@ def student_with_tradeoff():
         tensor.data.fill_(0.3)
     model.requires_grad_(False).eval()
     return Student(model, variant)
+
+
+def install_finder(monkeypatch):
+    """Make a plugin with a mask, of what is bright, the only one that is installed."""
+
+    @hookimpl
+    def distillkit_masks():
+        return [MaskSpec(name="bright", summary="", build="finder_plugin:build")]
+
+    module = types.ModuleType("finder_plugin")
+    module.distillkit_masks = distillkit_masks
+    module.build = lambda options: lambda image: (image > 0.9).all(axis=2)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    install_plugins(monkeypatch, finder=module.__name__)
 
 
 def free_port():

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hostile_images import COUNT, hostile_files
 from PIL import Image
+from toy_fixtures import install_plugins
 from toy_models import ToyModel
 
 from distillkit import DistillkitError, Restorer
@@ -29,6 +30,7 @@ from demo_client import (
     WatchedRestorer,
     free_port,
     full,
+    install_finder,
     photo,
     student_with_tradeoff,
 )
@@ -119,6 +121,31 @@ def test_a_map_gives_each_pixel_its_tradeoff(server, client):
     assert np.array_equal(np.asarray(saved.picture()), np.asarray(expected))
     realistic = np.asarray(Restorer(server[0].student)(content, 0.0))
     assert not np.array_equal(np.asarray(expected), realistic)
+
+
+def test_what_plugins_find_is_told_for_each_pixel_that_is_shown(monkeypatch):
+    install_finder(monkeypatch)
+    with serving(student_with_tradeoff()) as (_, address):
+        client = DemoClient(address)
+        assert '"finds": "bright"' in client.request("GET", "/student.js").text
+        picture = Image.new("RGB", (40, 30))
+        picture.paste("white", (10, 5, 20, 15))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        found = client.call("/find", file.getvalue(), crop=full(40, 30), shown="80,60")
+        levels = np.frombuffer(found.content, np.uint8).reshape(60, 80)
+        assert levels[12:28, 22:38].min() == 255
+        assert levels[:, 50:].max() == 0
+        refused = client.call("/find", file.getvalue(), crop=full(40, 30), shown="0,60")
+        assert "a page cannot show 0 x 60 pixels" in refused.failed
+
+
+def test_without_masks_there_is_nothing_to_find(monkeypatch):
+    install_plugins(monkeypatch)
+    with serving(student_with_tradeoff()) as (_, address):
+        client = DemoClient(address)
+        assert '"finds": ""' in client.request("GET", "/student.js").text
+        assert client.call("/find", photo(), crop=full(30, 20), shown="60,40").failed
 
 
 @pytest.mark.parametrize("levels", [[2.0], [np.nan], [-1.0], [0.1, 0.2]])

@@ -5,7 +5,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from demo_client import DemoClient, WatchedRestorer, free_port, photo, student_with_tradeoff
+from demo_client import (
+    DemoClient,
+    WatchedRestorer,
+    free_port,
+    install_finder,
+    photo,
+    student_with_tradeoff,
+)
 from PIL import Image
 from restoration_page import (
     CHROMIUM,
@@ -54,6 +61,12 @@ def restorer():
 def address(restorer):
     from distillkit_demo.server import serve
 
+    with pytest.MonkeyPatch.context() as patch:
+        install_finder(patch)
+        yield from serve_page(serve, restorer)
+
+
+def serve_page(serve, restorer):
     limits = {"max_pixels": MAX_PIXELS, "max_upload": 200_000}
     with serve(restorer, "A toy", port=free_port(), **limits) as address:
         yield address
@@ -198,6 +211,25 @@ def test_brushes_paint_over_each_other_erase_clear_and_show_their_map(page):
     assert np.array_equal(pixels(page), plain)
     page.click("#undo")
     assert np.array_equal(pixels(page), realistic)
+
+
+def test_what_is_found_is_painted_faithful_and_can_be_taken_away(page, restorer):
+    levels = np.asarray(noise(40, 60)) // 2
+    levels[10:20, 15:30] = 255
+    picture = Image.fromarray(levels)
+    upload(page, picture)
+    before = pixels(page)
+    page.click("text=Keep bright faithful")
+    status_has(page, "What was found is painted faithful: bright.")
+    faithful = restored_at(restorer, picture, 1.0)
+    painted = pixels(page)
+    assert np.abs(painted[22:38, 32:58, :3] - faithful[22:38, 32:58]).max() <= 1
+    assert np.array_equal(painted[:, 80:], before[:, 80:])
+    page.click("#undo")
+    assert np.array_equal(pixels(page), before)
+    upload(page, Image.fromarray(levels // 2))
+    page.click("#find")
+    status_has(page, "There is nothing to keep faithful: no bright found.")
 
 
 def test_the_brush_works_by_keys(page):
@@ -355,10 +387,10 @@ def test_everything_has_a_name_and_the_focus_goes_from_top_to_bottom(page):
     upload(page, noise(40, 60))
     order = []
     page.focus("#file")
-    for _ in range(5):
+    for _ in range(6):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.id || document.activeElement.value"))
-    assert order == ["divider", "tradeoff", "compare", "compared", "download"]
+    assert order == ["divider", "tradeoff", "compare", "find", "compared", "download"]
     pick(page, "faithful")
     page.focus("#file")
     page.keyboard.press("Tab")
