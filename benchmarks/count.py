@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distillkit import load_recipe
+from distillkit import ResolvedRecipe, load_recipe
 from distillkit.data.pairs import Batch
 from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.training.blocks import gradient_checkpointing
@@ -29,7 +29,9 @@ from distillkit.training.feature_cache import FeatureCache
 from distillkit.training.models import RunModels
 from distillkit.training.stages import make_stage1
 from distillkit_superres.osediff.architecture import make_unet, make_vae
+from distillkit_superres.osediff.build import make_thin
 from distillkit_superres.osediff.model import OSEDiff, PosteriorMean
+from distillkit_superres.osediff.options import OSEDiffStudentOptions
 from distillkit_superres.osediff.sizes import ARCHITECTURES
 from distillkit_superres.osediff.text import FixedPrompt
 from distillkit_superres.resshift.autoencoder import VQConfig, VQModel
@@ -94,7 +96,8 @@ def count_flops(settings: Sequence[str], crop: int) -> int:
     if CACHED in settings:
         cache = FullCache(counter)
     reconstruction = build_reconstruction_loss(resolved, META)
-    stage, adapter = make_stage1(resolved.recipe, make_models(cache), reconstruction)
+    models = make_models(resolved, cache)
+    stage, adapter = make_stage1(resolved.recipe, models, reconstruction)
     gt = torch.empty(1, 3, crop, crop, device=META)
     lq = torch.empty(1, 3, crop // 4, crop // 4, device=META)
     checkpointing: Any = nullcontext()
@@ -109,14 +112,21 @@ def count_flops(settings: Sequence[str], crop: int) -> int:
     return flops
 
 
-def make_models(cache: FeatureCache) -> RunModels:
-    """Make student and teachers of ``superres/ctsr_sr4x``, without values."""
+def make_models(resolved: ResolvedRecipe, cache: FeatureCache) -> RunModels:
+    """Make student and teachers of ``superres/ctsr_sr4x``, without values.
+
+    The student is as thin as the recipe's.
+    """
     with META:
         autoencoder = VQModel(VQConfig())
         network = SwinUNet(SwinUNetConfig())
     faithful = ResShift(network, autoencoder, make_process(15, 0.04))
     teachers = {"fidelity": freeze(faithful), "realness": make_osediff()}
-    return ShapeModels(make_osediff(), teachers, None, META, cache)
+    student = make_osediff()
+    options = resolved.student.config
+    assert isinstance(options, OSEDiffStudentOptions)
+    make_thin(student, options)
+    return ShapeModels(freeze(student), teachers, None, META, cache)
 
 
 def make_osediff() -> OSEDiff:
