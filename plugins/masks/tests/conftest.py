@@ -1,3 +1,0 @@
-from toy_fixtures import distillkit
-
-__all__ = ["distillkit"]
