@@ -325,8 +325,11 @@ def test_an_export_overwrites_nothing(run, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DistillkitError, match="exists; name a new folder"):
         export(run, tmp_path / "out")
+
+
+def test_an_export_needs_a_student(tmp_path):
     with pytest.raises(DistillkitError, match="no student here"):
-        export(tmp_path / "photos", tmp_path / "new")
+        export(tmp_path, tmp_path / "new")
 
 
 def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
