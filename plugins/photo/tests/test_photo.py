@@ -65,6 +65,17 @@ def test_drawings_stay_what_they_are(restorer):
             assert (smaller[0] - image).square().mean().sqrt() < 0.06
 
 
+def test_relight_brings_light_into_a_dark_photograph_at_every_tradeoff():
+    restorer = Restorer.from_pretrained("photo/relight", "cpu")
+    assert restorer.scale == 1
+    bright = picture(64, 72)
+    realistic, between, faithful = restorer(0.3 * bright**1.8, [0.0, 0.5, 1.0])
+    for restored in (realistic, between, faithful):
+        assert restored.shape == bright.shape
+        assert (restored - bright).abs().mean() < 0.5 * (0.3 * bright**1.8 - bright).abs().mean()
+    assert (realistic - faithful).abs().mean() > 0.002
+
+
 def test_noise_does_not_drive_it_out_of_range(restorer):
     noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     for result in restorer(noise, [0.0, 0.5, 1.0]):
