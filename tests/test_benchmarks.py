@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch._dynamo
 
 from distillkit.metrics.learned import stlpips
 
@@ -100,13 +101,20 @@ def test_the_table_says_why_a_precision_has_no_row(monkeypatch):
     assert "does not compute in bfloat16" in row.note
 
 
-def test_every_part_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path, monkeypatch):
-    """In one process, which imports everything once; the next tests are of processes."""
-    gpu = importlib.import_module("gpu")
-    # Parts switch these; no other test shall see it.
-    monkeypatch.setattr("torch._dynamo.config.disable", False)
+@pytest.fixture
+def switches(monkeypatch):
+    """Takes back what parts for a GPU switch, so that no other test sees it."""
     monkeypatch.setattr("torch.backends.cudnn.allow_tf32", True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # monkeypatch would remove this setting, which is no plain attribute.
+    with torch._dynamo.config.patch(disable=False):
+        yield
+
+
+@pytest.mark.usefixtures("switches")
+def test_every_part_for_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
+    """In one process, which imports everything once; the next tests are of processes."""
+    gpu = importlib.import_module("gpu")
     setup = gpu.Setup(tmp_path, rehearse=True)
     parts = {}
     for part in gpu.PARTS:
