@@ -8,8 +8,9 @@ can leave two kinds of grid in them. Both are measured in the Laplacian e of the
 - The same small pattern is everywhere, and all phases are equally sharp in it. A perceptual
   distance whose trunk has a stride rewards it. With ``s = e / (|e| + tau)``, in which faint
   patterns count and edges hardly more, and s_ij the mean of s at a phase within a window of 8 x 8
-  periods, the *pattern* is ``q = rms(s_ij - mean_ij(s_ij))``. Any texture has some, at every
-  period: photographs have about as much at another one (:func:`pattern_strength`).
+  periods (fewer in a smaller image), the *pattern* is ``q = rms(s_ij - mean_ij(s_ij))``. Any
+  texture has some, at every period: photographs have about as much at another one
+  (:func:`pattern_strength`).
 """
 
 from __future__ import annotations
