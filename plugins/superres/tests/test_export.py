@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from changed_student import save_changed_student
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from peft import LoraConfig, PeftModel, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
@@ -18,8 +19,6 @@ from safetensors.torch import load_file
 
 from distillkit import ModelInput, Restorer
 from distillkit.export.folder import export
-from distillkit.inference.student import save_student
-from distillkit.recipe.build import build, build_adapter, build_variant
 from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
 from distillkit_superres.osediff.options import OSEDiffOptions
@@ -44,20 +43,7 @@ def exported(tmp_path_factory):
     Also what ``export`` says was compared.
     """
     folder = tmp_path_factory.mktemp("run")
-    resolved = load_recipe(RECIPE, ADAPTERS)
-    recipe = resolved.recipe
-    model = build(resolved.student, "cpu")
-    adapter = build_adapter(model.stage1_network, recipe.stage1.adapter, recipe.seed)
-    tensors = {"stage1": adapter.tensors()}
-    adapter.merge()
-    tensors["stage2"] = build_variant(model, recipe.stage2, recipe.seed).tensors()
-    g = torch.Generator().manual_seed(0)
-    changes = {}
-    for stage, tensors_of_stage in tensors.items():
-        changes[stage] = {}
-        for name, tensor in tensors_of_stage.items():
-            changes[stage][name] = 0.05 * torch.randn(tensor.shape, generator=g)
-    save_student(folder / "student", resolved, changes)
+    save_changed_student(folder, load_recipe(RECIPE, ADAPTERS))
     return folder / "out", export(folder, folder / "out")
 
 

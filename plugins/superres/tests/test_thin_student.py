@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from changed_student import save_changed_student
 from safetensors.torch import load_file
 
 from distillkit import DistillkitError, ModelInput, Restorer
 from distillkit.export.folder import export
 from distillkit.export.onnx import GraphForm, export_onnx
-from distillkit.inference.student import interpolate_students, load_student, save_student
-from distillkit.recipe.build import build, build_adapter, build_variant
+from distillkit.inference.student import interpolate_students, load_student
+from distillkit.recipe.build import build
 from distillkit.recipe.load import load_recipe
 
 RECIPE = "superres/tiny/ctsr_sr4x_thin"
@@ -18,20 +19,7 @@ RECIPE = "superres/tiny/ctsr_sr4x_thin"
 def run(request, tmp_path_factory):
     """A run's folder, with a student whose stages changed it visibly."""
     folder = tmp_path_factory.mktemp(request.param)
-    resolved = load_recipe(RECIPE, [f'stage1.adapter.kind="{request.param}"'])
-    recipe = resolved.recipe
-    model = build(resolved.student, "cpu")
-    adapter = build_adapter(model.stage1_network, recipe.stage1.adapter, recipe.seed)
-    tensors = {"stage1": adapter.tensors()}
-    adapter.merge()
-    tensors["stage2"] = build_variant(model, recipe.stage2, recipe.seed).tensors()
-    generator = torch.Generator().manual_seed(0)
-    changes = {}
-    for stage, of_stage in tensors.items():
-        changes[stage] = {}
-        for name, tensor in of_stage.items():
-            changes[stage][name] = 0.05 * torch.randn(tensor.shape, generator=generator)
-    save_student(folder / "student", resolved, changes)
+    save_changed_student(folder, load_recipe(RECIPE, [f'stage1.adapter.kind="{request.param}"']))
     return folder
 
 
