@@ -66,9 +66,11 @@ class Drawn:
         if min(self.values) < low or max(self.values) > high:
             drawn = f"{min(self.values):.4g} to {max(self.values):.4g}"
             return f"values from {drawn}, published {low:.4g} to {high:.4g}"
+        # First and second moment of a uniform draw from [a, b], averaged over the ranges.
         mean = sum(a + b for a, b in self.ranges) / 2 / len(self.ranges)
         square = sum(a * a + a * b + b * b for a, b in self.ranges) / 3 / len(self.ranges)
-        error = math.sqrt(max(square - mean**2, 0) / len(self.values))
+        variance = max(square - mean**2, 0)
+        error = math.sqrt(variance / len(self.values))
         off = abs(sum(self.values) / len(self.values) - mean)
         if off <= 4 * error + 1e-12:
             return None
@@ -111,61 +113,103 @@ class Share:
         return sum(self.happened) / len(self.happened)
 
 
-def parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> dict[str, Drawn | Share]:
-    """List everything that chance decided, by name."""
-    values: dict[str, Drawn | Share] = {}
+Statistics = dict[str, Drawn | Share]
+"""By the parameter's name."""
+
+
+def parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> Statistics:
+    """Compare everything that chance decided with what is published, by name."""
     first_rounds = [d.first for d in draws]
     second_rounds = [d.second for d in draws if d.second]
-    for name, value in _of_round(config.first, first_rounds).items():
-        values[f"{name} 1"] = value
-    for name, value in _of_round(config.second, second_rounds).items():
-        values[f"{name} 2"] = value
-    sincs = [d.final_sinc for d in draws if d.final_sinc]
-    return values | {
-        "second round happens": Share([d.second is not None for d in draws], config.second_prob),
+    return (
+        _number(_round_parameters(config.first, first_rounds), "1")
+        | _number(_round_parameters(config.second, second_rounds), "2")
+        | _second_round_parameter(config, draws)
+        | _jpeg_parameters(config, draws)
+        | _final_sinc_parameters(config, [d.final_sinc for d in draws])
+    )
+
+
+def _number(statistics: Statistics, number: str) -> Statistics:
+    """Put the number of a round behind each name."""
+    return {f"{name} {number}": value for name, value in statistics.items()}
+
+
+def _second_round_parameter(config: RealESRGANOptions, draws: Sequence[Draws]) -> Statistics:
+    happened = [d.second is not None for d in draws]
+    return {"second round happens": Share(happened, config.second_prob)}
+
+
+def _jpeg_parameters(config: RealESRGANOptions, draws: Sequence[Draws]) -> Statistics:
+    return {
         "JPEG quality 1": Drawn([d.first_quality for d in draws], [config.first.jpeg_quality]),
         "JPEG quality 2": Drawn([d.second_quality for d in draws], [config.second.jpeg_quality]),
         "JPEG comes last": Share([d.jpeg_last for d in draws], 0.5),
-        "final sinc happens": Share(
-            [d.final_sinc is not None for d in draws], config.final_sinc_prob
-        ),
+    }
+
+
+def _final_sinc_parameters(
+    config: RealESRGANOptions, drawn: Sequence[SincBlur | None]
+) -> Statistics:
+    sincs = [sinc for sinc in drawn if sinc is not None]
+    return {
+        "final sinc happens": Share([s is not None for s in drawn], config.final_sinc_prob),
         "final sinc, size": Drawn([s.size for s in sincs], _odd(config.final_sinc_sizes)),
         "final sinc, cutoff": Drawn([s.cutoff for s in sincs], [(math.pi / 3, math.pi)]),
     }
 
 
-def _of_round(stage: RoundOptions, rounds: Sequence[Round]) -> dict[str, Drawn | Share]:
+def _round_parameters(stage: RoundOptions, rounds: Sequence[Round]) -> Statistics:
     return (
-        _of_blurs(stage, [r.blur for r in rounds])
-        | _of_factors(stage, [r.factor for r in rounds])
-        | _of_noises(stage, [r.noise for r in rounds])
+        _blur_parameters(stage, [r.blur for r in rounds])
+        | _resize_parameters(stage, [r.factor for r in rounds])
+        | _noise_parameters(stage, [r.noise for r in rounds])
     )
 
 
-def _of_blurs(stage: RoundOptions, drawn: Sequence[Blur | None]) -> dict[str, Drawn | Share]:
+def _blur_parameters(stage: RoundOptions, drawn: Sequence[Blur | None]) -> Statistics:
     blurs = [b for b in drawn if b is not None]
-    gaussians = [b for b in blurs if isinstance(b, GaussianBlur)]
-    sincs = [b for b in blurs if isinstance(b, SincBlur)]
-    sizes = _odd(stage.kernel_sizes)
-    # A kernel of less than 13 pixels has a higher lowest cutoff.
-    cutoffs = [(math.pi / (3 if size < 13 else 5), math.pi) for size, _ in sizes]
-    sigmas = [sigma for b in gaussians for sigma in (b.sigma_x, b.sigma_y)]
-    generalized = [b.beta for b in gaussians if b.shape.startswith("generalized")]
-    plateau = [b.beta for b in gaussians if b.shape.startswith("plateau")]
-    isotropic = sum(stage.kernel_mix[0::2])
-    return {
+    kernels: Statistics = {
         "blur happens": Share([b is not None for b in drawn], stage.blur_prob),
-        "kernel size": Drawn([b.size for b in blurs], sizes),
+        "kernel size": Drawn([b.size for b in blurs], _odd(stage.kernel_sizes)),
         "kernel is a sinc": Share([isinstance(b, SincBlur) for b in blurs], stage.sinc_prob),
-        "sinc cutoff": Drawn([s.cutoff for s in sincs], cutoffs),
-        "kernel is isotropic": Share([not b.shape.endswith("aniso") for b in gaussians], isotropic),
+    }
+    sincs = [b for b in blurs if isinstance(b, SincBlur)]
+    gaussians = [b for b in blurs if isinstance(b, GaussianBlur)]
+    return kernels | _sinc_parameters(stage, sincs) | _gaussian_parameters(stage, gaussians)
+
+
+def _sinc_parameters(stage: RoundOptions, sincs: Sequence[SincBlur]) -> Statistics:
+    cutoffs = []
+    for size, _ in _odd(stage.kernel_sizes):
+        # A kernel of less than 13 pixels has a higher lowest cutoff.
+        lowest = math.pi / 3 if size < 13 else math.pi / 5
+        cutoffs.append((lowest, math.pi))
+    return {"sinc cutoff": Drawn([s.cutoff for s in sincs], cutoffs)}
+
+
+def _gaussian_parameters(stage: RoundOptions, gaussians: Sequence[GaussianBlur]) -> Statistics:
+    shapes = [g.shape for g in gaussians]
+    isotropic = [not shape.endswith("aniso") for shape in shapes]
+    # The mix lists an isotropic and an anisotropic kernel of each shape in turn.
+    isotropic_prob = sum(stage.kernel_mix[0::2])
+    sigmas = [g.sigma_x for g in gaussians] + [g.sigma_y for g in gaussians]
+    return {
+        "kernel is isotropic": Share(isotropic, isotropic_prob),
         "sigma": Drawn(sigmas, [stage.sigma]),
-        "generalized beta": Drawn(generalized, _around_one(stage.beta_generalized)),
-        "plateau beta": Drawn(plateau, _around_one(stage.beta_plateau)),
+        "generalized beta": Drawn(
+            _betas(gaussians, "generalized"), _around_one(stage.beta_generalized)
+        ),
+        "plateau beta": Drawn(_betas(gaussians, "plateau"), _around_one(stage.beta_plateau)),
     }
 
 
-def _of_factors(stage: RoundOptions, factors: Sequence[float]) -> dict[str, Drawn | Share]:
+def _betas(gaussians: Sequence[GaussianBlur], shape: str) -> list[float]:
+    """List the betas of the kernels of a shape, isotropic or not."""
+    return [g.beta for g in gaussians if g.shape.startswith(shape)]
+
+
+def _resize_parameters(stage: RoundOptions, factors: Sequence[float]) -> Statistics:
     smallest, largest = stage.resize_range
     return {
         "resize up": Share([f > 1 for f in factors], stage.resize_prob[0]),
@@ -175,7 +219,7 @@ def _of_factors(stage: RoundOptions, factors: Sequence[float]) -> dict[str, Draw
     }
 
 
-def _of_noises(stage: RoundOptions, noises: Sequence[Noise]) -> dict[str, Drawn | Share]:
+def _noise_parameters(stage: RoundOptions, noises: Sequence[Noise]) -> Statistics:
     gaussian = [n.strength for n in noises if n.kind == "gaussian"]
     poisson = [n.strength for n in noises if n.kind == "poisson"]
     return {
@@ -187,10 +231,12 @@ def _of_noises(stage: RoundOptions, noises: Sequence[Noise]) -> dict[str, Drawn 
 
 
 def _odd(sizes: tuple[int, int]) -> list[tuple[float, float]]:
+    """List the odd sizes from one to another, each as a range of one point."""
     return [(k, k) for k in range(sizes[0], sizes[1] + 1, 2)]
 
 
 def _around_one(ends: tuple[float, float]) -> list[tuple[float, float]]:
+    """Split a range at 1: values below and above it are equally likely."""
     return [(ends[0], 1), (1, ends[1])]
 
 

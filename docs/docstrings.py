@@ -78,26 +78,35 @@ def _describe_function(node: ast.FunctionDef, heading: str) -> Iterator[str]:
 
 
 def _describe_class(node: ast.ClassDef, heading: str) -> Iterator[str]:
-    """Describe a class: its attributes, then its methods."""
+    """Describe a class: its attributes and properties, then its methods."""
     bases = ", ".join(ast.unparse(base) for base in node.bases)
     yield f"\n{heading} `{node.name}`\n"
     yield f"\n```python\nclass {node.name}({bases})\n```\n"
     yield _docstring(node)
-    methods = []
-    for member in node.body:
-        if isinstance(member, ast.AnnAssign) and _is_public(ast.unparse(member.target)):
-            about = _text_below(node.body, ast.unparse(member.target))
-            yield _describe_attribute(ast.unparse(member), about)
-        elif isinstance(member, ast.FunctionDef) and _is_public(member.name):
-            if _is_property(member):
-                assert member.returns
-                declared = f"{member.name}: {ast.unparse(member.returns)}"
-                yield _describe_attribute(declared, ast.get_docstring(member) or "")
-            else:
-                methods.append(member)
+    yield from _describe_attributes(node)
     yield "\n"
-    for method in methods:
-        yield from _describe_function(method, f"{heading}#")
+    functions = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+    for function in functions:
+        if _is_public(function.name) and not _is_property(function):
+            yield from _describe_function(function, f"{heading}#")
+
+
+def _describe_attributes(node: ast.ClassDef) -> Iterator[str]:
+    """Describe the public attributes and properties of a class, in its order."""
+    for member in node.body:
+        if isinstance(member, ast.AnnAssign):
+            name = ast.unparse(member.target)
+            declared = ast.unparse(member)
+            about = _text_below(node.body, name)
+        elif isinstance(member, ast.FunctionDef) and _is_property(member):
+            assert member.returns
+            name = member.name
+            declared = f"{name}: {ast.unparse(member.returns)}"
+            about = ast.get_docstring(member) or ""
+        else:
+            continue
+        if _is_public(name):
+            yield _describe_attribute(declared, about)
 
 
 def _describe_attribute(declared: str, about: str) -> str:
