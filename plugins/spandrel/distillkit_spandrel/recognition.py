@@ -17,6 +17,7 @@ from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, Unsuppo
 from torch import Tensor, nn
 
 from distillkit import WeightsError, read_state_dict
+from distillkit_spandrel.trainable import expand_merged
 
 Network: TypeAlias = ImageModelDescriptor[nn.Module]
 """A network from image to image, as spandrel describes it."""
@@ -91,7 +92,7 @@ def _install_extra_architectures() -> None:
 def _load(state: Mapping[str, Tensor], source: object) -> ModelDescriptor:
     _install_extra_architectures()
     try:
-        return ModelLoader().load_from_state_dict(dict(state))
+        return ModelLoader().load_from_state_dict(expand_merged(state))
     except UnsupportedModelError as e:
         raise WeightsError(
             f"{source} - spandrel {spandrel.__version__} knows no architecture of such tensors; "

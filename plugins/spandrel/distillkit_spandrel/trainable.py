@@ -114,6 +114,24 @@ def expand_convolution(kernel: Tensor, bias: Tensor, gain: int = 2) -> dict[str,
     }
 
 
+def expand_merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Complete a checkpoint of SPAN that holds its merged convolutions alone.
+
+    spandrel itself does not know such files, which are a fifth as large as full ones.
+
+    Args:
+        state: Named tensors; those of other networks come back as they are.
+    """
+    completed = dict(state)
+    for name, kernel in state.items():
+        convolution, found, _ = name.partition(".eval_conv.weight")
+        if found and f"{convolution}.conv.1.weight" not in state:
+            bias = state[f"{convolution}.eval_conv.bias"]
+            for original, value in expand_convolution(kernel, bias).items():
+                completed[f"{convolution}.{original}"] = value
+    return completed
+
+
 def _merge(original: Any) -> nn.Module:
     """Return the convolution to which a ``Conv3XC`` amounts: its three and its skip in one."""
     original.update_params()

@@ -120,6 +120,23 @@ def test_a_student_from_a_span_checkpoint_is_made_of_plain_convolutions(tmp_path
     assert len(list(student.network.parameters())) == 2 * 22
 
 
+def test_a_span_of_merged_kernels_alone_is_read(tmp_path):
+    small_student("SPAN").save_checkpoint(tmp_path / "full.safetensors", {})
+    full = load_file(tmp_path / "full.safetensors")
+    names = ("conv.0", "conv.1", "conv.2", "sk")
+    merged = {
+        name: value
+        for name, value in full.items()
+        if not any(f".{inner}." in name for inner in names)
+    }
+    assert sum(map(torch.numel, merged.values())) * 4 < sum(map(torch.numel, full.values()))
+    save_file(merged, tmp_path / "merged.safetensors")
+    lq = random_images(1, 3, 9, 13)
+    expected = spandrel_restore(tmp_path / "full.safetensors", lq)
+    student = build_student(weights=tmp_path / "merged.safetensors", scale=4)
+    torch.testing.assert_close(student.restore(ModelInput(lq)), expected, atol=1e-5, rtol=0)
+
+
 def test_its_merged_kernels_are_written_back_in_every_form(tmp_path):
     """spandrel's training form, its evaluation form and the student agree to the last digit."""
     student = small_student("SPAN")
