@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from distillkit.cli.arguments import RecipeArgument as RecipeArgument
     from distillkit.cli.arguments import print_json as print_json
     from distillkit.cli.exit_codes import ExitCode as ExitCode
+    from distillkit.cli.restore import FaithfulNames as FaithfulNames
     from distillkit.cli.restore import RestoreChoice as RestoreChoice
     from distillkit.cli.restore import TradeoffMap as TradeoffMap
+    from distillkit.cli.restore import choose_faithful as choose_faithful
     from distillkit.cli.restore import choose_tradeoffs as choose_tradeoffs
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.console import progress_bar as progress_bar
@@ -110,7 +112,14 @@ if TYPE_CHECKING:
 _HOME = {
     "cli.arguments": ["AsJson", "Overrides", "RecipeArgument", "print_json"],
     "cli.exit_codes": ["ExitCode"],
-    "cli.restore": ["RestoreChoice", "TradeoffMap", "choose_tradeoffs", "restore_command"],
+    "cli.restore": [
+        "FaithfulNames",
+        "RestoreChoice",
+        "TradeoffMap",
+        "choose_faithful",
+        "choose_tradeoffs",
+        "restore_command",
+    ],
     "console": ["progress_bar"],
     "data.degradation": ["Degradation"],
     "files.atomic": ["atomic_file", "scratch_folder"],

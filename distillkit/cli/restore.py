@@ -7,7 +7,7 @@ import pkgutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +66,15 @@ TradeoffMap = Annotated[
     ),
 ]
 """The option ``--tradeoff-map``, for :func:`choose_tradeoffs`."""
-
+FaithfulNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Restore most faithfully what plugins find, such as faces,text, and the rest at "
+        "--tradeoff.",
+    ),
+]
+"""The option ``--faithful``, for :func:`choose_faithful`."""
 
 TradeoffText = Annotated[
     str | None,
@@ -98,17 +106,39 @@ def choose_tradeoffs(
     return RestoreChoice(tradeoffs, asked=tradeoffs)
 
 
+def choose_faithful(
+    names: str, tradeoff: str | None = None, tradeoff_map: Path | None = None
+) -> RestoreChoice:
+    """Read what makes a map of each image: faithful where plugins find something.
+
+    Args:
+        names: Of ``--faithful``: masks of plugins, with commas between them.
+        tradeoff: Of ``--tradeoff``: that of the rest of an image.
+        tradeoff_map: Of ``--tradeoff-map``, which has to be left out.
+
+    Raises:
+        DistillkitError: No plugin has such a mask, or options that do not go together.
+    """
+    if tradeoff_map is not None:
+        raise DistillkitError("give either --faithful or --tradeoff-map")
+    import numpy as np
+
+    from distillkit.inference.faithful_map import FaithfulMap
+
+    elsewhere, *more = parse_tradeoffs(tradeoff)
+    if more:
+        raise DistillkitError("--faithful takes one --tradeoff, that of the rest of an image")
+    masks = [name.strip() for name in names.split(",") if name.strip()]
+    make_map = FaithfulMap(masks, REALISTIC if elsewhere is None else elsewhere)
+    # A map like those of all images, for the student to be asked whether it takes one.
+    example = np.array([[make_map.elsewhere, FAITHFUL]])
+    return RestoreChoice([make_map], asked=[example])
+
+
 def choose_for_images(
     tradeoff: TradeoffText = None,
     tradeoff_map: TradeoffMap = None,
-    faithful: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Restore most faithfully what plugins find, such as faces,text, and the rest at "
-            "--tradeoff.",
-        ),
-    ] = None,
+    faithful: FaithfulNames = None,
     save_map: Annotated[
         Path | None,
         typer.Option(
@@ -121,27 +151,14 @@ def choose_for_images(
     """Read numbers, a map, or what makes a map of each image.
 
     Raises:
-        DistillkitError: As :func:`choose_tradeoffs`, no plugin finds what is to be faithful, or
-            options that do not go together.
+        DistillkitError: As :func:`choose_tradeoffs` and :func:`choose_faithful`.
     """
-    if faithful is None:
-        if save_map is not None:
-            raise DistillkitError("--save-map writes what --faithful finds; give --faithful")
-        return choose_tradeoffs(tradeoff, tradeoff_map)
-    if tradeoff_map is not None:
-        raise DistillkitError("give either --faithful or --tradeoff-map")
-    import numpy as np
-
-    from distillkit.inference.faithful_map import FaithfulMap
-
-    elsewhere, *more = parse_tradeoffs(tradeoff)
-    if more:
-        raise DistillkitError("--faithful takes one --tradeoff, that of the rest of an image")
-    names = [name.strip() for name in faithful.split(",") if name.strip()]
-    maker = FaithfulMap(names, REALISTIC if elsewhere is None else elsewhere)
-    # A map like those of all images, for the student to be asked whether it takes one.
-    asked = [np.array([[maker.elsewhere, FAITHFUL]])]
-    return RestoreChoice([maker], asked, save_map=save_map)
+    if faithful is not None:
+        choice = choose_faithful(faithful, tradeoff, tradeoff_map)
+        return replace(choice, save_map=save_map)
+    if save_map is not None:
+        raise DistillkitError("--save-map writes what --faithful finds; give --faithful")
+    return choose_tradeoffs(tradeoff, tradeoff_map)
 
 
 Inputs = Annotated[

@@ -65,6 +65,18 @@ class FaithfulMap:
         tradeoffs = self.elsewhere + (FAITHFUL - self.elsewhere) * _feathered(found)
         return Image.fromarray((255 * tradeoffs).round().astype(np.uint8))
 
+    @staticmethod
+    def found_something(tradeoff_map: Image.Image) -> bool:
+        """Tell whether a map that was made has anything in it that is kept faithful."""
+        _, highest = tradeoff_map.getextrema()
+        return bool(highest == 255)
+
+    @property
+    def nothing_found(self) -> str:
+        """What to say where a map has nothing in it."""
+        rest = f"all of it is restored at tradeoff {self.elsewhere:g}"
+        return f"nothing to keep faithful is found; {rest}"
+
 
 def read_mask(mask: Any, height: int, width: int) -> np.ndarray:
     """Read what a plugin found in an image of a size: (h, w), float32.

@@ -288,11 +288,9 @@ def _make_map(
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_picture(tradeoff_map, target)
-    _, highest = tradeoff_map.getextrema()
-    if highest == 255:
+    if faithful.found_something(tradeoff_map):
         return tradeoff_map, []
-    rest = f"all of it is restored at tradeoff {faithful.elsewhere:g}"
-    return tradeoff_map, [f"{source} - nothing to keep faithful is found; {rest}"]
+    return tradeoff_map, [f"{source} - {faithful.nothing_found}"]
 
 
 def _only_file(inputs: Sequence[Path], output: Path) -> Path:

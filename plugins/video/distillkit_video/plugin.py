@@ -12,9 +12,11 @@ from distillkit import (
     VIDEO_SUFFIXES,
     AsJson,
     DistillkitError,
+    FaithfulNames,
     FileKind,
     RestoreChoice,
     TradeoffMap,
+    choose_faithful,
     choose_tradeoffs,
     hookimpl,
     print_json,
@@ -50,6 +52,7 @@ def choose(
         ),
     ] = None,
     tradeoff_map: TradeoffMap = None,
+    faithful: FaithfulNames = None,
     steady: Annotated[
         float,
         typer.Option(
@@ -61,23 +64,31 @@ def choose(
         ),
     ] = 0.0,
 ) -> RestoreChoice:
-    """Read numbers, keyframes or a map, and what restoring steadily asks for beside them.
+    """Read numbers, keyframes, a map or what makes one of each frame; and how steadily to restore.
 
     Raises:
         DistillkitError: They are none of these, or do not go together.
     """
     from distillkit_video.keyframes import FAITHFUL, Keyframes
 
-    if tradeoff_map is not None and steady:
-        raise DistillkitError("give either --tradeoff-map or --steady")
-    if tradeoff_map is None and tradeoff is not None and ":" in tradeoff:
+    keyframes = None
+    if tradeoff is not None and ":" in tradeoff:
         keyframes = Keyframes.parse(tradeoff)
+    if faithful is not None:
+        if keyframes is not None:
+            raise DistillkitError("--faithful takes one --tradeoff, and no keyframes")
+        choice = choose_faithful(faithful, tradeoff, tradeoff_map)
+    elif keyframes is not None and tradeoff_map is None:
         choice = RestoreChoice([keyframes], asked=keyframes.tradeoffs)
     else:
         choice = choose_tradeoffs(tradeoff, tradeoff_map)
     if not steady:
         return choice
-    return RestoreChoice(choice.tradeoffs, [*choice.asked, FAITHFUL], {"steady": steady})
+    asked = choice.asked
+    # A map stands in no list of tradeoffs; a student that takes one has tradeoff 1 as well.
+    if faithful is None and tradeoff_map is None:
+        asked = [*asked, FAITHFUL]
+    return RestoreChoice(choice.tradeoffs, asked, {"steady": steady})
 
 
 def flicker(

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from distillkit import DataError, DistillkitError, Restorer, atomic_file, progress_bar
+from distillkit import (
+    DataError,
+    DistillkitError,
+    FaithfulMap,
+    Restorer,
+    atomic_file,
+    progress_bar,
+)
 from distillkit_video.formats import CODEC_OPTIONS, FORMATS
 from distillkit_video.keyframes import FAITHFUL, Keyframes
 from distillkit_video.steady import Steadier
@@ -57,13 +65,15 @@ def restore_video(
         source: The video.
         targets: One for each tradeoff, with a suffix of :data:`FORMATS`; folders are made.
         tradeoffs: Of the restorer: 0 is most realistic, 1 most faithful, None the student's own;
-            or :class:`~distillkit_video.keyframes.Keyframes`.
+            :class:`~distillkit_video.keyframes.Keyframes`; or, alone, a map for all frames or a
+            :class:`~distillkit.FaithfulMap`, which makes one of each.
         seed: Seed of a student that draws noise.
         steady: Share of the invented detail that static pixels keep from the frame before
             (:class:`~distillkit_video.steady.Steadier`).
 
     Returns:
-        A line for each thing of the video that its results lack, and for keyframes behind its end.
+        A line for each thing of the video that its results lack, for keyframes behind its end,
+        and where nothing is found that is to be faithful.
 
     Raises:
         DataError: The source is no video, damaged, or shorter than its header says; its sound does
@@ -84,11 +94,11 @@ def restore_video(
         bar = stack.enter_context(
             progress_bar(total=_count_frames(clip), unit="frame", desc=source.name, leave=False)
         )
-        restore_frame = _frame_restorer(restorer, tradeoffs, seed, steady)
+        frames = _FrameRestorer(restorer, tradeoffs, seed, steady)
         clock = _Clock(clip)
         for item in _read_frames_and_sound(clip, source):
             if isinstance(item, av.VideoFrame):
-                results = restore_frame(_to_upright_array(item), clock.tell(item))
+                results = frames.restore(_to_upright_array(item), clock.tell(item))
                 for writer, result in zip(writers, results, strict=True):
                     writer.write_frame(result, item.pts)
                 bar.update()
@@ -99,7 +109,7 @@ def restore_video(
                     writer.copy_sound(item, index)
         for writer in writers:
             writer.finish()
-        notes = [*_find_lost(clip), *_find_unused(tradeoffs, clock.end)]
+        notes = [*_find_lost(clip), *_find_unused(tradeoffs, clock.end), *frames.notes()]
         return [f"{source} - {note}" for note in notes]
 
 
@@ -115,20 +125,48 @@ def read_frames(source: Path) -> Iterator[np.ndarray]:
                 yield _to_upright_array(item)
 
 
-def _frame_restorer(
-    restorer: Restorer, tradeoffs: Sequence[Any], seed: int, steady: float
-) -> Callable[[np.ndarray, float], list[np.ndarray]]:
-    """Make what restores a frame at its time, once for each tradeoff."""
-    steadier = Steadier(steady)
+class _FrameRestorer:
+    """Restores the frames of one video, in their order, once for each tradeoff."""
 
-    def restore_frame(frame: np.ndarray, seconds: float) -> list[np.ndarray]:
-        wanted = [t.at(seconds) if isinstance(t, Keyframes) else t for t in tradeoffs]
-        if not steady:
-            return list(restorer(frame, wanted, seed=seed))
-        *results, faithful = restorer(frame, [*wanted, FAITHFUL], seed=seed)
-        return steadier.steady(frame, results, faithful)
+    def __init__(
+        self, restorer: Restorer, tradeoffs: Sequence[Any], seed: int, steady: float
+    ) -> None:
+        self._restorer = restorer
+        self._tradeoffs = tradeoffs
+        self._seed = seed
+        self._steadier = Steadier(steady) if steady else None
+        self._found_something = False
 
-    return restore_frame
+    def restore(self, frame: np.ndarray, seconds: float) -> list[np.ndarray]:
+        """Restore a frame (h, w, 3), uint8, at its time."""
+        tradeoffs = [self._tradeoff_of(t, frame, seconds) for t in self._tradeoffs]
+        if self._steadier is None:
+            return self._restore(frame, tradeoffs)
+        if isinstance(tradeoffs[0], Image.Image):
+            # A map stands in no list of tradeoffs, so the faithful result is one more call.
+            results = self._restore(frame, tradeoffs)
+            (faithful,) = self._restore(frame, [FAITHFUL])
+        else:
+            *results, faithful = self._restore(frame, [*tradeoffs, FAITHFUL])
+        return self._steadier.steady(frame, results, faithful)
+
+    def notes(self) -> list[str]:
+        """Say where nothing was found in any frame that is to be faithful."""
+        if self._found_something:
+            return []
+        return [t.nothing_found for t in self._tradeoffs if isinstance(t, FaithfulMap)]
+
+    def _tradeoff_of(self, tradeoff: Any, frame: np.ndarray, seconds: float) -> Any:
+        if isinstance(tradeoff, Keyframes):
+            return tradeoff.at(seconds)
+        if isinstance(tradeoff, FaithfulMap):
+            tradeoff_map = tradeoff(frame)
+            self._found_something |= tradeoff.found_something(tradeoff_map)
+            return tradeoff_map
+        return tradeoff
+
+    def _restore(self, frame: np.ndarray, tradeoffs: list[Any]) -> list[np.ndarray]:
+        return list(self._restorer(frame, tradeoffs, seed=self._seed))
 
 
 class _Clock:

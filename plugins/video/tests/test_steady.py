@@ -1,11 +1,16 @@
 """Videos that hold still: keyframes of the tradeoff, steadied detail, measured flicker."""
 
 import json
+import sys
+import types
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
+from toy_fixtures import install_plugins
 
+from distillkit import FaithfulMap, MaskSpec, hookimpl
 from distillkit.errors import DataError, DistillkitError
 
 pytest.importorskip("av", reason="PyAV is not installed: pip install 'distillkit[video]'")
@@ -14,8 +19,9 @@ import av
 
 from distillkit_video.flicker import measure_flicker
 from distillkit_video.keyframes import Keyframes
+from distillkit_video.plugin import choose
 from distillkit_video.steady import TOLERANCE, Steadier
-from distillkit_video.video import restore_video
+from distillkit_video.video import read_frames, restore_video
 
 SHAPE = (24, 32, 3)
 
@@ -54,7 +60,31 @@ class Listening:
     def __call__(self, image, tradeoffs, *, seed):
         self.asked.append(tradeoffs)
         noise = self.rng.integers(-40, 41, enlarged(image).shape)
-        return [(enlarged(image) + (1 - (t or 0)) * noise).astype(np.uint8) for t in tradeoffs]
+        shares = [noise_share(tradeoff) for tradeoff in tradeoffs]
+        return [(enlarged(image) + share * noise).astype(np.uint8) for share in shares]
+
+
+def noise_share(tradeoff):
+    if isinstance(tradeoff, Image.Image):
+        return 1 - enlarged(np.asarray(tradeoff)[..., None]) / 255
+    return 1 - (tradeoff or 0)
+
+
+@pytest.fixture
+def finder(monkeypatch):
+    """A plugin that finds what is white, beside the toys."""
+
+    @hookimpl
+    def distillkit_masks():
+        return [MaskSpec(name="white", summary="", build="finder_plugin:white")]
+
+    module = types.ModuleType("finder_plugin")
+    module.distillkit_masks = distillkit_masks
+    module.white = lambda options: lambda image: (image > 0.99).all(axis=2)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return install_plugins(
+        monkeypatch, toy="toy_plugin", video="distillkit_video.plugin", finder=module.__name__
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +193,54 @@ def test_steadied_videos_flicker_less(tmp_path, distillkit, toys):
     assert f"{plain:.2f}  {targets[0]}\n" in table
 
 
+def test_a_map_is_steadied_by_a_faithful_result_of_its_own(tmp_path):
+    source = record(tmp_path / "a.mkv", still(8))
+    half = Image.fromarray(np.repeat([[0, 255]], [SHAPE[1] // 2] * 2, 1).astype(np.uint8))
+    tradeoff_map = half.resize((SHAPE[1], SHAPE[0]), Image.Resampling.NEAREST)
+    restorer = Listening()
+    restore_video(restorer, source, [tmp_path / "plain.mkv"], [tradeoff_map])
+    assert restorer.asked == [[tradeoff_map]] * 8
+    restorer = Listening()
+    restore_video(restorer, source, [tmp_path / "steady.mkv"], [tradeoff_map], steady=0.8)
+    assert restorer.asked == [[tradeoff_map], [1.0]] * 8
+    targets = [tmp_path / "plain.mkv", tmp_path / "steady.mkv"]
+    _, plain, steady = measure_flicker(source, targets).levels.values()
+    assert steady < 0.6 * plain
+    (frame, *_) = read_frames(tmp_path / "steady.mkv")
+    faithful, realistic = frame[:, SHAPE[1] :], frame[:, : SHAPE[1]]
+    assert np.abs(faithful.astype(int) - 100).max() <= 4
+    assert np.abs(realistic.astype(int) - 100).mean() > 10
+
+
+def test_what_is_found_in_a_frame_is_faithful_there(tmp_path, finder):
+    frames = [frame.copy() for frame in still(3)]
+    frames[1][8:16, 8:20] = 255
+    source = record(tmp_path / "a.mkv", frames)
+    restorer = Listening()
+    faithful = FaithfulMap(["white"], elsewhere=0.2)
+    assert restore_video(restorer, source, [tmp_path / "b.mkv"], [faithful]) == []
+    maps = [np.asarray(tradeoff_map) for (tradeoff_map,) in restorer.asked]
+    assert [(m.min(), m.max()) for m in maps] == [(51, 51), (51, 255), (51, 51)]
+    assert (maps[1][8:16, 8:20] == 255).all()
+
+
+def test_a_video_with_nothing_to_find_is_told(tmp_path, finder):
+    source = record(tmp_path / "a.mkv", still(3))
+    notes = restore_video(Listening(), source, [tmp_path / "b.mkv"], [FaithfulMap(["white"])])
+    assert notes == [
+        f"{source} - nothing to keep faithful is found; all of it is restored at tradeoff 0"
+    ]
+
+
+def test_faithful_masks_go_with_one_tradeoff_and_with_steadiness(finder):
+    choice = choose("0.2", faithful="white", steady=0.8)
+    (make_map,) = choice.tradeoffs
+    (example,) = choice.asked
+    assert make_map.elsewhere == 0.2
+    assert example.tolist() == [[0.2, 1.0]]
+    assert choice.options == {"steady": 0.8}
+
+
 def test_flicker_is_that_of_pixels_that_stand_still(tmp_path):
     rng = np.random.default_rng(0)
     frames, results = [], []
@@ -218,11 +296,16 @@ def test_one_frame_has_no_flicker(tmp_path):
         (("--tradeoff", "0:0,0.5s:2"), 2, 'keyframe 2, "0.5s:2"'),
         (("--steady", "0.8"), 2, "this model has a fixed tradeoff, 0"),
         (("--steady", "1"), 2, "0.99"),
-        (("--steady", "0.8", "--tradeoff-map", "m.png"), 2, "give either"),
         (("--tradeoff", "0:0", "--tradeoff-map", "m.png"), 2, "give either"),
+        (("--faithful", "white"), 2, "this model has a fixed tradeoff, 0: it cannot restore by a"),
+        (("--faithful", "white", "--steady", "0.8"), 2, "it cannot restore by a map"),
+        (("--faithful", "white", "--tradeoff", "0:0,1s:1"), 2, "one --tradeoff, and no keyframes"),
+        (("--faithful", "white", "--tradeoff", "0,1"), 2, "--faithful takes one --tradeoff"),
+        (("--faithful", "white", "--tradeoff-map", "m.png"), 2, "give either --faithful or"),
+        (("--faithful", "xyz"), 2, 'no plugin offers "xyz" among its masks'),
     ],
 )
-def test_on_the_command_line(tmp_path, distillkit, toys, options, code, what):
+def test_on_the_command_line(tmp_path, distillkit, finder, options, code, what):
     source = record(tmp_path / "a.mkv", still(6))
     target = tmp_path / "b.mkv"
     model = ("--model", "toy/faithful")
