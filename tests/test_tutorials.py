@@ -52,7 +52,7 @@ def test_recipes_of_a_tutorial_are_valid(page, folder):
 def test_the_recipes_are_found(folder):
     names = {path.name for page in TUTORIALS for path in write_files(page, folder)}
     assert names >= {"stand_in.toml", "mine.toml", "folder.toml", "pairs.toml"}
-    assert names >= {"deblock.py", "deblock.toml"}
+    assert names >= {"deblock.py", "deblock.toml", "paper.toml"}
 
 
 def test_the_plugin_of_a_tutorial_keeps_the_contract(distillkit, folder):
