@@ -439,8 +439,10 @@ def report(run_dir, evaluated, **changes) -> str:
         "manifest": {},
         "history": HISTORY,
     }
-    sets = [EvaluatedSet(*evaluated)]
-    return write_report(run_dir, sets, **(arguments | changes)).read_text()
+    arguments |= changes
+    write_evaluation(*evaluated, run_dir / "evaluation", arguments["trained_against"])
+    sets = [EvaluatedSet(*evaluated, run_dir / "evaluation")]
+    return write_report(run_dir, sets, **arguments).read_text()
 
 
 class Page(HTMLParser):
@@ -673,7 +675,8 @@ def test_the_report_is_one_well_formed_page_that_loads_nothing(tmp_path, evaluat
     html = report(tmp_path, evaluated)
     page = Page(html)
     assert page.open == []
-    assert len(page.loads) == 6
+    # Tradeoff, comparison and losses.
+    assert len(page.loads) == 3
     assert all(value.startswith("data:image/png;base64,") for value in page.loads)
     assert not re.search(r"https?://", html)
     assert html.count("weights absent: fetch it") == 8  # a cell of each method

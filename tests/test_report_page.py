@@ -1,5 +1,6 @@
 """The report in a real browser: wide and narrow, light and dark."""
 
+import io
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from distillkit.evaluation.protocol import EvaluationSettings, Method, evaluate
 from distillkit.files.images import to_float
 from distillkit.metrics.distortion import psnr, psnr_y, ssim, ssim_y
 from distillkit.metrics.learned import stlpips
+from distillkit.report.files import write_evaluation
 from distillkit.report.page import EvaluatedSet, write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -42,12 +44,11 @@ def noisy(name, tradeoff, noise):
 
 
 def write_page(folder, methods, metrics, **settings):
-    evaluated = evaluate_toys("toys", methods, metrics, **settings)
-    folder.mkdir()
+    evaluated = evaluate_toys(folder, "toys", methods, metrics, **settings)
     return write_report(folder, [evaluated], manifest={"packages": {"a": "1" * 90}})
 
 
-def evaluate_toys(dataset, methods, metrics, **settings):
+def evaluate_toys(folder, dataset, methods, metrics, **settings):
     rng = np.random.default_rng(0)
     items = []
     for number in range(12):
@@ -58,7 +59,8 @@ def evaluate_toys(dataset, methods, metrics, **settings):
     gallery = Gallery()
     shown = EvaluationSettings(dataset, **settings)
     results = evaluate(methods, items, metrics, shown, observe=gallery)
-    return EvaluatedSet(results, gallery)
+    write_evaluation(results, gallery, folder / dataset)
+    return EvaluatedSet(results, gallery, folder / dataset)
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +91,11 @@ def sets_page(tmp_path_factory):
     """A report of two evaluation sets with different results."""
     student = [noisy("student", 0.0, 0.04), noisy("student", 1.0, 0.01)]
     metrics = [psnr(), stlpips("alex")]
-    evaluated = [
-        evaluate_toys("RealSR", student, metrics),
-        evaluate_toys("DIV2K-Val", [*student, noisy("theirs", None, 0.09)], metrics),
-    ]
     folder = tmp_path_factory.mktemp("pages") / "sets"
-    folder.mkdir()
+    evaluated = [
+        evaluate_toys(folder, "RealSR", student, metrics),
+        evaluate_toys(folder, "DIV2K-Val", [*student, noisy("theirs", None, 0.09)], metrics),
+    ]
     return write_report(folder, evaluated, manifest={})
 
 
@@ -143,14 +144,26 @@ def test_text_and_figures_follow_the_color_scheme(visit, run_page, scheme):
     page = visit(run_page, scheme=scheme)
     is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 17, 21)"
     assert is_dark == (scheme == "dark")
-    shown = (
-        "[...document.querySelectorAll('picture')].map((p) => p.querySelector('img').currentSrc)"
-    )
-    dark = "[...document.querySelectorAll('picture source')].map((s) => s.srcset)"
-    figures = page.evaluate(shown)
-    # Tradeoff, radar, bubbles and comparison.
-    assert len(figures) == 4
-    assert (figures == page.evaluate(dark)) == is_dark
+    # Tradeoff, radar, bubbles; and the comparison, whose photos stay as they are.
+    kinds = page.evaluate("[...document.querySelectorAll('figure img')].map((i) => i.className)")
+    assert kinds == ["chart", "chart", "chart", "photos"]
+    for chart in page.locator("img.chart").all():
+        ground, darkest, lightest = shades(chart)
+        if is_dark:
+            # The page's own color, and text as bright as the page's.
+            assert np.abs(ground - [0x16, 0x19, 0x1F]).max() <= 1
+            assert lightest.min() >= 0xD6
+        else:
+            assert ground.tolist() == [255, 255, 255]
+            assert darkest.max() <= 0x2D
+
+
+def shades(image):
+    """Look at a picture as it is shown: its corner, its darkest and its lightest pixel."""
+    pixels = np.asarray(Image.open(io.BytesIO(image.screenshot())).convert("RGB")).astype(int)
+    flat = pixels.reshape(-1, 3)
+    sums = flat.sum(1)
+    return pixels[1, 1], flat[sums.argmin()], flat[sums.argmax()]
 
 
 def test_without_a_tradeoff_there_is_no_slider_for_it(visit, run_page, folders_page):

@@ -18,7 +18,7 @@ from distillkit.report.tables import mean_values
 MAX_PANELS = 3
 
 
-def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
+def draw_bubbles(results: Results) -> bytes | None:
     """Draw quality over seconds per image.
 
     There is one panel for each of the first metrics. Bubble areas grow with the parameters of
@@ -26,7 +26,6 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
 
     Args:
         results: what was measured.
-        dark: for a dark page.
 
     Returns:
         A PNG file, or None with under two methods whose time and size are known.
@@ -38,7 +37,7 @@ def draw_bubbles(results: Results, *, dark: bool = False) -> bytes | None:
     metrics += results.perceptual
     metrics = metrics[:MAX_PANELS]
     count = len(metrics)
-    with figure_style(dark):
+    with figure_style():
         width = max(5.4, 3.6 * count)
         figure, panels = make_panels(count, width, 4.2)
         for axis, metric in zip(panels, metrics, strict=True):

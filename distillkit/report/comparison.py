@@ -13,7 +13,6 @@ from torch import Tensor
 
 from distillkit.evaluation.gallery import DETAIL_SIDE, Picture, image_title, sort_for_display
 from distillkit.files.images import to_pil
-from distillkit.report.style import page_colors
 
 TILE = 2 * DETAIL_SIDE
 """Side of a tile, pixels."""
@@ -21,14 +20,12 @@ MAX_LOSSLESS_PIXELS = 2**19
 """Larger images are stored as JPEG files: a page with dozens of them has to open."""
 GAP = 6
 HEADER = 26
+BACKGROUND = "#5a5d62"
+"""A neutral gray, beside which photos look the same on a light and on a dark page."""
+TITLE_COLOR = "#ffffff"
 
 
-def draw_comparison(
-    pictures: Mapping[str, Picture],
-    teachers: tuple[str, str] | None,
-    *,
-    dark: bool = False,
-) -> bytes:
+def draw_comparison(pictures: Mapping[str, Picture], teachers: tuple[str, str] | None) -> bytes:
     """Draw the images of every method side by side, one row for each photo.
 
     Columns are the input, baselines, teachers, the student by tradeoff, and the ground truth. A
@@ -38,7 +35,6 @@ def draw_comparison(
     Args:
         pictures: by item, at least one.
         teachers: labels of the faithful and the realistic teacher.
-        dark: for a dark page.
 
     Returns:
         A PNG file.
@@ -48,8 +44,7 @@ def draw_comparison(
     step = TILE + GAP
     width = step * len(labels) - GAP
     height = HEADER + step * len(details) - GAP
-    text_color, background = page_colors(dark)
-    canvas = Image.new("RGB", (width, height), background)
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.truetype(_font_file(), 14)
     for column, label in enumerate(labels):
@@ -57,7 +52,7 @@ def draw_comparison(
         draw.text(
             (left + TILE / 2, HEADER / 2),
             image_title(label, teachers),
-            fill=text_color,
+            fill=TITLE_COLOR,
             font=font,
             anchor="mm",
         )

@@ -21,7 +21,7 @@ Curves = dict[str, list[tuple[float, float]]]
 """(step, value) pairs by loss term."""
 
 
-def draw_losses(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> bytes | None:
+def draw_losses(history: Iterable[Mapping[str, Any]]) -> bytes | None:
     """Draw the loss terms over steps, one panel for each stage.
 
     Thin lines are the values as logged, thick ones their running means. Values that are not finite
@@ -29,7 +29,6 @@ def draw_losses(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> 
 
     Args:
         history: the lines of ``metrics.jsonl``.
-        dark: for a dark page.
 
     Returns:
         A PNG file, or None if no finite value was logged.
@@ -45,7 +44,7 @@ def draw_losses(history: Iterable[Mapping[str, Any]], *, dark: bool = False) -> 
     if not curves_by_stage:
         return None
     count = len(curves_by_stage)
-    with figure_style(dark):
+    with figure_style():
         figure, panels = make_panels(count, 5.4 * count, 4.2)
         for axis, (stage, curves) in zip(panels, curves_by_stage.items(), strict=True):
             axis.set_title(stage)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,23 +12,19 @@ from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
 from distillkit.evaluation.results import STUDENT, MeasuredMetric, Results
 from distillkit.evaluation.roles import add_role, metric_role
 from distillkit.files.atomic import write_file
-from distillkit.report.bubbles import draw_bubbles
 from distillkit.report.comparison import (
     MAX_LOSSLESS_PIXELS,
     data_uri,
-    draw_comparison,
     image_uri,
 )
 from distillkit.report.documents import evaluation_content, fill_template
 from distillkit.report.losses import draw_losses
-from distillkit.report.radar import draw_radar
 from distillkit.report.tables import (
     decimals,
     mean_values,
     number_cell,
     ordered_methods,
 )
-from distillkit.report.tradeoff import draw_tradeoff
 
 
 class EvaluatedSet(NamedTuple):
@@ -38,6 +33,8 @@ class EvaluatedSet(NamedTuple):
     results: Results
     gallery: Gallery
     """With at least one photo."""
+    folder: Path
+    """Where :func:`~distillkit.report.files.write_evaluation` has written its figures."""
 
 
 class Headline(NamedTuple):
@@ -49,11 +46,10 @@ class Headline(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure for both kinds of page."""
+    """A figure in the page."""
 
-    light: str
+    uri: str
     """Data URI."""
-    dark: str
     min_width: int
     """Pixels below which its text cannot be read."""
 
@@ -86,7 +82,7 @@ def write_report(
         "report.html.j2",
         title=out_dir.resolve().name,
         sets=[_set_content(one, trained_against) for one in evaluated],
-        losses=_light_and_dark(partial(draw_losses, list(history))),
+        losses=_embed(draw_losses(history)),
         recipe=recipe_toml,
         manifest=dict(_flatten(manifest)),
     )
@@ -97,9 +93,8 @@ def write_report(
 
 def _set_content(evaluated: EvaluatedSet, trained_against: Collection[str]) -> dict[str, Any]:
     """Collect what the page shows of one evaluation set."""
-    results, gallery = evaluated
+    results, gallery, folder = evaluated
     checks = check_sweep(results, trained_against)
-    comparison = partial(draw_comparison, gallery.pictures, results.teachers)
     viewer = _viewer(results, gallery)
     return {
         "headlines": _headlines(results, trained_against),
@@ -107,10 +102,10 @@ def _set_content(evaluated: EvaluatedSet, trained_against: Collection[str]) -> d
         "per_image": _per_image(results),
         "has_sweep": len(results.sweep()) > 1,
         "lossy": _is_lossy(viewer),
-        "tradeoff": _light_and_dark(partial(draw_tradeoff, results, trained_against)),
-        "radar": _light_and_dark(partial(draw_radar, results, trained_against)),
-        "bubbles": _light_and_dark(partial(draw_bubbles, results)),
-        "comparison": _light_and_dark(comparison, smallest=1.0),
+        "tradeoff": _read_figure(folder / "tradeoff.png"),
+        "radar": _read_figure(folder / "radar.png"),
+        "bubbles": _read_figure(folder / "bubbles.png"),
+        "comparison": _read_figure(folder / "comparison.png", smallest=1.0),
         **evaluation_content(results, trained_against, checks),
     }
 
@@ -235,20 +230,23 @@ def _is_lossy(viewer: Mapping[str, Any]) -> bool:
     return any(math.prod(photo["size"]) > MAX_LOSSLESS_PIXELS for photo in viewer["photos"])
 
 
-def _light_and_dark(draw: Callable[..., bytes | None], smallest: float = 0.45) -> Figure | None:
-    """Draw a figure for both kinds of page.
+def _read_figure(file: Path, smallest: float = 0.45) -> Figure | None:
+    """Read a figure of an evaluation; None where there was nothing to draw."""
+    return _embed(file.read_bytes() if file.exists() else None, smallest)
+
+
+def _embed(png: bytes | None, smallest: float = 0.45) -> Figure | None:
+    """Put a figure into the page.
 
     Args:
-        draw: draws it, or returns None where there is nothing to draw.
+        png: the file; None where there was nothing to draw.
         smallest: the share of its full width at which its text can still be read.
     """
-    light = draw(dark=False)
-    dark = draw(dark=True)
-    if light is None or dark is None:
+    if png is None:
         return None
     # The header of a PNG file has its width here.
-    width = int.from_bytes(light[16:20], "big")
-    return Figure(data_uri(light), data_uri(dark), round(smallest * width))
+    width = int.from_bytes(png[16:20], "big")
+    return Figure(data_uri(png), round(smallest * width))
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -22,12 +22,7 @@ INNER_RING = 0.12
 """Radius of a metric's worst mean; its best mean is at radius 1."""
 
 
-def draw_radar(
-    results: Results,
-    trained_against: Collection[str],
-    *,
-    dark: bool = False,
-) -> bytes | None:
+def draw_radar(results: Results, trained_against: Collection[str]) -> bytes | None:
     """Draw one axis for each metric.
 
     An axis reaches from the worst mean shown (inner ring) to the best (rim). The axes are
@@ -36,7 +31,6 @@ def draw_radar(
     Args:
         results: what was measured.
         trained_against: names of the metrics that the student was trained against.
-        dark: for a dark page.
 
     Returns:
         A PNG file, or None with under three metrics that all have measured, or two methods.
@@ -46,7 +40,7 @@ def draw_radar(
     if len(metrics) < 3 or len(methods) < 2:
         return None
     angles = np.linspace(0, 2 * math.pi, len(metrics), endpoint=False)
-    with figure_style(dark):
+    with figure_style():
         figure = Figure(figsize=(9.6, 6.4))
         # The margins are room for the names of the axes.
         axis = figure.add_axes(

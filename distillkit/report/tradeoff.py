@@ -25,12 +25,7 @@ Points = tuple[list[float], list[float]]
 """Perceptual distances, and the PSNRs there."""
 
 
-def draw_tradeoff(
-    results: Results,
-    trained_against: Collection[str],
-    *,
-    dark: bool = False,
-) -> bytes | None:
+def draw_tradeoff(results: Results, trained_against: Collection[str]) -> bytes | None:
     """Draw PSNR over perceptual distance.
 
     There is one panel for each perceptual metric. It shows the student's curve, the teachers
@@ -41,7 +36,6 @@ def draw_tradeoff(
     Args:
         results: what was measured.
         trained_against: names of the metrics that the student was trained against.
-        dark: for a dark page.
 
     Returns:
         A PNG file, or None without a perceptual metric of two methods.
@@ -54,7 +48,7 @@ def draw_tradeoff(
     if not panels_content:
         return None
     count = len(panels_content)
-    with figure_style(dark):
+    with figure_style():
         figure, panels = make_panels(count, 5.4 * count, 4.4)
         for axis, (metric, measured) in zip(panels, panels_content, strict=True):
             _draw_panel(axis, measured, metric)

@@ -369,5 +369,5 @@ def _write_results(
     for check in check_sweep(results, training):
         logger.info(str(check))
     manifest.close("finished")
-    evaluated = EvaluatedSet(results, gallery)
+    evaluated = EvaluatedSet(results, gallery, out)
     return write_report(out, [evaluated], training, manifest=manifest.facts)

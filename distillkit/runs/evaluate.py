@@ -109,9 +109,13 @@ def evaluate_run(
             *folder_methods(files_of_sets[name]),
             bicubic_method(student.model.scale),
         ]
-        work = "evaluating" if len(sets) == 1 else f"evaluating {name}"
-        one = _evaluate_set(methods, items, metrics, settings_of(name), options, work)
-        _write_set(resolved, one, run_dir / "evaluation", is_only_set=len(sets) == 1)
+        folder = run_dir / "evaluation"
+        work = "evaluating"
+        if len(sets) > 1:
+            folder = folder / name
+            work = f"evaluating {name}"
+        one = _evaluate_set(methods, items, metrics, settings_of(name), options, folder, work)
+        _write_set(resolved, one, is_only_set=len(sets) == 1)
         evaluated.append(one)
     remove_other_sets(run_dir / "evaluation", sets)
     return _write_report(resolved, run_dir, evaluated)
@@ -123,6 +127,7 @@ def _evaluate_set(
     metrics: Sequence[Metric | SetMetric],
     settings: EvaluationSettings,
     options: EvaluationConfig,
+    folder: Path,
     work: str,
 ) -> EvaluatedSet:
     """Restore and measure the images of one set, with every seed."""
@@ -139,7 +144,7 @@ def _evaluate_set(
         # The gallery keeps images of the first seed.
         observe = gallery if seed_offset == 0 else None
         results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))
-    return EvaluatedSet(Results.over_seeds(results_by_seed), gallery)
+    return EvaluatedSet(Results.over_seeds(results_by_seed), gallery, folder)
 
 
 def _read_method_folders(
@@ -304,14 +309,12 @@ def _metrics_trained_against(resolved: ResolvedRecipe, results: Results) -> set[
 def _write_set(
     resolved: ResolvedRecipe,
     evaluated: EvaluatedSet,
-    folder: Path,
     *,
     is_only_set: bool,
 ) -> None:
     """Write the files of a set as soon as it is measured, and print its checks."""
-    results, gallery = evaluated
+    results, gallery, folder = evaluated
     if not is_only_set:
-        folder = folder / results.dataset
         logger.info(f"evaluation set {results.dataset}:")
     trained_against = _metrics_trained_against(resolved, results)
     write_evaluation(results, gallery, folder, trained_against)
