@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch._dynamo
 
+from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.metrics.learned import stlpips
 
 PROGRAMS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
@@ -191,3 +192,34 @@ def test_losses_on_a_gpu_are_judged_by_the_largest_difference():
     assert not nothing["agrees"]
     assert nothing["differ"] is None
     assert gpu.judge(0, {"a": {"agrees": False}}) == "disagrees"
+
+
+def write_run(folder, psnr, lpips):
+    """A run that judged its student on 20 photographs at tradeoff 0 and 1."""
+    sweep = [MethodRow("student", 0.0, 1), MethodRow("student", 1.0, 1)]
+    metrics = [
+        MeasuredMetric("psnr", "", higher_is_better=True, perceptual=False),
+        MeasuredMetric("lpips", "", higher_is_better=False, perceptual=True),
+    ]
+    values = {}
+    photographs = np.linspace(-1, 1, 20)
+    for row, p, d in zip(sweep, psnr, lpips, strict=True):
+        values[row.label, "psnr"] = p + photographs
+        values[row.label, "lpips"] = d + 0 * photographs
+    items = tuple(f"{i}.png" for i in range(20))
+    results = Results("set", items, tuple(sweep), tuple(metrics), values)
+    (folder / "evaluation").mkdir(parents=True)
+    (folder / "evaluation" / "per_image.json").write_text(results.to_json())
+    return folder
+
+
+def test_two_runs_are_compared_at_equal_distances_over_their_seeds(tmp_path, capsys, monkeypatch):
+    one = write_run(tmp_path / "one", [24.0, 26.0], [0.2, 0.3])
+    two = write_run(tmp_path / "two", [24.4, 26.4], [0.2, 0.3])
+    other = write_run(tmp_path / "other", [23.0, 25.0], [0.25, 0.35])
+    monkeypatch.setattr(sys, "argv", ["compare.py", f"{one},{two}", str(other), "--equal"])
+    importlib.import_module("compare").main()
+    printed = capsys.readouterr().out
+    # The mean of both seeds has 26.2 dB at .3, the other 24 dB between its two points.
+    assert "tradeoff 0: no tradeoff of it is as close" in printed
+    assert "tradeoff 1: +2.200 dB" in printed
