@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torch._dynamo
+from PIL import Image
 
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.metrics.learned import stlpips
@@ -223,3 +225,23 @@ def test_two_runs_are_compared_at_equal_distances_over_their_seeds(tmp_path, cap
     # The mean of both seeds has 26.2 dB at .3, the other 24 dB between its two points.
     assert "tradeoff 0: no tradeoff of it is as close" in printed
     assert "tradeoff 1: +2.200 dB" in printed
+
+
+def test_pairs_are_drawn_between_input_and_truth(tmp_path):
+    strip = importlib.import_module("strip")
+
+    class Student:
+        scale = 4
+
+        def __call__(self, pixels, tradeoffs):
+            return [torch.full((3, 32, 32), tradeoff) for tradeoff in tradeoffs]
+
+    for name, side, level in (("lq", 8, 51), ("gt", 32, 204)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (side, side), (level,) * 3).save(tmp_path / name / "0007.png")
+    rows = list(strip.pair_rows(Student(), [0.0, 1.0], tmp_path, ["0007"]))
+    picture = np.asarray(strip.draw(rows))
+    assert list(rows[0]) == ["input, bicubic", "tradeoff 0", "tradeoff 1", "ground truth"]
+    assert picture.shape == (strip.HEADING + 32, 4 * 32 + 3 * strip.GAP, 3)
+    middles = picture[strip.HEADING + 16, 16 :: 32 + strip.GAP, 0]
+    assert middles.tolist() == [51, 0, 255, 204]
