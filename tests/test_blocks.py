@@ -17,9 +17,9 @@ from distillkit.objectives.adapter_scaling import (
     TeacherObjective,
 )
 from distillkit.objectives.controllability import Stage2Batch
+from distillkit.objectives.ctsr import CtsrAlg2, CtsrEq8
 from distillkit.objectives.dual_teacher import StudentOutput, score_distillation
 from distillkit.objectives.oftsr import Oftsr
-from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.training.blocks import (
     blocks_of,
@@ -133,7 +133,7 @@ def stage2_batch(variant, lq, gt):
     return Stage2Batch(
         condition=condition,
         gt=gt,
-        start=start,
+        stage1_latent=start,
         faithful_target=lambda: gt,
         realistic_image=lambda: gt,
         faithful_image=lambda: gt,

@@ -248,18 +248,18 @@ OUTPUT = ["stage1.teachers.realness.term='output'", "teachers.realness.space='un
 @pytest.mark.parametrize(
     ("sets", "kinds"),
     [
-        (["stage2.target='teacher'"], {"faithful target", "start"}),
-        (["stage2.target='teacher'", *OUTPUT], {"faithful target", "start", "restored"}),
+        (["stage2.target='teacher'"], {"faithful target", "stage-1 latent"}),
+        (["stage2.target='teacher'", *OUTPUT], {"faithful target", "stage-1 latent", "restored"}),
         (
             [
                 "stage2.target='teacher'",
                 *OUTPUT,
                 "stage1.teachers.realness.output_input='full_image'",
             ],
-            {"faithful target", "start", "restored full image"},
+            {"faithful target", "stage-1 latent", "restored full image"},
         ),
-        (["stage2.variant='oftsr'"], {"faithful target", "start"}),
-        (["stage2.variant='ctsr_eq8'"], {"start"}),
+        (["stage2.variant='oftsr'"], {"faithful target", "stage-1 latent"}),
+        (["stage2.variant='ctsr_eq8'"], {"stage-1 latent"}),
     ],
 )
 def test_a_cold_a_warm_and_no_cache_give_the_same_losses_and_weights(

@@ -39,9 +39,9 @@ def test_the_discriminator_has_the_hinge_loss():
     critic = make_adversarial()
     real, fake = draw_images(0), draw_images(1)
     losses = critic.losses(make_sample(fake, real, weight=0.5), generator())
-    of_real, of_fake = critic.network(real), critic.network(fake)
-    torch.testing.assert_close(losses["real"], 0.5 * (1 - of_real).clamp(min=0).mean())
-    torch.testing.assert_close(losses["fake"], 0.5 * (1 + of_fake).clamp(min=0).mean())
+    real_logits, fake_logits = critic.network(real), critic.network(fake)
+    torch.testing.assert_close(losses["real"], 0.5 * (1 - real_logits).clamp(min=0).mean())
+    torch.testing.assert_close(losses["fake"], 0.5 * (1 + fake_logits).clamp(min=0).mean())
 
 
 def test_the_students_term_has_no_gradient_for_the_discriminator():
@@ -149,7 +149,7 @@ def test_the_push_leads_from_the_fake_score_to_the_teachers():
     z_t = teacher.process.add_noise(image.detach(), noise, t, condition.y)
     with torch.no_grad():
         real = teacher.predict(z_t, t, condition).sample
-        fake = fake_score._twin[0].predict(z_t, t, condition).sample
+        fake = fake_score._fake_model[0].predict(z_t, t, condition).sample
     size = (image.detach() - real).abs().mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(push, (fake - real) / size / image.numel())
 

@@ -98,7 +98,7 @@ def make_batch(student, faithful, realistic, gt, step):
     return Stage2Batch(
         condition=student.condition(ModelInput(lq)),
         gt=gt,
-        start=lambda: pytest.fail("nobody asked for the stage-1 student"),
+        stage1_latent=lambda: pytest.fail("nobody asked for the stage-1 student"),
         faithful_target=lambda: pytest.fail("nobody asked for a latent"),
         realistic_image=realistic,
         faithful_image=faithful,

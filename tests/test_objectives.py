@@ -22,6 +22,7 @@ from distillkit.objectives.adapter_scaling import (
     TeacherObjective,
 )
 from distillkit.objectives.controllability import Stage2Batch, tradeoff_timestep
+from distillkit.objectives.ctsr import CtsrAlg2, CtsrEq8
 from distillkit.objectives.dual_teacher import (
     StudentOutput,
     draw_timesteps,
@@ -30,7 +31,6 @@ from distillkit.objectives.dual_teacher import (
 )
 from distillkit.objectives.grid import grid_loss, grid_strength, pattern_strength
 from distillkit.objectives.oftsr import Oftsr
-from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import ReconstructionLoss
 
 CPU = torch.device("cpu")
@@ -330,7 +330,7 @@ def stage2_batch(variant, batch, z_1=None, step=0, seed=0):
     return Stage2Batch(
         condition=condition,
         gt=gt,
-        start=start,
+        stage1_latent=start,
         faithful_target=lambda: z_1,
         realistic_image=lambda: z_1,
         faithful_image=lambda: z_1,

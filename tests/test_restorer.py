@@ -15,8 +15,8 @@ from distillkit.errors import DataError, PluginError
 from distillkit.inference.interpolation import plan_interpolation
 from distillkit.inference.student import Student
 from distillkit.objectives.adapter_scaling import AdapterScaling
+from distillkit.objectives.ctsr import CtsrEq8
 from distillkit.objectives.oftsr import Oftsr
-from distillkit.objectives.paper import CtsrEq8
 
 RNG = np.random.default_rng(0)
 

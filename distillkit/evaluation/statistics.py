@@ -82,8 +82,10 @@ def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | Non
     """Estimate the 95 % bootstrap interval of a mean over crops, clustered by photo.
 
     Photos are resampled with all of their crops, 2000 times, with the same draws at every call.
-    The quantiles are corrected for bias and skewness (BCa; Efron 1987). With fewer than about ten
-    photos the interval is too narrow.
+    The quantiles are corrected for bias and skewness (BCa; Efron 1987, eq. 2.3): in place of the
+    tail ``p`` of the resampled means stands the quantile ``Phi(z0 + z / (1 - a z))`` with
+    ``z = z0 + Phi^-1(p)``, the bias z0 and the acceleration a. With fewer than about ten photos
+    the interval is too narrow.
 
     ``scipy.stats.bootstrap`` computes the same interval from the same draws, except where a
     resample contains every photo once and so ties with the mean: then rounding decides.
@@ -104,12 +106,12 @@ def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | Non
     draws = _draws(count)
     means = draws @ sums / (draws @ sizes)
 
-    bias = _bias(means, values.mean())
+    z0 = _bias(means, values.mean())
     acceleration = _acceleration(sums, sizes)
     quantiles = []
     for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2):
-        shifted = bias + _NORMAL.inv_cdf(tail)
-        corrected = bias + shifted / (1 - acceleration * shifted)
+        z = z0 + _NORMAL.inv_cdf(tail)
+        corrected = z0 + z / (1 - acceleration * z)
         quantiles.append(_NORMAL.cdf(corrected))
     low, high = np.quantile(means, quantiles)
     return float(low), float(high)
@@ -130,7 +132,10 @@ def _draws(count: int) -> Values:
 
 
 def _bias(means: Values, observed: np.float64) -> float:
-    """Return the normal quantile of the share of resampled means below the observed one."""
+    """Compute z0: the normal quantile of the share of resampled means below the observed one.
+
+    Ties count half: with few photos many resamples give the observed mean exactly.
+    """
     below = (means < observed).mean()
     ties = (means == observed).mean()
     share = float(below + ties / 2)
@@ -141,7 +146,11 @@ def _bias(means: Values, observed: np.float64) -> float:
 
 
 def _acceleration(sums: NDArray[Any], sizes: NDArray[Any]) -> float:
-    """Return a sixth of the skewness of the means that leave out one photo each."""
+    """Compute a: a sixth of the skewness of the jackknife, the means that leave out one photo each.
+
+    ``sum d_i^3 / (6 (sum d_i^2)^(3/2))`` with ``d_i = mean_j(m_j) - m_i``, m_i the mean without
+    photo i (Efron and Tibshirani 1993, eq. 14.15).
+    """
     other_sums = sums.sum() - sums
     other_sizes = sizes.sum() - sizes
     without = other_sums / other_sizes

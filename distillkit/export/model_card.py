@@ -95,7 +95,7 @@ def _is_taught(recipe: Mapping[str, Any]) -> bool:
     """Say whether a student learned from teachers: one of weight 0 is only evaluated beside it."""
     stage1 = Stage1Config.model_validate(recipe["stage1"])
     stage2 = Stage2Config.model_validate(recipe["stage2"])
-    names = set(stage2.asked_teachers) if stage2.steps else set()
+    names = set(stage2.needed_teachers) if stage2.steps else set()
     if stage1.steps > stage1.pretraining_steps:
         names |= {name for name, teacher in stage1.teachers.items() if teacher.weight > 0}
     return not names.isdisjoint(recipe.get("teachers", {}))

@@ -40,7 +40,7 @@ class TeacherObjective(Objective):
     needs_faithful_target = True
 
     def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
-        z_0 = batch.start()
+        z_0 = batch.stage1_latent()
         z_1 = batch.faithful_target()
         target = (1 - tradeoff) * z_0 + tradeoff * z_1
         return {"teacher": (z_t - target).square().mean()}
@@ -95,7 +95,7 @@ class LineObjective(Objective):
     def _realistic_image(self, batch: Stage2Batch) -> Tensor:
         if self.realistic_end == "teacher":
             return batch.realistic_image()
-        return self.student.codec.decode(batch.start())
+        return self.student.codec.decode(batch.stage1_latent())
 
     def _faithful_image(self, batch: Stage2Batch) -> Tensor:
         if self.faithful_end == "teacher":

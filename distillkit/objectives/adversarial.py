@@ -77,10 +77,10 @@ class Adversarial(Critic):
         real, fake = shifted_crops(sample.gt, sample.image, self._max_shift, generator)
         # Spectral norm estimates its norms anew in training mode only.
         self.network.train()
-        of_real = F.relu(1 - self.network(real)).mean()
-        of_fake = F.relu(1 + self.network(fake)).mean()
+        real_loss = F.relu(1 - self.network(real)).mean()
+        fake_loss = F.relu(1 + self.network(fake)).mean()
         self.network.eval()
-        return {"real": sample.weight * of_real, "fake": sample.weight * of_fake}
+        return {"real": sample.weight * real_loss, "fake": sample.weight * fake_loss}
 
     @torch.no_grad()
     def diagnose(self, sample: CriticSample) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ variant          trained                       image at tradeoff t        NFE  m
 ===============  ============================  =========================  ===  ===============
 adapter_scaling  an adapter whose scale is t   D(S_theta_t(x_LR))         1    adapter_scaling
 oftsr            a copy of the network         D(z_0 + t f(z_0, t))       2    oftsr
-ctsr_eq8         an adapter, on                D(z_0 + t eps_S(z_0, t))   2    paper
-ctsr_alg2        an adapter, on                D(z_0 + t eps_S(z_0, t))   2    paper
+ctsr_eq8         an adapter, on                D(z_0 + t eps_S(z_0, t))   2    ctsr
+ctsr_alg2        an adapter, on                D(z_0 + t eps_S(z_0, t))   2    ctsr
 ===============  ============================  =========================  ===  ===============
 
 (NFE for a student that generates in one evaluation.) ``adapter_scaling`` is ours and the default.
@@ -41,7 +41,7 @@ class Stage2Batch:
     """The student's condition of the low-quality images."""
     gt: Tensor | None
     """The ground truth, (B, 3, H, W) in [-1, 1]; None: only line distillation takes the batch."""
-    start: Callable[[], Tensor]
+    stage1_latent: Callable[[], Tensor]
     """z_0, (B, C, h, w), computed or read from the cache when called, without gradient."""
     faithful_target: Callable[[], Tensor]
     """z_1, likewise."""
@@ -123,9 +123,9 @@ def tradeoff_timestep(process: ForwardProcess, t: Tensor) -> Tensor:
 
 
 def draw_tradeoff_pair(batch: Stage2Batch, n: int) -> tuple[Tensor, Tensor]:
-    """Draw two independent uniform tradeoffs for each of ``n`` images, each (n,)."""
-    t, u = torch.rand(2, n, generator=batch.generator)
-    return t, u
+    """Draw t and t', independent and uniform on [0, 1), for each of ``n`` images, each (n,)."""
+    t, t_prime = torch.rand(2, n, generator=batch.generator)
+    return t, t_prime
 
 
 def as_column(t: Tensor, like: Tensor) -> Tensor:

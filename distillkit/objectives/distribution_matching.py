@@ -58,8 +58,8 @@ class FakeScore(Critic):
         self.updates = updates
         # in lists, so that they are no submodules: they are not trained here
         self._models = [(teacher, student)]
-        self._twin = [with_own_network(teacher)]
-        self.network = self._twin[0].network
+        self._fake_model = [with_own_network(teacher)]
+        self.network = self._fake_model[0].network
         add_adapter(self.network, "lora", rank=rank, seed=seed)
         share_storage(self.network, teacher.network)
 
@@ -78,9 +78,10 @@ class FakeScore(Critic):
         with torch.no_grad():
             z_t, t = self._noised(z_s, condition, generator)
             real = teacher.predict(z_t, t, condition).sample
-            fake = self._twin[0].predict(z_t, t, condition).sample
+            fake = self._fake_model[0].predict(z_t, t, condition).sample
             size = (z_s - real).abs().mean(dim=(1, 2, 3), keepdim=True)
             gap = (fake - real) / size.clamp(min=1e-6)
+        # DMD gives a gradient and no loss: the value is for the log alone, the gradient is the gap.
         push = (gap * z_s).mean()
         return gap.square().mean() + push - push.detach()
 
@@ -91,7 +92,8 @@ class FakeScore(Critic):
             condition = teacher.condition(sample.inputs)
             z_s = Bridge(student, teacher, condition).to_teacher(sample.latent, sample.image)
             z_t, t = self._noised(z_s, condition, generator)
-        denoised = self._twin[0].predict(z_t, t, condition).sample
+        denoised = self._fake_model[0].predict(z_t, t, condition).sample
+        # min(SNR, 1), as "clipped" weights eq. 2: nearly clean latents would count too much.
         weight = teacher.process.coefficients(t).ratio.clamp(max=1).square()
         return {"denoise": (weight * (denoised - z_s).square()).mean()}
 

@@ -110,16 +110,19 @@ def score_distillation(  # noqa: PLR0913
     z_s = bridge.to_teacher(output.latent, output.image)
     z_t_s = teacher.process.add_noise(z_s, noise, t_teacher, condition.y)
     z_t = teacher.process.add_noise(z, noise, t_teacher, condition.y)
-    ask = _ask_teacher if gradient == "full" else _ask_teacher_without_gradient
-    of_student, of_truth = ask(teacher, z_t_s, z_t, t_teacher, condition)
-    anchor_gap = _gap(of_student, of_truth, teacher.process, t_teacher, weighting)
+    predict = _predict_both if gradient == "full" else _predict_both_without_gradient
+    student_side, truth_side = predict(teacher, z_t_s, z_t, t_teacher, condition)
 
+    # anchor: eps_T(z_t^s) - eps_T(z_t)
+    anchor_gap = _gap(student_side, truth_side, teacher.process, t_teacher, weighting)
+
+    # imitate: eps_S(z_t^s) - eps_T(z_t^s), as a difference of clean latents in the student's space
     if bridge.identity:
-        target = of_student.sample
+        target = student_side.sample
         student_noise = noise
     else:
         with torch.no_grad():
-            target = bridge.to_student(of_student.sample)
+            target = bridge.to_student(student_side.sample)
         # another space has noise of its own, drawn after the teacher's
         student_noise = torch.randn(output.latent.shape, generator=generator).to(z)
     if imitator == "output":
@@ -127,7 +130,7 @@ def score_distillation(  # noqa: PLR0913
         target = target.detach()
     else:
         assert isinstance(student, DiffusionModel)
-        imitated = _ask_student(student, output, student_noise, t_student, gradient).sample
+        imitated = _predict_own(student, output, student_noise, t_student, gradient).sample
     imitate_gap = _as_noise(imitated - target, student_process, t_student, weighting)
 
     imitate = imitate_gap.square().mean()
@@ -177,7 +180,7 @@ def denoised_output_distillation(
         target = student.codec.encode(restored)
     t = student.process.sample_timesteps(len(restored), generator).to(restored.device)
     noise = torch.randn(output.latent.shape, generator=generator).to(output.latent)
-    own = _ask_student(student, output, noise, t, gradient)
+    own = _predict_own(student, output, noise, t, gradient)
     gap = _as_noise(own.sample - target, student.process, t, "clipped")
     loss = gap.square().mean()
     if gradient == "sds":
@@ -244,37 +247,38 @@ def _is_coarser(a: ForwardProcess, b: ForwardProcess) -> bool:
     return a.num_train_timesteps <= b.num_train_timesteps
 
 
-def _ask_teacher(
+def _predict_both(
     teacher: DiffusionModel, z_t_s: Tensor, z_t: Tensor, t: Tensor, condition: Condition
 ) -> tuple[Prediction, Prediction]:
     """Predict for the student's noised latent, with gradient, and for the truth's, without."""
-    of_student = teacher.predict(z_t_s, t, condition)
+    student_side = teacher.predict(z_t_s, t, condition)
     with torch.no_grad():
-        of_truth = teacher.predict(z_t, t, condition)
-    return of_student, of_truth
+        truth_side = teacher.predict(z_t, t, condition)
+    return student_side, truth_side
 
 
 @torch.no_grad()
-def _ask_teacher_without_gradient(
+def _predict_both_without_gradient(
     teacher: DiffusionModel, z_t_s: Tensor, z_t: Tensor, t: Tensor, condition: Condition
 ) -> tuple[Prediction, Prediction]:
-    """Predict for both at once: nothing is kept for a backward pass, so one pass is cheaper."""
+    """Predict for both in one pass, which is cheaper: nothing is kept for a backward pass."""
     both = teacher.predict(torch.cat([z_t_s, z_t]), torch.cat([t, t]), condition.doubled())
     student_sample, truth_sample = both.sample.chunk(2)
     student_epsilon, truth_epsilon = both.epsilon.chunk(2)
     return Prediction(student_sample, student_epsilon), Prediction(truth_sample, truth_epsilon)
 
 
-def _ask_student(
+def _predict_own(
     student: DiffusionModel,
     output: StudentOutput,
     noise: Tensor,
     t: Tensor,
     gradient: TeacherGradient,
 ) -> Prediction:
-    """Predict for the student's own noised latent."""
+    """Predict for the student's own noised latent, by the student's denoiser."""
     latent = output.latent
     if gradient == "sds":
+        # The latent gets its gradient from _push alone: no Jacobian of the denoiser.
         latent = latent.detach()
     z_t = student.process.add_noise(latent, noise, t, output.condition.y)
     return student.predict(z_t, t, output.condition)
@@ -283,6 +287,7 @@ def _ask_student(
 def _gap(
     a: Prediction, b: Prediction, process: ForwardProcess, t: Tensor, weighting: ScoreWeighting
 ) -> Tensor:
+    """Compute the weighted difference of predictions for two latents, (B, C, h, w)."""
     if weighting == "sample":
         return a.sample - b.sample
     gap = a.epsilon - b.epsilon
@@ -294,7 +299,11 @@ def _gap(
 def _as_noise(
     sample_gap: Tensor, process: ForwardProcess, t: Tensor, weighting: ScoreWeighting
 ) -> Tensor:
-    """Turn a gap of samples at one ``z_t`` into the (negated, weighted) gap of their noises."""
+    """Turn a gap of samples at one ``z_t`` into the (negated, weighted) gap of their noises.
+
+    ``eps_a - eps_b = -r (z0_a - z0_b)`` with ``r = signal / noise``. Clipped, it is that times
+    ``1 / max(r, 1)``, so the factor is ``min(r, 1)``.
+    """
     if weighting == "sample":
         return sample_gap
     ratio = process.coefficients(t).ratio
@@ -304,6 +313,10 @@ def _as_noise(
 
 
 def _push(gap: Tensor, latent: Tensor) -> Tensor:
-    """Return 0 with the gradient ``2 gap`` for ``latent``, averaged like the loss itself."""
+    """Return 0 with the gradient ``2 gap`` for ``latent``, averaged like the loss itself.
+
+    So the logged value stays that of the loss, and its gradient is that of ``|gap|^2`` with
+    ``d gap / d latent = 1``: score distillation sampling (Poole et al. 2022).
+    """
     push = (2 * gap.detach() * latent).mean()
     return push - push.detach()

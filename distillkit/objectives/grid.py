@@ -1,7 +1,8 @@
 """The grid that a network's upsampling leaves in its images, as two numbers and a loss.
 
-A pixel shuffle by p writes the p x p phases of its image from different channels, and a network
-can leave two kinds of grid in them. Both are measured in the Laplacian e of the gray image:
+It is also called checkerboard artifacts (Odena et al. 2016); the numbers are ours. A pixel shuffle
+by p writes the p x p phases of its image from different channels, and a network can leave two kinds
+of grid in them. Both are measured in the Laplacian e of the gray image:
 
 - Some phases are sharper than others. With a_ij the mean of |e| at phase (i, j), the *spread* is
   ``g = std(a) / mean(a)``; photographs have about .05.

@@ -19,7 +19,7 @@ from distillkit.tradeoff import REALISTIC, Tradeoff
 
 
 class Oftsr(Variant):
-    """A jump network f that agrees with a straight flow from z_0 to z_1.
+    """A network f whose jumps ``t f(z_0, t)`` follow a straight flow from z_0 to z_1.
 
     ``L = |t' f(z_0, t') - sg[t f_avg(z_0, t)] - (t' - t) (z_1 - z_0)|^2``
 
@@ -45,27 +45,28 @@ class Oftsr(Variant):
                 '"oftsr" starts from zero; use "adapter_scaling"'
             )
         self.student = student
-        self._jump = with_own_network(student)
-        self._jump.network.requires_grad_(True)
-        for parameter in self._jump.network.get_submodule(student.head).parameters():
+        self._flow_model = with_own_network(student)
+        self._flow_model.network.requires_grad_(True)
+        # f is 0 at first: every tradeoff begins as the stage-1 student.
+        for parameter in self._flow_model.network.get_submodule(student.head).parameters():
             nn.init.zeros_(parameter)
 
     @property
     def models(self) -> tuple[DiffusionModel, ...]:
-        return self.student, self._jump
+        return self.student, self._flow_model
 
     def tensors(self) -> dict[str, nn.Parameter]:
-        return dict(self._jump.network.named_parameters())
+        return dict(self._flow_model.network.named_parameters())
 
     def losses(self, batch: Stage2Batch) -> Losses:
-        z_0 = batch.start()
+        z_0 = batch.stage1_latent()
         z_1 = batch.faithful_target()
-        t, u = draw_tradeoff_pair(batch, len(z_0))
-        a, b = as_column(t, z_0), as_column(u, z_0)
+        t, t_prime = draw_tradeoff_pair(batch, len(z_0))
         with torch.no_grad(), batch.averaged_weights():
-            average_jump = a * self._flow(z_0, t, batch.condition)
-        jump = b * self._flow(z_0, u, batch.condition)
-        return {"ctrl": (jump - average_jump - (b - a) * (z_1 - z_0)).square().mean()}
+            average_jump = self._jump_to(t, z_0, batch.condition)
+        jump = self._jump_to(t_prime, z_0, batch.condition)
+        step = as_column(t_prime, z_0) - as_column(t, z_0)
+        return {"ctrl": (jump - average_jump - step * (z_1 - z_0)).square().mean()}
 
     def generate(
         self,
@@ -81,6 +82,11 @@ class Oftsr(Variant):
         t = torch.full((len(z_0),), float(tradeoff))
         return z_0 + tradeoff * self._flow(z_0, t, condition)
 
+    def _jump_to(self, t: Tensor, z_0: Tensor, condition: Condition) -> Tensor:
+        """Compute ``t f(z_0, t)``; t (B,)."""
+        return as_column(t, z_0) * self._flow(z_0, t, condition)
+
     def _flow(self, z_0: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Compute ``f(z_0, t)``; t (B,)."""
         timestep = tradeoff_timestep(self.student.process, t).to(z_0.device)
-        return self._jump(z_0, timestep, condition)
+        return self._flow_model(z_0, timestep, condition)

@@ -25,9 +25,9 @@ from distillkit.objectives.adapter_scaling import (
     TeacherObjective,
 )
 from distillkit.objectives.controllability import Variant
+from distillkit.objectives.ctsr import CtsrAlg2, CtsrEq8
 from distillkit.objectives.line import LineLoss
 from distillkit.objectives.oftsr import Oftsr
-from distillkit.objectives.paper import CtsrAlg2, CtsrEq8
 from distillkit.objectives.reconstruction import Distance, ReconstructionLoss
 from distillkit.plugins.descriptors import MetricSpec, Spec
 from distillkit.plugins.manager import Plugins, load_plugins

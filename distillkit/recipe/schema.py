@@ -480,22 +480,22 @@ class Stage2Config(Config):
         return self.variant == "adapter_scaling" and self.target == "reconstruction"
 
     @property
-    def uses_start(self) -> bool:
+    def uses_stage1_latent(self) -> bool:
         """Whether the stage-1 student's latent is learned from."""
         if self.uses_line:
             return self.line.realistic_end == "stage1"
         return self.variant != "adapter_scaling" or self.target == "teacher"
 
     @property
-    def asked_teachers(self) -> list[str]:
+    def needed_teachers(self) -> list[str]:
         """The teachers whose images are learned from."""
-        asked = []
+        needed = []
         line = self.line
         if self.uses_faithful_target or (self.uses_line and line.faithful_end == "teacher"):
-            asked.append(FIDELITY)
+            needed.append(FIDELITY)
         if self.uses_line and line.realistic_end == "teacher":
-            asked.append(REALNESS)
-        return asked
+            needed.append(REALNESS)
+        return needed
 
 
 class TrainingConfig(Config):

@@ -42,7 +42,7 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
     if stage1 is not None:
         yield from _check_stage1(document, stage1, components)
     if stage2 is not None and stage2.steps:
-        yield from _check_asked_teachers(document, stage2, components)
+        yield from _check_needed_teachers(document, stage2, components)
     yield from _check_student(document, stage1, stage2, components)
     if stage1 is not None and stage2 is not None:
         yield from _check_reconstruction_target(document, stage1, stage2)
@@ -153,11 +153,11 @@ def _check_metrics(document: Document, name: str, loss: TeacherLossConfig) -> It
         yield Problem(document.origin(key), key, what)
 
 
-def _check_asked_teachers(
+def _check_needed_teachers(
     document: Document, stage2: Stage2Config, components: Components
 ) -> Iterator[Problem]:
     """Refuse a stage 2 that learns from teachers without their images."""
-    for name in stage2.asked_teachers:
+    for name in stage2.needed_teachers:
         teacher = components.get(("teachers", name))
         if document.get(("teachers", name)) is None:
             reason = f"teachers.{name} is missing"

@@ -116,7 +116,7 @@ def _log_teaching(run: Run, log: RunLog) -> None:
 def drop_stage1_teachers(models: RunModels, recipe: Recipe) -> None:
     """Free the teachers that stage 2 has no use for."""
     for name in list(models.teachers):
-        if name not in recipe.stage2.asked_teachers:
+        if name not in recipe.stage2.needed_teachers:
             del models.teachers[name]
 
 
@@ -174,13 +174,15 @@ def _faithful_errors(run: Run, variant: Variant, step: int) -> Tensor:
     condition = models.student.condition(ModelInput(batch.lq, batch.captions))
     draws = generator("draws")
 
-    def compute_start() -> Tensor:
+    def compute_stage1_latent() -> Tensor:
         return variant.generate(condition, REALISTIC, draws)
 
-    start = models.cache.get("start", batch.cache_key, ["stage1"], compute_start, draws)
+    stage1_latent = models.cache.get(
+        "stage-1 latent", batch.cache_key, ["stage1"], compute_stage1_latent, draws
+    )
     target = models.faithful_target(batch, generator("endpoint"))
     errors = []
-    for latent in (start, target):
+    for latent in (stage1_latent, target):
         image = models.student.codec.decode(latent).clamp(-1, 1)
         errors.append((image - batch.gt).square().mean(dim=(1, 2, 3)))
     return torch.stack(errors).cpu()

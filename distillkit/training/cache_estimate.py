@@ -66,7 +66,7 @@ class _Estimator:
             yield from self._estimate_teacher(stage1.teachers[name], teacher)
         for values in student_latents:
             yield from self._entries("lq latent", stage2.steps, values)
-        if stage2.steps and stage2.uses_start:
+        if stage2.steps and stage2.uses_stage1_latent:
             yield from self._estimate_stage2(_latent(student, self.crop, self.models.device))
 
     def _estimate_teacher(
@@ -95,7 +95,7 @@ class _Estimator:
         check_batches = 0
         if stage2.uses_faithful_target:
             check_batches = ceil(stage2.faithful_check_images / self.batch_size)
-        yield from self._entries("start", stage2.steps, latent_values, check_batches)
+        yield from self._entries("stage-1 latent", stage2.steps, latent_values, check_batches)
         if stage2.uses_faithful_target:
             yield from self._entries("faithful target", stage2.steps, latent_values, check_batches)
 

@@ -76,11 +76,12 @@ class MovingAverage:
     def update(self, step: int, was_made: Tensor) -> None:
         """Add the tensors after ``step`` to the average.
 
-        The decay rises as (1 + step) / (10 + step), so that early steps count more.
+        The decay rises as (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage:
+        the first average is not held to the tensors before training.
 
         Args:
-            step: Its number in the stage.
-            was_made: Whether it was made, (); the average does not move with a skipped step. The
+            step: its number in the stage.
+            was_made: whether it was made, (); the average does not move with a skipped step. The
                 flag may lie on a device that nobody waits for.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
@@ -243,6 +244,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.stage.lr_at(step, self.options)
         terms = self._backward(module, batches, step)
+        # The norm to clip at is that of the true gradient, not of the scaled one.
         self._scaler.unscale_(self._optimizer)
         norm = self.accelerator.clip_grad_norm_(
             list(self._tensors.values()),
@@ -258,6 +260,7 @@ class Trainer:
             self._optimizer.step()
             self._average.update(step, nonfinite == 0)
         self._scaler.update()
+        # After the student: critics learn from what it generated in this step.
         critics = self.stage.module.update_critics(step, self.accelerator)
         self._meter.add(terms | {"grad_norm": norm} | critics, nonfinite == 0)
         self._optimizer.zero_grad()

@@ -181,7 +181,7 @@ class Stage1Step(Step):
             compute = partial(self._score_losses, name, batch, step)
             if name in self.critics:
                 compute = partial(self._matching_losses, name, batch, step)
-            elif self._asks_for_output(name):
+            elif self._teaches_by_output(name):
                 compute = partial(self._output_losses, name, batch, step)
             losses |= self._backward(compute, output)
         if ADVERSARIAL in self.critics and batch.gt is not None:
@@ -195,17 +195,17 @@ class Stage1Step(Step):
         """
         weighted = [n for n in self.models.teachers if self._config.teachers[n].weight > 0]
         if batch.gt is None:
-            weighted = [name for name in weighted if self._asks_for_output(name)]
+            weighted = [name for name in weighted if self._teaches_by_output(name)]
         return [name for name in weighted if self._needs_image(name) == needs_image]
 
     def _needs_image(self, name: str) -> bool:
-        if self._asks_for_output(name) or name in self.critics:
+        if self._teaches_by_output(name) or name in self.critics:
             return True
         teacher = self.models.teachers[name]
         assert isinstance(teacher, DiffusionModel)
         return teacher.space != self.student.space
 
-    def _asks_for_output(self, name: str) -> bool:
+    def _teaches_by_output(self, name: str) -> bool:
         is_model = isinstance(self.models.teachers[name], DiffusionModel)
         return self._config.teachers[name].term == "output" or not is_model
 
@@ -349,12 +349,16 @@ class Stage2Step(Step):
         def student_generator() -> torch.Generator:
             return self.generator(batch.step, "student")
 
-        def compute_start() -> Tensor:
+        def compute_stage1_latent() -> Tensor:
             return self.variant.generate(condition, REALISTIC, student_generator())
 
-        def start() -> Tensor:
+        def stage1_latent() -> Tensor:
             return self.models.cache.get(
-                "start", prepared.cache_key, ["stage1"], compute_start, student_generator()
+                "stage-1 latent",
+                prepared.cache_key,
+                ["stage1"],
+                compute_stage1_latent,
+                student_generator(),
             )
 
         def faithful_target() -> Tensor:
@@ -379,7 +383,7 @@ class Stage2Step(Step):
             Stage2Batch(
                 condition=condition,
                 gt=prepared.gt,
-                start=start,
+                stage1_latent=stage1_latent,
                 faithful_target=faithful_target,
                 realistic_image=realistic_image,
                 faithful_image=faithful_image,

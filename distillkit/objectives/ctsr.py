@@ -1,4 +1,4 @@
-"""Stage 2 as the paper prints it, in its two statements: eq. 5-8 and algorithm 2.
+"""Stage 2 as the CTSR paper prints it, in its two statements: eq. 5-8 and algorithm 2.
 
 Neither mentions a faithful target, and neither gives a usable tradeoff on the mini models: see
 ``docs/explanation/results.md``. The paper does not state their inference rule: this one starts at
@@ -64,6 +64,10 @@ class _PaperVariant(Variant):
         with self.adapter.at_scale(0.0):
             return self._epsilon(z, t, condition)
 
+    def _jump_ts(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return ``t eps_TS(z, t, c)``, without gradient."""
+        return as_column(t, z) * self._eps_ts(z, t, condition)
+
     def _epsilon(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         timestep = tradeoff_timestep(self.student.process, t).to(z.device)
         return self.student.predict(z, timestep, condition).epsilon
@@ -78,13 +82,13 @@ class CtsrEq8(_PaperVariant):
     """
 
     def losses(self, batch: Stage2Batch) -> Losses:
-        z_0 = batch.start()
-        t, u = draw_tradeoff_pair(batch, len(z_0))
-        a, b = as_column(t, z_0), as_column(u, z_0)
-        jump_t = a * self._eps_ts(z_0, t, batch.condition)
-        jump_u = b * self._eps_ts(z_0, u, batch.condition)
-        slope = self._eps_s(z_0 + jump_t, t, batch.condition)
-        return {"ctrl": (jump_t - jump_u + (b - a) * slope).square().mean()}
+        z_0 = batch.stage1_latent()
+        t, t_prime = draw_tradeoff_pair(batch, len(z_0))
+        jump = self._jump_ts(z_0, t, batch.condition)
+        jump_prime = self._jump_ts(z_0, t_prime, batch.condition)
+        slope = self._eps_s(z_0 + jump, t, batch.condition)
+        step = as_column(t_prime, z_0) - as_column(t, z_0)
+        return {"ctrl": (jump - jump_prime + step * slope).square().mean()}
 
 
 class CtsrAlg2(_PaperVariant):
@@ -97,14 +101,14 @@ class CtsrAlg2(_PaperVariant):
     """
 
     def losses(self, batch: Stage2Batch) -> Losses:
-        z_0 = batch.start()
-        t, u = draw_tradeoff_pair(batch, len(z_0))
-        t, u = torch.minimum(t, u), torch.maximum(t, u)
-        a, b = as_column(t, z_0), as_column(u, z_0)
-        start = self._eps_ts(z_0, t, batch.condition)
-        z_t = z_0 + a * start
-        z_u = z_t + b * start
-        jump_t = a * self._eps_ts(z_t, t, batch.condition)
-        jump_u = b * self._eps_ts(z_u, u, batch.condition)
+        z_0 = batch.stage1_latent()
+        one, other = draw_tradeoff_pair(batch, len(z_0))
+        t, t_prime = torch.minimum(one, other), torch.maximum(one, other)
+        epsilon = self._eps_ts(z_0, t, batch.condition)
+        z_t = z_0 + as_column(t, z_0) * epsilon
+        z_t_prime = z_t + as_column(t_prime, z_0) * epsilon
+        jump = self._jump_ts(z_t, t, batch.condition)
+        jump_prime = self._jump_ts(z_t_prime, t_prime, batch.condition)
         slope = self._eps_s(z_t, t, batch.condition)
-        return {"ctrl": (jump_t - jump_u + (b - a) * slope).square().mean()}
+        step = as_column(t_prime, z_0) - as_column(t, z_0)
+        return {"ctrl": (jump - jump_prime + step * slope).square().mean()}
