@@ -109,6 +109,7 @@ if TYPE_CHECKING:
     from distillkit.runs.prepared import prepare_stages as prepare_stages
     from distillkit.runs.run import run_recipe as run_recipe
 
+# The names stand twice: type checkers read the imports above, ``__getattr__`` reads this.
 _HOME = {
     "cli.arguments": ["AsJson", "Overrides", "RecipeArgument", "print_json"],
     "cli.exit_codes": ["ExitCode"],

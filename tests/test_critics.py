@@ -71,8 +71,8 @@ def test_the_discriminator_learns_to_tell_and_says_that_it_wins():
     assert values["detail"] < 0.1
     logged = {f"adversarial/critic/{name}": float(value) for name, value in values.items()}
     wins, collapse = find_failures(logged)
-    assert "tells all patches apart" in wins
-    assert "less detail" in collapse
+    assert "tells all patches apart" in wins.text
+    assert "less detail" in collapse.text
 
 
 def test_nothing_is_reported_while_both_are_even():

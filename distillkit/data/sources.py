@@ -68,15 +68,15 @@ class Columns(NamedTuple):
     lq: str | None = None
     """The low-quality images, in a source of pairs or without ground truth."""
 
+    caption: str | None = None
+    """Texts about the images; a null stands for none."""
+
     @property
     def label(self) -> str:
         """The column whose files name the images."""
         column = self.image or self.lq
         assert column is not None, "a source has images"
         return column
-
-    caption: str | None = None
-    """Texts about the images; a null stands for none."""
 
 
 class HubDataset(NamedTuple):

@@ -6,6 +6,7 @@ to change colors need no fix.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -124,7 +125,7 @@ def _fix_by_wavelet(restored: np.ndarray, lq: np.ndarray) -> None:
     height = len(lq)
     scale = len(restored) // height
     # Blurs reach 1 + 2 + 4 + ... rows of the result; in rows of the input, rounded up.
-    halo = -(-(2**WAVELET_LEVELS) // scale)
+    halo = math.ceil(2**WAVELET_LEVELS / scale)
     step = max(1, BAND_ROWS // scale)
     # Rows above a band as they were before the fix; in the image they are overwritten by then.
     unfixed = restored[:0]

@@ -13,7 +13,7 @@ from PIL import Image
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.files.images import to_float
 from distillkit.inference.image_types import OneImage, as_array
-from distillkit.inference.opacity import fill_hidden_colors
+from distillkit.inference.opacity import fill_hidden_colors, split_opacity
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import load_plugins
 from distillkit.plugins.stdout import divert_stdout
@@ -138,8 +138,7 @@ def _find_spec(name: str) -> Spec:
 def _as_rgb(image: OneImage) -> np.ndarray:
     """Read an image as it is restored, in three channels: (h, w, 3), float32 in [0, 1]."""
     array, _ = as_array(image)
-    colors = array.shape[2] - (array.shape[2] + 1) % 2
-    seen = fill_hidden_colors(array[..., :colors], array[..., colors:])
+    seen = fill_hidden_colors(*split_opacity(array))
     unit = ((to_float(seen) + 1) / 2).clamp(0, 1)
     return unit.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
@@ -148,9 +147,11 @@ def _feathered(mask: np.ndarray) -> np.ndarray:
     """Grow a mask, and let it fall off around that; nothing in it loses."""
     reach = max(1, round(FEATHER * max(mask.shape)))
     side = 2 * reach + 1
+    # The maximum and the mean over a square are separable: down the columns, then along the rows.
+    passes = (((side, 1), (reach, 0)), ((1, side), (0, reach)))
     soft = torch.from_numpy(mask)[None, None]
-    for window, padding in (((side, 1), (reach, 0)), ((1, side), (0, reach))):
+    for window, padding in passes:
         soft = F.max_pool2d(soft, window, stride=1, padding=padding)
-    for window, padding in (((side, 1), (reach, 0)), ((1, side), (0, reach))):
+    for window, padding in passes:
         soft = F.avg_pool2d(soft, window, stride=1, padding=padding, count_include_pad=False)
     return soft[0, 0].clamp(0, 1).numpy()

@@ -6,6 +6,18 @@ import numpy as np
 from PIL import Image
 
 
+def split_opacity(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split an image of 1 to 4 channels, (h, w, C), into its colors and its opacity.
+
+    Returns:
+        The colors, (h, w, 1) or (h, w, 3), and the opacity, (h, w, 1); (h, w, 0) where C is odd,
+        since gray and RGB have none.
+    """
+    has_opacity = array.shape[2] % 2 == 0
+    colors = array.shape[2] - has_opacity
+    return array[..., :colors], array[..., colors:]
+
+
 def fill_hidden_colors(colors: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     """Give transparent pixels the color of opaque ones nearby.
 

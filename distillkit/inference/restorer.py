@@ -24,7 +24,7 @@ from distillkit.errors import DistillkitError, PluginError
 from distillkit.inference.color import fix_colors
 from distillkit.inference.image_types import as_array, quantized, to_unit
 from distillkit.inference.interpolation import MAX_NODES, MIN_NODES, mix, plan_interpolation
-from distillkit.inference.opacity import enlarged_opacity, fill_hidden_colors
+from distillkit.inference.opacity import enlarged_opacity, fill_hidden_colors, split_opacity
 from distillkit.inference.precision import require_bfloat16
 from distillkit.inference.student import Student, find_student, load_student
 from distillkit.inference.tiling import Box, default_tile, padded_area, plan_tiles, restored_bands
@@ -260,10 +260,8 @@ class Restorer:
     def _restore_image(self, image: Any, request: _Request) -> list[Any]:
         """Restore one image to images of its kind, one for each tradeoff."""
         array, back = as_array(image)
-        # 1 or 3 channels of color, and one of opacity where their number is even
-        colors = array.shape[2] - (array.shape[2] + 1) % 2
-        opacity = array[..., colors:]
-        lq = fill_hidden_colors(array[..., :colors], opacity)
+        colors, opacity = split_opacity(array)
+        lq = fill_hidden_colors(colors, opacity)
         restored = self._restore_in_memory(lq, request)
         opacity = enlarged_opacity(opacity, self.scale)
         images = []

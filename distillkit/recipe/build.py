@@ -181,7 +181,7 @@ def _build_denoiser_variant(model: RestorationModel, config: Stage2Config, seed:
         )
     if config.variant == "oftsr":
         return Oftsr(model)
-    # stage 1's adapter has the recipe's seed itself
+    # Another seed than that of stage 1's adapter, which has the recipe's itself.
     adapter = build_adapter(model.network, config.adapter, seed + 1)
     if config.variant == "ctsr_eq8":
         return CtsrEq8(model, adapter)

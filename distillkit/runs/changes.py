@@ -206,4 +206,5 @@ def _find_rule(path: KeyPath) -> Judgment:
         rule = RULES.get(dotted(path[:length]))
         if rule is not None:
             return rule
+    # A fork is right for a key that no rule names, whatever it does.
     return RULES["training"]

@@ -110,7 +110,7 @@ def _log_teaching(run: Run, log: RunLog) -> None:
     teaching = dict(describe_teaching(run.resolved, run.models))
     run.manifest.write(teaching=teaching)
     for name, description in teaching.items():
-        log.say(f"{name}: {description}")
+        log.info(f"{name}: {description}")
 
 
 def drop_stage1_teachers(models: RunModels, recipe: Recipe) -> None:
@@ -152,7 +152,7 @@ def check_faithful_target(run: Run, variant: Variant, log: RunLog) -> None:
         faithful_check={"student_psnr": student, "target_psnr": target, "crops": crops}
     )
     if target <= student:
-        log.warn(
+        log.warning(
             f"the faithful target ({target:.2f} dB) is no more faithful than the stage-1 "
             f"student ({student:.2f} dB) on {crops} training crops: tradeoff 1 will not gain PSNR. "
             "Lower stage1.reconstruction.l2_weight or the teachers' anchor_weight, or choose a "

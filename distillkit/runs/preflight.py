@@ -33,7 +33,7 @@ def check_presence(resolved: ResolvedRecipe) -> None:
     """
     files = _weight_files(resolved, evaluation=False)
     missing = [_describe(file) for file in files if file.find() is None]
-    missing += _missing_data(resolved)
+    missing += [data.line for data in _missing_data(resolved)]
     if not missing:
         return
     raise DistillkitError(
@@ -87,9 +87,9 @@ def list_needs(resolved: ResolvedRecipe) -> Needs:
         if file.name in training:
             weight_bytes += size
             can_train = can_train and path is not None
-    for line in _missing_data(resolved):
-        missing.append(line)
-        if "data.train." in line:
+    for data in _missing_data(resolved):
+        missing.append(data.line)
+        if data.key[:2] == ("data", "train"):
             can_train = False
     return Needs(present, missing, can_train, weight_bytes)
 
@@ -113,8 +113,8 @@ def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
         except DistillkitError as error:
             say(f"not here: {error} ({resolved.locate((*key, 'hub'))})")
             complete = False
-    for line in _missing_paths(resolved):
-        say(f"by hand: {line}")
+    for data in _missing_paths(resolved):
+        say(f"by hand: {data.line}")
         complete = False
     return complete
 
@@ -188,9 +188,17 @@ def _sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConfig]]
         yield ("data", "eval", number), source
 
 
-def _missing_data(resolved: ResolvedRecipe) -> list[str]:
-    datasets = [f"{dataset} of the Hub" for dataset in _missing_datasets(resolved)]
-    return datasets + list(_missing_paths(resolved))
+class _MissingData(NamedTuple):
+    """A dataset, folder or file that a recipe names and that is not here."""
+
+    key: KeyPath
+    line: str
+    """The place in the recipe, and what is missing."""
+
+
+def _missing_data(resolved: ResolvedRecipe) -> Iterator[_MissingData]:
+    yield from _missing_datasets(resolved)
+    yield from _missing_paths(resolved)
 
 
 def _hub_sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConfig]]:
@@ -199,7 +207,7 @@ def _hub_sources(resolved: ResolvedRecipe) -> Iterator[tuple[KeyPath, SourceConf
             yield key, source
 
 
-def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[str]:
+def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[_MissingData]:
     """Yield the Hub's datasets that are not here."""
     for key, source in _hub_sources(resolved):
         if source.streaming:
@@ -210,11 +218,10 @@ def _missing_datasets(resolved: ResolvedRecipe) -> Iterator[str]:
         dataset = hub_dataset(source)
         assert dataset is not None
         if not is_cached(dataset):
-            place = resolved.locate((*key, "hub"))
-            yield f"{place} - dataset {dataset}"
+            yield _missing_at(resolved, (*key, "hub"), f"dataset {dataset} of the Hub")
 
 
-def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
+def _missing_paths(resolved: ResolvedRecipe) -> Iterator[_MissingData]:
     """Yield missing folders and files of the data's tables.
 
     Those of plugins' datasets are included.
@@ -223,18 +230,22 @@ def _missing_paths(resolved: ResolvedRecipe) -> Iterator[str]:
         component = resolved.components.get(dotted(key))
         if source.imagefolder is not None:
             if not source.imagefolder.is_dir():
-                place = resolved.locate((*key, "imagefolder"))
-                yield f"{place} - no such folder: {source.imagefolder}"
+                what = f"no such folder: {source.imagefolder}"
+                yield _missing_at(resolved, (*key, "imagefolder"), what)
         elif source.parquet is not None:
             if not _matches_a_file(str(source.parquet)):
-                place = resolved.locate((*key, "parquet"))
-                yield f"{place} - no such file: {source.parquet}"
+                what = f"no such file: {source.parquet}"
+                yield _missing_at(resolved, (*key, "parquet"), what)
         elif component is not None:
             for below in fields.paths_within(component.spec.config, dict(component.table)):
                 path = resolved.document.get((*key, *below))
                 if not Path(path).exists():
-                    place = resolved.locate((*key, *below))
-                    yield f"{place} - no such file or folder: {path}"
+                    what = f"no such file or folder: {path}"
+                    yield _missing_at(resolved, (*key, *below), what)
+
+
+def _missing_at(resolved: ResolvedRecipe, key: KeyPath, what: str) -> _MissingData:
+    return _MissingData(key, f"{resolved.locate(key)} - {what}")
 
 
 def _matches_a_file(pattern: str) -> bool:

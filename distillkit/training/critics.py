@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -100,21 +100,32 @@ class CriticTrainer:
         return trained | {name for name, _ in self.critic.named_buffers()}
 
 
-def find_failures(values: Mapping[str, float]) -> Iterator[str]:
-    """Describe the ways in which logged values show that adversarial training goes wrong."""
+class Failure(NamedTuple):
+    """A way in which adversarial training goes wrong."""
+
+    kind: str
+    """The same at every step that has it; a user hears of each kind once."""
+    text: str
+    """Figures of this step, and advice."""
+
+
+def find_failures(values: Mapping[str, float]) -> Iterator[Failure]:
+    """Find the ways in which logged values show that adversarial training goes wrong."""
     accuracy = values.get("adversarial/critic/accuracy")
     if accuracy is not None and accuracy > WINNING_ACCURACY:
-        yield (
+        yield Failure(
+            "discriminator wins",
             f"the discriminator tells all patches apart ({accuracy:.0%}): its gradient teaches "
-            "little; lower adversarial.learning_rate, or start from a sharper student"
+            "little; lower adversarial.learning_rate, or start from a sharper student",
         )
     detail = values.get("adversarial/critic/detail")
     if detail is None or LEAST_DETAIL <= detail <= MOST_DETAIL:
         return
     amount = "less" if detail < 1 else "more"
-    yield (
+    yield Failure(
+        f"{amount} detail than the truth",
         f"the student's images have much {amount} detail than the truth ({detail:.2f} of its mean "
-        "Laplacian): texture collapses or explodes; lower adversarial.weight"
+        "Laplacian): texture collapses or explodes; lower adversarial.weight",
     )
 
 

@@ -373,10 +373,9 @@ class Trainer:
     def _warn_of_failures(self, values: Mapping[str, float]) -> None:
         """Say once for each stage how adversarial training goes wrong."""
         for failure in find_failures(values):
-            kind = failure.partition("(")[0]
-            if kind not in self._warned:
-                self._warned.add(kind)
-                self.log.warn(f"{self.stage.name}: {failure}")
+            if failure.kind not in self._warned:
+                self._warned.add(failure.kind)
+                self.log.warning(f"{self.stage.name}: {failure.text}")
 
     def _save_if_due(self, steps_made: int, stop: bool) -> None:
         """Let the main process write a checkpoint where one is due, or where the run stops."""

@@ -157,17 +157,17 @@ class RunLog:
             lines += json.dumps(entry) + "\n"
             drawn += entry["ids"]
         append_text(self.nonfinite_path, lines)
-        self.warn(
+        self.warning(
             f"step {step}: the loss or its gradient is not finite, the step is skipped "
             f"({', '.join(drawn)}); see {self.nonfinite_path}"
         )
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Show a line to the user."""
         if self._accelerator.is_main_process:
             logger.info(text)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """Show a warning to the user."""
         if self._accelerator.is_main_process:
             logger.warning(text)
@@ -196,7 +196,7 @@ class RunLog:
             f"{pace:.1f} steps/s",
             f"ETA {_format_time(remaining)}",
         ]
-        self.say("  ".join(fields))
+        self.info("  ".join(fields))
 
     def _warn_of_divergence(self, loss: float) -> None:
         """Warn, once a stage, of a loss that stays far above the mean of the first lines."""
@@ -210,7 +210,7 @@ class RunLog:
         self._high_in_a_row = self._high_in_a_row + 1 if is_high else 0
         if self._high_in_a_row < DIVERGED_LINES:
             return
-        self.warn(
+        self.warning(
             f"{self._stage} step {self._done}: the loss is {loss:.3g}, "
             f"{loss / first:.3g} times what it began with ({first:.3g}), after a line that was as "
             "high: the training has probably diverged; lower "
