@@ -12,8 +12,8 @@ from scipy.stats import bootstrap
 
 from distillkit.evaluation import statistics
 from distillkit.evaluation.checks import Check, check_sweep
+from distillkit.evaluation.metric_roles import ReportedTraining, metric_role
 from distillkit.evaluation.results import Gap, MeasuredMetric, MethodRow, Results
-from distillkit.evaluation.roles import ReportedTraining, metric_role
 from distillkit.evaluation.statistics import confidence_interval, photo_of, standard_error
 
 
@@ -262,7 +262,7 @@ def test_a_metric_that_is_better_when_higher_is_compared_the_other_way():
 def test_a_good_student_passes_every_check():
     checks = check_sweep(make_results(GOOD), trained=["d"])
     assert [check.verdict for check in checks] == ["passed"] * 6
-    assert checks[-1].figure.mean == pytest.approx(0.5, abs=0.01)
+    assert checks[-1].estimate.mean == pytest.approx(0.5, abs=0.01)
     assert "trained against" in checks[-1].statement
     assert str(checks[0]).startswith("passed")
 
@@ -293,7 +293,7 @@ def test_a_check_passes_where_its_interval_does_not_where_its_mean_does():
             for check in check_sweep(make_results(student, noise=noise), trained=[])
             if "spans" in check.statement
         ]
-        assert span.figure.mean == pytest.approx(0.55)
+        assert span.estimate.mean == pytest.approx(0.55)
         assert span.verdict == verdict
 
 

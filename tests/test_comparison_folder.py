@@ -9,7 +9,7 @@ from test_folders import NAMES, compare, folders, read_results, save
 
 from distillkit import console
 from distillkit.errors import DiskError
-from distillkit.evaluation.measurements import MeasurementFile
+from distillkit.evaluation.measurement_file import MeasurementFile
 from distillkit.files.atomic import check_writable
 from distillkit.metrics import distortion
 

@@ -1,6 +1,6 @@
 """Checks of a student's tradeoff sweep: numbers that say whether stage 2 did its work.
 
-A check passes where the 95 % interval of its figure does, not where its mean does. Below
+A check passes where the 95 % interval of its estimate does, not where its mean does. Below
 :data:`MIN_PHOTOS` photographs that interval means little, and there is no verdict.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from distillkit.evaluation.metric_roles import add_role, is_trained_against, metric_role
 from distillkit.evaluation.results import Gap, MeasuredMetric, Results
-from distillkit.evaluation.roles import add_role, is_trained_against, metric_role
 from distillkit.evaluation.statistics import Estimate
 
 SLACK_FIDELITY = 0.01
@@ -31,18 +31,18 @@ Verdict = Literal["passed", "FAILED", "refused"]
 
 @dataclass(frozen=True)
 class Check:
-    """A statement, the figure that decides it, and the verdict."""
+    """A statement, the estimate that decides it, and the verdict."""
 
     statement: str
-    figure: Estimate | None
+    estimate: Estimate | None
     """None where it does not exist: no combination is as close as the student."""
     needed: float
-    """The check passes if the whole interval of ``figure`` is above this."""
+    """The check passes if the whole interval of ``estimate`` is above this."""
     unit: str
     detail: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.verdict}  {self.statement}: {self.figure_text}"
+        text = f"{self.verdict}  {self.statement}: {self.estimate_text}"
         return f"{text} ({self.detail})" if self.detail else text
 
     @property
@@ -55,18 +55,18 @@ class Check:
         return "FAILED"
 
     @property
-    def figure_text(self) -> str:
-        """The figure with its error and interval, what was needed, and why there is no verdict."""
-        if self.figure is None or not math.isfinite(self.figure.mean):
+    def estimate_text(self) -> str:
+        """The estimate with error and interval, what was needed, and why there is no verdict."""
+        if self.estimate is None or not math.isfinite(self.estimate.mean):
             return f"no verdict: {self._why_refused()}"
         digits = 3 if self.unit == "dB" else 4
         unit = f" {self.unit}" if self.unit else ""
-        text = f"{self.figure.mean:+.{digits}f}"
-        if self.figure.sem is not None:
-            text += f" ± {self.figure.sem:.{digits}f}"
+        text = f"{self.estimate.mean:+.{digits}f}"
+        if self.estimate.sem is not None:
+            text += f" ± {self.estimate.sem:.{digits}f}"
         text += unit
-        if self.figure.interval is not None:
-            low, high = self.figure.interval
+        if self.estimate.interval is not None:
+            low, high = self.estimate.interval
             text += f", 95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
         if self.verdict == "FAILED":
             text += f", not all above {self.needed:+g}{unit}"
@@ -76,20 +76,19 @@ class Check:
 
     @property
     def _low(self) -> float | None:
-        if self.figure is None or self.figure.interval is None:
+        if self.estimate is None or self.estimate.interval is None:
             return None
-        return self.figure.interval[0]
+        return self.estimate.interval[0]
 
     def _why_refused(self) -> str:
         """Say why there can be no verdict; empty where there can be one."""
-        if self.figure is None:
+        if self.estimate is None:
             return "no combination is as close as the student"
-        if not math.isfinite(self.figure.mean):
+        if not math.isfinite(self.estimate.mean):
             return "not measured"
-        if self.figure.photos < MIN_PHOTOS:
-            photos = (
-                "1 photograph" if self.figure.photos == 1 else f"{self.figure.photos} photographs"
-            )
+        if self.estimate.photos < MIN_PHOTOS:
+            count = self.estimate.photos
+            photos = "1 photograph" if count == 1 else f"{count} photographs"
             return f"{photos}, at least {MIN_PHOTOS} are needed"
         return ""
 
@@ -151,7 +150,7 @@ def _check_steps(results: Results, direction: _Direction) -> Check:
     return Check(
         statement=f"{direction.metric} never {wrong} as tradeoff goes from 0 to 1 "
         f"(slack {direction.slack:g}); its worst step",
-        figure=steps[worst],
+        estimate=steps[worst],
         needed=-direction.slack,
         unit=direction.unit,
         detail=worst,
@@ -162,7 +161,7 @@ def _check_ends(results: Results, direction: _Direction) -> Check:
     """Check that tradeoff 0 and tradeoff 1 can be told apart."""
     return Check(
         statement=f"tradeoff 0 and tradeoff 1 differ in {direction.metric}",
-        figure=_end_to_end(results, direction),
+        estimate=_end_to_end(results, direction),
         needed=0.0,
         unit=direction.unit,
     )
@@ -173,7 +172,7 @@ def _check_span(results: Results) -> Check:
     fidelity = results.fidelity
     return Check(
         statement=f"the tradeoff spans more than {SPAN:g} dB of {fidelity}",
-        figure=_end_to_end(results, _Direction(fidelity, 1, "dB", SLACK_FIDELITY)),
+        estimate=_end_to_end(results, _Direction(fidelity, 1, "dB", SLACK_FIDELITY)),
         needed=SPAN,
         unit="dB",
     )
@@ -185,7 +184,7 @@ def _check_gap(results: Results, metric: MeasuredMetric, role: str) -> Check:
     return Check(
         statement=f"at equal {add_role(metric.name, role)} the student is more than {GAP:g} dB "
         "above the best linear combination, at its worst tradeoff",
-        figure=_worst(gap.difference for gap in gaps if gap.difference is not None),
+        estimate=_worst(gap.difference for gap in gaps if gap.difference is not None),
         needed=GAP,
         unit="dB",
         detail=_describe_gaps(gaps),

@@ -24,7 +24,7 @@ from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
 from distillkit.evaluation.gallery import Images
-from distillkit.evaluation.measurements import ItemValues, MeasurementFile
+from distillkit.evaluation.measurement_file import ItemValues, MeasurementFile
 from distillkit.evaluation.measuring import Measured, SetFeatures, measure
 from distillkit.evaluation.results import (
     ALL_IMAGES,

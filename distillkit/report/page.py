@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, image_title, sort_for_display
+from distillkit.evaluation.metric_roles import add_role, metric_role
 from distillkit.evaluation.results import STUDENT, MeasuredMetric, Results
-from distillkit.evaluation.roles import add_role, metric_role
 from distillkit.files.atomic import write_file
 from distillkit.report.comparison import (
     MAX_LOSSLESS_PIXELS,

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distillkit.evaluation.gallery import image_title
+from distillkit.evaluation.metric_roles import is_trained_against
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
-from distillkit.evaluation.roles import is_trained_against
 from distillkit.report.style import encode_figure, figure_style, method_color
 from distillkit.report.tables import mean_values
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from distillkit.evaluation.metric_roles import metric_role
 from distillkit.evaluation.results import (
     STUDENT,
     MeasuredMetric,
@@ -15,7 +16,6 @@ from distillkit.evaluation.results import (
     Results,
     why_absent,
 )
-from distillkit.evaluation.roles import metric_role
 from distillkit.evaluation.statistics import Estimate
 
 

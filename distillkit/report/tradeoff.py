@@ -9,8 +9,8 @@ from dataclasses import replace
 from matplotlib.axes import Axes
 
 from distillkit.evaluation.gallery import image_title
+from distillkit.evaluation.metric_roles import add_role, metric_role
 from distillkit.evaluation.results import LINEAR_STAGE1, Gap, MeasuredMetric, MethodRow, Results
-from distillkit.evaluation.roles import add_role, metric_role
 from distillkit.report.style import (
     GRAY,
     STUDENT_COLOR,

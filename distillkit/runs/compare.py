@@ -16,7 +16,8 @@ from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.errors import DataError, DistillkitError, Interrupted, did_you_mean
 from distillkit.evaluation.checks import check_sweep
 from distillkit.evaluation.gallery import Gallery, Images
-from distillkit.evaluation.measurements import MeasurementFile
+from distillkit.evaluation.measurement_file import MeasurementFile
+from distillkit.evaluation.metric_roles import ReportedTraining
 from distillkit.evaluation.protocol import (
     ALPHAS,
     EvaluationSettings,
@@ -27,7 +28,6 @@ from distillkit.evaluation.protocol import (
     method_rows,
 )
 from distillkit.evaluation.results import LINEAR, Results
-from distillkit.evaluation.roles import ReportedTraining
 from distillkit.files.images import read_image
 from distillkit.inference.costs import describe_device
 from distillkit.metrics.base import Metric, SetMetric

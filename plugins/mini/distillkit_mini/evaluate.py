@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from distillkit import ModelInput, read_image
-from distillkit_mini.courses import COURSES, create_from_plugin
 from distillkit_mini.models import MiniModel
 from distillkit_mini.options import SHIPPED
 from distillkit_mini.photos import find_photos
 from distillkit_mini.plugin import distillkit_teachers
+from distillkit_mini.training_setups import TRAINING_SETUPS, create_from_plugin
 
 CROP = 96
 ROWS = 3
@@ -53,7 +53,7 @@ def evaluation_crops(task: str = "sr4x") -> tuple[Tensor, Tensor]:
             for left in _evenly_spaced(width):
                 crops.append(photo[:, top : top + CROP, left : left + CROP])
     gt = torch.stack(crops)
-    degradation = COURSES[task].degradation()
+    degradation = TRAINING_SETUPS[task].degradation()
     return degradation(gt, _generator()), gt
 
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m distillkit_mini.evaluate", description=__doc__)
     parser.add_argument(
         "--task",
-        choices=sorted(COURSES),
+        choices=sorted(TRAINING_SETUPS),
         default="sr4x",
         help="what the models undo (default: %(default)s)",
     )
@@ -166,7 +166,7 @@ def main() -> None:
         help="steps of the faithful teacher (default: as the plugin offers it)",
     )
     args = parser.parse_args()
-    faithful, realistic = COURSES[args.task].names
+    faithful, realistic = TRAINING_SETUPS[args.task].names
     options: dict[str, object] = {"weights": args.weights / f"{faithful}.safetensors"}
     if args.steps is not None:
         options["steps"] = args.steps

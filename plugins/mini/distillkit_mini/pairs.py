@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit import BatchSettings, Degradation, PairedBatches, open_source
-from distillkit_mini.courses import Course
+from distillkit_mini.training_setups import TrainingSetup
 
 BATCH = 8
 
 
-def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBatches:
+def open_photos(folders: Sequence[Path], setup: TrainingSetup, seed: int) -> PairedBatches:
     """Open folders of photographs as batches of crops.
 
     Large photographs are also used at half their size, where they have more detail per pixel.
@@ -24,7 +24,7 @@ def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBat
 
     Args:
         folders: Searched recursively.
-        course: Says how large crops are, and from which size on photographs are large.
+        setup: Says how large crops are, and from which size on photographs are large.
         seed: Seed of the crops.
 
     Raises:
@@ -37,7 +37,7 @@ def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBat
         pixels = photos.read(index).gt
         assert pixels is not None
         photo = Image.fromarray(pixels)
-        if min(photo.size) >= max(course.large, 2 * course.crop):
+        if min(photo.size) >= max(setup.large, 2 * setup.crop):
             halves.append(photo.reduce(2))
     sources = [photos]
     if halves:
@@ -45,9 +45,9 @@ def open_photos(folders: Sequence[Path], course: Course, seed: int) -> PairedBat
         table = datasets.Dataset.from_dict({"image": halves}, features=features)
         sources.append(open_source(dataset=table, name="photographs at half their size"))
     settings = BatchSettings(
-        crop=course.crop,
+        crop=setup.crop,
         batch_size=BATCH,
-        scale=course.task.scale,
+        scale=setup.task.scale,
         seed=seed,
         max_bad_fraction=1.0,
     )

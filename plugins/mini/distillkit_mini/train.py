@@ -38,9 +38,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distillkit import Condition, DistillkitError, ModelInput, PerceptualDistance
-from distillkit_mini.courses import COURSES, Course
 from distillkit_mini.models import Faithful, MiniModel, Realistic, load_network
 from distillkit_mini.pairs import BATCH, TrainingPairs, open_photos
+from distillkit_mini.training_setups import TRAINING_SETUPS, TrainingSetup
 
 FEWER = 4
 """Crops of a batch that are denoised, and that the perceptual distance sees."""
@@ -54,28 +54,30 @@ Terms = dict[str, Tensor]
 M = TypeVar("M", bound=MiniModel)
 
 
-def train_faithful(pairs: TrainingPairs, course: Course, share: float = 1.0) -> Faithful:
+def train_faithful(pairs: TrainingPairs, setup: TrainingSetup, share: float = 1.0) -> Faithful:
     """Train the faithful model.
 
     Args:
         pairs: Training pairs.
-        course: How it is trained.
+        setup: How it is trained.
         share: Share of the full schedule.
     """
-    model = Faithful(task=course.task)
-    early, late = (round(share * steps) for steps in course.faithful_steps)
+    model = Faithful(task=setup.task)
+    early, late = (round(share * steps) for steps in setup.faithful_steps)
 
     def loss(step: int) -> Terms:
         at_top = BATCH if step < early else BATCH // 2
-        return faithful_loss(model, pairs, course, at_top)
+        return faithful_loss(model, pairs, setup, at_top)
 
     optimizer = torch.optim.AdamW(
-        model.network.parameters(), lr=course.faithful_rate, weight_decay=0.01
+        model.network.parameters(), lr=setup.faithful_learning_rate, weight_decay=0.01
     )
-    return _optimize(course.names[0], model, optimizer, loss, early + late, decay=0.999)
+    return _optimize(setup.names[0], model, optimizer, loss, early + late, decay=0.999)
 
 
-def faithful_loss(model: Faithful, pairs: TrainingPairs, course: Course, at_top: int) -> Terms:
+def faithful_loss(
+    model: Faithful, pairs: TrainingPairs, setup: TrainingSetup, at_top: int
+) -> Terms:
     """Compute the faithful model's loss of a batch, the first ``at_top`` at the top timestep."""
     lq, gt = pairs.draw()
     z_0 = model.codec.encode(gt)
@@ -85,28 +87,28 @@ def faithful_loss(model: Faithful, pairs: TrainingPairs, course: Course, at_top:
     t[:at_top] = model.process.t_max
     noise = torch.randn(z_0.shape, generator=pairs.generator)
     z_t = model.process.add_noise(z_0, noise, t, condition.y)
-    if course.top_is_guess:
+    if setup.top_is_guess:
         z_t = torch.cat([condition.y[:at_top], z_t[at_top:]])
     error = model(z_t, t, condition) - z_0
     terms = {"clean": error.square().mean()}
-    if course.detail:
+    if setup.detail:
         detail = error - error.mean((2, 3), keepdim=True)
-        terms["detail"] = course.detail * detail.square().mean()
+        terms["detail"] = setup.detail * detail.square().mean()
     return terms
 
 
 def train_realistic(
-    pairs: TrainingPairs, course: Course, faithful: Path, share: float = 1.0
+    pairs: TrainingPairs, setup: TrainingSetup, faithful: Path, share: float = 1.0
 ) -> Realistic:
     """Train the realistic model.
 
     Args:
         pairs: Training pairs.
-        course: How it is trained.
+        setup: How it is trained.
         faithful: The faithful model's weights, from which it starts.
         share: Share of the full schedule.
     """
-    model = Realistic(course.task)
+    model = Realistic(setup.task)
     load_network(model.network, faithful)
     distance = PerceptualDistance("alex")
     discriminator = Discriminator()
@@ -130,11 +132,11 @@ def train_realistic(
             "adversarial": discriminator.adversarial_loss(fake),
             "denoising": result.denoising,
         }
-        return {name: course.weights[name] * term for name, term in terms.items()}
+        return {name: setup.weights[name] * term for name, term in terms.items()}
 
-    steps = round(share * course.realistic_steps)
+    steps = round(share * setup.realistic_steps)
     optimizer = torch.optim.AdamW(model.network.parameters(), lr=4e-4, weight_decay=0.01)
-    return _optimize(course.names[1], model, optimizer, loss, steps, decay=0.998)
+    return _optimize(setup.names[1], model, optimizer, loss, steps, decay=0.998)
 
 
 class RealisticBatch(NamedTuple):
@@ -301,7 +303,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--task",
-        choices=sorted(COURSES),
+        choices=sorted(TRAINING_SETUPS),
         default="sr4x",
         help="what the models undo (default: %(default)s)",
     )
@@ -319,8 +321,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        course = COURSES[args.task]
-        run(args.photos, args.out, args.seed, course, args.share, args.only)
+        setup = TRAINING_SETUPS[args.task]
+        run(args.photos, args.out, args.seed, setup, args.share, args.only)
     except DistillkitError as e:
         parser.exit(2, f"{e}\n")
 
@@ -329,17 +331,17 @@ def run(
     folders: Sequence[Path],
     out: Path,
     seed: int,
-    course: Course,
+    setup: TrainingSetup,
     share: float = 1.0,
     only: str | None = None,
 ) -> None:
-    """Train the models of a course, and write each one's weights and card.
+    """Train the models of a setup, and write each one's weights and card.
 
     Args:
         folders: Folders of photographs.
         out: Folder for ``NAME.safetensors`` and ``NAME.json``, which says how they were made.
         seed: Seed of all draws.
-        course: The course.
+        setup: The setup.
         share: Share of the full schedule.
         only: ``"faithful"``, or ``"realistic"`` if ``out`` has the faithful weights already;
             default: both.
@@ -349,20 +351,20 @@ def run(
     """
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    batches = open_photos(folders, course, seed)
-    degradation = course.degradation()
-    faithful, realistic = (out / f"{name}.safetensors" for name in course.names)
+    batches = open_photos(folders, setup, seed)
+    degradation = setup.degradation()
+    faithful, realistic = (out / f"{name}.safetensors" for name in setup.names)
     if only != "realistic":
         started = time.monotonic()
         torch.manual_seed(seed)
         pairs = TrainingPairs(batches, degradation, seed)
-        save_weights(train_faithful(pairs, course, share), faithful)
+        save_weights(train_faithful(pairs, setup, share), faithful)
         write_card(faithful, started, seed, share, photographs=len(batches.sources[0]))
     if only != "faithful":
         started = time.monotonic()
         torch.manual_seed(seed)
         pairs = TrainingPairs(batches, degradation, seed)
-        save_weights(train_realistic(pairs, course, faithful, share), realistic)
+        save_weights(train_realistic(pairs, setup, faithful, share), realistic)
         write_card(realistic, started, seed, share, photographs=len(batches.sources[0]))
 
 

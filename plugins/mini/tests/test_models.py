@@ -14,11 +14,11 @@ from torch import Tensor
 
 from distillkit import DiffusionModel, ModelInput, StudentSpec, WeightsError
 from distillkit.testing import contract_tests
-from distillkit_mini.courses import COURSES, DARK
 from distillkit_mini.evaluate import METRICS, evaluation_crops, measure
 from distillkit_mini.models import EXPOSURE, GAMMA, FaithfulDct, Realistic, brighten
 from distillkit_mini.options import SHIPPED, RealisticOptions
 from distillkit_mini.plugin import distillkit_students, distillkit_teachers
+from distillkit_mini.training_setups import DARK, TRAINING_SETUPS
 
 TEACHERS = {spec.name: spec for spec in distillkit_teachers()}
 LOW_LIGHT = "the degradation and the metric of low light are distillkit-lowlight's"
@@ -243,15 +243,15 @@ def test_a_card_is_that_of_its_weights(card: Path) -> None:
     assert json.loads(card.read_text())["sha256"] == hashlib.sha256(weights).hexdigest()
 
 
-@pytest.mark.parametrize("task", sorted(COURSES))
+@pytest.mark.parametrize("task", sorted(TRAINING_SETUPS))
 def test_the_teachers_are_what_their_names_say(task: str) -> None:
     if task == "lle":
         pytest.importorskip("distillkit_lowlight", reason=LOW_LIGHT)
     metrics = {name: use for name, use in METRICS[task].items() if name != "ST-LPIPS-VGG"}
-    faithful, realistic = (build(name) for name in COURSES[task].names)
+    faithful, realistic = (build(name) for name in TRAINING_SETUPS[task].names)
     lq, gt = evaluation_crops(task)
     measured = measure(faithful, realistic, (lq[::5], gt[::5]), metrics)
-    guess = COURSES[task].task.guess_name
+    guess = TRAINING_SETUPS[task].task.guess_name
 
     def mean(method: str, metric: str) -> float:
         return measured[method][metric].mean().item()

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 import distillkit_mini
 from distillkit import DistillkitError
 from distillkit_mini import train
-from distillkit_mini.courses import COURSES, DARK
 from distillkit_mini.pairs import BATCH, TrainingPairs, open_photos
 from distillkit_mini.photos import find_photos
+from distillkit_mini.training_setups import DARK, TRAINING_SETUPS
 
-SUPER_RESOLUTION = COURSES["sr4x"]
+SUPER_RESOLUTION = TRAINING_SETUPS["sr4x"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_photographs_smaller_than_a_crop_are_left_out(photos: Path, tmp_path: Pa
         pairs.draw()
 
 
-@pytest.mark.parametrize("task", sorted(COURSES))
+@pytest.mark.parametrize("task", sorted(TRAINING_SETUPS))
 def test_both_teachers_train_and_a_seed_decides_their_weights(
     photos: Path, tmp_path: Path, task: str
 ) -> None:
@@ -74,12 +74,12 @@ def test_both_teachers_train_and_a_seed_decides_their_weights(
             "distillkit_lowlight",
             reason="the degradation of the low-light models is distillkit-lowlight's",
         )
-    course = replace(COURSES[task], faithful_steps=(1, 2), realistic_steps=2)
+    setup = replace(TRAINING_SETUPS[task], faithful_steps=(1, 2), realistic_steps=2)
     threads = torch.get_num_threads()
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train.run([photos], tmp_path / out, seed, course)
+        train.run([photos], tmp_path / out, seed, setup)
     torch.set_num_threads(threads)
-    for name in course.names:
+    for name in setup.names:
         a, b, c = (load_file(tmp_path / out / f"{name}.safetensors") for out in "abc")
         assert all(torch.equal(a[key], b[key]) for key in a)
         assert any(not torch.equal(a[key], c[key]) for key in a)

@@ -21,7 +21,7 @@ Color = tuple[int, int, int]
 
 WORDS = ("Quick", "brown", "fox", "jumps", "over", "0123456789", "OPEN", "exit", "50%", "Hotel")
 SCALE = 4
-FINER = 2
+SUPERSAMPLING = 2
 """Graphics are drawn this many times larger and averaged, for smooth edges."""
 
 
@@ -40,9 +40,9 @@ def graphics(options: GraphicsOptions) -> datasets.Dataset:
 
 
 def draw_graphic(rng: random.Random, size: int) -> Image.Image:
-    """Draw shapes, stripes and words in flat colors on a plain or shaded ground."""
-    side = size * FINER
-    image = _ground(rng, size).resize((side, side))
+    """Draw shapes, stripes and words in flat colors on a plain or shaded background."""
+    side = size * SUPERSAMPLING
+    image = _background(rng, size).resize((side, side))
     canvas = ImageDraw.Draw(image)
     marks = [_rectangle, _ellipse, _polygon, _line, _arc, _stripes, _words]
     for _ in range(rng.randrange(3, 25)):
@@ -63,7 +63,7 @@ def _color(rng: random.Random, saturated: float) -> Color:
     return rng.choice(levels), rng.choice(levels), rng.choice(levels)
 
 
-def _ground(rng: random.Random, size: int) -> Image.Image:
+def _background(rng: random.Random, size: int) -> Image.Image:
     if rng.random() < 0.35:
         return Image.new("RGB", (size, size), _color(rng, saturated=0.5))
     corners = np.array([_color(rng, saturated=0.6) for _ in range(4)], np.uint8)

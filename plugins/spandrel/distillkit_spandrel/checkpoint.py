@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Checked:
+class ExpectedNetwork:
     """What spandrel must find in a checkpoint."""
 
     architecture: str
@@ -54,7 +54,7 @@ def write_checkpoint(
     path: Path,
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
-    checked: Checked,
+    expected: ExpectedNetwork,
     dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a checkpoint; it appears only if spandrel's own loader finds the same network in it.
@@ -63,7 +63,7 @@ def write_checkpoint(
         path: The file, of safetensors.
         tensors: By spandrel's names.
         metadata: Texts for the file; ``architecture`` and ``scale`` are added.
-        checked: What spandrel must find.
+        expected: What spandrel must find.
         dtype: float32 or float16, of the tensors that are no integers.
 
     Raises:
@@ -76,13 +76,13 @@ def write_checkpoint(
         raise PluginError(f"{path} - the name of a checkpoint must end in .safetensors")
     if dtype not in (torch.float32, torch.float16):
         raise PluginError(f"{path} - checkpoints are float32 or float16, not {dtype}")
-    about = {**metadata, "architecture": checked.architecture, "scale": str(checked.scale)}
+    about = {**metadata, "architecture": expected.architecture, "scale": str(expected.scale)}
     for key, value in about.items():
         if not isinstance(value, str):
             raise PluginError(f"{path} - metadata are texts, and {key} is {value!r}")
     with atomic_file(path) as temporary:
         save_file(_cast(tensors, dtype), temporary, about)
-        _read_back(temporary, path, checked)
+        _read_back(temporary, path, expected)
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -92,20 +92,20 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
     return cast
 
 
-def _read_back(file: Path, path: Path, checked: Checked) -> None:
+def _read_back(file: Path, path: Path, expected: ExpectedNetwork) -> None:
     """Raise WeightsError unless spandrel finds in a file what it must find."""
     found = recognize(load_file(file), path)
     architecture, scale = found.architecture.id, found.scale
-    if (architecture, scale) != (checked.architecture, checked.scale):
+    if (architecture, scale) != (expected.architecture, expected.scale):
         raise WeightsError(
             f"{path} - not written: spandrel reads {architecture} of scale {scale} from it, not "
-            f"{checked.architecture} of scale {checked.scale}"
+            f"{expected.architecture} of scale {expected.scale}"
         )
-    restored = found(checked.image.clone())
-    if restored.shape != checked.restored.shape:
-        sizes = f"{tuple(restored.shape)} instead of {tuple(checked.restored.shape)}"
+    restored = found(expected.image.clone())
+    if restored.shape != expected.restored.shape:
+        sizes = f"{tuple(restored.shape)} instead of {tuple(expected.restored.shape)}"
         raise WeightsError(f"{path} - not written: spandrel's image of it is {sizes}")
-    error = float((restored - checked.restored).abs().max())
+    error = float((restored - expected.restored).abs().max())
     if not error <= TOLERANCE:
         raise WeightsError(
             f"{path} - not written: the network that spandrel reads from it gives another image, "

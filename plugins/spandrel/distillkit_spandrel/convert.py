@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillkit import WeightsError
-from distillkit_spandrel.checkpoint import Checked, probe_image, write_checkpoint
+from distillkit_spandrel.checkpoint import ExpectedNetwork, probe_image, write_checkpoint
 from distillkit_spandrel.ncnn_graph import Graph
 from distillkit_spandrel.ncnn_networks import name_tensors
 from distillkit_spandrel.recognition import recognize
@@ -36,9 +36,9 @@ def convert_ncnn(param: Path, weights: Path, out: Path) -> str:
     image = probe_image(found)
     restored = graph.run(image).clamp(0, 1)
     scale = restored.shape[-1] // image.shape[-1]
-    checked = Checked(found.architecture.id, scale, image, restored)
+    expected = ExpectedNetwork(found.architecture.id, scale, image, restored)
     try:
-        write_checkpoint(out, tensors, {"converted from": param.name}, checked)
+        write_checkpoint(out, tensors, {"converted from": param.name}, expected)
     except WeightsError as e:
         raise WeightsError(
             f"{param} - has the weights of a {found.architecture.name} of scale {found.scale}, but "

@@ -108,7 +108,7 @@ def _apply(layer: Layer, inputs: Sequence[Tensor], device: torch.device) -> Tens
     return result
 
 
-def _demand(layer: Layer, options: Mapping[int, int]) -> None:
+def _require_options(layer: Layer, options: Mapping[int, int]) -> None:
     """Raise WeightsError unless options have the only values that are known here."""
     for key, value in options.items():
         if layer.integer(key, value) != value:
@@ -120,13 +120,13 @@ def _split(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]
     return blob
 
 
-def _remember(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
+def _constant(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
     return tensors["value"]
 
 
 def _convolve(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
     # Dilation, stride, padding value, weights from another layer.
-    _demand(layer, {2: 1, 12: 1, 3: 1, 13: 1, 18: 0, 19: 0})
+    _require_options(layer, {2: 1, 12: 1, 3: 1, 13: 1, 18: 0, 19: 0})
     (blob,) = inputs
     left = layer.integer(4, 0)
     top = layer.integer(14, left)
@@ -167,7 +167,7 @@ def _sigmoid(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tenso
 
 
 def _concatenate(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    _demand(layer, {0: 0})
+    _require_options(layer, {0: 0})
     return torch.cat(list(inputs), dim=1)
 
 
@@ -200,7 +200,7 @@ def _add_weighted(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, 
 
 def _enlarge(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
     # Sizes of the output in pixels.
-    _demand(layer, {0: NEAREST, 3: 0, 4: 0})
+    _require_options(layer, {0: NEAREST, 3: 0, 4: 0})
     (blob,) = inputs
     height, width = layer.number(1, 1.0), layer.number(2, 1.0)
     if height != width or height not in range(1, 17):
@@ -209,20 +209,20 @@ def _enlarge(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tenso
 
 
 def _shuffle(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    _demand(layer, {1: 0})
+    _require_options(layer, {1: 0})
     (blob,) = inputs
     return nn.functional.pixel_shuffle(blob, layer.integer(0, 1))
 
 
 def _unshuffle(layer: Layer, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> Tensor:
-    _demand(layer, {1: 0})
+    _require_options(layer, {1: 0})
     (blob,) = inputs
     return nn.functional.pixel_unshuffle(blob, layer.integer(0, 1))
 
 
 _OPERATIONS: Mapping[str, Callable[[Layer, Sequence[Tensor], Mapping[str, Tensor]], Tensor]] = {
     "Split": _split,
-    "MemoryData": _remember,
+    "MemoryData": _constant,
     "Convolution": _convolve,
     "PReLU": _prelu,
     "ReLU": _relu,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distillkit import Condition, PluginError, RestorationModel
 from distillkit_spandrel.architectures import construct
-from distillkit_spandrel.checkpoint import Checked, probe_image, write_checkpoint
+from distillkit_spandrel.checkpoint import ExpectedNetwork, probe_image, write_checkpoint
 from distillkit_spandrel.options import StudentOptions
 from distillkit_spandrel.recognition import Network, read_network, recognize
 from distillkit_spandrel.trainable import check_gradient, make_trainable, to_checkpoint
@@ -87,9 +87,10 @@ class Student(RestorationModel):
         rounded = copy.deepcopy(self.network).cpu().to(dtype).float()
         image = probe_image(self.descriptor)
         with torch.no_grad():
-            expected = self._call(rounded, image).clamp(0, 1)
-        checked = Checked(self.descriptor.architecture.id, self.scale, image, expected)
-        write_checkpoint(path, to_checkpoint(rounded, self._gains), metadata, checked, dtype)
+            restored = self._call(rounded, image).clamp(0, 1)
+        architecture = self.descriptor.architecture.id
+        expected = ExpectedNetwork(architecture, self.scale, image, restored)
+        write_checkpoint(path, to_checkpoint(rounded, self._gains), metadata, expected, dtype)
 
     def _call(self, network: nn.Module, images: Tensor) -> Tensor:
         """Restore images in [0, 1], as spandrel does but with gradient and not clamped."""

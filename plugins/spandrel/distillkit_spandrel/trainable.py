@@ -21,7 +21,7 @@ SHARE = 1e-3
 """How much the check's step shall change its loss, as a share of the image's deviation."""
 TOLERANCE = 0.3
 """How far that change may be from the gradient's prediction, as a share of it."""
-JOLT = 1e-2
+PERTURBATION = 1e-2
 """Deviation of what is added to weights that no gradient reaches."""
 
 
@@ -149,7 +149,7 @@ def check_gradient(
     """Check that a network's image follows the gradient of its weights.
 
     Small steps down and up the gradient must change a loss as the gradient says. Weights that no
-    gradient reaches are jolted, which must change nothing.
+    gradient reaches are perturbed, which must change nothing.
 
     Args:
         network: In evaluation mode. It is not changed.
@@ -191,10 +191,13 @@ def _step(
     expected: float,
     generator: torch.Generator,
 ) -> None:
-    """Step down the gradient as far as shall change the loss by ``expected``; jolt the others."""
+    """Step down the gradient as far as shall change the loss by ``expected``.
+
+    Weights without a gradient are perturbed.
+    """
     squares = sum(float(g.double().square().sum()) for g in gradients if g is not None)
     for weight, gradient in zip(weights, gradients, strict=True):
         if gradient is None:
-            weight += JOLT * torch.randn(weight.shape, generator=generator)
+            weight += PERTURBATION * torch.randn(weight.shape, generator=generator)
         else:
             weight -= expected / squares * gradient

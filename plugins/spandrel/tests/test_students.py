@@ -22,7 +22,7 @@ from distillkit.recipe.build import build_named_model
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit_spandrel.architectures import PRESETS, construct
-from distillkit_spandrel.checkpoint import Checked, write_checkpoint
+from distillkit_spandrel.checkpoint import ExpectedNetwork, write_checkpoint
 from distillkit_spandrel.student import Student
 from distillkit_spandrel.trainable import check_gradient, make_trainable
 
@@ -280,10 +280,10 @@ def test_a_file_that_spandrel_reads_otherwise_does_not_appear(tmp_path, changes,
     path = tmp_path / "x.safetensors"
     path.write_text("what was here before")
     with pytest.raises(WeightsError, match=why):
-        write_checkpoint(path, network.state_dict(), {}, Checked(**(facts | changes)))
+        write_checkpoint(path, network.state_dict(), {}, ExpectedNetwork(**(facts | changes)))
     assert path.read_text() == "what was here before"
     assert list(tmp_path.iterdir()) == [path]
-    write_checkpoint(path, network.state_dict(), {}, Checked(**facts))
+    write_checkpoint(path, network.state_dict(), {}, ExpectedNetwork(**facts))
     assert ModelLoader().load_from_file(path).scale == 4
 
 

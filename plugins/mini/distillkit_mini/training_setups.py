@@ -37,7 +37,7 @@ and less noise, which is where faithful and realistic models part.
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingSetup:
     """How the two models of a task are trained."""
 
     task: Task
@@ -53,7 +53,7 @@ class Course:
     realistic_steps: int
     top_is_guess: bool
     """Whether the faithful network gets ``y`` in place of ``z_t`` at the top timestep."""
-    faithful_rate: float
+    faithful_learning_rate: float
     """The faithful model's learning rate."""
     detail: float
     """Weight, in the faithful model's loss, of the error beside its mean over a crop."""
@@ -78,8 +78,8 @@ def create_from_plugin(
     return spec.create(spec.config(**(options or {})))
 
 
-COURSES = {
-    "sr4x": Course(
+TRAINING_SETUPS = {
+    "sr4x": TrainingSetup(
         task=SUPER_RESOLUTION,
         names=("faithful", "realistic"),
         degradation=Camera,
@@ -88,11 +88,11 @@ COURSES = {
         faithful_steps=(3_600, 5_400),
         realistic_steps=2_400,
         top_is_guess=False,
-        faithful_rate=1e-3,
+        faithful_learning_rate=1e-3,
         detail=0.0,
         weights=WEIGHTS,
     ),
-    "lle": Course(
+    "lle": TrainingSetup(
         task=LOW_LIGHT,
         names=("faithful-lle", "realistic-lle"),
         degradation=partial(create_from_plugin, "degradations", "lowlight/dark", DARK),
@@ -102,7 +102,7 @@ COURSES = {
         realistic_steps=2_400,
         top_is_guess=True,
         # At twice this rate the network dies: unknowable brightness makes the gradient noisy.
-        faithful_rate=5e-4,
+        faithful_learning_rate=5e-4,
         detail=10.0,
         weights=WEIGHTS | {"cells": 3.0, "perceptual": 8.0, "adversarial": 0.2},
     ),
