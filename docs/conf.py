@@ -11,6 +11,8 @@ myst_heading_anchors = 5
 highlight_language = "text"
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"distillkit {release}"
 html_copy_source = False
 html_show_copyright = False
