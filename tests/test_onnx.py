@@ -108,8 +108,11 @@ def test_a_graph_that_gives_other_images_does_not_appear(make_run, tmp_path, mon
         return generate(self, condition) + offset
 
     monkeypatch.setattr(ToyModel, "generate", generate_otherwise_in_a_graph)
-    with pytest.raises(DistillkitError, match="on an input of 17x23 pixels the graph differs by"):
+    with pytest.raises(
+        DistillkitError, match="on an input of 17x23 pixels the graph differs by"
+    ) as e:
         export_onnx(run, tmp_path / "graph.onnx", GraphForm(0.5))
+    assert str(e.value).endswith("a graph of one size may work: --size WIDTHxHEIGHT")
     assert not [path for path in tmp_path.iterdir() if "graph" in path.name]
 
 

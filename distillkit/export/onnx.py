@@ -358,6 +358,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
         except Exception as e:  # onnxruntime has a class of its own for every code
             raise DistillkitError(
                 f"not exported: the graph fails on an input of {size} pixels: {first_line(e)}"
+                f"{_one_size_hint(graph)}"
             ) from e
         difference = float((restored - _expected(graph, inputs)).abs().max())
         # A comparison with nan is false, so nan is refused as well.
@@ -365,7 +366,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
             raise DistillkitError(
                 f"not exported: on an input of {size} pixels the graph differs by "
                 f"{difference:.2g} of white; a student that decides by the size of its input has "
-                "no graph"
+                f"no graph{_one_size_hint(graph)}"
             )
         largest = max(largest, difference)
     report = f"onnxruntime: largest difference from the original {largest:.1g} of white"
@@ -390,6 +391,13 @@ def _test_inputs(graph: FixedTradeoffGraph) -> Iterator[list[Tensor]]:
 
 def _compared_sides(graph: FixedTradeoffGraph) -> Sequence[Sides]:
     return COMPARED_SIDES if graph.form.size is None else [TRACED_SIDES]
+
+
+def _one_size_hint(graph: FixedTradeoffGraph) -> str:
+    """Say what may help where a graph for any size was refused."""
+    if graph.form.size is not None:
+        return ""
+    return "; a graph of one size may work: --size WIDTHxHEIGHT"
 
 
 def _expected(graph: FixedTradeoffGraph, inputs: Sequence[Tensor]) -> Tensor:
