@@ -136,14 +136,14 @@ class Baseline:
         z_s_teacher = z_s if same_space else teacher.encode(x_0, y)
         with torch.set_grad_enabled(gradient == "full"):
             z_t_s = teacher.process.add_noise(z_s_teacher, noise, t, y.y)
-            of_student = teacher.predict(z_t_s, t, y)
-        of_truth = teacher.predict(teacher.process.add_noise(z, noise, t, y.y), t, y)
+            on_student = teacher.predict(z_t_s, t, y)
+        on_truth = teacher.predict(teacher.process.add_noise(z, noise, t, y.y), t, y)
 
         if same_space:
-            sample = of_student.sample
+            sample = on_student.sample
             student_noise = noise
         else:
-            sample = student.codec.encode(teacher.decode(of_student.sample, y)).detach()
+            sample = student.codec.encode(teacher.decode(on_student.sample, y)).detach()
             student_noise = torch.randn(z_s.shape, generator=generator).to(z)
         student_input = z_s if gradient == "full" else z_s.detach()
         z_t = student.process.add_noise(student_input, student_noise, t_student, condition.y)
@@ -152,7 +152,7 @@ class Baseline:
         wanted = Prediction(sample, epsilon)
 
         imitate = self._difference(own, wanted, student.process.coefficients(t_student).ratio)
-        anchor = self._difference(of_student, of_truth, teacher.process.coefficients(t).ratio)
+        anchor = self._difference(on_student, on_truth, teacher.process.coefficients(t).ratio)
         if gradient == "sds":
             # The teacher's Jacobian is 1: z_s falls along sample_S - sample_T, which is
             # eps_T - eps_S.

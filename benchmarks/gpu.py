@@ -348,8 +348,8 @@ def judge_losses(
     """Say whether losses are those expected.
 
     Args:
-        expected: Of the CPU in float32.
-        losses: Of the same steps.
+        expected: The losses of the CPU in float32.
+        losses: The losses of the same steps.
         tolerance: The largest difference, relative to the expected loss.
         skipped: How many steps may have no loss.
     """

@@ -163,7 +163,7 @@ def _measure_steps(
     Args:
         stage: Makes a step whenever it is asked for the next terms.
         steps: How many it makes.
-        options: Of the command line.
+        options: The options of the command line.
         device: Where the models are.
     """
     timed = range(options.warmup, options.warmup + options.steps)

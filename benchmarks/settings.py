@@ -185,9 +185,9 @@ def _median_peak(side: Sequence[Mapping[str, Any]], stage: str) -> float:
 def _compare_losses(row: Row, base: Mapping[str, Any], both: Mapping[str, Any]) -> str:
     if row.changes_estimate:
         return "another estimate"
-    of_base = base["stages"]["stage1"]["losses"]
-    of_both = both["stages"]["stage1"]["losses"]
-    largest = max(abs(a - b) / abs(a) for a, b in zip(of_base, of_both, strict=True))
+    base_losses = base["stages"]["stage1"]["losses"]
+    both_losses = both["stages"]["stage1"]["losses"]
+    largest = max(abs(a - b) / abs(a) for a, b in zip(base_losses, both_losses, strict=True))
     if largest == 0:
         return "the same"
     return f"within {largest:.0e}"

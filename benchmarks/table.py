@@ -281,8 +281,8 @@ def fastest(
 ) -> tuple[float, float]:
     """Measure two ways in turn; return the fewest seconds of each."""
     pairs = [(base(), other()) for _ in range(rounds)]
-    of_base, of_other = zip(*pairs, strict=True)
-    return min(of_base), min(of_other)
+    base_values, other_values = zip(*pairs, strict=True)
+    return min(base_values), min(other_values)
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:

@@ -85,7 +85,7 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any
 
     Args:
         items: what to iterate over; None: the caller updates the bar.
-        options: of :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
+        options: the options of :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
     """
     from tqdm import tqdm
 

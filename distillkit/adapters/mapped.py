@@ -32,7 +32,7 @@ def blended_layers(
     one pass through the network with every adapted layer computed twice.
 
     Args:
-        adapter: of these layers.
+        adapter: the adapter of these layers.
         layers: all that it adapts.
         scale_map: s, (B, 1, h, w), resized to what each layer gives.
     """

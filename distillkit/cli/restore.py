@@ -112,9 +112,9 @@ def choose_faithful(
     """Read what makes a map of each image: faithful where plugins find something.
 
     Args:
-        names: Of ``--faithful``: masks of plugins, with commas between them.
-        tradeoff: Of ``--tradeoff``: that of the rest of an image.
-        tradeoff_map: Of ``--tradeoff-map``, which has to be left out.
+        names: The value of ``--faithful``: masks of plugins, with commas between them.
+        tradeoff: The value of ``--tradeoff``: that of the rest of an image.
+        tradeoff_map: The value of ``--tradeoff-map``, which has to be left out.
 
     Raises:
         DistillkitError: No plugin has such a mask, or options that do not go together.

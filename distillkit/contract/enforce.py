@@ -37,7 +37,7 @@ def enforce_contract(
         resolved: the recipe.
         models: its student and teachers, by the recipe's names.
         degradation: its degradation, None where it has none.
-        device: of the run.
+        device: the device of the run.
 
     Raises:
         PluginError: something breaks the contract. It names recipe key, plugin and finding.

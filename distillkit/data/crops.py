@@ -82,7 +82,7 @@ def check_sizes(
     """Raise an error if no crop can be cut out of an image and its partner.
 
     Args:
-        sizes: of the two.
+        sizes: the sizes of the two.
         crop: side of the crop of the clean image, pixels.
         scale: size of the clean image divided by that of the low-quality one.
 
@@ -151,9 +151,9 @@ def draw_box(
     """Draw the place of a square crop, and with ``flip`` its turn.
 
     Args:
-        height: of the image.
-        width: of the image.
-        side: of the crop, in the same pixels.
+        height: the height of the image.
+        width: the width of the image.
+        side: the side of the crop, in the same pixels.
         flip: whether crops are turned and mirrored.
         generator: a CPU generator.
     """
@@ -178,9 +178,9 @@ def central_grid(
     """List the corners of an even grid of squares, central squares first.
 
     Args:
-        height: of the image.
-        width: of the image.
-        side: of the squares, which do not overlap.
+        height: the height of the image.
+        width: the width of the image.
+        side: the side of the squares, which do not overlap.
 
     Returns:
         (top, left) of each square.

@@ -34,12 +34,12 @@ class PlannedPair:
     name: str
     source: Source
     index: int
-    """Of the image in its source."""
+    """Index of the image in its source."""
     box: CropBox
     scale: int
     degradation: Degradation | None
     key: tuple[str | int, ...]
-    """Of the degradation's draws."""
+    """Key of the degradation's random draws."""
 
     def read(self) -> EvaluationPair:
         """Decode the pair, and degrade it where the source has no low-quality image.
@@ -78,7 +78,7 @@ def evaluation_pairs(
         crop: side of the crops of the clean image, pixels, a multiple of ``scale``; None: full
             images, trimmed at the right and the bottom to a multiple of ``scale``.
         scale: size of the clean image divided by that of the low-quality one.
-        seed: of the degradation's draws.
+        seed: the seed of the degradation's draws.
         crops_per_image: crops of one image do not overlap and lie on an even grid, the most
             central first; a small image gives fewer. They are called ``photo#0``, ``photo#1`` ...;
             a full image is called ``photo``.

@@ -57,7 +57,7 @@ class Batch:
         Args:
             box: in low-quality pixels.
             scale: size of the clean images divided by that of the low-quality ones.
-            cache_key: of the new batch.
+            cache_key: the cache key of the new batch.
         """
         assert self.lq is not None, "a batch is cropped after it is degraded"
         gt = None if self.gt is None else box.cut(self.gt, scale)
@@ -171,8 +171,8 @@ class PairedBatches:
     def bad_images(self) -> dict[str, str]:
         """Unusable images that were drawn so far, and why they cannot be used."""
         reasons = {}
-        for of_source in self._bad_images.values():
-            reasons.update(of_source)
+        for reasons_by_image in self._bad_images.values():
+            reasons.update(reasons_by_image)
         return reasons
 
     def batch(

@@ -27,7 +27,7 @@ def interleave(
     at least one), in an order of its own.
 
     Args:
-        weights: of the choices.
+        weights: the weights of the choices.
         position: from 0 on.
         key: the order depends on it.
 

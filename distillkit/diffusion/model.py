@@ -126,7 +126,7 @@ class RestorationModel(nn.Module):
         A student's carries the gradient of the trained weights (``S(x_LQ)`` of the paper).
 
         Args:
-            condition: of the input.
+            condition: the condition of the input.
             generator: a CPU generator that makes random draws repeatable.
         """
         return self.network(condition.extra["lq"])

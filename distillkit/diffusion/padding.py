@@ -23,7 +23,7 @@ def restore_padded(
     repeat their last row or column.
 
     Args:
-        restore: of images whose sides are multiples of ``size_multiple``.
+        restore: restores images whose sides are multiples of ``size_multiple``.
         inputs: images (B, 3, h, w) of any size.
         scale: output size divided by input size.
         size_multiple: what the sides are padded to.

@@ -71,7 +71,7 @@ def to_prediction(
     At the same ``z_t`` two predictions obey ``|eps_a - eps_b|^2 = SNR |z0_a - z0_b|^2``.
 
     Args:
-        output: of the network, (B, C, h, w).
+        output: the output of the network, (B, C, h, w).
         prediction_type: what ``output`` is: ``"epsilon"`` the noise, ``"sample"`` the clean
             latent ``z_0``, ``"v_prediction"`` the velocity ``dz_t/dt`` of the process.
         process: the forward process that the network was trained with.

@@ -65,7 +65,7 @@ class MethodRow:
     nfe: int | None
     """Network evaluations per image; None where only the images are known."""
     parameters: int | None = field(default=None, kw_only=True)
-    """Of all networks that restoring takes, where they are known."""
+    """Parameters of all networks that restoring takes, where they are known."""
     trainable: int | None = field(default=None, kw_only=True)
     """Of them, those that distillation trained."""
     seconds: float | None = field(default=None, kw_only=True)

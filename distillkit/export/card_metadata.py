@@ -65,8 +65,8 @@ def card_metadata(
     Args:
         about: the student's ``distillkit.json``.
         recipe: the student's recipe.
-        rows: of ``metrics.json``.
-        facts: of the student.
+        rows: the rows of ``metrics.json``.
+        facts: the facts of the student.
         licenses: the strictest ones of all its parts.
     """
     data = ModelCardData(
@@ -167,7 +167,7 @@ def _dataset_of(name: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Find an evaluation set on the Hub, where it consists of a single data set of it.
 
     Args:
-        name: of the set.
+        name: the name of the set.
         recipe: the student's.
     """
     sources = []

@@ -28,8 +28,8 @@ def write_strip(photo: Path, student: Student, tradeoffs: Sequence[float], folde
     Args:
         photo: a low-quality one.
         student: what to restore with.
-        tradeoffs: of the pictures.
-        folder: of the card.
+        tradeoffs: the tradeoffs of the pictures.
+        folder: the folder of the card.
 
     Raises:
         DataError: the photo cannot be read.
@@ -49,7 +49,7 @@ def copy_curves(run: Path, only_set: str, folder: Path) -> dict[str, str]:
     Args:
         run: the run's folder; an exported one has no evaluation.
         only_set: name of the evaluation set where there is one only.
-        folder: of the card.
+        folder: the folder of the card.
 
     Returns:
         their files, by evaluation set.

@@ -121,9 +121,9 @@ class DistilledRestorationPipeline(DiffusionPipeline):
         Args:
             image: as in a call of :class:`~distillkit.Restorer`.
             tradeoff: 0 is most realistic, 1 most faithful; or several of them.
-            seed: of the model's draws.
+            seed: the seed of the model's draws.
             caption: a text about the image, for a student that takes texts.
-            options: of :class:`~distillkit.Restorer`.
+            options: the options of :class:`~distillkit.Restorer`.
         """
         restorer = Restorer(self.student.student, self.device, **options)
         restored = restorer(image, tradeoff, seed=seed, caption=caption)

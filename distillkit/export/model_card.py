@@ -58,7 +58,7 @@ def model_card(
         recipe: the student's recipe.
         rows: the run's ``metrics.json``; empty if the student was not evaluated. Linear
             combinations are left to the run's report.
-        facts: of the student.
+        facts: the facts of the student.
     """
     strictest, license_class = strictest_licenses(about["licenses"].values())
     variant = "adapter_scaling" if about["stage2"] is None else about["stage2"]["variant"]

@@ -30,8 +30,8 @@ def restore_full_image(
     Args:
         student: what restores, on ``device``.
         inputs: one image (1, 3, h, w).
-        tradeoff: of the student; None: its fixed one.
-        generator: of the draws, in the order of the tiles.
+        tradeoff: the tradeoff of the student; None: its fixed one.
+        generator: the generator of the draws, in the order of the tiles.
         device: where the model runs.
         tile: side in input pixels; default as a restorer's.
 
@@ -51,8 +51,8 @@ def restore_full_image(
     def restore_box(box: Box) -> Tensor:
         top, bottom, left, right = box
         lq = inputs.lq[..., top:bottom, left:right].to(device)
-        of_box = replace(inputs, lq=lq)
-        restored = restore_padded(restore_on_device, of_box, model.scale, model.size_multiple)
+        box_inputs = replace(inputs, lq=lq)
+        restored = restore_padded(restore_on_device, box_inputs, model.scale, model.size_multiple)
         return restored.cpu()
 
     # Merged once for all tiles.

@@ -63,7 +63,7 @@ class Restorer:
         student: what to restore with.
         device: where it is.
         tile: side of a square tile in input pixels; default 768 pixels of the result.
-        overlap: of neighboring tiles; default an eighth of the tile.
+        overlap: the overlap of neighboring tiles; default an eighth of the tile.
         color_fix: ``"none"``, or the fix that gives a result the colors of its input: ``"adain"``,
             ``"wavelet"``; default: the one that the student was evaluated with.
         interpolation_nodes: where more tradeoffs than this (2 to 5) are asked for at once, restore
@@ -124,7 +124,7 @@ class Restorer:
         Args:
             path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` on the Hub.
             device: default a GPU where there is one.
-            options: of the class.
+            options: the options of the class.
 
         Raises:
             DistillkitError: no student there, or one that cannot be loaded; the text says why.
@@ -143,10 +143,10 @@ class Restorer:
         """Restore with a registered teacher or student as it comes: a fixed tradeoff.
 
         Args:
-            name: of the model, ``"mini/faithful"``.
+            name: the name of the model, ``"mini/faithful"``.
             settings: the model's own options.
             device: default a GPU where there is one.
-            options: of the class.
+            options: the options of the class.
 
         Raises:
             DistillkitError: no such model, wrong settings, or weights that are not on this machine.
@@ -181,7 +181,7 @@ class Restorer:
                 the first pass; one pass and one decoding each remain. A map of tradeoffs, one
                 for each pixel, is an array or a tensor (h, w) of numbers, or a gray PIL image,
                 black for 0 and white for 1 (:mod:`~distillkit.inference.tradeoff_map`).
-            seed: of a student that draws noise: equal for all images of a batch.
+            seed: the seed of a student that draws noise: equal for all images of a batch.
             caption: a text about the image (or about all of them), for a student that takes texts.
 
         Returns:
@@ -354,8 +354,8 @@ class Restorer:
             for top, band in bands:
                 rows = _checked_rows(band, channels)
                 bottom = top + rows.shape[2]
-                for result, of_nodes in zip(results, weights, strict=True):
-                    result[top:bottom] = quantized(mix(rows, of_nodes), lq.dtype)
+                for result, node_weights in zip(results, weights, strict=True):
+                    result[top:bottom] = quantized(mix(rows, node_weights), lq.dtype)
                 bar.update(band.shape[2] // self.scale)
         for result in results:
             fix_colors(result, lq, self.color_fix)
@@ -378,13 +378,13 @@ class Restorer:
             pixels = to_unit(lq[top:bottom, left:right]).expand(-1, 3, -1, -1)
             inputs = ModelInput(pixels.to(self.device), [request.caption])
 
-            of_box = request
+            box_request = request
             if request.tradeoff_map is not None:
                 cut = request.tradeoff_map[..., top:bottom, left:right]
-                of_box = replace(request, tradeoff_map=cut)
+                box_request = replace(request, tradeoff_map=cut)
 
             def restore(padded: ModelInput) -> Tensor:
-                return self._restore_on_device(padded, of_box, generator)
+                return self._restore_on_device(padded, box_request, generator)
 
             return restore_padded(restore, inputs, model.scale, model.size_multiple)
 
@@ -461,7 +461,7 @@ def _is_batch(image: Any) -> bool:
 
 def _group_by_tradeoff(results: Sequence[list[Any]], count: int) -> list[Any]:
     """Turn each image's results at ``count`` tradeoffs into each tradeoff's results."""
-    return [[of_image[k] for of_image in results] for k in range(count)]
+    return [[images[k] for images in results] for k in range(count)]
 
 
 def _pop_each(results: list[np.ndarray]) -> Iterator[np.ndarray]:

@@ -205,7 +205,7 @@ def save_student(
     ``stage2.safetensors`` (where the tradeoff can be set), ``recipe.toml`` for the record.
 
     Args:
-        folder: of the student.
+        folder: the folder of the student.
         resolved: the recipe.
         trained: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
         data: descriptions of the training images, for the record.
@@ -335,7 +335,8 @@ def build_base_model(about: Mapping[str, Any], folder: Path) -> RestorationModel
 
     Args:
         about: ``distillkit.json``.
-        folder: of the student; relative paths of weight files are looked for in it first.
+        folder: the folder of the student, in which relative paths of weight files are looked for
+            first.
 
     Raises:
         PluginError: the plugin is not installed, does not take the student's options, or builds
@@ -360,7 +361,7 @@ def local_weights(settings: Options, folder: Path) -> dict[str, Path]:
 
     Args:
         settings: the options.
-        folder: of the student; a relative path is looked for in it first.
+        folder: the folder of the student; a relative path is looked for in it first.
 
     Returns:
         where each file is, or should be, by the option's key.
@@ -407,7 +408,7 @@ def find_student(path: Path | str, **options: Any) -> Path:
     Args:
         path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` of a repository,
             which is downloaded.
-        options: of ``huggingface_hub.snapshot_download``.
+        options: the options of ``huggingface_hub.snapshot_download``.
 
     Raises:
         DistillkitError: none of them.

@@ -38,8 +38,8 @@ def read_map(values: Any, height: int, width: int) -> Tensor:
     Args:
         values: (h, w) of numbers from 0 (most realistic) to 1 (most faithful), an array or a
             tensor; or a gray PIL image, black for 0 and white for 1. Of the image's proportions.
-        height: of the image.
-        width: of the image.
+        height: the height of the image.
+        width: the width of the image.
 
     Returns:
         (1, 1, height, width), float32.

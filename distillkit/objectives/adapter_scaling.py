@@ -28,7 +28,7 @@ class Objective(ABC):
         """Compute the weighted loss terms.
 
         Args:
-            batch: of this step.
+            batch: the batch of this step.
             tradeoff: t, in [0, 1].
             z_t: the student's latent at t, (B, C, h, w), with gradient.
         """

@@ -39,7 +39,7 @@ class Critic(nn.Module):
         """Compute its own loss terms.
 
         Args:
-            sample: of the student.
+            sample: the sample of the student.
             generator: a CPU generator: new draws at each update.
         """
 

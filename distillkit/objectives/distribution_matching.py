@@ -37,10 +37,10 @@ class FakeScore(Critic):
     Args:
         teacher: frozen.
         student: the model whose latents are denoised.
-        rank: of the LoRA on the copy of the teacher's denoiser.
-        learning_rate: of the fake score.
+        rank: the rank of the LoRA on the copy of the teacher's denoiser.
+        learning_rate: the learning rate of the fake score.
         updates: optimizer steps for each one of the student.
-        seed: of the LoRA.
+        seed: the seed of the LoRA.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FakeScore(Critic):
         """Compute a scalar of value ``mean |w gap|^2`` whose gradient pushes z_s along the gap.
 
         Args:
-            output: of the student.
+            output: the output of the student.
             inputs: the teacher's.
             generator: a CPU generator for timesteps and noise.
         """

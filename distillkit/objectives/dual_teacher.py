@@ -74,23 +74,23 @@ def score_distillation(  # noqa: PLR0913
     Args:
         teacher: frozen.
         student: the model that made ``output``; its denoiser answers eps_S.
-        output: of the student.
+        output: the output of the student.
         inputs: the teacher's; its cache may hold the ground truth's latent.
         gt: the ground truth, (B, 3, H, W) in [-1, 1].
         generator: a CPU generator for timesteps and noise.
-        weighting: of a noise difference at ``r = signal / noise``. ``"literal"``: none (as printed;
-            grows with r). ``"clipped"``: times ``1 / max(r, 1)``. ``"sample"``: clean latents
-            are compared instead. For *imitate* that is the same difference over r; for *anchor* it
-            is another loss, because
+        weighting: the weight of a noise difference at ``r = signal / noise``. ``"literal"``: none
+            (as printed; grows with r). ``"clipped"``: ``1 / max(r, 1)``. ``"sample"``: clean
+            latents are compared instead. For *imitate* that is the same difference over r; for
+            *anchor* it is another loss, because
             ``eps_T(z_t^s) - eps_T(z_t) = r [(z_s - z) - (z0_T(z_t^s) - z0_T(z_t))]``.
         gradient: ``"full"`` differentiates the terms as they stand, through the teacher's input.
             ``"sds"`` runs the teacher without gradient and pushes ``z_s`` along the weighted
             difference itself, as score distillation sampling does (the teacher's Jacobian is
             taken as 1).
-        imitator: of the student. ``"denoiser"``: eps_S, as printed. ``"output"``: z_s itself, whose
-            noise in ``z_t^s`` is known, so that *imitate* becomes ``|z_s - sg[z0_T(z_t^s)]|^2`` in
-            the same weighting, the loss of score distillation sampling. A student without a
-            denoiser has no other.
+        imitator: the prediction of the student that imitates the teacher's. ``"denoiser"``: eps_S,
+            as printed. ``"output"``: z_s itself, whose noise in ``z_t^s`` is known, so that
+            *imitate* becomes ``|z_s - sg[z0_T(z_t^s)]|^2`` in the same weighting, the loss of
+            score distillation sampling. A student without a denoiser has no other.
     """
     lq = inputs.lq
     if imitator == "output":
@@ -171,7 +171,7 @@ def denoised_output_distillation(
 
     Args:
         student: the model that made ``output``.
-        output: of the student.
+        output: the output of the student.
         restored: the teacher's image for the same input, (B, 3, H, W) in [-1, 1].
         generator: a CPU generator for timesteps and noise.
         gradient: as in :func:`score_distillation`.

@@ -52,7 +52,7 @@ class LineLoss:
     grid_weight: float = 0.0
     """w_h."""
     grid_period: int = 4
-    """Of the grid, in pixels."""
+    """Period of the grid, in pixels."""
     l2_weight: float = 10.0
     l1_weight: float = 1.0
     distances: Sequence[Distance] = ()

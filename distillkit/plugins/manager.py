@@ -136,7 +136,7 @@ class Plugins:
         """Return the descriptor that ``use`` names.
 
         Args:
-            kind: of what it names.
+            kind: the kind of what it names.
             use: a full name, or a short one where only one plugin offers it.
 
         Raises:

@@ -58,7 +58,7 @@ def find_folder(manager: pluggy.PluginManager, kind: str) -> Path | None:
 
     Args:
         manager: with one plugin.
-        kind: of what is in the folder: ``"recipes"`` or ``"trained"``.
+        kind: the kind of what is in the folder: ``"recipes"`` or ``"trained"``.
 
     Raises:
         PluginError: it returned something else than an existing folder.

@@ -107,7 +107,7 @@ def copy_recipe(name: str, out: Path | None, plugins: Plugins) -> Path:
     Its first line names a schema beside it, for editors.
 
     Args:
-        name: of the recipe.
+        name: the name of the recipe.
         out: the file; default: the recipe's last name, in the working folder.
         plugins: that ship recipes.
 

@@ -33,9 +33,10 @@ def write_plugin(name: str, kind: str, folder: Path | None, taken: Container[str
     """Write the package of a new plugin, complete or not at all.
 
     Args:
-        name: of the plugin: lower-case letters and digits, words separated by ``-`` or ``_``.
+        name: the name of the plugin: lower-case letters and digits, with ``-`` or ``_`` between
+            words.
         kind: one of :data:`KINDS`.
-        folder: of the package; default: ``distillkit-<name>`` in the working folder.
+        folder: the folder of the package; default: ``distillkit-<name>`` in the working folder.
         taken: names of plugins that there are.
 
     Returns:

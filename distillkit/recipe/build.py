@@ -107,7 +107,7 @@ def build_objective(
         resolved: the recipe.
         student: with its stage-1 weights merged.
         reconstruction: eq. 1, for the reconstruction target.
-        device: of the perceptual distances.
+        device: the device of the perceptual distances.
 
     Raises:
         RecipeError: as :func:`build_distance`.
@@ -157,8 +157,8 @@ def build_variant(
 
     Args:
         model: the student with its stage-1 weights merged.
-        config: of stage 2.
-        seed: of the recipe.
+        config: the config of stage 2.
+        seed: the seed of the recipe.
         objective: what adapter scaling learns; None: nothing, for restoring only.
     """
     if config.variant != "adapter_scaling":
@@ -295,7 +295,7 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     """Open one source as its table says.
 
     Args:
-        table: of the recipe.
+        table: one table of the recipe.
         dataset: built by the plugin that the table names, if it names one.
 
     Raises:
@@ -377,7 +377,7 @@ def plan_pairs(
     config = resolved.recipe.evaluation
     pairs = []
     for source in sources:
-        of_source = evaluation_pairs(
+        source_pairs = evaluation_pairs(
             source,
             degradation,
             crop=config.crop_size,
@@ -389,5 +389,5 @@ def plan_pairs(
         )
         # Names must be unique over the sources of a set.
         prefix = f"{source.name}:" if len(sources) > 1 else ""
-        pairs += [replace(pair, name=prefix + pair.name) for pair in of_source]
+        pairs += [replace(pair, name=prefix + pair.name) for pair in source_pairs]
     return pairs

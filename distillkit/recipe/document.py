@@ -183,7 +183,7 @@ def _base_name(base: str, path: Path, is_file: bool) -> str:
 
     Args:
         base: the entry.
-        path: of the recipe that it stands in.
+        path: the path of the recipe that it stands in.
         is_file: whether that recipe was named as a file.
     """
     if not is_recipe_file(base):

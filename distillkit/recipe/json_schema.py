@@ -66,7 +66,7 @@ def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema
     That is a table with its options, or the name alone.
 
     Args:
-        kind: of the component.
+        kind: the kind of the component.
         plugins: that offer components.
         shared: keys that every table of this kind has.
         definitions: receives the models that the options are made of.

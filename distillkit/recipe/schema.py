@@ -177,7 +177,7 @@ class ReconstructionConfig(Config):
         "spread of the sharpness of its phases and the pattern they share (not in the paper)",
     )
     grid_period: Count = Field(
-        default=4, description="of the grid, in pixels: the factor of the last upsampling"
+        default=4, description="period of the grid, in pixels: the factor of the last upsampling"
     )
     perceptual_weight: NonNegative = Field(
         default=2.0, description="lambda_lp: perceptual distance"
@@ -196,9 +196,9 @@ class ReconstructionConfig(Config):
 class AdversarialConfig(Config):
     """An adversarial term: a small discriminator of patches, with hinge losses."""
 
-    weight: NonNegative = Field(default=0.0, description="of the student's term; 0: none")
-    learning_rate: Positive = Field(default=1e-4, description="of the discriminator")
-    channels: Count = Field(default=32, description="of the discriminator's first layer")
+    weight: NonNegative = Field(default=0.0, description="weight of the student's term; 0: none")
+    learning_rate: Positive = Field(default=1e-4, description="learning rate of the discriminator")
+    channels: Count = Field(default=32, description="channels of the discriminator's first layer")
     max_shift: CountOrZero = Field(
         default=7, description="largest random shift, in pixels, of the crop that it sees"
     )
@@ -207,8 +207,10 @@ class AdversarialConfig(Config):
 class FakeScoreConfig(Config):
     """The score of the student's own images, for distribution matching."""
 
-    rank: Count = Field(default=8, description="of the LoRA on a copy of the teacher's denoiser")
-    learning_rate: Positive = Field(default=1e-4, description="of that LoRA")
+    rank: Count = Field(
+        default=8, description="rank of the LoRA on a copy of the teacher's denoiser"
+    )
+    learning_rate: Positive = Field(default=1e-4, description="learning rate of that LoRA")
     updates: Count = Field(default=5, description="optimizer steps for each one of the student")
 
 
@@ -257,7 +259,7 @@ class TeacherLossConfig(Config):
         "beside the squared error: an image of the teacher's is a target without a mean to regress "
         "to; shifted as eq. 1's",
     )
-    output_metric_weight: NonNegative = Field(default=1.0, description="of that metric")
+    output_metric_weight: NonNegative = Field(default=1.0, description="weight of that metric")
     output_input: Literal["crop", "full_image"] = Field(
         default="crop",
         description="what an output teacher restores: the crop that the student sees, or the full "
@@ -284,7 +286,7 @@ class Stage1Config(Config):
         "only loss, for a student that starts from nothing; images without ground truth have the "
         "stage's own losses",
     )
-    learning_rate: Positive = Field(default=5e-5, description="of AdamW (Sec. 5.1)")
+    learning_rate: Positive = Field(default=5e-5, description="learning rate of AdamW (Sec. 5.1)")
     adapter: AdapterConfig = Field(default=AdapterConfig(), description="what is trained")
     reconstruction: ReconstructionConfig = Field(
         default=ReconstructionConfig(), description="eq. 1: terms against the ground truth"
@@ -368,9 +370,9 @@ class LineConfig(Config):
     grid_weight: NonNegative = Field(
         default=0.0, description="w_h: the grid of an upsampler, as stage1.reconstruction's"
     )
-    grid_period: Count = Field(default=4, description="of the grid, in pixels")
-    l2_weight: NonNegative = Field(default=10.0, description="of the squared error in P")
-    l1_weight: NonNegative = Field(default=1.0, description="of the absolute error in P")
+    grid_period: Count = Field(default=4, description="period of the grid, in pixels")
+    l2_weight: NonNegative = Field(default=10.0, description="weight of the squared error in P")
+    l1_weight: NonNegative = Field(default=1.0, description="weight of the absolute error in P")
     perceptual_metrics: list[UseConfig] = Field(
         default_factory=lambda: [UseConfig(use="distillkit/lpips-vgg")],
         description="d is the mean of these differentiable metrics",
@@ -427,7 +429,7 @@ class Stage2Config(Config):
     steps: CountOrZero = Field(
         default=50_000, description="0 leaves stage 2 out: the student has a fixed tradeoff"
     )
-    learning_rate: Positive = Field(default=5e-5, description="of AdamW (Sec. 5.1)")
+    learning_rate: Positive = Field(default=5e-5, description="learning rate of AdamW (Sec. 5.1)")
     variant: Literal["adapter_scaling", "ctsr_eq8", "ctsr_alg2", "oftsr"] = Field(
         default="adapter_scaling",
         description="how the tradeoff enters the student: the scale of an adapter; or as the "
@@ -535,9 +537,9 @@ class TrainingConfig(Config):
         "block is gathered while it is used",
     )
     adam_betas: tuple[Fraction, Fraction] = Field(
-        default=(0.9, 0.999), description="of AdamW (Sec. 5.1)"
+        default=(0.9, 0.999), description="betas of AdamW (Sec. 5.1)"
     )
-    adam_weight_decay: NonNegative = Field(default=0.01, description="of AdamW")
+    adam_weight_decay: NonNegative = Field(default=0.01, description="weight decay of AdamW")
     lr_warmup_steps: CountOrZero = Field(
         default=0, description="first steps of each stage, over which the learning rate rises"
     )
@@ -633,13 +635,13 @@ class Recipe(Config):
     """A complete run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
-        description="of the run: its folder is runs/NAME, its exported files begin with it"
+        description="name of the run: its folder is runs/NAME, its exported files begin with it"
     )
     extends: list[str] = Field(
         default_factory=list, description="recipes this one changes: files, or plugin/name"
     )
     seed: Seed = Field(
-        default=0, description="of every random draw: crops, degradations, noise, new weights"
+        default=0, description="seed of every random draw: crops, degradations, noise, new weights"
     )
     student: UseConfig = Field(description="the model to train")
     teachers: dict[TeacherName, UseConfig] = Field(

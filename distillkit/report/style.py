@@ -62,8 +62,8 @@ def make_panels(
 
     Args:
         count: number of panels.
-        width: of the figure, inches.
-        height: of the figure, inches.
+        width: the width of the figure, inches.
+        height: the height of the figure, inches.
 
     Returns:
         The figure and its panels.

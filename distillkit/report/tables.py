@@ -45,7 +45,7 @@ def metric_table(
     """Lay out rows of ``metrics.json``: a column for each metric, a line for the rest.
 
     Args:
-        rows: of one run or of several.
+        rows: the rows of one run or of several.
         heads: what tells the lines apart, in columns of their own; several data sets do so, too.
         write: makes a cell's text of a row.
     """

@@ -135,7 +135,7 @@ class _Folders(NamedTuple):
     files: dict[str, Files]
     """By label: ``gt``, ``lq`` where there are inputs, and the methods'."""
     layouts: Layouts
-    """Of the ground truth."""
+    """Layouts of the ground truth."""
 
 
 class _Metrics(NamedTuple):

@@ -126,9 +126,9 @@ def _open_splits(
     if TRAIN in splits:
         config = TRAIN if has_configs else DEFAULT_CONFIG
         sources[config, TRAIN] = open_sources(resolved, "train")
-    for name, of_set in sets.items():
+    for name, set_sources in sets.items():
         config = name if has_configs else DEFAULT_CONFIG
-        sources[config, TEST] = of_set
+        sources[config, TEST] = set_sources
     return sources
 
 

@@ -123,8 +123,8 @@ def drop_stage1_teachers(models: RunModels, recipe: Recipe) -> None:
 def _finish(run: Run, trained: dict[str, dict[str, Tensor]]) -> None:
     """Save the student and note what every process met."""
     bad_images: dict[str, str] = {}
-    for of_process in gather_object([run.batches.bad_images]):
-        bad_images |= of_process
+    for found in gather_object([run.batches.bad_images]):
+        bad_images |= found
     run.accelerator.wait_for_everyone()
     if run.is_main:
         data = run.manifest.facts["data"]
@@ -147,7 +147,7 @@ def check_faithful_target(run: Run, variant: Variant, log: RunLog) -> None:
     for step in range(ceil(images / run.recipe.data.batch_size)):
         errors.append(_faithful_errors(run, variant, step))
     student, target = psnr_from_mse(torch.cat(errors, dim=1), peak=2).mean(dim=1).tolist()
-    crops = sum(of_batch.shape[1] for of_batch in errors)
+    crops = sum(batch_errors.shape[1] for batch_errors in errors)
     run.manifest.write(
         faithful_check={"student_psnr": student, "target_psnr": target, "crops": crops}
     )

@@ -160,10 +160,10 @@ def _read_method_folders(
         for item in items:
             image = item.read().gt[0]
             layouts[item.name] = Layout(tuple(image.shape[1:]), bool((image == image[:1]).all()))
-        of_set = dict(folders)
+        set_folders = dict(folders)
         if len(sets) > 1:
-            of_set = {method: folder / name for method, folder in folders.items()}
-        files[name] = read_folders(of_set, layouts)
+            set_folders = {method: folder / name for method, folder in folders.items()}
+        files[name] = read_folders(set_folders, layouts)
     return files
 
 

@@ -63,7 +63,7 @@ class Needs(NamedTuple):
     can_train: bool
     """Whether all that training needs is here; the evaluation's files and images may be missing."""
     weight_bytes: int
-    """Of all files that training reads, as far as their sizes are stated or the files are here."""
+    """Size of all files that training reads, as far as it is stated or the files are here."""
 
 
 def list_needs(resolved: ResolvedRecipe) -> Needs:

@@ -136,7 +136,7 @@ class _StepLog(RunLog):
 
     Args:
         folder: For what the training loop writes down of steps that are not finite.
-        accelerator: Of the stage.
+        accelerator: The accelerator of the stage.
         between_steps: Called with the number of steps made.
     """
 

@@ -112,7 +112,7 @@ def run_sweep(
     sweep can be called again and resumes.
 
     Args:
-        runs: of the sweep.
+        runs: the runs of the sweep.
         out: the folder of the summary.
         make: makes runs; yields each when it has ended.
 

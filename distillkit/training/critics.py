@@ -42,7 +42,7 @@ class CriticTrainer:
         that is not finite is left out.
 
         Args:
-            accelerator: of the run.
+            accelerator: the accelerator of the run.
             make_generator: makes a generator from the number of an update and of a micro-batch.
 
         Returns:

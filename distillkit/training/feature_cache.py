@@ -42,7 +42,7 @@ class FeatureCache:
     """Results by key, computed where the store holds none. Without a store all are computed.
 
     Args:
-        store: of the files.
+        store: the store of the files.
         device: where the results belong.
     """
 

@@ -211,7 +211,7 @@ def with_checksum(content: bytes, metadata: Metadata) -> bytes:
     The hash is of the metadata and of all that is in the file.
 
     Args:
-        content: of the file.
+        content: the content of the file.
         metadata: ``key``, ``kind``, ``seconds`` (the time that computing the feature took).
     """
     header, data = _split(content)

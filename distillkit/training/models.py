@@ -138,7 +138,7 @@ class RunModels:
         """Restore the full images behind a batch one by one, and cut the batch's crops.
 
         Args:
-            name: of the teacher.
+            name: the name of the teacher.
             batch: a prepared one with full images.
             make_generator: makes a CPU generator from an image's key, so that the same image has
                 the same result wherever it is cropped.

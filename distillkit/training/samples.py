@@ -34,10 +34,10 @@ def make_sampler(
     the ground truth.
 
     Args:
-        folder: of the grids.
+        folder: the folder of the grids.
         student: as it is trained.
-        pairs: of held-out images; without any there is no function.
-        device: of the student.
+        pairs: pairs of held-out images; without any there is no function.
+        device: the device of the student.
         writes: whether this process writes to the folder; without, it only takes part.
     """
     if not pairs:

@@ -135,11 +135,11 @@ class Stage1Step(Step):
     """Algorithm 1: ``L_s1 = L_rec + lambda_rn L_rn + lambda_fl L_fl`` (eq. 4).
 
     Args:
-        models: of the run.
+        models: the models of the run.
         adapter: on the student's network.
-        config: of stage 1.
+        config: the config of stage 1.
         reconstruction: eq. 1.
-        seed: of the recipe.
+        seed: the seed of the recipe.
         per_term_backward: take the gradient of each teacher's terms as soon as they are computed.
     """
 

@@ -44,7 +44,7 @@ class RunLog:
 
     Args:
         path: the file.
-        accelerator: of the run; only its main process writes and shows anything.
+        accelerator: the accelerator of the run; only its main process writes and shows anything.
         observe: calls the plugins' observers.
     """
 
@@ -138,8 +138,8 @@ class RunLog:
 
         Args:
             step: global step.
-            ids: of the images of this process.
-            terms: of the loss, by name.
+            ids: the ids of the images of this process.
+            terms: the terms of the loss, by name.
         """
         entry = {
             "step": step,
@@ -222,8 +222,8 @@ def _mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Average the processes' values, for the names of the first process."""
     means = {}
     for name in values[0]:
-        of_each = [one[name] for one in values if name in one]
-        means[name] = statistics.fmean(of_each)
+        present = [one[name] for one in values if name in one]
+        means[name] = statistics.fmean(present)
     return means
 
 

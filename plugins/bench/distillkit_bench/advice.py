@@ -30,7 +30,7 @@ class Examination:
     """Empty where memory ran out in a dry step."""
     memory_limit: float | None = None
     disk: float | None = None
-    """Of checkpoints, student and cache."""
+    """Bytes of checkpoints, student and cache."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

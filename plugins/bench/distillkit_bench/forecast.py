@@ -101,7 +101,7 @@ class StepForecast:
     memory_before: int
     """In use before the first step: weights, and on a CPU Python and its libraries."""
     states: int
-    """Of the trained tensors: gradients, the optimizer's two moments and the moving average."""
+    """Bytes for the trained tensors: gradients, the optimizer's two moments, moving average."""
     activations: float
     """The rest of a step's peak."""
     seconds: float
@@ -119,7 +119,7 @@ class StepForecast:
         """Forecast a step under other settings; ratios carry over to the crop.
 
         Args:
-            measurement: Of the other settings at the largest crop of the dry steps:
+            measurement: The measurement of the other settings at the largest crop of the dry steps:
                 ``peak_memory``, ``memory_before`` and ``ms`` of
                 :class:`~distillkit_bench.train.StageMeasurement`.
         """
@@ -266,7 +266,7 @@ def find_fitting_crop(
     Activations count as proportional to the pixels.
 
     Args:
-        forecasts: Of all stages.
+        forecasts: The forecasts of all stages.
         crop: Side of the recipe's crop.
         unit: What sides are multiples of.
         memory_limit: Bytes.

@@ -21,7 +21,7 @@ class ModelCost:
     parameters: int
     """Those that restoring needs: without an adapter, which is merged then."""
     bytes: int
-    """Of its parameters and buffers; what it shares with another model counts for both."""
+    """Size of its parameters and buffers; what it shares with another model counts for both."""
     flops: int | None
     """To restore one image to the size of a training crop.
 

@@ -28,8 +28,8 @@ def _describe_setup(measurement: Mapping[str, Any]) -> Iterator[str]:
     gigaflops = measurement["ceilings"]["flops"] / 1e9
     gigabytes = measurement["ceilings"]["copy"] / 1e9
     ceilings = f"{gigaflops:,.0f} GFLOP/s in matrix products, {gigabytes:,.0f} GB/s copied"
-    of_a_core = ", by a core" if machine["on_cpu"] else ""
-    yield f"ceilings: {ceilings}{of_a_core}"
+    by_core = ", by a core" if machine["on_cpu"] else ""
+    yield f"ceilings: {ceilings}{by_core}"
 
 
 def _tabulate_models(measurement: Mapping[str, Any]) -> Iterator[str]:

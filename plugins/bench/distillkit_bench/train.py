@@ -96,7 +96,7 @@ class StageMeasurement:
     memory_before: int
     """Bytes, before the first step."""
     losses: list[float]
-    """Of every step, warm-up included."""
+    """Losses of every step, warm-up included."""
 
 
 class _StepMeter:
@@ -171,7 +171,7 @@ class _StepMeter:
 
         Args:
             images: Crops of one step.
-            losses: Of every step.
+            losses: The losses of every step.
         """
         seconds = statistics.median(self._seconds)
         all_phases = sum(self._clock.seconds.values()) or 1.0

@@ -32,7 +32,7 @@ def load_examples(scale: int) -> dict[str, bytes]:
     """Make the example photos for a student: JPEG files by name.
 
     Args:
-        scale: Of the student.
+        scale: The scale of the student.
     """
     spec = importlib.util.find_spec("skimage")
     assert spec is not None and spec.submodule_search_locations

@@ -48,7 +48,7 @@ class Answer:
     content: bytes
     size: Size
     frames: int = 1
-    """Of the photo's file; more than the first are not restored."""
+    """Frames in the photo's file; only the first is restored."""
 
 
 class DemoService:

@@ -28,7 +28,7 @@ class NetworkOptions(Options):
     seed: int = Field(
         0,
         ge=0,
-        description="of a tiny network's random weights",
+        description="seed of a tiny network's random weights",
     )
     weights_dir: Path = Field(
         Path("weights"),

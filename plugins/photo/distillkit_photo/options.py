@@ -15,7 +15,7 @@ SMALL = Path(__file__).parent / "weights" / "small.safetensors"
 class GraphicsOptions(Options):
     count: int = Field(200, ge=1, description="images to draw")
     size: int = Field(480, ge=64, multiple_of=4, description="their side, in pixels")
-    seed: int = Field(0, description="of the drawings")
+    seed: int = Field(0, description="seed of the drawings")
 
 
 class TeacherOptions(Options):

@@ -51,10 +51,10 @@ def construct(name: str, parameters: Parameters, scale: int | None, seed: int) -
     torch's global generator is as it was before.
 
     Args:
-        name: Of an architecture, as spandrel exports it (``"SPAN"``, ``"RealPLKSR"``).
+        name: The name of an architecture, as spandrel exports it (``"SPAN"``, ``"RealPLKSR"``).
         parameters: Keyword arguments of its class.
         scale: Start from the preset of this scale, where the architecture has presets.
-        seed: Of the weights.
+        seed: The seed of the weights.
 
     Raises:
         PluginError: No such architecture, no preset of that scale, or parameters that its class

@@ -64,9 +64,9 @@ def restore_video(
         restorer: What to restore with.
         source: The video.
         targets: One for each tradeoff, with a suffix of :data:`FORMATS`; folders are made.
-        tradeoffs: Of the restorer: 0 is most realistic, 1 most faithful, None the student's own;
-            :class:`~distillkit_video.keyframes.Keyframes`; or, alone, a map for all frames or a
-            :class:`~distillkit.FaithfulMap`, which makes one of each.
+        tradeoffs: As a restorer takes them: 0 is most realistic, 1 most faithful, None the
+            student's own; :class:`~distillkit_video.keyframes.Keyframes`; or, alone, a map for all
+            frames or a :class:`~distillkit.FaithfulMap`, which makes one of each.
         seed: Seed of a student that draws noise.
         steady: Share of the invented detail that static pixels keep from the frame before
             (:class:`~distillkit_video.steady.Steadier`).

@@ -68,7 +68,7 @@ class BaseModelOptions(Options):
     )
     seed: int = Field(
         0,
-        description="of the random weights, for size tiny",
+        description="seed of the random weights, for size tiny",
     )
     folder: Path | None = Field(
         None,

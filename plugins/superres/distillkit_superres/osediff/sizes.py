@@ -120,7 +120,7 @@ def scale_channels(config: NetworkConfig, width: float) -> NetworkConfig:
     """Keep a share of the channels of each block of a UNet or an autoencoder.
 
     Args:
-        config: Of the network.
+        config: The config of the network.
         width: The share; a multiple of 1 by :func:`count_parts`.
     """
     parts = count_parts(config)

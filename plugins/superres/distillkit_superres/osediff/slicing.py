@@ -84,7 +84,7 @@ def kept_channels(number: int, kept: int, period: int) -> Tensor:
     was. Which places these are is arbitrary, as the order of channels is.
 
     Args:
-        number: Of channels.
+        number: How many channels.
         kept: How many of them are kept.
         period: The number is a multiple of it.
     """

@@ -44,7 +44,7 @@ class NetworkOptions(PublishedWeights):
     )
     seed: int = Field(
         0,
-        description="of the weights of size tiny",
+        description="seed of the weights of size tiny",
     )
 
     def weight_files(self) -> tuple[WeightFile, ...]:
