@@ -48,7 +48,7 @@ def export_checkpoints(
     """
     _, source, about, student = begin_export(run, out)
     if not hasattr(student.model, "save_checkpoint"):
-        name = type(student.model).__name__
+        name = about["student"]["use"]
         raise DistillkitError(
             f"{name} has no checkpoints that other tools read: export it with -o, --onnx or --ncnn"
         )
