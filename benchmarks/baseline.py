@@ -36,11 +36,11 @@ class Baseline:
     """Both stages of a recipe, plainly.
 
     Args:
-        resolved: the recipe.
-        device: where its models shall be.
+        resolved: The recipe.
+        device: Where its models shall be.
 
     Raises:
-        ValueError: the recipe has a stage-2 variant other than ``adapter_scaling``, or losses that
+        ValueError: The recipe has a stage-2 variant other than ``adapter_scaling``, or losses that
             are not the paper's.
     """
 
@@ -87,10 +87,10 @@ class Baseline:
         """Compute one step's terms of eq. 4 (lines 2-14).
 
         Args:
-            lq: low-quality images, (B, 3, h, w) in [-1, 1].
-            gt: the ground truth, (B, 3, H, W) in [-1, 1].
-            step: number of the step.
-            data_step: the first step that had the same batch.
+            lq: Low-quality images, (B, 3, h, w) in [-1, 1].
+            gt: The ground truth, (B, 3, H, W) in [-1, 1].
+            step: Number of the step.
+            data_step: The first step that had the same batch.
         """
         condition = self.student.condition(ModelInput(lq))
         z_s = self.student.generate(condition, self._generator("stage1", step, "student"))

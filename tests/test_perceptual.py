@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillkit.errors import DataError, WeightsError
-from distillkit.metrics.perceptual import SMALLEST_SIDE, Network, PerceptualDistance
+from distillkit.metrics.options import Trunk
+from distillkit.metrics.perceptual import SMALLEST_SIDE, PerceptualDistance
 
-NETWORKS: tuple[Network, ...] = ("alex", "vgg")
+NETWORKS: tuple[Trunk, ...] = ("alex", "vgg")
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -26,16 +26,16 @@ def add_adapter(
     """Freeze ``network`` and put a zero adapter on it, whose tensors alone are trainable.
 
     Args:
-        network: The network to adapt.
+        network: the network to adapt.
         kind: ``"lora"`` (low rank) or ``"full"`` (every weight).
         rank: LoRA's rank.
         alpha: LoRA's alpha; default: the rank.
-        targets: Endings of the names of the layers that LoRA adapts; default: every Linear and
+        targets: endings of the names of the layers that LoRA adapts; default: every Linear and
             every Conv2d without groups.
-        seed: Seed of LoRA's random factor A.
+        seed: seed of LoRA's random factor A.
 
     Raises:
-        PluginError: No layer matches ``targets``.
+        PluginError: no layer matches ``targets``.
     """
     network.requires_grad_(False)
     if kind == "full":

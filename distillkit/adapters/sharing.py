@@ -35,14 +35,14 @@ def share_storage(module: nn.Module, *owners: nn.Module) -> int:
     saved = 0
     for tensor in _frozen_tensors(module):
         shard = local_shard(tensor)
-        twin = _find_equal(shard, owned[_fingerprint(shard)])
-        if twin is None or twin.data_ptr() == shard.data_ptr():
+        equal = _find_equal(shard, owned[_fingerprint(shard)])
+        if equal is None or equal.data_ptr() == shard.data_ptr():
             continue
         if _is_shard(tensor):
             # what FSDP looks at when weights were replaced
-            tensor._local_tensor = twin.data  # type: ignore[attr-defined]
+            tensor._local_tensor = equal.data  # type: ignore[attr-defined]
         else:
-            tensor.data = twin.data
+            tensor.data = equal.data
         saved += shard.nbytes
     return saved
 

@@ -201,7 +201,8 @@ class DiffusionModel(RestorationModel):
 
 def with_own_network(model: DiffusionModel) -> DiffusionModel:
     """Copy a model's network; everything else is shared with the model."""
-    twin = copy.copy(model)
-    twin.__dict__["_modules"] = dict(model._modules)
-    twin.network = copy.deepcopy(model.network)
-    return twin
+    copied = copy.copy(model)
+    # A table of modules of its own, or the assignment below would change the model's.
+    copied.__dict__["_modules"] = dict(model._modules)
+    copied.network = copy.deepcopy(model.network)
+    return copied

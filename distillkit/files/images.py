@@ -128,7 +128,7 @@ def limit_megapixels(megapixels: float) -> None:
     The header decides, before a pixel is decoded. Without a call, the limit is Pillow's: about 179.
 
     Raises:
-        DataError: The limit is not positive.
+        DataError: the limit is not positive.
     """
     if not megapixels > 0:
         raise DataError(f"a limit of {megapixels:g} megapixels; it has to be more than 0")

@@ -172,11 +172,11 @@ def read_tensors(path: Path | str, *keys: str) -> dict[str, Tensor]:
     The prefixes that DDP and ``torch.compile`` put in front of every name are taken off.
 
     Args:
-        path: The weight file.
-        *keys: Keys to descend by where the file is a container; a flat file is taken as it is.
+        path: the weight file.
+        *keys: keys to descend by where the file is a container; a flat file is taken as it is.
 
     Raises:
-        WeightsError: As :func:`read_state_dict`, or there is no dictionary of tensors.
+        WeightsError: as :func:`read_state_dict`, or there is no dictionary of tensors.
     """
     state: Any = read_state_dict(path)
     for key in keys:

@@ -57,4 +57,5 @@ def _pick(index: int, count: int) -> Weights:
 
 
 def _lagrange_weights(nodes: Sequence[float], t: float) -> Weights:
+    """Evaluate at t the basis polynomial of each node, which is 1 there and 0 at the others."""
     return [math.prod((t - b) / (a - b) for b in nodes if b != a) for a in nodes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from distillkit.errors import WeightsError
 from distillkit.files.weights import load_exactly, read_state_dict
 from distillkit.metrics.base import FullReference, Metric
+from distillkit.metrics.options import Trunk
 from distillkit.metrics.perceptual import SMALLEST_SIDE, PerceptualDistance, compare_features
 
-Trunk = Literal["alex", "vgg"]
 LPIPS_SMALLEST_SIDE: dict[Trunk, int] = {"alex": 31, "vgg": 16}
 """Pixels; below it a pooling of the trunk has nothing left to take."""
 

@@ -13,12 +13,14 @@ NIQE_SOURCE = "the package BasicSR (niqe_pris_params.npz)"
 DISTS_SOURCE = "the authors' package DISTS_pytorch (weights.pt)"
 VGG_SOURCE = "torchvision (vgg16-397923af.pth, as `distillkit fetch --metric lpips-vgg` gets it)"
 FID_SOURCE = "torch-fidelity's releases (weights-inception-2015-12-05-6726825d.pth)"
+Trunk = Literal["alex", "vgg"]
+"""The networks whose features LPIPS compares."""
 
 
 class LpipsOptions(Options):
     """Options of LPIPS."""
 
-    net: ClassVar[Literal["alex", "vgg"]]
+    net: ClassVar[Trunk]
     trunk: Path | None = None
     """The network's ImageNet weights (keys ``features.*``), or all of LPIPS.
 
@@ -89,7 +91,7 @@ def _local_files(path: Path | None, *, source: str) -> tuple[WeightFile, ...]:
     return () if path is None else (WeightFile(path=path, source=source),)
 
 
-def _trunk_file(net: Literal["alex", "vgg"]) -> WeightFile:
+def _trunk_file(net: Trunk) -> WeightFile:
     """Name torchvision's ImageNet weights of a network."""
     # torch hub's rule: the name ends in the first digits of the file's hash.
     names = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}

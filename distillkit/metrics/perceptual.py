@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 from distillkit.errors import WeightsError
 from distillkit.files.weights import load_exactly, read_state_dict
 from distillkit.metrics.base import require_sides
+from distillkit.metrics.options import Trunk
 
-Network = Literal["alex", "vgg"]
-SMALLEST_SIDE: dict[Network, int] = {"alex": 21, "vgg": 18}
+SMALLEST_SIDE: dict[Trunk, int] = {"alex": 21, "vgg": 18}
 """Pixels; below it a feature map is too small for the reflection at its border."""
-SLICE_WIDTHS: dict[Network, tuple[int, ...]] = {
+SLICE_WIDTHS: dict[Trunk, tuple[int, ...]] = {
     "alex": (64, 192, 384, 256, 256),
     "vgg": (64, 128, 256, 512, 512),
 }
@@ -109,9 +108,9 @@ class PerceptualDistance(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Trunk) -> None:
         super().__init__()
-        self.network: Network = network
+        self.network: Trunk = network
         slices = _alex() if network == "alex" else _vgg()
         self.net = _name_as_in_the_file(slices)
         widths = SLICE_WIDTHS[network]
@@ -179,7 +178,7 @@ def compare_features(
     return torch.stack(distances).sum(0)
 
 
-def weight_file(network: Network) -> Path:
+def weight_file(network: Trunk) -> Path:
     """Find the weights of ``network`` in the installed ``stlpips-pytorch``."""
     package = importlib.util.find_spec("stlpips_pytorch")
     if package is None or not package.submodule_search_locations:

@@ -163,10 +163,10 @@ class Trainer:
         Afterwards the trained tensors hold their moving average.
 
         Args:
-            resume: A checkpoint of this stage.
+            resume: a checkpoint of this stage.
 
         Raises:
-            Interrupted: After SIGINT or SIGTERM, once a checkpoint is written.
+            Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
             DistillkitError: ``max_nonfinite_steps`` non-finite losses in a row.
         """
         stage = self.stage
@@ -428,7 +428,7 @@ class _Meter:
         """Read the means and restart.
 
         Args:
-            waited: Seconds waited for batches since training began.
+            waited: seconds waited for batches since training began.
 
         Returns:
             Mean terms (none without a finite step), ``seconds`` of a step, and ``loader_wait``,

@@ -52,9 +52,9 @@ def after_gt_mean(metric: Metric, name: str, *, bgr: bool = False) -> Metric:
     """Put GT-mean before a metric.
 
     Args:
-        metric: the metric to measure with.
-        name: name of the result.
-        bgr: show the metric blue, green, red instead of red, green, blue, as GSAD's code shows
+        metric: The metric to measure with.
+        name: Name of the result.
+        bgr: Show the metric blue, green, red instead of red, green, blue, as GSAD's code shows
             LPIPS.
     """
 

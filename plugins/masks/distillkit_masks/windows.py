@@ -22,7 +22,7 @@ def windows(image: np.ndarray, side: int) -> Iterator[tuple[np.ndarray, float, i
 
     Args:
         image: (h, w, 3) in [0, 1].
-        side: the longer side of a window.
+        side: The longer side of a window.
 
     Yields:
         A window (h, w, 3), float32 in [0, 255]; how many of its pixels are one of the image; and

@@ -23,7 +23,7 @@ def local_change(frame: np.ndarray, before: np.ndarray) -> np.ndarray:
 
     Args:
         frame: (h, w, 3), gray levels of 0 to 255.
-        before: the same shape.
+        before: The same shape.
 
     Returns:
         (h, w), in gray levels.
@@ -62,9 +62,9 @@ class Steadier:
         """Blend the results of the next frame.
 
         Args:
-            source: the frame (h, w, 3), uint8.
+            source: The frame (h, w, 3), uint8.
             results: (scale h, scale w, 3), uint8.
-            faithful: the result at tradeoff 1.
+            faithful: The result at tradeoff 1.
 
         Returns:
             The results to show, as ``results``.

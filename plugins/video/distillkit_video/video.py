@@ -117,7 +117,7 @@ def read_frames(source: Path) -> Iterator[np.ndarray]:
     """Yield the frames of a video (height, width, 3), uint8, upright.
 
     Raises:
-        DataError: as :func:`restore_video` of the source.
+        DataError: As :func:`restore_video` of the source.
     """
     with _open_clip(source) as clip:
         for item in _read_frames_and_sound(clip, source):
