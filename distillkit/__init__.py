@@ -105,8 +105,8 @@ if TYPE_CHECKING:
     from distillkit.plugins.options import Options as Options
     from distillkit.recipe.load import ResolvedRecipe as ResolvedRecipe
     from distillkit.recipe.load import load_recipe as load_recipe
-    from distillkit.runs.prepared import PreparedStage as PreparedStage
-    from distillkit.runs.prepared import prepare_stages as prepare_stages
+    from distillkit.runs.prepared_stages import PreparedStage as PreparedStage
+    from distillkit.runs.prepared_stages import prepare_stages as prepare_stages
     from distillkit.runs.run import run_recipe as run_recipe
 
 # The names stand twice: type checkers read the imports above, ``__getattr__`` reads this.
@@ -174,7 +174,7 @@ _HOME = {
     "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
     "export.web": ["MAX_SHOWN_PIXELS", "WEB_PAGE_FOLDER"],
     "recipe.load": ["ResolvedRecipe", "load_recipe"],
-    "runs.prepared": ["PreparedStage", "prepare_stages"],
+    "runs.prepared_stages": ["PreparedStage", "prepare_stages"],
     "runs.run": ["run_recipe"],
     "files.weights": ["WeightFile", "load_exactly", "read_state_dict", "read_tensors"],
 }

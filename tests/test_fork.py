@@ -17,7 +17,7 @@ from distillkit.cli import main as cli
 from distillkit.errors import Interrupted
 from distillkit.recipe.load import load_recipe
 from distillkit.recipe.schema import Recipe
-from distillkit.runs.changes import RULES, RunProgress, compare_recipes
+from distillkit.runs.recipe_changes import RULES, RunProgress, compare_recipes
 from distillkit.runs.run import run_recipe
 
 FAST = ["data.eval=[]"]

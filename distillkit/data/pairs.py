@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from distillkit.data.cache import ImageCache
 from distillkit.data.crops import CropBox, FullImage, check_sizes, cut_pair, draw_box
+from distillkit.data.image_cache import ImageCache
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import BadImageError, Example, Source, check_share

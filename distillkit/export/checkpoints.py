@@ -16,7 +16,7 @@ import torch
 from distillkit.console import progress_bar
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import About
-from distillkit.export.begin import begin_export
+from distillkit.export.exported_student import begin_export
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.student import Student, load_student
 from distillkit.objectives.adapter_scaling import AdapterScaling

@@ -21,8 +21,8 @@ from torch import Tensor
 from distillkit.console import progress_bar
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
-from distillkit.export.begin import begin_export
 from distillkit.export.checkpoints import choose_tradeoffs, format_tradeoff, merged_model
+from distillkit.export.exported_student import begin_export
 from distillkit.export.folder import TOLERANCE
 from distillkit.export.ncnn_process import INPUT, OUTPUT, RESTORED
 from distillkit.export.onnx import (

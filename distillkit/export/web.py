@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
-from distillkit.export.begin import begin_export
+from distillkit.export.exported_student import begin_export
 from distillkit.export.onnx import export_onnx
 from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.restorer import Restorer

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from distillkit.errors import DistillkitError
 from distillkit.files.atomic import atomic_dir, explain_disk_errors
 from distillkit.recipe.load import ResolvedRecipe
-from distillkit.runs.changes import Change, RunProgress, compare_recipes, format_changes
+from distillkit.runs.recipe_changes import Change, RunProgress, compare_recipes, format_changes
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 
 PROBE_BYTES = 1 << 20

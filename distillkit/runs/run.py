@@ -22,11 +22,11 @@ from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import open_evaluation_sets, open_sources
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.recipe.schema import Recipe
-from distillkit.runs.changes import Change
 from distillkit.runs.distill import Run, distill
 from distillkit.runs.folder import history_entry, lock_folder, prepare_folder
 from distillkit.runs.manifest import Manifest
 from distillkit.runs.preflight import check_presence
+from distillkit.runs.recipe_changes import Change
 from distillkit.training.cache_estimate import describe_cache
 from distillkit.training.distributed import create_accelerator, distributed_errors
 from distillkit.training.models import RunModels, build_models
