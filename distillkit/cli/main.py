@@ -169,24 +169,24 @@ def _add_plugin_commands(commands: Any, arguments: list[str]) -> None:
             broken plugin might.
     """
     # Without arguments the help is shown.
-    asked = "--help"
+    requested = "--help"
     if arguments:
-        asked = arguments[0]
-    if asked in commands.commands or asked == "--version":
+        requested = arguments[0]
+    if requested in commands.commands or requested == "--version":
         return
     from distillkit.plugins.manager import load_plugins
 
     plugins = load_plugins()
     for name, command in plugins.commands(taken=commands.commands).items():
         commands.add_command(command, name)
-    if asked in commands.commands or asked.startswith("-"):
+    if requested in commands.commands or requested.startswith("-"):
         return
     reasons = [plugin.complaint for plugin in plugins.broken]
-    if asked in EXTRA_OF_COMMAND:
-        extra = EXTRA_OF_COMMAND[asked]
+    if requested in EXTRA_OF_COMMAND:
+        extra = EXTRA_OF_COMMAND[requested]
         reasons.append(f"it comes with: pip install 'distillkit[{extra}]'")
     if reasons:
-        raise PluginError(f"no command {asked}; {'; '.join(reasons)}")
+        raise PluginError(f"no command {requested}; {'; '.join(reasons)}")
 
 
 def _print_error(error: DistillkitError) -> None:

@@ -72,7 +72,7 @@ def load_from_hub(hub: HubDataset, *, streaming: bool = False) -> HubSplit:
 def is_cached(hub: HubDataset) -> bool:
     """Check whether the revision of a dataset is ready on this machine.
 
-    The network is not asked.
+    Nothing is looked up on the network.
     """
     try:
         commit = _resolve_commit(hub, local_files_only=True)

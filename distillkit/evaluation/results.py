@@ -291,7 +291,7 @@ class Results:
     def _complete(self, *metrics: str) -> Results:
         """Leave out the items that one of these metrics failed on, whatever the method.
 
-        A method without any value is not asked.
+        A method without any value is passed over.
         """
         complete = np.ones(len(self.items), bool)
         for (_, metric), values in self.values.items():

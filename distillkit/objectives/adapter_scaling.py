@@ -50,7 +50,7 @@ class TeacherObjective(Objective):
 class ReconstructionObjective(Objective):
     """Eq. 1 with an L2 weight that grows geometrically: ``lambda_l2(t) = lambda_l2 ratio^t``.
 
-    No teacher is asked.
+    No teacher is called.
     """
 
     student: RestorationModel

@@ -97,7 +97,7 @@ class CtsrAlg2(_PaperVariant):
     ``|t eps_TS(z_t, t) - t' eps_TS(z_t', t') + (t' - t) eps_S(z_t, t)|^2``,
     ``z_t = z_0 + t eps_TS(z_0, t)`` and ``z_t' = z_t + t' eps_TS(z_0, t)``.
 
-    It differs from eq. 5-8 in where T_S is asked and in the step to z_t'.
+    It differs from eq. 5-8 in where T_S is evaluated and in the step to z_t'.
     """
 
     def losses(self, batch: Stage2Batch) -> Losses:

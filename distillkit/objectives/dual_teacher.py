@@ -7,7 +7,7 @@ student S. For either teacher
 ``L_T = |eps_T(z_t^s) - eps_S(z_t^s)|^2 + gamma |eps_T(z_t^s) - eps_T(z_t)|^2``
 
 whose terms are called *imitate* and *anchor*. What the paper leaves open is settled here: norms are
-means over elements; ``z_t^s`` and ``z_t`` share timestep and noise; a teacher is asked in its own
+means over elements; ``z_t^s`` and ``z_t`` share timestep and noise; a teacher predicts in its own
 latent space and forward process, at the timestep whose SNR equals the student's; only timesteps
 that both were trained at are drawn, so a term has the same weight however a batch is split.
 """

@@ -157,7 +157,7 @@ def build_variant(
 
     Args:
         model: the student with its stage-1 weights merged.
-        config: the config of stage 2.
+        config: stage 2's table of the recipe.
         seed: the seed of the recipe.
         objective: what adapter scaling learns; None: nothing, for restoring only.
     """

@@ -25,7 +25,8 @@ def check_presence(resolved: ResolvedRecipe) -> None:
 
     Weight files, datasets and folders are looked for.
 
-    The network is not asked. A metric of the evaluation may lack its weights: it is left out.
+    Nothing is looked up on the network. A metric of the evaluation may lack its weights: it is left
+    out.
 
     Raises:
         DistillkitError: lists everything that is missing, weight files with size and license, and
@@ -69,7 +70,7 @@ class Needs(NamedTuple):
 def list_needs(resolved: ResolvedRecipe) -> Needs:
     """List the files that a recipe needs, and whether they are here.
 
-    The network is not asked.
+    Nothing is looked up on the network.
     """
     training = {file.name for file in _weight_files(resolved, evaluation=False)}
     present = []
@@ -251,7 +252,7 @@ def _missing_at(resolved: ResolvedRecipe, key: KeyPath, what: str) -> _MissingDa
 def _matches_a_file(pattern: str) -> bool:
     """Check whether a path or glob matches something.
 
-    Remote file systems are not asked.
+    What is on a remote file system is taken to be there.
     """
     return "://" in pattern or bool(glob.glob(pattern, recursive=True))  # noqa: PTH207
 

@@ -137,7 +137,7 @@ class Stage1Step(Step):
     Args:
         models: the models of the run.
         adapter: on the student's network.
-        config: the config of stage 1.
+        config: stage 1's table of the recipe.
         reconstruction: eq. 1.
         seed: the seed of the recipe.
         per_term_backward: take the gradient of each teacher's terms as soon as they are computed.
@@ -178,11 +178,7 @@ class Stage1Step(Step):
         if batch.gt is not None:
             losses |= self._backward(partial(self._reconstruction_losses, batch, step), output)
         for name in self._teachers(batch, needs_image=True):
-            compute = partial(self._score_losses, name, batch, step)
-            if name in self.critics:
-                compute = partial(self._matching_losses, name, batch, step)
-            elif self._teaches_by_output(name):
-                compute = partial(self._output_losses, name, batch, step)
+            compute = partial(self._losses_with_image(name), name, batch, step)
             losses |= self._backward(compute, output)
         if ADVERSARIAL in self.critics and batch.gt is not None:
             losses |= self._backward(partial(self._adversarial_losses, batch, step), output)
@@ -197,6 +193,14 @@ class Stage1Step(Step):
         if batch.gt is None:
             weighted = [name for name in weighted if self._teaches_by_output(name)]
         return [name for name in weighted if self._needs_image(name) == needs_image]
+
+    def _losses_with_image(self, name: str) -> Callable[..., Losses]:
+        """Choose how a teacher that needs the decoded image teaches."""
+        if name in self.critics:
+            return self._matching_losses
+        if self._teaches_by_output(name):
+            return self._output_losses
+        return self._score_losses
 
     def _needs_image(self, name: str) -> bool:
         if self._teaches_by_output(name) or name in self.critics:
