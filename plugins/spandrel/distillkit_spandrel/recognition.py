@@ -13,7 +13,13 @@ from textwrap import shorten
 from typing import TypeAlias
 
 import spandrel
-from spandrel import ImageModelDescriptor, ModelDescriptor, ModelLoader, UnsupportedModelError
+from spandrel import (
+    ImageModelDescriptor,
+    ModelDescriptor,
+    ModelLoader,
+    UnsupportedModelError,
+    canonicalize_state_dict,
+)
 from torch import Tensor, nn
 
 from distillkit import WeightsError, read_state_dict
@@ -92,7 +98,8 @@ def _install_extra_architectures() -> None:
 def _load(state: Mapping[str, Tensor], source: object) -> ModelDescriptor:
     _install_extra_architectures()
     try:
-        return ModelLoader().load_from_state_dict(expand_merged(state))
+        tensors = canonicalize_state_dict(dict(state))
+        return ModelLoader().load_from_state_dict(expand_merged(tensors))
     except UnsupportedModelError as e:
         raise WeightsError(
             f"{source} - spandrel {spandrel.__version__} knows no architecture of such tensors; "

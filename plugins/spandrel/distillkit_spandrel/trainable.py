@@ -124,10 +124,14 @@ def expand_merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     completed = dict(state)
     for name, kernel in state.items():
-        convolution, found, _ = name.partition(".eval_conv.weight")
-        if found and f"{convolution}.conv.1.weight" not in state:
-            bias = state[f"{convolution}.eval_conv.bias"]
-            for original, value in expand_convolution(kernel, bias).items():
+        convolution = name.removesuffix(".eval_conv.weight")
+        if convolution == name or kernel.shape[2:] != (3, 3):
+            continue
+        # Beside some of the other tensors, the merged ones may be older: they count only alone.
+        own = {other for other in state if other.startswith(f"{convolution}.")}
+        bias = f"{convolution}.eval_conv.bias"
+        if own == {name, bias}:
+            for original, value in expand_convolution(kernel, state[bias]).items():
                 completed[f"{convolution}.{original}"] = value
     return completed
 

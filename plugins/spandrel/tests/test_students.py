@@ -23,8 +23,9 @@ from distillkit.recipe.load import load_recipe
 from distillkit.runs.run import run_recipe
 from distillkit_spandrel.architectures import PRESETS, construct
 from distillkit_spandrel.checkpoint import ExpectedNetwork, write_checkpoint
+from distillkit_spandrel.recognition import recognize
 from distillkit_spandrel.student import Student
-from distillkit_spandrel.trainable import check_gradient, make_trainable
+from distillkit_spandrel.trainable import check_gradient, expand_merged, make_trainable
 
 SMALL = {
     "Compact": {"num_feat": 8, "num_conv": 2},
@@ -120,9 +121,10 @@ def test_a_student_from_a_span_checkpoint_is_made_of_plain_convolutions(tmp_path
     assert len(list(student.network.parameters())) == 2 * 22
 
 
-def test_a_span_of_merged_kernels_alone_is_read(tmp_path):
-    small_student("SPAN").save_checkpoint(tmp_path / "full.safetensors", {})
-    full = load_file(tmp_path / "full.safetensors")
+def merged_span(folder):
+    """Write a checkpoint of SPAN; return its path and the tensors of its merged convolutions."""
+    small_student("SPAN").save_checkpoint(folder / "full.safetensors", {})
+    full = load_file(folder / "full.safetensors")
     names = ("conv.0", "conv.1", "conv.2", "sk")
     merged = {
         name: value
@@ -130,11 +132,38 @@ def test_a_span_of_merged_kernels_alone_is_read(tmp_path):
         if not any(f".{inner}." in name for inner in names)
     }
     assert sum(map(torch.numel, merged.values())) * 4 < sum(map(torch.numel, full.values()))
-    save_file(merged, tmp_path / "merged.safetensors")
+    return folder / "full.safetensors", merged
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_span_of_merged_kernels_alone_is_read(tmp_path, wrapped):
+    full, merged = merged_span(tmp_path)
+    torch.save({"params_ema": merged} if wrapped else merged, tmp_path / "merged.pth")
     lq = random_images(1, 3, 9, 13)
-    expected = spandrel_restore(tmp_path / "full.safetensors", lq)
-    student = build_student(weights=tmp_path / "merged.safetensors", scale=4)
+    student = build_student(weights=tmp_path / "merged.pth", scale=4)
+    expected = spandrel_restore(full, lq)
     torch.testing.assert_close(student.restore(ModelInput(lq)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lacks", ["conv.1.weight", "sk.bias"])
+def test_a_span_that_lacks_a_tensor_beside_merged_kernels_is_refused(tmp_path, lacks):
+    """Its merged kernels may be older than the rest."""
+    full, _ = merged_span(tmp_path)
+    state = load_file(full)
+    del state[f"block_1.c2_r.{lacks}"]
+    with pytest.raises(WeightsError, match=rf"block_1\.c2_r\.{lacks}"):
+        recognize(state, "damaged.pth")
+
+
+def test_merged_kernels_of_other_shapes_or_without_bias_stay_as_they_are():
+    others = {
+        "a.eval_conv.weight": torch.zeros(2, 2),
+        "b.eval_conv.weight": torch.zeros(2, 2, 1, 1),
+        "b.eval_conv.bias": torch.zeros(2),
+        "c.eval_conv.weight": torch.zeros(2, 2, 3, 3),
+        "d.eval_conv.weight_orig": torch.zeros(2, 2, 3, 3),
+    }
+    assert expand_merged(others) == others
 
 
 def test_its_merged_kernels_are_written_back_in_every_form(tmp_path):
