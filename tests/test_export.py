@@ -55,9 +55,12 @@ def ways_of(report):
     return [line.partition(":")[0] for line in report]
 
 
-def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, image):
+def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, image, capfd):
     out = tmp_path / "out"
+    capfd.readouterr()
     report = export(run, out)
+    # No bars, of diffusers neither.
+    assert capfd.readouterr().err == ""
     assert ways_of(report) == ["Restorer", "diffusers pipeline", "peft adapters"]
     tradeoffs = [0.0, 0.3, 1.0]
     expected = restore(run, image, tradeoffs)

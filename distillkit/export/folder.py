@@ -9,7 +9,8 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -279,11 +280,26 @@ def _restore_by_restorer(folder: Path, image: Tensor, tradeoffs: Sequence[float]
 def _restore_by_pipeline(folder: Path, image: Tensor, tradeoffs: Sequence[float]) -> list[Tensor]:
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline
 
-    pipeline: Any = DistilledRestorationPipeline.from_pretrained(folder)
+    with _no_bars_of_diffusers():
+        pipeline: Any = DistilledRestorationPipeline.from_pretrained(folder)
     restored = []
     for tradeoff in tradeoffs:
         restored += pipeline(image, tradeoff, color_fix="none").images
     return restored
+
+
+@contextmanager
+def _no_bars_of_diffusers() -> Iterator[None]:
+    """Show no bars of diffusers: it shows them where there is no terminal, too."""
+    from diffusers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _restore_by_adapters(
