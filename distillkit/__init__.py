@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distillkit.cli.restore import TradeoffMap as TradeoffMap
     from distillkit.cli.restore import choose_faithful as choose_faithful
     from distillkit.cli.restore import choose_tradeoffs as choose_tradeoffs
+    from distillkit.cli.restore import choose_trained as choose_trained
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.console import progress_bar as progress_bar
     from distillkit.data.degradation import Degradation as Degradation
@@ -119,6 +120,7 @@ _HOME = {
         "TradeoffMap",
         "choose_faithful",
         "choose_tradeoffs",
+        "choose_trained",
         "restore_command",
     ],
     "console": ["progress_bar"],

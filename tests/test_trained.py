@@ -2,7 +2,7 @@
 
 import pytest
 
-from distillkit.cli.restore import _choose_trained
+from distillkit.cli.restore import choose_trained
 from distillkit.errors import DistillkitError
 from distillkit.inference.student import find_student
 from distillkit.plugins.manager import Plugin, Plugins
@@ -49,18 +49,21 @@ def test_a_mistyped_one_is_told_the_nearest(tmp_path, monkeypatch):
             find_student(name)
 
 
-def test_the_first_one_of_the_only_plugin_is_chosen(tmp_path, monkeypatch):
+def test_the_first_one_of_the_only_plugin_is_chosen(tmp_path, monkeypatch, capsys):
     plugins_with(tmp_path, monkeypatch, "mine/a-small", "mine/a")
-    assert _choose_trained() == "mine/a"
+    assert choose_trained("--run") == "mine/a"
+    assert capsys.readouterr().err == "restoring with mine/a; another student: --run\n"
 
 
 def test_of_several_plugins_none_is_chosen(tmp_path, monkeypatch):
     plugins_with(tmp_path, monkeypatch, "mine/a", "mine/a-small", "other/b")
     with pytest.raises(DistillkitError, match="--run: mine/a, mine/a-small, other/b"):
-        _choose_trained()
+        choose_trained("--run")
 
 
 def test_without_any_a_student_has_to_be_named(tmp_path, monkeypatch):
     plugins_with(tmp_path, monkeypatch)
-    with pytest.raises(DistillkitError, match="no installed plugin has a trained student"):
-        _choose_trained()
+    with pytest.raises(
+        DistillkitError, match="give --run: no installed plugin has a trained student"
+    ):
+        choose_trained("--run")

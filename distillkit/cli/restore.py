@@ -367,13 +367,15 @@ def _choose_run(run: str | None, model: str | None, settings: list[str] | None) 
     if model is not None or settings:
         raise DistillkitError("give either --run, or --model and its options by --set")
     if run is None:
-        run = _choose_trained()
-        logger.info(f"restoring with {run}; another student: --run")
+        run = choose_trained("--run")
     return run
 
 
-def _choose_trained() -> str:
-    """Name the first trained student of the only plugin that has some.
+def choose_trained(option: str) -> str:
+    """Name the first trained student of the only plugin that has some, and tell the user.
+
+    Args:
+        option: what names another student on the command line: ``"--run"``.
 
     Raises:
         DistillkitError: no plugin has one, or several have.
@@ -384,10 +386,11 @@ def _choose_trained() -> str:
     plugins = load_plugins()
     firsts = [students[0].name for plugin in plugins if (students := trained_of(plugin))]
     if not firsts:
-        raise DistillkitError("give --run or --model: no installed plugin has a trained student")
+        raise DistillkitError(f"give {option}: no installed plugin has a trained student")
     if len(firsts) > 1:
         names = [student.name for student in list_trained(plugins)]
-        raise DistillkitError(f"say which student by --run: {', '.join(names)}")
+        raise DistillkitError(f"say which student by {option}: {', '.join(names)}")
+    logger.info(f"restoring with {firsts[0]}; another student: {option}")
     return firsts[0]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from distillkit import hookimpl
+from distillkit import choose_trained, hookimpl
+
+logger = logging.getLogger("distillkit")
+"""Lines of status, which ``-q`` silences."""
 
 
 @hookimpl
@@ -18,13 +22,13 @@ def distillkit_commands(app: typer.Typer) -> None:
 # Typer reads one option from each parameter.
 def demo(  # noqa: PLR0913
     run: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="RUN",
             help="A run's folder, an exported folder, a plugin's trained student or a Hub "
-            "repository.",
+            "repository; by default the trained student of the plugins, where there is one.",
         ),
-    ],
+    ] = None,
     title: Annotated[
         str | None, typer.Option(help="Give the page this heading; by default the name of RUN.")
     ] = None,
@@ -62,6 +66,8 @@ def demo(  # noqa: PLR0913
     from distillkit import Restorer
     from distillkit_demo.server import serve, wait_for_stop_signal
 
+    run = run or choose_trained("RUN")
+    logger.info(f"loading {run}")
     server = serve(
         Restorer.from_pretrained(run, device),
         title or Path(run).resolve().name,

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 from toy_fixtures import install_plugins
 from toy_models import ToyModel
 
-from distillkit import DistillkitError, Restorer
+from distillkit import DistillkitError, Restorer, hookimpl
 from distillkit.cli import main as cli
 from distillkit.inference.student import Student
 
@@ -495,12 +496,21 @@ def test_it_listens_on_this_machine_only_and_says_when_it_cannot(server):
         pass
 
 
-def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("is_named", [True, False])
+def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd, is_named):
+    """With a run's folder, or the trained student of the plugins."""
     from distillkit.recipe.load import load_recipe
     from distillkit.runs.run import run_recipe
     from distillkit_demo import server
 
-    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), tmp_path / "run")
+    run = tmp_path / "run"
+    run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), run)
+    capfd.readouterr()
+    arguments = [str(run)] if is_named else []
+    expected = f"loading {run}\n"
+    if not is_named:
+        bring_trained_students(monkeypatch, tmp_path)
+        expected = "restoring with mine/run; another student: RUN\nloading mine/run\n"
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     outcomes = []
@@ -511,13 +521,25 @@ def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd):
         assert '"title": "run"' in client.http.get("/student.js").text
 
     monkeypatch.setattr(server, "wait_for_stop_signal", restore_instead_of_waiting)
-    command = ["distillkit", "demo", str(tmp_path / "run"), "--port", str(port)]
+    command = ["distillkit", "demo", *arguments, "--port", str(port)]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code
-    assert f"open {address}" in capfd.readouterr().out
+    printed = capfd.readouterr()
+    assert f"open {address}" in printed.out
+    assert printed.err == expected
     assert outcomes[0].size == (60, 40)
+
+
+def bring_trained_students(monkeypatch, folder):
+    """Make a plugin with the trained students of a folder installed, beside the toys."""
+    module = types.ModuleType("plugin_of_trained_students")
+    module.distillkit_trained = hookimpl(specname="distillkit_trained")(lambda: folder)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    install_plugins(
+        monkeypatch, toy="toy_plugin", demo="distillkit_demo.plugin", mine=module.__name__
+    )
 
 
 def test_without_its_packages_the_command_says_what_to_install(toys, monkeypatch, capfd):
