@@ -63,7 +63,7 @@ def obey_level() -> None:
     """Show lines from the level on that the environment variable names.
 
     Raises:
-        DistillkitError: it names no level.
+        DistillkitError: It names no level.
     """
     name = os.environ.get(LEVEL) or "info"
     level = LEVELS.get(name.lower())
@@ -84,8 +84,8 @@ def progress_bar(items: Iterable[Any] | None = None, **options: Any) -> tqdm[Any
     """Make a progress bar, which appears after two seconds, where bars are shown.
 
     Args:
-        items: what to iterate over; None: the caller updates the bar.
-        options: the options of :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
+        items: What to iterate over; None: the caller updates the bar.
+        options: The options of :class:`tqdm.tqdm`, such as ``total``, ``desc`` and ``unit``.
     """
     from tqdm import tqdm
 
@@ -99,9 +99,9 @@ def with_progress(items: Iterable[T], count: int, work: str) -> Iterator[T]:
     few seconds between.
 
     Args:
-        items: what the caller works on.
-        count: how many there are.
-        work: what is done with them: ``"measuring"``.
+        items: What the caller works on.
+        count: How many there are.
+        work: What is done with them: ``"measuring"``.
     """
     if shows_bars():
         yield from progress_bar(items, total=count, desc=work, unit="image")

@@ -26,7 +26,7 @@ def check_tradeoff(value: Any) -> float:
     """Return ``value`` as a float.
 
     Raises:
-        DistillkitError: it is not a number from 0 to 1.
+        DistillkitError: It is not a number from 0 to 1.
     """
     try:
         tradeoff = float(value)

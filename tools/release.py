@@ -83,11 +83,11 @@ def check_wheel(wheel: Path, project: Path) -> Iterator[str]:
     """Compare a wheel with its project.
 
     Args:
-        wheel: the file.
-        project: the folder that it was built from.
+        wheel: The file.
+        project: The folder that it was built from.
 
     Yields:
-        each problem, in one line.
+        Each problem, in one line.
     """
     table = read_project(project)["project"]
     info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
@@ -125,11 +125,11 @@ def check_metadata(metadata: Message, table: dict[str, Any]) -> Iterator[str]:
     """Compare the metadata of a wheel with its project's table, and with the engine's.
 
     Args:
-        metadata: the headers of METADATA.
+        metadata: The headers of METADATA.
         table: ``[project]``.
 
     Yields:
-        each problem, in one line.
+        Each problem, in one line.
     """
     engine = read_project(ROOT)["project"]
     for key in ("requires-python", "urls"):

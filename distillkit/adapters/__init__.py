@@ -26,16 +26,16 @@ def add_adapter(
     """Freeze ``network`` and put a zero adapter on it, whose tensors alone are trainable.
 
     Args:
-        network: the network to adapt.
+        network: The network to adapt.
         kind: ``"lora"`` (low rank) or ``"full"`` (every weight).
         rank: LoRA's rank.
         alpha: LoRA's alpha; default: the rank.
-        targets: endings of the names of the layers that LoRA adapts; default: every Linear and
+        targets: Endings of the names of the layers that LoRA adapts; default: every Linear and
             every Conv2d without groups.
-        seed: seed of LoRA's random factor A.
+        seed: Seed of LoRA's random factor A.
 
     Raises:
-        PluginError: no layer matches ``targets``.
+        PluginError: No layer matches ``targets``.
     """
     network.requires_grad_(False)
     if kind == "full":

@@ -30,8 +30,8 @@ class FullAdapter(Adapter):
     """A free change of every weight of the network, or of some.
 
     Args:
-        network: the network to adapt.
-        only: the modules whose weights change, and the names of these weights; default: all.
+        network: The network to adapt.
+        only: The modules whose weights change, and the names of these weights; default: all.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FullAdapter(Adapter):
         """Set the change so that scale 1 gives the weights of ``other``.
 
         Raises:
-            PluginError: a network of another shape.
+            PluginError: A network of another shape.
         """
         targets = list(other.parameters())
         weights: list[Any] = []

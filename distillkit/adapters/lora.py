@@ -23,15 +23,15 @@ class LoRAAdapter(Adapter):
     B A would mix the groups.
 
     Args:
-        network: the network, which keeps its other weights.
-        rank: rank of B A.
+        network: The network, which keeps its other weights.
+        rank: Rank of B A.
         alpha: LoRA's alpha.
-        targets: endings of the names of the layers to adapt; None: every Linear and every Conv2d
+        targets: Endings of the names of the layers to adapt; None: every Linear and every Conv2d
             without groups.
-        seed: seed of the random factor A.
+        seed: Seed of the random factor A.
 
     Raises:
-        PluginError: no layer matches ``targets``, or a convolution in groups does.
+        PluginError: No layer matches ``targets``, or a convolution in groups does.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class LoRAAdapter(Adapter):
         same scale costs nothing. Sharded weights are not merged: then it is :meth:`at_scale`.
 
         Raises:
-            DistillkitError: inside a block of another scale.
+            DistillkitError: Inside a block of another scale.
         """
         if self._merged_scale is not None:
             if self._merged_scale != scale:

@@ -22,8 +22,8 @@ class LoRALayer(nn.Module):
     """``base(x) + scaling B(A(x))``, with A random and B zero at first.
 
     Args:
-        base: a Linear, or a Conv2d without groups.
-        rank: channels between A and B.
+        base: A Linear, or a Conv2d without groups.
+        rank: Channels between A and B.
     """
 
     def __init__(self, base: Factor, rank: int) -> None:

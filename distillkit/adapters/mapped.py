@@ -32,8 +32,8 @@ def blended_layers(
     one pass through the network with every adapted layer computed twice.
 
     Args:
-        adapter: the adapter of these layers.
-        layers: all that it adapts.
+        adapter: The adapter of these layers.
+        layers: All that it adapts.
         scale_map: s, (B, 1, h, w), resized to what each layer gives.
     """
     for layer in layers:

@@ -153,8 +153,8 @@ def _check_options(form: str, options: Mapping[str, Any]) -> None:
     """Refuse options that belong to other forms.
 
     Args:
-        form: the option of the form that is asked for.
-        options: the values of the others; False or None where they are not given.
+        form: The option of the form that is asked for.
+        options: The values of the others; False or None where they are not given.
     """
     for option, forms in FORMS_OF_OPTION.items():
         value = options[option]

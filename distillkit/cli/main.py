@@ -161,11 +161,11 @@ def _add_plugin_commands(commands: Any, arguments: list[str]) -> None:
     """Add the plugins' commands to those of the engine, if one may be asked for.
 
     Args:
-        commands: typer's group of commands.
-        arguments: what is on the command line. No plugin is loaded for a command of the engine.
+        commands: Typer's group of commands.
+        arguments: What is on the command line. No plugin is loaded for a command of the engine.
 
     Raises:
-        PluginError: the command comes with an extra that is not installed, or nobody has it and a
+        PluginError: The command comes with an extra that is not installed, or nobody has it and a
             broken plugin might.
     """
     # Without arguments the help is shown.

@@ -93,7 +93,7 @@ def choose_tradeoffs(
     """Read numbers, or a map.
 
     Raises:
-        DistillkitError: they are no tradeoffs, both are given, or the map is no picture.
+        DistillkitError: They are no tradeoffs, both are given, or the map is no picture.
     """
     if tradeoff_map is None:
         tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
@@ -112,12 +112,12 @@ def choose_faithful(
     """Read what makes a map of each image: faithful where plugins find something.
 
     Args:
-        names: the value of ``--faithful``: masks of plugins, with commas between them.
-        tradeoff: the value of ``--tradeoff``: that of the rest of an image.
-        tradeoff_map: the value of ``--tradeoff-map``, which has to be left out.
+        names: The value of ``--faithful``: masks of plugins, with commas between them.
+        tradeoff: The value of ``--tradeoff``: that of the rest of an image.
+        tradeoff_map: The value of ``--tradeoff-map``, which has to be left out.
 
     Raises:
-        DistillkitError: no plugin has such a mask, or options that do not go together.
+        DistillkitError: No plugin has such a mask, or options that do not go together.
     """
     if tradeoff_map is not None:
         raise DistillkitError("give either --faithful or --tradeoff-map")
@@ -151,7 +151,7 @@ def choose_for_images(
     """Read numbers, a map, or what makes a map of each image.
 
     Raises:
-        DistillkitError: as :func:`choose_tradeoffs` and :func:`choose_faithful`.
+        DistillkitError: As :func:`choose_tradeoffs` and :func:`choose_faithful`.
     """
     if faithful is not None:
         choice = choose_faithful(faithful, tradeoff, tradeoff_map)
@@ -256,11 +256,11 @@ def restore_command(
     """Make a command that restores files of one kind, for ``app.command(...)``.
 
     Args:
-        kind: the files that it restores.
+        kind: The files that it restores.
         restore_file: ``"module:function"``, imported when the command runs. The function takes
             ``(restorer, source, targets, tradeoffs, *, seed)`` and the choice's options, and
             returns notes, as :func:`~distillkit.inference.files.restore_image`.
-        choose: its parameters are options of the command. It is called before a file is looked for.
+        choose: Its parameters are options of the command. It is called before a file is looked for.
     """
 
     # Typer reads one option from each parameter.
@@ -375,10 +375,10 @@ def choose_trained(option: str) -> str:
     """Name the first trained student of the only plugin that has some, and tell the user.
 
     Args:
-        option: what names another student on the command line: ``"--run"``.
+        option: What names another student on the command line: ``"--run"``.
 
     Raises:
-        DistillkitError: no plugin has one, or several have.
+        DistillkitError: No plugin has one, or several have.
     """
     from distillkit.plugins.manager import load_plugins
     from distillkit.plugins.trained import list_trained, trained_of
@@ -449,7 +449,7 @@ def _report(failures: list[str], count: int) -> None:
     """Name which of so many files were not restored, and say so by the exit code.
 
     Raises:
-        DistillkitError: not one was restored.
+        DistillkitError: Not one was restored.
     """
     if len(failures) == count:
         raise DistillkitError("\n".join(failures))

@@ -34,13 +34,13 @@ def enforce_contract(
     """Check what the plugins of a recipe built, and the metrics that it trains against.
 
     Args:
-        resolved: the recipe.
-        models: its student and teachers, by the recipe's names.
-        degradation: its degradation, None where it has none.
-        device: the device of the run.
+        resolved: The recipe.
+        models: Its student and teachers, by the recipe's names.
+        degradation: Its degradation, None where it has none.
+        device: The device of the run.
 
     Raises:
-        PluginError: something breaks the contract. It names recipe key, plugin and finding.
+        PluginError: Something breaks the contract. It names recipe key, plugin and finding.
     """
     # Random draws of the checks shall not change those of the run.
     with torch.random.fork_rng():

@@ -31,7 +31,7 @@ class CropBox(NamedTuple):
 
         Args:
             image: (..., H, W).
-            scale: pixels of the image per low-quality pixel, along a side.
+            scale: Pixels of the image per low-quality pixel, along a side.
         """
         rows, columns = self._slices(scale)
         crop = image[..., rows, columns]
@@ -45,7 +45,7 @@ class CropBox(NamedTuple):
 
         Args:
             image: (H, W, 3).
-            scale: pixels of the image per low-quality pixel, along a side.
+            scale: Pixels of the image per low-quality pixel, along a side.
         """
         rows, columns = self._slices(scale)
         crop = np.rot90(image[rows, columns], self.turn % 4)
@@ -82,12 +82,12 @@ def check_sizes(
     """Raise an error if no crop can be cut out of an image and its partner.
 
     Args:
-        sizes: the sizes of the two.
-        crop: side of the crop of the clean image, pixels.
-        scale: size of the clean image divided by that of the low-quality one.
+        sizes: The sizes of the two.
+        crop: Side of the crop of the clean image, pixels.
+        scale: Size of the clean image divided by that of the low-quality one.
 
     Raises:
-        BadImageError: the image is smaller than the crop, or the size of its partner is not the
+        BadImageError: The image is smaller than the crop, or the size of its partner is not the
             image's size divided by ``scale``, rounded down.
     """
     if sizes.gt is None:
@@ -124,9 +124,9 @@ def cut_pair(
     """Cut the clean crop and its low-quality partner, in [-1, 1].
 
     Args:
-        example: the decoded image.
-        box: the place of the crop.
-        scale: pixels of the clean image per pixel that ``box`` counts.
+        example: The decoded image.
+        box: The place of the crop.
+        scale: Pixels of the clean image per pixel that ``box`` counts.
 
     Returns:
         (3, H, W) and (3, H / scale, W / scale); None for the one that the source lacks.
@@ -151,11 +151,11 @@ def draw_box(
     """Draw the place of a square crop, and with ``flip`` its turn.
 
     Args:
-        height: the height of the image.
-        width: the width of the image.
-        side: the side of the crop, in the same pixels.
-        flip: whether crops are turned and mirrored.
-        generator: a CPU generator.
+        height: The height of the image.
+        width: The width of the image.
+        side: The side of the crop, in the same pixels.
+        flip: Whether crops are turned and mirrored.
+        generator: A CPU generator.
     """
     # The order of the draws is part of what a seed means.
     top = _draw(height - side + 1, generator)
@@ -178,9 +178,9 @@ def central_grid(
     """List the corners of an even grid of squares, central squares first.
 
     Args:
-        height: the height of the image.
-        width: the width of the image.
-        side: the side of the squares, which do not overlap.
+        height: The height of the image.
+        width: The width of the image.
+        side: The side of the squares, which do not overlap.
 
     Returns:
         (top, left) of each square.

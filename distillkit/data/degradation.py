@@ -23,7 +23,7 @@ class Degradation(Protocol):
 
         Args:
             gt: (B, 3, H, W) in [-1, 1].
-            generator: lives on the CPU.
+            generator: Lives on the CPU.
 
         Returns:
             (B, 3, H / scale, W / scale) in [-1, 1], rounded to 8 bits.

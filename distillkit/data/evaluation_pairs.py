@@ -45,7 +45,7 @@ class PlannedPair:
         """Decode the pair, and degrade it where the source has no low-quality image.
 
         Raises:
-            BadImageError: the image cannot be read, though its header can.
+            BadImageError: The image cannot be read, though its header can.
         """
         example = self.source.read(self.index)
         gt, lq = cut_pair(example, self.box, self.scale)
@@ -73,20 +73,20 @@ def evaluation_pairs(
     them, with draws that depend on ``seed`` and the name of the pair alone.
 
     Args:
-        source: the images.
-        degradation: for a source that is not paired.
-        crop: side of the crops of the clean image, pixels, a multiple of ``scale``; None: full
+        source: The images.
+        degradation: For a source that is not paired.
+        crop: Side of the crops of the clean image, pixels, a multiple of ``scale``; None: full
             images, trimmed at the right and the bottom to a multiple of ``scale``.
-        scale: size of the clean image divided by that of the low-quality one.
-        seed: the seed of the degradation's draws.
-        crops_per_image: crops of one image do not overlap and lie on an even grid, the most
+        scale: Size of the clean image divided by that of the low-quality one.
+        seed: The seed of the degradation's draws.
+        crops_per_image: Crops of one image do not overlap and lie on an even grid, the most
             central first; a small image gives fewer. They are called ``photo#0``, ``photo#1`` ...;
             a full image is called ``photo``.
-        max_bad_fraction: share of the images that may be left out because they are unusable.
-        on_bad: called with the id of each unusable image and the reason.
+        max_bad_fraction: Share of the images that may be left out because they are unusable.
+        on_bad: Called with the id of each unusable image and the reason.
 
     Raises:
-        DataError: more bad images than allowed, a crop that is not a multiple of the scale, or no
+        DataError: More bad images than allowed, a crop that is not a multiple of the scale, or no
             degradation or ground truth where one is needed.
     """
     _check_evaluable(source, degradation, crop, scale)

@@ -29,7 +29,7 @@ def load_folder(folder: Path) -> datasets.Dataset:
     in the cache of ``datasets``.
 
     Raises:
-        DataError: no such folder, no images in it, or a metadata file that cannot be used.
+        DataError: No such folder, no images in it, or a metadata file that cannot be used.
     """
     if not folder.is_dir():
         raise DataError(

@@ -42,11 +42,11 @@ def load_from_hub(hub: HubDataset, *, streaming: bool = False) -> HubSplit:
     commit that it named when it was last asked. No other commit is ever taken in its place.
 
     Args:
-        hub: the split.
-        streaming: read it over the network while it is used; nothing is downloaded ahead.
+        hub: The split.
+        streaming: Read it over the network while it is used; nothing is downloaded ahead.
 
     Raises:
-        DataError: there is no such dataset, revision, configuration or split, it may not be read,
+        DataError: There is no such dataset, revision, configuration or split, it may not be read,
             or the Hub cannot be reached.
     """
     if Path(hub.name).exists():
@@ -85,7 +85,7 @@ def size_and_license(hub: HubDataset) -> tuple[int, str]:
     """Ask the Hub for the bytes of a dataset's repository and for its license.
 
     Raises:
-        DataError: the Hub cannot be reached, or has no such dataset or revision.
+        DataError: The Hub cannot be reached, or has no such dataset or revision.
     """
     with _explained(hub):
         info = HfApi().dataset_info(

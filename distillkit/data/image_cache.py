@@ -21,7 +21,7 @@ class ImageCache:
     Thread-safe; a pickled copy is empty.
 
     Args:
-        limit: bytes of the images that are kept.
+        limit: Bytes of the images that are kept.
     """
 
     def __init__(self, limit: int) -> None:

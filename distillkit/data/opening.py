@@ -34,20 +34,20 @@ def open_source(
     Exactly one of ``hub``, ``imagefolder``, ``parquet`` and ``dataset`` names it.
 
     Args:
-        hub: a split of a dataset repository on the Hugging Face Hub. It is downloaded, or taken
+        hub: A split of a dataset repository on the Hugging Face Hub. It is downloaded, or taken
             from the local cache.
-        imagefolder: a folder, read recursively whatever its folders are called. A
+        imagefolder: A folder, read recursively whatever its folders are called. A
             ``metadata.jsonl`` in it may name pairs (``{"file_name": …, "lq_file_name": …}`` makes
             columns ``image`` and ``lq``).
-        parquet: a file or a glob.
-        dataset: a map-style ``datasets.Dataset`` that somebody else built.
-        name: what ids and errors call the source; default: the value of the argument that is given.
-        columns: default: ``image``, or in a dataset without it ``gt`` and ``lq``.
-        stream_buffer: read a Hub or parquet source while it is used, shuffled within so many rows
+        parquet: A file or a glob.
+        dataset: A map-style ``datasets.Dataset`` that somebody else built.
+        name: What ids and errors call the source; default: the value of the argument that is given.
+        columns: Default: ``image``, or in a dataset without it ``gt`` and ``lq``.
+        stream_buffer: Read a Hub or parquet source while it is used, shuffled within so many rows
             (0: in its own order); None: have all of it here.
 
     Raises:
-        DataError: the source cannot be reached or read, is empty, or lacks a column; or ``dataset``
+        DataError: The source cannot be reached or read, is empty, or lacks a column; or ``dataset``
             is a stream, which has no image number k.
     """
     _check_one_is_given(hub=hub, imagefolder=imagefolder, parquet=parquet, dataset=dataset)

@@ -102,7 +102,7 @@ def jpeg(image: Tensor, quality: Tensor) -> Tensor:
         (B, 3, H, W) in [0, 1], not rounded to 8 bits.
 
     Raises:
-        ValueError: not RGB, not one quality for each image, or a quality outside [1, 100].
+        ValueError: Not RGB, not one quality for each image, or a quality outside [1, 100].
     """
     batch, channels, height, width = image.shape
     if channels != 3 or quality.shape not in ((), (batch,)):

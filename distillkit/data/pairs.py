@@ -55,9 +55,9 @@ class Batch:
         """Cut the same crop out of every image.
 
         Args:
-            box: in low-quality pixels.
-            scale: size of the clean images divided by that of the low-quality ones.
-            cache_key: the cache key of the new batch.
+            box: In low-quality pixels.
+            scale: Size of the clean images divided by that of the low-quality ones.
+            cache_key: The cache key of the new batch.
         """
         assert self.lq is not None, "a batch is cropped after it is degraded"
         gt = None if self.gt is None else box.cut(self.gt, scale)
@@ -138,12 +138,12 @@ class PairedBatches:
     - The exception is an image that cannot be used: a random other one of its source replaces it.
 
     Args:
-        sources: where images come from.
-        weights: share of the drawn images, relative to each other.
-        settings: how batches are drawn and prepared.
+        sources: Where images come from.
+        weights: Share of the drawn images, relative to each other.
+        settings: How batches are drawn and prepared.
 
     Raises:
-        DataError: no sources, not a weight above 0 for each, or a crop that is not a multiple of
+        DataError: No sources, not a weight above 0 for each, or a crop that is not a multiple of
             the scale.
     """
 
@@ -184,7 +184,7 @@ class PairedBatches:
         """Prepare one micro-batch of one step.
 
         Raises:
-            DataError: more than ``max_bad_fraction`` of a source's images cannot be used; the
+            DataError: More than ``max_bad_fraction`` of a source's images cannot be used; the
                 first of them are named.
         """
         return self._accept(self._prepare(stage, _Place(step, micro_batch)))
@@ -199,13 +199,13 @@ class PairedBatches:
         """Yield the batches of several steps, prepared ahead.
 
         Args:
-            stage: name of the stage.
-            first_step: the step to begin with.
-            last_step: the step to stop before.
-            micro_batches: which micro-batches of each step.
+            stage: Name of the stage.
+            first_step: The step to begin with.
+            last_step: The step to stop before.
+            micro_batches: Which micro-batches of each step.
 
         Raises:
-            DataError: as :meth:`batch`.
+            DataError: As :meth:`batch`.
         """
         steps = range(first_step, last_step)
         places = [_Place(step, micro_batch) for step in steps for micro_batch in micro_batches]

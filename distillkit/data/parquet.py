@@ -39,7 +39,7 @@ def count_rows(builder: datasets.DatasetBuilder, split: str) -> int:
     """Count the rows of a split, from the footers of its files.
 
     Raises:
-        DataError: no such split, or files that are not parquet.
+        DataError: No such split, or files that are not parquet.
     """
     splits = builder.config.data_files or {}
     if split not in splits:

@@ -27,9 +27,9 @@ def interleave(
     at least one), in an order of its own.
 
     Args:
-        weights: the weights of the choices.
-        position: from 0 on.
-        key: the order depends on it.
+        weights: The weights of the choices.
+        position: From 0 on.
+        key: The order depends on it.
 
     Returns:
         The index of the choice, and how many earlier positions have the same choice.

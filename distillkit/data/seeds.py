@@ -16,7 +16,7 @@ def keyed_generator(*key: str | int) -> torch.Generator:
     torch has): a resumed run draws what an uninterrupted one would have drawn.
 
     Raises:
-        TypeError: an entry of the key is no plain string or integer (a NumPy integer, a tensor).
+        TypeError: An entry of the key is no plain string or integer (a NumPy integer, a tensor).
     """
     # JSON keeps apart what str() would join: 1 and "1", ("a", "b") and ("ab",).
     digest = hashlib.sha256(json.dumps(key).encode()).digest()

@@ -154,7 +154,7 @@ class Source:
         """Decode an image and its partner.
 
         Raises:
-            BadImageError: one of them cannot be read.
+            BadImageError: One of them cannot be read.
         """
         id, gt, lq, row = self._read(index, decode_image)
         caption = None
@@ -166,7 +166,7 @@ class Source:
         """Read height and width of an image and its partner, from their headers.
 
         Raises:
-            BadImageError: one of the headers cannot be read.
+            BadImageError: One of the headers cannot be read.
         """
         id, gt, lq, _ = self._read(index, upright_size)
         return Sizes(id, gt, lq)
@@ -206,12 +206,12 @@ def check_share(
     """Refuse a source with too many unusable images.
 
     Args:
-        source: the images.
-        bad: id of each unusable image, and why it is.
-        max_bad_fraction: the share that is allowed.
+        source: The images.
+        bad: Id of each unusable image, and why it is.
+        max_bad_fraction: The share that is allowed.
 
     Raises:
-        DataError: it names the first of them.
+        DataError: It names the first of them.
     """
     if len(bad) <= max_bad_fraction * len(source):
         return

@@ -24,9 +24,9 @@ class Stream:
     positions. Thread-safe; a pickled copy begins to read by itself.
 
     Args:
-        dataset: the rows.
-        rows: how many there are.
-        shuffle_buffer: rows among which the next one is drawn at random; 0: in the files' order.
+        dataset: The rows.
+        rows: How many there are.
+        shuffle_buffer: Rows among which the next one is drawn at random; 0: in the files' order.
     """
 
     def __init__(self, dataset: IterableDataset, rows: int, shuffle_buffer: int) -> None:

@@ -30,7 +30,7 @@ class Bridge:
         """Bring the student's output to the teacher's space.
 
         Args:
-            latent: the latent of the student, (B, C, h, w).
+            latent: The latent of the student, (B, C, h, w).
             image: ``latent`` decoded, (B, 3, H, W); read only where the spaces differ.
         """
         if self.identity:

@@ -43,8 +43,8 @@ class PixelUnshuffle:
     """Moves each ``factor x factor`` block of pixels to channels; exactly invertible.
 
     Args:
-        factor: block side; H and W must be multiples of it.
-        scale: latents are multiplied by it, so that their spread is near 1.
+        factor: Block side; H and W must be multiples of it.
+        scale: Latents are multiplied by it, so that their spread is near 1.
     """
 
     def __init__(self, factor: int, scale: float = 1.0) -> None:
@@ -63,9 +63,9 @@ class Autoencoder(nn.Module):
     """A trained autoencoder: a module with ``encode`` to latents and ``decode`` to images.
 
     Args:
-        network: the autoencoder; its ``encode`` returns a tensor (take a posterior's mean in it).
-        space: name of its latent space.
-        scale: latents are multiplied by it (0.18215 for the usual KL f8).
+        network: The autoencoder; its ``encode`` returns a tensor (take a posterior's mean in it).
+        space: Name of its latent space.
+        scale: Latents are multiplied by it (0.18215 for the usual KL f8).
     """
 
     def __init__(self, network: nn.Module, space: str, scale: float = 1.0) -> None:

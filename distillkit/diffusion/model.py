@@ -126,8 +126,8 @@ class RestorationModel(nn.Module):
         A student's carries the gradient of the trained weights (``S(x_LQ)`` of the paper).
 
         Args:
-            condition: the condition of the input.
-            generator: a CPU generator that makes random draws repeatable.
+            condition: The condition of the input.
+            generator: A CPU generator that makes random draws repeatable.
         """
         return self.network(condition.extra["lq"])
 

@@ -23,10 +23,10 @@ def restore_padded(
     repeat their last row or column.
 
     Args:
-        restore: restores images whose sides are multiples of ``size_multiple``.
-        inputs: images (B, 3, h, w) of any size.
-        scale: output size divided by input size.
-        size_multiple: what the sides are padded to.
+        restore: Restores images whose sides are multiples of ``size_multiple``.
+        inputs: Images (B, 3, h, w) of any size.
+        scale: Output size divided by input size.
+        size_multiple: What the sides are padded to.
 
     Returns:
         The restored images without the padding, (..., scale h, scale w).

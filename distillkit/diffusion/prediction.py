@@ -71,13 +71,13 @@ def to_prediction(
     At the same ``z_t`` two predictions obey ``|eps_a - eps_b|^2 = SNR |z0_a - z0_b|^2``.
 
     Args:
-        output: the output of the network, (B, C, h, w).
-        prediction_type: what ``output`` is: ``"epsilon"`` the noise, ``"sample"`` the clean
+        output: The output of the network, (B, C, h, w).
+        prediction_type: What ``output`` is: ``"epsilon"`` the noise, ``"sample"`` the clean
             latent ``z_0``, ``"v_prediction"`` the velocity ``dz_t/dt`` of the process.
-        process: the forward process that the network was trained with.
-        z_t: the noised latent that the network saw, (B, C, h, w).
-        t: its timesteps, (B,).
-        y: the latent that ``shift(t)`` multiplies, (B, C, h, w), or None.
+        process: The forward process that the network was trained with.
+        z_t: The noised latent that the network saw, (B, C, h, w).
+        t: Its timesteps, (B,).
+        y: The latent that ``shift(t)`` multiplies, (B, C, h, w), or None.
     """
     if prediction_type == "epsilon":
         return Prediction(sample_from_epsilon(process, z_t, t, output, y), output)

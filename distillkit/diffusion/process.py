@@ -77,10 +77,10 @@ class ForwardProcess(ABC):
         """Return ``z_t = signal z_0 + shift y + noise eps``.
 
         Args:
-            z_0: clean latents, (B, C, h, w).
-            noise: standard normal, (B, C, h, w).
-            t: timesteps, (B,).
-            y: the latent that ``shift(t)`` multiplies, (B, C, h, w), or None.
+            z_0: Clean latents, (B, C, h, w).
+            noise: Standard normal, (B, C, h, w).
+            t: Timesteps, (B,).
+            y: The latent that ``shift(t)`` multiplies, (B, C, h, w), or None.
         """
         c = self.coefficients(t)
         z_t = c.signal * z_0 + c.noise * noise
@@ -97,9 +97,9 @@ class TabulatedProcess(ForwardProcess):
     """A process known at ``num_train_timesteps`` integer timesteps, noisiest last.
 
     Args:
-        signal: factors of ``z_0``, (num_train_timesteps,); tables are kept in float64.
-        shift: factors of ``y``, likewise.
-        noise: factors of ``eps``, likewise.
+        signal: Factors of ``z_0``, (num_train_timesteps,); tables are kept in float64.
+        shift: Factors of ``y``, likewise.
+        noise: Factors of ``eps``, likewise.
     """
 
     def __init__(self, signal: Tensor, shift: Tensor, noise: Tensor) -> None:
@@ -162,8 +162,8 @@ class ResidualShifting(TabulatedProcess):
     Yue et al. 2023, eq. 2.
 
     Args:
-        sqrt_eta: increasing square roots of eta, (num_train_timesteps,).
-        kappa: noise strength.
+        sqrt_eta: Increasing square roots of eta, (num_train_timesteps,).
+        kappa: Noise strength.
     """
 
     def __init__(self, sqrt_eta: Tensor, kappa: float) -> None:
@@ -251,9 +251,9 @@ def match_timesteps(
     range is allowed.
 
     Args:
-        source: the process that ``t`` belongs to.
-        t: timesteps of ``source``, (B,).
-        target: the process to match.
+        source: The process that ``t`` belongs to.
+        t: Timesteps of ``source``, (B,).
+        target: The process to match.
 
     Returns:
         The timesteps, (B,), and a boolean mask, (B,), False where ``target`` was never trained at

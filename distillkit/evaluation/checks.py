@@ -114,8 +114,8 @@ def check_sweep(results: Results, trained: Collection[str]) -> list[Check]:
     every perceptual metric.
 
     Args:
-        results: an evaluation; without a sweep there is nothing to check.
-        trained: names of the metrics that the student was trained against.
+        results: An evaluation; without a sweep there is nothing to check.
+        trained: Names of the metrics that the student was trained against.
     """
     if len(results.sweep()) < 2:
         return []

@@ -81,7 +81,7 @@ def difference_map(images: Images) -> Tensor:
     """Compute how much the methods differ at each pixel.
 
     Args:
-        images: images of one item. A single method is held against the ground truth.
+        images: Images of one item. A single method is held against the ground truth.
 
     Returns:
         Their standard deviation, mean over the channels, (H, W).
@@ -105,9 +105,9 @@ def crop_detail(images: Images, differences: Tensor, side: int = DETAIL_SIDE) ->
     """Crop every image to the region with the largest differences, on whole pixels of ``lq``.
 
     Args:
-        images: images of one item.
+        images: Images of one item.
         differences: (H, W), of :func:`difference_map`.
-        side: the largest side of the region, in ground-truth pixels.
+        side: The largest side of the region, in ground-truth pixels.
     """
     gt = images["gt"]
     # Positions are chosen in the smallest image, so that every larger one is cut on whole pixels.

@@ -18,8 +18,8 @@ class MeasurementFile:
     A line counts only for the same key, which stands for everything its values depend on.
 
     Args:
-        path: a ``.jsonl`` file, new or of an earlier command.
-        key_of: returns an item's key.
+        path: A ``.jsonl`` file, new or of an earlier command.
+        key_of: Returns an item's key.
     """
 
     def __init__(self, path: Path, key_of: Callable[[str], str]) -> None:

@@ -34,9 +34,9 @@ def measure(metric: Metric, images: Mapping[str, Tensor], gt: Tensor) -> Measure
     """Measure the images of one item.
 
     Args:
-        metric: what to measure.
+        metric: What to measure.
         images: uint8 images (1, 3, H, W) by label.
-        gt: the ground truth (1, 3, H, W) in [-1, 1]. It is seen as its 8-bit file, too.
+        gt: The ground truth (1, 3, H, W) in [-1, 1]. It is seen as its 8-bit file, too.
     """
     judge = _judge_against(metric, from_uint8(to_uint8(gt)))
     height, width = gt.shape[2:]

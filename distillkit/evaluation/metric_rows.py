@@ -28,7 +28,7 @@ def read_metric_rows(run: Path) -> list[dict[str, Any]]:
         The rows; none where the run was not evaluated.
 
     Raises:
-        DistillkitError: a file is damaged.
+        DistillkitError: A file is damaged.
     """
     rows = []
     for file in find_metrics_files(run / "evaluation"):

@@ -103,11 +103,11 @@ def available_metrics(
     """Build those metrics whose weights and packages are on this machine.
 
     Args:
-        builds: what builds each metric, by name.
-        excused: what a build may raise; any other error passes.
+        builds: What builds each metric, by name.
+        excused: What a build may raise; any other error passes.
 
     Returns:
-        the metrics, and for the others name -> reason.
+        The metrics, and for the others name -> reason.
     """
     metrics: list[Metric | SetMetric] = []
     absent: dict[str, str] = {}
@@ -134,19 +134,19 @@ def evaluate(
     the results.
 
     Args:
-        methods: methods with distinct labels.
-        items: images; crops of one photo are named ``photo#crop``. Methods restore an item with
+        methods: Methods with distinct labels.
+        items: Images; crops of one photo are named ``photo#crop``. Methods restore an item with
             its caption in force.
-        metrics: metrics with distinct names. PSNR is added where none of them is one, because a
+        metrics: Metrics with distinct names. PSNR is added where none of them is one, because a
             tradeoff is not seen without it.
-        settings: dataset, seed, linear combinations and reference.
-        observe: called with each item's name and its images, for galleries.
-        store: keeps the values of each item as they come. What it has is not measured again.
+        settings: Dataset, seed, linear combinations and reference.
+        observe: Called with each item's name and its images, for galleries.
+        store: Keeps the values of each item as they come. What it has is not measured again.
 
     Raises:
-        DistillkitError: a method gave a non-finite value, or an image of the wrong size; method
+        DistillkitError: A method gave a non-finite value, or an image of the wrong size; method
             and image are named. No such reference, or no such methods to combine.
-        DataError: no items, or two with the same name.
+        DataError: No items, or two with the same name.
     """
     if not any(metric.name.startswith("psnr") for metric in metrics):
         metrics = [psnr(), *metrics]
@@ -166,10 +166,10 @@ def linear_combinations(
     """Combine two images, ``alpha faithful + (1 - alpha) realistic``, rounded (CTSR, Tab. 1).
 
     Args:
-        curve: what the names begin with, ``linear``.
+        curve: What the names begin with, ``linear``.
         faithful: uint8 image.
         realistic: uint8 image of the same shape.
-        alphas: weights of the faithful image.
+        alphas: Weights of the faithful image.
 
     Returns:
         ``<curve>:<alpha>`` -> uint8 image.
@@ -270,7 +270,7 @@ class _Evaluation:
         """Return everything that was measured.
 
         Raises:
-            DataError: there were no items.
+            DataError: There were no items.
         """
         if not self.names:
             raise DataError(f"{self.settings.dataset} - no images to evaluate")
@@ -324,7 +324,7 @@ def method_rows(methods: Sequence[Method], settings: EvaluationSettings) -> list
     """Return a row of the results for each method and each linear combination.
 
     Raises:
-        DistillkitError: no such methods to combine, or no such reference.
+        DistillkitError: No such methods to combine, or no such reference.
     """
     rows = [method.row for method in methods]
     combinations = []

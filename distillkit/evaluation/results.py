@@ -320,12 +320,12 @@ class Results:
         to the point that was best on all images; that it was chosen on them is not in the error.
 
         Args:
-            metric: the perceptual metric.
-            baseline: one of :meth:`baselines`.
-            psnr: one of :attr:`psnrs`; default: :attr:`fidelity`.
+            metric: The perceptual metric.
+            baseline: One of :meth:`baselines`.
+            psnr: One of :attr:`psnrs`; default: :attr:`fidelity`.
 
         Returns:
-            a gap for each of the student's tradeoffs.
+            A gap for each of the student's tradeoffs.
         """
         if psnr is None:
             psnr = self.fidelity

@@ -38,8 +38,8 @@ def estimate_mean(values: Values, photos: Sequence[str]) -> Estimate:
     """Estimate a mean over crops, clustered by photo.
 
     Args:
-        values: one value per crop, (n,), or a single value for all of them, ().
-        photos: the photo that each crop was cut from.
+        values: One value per crop, (n,), or a single value for all of them, ().
+        photos: The photo that each crop was cut from.
     """
     if not values.ndim:
         return Estimate(float(values), None)
@@ -63,11 +63,11 @@ def standard_error(values: Values, photos: Sequence[str]) -> float | None:
     uncertain to about ``1 / sqrt(2 (G - 1))`` of its value: 35 % with five photos.
 
     Args:
-        values: one value per crop, (n,).
-        photos: the photo that each crop was cut from.
+        values: One value per crop, (n,).
+        photos: The photo that each crop was cut from.
 
     Returns:
-        the error, or None for a single photo, which says nothing about others.
+        The error, or None for a single photo, which says nothing about others.
     """
     index, count = _number_photos(photos)
     if count < 2:
@@ -91,11 +91,11 @@ def confidence_interval(values: Values, photos: Sequence[str]) -> Interval | Non
     resample contains every photo once and so ties with the mean: then rounding decides.
 
     Args:
-        values: one value per crop, (n,).
-        photos: the photo that each crop was cut from.
+        values: One value per crop, (n,).
+        photos: The photo that each crop was cut from.
 
     Returns:
-        the interval, or None for a single photo, which says nothing about others.
+        The interval, or None for a single photo, which says nothing about others.
     """
     index, count = _number_photos(photos)
     if count < 2:

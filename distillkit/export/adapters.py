@@ -59,12 +59,12 @@ def write_adapters(student: Path, out: Path, about: About) -> dict[str, LoadStud
     at weight t.
 
     Args:
-        student: the student's folder.
-        out: the folder of the adapters, which get ``stage1`` and ``stage2`` in it.
-        about: the student's ``distillkit.json``.
+        student: The student's folder.
+        out: The folder of the adapters, which get ``stage1`` and ``stage2`` in it.
+        about: The student's ``distillkit.json``.
 
     Returns:
-        by library, how it makes the student from the files, without distillkit's own adapters;
+        By library, how it makes the student from the files, without distillkit's own adapters;
         empty if the files alone do not make the student.
     """
     build = partial(build_base_model, about, student)

@@ -37,12 +37,12 @@ class StudentFacts:
     """What a card says of a student beside its tables and its measurements.
 
     Args:
-        scale: size of a restored image divided by that of its input.
-        has_checkpoints: whether the model writes checkpoints of its own.
-        is_adapter: whether all that was trained is LoRA on weights that somebody else published.
-        weights: the files that it builds on.
-        pictures: tradeoffs at which a picture was restored for the card.
-        curves: figures of its measurements, by evaluation set.
+        scale: Size of a restored image divided by that of its input.
+        has_checkpoints: Whether the model writes checkpoints of its own.
+        is_adapter: Whether all that was trained is LoRA on weights that somebody else published.
+        weights: The files that it builds on.
+        pictures: Tradeoffs at which a picture was restored for the card.
+        curves: Figures of its measurements, by evaluation set.
     """
 
     scale: int = 1
@@ -63,11 +63,11 @@ def card_metadata(
     """Write the front matter, without the lines around it.
 
     Args:
-        about: the student's ``distillkit.json``.
-        recipe: the student's recipe.
-        rows: the rows of ``metrics.json``.
-        facts: the facts of the student.
-        licenses: the strictest ones of all its parts.
+        about: The student's ``distillkit.json``.
+        recipe: The student's recipe.
+        rows: The rows of ``metrics.json``.
+        facts: The facts of the student.
+        licenses: The strictest ones of all its parts.
     """
     data = ModelCardData(
         **license_metadata(licenses),
@@ -167,8 +167,8 @@ def _dataset_of(name: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Find an evaluation set on the Hub, where it consists of a single data set of it.
 
     Args:
-        name: the name of the set.
-        recipe: the student's.
+        name: The name of the set.
+        recipe: The student's.
     """
     sources = []
     for table in recipe["data"].get("eval", []):

@@ -26,14 +26,14 @@ def write_strip(photo: Path, student: Student, tradeoffs: Sequence[float], folde
     """Restore the middle of a photo at several tradeoffs.
 
     Args:
-        photo: a low-quality one.
-        student: what to restore with.
-        tradeoffs: the tradeoffs of the pictures.
-        folder: the folder of the card.
+        photo: A low-quality one.
+        student: What to restore with.
+        tradeoffs: The tradeoffs of the pictures.
+        folder: The folder of the card.
 
     Raises:
-        DataError: the photo cannot be read.
-        DistillkitError: it cannot be restored.
+        DataError: The photo cannot be read.
+        DistillkitError: It cannot be restored.
     """
     restorer = Restorer(student)
     picture = _cut_middle(read_picture(photo), LARGEST_SIDE // restorer.scale)
@@ -47,12 +47,12 @@ def copy_curves(run: Path, only_set: str, folder: Path) -> dict[str, str]:
     """Copy the figures of a run's evaluation.
 
     Args:
-        run: the run's folder; an exported one has no evaluation.
-        only_set: name of the evaluation set where there is one only.
-        folder: the folder of the card.
+        run: The run's folder; an exported one has no evaluation.
+        only_set: Name of the evaluation set where there is one only.
+        folder: The folder of the card.
 
     Returns:
-        their files, by evaluation set.
+        Their files, by evaluation set.
     """
     evaluation = run / "evaluation"
     curves = {}

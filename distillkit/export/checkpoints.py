@@ -34,9 +34,9 @@ def export_checkpoints(
     same network. The folder appears only when all files are in it.
 
     Args:
-        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
-        out: the folder to write.
-        tradeoffs: beside 0 and 1. A student with a fixed tradeoff has that one file alone.
+        run: A run's folder, an exported one, a plugin's trained student or a Hub repository.
+        out: The folder to write.
+        tradeoffs: Beside 0 and 1. A student with a fixed tradeoff has that one file alone.
         half: float16 instead of float32.
 
     Returns:
@@ -76,7 +76,7 @@ def choose_tradeoffs(student: Student, tradeoffs: Sequence[float]) -> list[float
     """Return both ends and the wanted tradeoffs; of a student with a fixed one, that one.
 
     Raises:
-        DistillkitError: a tradeoff that the student does not have, or a variant that does not
+        DistillkitError: A tradeoff that the student does not have, or a variant that does not
             change weights.
     """
     if student.variant is None:

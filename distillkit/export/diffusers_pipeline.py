@@ -52,7 +52,7 @@ class DistilledStudent(ModelMixin):
         """Copy the student's files to ``folder``.
 
         Raises:
-            DistillkitError: they are no longer where the student was loaded from.
+            DistillkitError: They are no longer where the student was loaded from.
         """
         if not self.folder.is_dir():
             raise DistillkitError(
@@ -119,11 +119,11 @@ class DistilledRestorationPipeline(DiffusionPipeline):
         """Restore ``image``.
 
         Args:
-            image: as in a call of :class:`~distillkit.Restorer`.
+            image: As in a call of :class:`~distillkit.Restorer`.
             tradeoff: 0 is most realistic, 1 most faithful; or several of them.
-            seed: the seed of the model's draws.
-            caption: a text about the image, for a student that takes texts.
-            options: the options of :class:`~distillkit.Restorer`.
+            seed: The seed of the model's draws.
+            caption: A text about the image, for a student that takes texts.
+            options: The options of :class:`~distillkit.Restorer`.
         """
         restorer = Restorer(self.student.student, self.device, **options)
         restored = restorer(image, tradeoff, seed=seed, caption=caption)

@@ -32,8 +32,8 @@ def begin_export(run: Path | str, out: Path) -> ExportedStudent:
     """Load a student, after a check that the folder of its export can be written.
 
     Args:
-        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
-        out: the folder to write.
+        run: A run's folder, an exported one, a plugin's trained student or a Hub repository.
+        out: The folder to write.
 
     Raises:
         DistillkitError: ``out`` exists or cannot be written, or there is no student in ``run``.

@@ -65,16 +65,16 @@ def export(
     model card) and ``pictures/`` (what the card shows).
 
     Args:
-        run: a run's folder or an exported one.
-        out: the folder to write.
-        merge_at: write plain weights at this tradeoff instead of adapters.
-        picture: a low-quality photo that the card shows at several tradeoffs.
+        run: A run's folder or an exported one.
+        out: The folder to write.
+        merge_at: Write plain weights at this tradeoff instead of adapters.
+        picture: A low-quality photo that the card shows at several tradeoffs.
 
     Returns:
-        what was compared, and how large the largest difference was.
+        What was compared, and how large the largest difference was.
 
     Raises:
-        DistillkitError: no student in ``run``, ``out`` exists, a variant that cannot be merged, or
+        DistillkitError: No student in ``run``, ``out`` exists, a variant that cannot be merged, or
             an export that gives other images.
     """
     run, source, about, student = begin_export(run, out)
@@ -161,9 +161,9 @@ def embed_weights(about: About, source: Path, folder: Path) -> About:
     Files that come with the plugin, or that can be downloaded, are found without a copy.
 
     Args:
-        about: the student's ``distillkit.json``.
-        source: the folder that it was read from.
-        folder: the exported student's folder.
+        about: The student's ``distillkit.json``.
+        source: The folder that it was read from.
+        folder: The exported student's folder.
 
     Returns:
         ``distillkit.json`` with paths relative to the folder.
@@ -189,7 +189,7 @@ def without_own_paths(about: About) -> dict[str, Any]:
     plugin's default place, below the working folder.
 
     Args:
-        about: the student's ``distillkit.json``.
+        about: The student's ``distillkit.json``.
     """
     student = dict(about["student"])
     spec, _ = _split_table(about)
@@ -248,7 +248,7 @@ def _write_pipeline(folder: Path) -> dict[str, Restore]:
     """Write what diffusers needs around the student's folder.
 
     Returns:
-        the ways to load the export whole, by name.
+        The ways to load the export whole, by name.
     """
     from distillkit.export.diffusers_pipeline import DistilledRestorationPipeline, DistilledStudent
 
@@ -264,7 +264,7 @@ def _write_adapters(folder: Path, about: About) -> dict[str, Restore]:
     """Write the stages' LoRA.
 
     Returns:
-        the ways to make the student of it, by name; none if it does not suffice.
+        The ways to make the student of it, by name; none if it does not suffice.
     """
     if "merged" in about:
         return {}
@@ -325,10 +325,10 @@ def _compare(
     """Load an export in every way, and compare its images with the original's.
 
     Returns:
-        a line for each way, with the largest difference.
+        A line for each way, with the largest difference.
 
     Raises:
-        DistillkitError: the images of one differ visibly.
+        DistillkitError: The images of one differ visibly.
     """
     report = []
     at = ", ".join(map("{:g}".format, tradeoffs))

@@ -41,9 +41,9 @@ class Repository:
 
     Args:
         name: ``owner/name``.
-        kind: what it is on the Hub.
-        private: whether a new one is private.
-        replace: whether files that are there give way to the new ones.
+        kind: What it is on the Hub.
+        private: Whether a new one is private.
+        replace: Whether files that are there give way to the new ones.
     """
 
     name: str
@@ -62,10 +62,10 @@ def check_repository(repository: Repository) -> Any:
     """Refuse a repository that cannot be uploaded to, before any work is done for it.
 
     Returns:
-        what the Hub knows of it; None: there is no such one.
+        What the Hub knows of it; None: there is no such one.
 
     Raises:
-        DistillkitError: its name has no owner, nobody is logged in, the Hub cannot be reached, or
+        DistillkitError: Its name has no owner, nobody is logged in, the Hub cannot be reached, or
             the repository holds files and is not to be replaced.
     """
     owner, slash, name = repository.name.partition("/")
@@ -86,15 +86,15 @@ def upload(folder: Path, repository: Repository) -> str:
     In the README, the repository's name takes the place of the folder's.
 
     Args:
-        folder: an exported student, pairs or a page.
-        repository: where to.
+        folder: An exported student, pairs or a page.
+        repository: Where to.
 
     Returns:
-        the repository's address.
+        The repository's address.
 
     Raises:
-        DistillkitError: the folder is of another kind, the Hub refuses or cannot be reached.
-        Interrupted: by the user.
+        DistillkitError: The folder is of another kind, the Hub refuses or cannot be reached.
+        Interrupted: By the user.
     """
     if not is_exported(folder, repository.kind):
         pattern, command = MARKS[repository.kind]
@@ -131,7 +131,7 @@ def _find(api: HfApi, repository: Repository) -> Any:
     """Ask the Hub what a repository holds; None: there is no such one.
 
     Raises:
-        DistillkitError: it holds files, and is not to be replaced.
+        DistillkitError: It holds files, and is not to be replaced.
     """
     try:
         known = api.repo_info(repository.name, repo_type=repository.kind)

@@ -54,11 +54,11 @@ def model_card(
     """Write ``README.md`` with the front matter that the Hub reads.
 
     Args:
-        about: the student's ``distillkit.json``.
-        recipe: the student's recipe.
-        rows: the run's ``metrics.json``; empty if the student was not evaluated. Linear
+        about: The student's ``distillkit.json``.
+        recipe: The student's recipe.
+        rows: The run's ``metrics.json``; empty if the student was not evaluated. Linear
             combinations are left to the run's report.
-        facts: the facts of the student.
+        facts: The facts of the student.
     """
     strictest, license_class = strictest_licenses(about["licenses"].values())
     variant = "adapter_scaling" if about["stage2"] is None else about["stage2"]["variant"]
@@ -138,7 +138,7 @@ def strictest_licenses(licenses: Iterable[str]) -> tuple[list[str], str]:
     The stricter part of ``"A AND B"`` counts. A license that is not recognized is strictest.
 
     Returns:
-        the licenses of the strictest class that there is, and the description of that class.
+        The licenses of the strictest class that there is, and the description of that class.
     """
     by_class: dict[int, list[str]] = {}
     for license in sorted(set(licenses)):

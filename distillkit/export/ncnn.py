@@ -52,16 +52,16 @@ def export_ncnn(
     not seen as well.
 
     Args:
-        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
-        out: the folder to write.
-        tradeoffs: beside 0 and 1. A student with a fixed tradeoff has that one network alone.
-        half: store weights in float16.
+        run: A run's folder, an exported one, a plugin's trained student or a Hub repository.
+        out: The folder to write.
+        tradeoffs: Beside 0 and 1. A student with a fixed tradeoff has that one network alone.
+        half: Store weights in float16.
 
     Returns:
-        for each network, how large the largest difference was.
+        For each network, how large the largest difference was.
 
     Raises:
-        DistillkitError: packages are missing, ``out`` exists, the variant does not change weights,
+        DistillkitError: Packages are missing, ``out`` exists, the variant does not change weights,
             the model takes only multiples of a size, pnnx or ncnn lacks one of its operations, or
             ncnn gives other images.
     """
@@ -112,15 +112,15 @@ def _write(graph: FixedTradeoffGraph, network: Path, half: bool) -> float:
     """Convert a graph and compare it.
 
     Args:
-        graph: the student at a tradeoff.
-        network: the path of both files without their suffixes.
-        half: store weights in float16.
+        graph: The student at a tradeoff.
+        network: The path of both files without their suffixes.
+        half: Store weights in float16.
 
     Returns:
         The largest difference, in [0, 1].
 
     Raises:
-        DistillkitError: it does not convert, or ncnn gives other images.
+        DistillkitError: It does not convert, or ncnn gives other images.
     """
     with scratch_folder() as scratch:
         _trace(graph, scratch / "student.pt")

@@ -24,8 +24,8 @@ def run(network: Path, images: Path) -> None:
     """Restore images in float32 on the CPU.
 
     Args:
-        network: the path of both files without their suffixes, ``.param`` and ``.bin``.
-        images: a file of safetensors, float32 (3, h, w) in [0, 1]. ``restored.safetensors``
+        network: The path of both files without their suffixes, ``.param`` and ``.bin``.
+        images: A file of safetensors, float32 (3, h, w) in [0, 1]. ``restored.safetensors``
             appears beside it, with tensors of the same names.
     """
     net = _load(network)

@@ -98,15 +98,15 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     graph), ``recipe`` and ``licenses``. Weights of more than 2 GB are in ``<out>.data`` beside it.
 
     Args:
-        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
-        out: the file to write.
-        form: which inputs it has, and in which precision.
+        run: A run's folder, an exported one, a plugin's trained student or a Hub repository.
+        out: The file to write.
+        form: Which inputs it has, and in which precision.
 
     Returns:
-        what was compared, and how large the largest difference was.
+        What was compared, and how large the largest difference was.
 
     Raises:
-        DistillkitError: packages are missing, ``out`` exists, the variant evaluates the network
+        DistillkitError: Packages are missing, ``out`` exists, the variant evaluates the network
             twice or takes no map, the model draws random numbers or cannot be exported, or the
             graph gives other images.
     """
@@ -236,7 +236,7 @@ def _trace(graph: FixedTradeoffGraph) -> Any:
     """Make an ONNX program.
 
     Raises:
-        DistillkitError: the model cannot be exported.
+        DistillkitError: The model cannot be exported.
     """
     graph.to(graph.form.dtype)
     inputs = {"image": draw_image(graph, TRACED_SIDES)}
@@ -342,7 +342,7 @@ def _compare(file: Path, graph: FixedTradeoffGraph) -> str:
     """Run the graph in onnxruntime and compare its images with the student's.
 
     Raises:
-        DistillkitError: the graph fails, or its images differ.
+        DistillkitError: The graph fails, or its images differ.
     """
     import onnxruntime
 

@@ -93,13 +93,13 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
     folder is a static Space of the Hugging Face Hub as it is.
 
     Args:
-        run: a run's folder, an exported one, a plugin's trained student or a Hub repository.
-        out: the folder to write.
-        runtime: the npm package onnxruntime-web, as npm packs it or unpacked; default: npm fetches
+        run: A run's folder, an exported one, a plugin's trained student or a Hub repository.
+        out: The folder to write.
+        runtime: The npm package onnxruntime-web, as npm packs it or unpacked; default: npm fetches
             it.
 
     Returns:
-        what was compared, and how large the folder is.
+        What was compared, and how large the folder is.
 
     Raises:
         DistillkitError: ``out`` exists, the package is another one or cannot be fetched, the
@@ -127,7 +127,7 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
     """Describe the student to the page's scripts.
 
     Raises:
-        DistillkitError: the student's images get their colors from their inputs.
+        DistillkitError: The student's images get their colors from their inputs.
     """
     if student.color_fix != "none":
         raise DistillkitError(
@@ -157,7 +157,7 @@ def _runtime_scripts(package: Path | None) -> dict[str, str]:
     """Make the scripts that hold the builds of onnxruntime-web, by their names.
 
     Raises:
-        DistillkitError: it cannot be fetched or read, or it is another version.
+        DistillkitError: It cannot be fetched or read, or it is another version.
     """
     if package is None:
         with scratch_folder() as scratch:

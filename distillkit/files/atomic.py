@@ -40,15 +40,15 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Readers see the old file or the complete new one. After an error nothing is left.
 
     Args:
-        path: the file to write, or to replace.
-        sync: flush to the disk before renaming. Without it a power failure may leave an empty
+        path: The file to write, or to replace.
+        sync: Flush to the disk before renaming. Without it a power failure may leave an empty
             file, which is good enough for files whose content is verified when they are read.
 
     Yields:
         The temporary path, in the same folder.
 
     Raises:
-        DiskError: the file cannot be written.
+        DiskError: The file cannot be written.
     """
     temporary = name_temporary(path)
     with explain_disk_errors(path):
@@ -70,14 +70,14 @@ def atomic_dir(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill; after the block it is renamed to ``path``.
 
     Args:
-        path: the folder to write.
-        replace: whether a folder that is already there is replaced. An empty one always is.
+        path: The folder to write.
+        replace: Whether a folder that is already there is replaced. An empty one always is.
 
     Yields:
         The temporary folder, beside ``path``.
 
     Raises:
-        DiskError: the folder cannot be written, or is there and not to be replaced.
+        DiskError: The folder cannot be written, or is there and not to be replaced.
     """
     temporary = name_temporary(path)
     with explain_disk_errors(path):
@@ -179,7 +179,7 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Write a small file, complete or not at all.
 
     Raises:
-        DiskError: it cannot be written.
+        DiskError: It cannot be written.
     """
     if isinstance(content, str):
         content = content.encode()
@@ -193,7 +193,7 @@ def check_writable(folder: Path) -> None:
     Nothing is left there. Of a folder that does not exist yet, the nearest parent is tried.
 
     Raises:
-        DiskError: no file can be made in it.
+        DiskError: No file can be made in it.
     """
     candidates = [folder, *folder.absolute().parents]
     existing = next(path for path in candidates if path.exists())
@@ -205,7 +205,7 @@ def append_text(path: Path, text: str) -> None:
     """Add text to the end of a file, all of it or nothing.
 
     Raises:
-        DiskError: it cannot be written.
+        DiskError: It cannot be written.
     """
     remaining = text.encode()
     with explain_disk_errors(path), path.open("ab", buffering=0) as file:
@@ -239,7 +239,7 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn errors of writing into one that names the file and the way out.
 
     Raises:
-        DiskError: in place of an error of the system or of safetensors.
+        DiskError: In place of an error of the system or of safetensors.
     """
     try:
         yield
@@ -252,10 +252,10 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     """Turn a full disk, whoever meets it, into an error that says what to do.
 
     Args:
-        folder: where most of the block's files are written; named where the error names no file.
+        folder: Where most of the block's files are written; named where the error names no file.
 
     Raises:
-        DiskError: in place of the system's error for a full disk; every other error passes.
+        DiskError: In place of the system's error for a full disk; every other error passes.
     """
     try:
         yield

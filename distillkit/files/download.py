@@ -35,14 +35,14 @@ def download(
     that was replaced on the server between two calls goes unnoticed.
 
     Args:
-        url: http or https.
-        to: the file; its folder is created if need be.
-        sha256: hexadecimal, or the first digits of it.
+        url: Of http or https.
+        to: The file; its folder is created if need be.
+        sha256: Hexadecimal, or the first digits of it.
 
     Raises:
-        WeightsError: the server has no such file, there is no connection or it broke off, the disk
+        WeightsError: The server has no such file, there is no connection or it broke off, the disk
             is full, or the hash is another one.
-        DiskError: the hash cannot be written.
+        DiskError: The hash cannot be written.
     """
     part = to.with_name(f"{to.name}.part")
     record = _record(to)
@@ -78,14 +78,14 @@ def verify_hash(path: Path, sha256: str | None = None) -> Path:
     """Compare a file's content with the known hashes of it.
 
     Args:
-        path: the file.
-        sha256: hexadecimal, or its first digits; besides it, :func:`recorded_sha256` counts.
+        path: The file.
+        sha256: Hexadecimal, or its first digits; besides it, :func:`recorded_sha256` counts.
 
     Returns:
         ``path``.
 
     Raises:
-        WeightsError: a hash differs.
+        WeightsError: A hash differs.
     """
     status = path.stat()
     record = _record(path)
@@ -113,7 +113,7 @@ def recorded_sha256(path: Path) -> str | None:
     names large files by their hashes.
 
     Raises:
-        WeightsError: there is such a record, but no hash in it.
+        WeightsError: There is such a record, but no hash in it.
     """
     record = _record(path)
     # A record beside the file was made by a download or by a person, so it comes first.

@@ -63,14 +63,14 @@ def read_image(source: ImageSource, name: str | None = None) -> Tensor:
     gray, are ignored. 16-bit gray keeps its precision (65535 -> 1); 16-bit RGB is read at 8 bits.
 
     Args:
-        source: path, bytes or PIL image.
-        name: what errors call it; default: its path.
+        source: Path, bytes or PIL image.
+        name: What errors call it; default: its path.
 
     Returns:
         (3, H, W) float32 in [-1, 1].
 
     Raises:
-        DataError: the file is missing, empty, truncated, damaged or no image; its pixel format has
+        DataError: The file is missing, empty, truncated, damaged or no image; its pixel format has
             no defined white (32-bit); its tags claim more bytes than it has; or its header claims
             more pixels than :func:`limit_megapixels` allows (about 179 million).
     """
@@ -106,7 +106,7 @@ def picture_size(source: ImageSource, name: str | None = None) -> tuple[int, int
     No pixel is decoded.
 
     Raises:
-        DataError: as :func:`read_image`, as far as the header shows the problem.
+        DataError: As :func:`read_image`, as far as the header shows the problem.
     """
     return _open_image(source, name, _read_size)
 
@@ -117,7 +117,7 @@ def upright_size(source: ImageSource, name: str | None = None) -> tuple[int, int
     No pixel is decoded.
 
     Raises:
-        DataError: as :func:`picture_size`.
+        DataError: As :func:`picture_size`.
     """
     return _open_image(source, name, _read_upright_size)
 
@@ -128,7 +128,7 @@ def limit_megapixels(megapixels: float) -> None:
     The header decides, before a pixel is decoded. Without a call, the limit is Pillow's: about 179.
 
     Raises:
-        DataError: the limit is not positive.
+        DataError: The limit is not positive.
     """
     if not megapixels > 0:
         raise DataError(f"a limit of {megapixels:g} megapixels; it has to be more than 0")
@@ -140,7 +140,7 @@ def has_opacity(source: ImageSource, name: str | None = None) -> bool:
     """Read from the header whether an image has transparency.
 
     Raises:
-        DataError: as :func:`picture_size`.
+        DataError: As :func:`picture_size`.
     """
     return _open_image(source, name, _read_has_opacity)
 
@@ -149,7 +149,7 @@ def count_frames(source: ImageSource, name: str | None = None) -> int:
     """Count the frames of an animation, or the pages of a document.
 
     Raises:
-        DataError: as :func:`picture_size`.
+        DataError: As :func:`picture_size`.
     """
     return _open_image(source, name, _read_frame_count)
 
@@ -199,12 +199,12 @@ def write_image(
 
     Args:
         image: (3, H, W) in [-1, 1].
-        path: ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp.
-        alpha: opacity (1, H, W) in [0, 1].
+        path: Ends in .png, .jpg, .jpeg, .webp, .tif, .tiff or .bmp.
+        alpha: Opacity (1, H, W) in [0, 1].
 
     Raises:
-        DataError: an unknown suffix, alpha in a format without it, or values that are not finite.
-        DiskError: the file cannot be written.
+        DataError: An unknown suffix, alpha in a format without it, or values that are not finite.
+        DiskError: The file cannot be written.
     """
     if not bool(torch.isfinite(image).all()):
         raise DataError(f"{path} - not written: the image has values that are not finite")
@@ -220,8 +220,8 @@ def write_picture(picture: Image.Image, path: str | Path) -> None:
     16-bit gray stays so in PNG and TIFF; in other formats it is rounded to 8 bits.
 
     Raises:
-        DataError: an unknown suffix, or a mode that the format does not have.
-        DiskError: the file cannot be written.
+        DataError: An unknown suffix, or a mode that the format does not have.
+        DiskError: The file cannot be written.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -245,7 +245,7 @@ def refuse_without_opacity(path: Path) -> None:
     """Refuse a file to write whose format cannot hold transparency.
 
     Raises:
-        DataError: by its suffix it is such a file.
+        DataError: By its suffix it is such a file.
     """
     suffix = path.suffix.lower()
     if suffix in _WITHOUT_ALPHA:

@@ -30,14 +30,14 @@ def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list
     """List the files in a folder and below it, also behind links to other folders.
 
     Args:
-        folder: where to look.
-        suffixes: in lower case.
+        folder: Where to look.
+        suffixes: In lower case.
 
     Returns:
         The paths, all of which begin with ``folder``, sorted as texts.
 
     Raises:
-        DataError: a folder cannot be read.
+        DataError: A folder cannot be read.
     """
     found = [path for path in _walk(folder) if has_suffix(path, suffixes) and path.is_file()]
     return sorted(found, key=Path.as_posix)

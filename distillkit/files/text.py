@@ -14,8 +14,8 @@ def read_text(path: Path) -> str:
     """Read a text in UTF-8, with or without a byte order mark, with any ends of lines.
 
     Raises:
-        DataError: it has another encoding; the text says what to do, without the path.
-        OSError: it cannot be read.
+        DataError: It has another encoding; the text says what to do, without the path.
+        OSError: It cannot be read.
     """
     content = path.read_bytes()
     if content.startswith(_UTF_16):

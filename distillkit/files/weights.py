@@ -98,7 +98,7 @@ class WeightFile(BaseModel):
         :func:`~distillkit.files.download.recorded_sha256`.
 
         Raises:
-            WeightsError: it is not here and cannot be downloaded, or its hash differs.
+            WeightsError: It is not here and cannot be downloaded, or its hash differs.
         """
         path = self.find()
         if path is not None:
@@ -138,7 +138,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     containers, numbers, strings and tensors is refused. A nested layout is returned as it is.
 
     Raises:
-        WeightsError: the file is missing, has changed since it was fetched, is truncated, is not a
+        WeightsError: The file is missing, has changed since it was fetched, is truncated, is not a
             weight file, or would run code.
     """
     import torch
@@ -172,11 +172,11 @@ def read_tensors(path: Path | str, *keys: str) -> dict[str, Tensor]:
     The prefixes that DDP and ``torch.compile`` put in front of every name are taken off.
 
     Args:
-        path: the weight file.
-        *keys: keys to descend by where the file is a container; a flat file is taken as it is.
+        path: The weight file.
+        *keys: Keys to descend by where the file is a container; a flat file is taken as it is.
 
     Raises:
-        WeightsError: as :func:`read_state_dict`, or there is no dictionary of tensors.
+        WeightsError: As :func:`read_state_dict`, or there is no dictionary of tensors.
     """
     state: Any = read_state_dict(path)
     for key in keys:
@@ -209,12 +209,12 @@ def load_exactly(
     A module built on the meta device takes the tensors themselves instead of copies.
 
     Args:
-        module: takes the weights.
-        state: the weights.
-        source: what errors call the weights.
+        module: Takes the weights.
+        state: The weights.
+        source: What errors call the weights.
 
     Raises:
-        WeightsError: it names the first keys that are missing, unexpected, or of another shape.
+        WeightsError: It names the first keys that are missing, unexpected, or of another shape.
     """
     own = module.state_dict()
     problems = [f"missing {key}" for key in own.keys() - state.keys()]
@@ -243,12 +243,12 @@ def load_tensors(
     """Copy values into tensors in place, name for name.
 
     Args:
-        tensors: take the values.
-        values: by the same names.
-        source: what errors call the values.
+        tensors: Take the values.
+        values: By the same names.
+        source: What errors call the values.
 
     Raises:
-        WeightsError: other names or shapes.
+        WeightsError: Other names or shapes.
     """
     import torch
 

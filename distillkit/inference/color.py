@@ -30,8 +30,8 @@ def wavelet(image: Tensor, reference: Tensor, levels: int = WAVELET_LEVELS) -> T
 
     Args:
         image: (B, C, H, W), of any range.
-        reference: the same shape and range.
-        levels: as of :func:`blur`, which leaves the coarse part of an image.
+        reference: The same shape and range.
+        levels: As of :func:`blur`, which leaves the coarse part of an image.
     """
     return image - blur(image, levels) + blur(reference, levels)
 
@@ -76,7 +76,7 @@ def fix_8_bit_colors(restored: Tensor, lq: Tensor, fix: ColorFix) -> Tensor:
     Args:
         restored: (1, 3, scale h, scale w), uint8.
         lq: (1, 3, h, w), uint8.
-        fix: as of :func:`fix_colors`.
+        fix: As of :func:`fix_colors`.
     """
     if fix == "none":
         return restored

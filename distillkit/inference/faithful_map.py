@@ -34,12 +34,12 @@ class FaithfulMap:
     >>> restored = restorer(photo, tradeoff=faithful(photo))
 
     Args:
-        names: masks of plugins, as ``distillkit plugins`` lists them.
-        elsewhere: the tradeoff where nothing is found.
+        names: Masks of plugins, as ``distillkit plugins`` lists them.
+        elsewhere: The tradeoff where nothing is found.
 
     Raises:
-        PluginError: no plugin offers such a mask, or it cannot be built.
-        DistillkitError: no name, or a tradeoff elsewhere that leaves nothing to be kept.
+        PluginError: No plugin offers such a mask, or it cannot be built.
+        DistillkitError: No name, or a tradeoff elsewhere that leaves nothing to be kept.
     """
 
     def __init__(self, names: Sequence[str], elsewhere: float = REALISTIC) -> None:
@@ -54,7 +54,7 @@ class FaithfulMap:
         """Make the map of one image.
 
         Args:
-            image: as of a :class:`~distillkit.Restorer`; one, no batch.
+            image: As of a :class:`~distillkit.Restorer`; one, no batch.
 
         Returns:
             A gray picture of the image's size, upright, black for 0 and white for 1. The restorer
@@ -82,7 +82,7 @@ def read_mask(mask: Any, height: int, width: int) -> np.ndarray:
     """Read what a plugin found in an image of a size: (h, w), float32.
 
     Raises:
-        PluginError: it is no such mask.
+        PluginError: It is no such mask.
     """
     try:
         values = np.asarray(mask, dtype=np.float32)

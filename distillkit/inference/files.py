@@ -97,7 +97,7 @@ class Shard:
         """Parse ``"2/8"``, the second of eight shares.
 
         Raises:
-            DistillkitError: it is not two numbers, or the first is not from 1 to the second.
+            DistillkitError: It is not two numbers, or the first is not from 1 to the second.
         """
         numbers = re.fullmatch(r"(\d+)/(\d+)", text)
         if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
@@ -136,19 +136,19 @@ def plan_files(
     tradeoffs are told apart by ``_t0.5`` behind the name.
 
     Args:
-        inputs: files, folders and patterns.
-        output: a file or a folder, existing or new.
-        tradeoffs: what every file is restored at.
-        kind: which files are looked for, and which can be written.
-        existing: whether results that exist are refused, replaced or left out of the jobs.
-        shard: the share of the files to plan for. Its results may not replace an input of any
+        inputs: Files, folders and patterns.
+        output: A file or a folder, existing or new.
+        tradeoffs: What every file is restored at.
+        kind: Which files are looked for, and which can be written.
+        existing: Whether results that exist are refused, replaced or left out of the jobs.
+        shard: The share of the files to plan for. Its results may not replace an input of any
             share, and two results of one name are refused whatever their shares.
 
     Raises:
-        DataError: an input does not exist or is of another kind, a folder cannot be read or holds
+        DataError: An input does not exist or is of another kind, a folder cannot be read or holds
             no such files, several inputs have one result, or a result would replace an input.
-        DiskError: a result's folder cannot be written to.
-        DistillkitError: a result exists and may not be replaced, its name is too long, the folder
+        DiskError: A result's folder cannot be written to.
+        DistillkitError: A result exists and may not be replaced, its name is too long, the folder
             is a file, or the output is a file of a kind that is not written.
     """
     if output.suffix.lower() in kind.writable and not output.is_dir():
@@ -180,7 +180,7 @@ def plan_maps(
     Where finished results are skipped, maps are replaced: they are made again with the results.
 
     Raises:
-        DistillkitError: as :func:`plan_files`, a map would be written where a result is, or the
+        DistillkitError: As :func:`plan_files`, a map would be written where a result is, or the
             maps of an earlier call are among the inputs.
     """
     planned = {job.source: job for job in plan_files(inputs, output, existing="replace")}
@@ -208,7 +208,7 @@ def check_image(source: Path, targets: Sequence[Path]) -> None:
     """Refuse what the header of an image shows already.
 
     Raises:
-        DataError: it is no image or cannot be read, or a target cannot hold its transparency.
+        DataError: It is no image or cannot be read, or a target cannot hold its transparency.
     """
     from distillkit.files.images import has_opacity, refuse_without_opacity
 
@@ -248,18 +248,18 @@ def restore_image(
     """Restore one image file. A result appears only when it is complete.
 
     Args:
-        restorer: what to restore with.
-        source: the image.
-        targets: where its results go, one for each tradeoff; folders are made.
+        restorer: What to restore with.
+        source: The image.
+        targets: Where its results go, one for each tradeoff; folders are made.
         tradeoffs: 0 is most realistic, 1 most faithful.
-        seed: seed of a student that draws noise.
-        map_target: where the map goes that one of the tradeoffs makes of the image.
+        seed: Seed of a student that draws noise.
+        map_target: Where the map goes that one of the tradeoffs makes of the image.
 
     Returns:
         A line for each thing of the image that its results lack.
 
     Raises:
-        DistillkitError: the image cannot be read, restored or written.
+        DistillkitError: The image cannot be read, restored or written.
     """
     from distillkit.files.images import count_frames, write_picture
 

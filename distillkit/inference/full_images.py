@@ -28,12 +28,12 @@ def restore_full_image(
     tile, whatever the size of a held-out image.
 
     Args:
-        student: what restores, on ``device``.
-        inputs: one image (1, 3, h, w).
-        tradeoff: the tradeoff of the student; None: its fixed one.
-        generator: the generator of the draws, in the order of the tiles.
-        device: where the model runs.
-        tile: side in input pixels; default as a restorer's.
+        student: What restores, on ``device``.
+        inputs: One image (1, 3, h, w).
+        tradeoff: The tradeoff of the student; None: its fixed one.
+        generator: The generator of the draws, in the order of the tiles.
+        device: Where the model runs.
+        tile: Side in input pixels; default as a restorer's.
 
     Returns:
         The image (1, 3, scale h, scale w), on the CPU.

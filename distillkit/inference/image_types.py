@@ -27,7 +27,7 @@ def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
     """Bring an image to the form that is restored.
 
     Args:
-        image: a PIL image, a file or its content; an array (h, w), (h, w, 1), (h, w, 3) or
+        image: A PIL image, a file or its content; an array (h, w), (h, w, 1), (h, w, 3) or
             (h, w, 4); or a tensor (1, h, w), (3, h, w) or (4, h, w). Arrays and tensors are uint8,
             uint16 or float in [0, 1].
 
@@ -37,7 +37,7 @@ def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
         kind that was given. Files become PIL images.
 
     Raises:
-        DataError: it is no such image, or a float image with values that are not finite or
+        DataError: It is no such image, or a float image with values that are not finite or
             clearly outside of [0, 1].
     """
     if isinstance(image, Tensor):
@@ -54,13 +54,13 @@ def read_picture(source: ImageSource) -> Image.Image:
     """Read an image as a viewer shows it: upright, with the mode that its restored image has.
 
     Args:
-        source: a path, the content of a file, or a PIL image.
+        source: A path, the content of a file, or a PIL image.
 
     Returns:
         A decoded image of mode L, LA, RGB, RGBA or, for 16-bit gray, I;16.
 
     Raises:
-        DataError: as :func:`~distillkit.read_image`.
+        DataError: As :func:`~distillkit.read_image`.
     """
     return to_pil(_decode(source))
 

@@ -28,8 +28,8 @@ def plan_interpolation(
     """Choose the tradeoffs to restore at, and how their images are mixed.
 
     Args:
-        tradeoffs: what is wanted.
-        nodes: restore at no more than so many; None: at all of ``tradeoffs``.
+        tradeoffs: What is wanted.
+        nodes: Restore at no more than so many; None: at all of ``tradeoffs``.
 
     Returns:
         The tradeoffs to restore at, and for each wanted one the weights of the images there.

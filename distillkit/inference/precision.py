@@ -11,7 +11,7 @@ def require_bfloat16(device: torch.device) -> None:
     """Refuse a device that would only imitate bfloat16, which takes longer than float32.
 
     Raises:
-        DistillkitError: the device is one of these.
+        DistillkitError: The device is one of these.
     """
     if device.type == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)

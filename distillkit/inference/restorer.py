@@ -60,21 +60,21 @@ class Restorer:
     where the tile is. Out of memory, the tile is halved for good, with a warning.
 
     Args:
-        student: what to restore with.
-        device: where it is.
-        tile: side of a square tile in input pixels; default 768 pixels of the result.
-        overlap: the overlap of neighboring tiles; default an eighth of the tile.
+        student: What to restore with.
+        device: Where it is.
+        tile: Side of a square tile in input pixels; default 768 pixels of the result.
+        overlap: The overlap of neighboring tiles; default an eighth of the tile.
         color_fix: ``"none"``, or the fix that gives a result the colors of its input: ``"adain"``,
             ``"wavelet"``; default: the one that the student was evaluated with.
-        interpolation_nodes: where more tradeoffs than this (2 to 5) are asked for at once, restore
+        interpolation_nodes: Where more tradeoffs than this (2 to 5) are asked for at once, restore
             at so many and interpolate (:mod:`~distillkit.inference.interpolation`); by default
             every one is exact.
-        progress: show on a terminal how many rows of an image in tiles are done.
-        on_tile: called after each tile, with how many of the image's tiles are done and how many
+        progress: Show on a terminal how many rows of an image in tiles are done.
+        on_tile: Called after each tile, with how many of the image's tiles are done and how many
             there are; an exception of it ends the call.
 
     Raises:
-        DistillkitError: an option is out of range.
+        DistillkitError: An option is out of range.
     """
 
     def __init__(
@@ -122,12 +122,12 @@ class Restorer:
         """Load the student of a run, an export, a plugin or a Hub repository.
 
         Args:
-            path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` on the Hub.
-            device: default a GPU where there is one.
-            options: the options of the class.
+            path: A folder, ``plugin/name`` of a trained student, or ``owner/name`` on the Hub.
+            device: Default a GPU where there is one.
+            options: The options of the class.
 
         Raises:
-            DistillkitError: no student there, or one that cannot be loaded; the text says why.
+            DistillkitError: No student there, or one that cannot be loaded; the text says why.
         """
         device = pick_device(device)
         return cls(load_student(find_student(path), device), device, **options)
@@ -143,13 +143,13 @@ class Restorer:
         """Restore with a registered teacher or student as it comes: a fixed tradeoff.
 
         Args:
-            name: the name of the model, ``"mini/faithful"``.
-            settings: the model's own options.
-            device: default a GPU where there is one.
-            options: the options of the class.
+            name: The name of the model, ``"mini/faithful"``.
+            settings: The model's own options.
+            device: Default a GPU where there is one.
+            options: The options of the class.
 
         Raises:
-            DistillkitError: no such model, wrong settings, or weights that are not on this machine.
+            DistillkitError: No such model, wrong settings, or weights that are not on this machine.
         """
         device = pick_device(device)
         model = build_named_model(name, settings or {}, device)
@@ -174,23 +174,23 @@ class Restorer:
         enlarged bicubically; EXIF orientation is applied.
 
         Args:
-            image: as of :func:`~distillkit.inference.image_types.as_array`; or a list of such
+            image: As of :func:`~distillkit.inference.image_types.as_array`; or a list of such
                 images, or a tensor (B, C, h, w).
             tradeoff: 0 is most realistic (default), 1 most faithful. The results of a list of
                 tradeoffs share what the model encodes of the input and, for variants of two passes,
                 the first pass; one pass and one decoding each remain. A map of tradeoffs, one
                 for each pixel, is an array or a tensor (h, w) of numbers, or a gray PIL image,
                 black for 0 and white for 1 (:mod:`~distillkit.inference.tradeoff_map`).
-            seed: the seed of a student that draws noise: equal for all images of a batch.
-            caption: a text about the image (or about all of them), for a student that takes texts.
+            seed: The seed of a student that draws noise: equal for all images of a batch.
+            caption: A text about the image (or about all of them), for a student that takes texts.
 
         Returns:
             The restored image, ``scale`` times as large, of the kind given; a list for a list, a
             tensor for a tensor; for a list of tradeoffs a list of these.
 
         Raises:
-            DataError: not an image, one of a wrong kind, or with values that are not finite.
-            DistillkitError: a tradeoff outside [0, 1] or one that the student does not offer, a
+            DataError: Not an image, one of a wrong kind, or with values that are not finite.
+            DistillkitError: A tradeoff outside [0, 1] or one that the student does not offer, a
                 result that is not finite, too little memory.
         """
         request = self._make_request(tradeoff, seed, caption)
@@ -212,7 +212,7 @@ class Restorer:
         Weights stay in float32; those of convolutions go into channels-last order.
 
         Raises:
-            DistillkitError: the device does not compute in bfloat16.
+            DistillkitError: The device does not compute in bfloat16.
         """
         require_bfloat16(self.device)
         self._in_bfloat16 = True
@@ -224,7 +224,7 @@ class Restorer:
         """Refuse now what a call would refuse, before any image is read.
 
         Raises:
-            DistillkitError: a tradeoff outside [0, 1], or one that the student does not offer.
+            DistillkitError: A tradeoff outside [0, 1], or one that the student does not offer.
         """
         self._make_request(tradeoff, seed=0, caption=None)
 
@@ -234,10 +234,10 @@ class Restorer:
         There the student restores at no other. A list of several and a map are not merged.
 
         Args:
-            tradeoff: as of a call.
+            tradeoff: As of a call.
 
         Raises:
-            DistillkitError: as :meth:`check_tradeoff`, at once.
+            DistillkitError: As :meth:`check_tradeoff`, at once.
         """
         request = self._make_request(tradeoff, seed=0, caption=None)
         if request.tradeoff_map is not None:
@@ -298,7 +298,7 @@ class Restorer:
         """Make tiles smaller for good, with a warning.
 
         Raises:
-            DistillkitError: they are as small as they get.
+            DistillkitError: They are as small as they get.
         """
         tried = min(self.tile, math.isqrt(self._padded_area(lq)))
         smallest = max(SMALLEST_TILE, self.student.model.size_multiple)
@@ -327,7 +327,7 @@ class Restorer:
         Args:
             results: (scale h, scale w, C), one for each tradeoff.
             lq: (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1].
-            request: what is asked for.
+            request: What is asked for.
         """
         height, width, channels = lq.shape
         if request.tradeoff_map is not None:
@@ -448,7 +448,7 @@ def _checked_rows(band: Tensor, channels: int) -> Tensor:
     """Return a band of as many channels as the input has.
 
     Raises:
-        DistillkitError: it has values that are not finite.
+        DistillkitError: It has values that are not finite.
     """
     if not math.isfinite(band.sum()):
         raise DistillkitError("the model gave values that are not finite")

@@ -89,7 +89,7 @@ class Student:
         """Check a tradeoff; None stands for the most realistic one that the student has.
 
         Raises:
-            DistillkitError: not a number from 0 to 1, or one that a student with a fixed tradeoff
+            DistillkitError: Not a number from 0 to 1, or one that a student with a fixed tradeoff
                 does not have.
         """
         if tradeoff is None:
@@ -120,15 +120,15 @@ class Student:
         """Restore images.
 
         Args:
-            inputs: images (B, 3, h, w) in [-1, 1].
+            inputs: Images (B, 3, h, w) in [-1, 1].
             tradeoff: 0 is most realistic (default), 1 most faithful.
-            generator: a CPU generator for the student's draws.
+            generator: A CPU generator for the student's draws.
 
         Returns:
             (B, 3, scale h, scale w) in [-1, 1].
 
         Raises:
-            DistillkitError: as :meth:`resolve`.
+            DistillkitError: As :meth:`resolve`.
         """
         (restored,) = self.restore_each(inputs, [self.resolve(tradeoff)], generator)
         return restored
@@ -172,9 +172,9 @@ class Student:
         """Restore images with a tradeoff for each pixel.
 
         Args:
-            inputs: images (B, 3, h, w) in [-1, 1].
+            inputs: Images (B, 3, h, w) in [-1, 1].
             tradeoff_map: (B, 1, h, w) in [0, 1].
-            generator: a CPU generator for the student's draws.
+            generator: A CPU generator for the student's draws.
 
         Returns:
             (B, 3, scale h, scale w) in [-1, 1]: in one pass where the variant takes a map, else
@@ -205,13 +205,13 @@ def save_student(
     ``stage2.safetensors`` (where the tradeoff can be set), ``recipe.toml`` for the record.
 
     Args:
-        folder: the folder of the student.
-        resolved: the recipe.
-        trained: what each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
-        data: descriptions of the training images, for the record.
+        folder: The folder of the student.
+        resolved: The recipe.
+        trained: What each stage trained, ``"stage1"`` and, unless it was left out, ``"stage2"``.
+        data: Descriptions of the training images, for the record.
 
     Raises:
-        DiskError: it could not be written.
+        DiskError: It could not be written.
     """
     with atomic_dir(folder, replace=True) as temporary:
         about = _describe(resolved, has_stage2="stage2" in trained)
@@ -247,12 +247,12 @@ def load_student(
     """Load the student of a run folder, of an exported folder, or of the ``student`` folder in it.
 
     Args:
-        path: the folder.
-        device: where the student shall be.
-        stage1_only: leave out what stage 2 trained: the tradeoff is then fixed at 0.
+        path: The folder.
+        device: Where the student shall be.
+        stage1_only: Leave out what stage 2 trained: the tradeoff is then fixed at 0.
 
     Raises:
-        DistillkitError: no student there, a newer format, a plugin that is not installed, or
+        DistillkitError: No student there, a newer format, a plugin that is not installed, or
             weights that do not fit.
     """
     folder = student_folder(path)
@@ -287,7 +287,7 @@ def interpolate_students(
     at tradeoff 1; where stage 2 left it no weights of its own, at tradeoff 0.
 
     Raises:
-        DistillkitError: one of them cannot be loaded, trained a decoder of its own, or their
+        DistillkitError: One of them cannot be loaded, trained a decoder of its own, or their
             networks differ in shape.
     """
     model = load_student(first, device, stage1_only=True).model
@@ -335,11 +335,11 @@ def build_base_model(about: Mapping[str, Any], folder: Path) -> RestorationModel
 
     Args:
         about: ``distillkit.json``.
-        folder: the folder of the student, in which relative paths of weight files are looked for
+        folder: The folder of the student, in which relative paths of weight files are looked for
             first.
 
     Raises:
-        PluginError: the plugin is not installed, does not take the student's options, or builds
+        PluginError: The plugin is not installed, does not take the student's options, or builds
             something else.
     """
     options = dict(about["student"])
@@ -360,11 +360,11 @@ def local_weights(settings: Options, folder: Path) -> dict[str, Path]:
     """List the weight files that a student's options name by their paths.
 
     Args:
-        settings: the options.
-        folder: the folder of the student; a relative path is looked for in it first.
+        settings: The options.
+        folder: The folder of the student; a relative path is looked for in it first.
 
     Returns:
-        where each file is, or should be, by the option's key.
+        Where each file is, or should be, by the option's key.
     """
     files = {}
     for key, value in settings:
@@ -378,8 +378,8 @@ def _find_spec(use: str, made_with: Mapping[str, str]) -> Spec:
     """Find a student's descriptor; where its plugin is absent, say what to install.
 
     Args:
-        use: the full name.
-        made_with: the distributions of the run's plugins, by the plugin's name.
+        use: The full name.
+        made_with: The distributions of the run's plugins, by the plugin's name.
     """
     plugins = load_plugins()
     owner = use.partition("/")[0]
@@ -406,12 +406,12 @@ def find_student(path: Path | str, **options: Any) -> Path:
     """Find a student's folder: one on disk, one that a plugin ships, or a repository of the Hub.
 
     Args:
-        path: a folder, ``plugin/name`` of a trained student, or ``owner/name`` of a repository,
+        path: A folder, ``plugin/name`` of a trained student, or ``owner/name`` of a repository,
             which is downloaded.
-        options: the options of ``huggingface_hub.snapshot_download``.
+        options: The options of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        DistillkitError: none of them.
+        DistillkitError: None of them.
     """
     if Path(path).exists():
         return Path(path)
@@ -442,7 +442,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """Read ``distillkit.json`` of a student's folder, as :func:`save_student` wrote it.
 
     Raises:
-        DistillkitError: it is missing, damaged, or of another format.
+        DistillkitError: It is missing, damaged, or of another format.
     """
     file = folder / ABOUT
     try:

@@ -53,12 +53,12 @@ def plan_tiles(height: int, width: int, *, tile: int, overlap: int, size_multipl
     grid as in the full image.
 
     Args:
-        height: rows of the image.
-        width: columns of the image.
-        tile: a tile has at most ``tile^2`` pixels, with the sides padded to ``size_multiple``.
-        overlap: pixels that neighbors share, rounded up to ``size_multiple``; less where a tile
+        height: Rows of the image.
+        width: Columns of the image.
+        tile: A tile has at most ``tile^2`` pixels, with the sides padded to ``size_multiple``.
+        overlap: Pixels that neighbors share, rounded up to ``size_multiple``; less where a tile
             has no room for it.
-        size_multiple: what the model's inputs have to be multiples of.
+        size_multiple: What the model's inputs have to be multiples of.
 
     Raises:
         ValueError: ``overlap`` is not below ``tile``.
@@ -88,9 +88,9 @@ def restored_bands(
     out.
 
     Args:
-        restore: returns the restored pixels of a box, (K, C, scale height, scale width).
-        grid: the image's tiles.
-        scale: output size divided by input size.
+        restore: Returns the restored pixels of a box, (K, C, scale height, scale width).
+        grid: The image's tiles.
+        scale: Output size divided by input size.
 
     Yields:
         The band's first row in the restored image, and the band (K, C, rows, scale width).

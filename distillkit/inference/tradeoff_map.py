@@ -38,14 +38,14 @@ def read_map(values: Any, height: int, width: int) -> Tensor:
     Args:
         values: (h, w) of numbers from 0 (most realistic) to 1 (most faithful), an array or a
             tensor; or a gray PIL image, black for 0 and white for 1. Of the image's proportions.
-        height: the height of the image.
-        width: the width of the image.
+        height: The height of the image.
+        width: The width of the image.
 
     Returns:
         (1, 1, height, width), float32.
 
     Raises:
-        DistillkitError: another shape or other proportions, or numbers outside [0, 1].
+        DistillkitError: Another shape or other proportions, or numbers outside [0, 1].
     """
     if isinstance(values, Image.Image):
         values = _gray_levels(values)
@@ -85,9 +85,9 @@ def blend_nodes(
     Nodes that no pixel is near are left out.
 
     Args:
-        restore: restores at several tradeoffs, to images (B, 3, scale h, scale w).
+        restore: Restores at several tradeoffs, to images (B, 3, scale h, scale w).
         tradeoff_map: (B, 1, h, w).
-        scale: output size divided by input size.
+        scale: Output size divided by input size.
     """
     height, width = tradeoff_map.shape[-2:]
     tradeoffs = resize_map(tradeoff_map, scale * height, scale * width)

@@ -38,11 +38,11 @@ class Metric(Protocol):
 
         Args:
             restored: (B, 3, H, W) in [-1, 1].
-            gt: the ground truth, (B, 3, H, W) or (1, 3, H, W) in [-1, 1]. A metric without
+            gt: The ground truth, (B, 3, H, W) or (1, 3, H, W) in [-1, 1]. A metric without
                 reference does not look at it.
 
         Returns:
-            one value per image, (B,).
+            One value per image, (B,).
         """
         ...
 
@@ -91,11 +91,11 @@ def require_sides(image: Tensor, smallest: int, metric: str) -> None:
 
     Args:
         image: (B, C, H, W).
-        smallest: pixels that a side has to have.
-        metric: the metric's name.
+        smallest: Pixels that a side has to have.
+        metric: The metric's name.
 
     Raises:
-        DataError: a side is shorter.
+        DataError: A side is shorter.
     """
     height, width = image.shape[-2:]
     if min(height, width) < smallest:
@@ -152,8 +152,8 @@ class SetMetric(Protocol):
         """Compare two sets of features.
 
         Args:
-            restored: features of all restored images, (N, D).
-            gt: features of the ground truth, (N, D).
+            restored: Features of all restored images, (N, D).
+            gt: Features of the ground truth, (N, D).
         """
         ...
 

@@ -63,7 +63,7 @@ def dists(options: DistsOptions) -> Metric:
     """Build DISTS.
 
     Raises:
-        WeightsError: the options name no weights, or they cannot be read.
+        WeightsError: The options name no weights, or they cannot be read.
     """
     if options.weights is None:
         raise WeightsError(
@@ -78,7 +78,7 @@ def niqe(options: NiqeOptions) -> Metric:
     """Build NIQE.
 
     Raises:
-        WeightsError: the options name no parameters, or they cannot be read.
+        WeightsError: The options name no parameters, or they cannot be read.
     """
     if options.parameters is None:
         raise WeightsError(

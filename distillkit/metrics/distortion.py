@@ -85,8 +85,8 @@ def psnr_from_mse(mse: Tensor, peak: float) -> Tensor:
     """Convert mean squared errors to PSNR.
 
     Args:
-        mse: mean squared errors, of any shape.
-        peak: the range of the images' values: 255, or 2 for images in [-1, 1].
+        mse: Mean squared errors, of any shape.
+        peak: The range of the images' values: 255, or 2 for images in [-1, 1].
 
     Returns:
         ``10 log10(peak^2 / mse)`` in dB, at most :data:`PSNR_CAP`.
@@ -142,7 +142,7 @@ def _ssim_terms(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         b: (B, C, H, W), float64.
 
     Returns:
-        the luminance and the contrast-structure term, each (B, C, H - 10, W - 10).
+        The luminance and the contrast-structure term, each (B, C, H - 10, W - 10).
     """
     mean_a = _blur(a)
     mean_b = _blur(b)

@@ -36,7 +36,7 @@ def dists(weights: Path, trunk: Path | None = None) -> Metric:
             are in ``weights`` too.
 
     Raises:
-        WeightsError: a file is missing, damaged, or of another architecture.
+        WeightsError: A file is missing, damaged, or of another architecture.
     """
     network = Dists()
     state = read_state_dict(weights)
@@ -95,7 +95,7 @@ class Dists(nn.Module):
         """Measure images (B, 3, H, W) and (B or 1, 3, H, W) in [-1, 1].
 
         Returns:
-            the distances (B,), 0 for equal images.
+            The distances (B,), 0 for equal images.
         """
         return self.compare(self.stages(a), self.stages(b))
 

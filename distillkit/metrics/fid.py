@@ -27,10 +27,10 @@ def fid(weights: Path) -> SetMetric:
     """Make FID with the Inception of published FIDs.
 
     Args:
-        weights: torch-fidelity's file, converted from the original TensorFlow weights.
+        weights: Torch-fidelity's file, converted from the original TensorFlow weights.
 
     Raises:
-        WeightsError: the file is missing, damaged, or of another architecture.
+        WeightsError: The file is missing, damaged, or of another architecture.
     """
     return Fid(_read_inception(weights), PROTOCOL.format(weights=weights.name))
 
@@ -41,8 +41,8 @@ class Fid:
     ``|m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, m the means, S the covariances.
 
     Args:
-        network: maps uint8 images (B, 3, H, W) to a tuple of features (B, D).
-        protocol: what its numbers carry.
+        network: Maps uint8 images (B, 3, H, W) to a tuple of features (B, D).
+        protocol: What its numbers carry.
     """
 
     name = "fid"
@@ -67,7 +67,7 @@ class Fid:
         the singular values of ``A_1 A_2'``, which is N x M and not D x D.
 
         Raises:
-            DataError: a set of one image, which has no covariance.
+            DataError: A set of one image, which has no covariance.
         """
         if min(len(restored), len(gt)) < 2:
             raise DataError("FID needs at least two images")

@@ -40,13 +40,13 @@ def lpips(net: Trunk, trunk: Path) -> Metric:
     The package brings the linear weights; nothing is downloaded.
 
     Args:
-        net: the trunk's network.
-        trunk: its ImageNet weights, with torchvision's keys ``features.*``. Where the file holds
+        net: The trunk's network.
+        trunk: Its ImageNet weights, with torchvision's keys ``features.*``. Where the file holds
             the linear layers too (``lin0.weight`` ..., a complete LPIPS), they are taken from it;
             other keys are ignored.
 
     Raises:
-        WeightsError: the trunk's file is missing, damaged or of another network.
+        WeightsError: The trunk's file is missing, damaged or of another network.
     """
     if not trunk.is_file():
         raise WeightsError(

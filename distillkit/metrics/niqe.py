@@ -43,10 +43,10 @@ def niqe(parameters: Path) -> Metric:
     """Make NIQE with the pristine parameters of a file.
 
     Args:
-        parameters: an ``.npz`` with ``mu_pris_param`` (1, 36) and ``cov_pris_param`` (36, 36).
+        parameters: An ``.npz`` with ``mu_pris_param`` (1, 36) and ``cov_pris_param`` (36, 36).
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds something else.
+        WeightsError: The file is missing, damaged, or holds something else.
     """
     mean, covariance = _read_parameters(parameters)
 
@@ -74,7 +74,7 @@ def block_features(image: Tensor) -> Array:
         (blocks, 36).
 
     Raises:
-        DataError: fewer than two blocks, which have no covariance.
+        DataError: Fewer than two blocks, which have no covariance.
     """
     height, width = image.shape[2:]
     rows = height // BLOCK
@@ -187,7 +187,7 @@ def _fit_asymmetric_gaussian(blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Fit the asymmetric generalized Gaussian with the moments of each block (n, h, w).
 
     Returns:
-        shape, left scale and right scale, each (n,).
+        Shape, left scale and right scale, each (n,).
     """
     values = blocks.flatten(1)
     left = (values.clamp(max=0).square().sum(1) / (values < 0).sum(1)).sqrt()

@@ -20,11 +20,11 @@ def pyiqa_metric(name: str, model: str) -> Metric:
     pyiqa downloads its weights on first use.
 
     Args:
-        name: the metric's name here.
-        model: the name that pyiqa has for it.
+        name: The metric's name here.
+        model: The name that pyiqa has for it.
 
     Raises:
-        WeightsError: pyiqa is not installed, or could not create the metric (it has no network,
+        WeightsError: Pyiqa is not installed, or could not create the metric (it has no network,
             for instance).
     """
     try:

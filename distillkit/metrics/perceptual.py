@@ -101,7 +101,7 @@ class PerceptualDistance(nn.Module):
         network: ``"alex"`` (2.5 M parameters) or ``"vgg"`` (14.7 M, about 15 times as slow).
 
     Raises:
-        WeightsError: the distribution ``stlpips-pytorch`` is not installed, or its weight file is
+        WeightsError: The distribution ``stlpips-pytorch`` is not installed, or its weight file is
             damaged.
     """
 
@@ -131,10 +131,10 @@ class PerceptualDistance(nn.Module):
             image: (B, 3, H, W) in [-1, 1].
 
         Returns:
-            five tensors (B, C, h, w).
+            Five tensors (B, C, h, w).
 
         Raises:
-            DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
+            DataError: A side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
         """
         require_sides(image, SMALLEST_SIDE[self.network], self.network)
         x = (image - self.shift) / self.scale
@@ -150,10 +150,10 @@ class PerceptualDistance(nn.Module):
         """Measure the distance of images, each (B, 3, H, W) in [-1, 1].
 
         Returns:
-            the distances (B,), 0 for equal images.
+            The distances (B,), 0 for equal images.
 
         Raises:
-            DataError: a side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
+            DataError: A side below ``SMALLEST_SIDE`` (21 px for ``"alex"``, 18 for ``"vgg"``).
         """
         return compare_features(self.lin, self.features(a), self.features(b))
 
@@ -164,12 +164,12 @@ def compare_features(
     """Compute ``sum_l mean_hw w_l . (a_l - b_l)^2``, the distance of LPIPS.
 
     Args:
-        weights: a 1x1 convolution to one channel for each layer.
-        a: the unit-length features of each layer, (B, C, h, w).
-        b: those of other images, or of one.
+        weights: A 1x1 convolution to one channel for each layer.
+        a: The unit-length features of each layer, (B, C, h, w).
+        b: Those of other images, or of one.
 
     Returns:
-        the distances (B,).
+        The distances (B,).
     """
     distances = []
     for weigh, features_a, features_b in zip(weights, a, b, strict=True):

@@ -28,9 +28,9 @@ class Objective(ABC):
         """Compute the weighted loss terms.
 
         Args:
-            batch: the batch of this step.
+            batch: The batch of this step.
             tradeoff: t, in [0, 1].
-            z_t: the student's latent at t, (B, C, h, w), with gradient.
+            z_t: The student's latent at t, (B, C, h, w), with gradient.
         """
 
 
@@ -116,11 +116,11 @@ class AdapterScaling(Variant):
     timestep that a denoiser sees stays the student's own. A fixed t merges into plain weights.
 
     Args:
-        student: with its stage-1 weights merged.
-        adapter: on the student's network, starting at zero.
-        objective: what is learned; None: nothing, for restoring only.
+        student: With its stage-1 weights merged.
+        adapter: On the student's network, starting at zero.
+        objective: What is learned; None: nothing, for restoring only.
         faithful_every: 0: t = 1 is never forced.
-        faithful_steps: steps at t = 1 before the others.
+        faithful_steps: Steps at t = 1 before the others.
     """
 
     extra_nfe = 0

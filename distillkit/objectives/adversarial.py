@@ -21,7 +21,7 @@ def make_patch_discriminator(channels: int) -> nn.Module:
     """Make a network from images (B, 3, H, W) to scores of patches of 26 pixels.
 
     Args:
-        channels: the channels of the first layer; the others have two and four times as many.
+        channels: The channels of the first layer; the others have two and four times as many.
     """
     return nn.Sequential(
         nn.Conv2d(3, channels, 3, padding=1),
@@ -40,11 +40,11 @@ class Adversarial(Critic):
     """The discriminator, and the term that it gives the student.
 
     Args:
-        weight: the weight of the student's term.
-        channels: the channels of the discriminator's first layer.
-        learning_rate: the learning rate of the discriminator.
-        max_shift: crops are this many pixels smaller than the images, at random offsets.
-        seed: the seed of its first weights.
+        weight: The weight of the student's term.
+        channels: The channels of the discriminator's first layer.
+        learning_rate: The learning rate of the discriminator.
+        max_shift: Crops are this many pixels smaller than the images, at random offsets.
+        seed: The seed of its first weights.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Adversarial(Critic):
 
         Args:
             image: (B, 3, H, W), nominally in [-1, 1].
-            generator: a CPU generator for the random offset.
+            generator: A CPU generator for the random offset.
         """
         (crop, _) = shifted_crops(image, image, self._max_shift, generator)
         self.network.requires_grad_(False)

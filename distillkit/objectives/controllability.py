@@ -97,10 +97,10 @@ class Variant(ABC):
         """Generate the latent at ``tradeoff``: at 0 exactly the stage-1 student's.
 
         Args:
-            condition: the student's.
-            tradeoff: in [0, 1]; a tensor (B, 1, h, w) where :attr:`takes_map` is true.
-            generator: a CPU generator for the student's draws.
-            z_0: the latent at 0, where it is known; it saves variants of two passes the first.
+            condition: The student's.
+            tradeoff: In [0, 1]; a tensor (B, 1, h, w) where :attr:`takes_map` is true.
+            generator: A CPU generator for the student's draws.
+            z_0: The latent at 0, where it is known; it saves variants of two passes the first.
         """
 
     @property

@@ -39,8 +39,8 @@ class Critic(nn.Module):
         """Compute its own loss terms.
 
         Args:
-            sample: the sample of the student.
-            generator: a CPU generator: new draws at each update.
+            sample: The sample of the student.
+            generator: A CPU generator: new draws at each update.
         """
 
     def diagnose(self, sample: CriticSample) -> dict[str, Tensor]:

@@ -35,12 +35,12 @@ class FakeScore(Critic):
     """The fake score of one teacher, and the term that both give the student.
 
     Args:
-        teacher: frozen.
-        student: the model whose latents are denoised.
-        rank: the rank of the LoRA on the copy of the teacher's denoiser.
-        learning_rate: the learning rate of the fake score.
-        updates: optimizer steps for each one of the student.
-        seed: the seed of the LoRA.
+        teacher: Frozen.
+        student: The model whose latents are denoised.
+        rank: The rank of the LoRA on the copy of the teacher's denoiser.
+        learning_rate: The learning rate of the fake score.
+        updates: Optimizer steps for each one of the student.
+        seed: The seed of the LoRA.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class FakeScore(Critic):
         """Compute a scalar of value ``mean |w gap|^2`` whose gradient pushes z_s along the gap.
 
         Args:
-            output: the output of the student.
-            inputs: the teacher's.
-            generator: a CPU generator for timesteps and noise.
+            output: The output of the student.
+            inputs: The teacher's.
+            generator: A CPU generator for timesteps and noise.
         """
         teacher, student = self._models[0]
         with torch.no_grad():

@@ -72,13 +72,13 @@ def score_distillation(  # noqa: PLR0913
     prediction comes back, without gradient, to be compared in the student's space.
 
     Args:
-        teacher: frozen.
-        student: the model that made ``output``; its denoiser answers eps_S.
-        output: the output of the student.
-        inputs: the teacher's; its cache may hold the ground truth's latent.
-        gt: the ground truth, (B, 3, H, W) in [-1, 1].
-        generator: a CPU generator for timesteps and noise.
-        weighting: the weight of a noise difference at ``r = signal / noise``. ``"literal"``: none
+        teacher: Frozen.
+        student: The model that made ``output``; its denoiser answers eps_S.
+        output: The output of the student.
+        inputs: The teacher's; its cache may hold the ground truth's latent.
+        gt: The ground truth, (B, 3, H, W) in [-1, 1].
+        generator: A CPU generator for timesteps and noise.
+        weighting: The weight of a noise difference at ``r = signal / noise``. ``"literal"``: none
             (as printed; grows with r). ``"clipped"``: ``1 / max(r, 1)``. ``"sample"``: clean
             latents are compared instead. For *imitate* that is the same difference over r; for
             *anchor* it is another loss, because
@@ -87,7 +87,7 @@ def score_distillation(  # noqa: PLR0913
             ``"sds"`` runs the teacher without gradient and pushes ``z_s`` along the weighted
             difference itself, as score distillation sampling does (the teacher's Jacobian is
             taken as 1).
-        imitator: the prediction of the student that imitates the teacher's. ``"denoiser"``: eps_S,
+        imitator: The prediction of the student that imitates the teacher's. ``"denoiser"``: eps_S,
             as printed. ``"output"``: z_s itself, whose noise in ``z_t^s`` is known, so that
             *imitate* becomes ``|z_s - sg[z0_T(z_t^s)]|^2`` in the same weighting, the loss of
             score distillation sampling. A student without a denoiser has no other.
@@ -149,8 +149,8 @@ def output_distillation(image: Tensor, restored: Tensor) -> Tensor:
     It is all that a teacher without a score can teach. It is not eq. 3 and has no anchor.
 
     Args:
-        image: the student's, x_0, (B, 3, H, W) in [-1, 1].
-        restored: the teacher's for the same input, without gradient, likewise.
+        image: The student's, x_0, (B, 3, H, W) in [-1, 1].
+        restored: The teacher's for the same input, without gradient, likewise.
     """
     return (image - restored).square().mean()
 
@@ -170,11 +170,11 @@ def denoised_output_distillation(
     term would be plain MSE to the ground truth, because the teacher cancels: there is none.
 
     Args:
-        student: the model that made ``output``.
-        output: the output of the student.
-        restored: the teacher's image for the same input, (B, 3, H, W) in [-1, 1].
-        generator: a CPU generator for timesteps and noise.
-        gradient: as in :func:`score_distillation`.
+        student: The model that made ``output``.
+        output: The output of the student.
+        restored: The teacher's image for the same input, (B, 3, H, W) in [-1, 1].
+        generator: A CPU generator for timesteps and noise.
+        gradient: As in :func:`score_distillation`.
     """
     with torch.no_grad():
         target = student.codec.encode(restored)
@@ -204,7 +204,7 @@ def draw_timesteps(
         The teacher's timesteps (n,), and the student's (n,).
 
     Raises:
-        DistillkitError: there is no such timestep.
+        DistillkitError: There is no such timestep.
     """
     if _is_coarser(teacher, student):
         t_teacher, t_student = _draw_shared(teacher, student, n, generator)

@@ -31,7 +31,7 @@ def grid_strength(image: Tensor, period: int) -> Tensor:
 
     Args:
         image: (B, 3, H, W), in any range; H and W at least a period and two pixels.
-        period: the period of the grid, in pixels.
+        period: The period of the grid, in pixels.
 
     Returns:
         A scalar at least 0; 0 where all phases are equally sharp.
@@ -45,7 +45,7 @@ def pattern_strength(image: Tensor, period: int) -> Tensor:
 
     Args:
         image: (B, 3, H, W) in [-1, 1]; H and W at least a period and three pixels.
-        period: the period of the grid, in pixels.
+        period: The period of the grid, in pixels.
 
     Returns:
         A scalar, ``q(p) / q(p + 1)``: about 1 in photographs.
@@ -61,7 +61,7 @@ def grid_loss(image: Tensor, period: int) -> Tensor:
 
     Args:
         image: (B, 3, H, W) in [-1, 1]; H and W at least a period and two pixels.
-        period: the period of the grid, in pixels: the factor of the last upsampling.
+        period: The period of the grid, in pixels: the factor of the last upsampling.
     """
     energy = _phase_energy(image, period)
     mean = energy.detach().mean().clamp(min=1e-6)

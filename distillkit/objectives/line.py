@@ -71,12 +71,12 @@ class LineLoss:
         """Return the weighted terms: ``mix``, ``truth``, ``grid``, and the two perceptual ones.
 
         Args:
-            x_t: the student's image, (B, 3, H, W) in [-1, 1].
+            x_t: The student's image, (B, 3, H, W) in [-1, 1].
             tradeoff: t, in [0, 1].
-            m_t: the combination of the teachers' images, likewise, without gradient. None leaves
+            m_t: The combination of the teachers' images, likewise, without gradient. None leaves
                 its terms out.
-            x_gt: the ground truth, likewise. None leaves its terms out.
-            generator: a CPU generator for the random shift.
+            x_gt: The ground truth, likewise. None leaves its terms out.
+            generator: A CPU generator for the random shift.
         """
         losses: Losses = {}
         realism = 1 - tradeoff

@@ -28,10 +28,10 @@ class Oftsr(Variant):
     average, without gradient. Two passes: z_0, then f.
 
     Args:
-        student: with its stage-1 weights merged; it must name its ``head``.
+        student: With its stage-1 weights merged; it must name its ``head``.
 
     Raises:
-        PluginError: the student names no ``head``.
+        PluginError: The student names no ``head``.
     """
 
     student: DiffusionModel

@@ -46,10 +46,10 @@ class ReconstructionLoss:
         """Return the weighted terms ``l2``, ``l1``, ``grid`` and ``perceptual``.
 
         Args:
-            x_0: the student's image, (B, 3, H, W) in [-1, 1].
-            x_gt: the ground truth, likewise.
-            generator: a CPU generator for the random shift.
-            l2_factor: multiplies the weight of the L2 term.
+            x_0: The student's image, (B, 3, H, W) in [-1, 1].
+            x_gt: The ground truth, likewise.
+            generator: A CPU generator for the random shift.
+            l2_factor: Multiplies the weight of the L2 term.
         """
         error = x_0 - x_gt
         losses: Losses = {}

@@ -87,7 +87,7 @@ class Spec:
         """The class that ``options`` names.
 
         Raises:
-            PluginError: it cannot be imported, is no subclass of :class:`Options`, has an option
+            PluginError: It cannot be imported, is no subclass of :class:`Options`, has an option
                 of a reserved name, or changes what the engine sets for all options.
         """
         from distillkit.plugins.options import Options, find_problem

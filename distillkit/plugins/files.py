@@ -46,7 +46,7 @@ class PluginFile:
         """Import the file as a module. Its folder becomes the last one that is searched.
 
         Raises:
-            PluginError: the file is missing, or another module has its name.
+            PluginError: The file is missing, or another module has its name.
         """
         if not self.path.is_file():
             raise PluginError(f"{self.path} - no such file; it is named by {FILES}")
@@ -71,7 +71,7 @@ def add_files(names: Iterable[str]) -> None:
     """Use files as plugins, in this process and in those that it starts.
 
     Raises:
-        PluginError: a file is missing, or its name cannot be that of a plugin.
+        PluginError: A file is missing, or its name cannot be that of a plugin.
     """
     paths = [os.environ[FILES]] if os.environ.get(FILES) else []
     for name in names:

@@ -136,11 +136,11 @@ class Plugins:
         """Return the descriptor that ``use`` names.
 
         Args:
-            kind: the kind of what it names.
-            use: a full name, or a short one where only one plugin offers it.
+            kind: The kind of what it names.
+            use: A full name, or a short one where only one plugin offers it.
 
         Raises:
-            PluginError: nothing has that name, several have, or its plugin is broken.
+            PluginError: Nothing has that name, several have, or its plugin is broken.
         """
         named = self._named(kind, use)
         if not named:
@@ -156,7 +156,7 @@ class Plugins:
         That is the short name, or ``"<plugin>/<name>"`` where something else has the same.
 
         Args:
-            taken: names of other commands.
+            taken: Names of other commands.
         """
         count = Counter(list(taken))
         for plugin in self:
@@ -266,7 +266,7 @@ def load_plugins(points: Iterable[Point] | None = None) -> Plugins:
     It never raises: a plugin that fails is listed as broken.
 
     Args:
-        points: load these; without it, the installed plugins, found once per process.
+        points: Load these; without it, the installed plugins, found once per process.
     """
     if points is None:
         return _installed()
@@ -299,7 +299,7 @@ def add_plugin_files(names: Iterable[str]) -> None:
     """Use files as plugins, in this process and in those that it starts.
 
     Raises:
-        PluginError: a file is missing, or its name cannot be that of a plugin.
+        PluginError: A file is missing, or its name cannot be that of a plugin.
     """
     add_files(names)
     _installed.cache_clear()
@@ -309,7 +309,7 @@ def switch_off_plugins(names: Iterable[str]) -> None:
     """Do without some plugins, in this process and in those that it starts.
 
     Raises:
-        PluginError: no plugin has that name, or it is the engine's own.
+        PluginError: No plugin has that name, or it is the engine's own.
     """
     known = {point.name for point in _points()}
     for name in names:
@@ -411,7 +411,7 @@ def _check_api_version(module: Any, plugin: Plugin) -> None:
     """Refuse a plugin that states another version of the hooks than this one.
 
     Raises:
-        PluginError: what to install is in the message.
+        PluginError: What to install is in the message.
     """
     stated = getattr(module, "DISTILLKIT_API", API_VERSION)
     if stated == API_VERSION:

@@ -22,12 +22,12 @@ def collect_specs(manager: pluggy.PluginManager, plugin: str, distribution: str)
     """Call the hooks that return descriptors.
 
     Args:
-        manager: with one plugin.
-        plugin: its name, which is written into the descriptors.
-        distribution: name and version of what brings it, written into them as well.
+        manager: With one plugin.
+        plugin: Its name, which is written into the descriptors.
+        distribution: Name and version of what brings it, written into them as well.
 
     Raises:
-        PluginError: a hook returns something else, or one name twice.
+        PluginError: A hook returns something else, or one name twice.
     """
     specs: list[Spec] = []
     for kind, spec_type in SPEC_TYPES.items():
@@ -57,11 +57,11 @@ def find_folder(manager: pluggy.PluginManager, kind: str) -> Path | None:
     """Call a hook that names a folder of the plugin's package; None without it.
 
     Args:
-        manager: with one plugin.
-        kind: the kind of what is in the folder: ``"recipes"`` or ``"trained"``.
+        manager: With one plugin.
+        kind: The kind of what is in the folder: ``"recipes"`` or ``"trained"``.
 
     Raises:
-        PluginError: it returned something else than an existing folder.
+        PluginError: It returned something else than an existing folder.
     """
     hook = f"{PREFIX}{kind}"
     if not _has(manager, hook):

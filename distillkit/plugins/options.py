@@ -31,8 +31,8 @@ def find_problem(options: type[Options], reserved: Collection[str]) -> str:
     """Say what a plugin's options change that is the engine's; empty where all is well.
 
     Args:
-        options: the plugin's class.
-        reserved: names that no option may have.
+        options: The plugin's class.
+        reserved: Names that no option may have.
     """
     for name, field in options.model_fields.items():
         for taken in (name, field.alias):

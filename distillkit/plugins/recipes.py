@@ -67,7 +67,7 @@ def find_recipe(name: str, plugins: Plugins) -> PackagedRecipe:
     """Return the recipe of a plugin that has a name.
 
     Raises:
-        PluginError: there is none. The message lists those there are, the nearest first.
+        PluginError: There is none. The message lists those there are, the nearest first.
     """
     for recipe in list_recipes(plugins):
         if recipe.name == name:
@@ -107,13 +107,13 @@ def copy_recipe(name: str, out: Path | None, plugins: Plugins) -> Path:
     Its first line names a schema beside it, for editors.
 
     Args:
-        name: the name of the recipe.
-        out: the file; default: the recipe's last name, in the working folder.
-        plugins: that ship recipes.
+        name: The name of the recipe.
+        out: The file; default: the recipe's last name, in the working folder.
+        plugins: That ship recipes.
 
     Raises:
-        PluginError: there is no such recipe.
-        DistillkitError: the file exists, or could not be run as a recipe.
+        PluginError: There is no such recipe.
+        DistillkitError: The file exists, or could not be run as a recipe.
     """
     recipe = find_recipe(name, plugins)
     file = out or Path(recipe.path.name)

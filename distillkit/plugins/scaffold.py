@@ -33,17 +33,17 @@ def write_plugin(name: str, kind: str, folder: Path | None, taken: Container[str
     """Write the package of a new plugin, complete or not at all.
 
     Args:
-        name: the name of the plugin: lower-case letters and digits, with ``-`` or ``_`` between
+        name: The name of the plugin: lower-case letters and digits, with ``-`` or ``_`` between
             words.
-        kind: one of :data:`KINDS`.
-        folder: the folder of the package; default: ``distillkit-<name>`` in the working folder.
-        taken: names of plugins that there are.
+        kind: One of :data:`KINDS`.
+        folder: The folder of the package; default: ``distillkit-<name>`` in the working folder.
+        taken: Names of plugins that there are.
 
     Returns:
-        the folder.
+        The folder.
 
     Raises:
-        DistillkitError: the name or the kind cannot be used, or the folder exists.
+        DistillkitError: The name or the kind cannot be used, or the folder exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
         what = "expected lower-case letters and digits, with '-' or '_' between words"

@@ -44,9 +44,9 @@ def build(component: Component, device: Device) -> Any:
     """Build a component; a module comes frozen, in evaluation mode and on ``device``.
 
     Raises:
-        WeightsError: its weights are not on this machine.
-        PluginError: the plugin's ``build`` failed in a way of its own.
-        DistillkitError: whatever else the plugin raises.
+        WeightsError: Its weights are not on this machine.
+        PluginError: The plugin's ``build`` failed in a way of its own.
+        DistillkitError: Whatever else the plugin raises.
     """
     try:
         _refuse_absent_weights(component.spec, component.config)
@@ -66,8 +66,8 @@ def build_distance(resolved: ResolvedRecipe, component: Component, device: Devic
     """Build a metric of the recipe, to be trained against.
 
     Raises:
-        RecipeError: no gradient flows through it, or higher values are better.
-        DistillkitError: as :func:`build`.
+        RecipeError: No gradient flows through it, or higher values are better.
+        DistillkitError: As :func:`build`.
     """
     metric = build(component, device)
     if metric.higher_is_better:
@@ -104,13 +104,13 @@ def build_objective(
     """Build what adapter scaling learns in stage 2.
 
     Args:
-        resolved: the recipe.
-        student: with its stage-1 weights merged.
-        reconstruction: eq. 1, for the reconstruction target.
-        device: the device of the perceptual distances.
+        resolved: The recipe.
+        student: With its stage-1 weights merged.
+        reconstruction: Eq. 1, for the reconstruction target.
+        device: The device of the perceptual distances.
 
     Raises:
-        RecipeError: as :func:`build_distance`.
+        RecipeError: As :func:`build_distance`.
     """
     config = resolved.recipe.stage2
     if config.target == "teacher":
@@ -156,10 +156,10 @@ def build_variant(
     """Build a recipe's stage-2 variant.
 
     Args:
-        model: the student with its stage-1 weights merged.
-        config: stage 2's table of the recipe.
-        seed: the seed of the recipe.
-        objective: what adapter scaling learns; None: nothing, for restoring only.
+        model: The student with its stage-1 weights merged.
+        config: Stage 2's table of the recipe.
+        seed: The seed of the recipe.
+        objective: What adapter scaling learns; None: nothing, for restoring only.
     """
     if config.variant != "adapter_scaling":
         return _build_denoiser_variant(model, config, seed)
@@ -194,8 +194,8 @@ def build_named_model(name: str, settings: Mapping[str, Any], device: Device) ->
     It comes frozen, in evaluation mode and on ``device``.
 
     Raises:
-        PluginError: no such model, settings it does not take, or its ``build`` failed.
-        WeightsError: its weights are not on this machine.
+        PluginError: No such model, settings it does not take, or its ``build`` failed.
+        WeightsError: Its weights are not on this machine.
     """
     spec = _find_model(load_plugins(), name)
     return _build_with_settings(spec, settings, device)
@@ -211,7 +211,7 @@ def read_settings(spec: Spec, settings: Mapping[str, Any]) -> Options:
     """Make a component's options of plain values.
 
     Raises:
-        PluginError: it does not take them.
+        PluginError: It does not take them.
     """
     try:
         return spec.config(**settings)
@@ -261,7 +261,7 @@ def pick_device(name: Device | None) -> torch.device:
     """Return the device of that name; without one, a GPU where there is one.
 
     Raises:
-        DistillkitError: no such device on this machine.
+        DistillkitError: No such device on this machine.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -277,7 +277,7 @@ def open_sources(resolved: ResolvedRecipe, split: Literal["train", "eval"]) -> l
     """Open the sources of ``data.train`` or ``data.eval``, in the recipe's order.
 
     Raises:
-        DataError: one cannot be reached or read, is empty, or lacks a column.
+        DataError: One cannot be reached or read, is empty, or lacks a column.
     """
     tables: list[SourceConfig] = getattr(resolved.recipe.data, split)
     sources = []
@@ -295,11 +295,11 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     """Open one source as its table says.
 
     Args:
-        table: one table of the recipe.
-        dataset: built by the plugin that the table names, if it names one.
+        table: One table of the recipe.
+        dataset: Built by the plugin that the table names, if it names one.
 
     Raises:
-        DataError: it cannot be reached or read, is empty, or lacks a column.
+        DataError: It cannot be reached or read, is empty, or lacks a column.
     """
     # Restoring opens no source, and the library that reads them takes a second to import.
     from distillkit.data.opening import open_source
@@ -364,15 +364,15 @@ def plan_pairs(
     """Plan the pairs of sources, cut as the recipe's ``[evaluation]`` says.
 
     Args:
-        resolved: the recipe.
-        sources: images; where there are several, pairs are named with their source.
-        degradation: for those that are not paired.
-        scale: size of the clean image divided by that of the low-quality one.
-        max_bad_fraction: share of a source's images that may be left out because they are unusable.
-        on_bad: called with the id of each of them and the reason.
+        resolved: The recipe.
+        sources: Images; where there are several, pairs are named with their source.
+        degradation: For those that are not paired.
+        scale: Size of the clean image divided by that of the low-quality one.
+        max_bad_fraction: Share of a source's images that may be left out because they are unusable.
+        on_bad: Called with the id of each of them and the reason.
 
     Raises:
-        DataError: as :func:`evaluation_pairs`.
+        DataError: As :func:`evaluation_pairs`.
     """
     config = resolved.recipe.evaluation
     pairs = []

@@ -102,14 +102,14 @@ def read(
     """Read a recipe and those that it extends, then apply overrides.
 
     Args:
-        name: a recipe file, or the name of a plugin's recipe.
-        plugins: whose recipes may be named.
+        name: A recipe file, or the name of a plugin's recipe.
+        plugins: Whose recipes may be named.
         overrides: ``key.path=VALUE`` texts of ``--set``. Those that cannot be applied become
             problems of the document.
-        defaults: the values that the files are laid over.
+        defaults: The values that the files are laid over.
 
     Raises:
-        RecipeError: listing every recipe that is missing or not TOML, and every cycle.
+        RecipeError: Listing every recipe that is missing or not TOML, and every cycle.
     """
     document = Document(name, defaults or {})
     try:
@@ -134,15 +134,15 @@ def _read_recipe(name: str, plugins: Plugins, extended_by: tuple[Path, ...] = ()
     """Read a recipe and what it extends.
 
     Args:
-        name: a file, or the name of a plugin's recipe.
-        plugins: whose recipes may be named.
-        extended_by: the files that led here, the outermost first.
+        name: A file, or the name of a plugin's recipe.
+        plugins: Whose recipes may be named.
+        extended_by: The files that led here, the outermost first.
 
     Returns:
-        the merged values, and as problems what is wrong inside the files.
+        The merged values, and as problems what is wrong inside the files.
 
     Raises:
-        _CannotRead: the recipe itself cannot be read.
+        _CannotRead: The recipe itself cannot be read.
     """
     path, home = _locate(name, plugins)
     chain = (*extended_by, path)
@@ -182,9 +182,9 @@ def _base_name(base: str, path: Path, is_file: bool) -> str:
     """Return an entry of ``extends`` as seen from the working folder.
 
     Args:
-        base: the entry.
-        path: the path of the recipe that it stands in.
-        is_file: whether that recipe was named as a file.
+        base: The entry.
+        path: The path of the recipe that it stands in.
+        is_file: Whether that recipe was named as a file.
     """
     if not is_recipe_file(base):
         return base
@@ -319,10 +319,10 @@ def _make_room(document: Document, parts: tuple[str, ...], origin: Origin) -> Ke
     """Create the missing tables on the way to a key.
 
     Returns:
-        the key's path, with numbers for the parts that stand for list entries.
+        The key's path, with numbers for the parts that stand for list entries.
 
     Raises:
-        ValueError: a value that is not a table is in the way.
+        ValueError: A value that is not a table is in the way.
     """
     path: KeyPath = ()
     for part in parts:
@@ -337,9 +337,9 @@ def _key_in(document: Document, path: KeyPath, part: str) -> str | int:
     """Return ``part`` as a key of a table, or as an index of a list.
 
     Args:
-        document: the document.
-        path: where the table or list stands.
-        part: a part of a dotted key.
+        document: The document.
+        path: Where the table or list stands.
+        part: A part of a dotted key.
     """
     parent = document.get(path)
     if isinstance(parent, dict):

@@ -44,8 +44,8 @@ def leaves(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Walk over every value of a document; lists of plain values stay whole.
 
     Args:
-        value: a document's values, or a part of them.
-        path: where ``value`` stands; the key paths found start with it.
+        value: A document's values, or a part of them.
+        path: Where ``value`` stands; the key paths found start with it.
     """
     if not _has_keys(value):
         yield path, value

@@ -58,7 +58,7 @@ def refuse(problems: Iterable[Problem]) -> None:
     """Raise one error that lists all problems; do nothing without any.
 
     Raises:
-        RecipeError: there is a problem. They are sorted by file and line.
+        RecipeError: There is a problem. They are sorted by file and line.
     """
     in_order = sorted(problems, key=lambda problem: problem.origin)
     texts = dict.fromkeys(str(problem) for problem in in_order)
@@ -70,8 +70,8 @@ def explain_all(invalid: ValidationError, known: Iterable[str] = ()) -> str:
     """Put a table's errors in one line.
 
     Args:
-        invalid: what pydantic raised.
-        known: keys of the table, to suggest one for a misspelt key.
+        invalid: What pydantic raised.
+        known: Keys of the table, to suggest one for a misspelt key.
     """
     problems = []
     for error in invalid.errors():
@@ -84,8 +84,8 @@ def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
     """Put one of pydantic's errors in a recipe author's words.
 
     Args:
-        error: an entry of ``ValidationError.errors()``.
-        known: keys of the table, to suggest one for a misspelt key.
+        error: An entry of ``ValidationError.errors()``.
+        known: Keys of the table, to suggest one for a misspelt key.
     """
     kind = error["type"]
     context = error.get("ctx", {})

@@ -30,9 +30,9 @@ def paths_within(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[Ke
     """Find the strings in ``value`` that ``annotation`` takes for file paths.
 
     Args:
-        annotation: the type of ``value``.
-        value: plain data, as a recipe file holds it.
-        path: where ``value`` stands; the key paths found start with it.
+        annotation: The type of ``value``.
+        value: Plain data, as a recipe file holds it.
+        path: Where ``value`` stands; the key paths found start with it.
     """
     if isinstance(value, str):
         if _is_file_path(annotation):
@@ -47,7 +47,7 @@ def relative_defaults(model: type[BaseModel]) -> dict[str, Path]:
     """Find the options of a model whose default is a relative path.
 
     Returns:
-        the defaults, by the option's key.
+        The defaults, by the option's key.
     """
     found: dict[str, Path] = {}
     for name, option in model.model_fields.items():
@@ -61,7 +61,7 @@ def packaged_defaults(model: type[BaseModel]) -> dict[str, Path]:
     """Find the options of a model whose default is a file in the plugin's package.
 
     Returns:
-        the files, by the option's key.
+        The files, by the option's key.
     """
     found: dict[str, Path] = {}
     for name, option in model.model_fields.items():
@@ -76,11 +76,11 @@ def entry_type(annotation: Any, key: str | int) -> Any:
     """Return the annotation of an entry of a table or list.
 
     Args:
-        annotation: the type of the table or list.
-        key: the entry's key or index.
+        annotation: The type of the table or list.
+        key: The entry's key or index.
 
     Returns:
-        a union where ``annotation`` is one; None if no member has such an entry.
+        A union where ``annotation`` is one; None if no member has such an entry.
     """
     types: list[Any] = []
     for kind in alternatives(annotation):

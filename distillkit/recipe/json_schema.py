@@ -30,7 +30,7 @@ def json_schema(plugins: Plugins | None = None) -> Schema:
     Which options a ``use`` table has follows from the name in it.
 
     Args:
-        plugins: whose options to include; default: the installed plugins.
+        plugins: Whose options to include; default: the installed plugins.
     """
     plugins = plugins or load_plugins()
     schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
@@ -66,10 +66,10 @@ def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema
     That is a table with its options, or the name alone.
 
     Args:
-        kind: the kind of the component.
-        plugins: that offer components.
-        shared: keys that every table of this kind has.
-        definitions: receives the models that the options are made of.
+        kind: The kind of the component.
+        plugins: That offer components.
+        shared: Keys that every table of this kind has.
+        definitions: Receives the models that the options are made of.
     """
     specs = plugins.specs(kind)
     short_names = Counter(spec.name for spec in specs)

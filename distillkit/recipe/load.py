@@ -167,7 +167,7 @@ class ResolvedRecipe:
         """Say what set ``key`` (``"stage1.steps"``): ``"file:line"``, ``"--set"`` or ``"default"``.
 
         Raises:
-            KeyError: the recipe has no such key.
+            KeyError: The recipe has no such key.
         """
         path = parse_path(key)
         if self.document.get(path) is None:
@@ -204,15 +204,15 @@ def load_recipe(
     """Read a recipe, and what it extends, and check all of it.
 
     Args:
-        source: a file, whose name ends in ``.toml``, or a plugin's recipe, ``"plugin/name"``.
+        source: A file, whose name ends in ``.toml``, or a plugin's recipe, ``"plugin/name"``.
             Relative paths inside a file are relative to it, and those in a plugin's recipe to the
             working folder.
         overrides: ``"key.path=VALUE"`` texts with TOML values, applied in order; relative paths are
             relative to the working folder.
-        plugins: what may be named; default: the installed plugins.
+        plugins: What may be named; default: the installed plugins.
 
     Raises:
-        RecipeError: with every problem found, each as ``file:line  key.path - what``.
+        RecipeError: With every problem found, each as ``file:line  key.path - what``.
     """
     defaults = Recipe.model_construct().model_dump(
         mode="json", exclude_none=True, exclude={"extends"}, warnings=False

@@ -32,10 +32,10 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     """Find the line where each key, table and array entry first appears.
 
     Args:
-        text: a valid TOML document.
+        text: A valid TOML document.
 
     Returns:
-        line numbers, counted from 1, by key path.
+        Line numbers, counted from 1, by key path.
     """
     return _Scanner(text).scan()
 
@@ -67,7 +67,7 @@ def parse_key(text: str) -> tuple[str, ...]:
     """Split a dotted TOML key such as ``data."my photos".weight``.
 
     Raises:
-        ValueError: not a key.
+        ValueError: Not a key.
     """
     scanner = _Scanner(text)
     parts = scanner.key()
@@ -82,7 +82,7 @@ def parse_path(text: str) -> KeyPath:
     For example, ``data.train.0.weight`` becomes ``("data", "train", 0, "weight")``.
 
     Raises:
-        ValueError: not a key.
+        ValueError: Not a key.
     """
     path: KeyPath = ()
     for part in parse_key(text):

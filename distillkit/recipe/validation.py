@@ -33,8 +33,8 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
     """Yield the problems between tables that are valid by themselves.
 
     Args:
-        document: the recipe.
-        components: what its ``use`` tables name, by key path.
+        document: The recipe.
+        components: What its ``use`` tables name, by key path.
     """
     stage1 = _valid(Stage1Config, document.get(("stage1",)))
     stage2 = _valid(Stage2Config, document.get(("stage2",)))

@@ -25,7 +25,7 @@ def draw_bubbles(results: Results) -> bytes | None:
     all networks that a method takes. A method with several tradeoffs stands at its median time.
 
     Args:
-        results: what was measured.
+        results: What was measured.
 
     Returns:
         A PNG file, or None with under two methods whose time and size are known.

@@ -33,8 +33,8 @@ def draw_comparison(pictures: Mapping[str, Picture], teachers: tuple[str, str] |
     smoothing, the input too.
 
     Args:
-        pictures: by item, at least one.
-        teachers: labels of the faithful and the realistic teacher.
+        pictures: By item, at least one.
+        teachers: Labels of the faithful and the realistic teacher.
 
     Returns:
         A PNG file.

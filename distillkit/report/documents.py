@@ -66,7 +66,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write rows as CSV, below a line of their keys.
 
     Args:
-        rows: at least one; all have the same keys. None becomes an empty cell.
+        rows: At least one; all have the same keys. None becomes an empty cell.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")

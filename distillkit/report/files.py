@@ -46,10 +46,10 @@ def write_evaluation(
     all.
 
     Args:
-        results: what was measured.
-        gallery: images to show, with at least one photo.
-        out_dir: the folder, created if necessary.
-        trained_against: names of the metrics that the student was trained against; all other
+        results: What was measured.
+        gallery: Images to show, with at least one photo.
+        out_dir: The folder, created if necessary.
+        trained_against: Names of the metrics that the student was trained against; all other
             perceptual metrics are labeled held out, unless this is a :class:`ReportedTraining`.
     """
     rows = results.rows()
@@ -77,8 +77,8 @@ def remove_other_sets(folder: Path, sets: Collection[str]) -> None:
     """Remove what earlier evaluations wrote of other evaluation sets.
 
     Args:
-        folder: with the files of the only set, or with a folder for each set.
-        sets: names of the sets that were evaluated now.
+        folder: With the files of the only set, or with a folder for each set.
+        sets: Names of the sets that were evaluated now.
     """
     kept = {folder}
     if len(sets) > 1:

@@ -28,7 +28,7 @@ def draw_losses(history: Iterable[Mapping[str, Any]]) -> bytes | None:
     are left out.
 
     Args:
-        history: the lines of ``metrics.jsonl``.
+        history: The lines of ``metrics.jsonl``.
 
     Returns:
         A PNG file, or None if no finite value was logged.

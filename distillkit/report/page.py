@@ -68,12 +68,12 @@ def write_report(
     The folder's name becomes the page's title.
 
     Args:
-        out_dir: the folder of the run or the comparison.
-        evaluated: the evaluation sets, all with the same metrics.
-        trained_against: names of the metrics that the student was trained against.
-        manifest: environment and provenance; nested mappings are flattened to dotted keys.
-        recipe_toml: the resolved recipe; empty where there is none.
-        history: the lines of ``metrics.jsonl``: ``stage``, ``step`` and loss terms.
+        out_dir: The folder of the run or the comparison.
+        evaluated: The evaluation sets, all with the same metrics.
+        trained_against: Names of the metrics that the student was trained against.
+        manifest: Environment and provenance; nested mappings are flattened to dotted keys.
+        recipe_toml: The resolved recipe; empty where there is none.
+        history: The lines of ``metrics.jsonl``: ``stage``, ``step`` and loss terms.
 
     Returns:
         The page's path.
@@ -239,8 +239,8 @@ def _embed(png: bytes | None, smallest: float = 0.45) -> Figure | None:
     """Put a figure into the page.
 
     Args:
-        png: the file; None where there was nothing to draw.
-        smallest: the share of its full width at which its text can still be read.
+        png: The file; None where there was nothing to draw.
+        smallest: The share of its full width at which its text can still be read.
     """
     if png is None:
         return None

@@ -29,8 +29,8 @@ def draw_radar(results: Results, trained_against: Collection[str]) -> bytes | No
     relative to the methods shown: an area compares these methods and nothing else.
 
     Args:
-        results: what was measured.
-        trained_against: names of the metrics that the student was trained against.
+        results: What was measured.
+        trained_against: Names of the metrics that the student was trained against.
 
     Returns:
         A PNG file, or None with under three metrics that all have measured, or two methods.

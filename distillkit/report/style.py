@@ -61,9 +61,9 @@ def make_panels(
     """Make a figure with panels side by side.
 
     Args:
-        count: number of panels.
-        width: the width of the figure, inches.
-        height: the height of the figure, inches.
+        count: Number of panels.
+        width: The width of the figure, inches.
+        height: The height of the figure, inches.
 
     Returns:
         The figure and its panels.

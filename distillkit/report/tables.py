@@ -45,9 +45,9 @@ def metric_table(
     """Lay out rows of ``metrics.json``: a column for each metric, a line for the rest.
 
     Args:
-        rows: the rows of one run or of several.
-        heads: what tells the lines apart, in columns of their own; several data sets do so, too.
-        write: makes a cell's text of a row.
+        rows: The rows of one run or of several.
+        heads: What tells the lines apart, in columns of their own; several data sets do so, too.
+        write: Makes a cell's text of a row.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     if len({row["dataset"] for row in rows}) > 1:
@@ -241,8 +241,8 @@ def number_cell(
     """Write ``24.31 ± 0.12`` and ``[24.08, 24.55]``.
 
     Args:
-        value: a mean with its error and interval; NaN where nothing was measured.
-        digits: decimals of all numbers.
+        value: A mean with its error and interval; NaN where nothing was measured.
+        digits: Decimals of all numbers.
         sign: ``"+"`` for differences.
     """
     if math.isnan(value.mean):

@@ -34,8 +34,8 @@ def draw_tradeoff(results: Results, trained_against: Collection[str]) -> bytes |
     would show how much photos differ from each other, not how much methods do.
 
     Args:
-        results: what was measured.
-        trained_against: names of the metrics that the student was trained against.
+        results: What was measured.
+        trained_against: Names of the metrics that the student was trained against.
 
     Returns:
         A PNG file, or None without a perceptual metric of two methods.
@@ -220,9 +220,9 @@ def leave_out_far_point(
     That is on each axis whose range it would more than triple.
 
     Args:
-        axis: a panel with all points drawn.
-        far: at most one point.
-        near: the other points.
+        axis: A panel with all points drawn.
+        far: At most one point.
+        near: The other points.
     """
     if not far[0] or not near[0]:
         return

@@ -91,21 +91,21 @@ def compare_folders(
     Images belong together that have the same path in their folders, apart from the suffix.
 
     Args:
-        gt: folder of the ground truth.
-        method_folders: folders by the method's name, or by ``name@tradeoff``: a folder for each
+        gt: Folder of the ground truth.
+        method_folders: Folders by the method's name, or by ``name@tradeoff``: a folder for each
             tradeoff makes a curve.
-        out: folder to write into.
-        options: what to measure, and how to compare it.
+        out: Folder to write into.
+        options: What to measure, and how to compare it.
 
     Returns:
         The report.
 
     Raises:
-        DataError: all images that are missing, left over, unreadable or of another size than the
+        DataError: All images that are missing, left over, unreadable or of another size than the
             ground truth.
         DistillkitError: ``out`` holds something else or belongs to the inputs, a method or a
             metric does not exist, or all images are too small for a metric.
-        Interrupted: the same command continues.
+        Interrupted: The same command continues.
     """
     started = timestamp()
     inputs = {"gt": gt, **method_folders}

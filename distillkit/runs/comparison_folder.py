@@ -19,13 +19,13 @@ def check_comparison_folder(out: Path, inputs: Mapping[str, Path]) -> None:
     """Refuse a folder that results cannot or may not be written into.
 
     Args:
-        out: the folder, new, empty or of an earlier comparison.
-        inputs: the folders that are read, by what they are.
+        out: The folder, new, empty or of an earlier comparison.
+        inputs: The folders that are read, by what they are.
 
     Raises:
-        DistillkitError: it is a run's folder, holds or belongs to the inputs, or holds files that
+        DistillkitError: It is a run's folder, holds or belongs to the inputs, or holds files that
             no comparison wrote.
-        DiskError: it cannot be written.
+        DiskError: It cannot be written.
     """
     # The evaluation of a run would be lost.
     if (out / "recipe.toml").exists():
@@ -45,7 +45,7 @@ def refuse_output_in_inputs(out: Path, inputs: Mapping[str, Path]) -> None:
     The results would replace images, or be taken for images by the next command.
 
     Raises:
-        DistillkitError: names both folders.
+        DistillkitError: Names both folders.
     """
     # A link may lead from the one to the other.
     above = [out.resolve(), *out.resolve().parents]

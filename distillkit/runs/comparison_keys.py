@@ -44,8 +44,8 @@ class ImageKeys:
     """Returns the key of each image: equal where all that its values depend on is equal.
 
     Args:
-        folders: the files by label and then by image.
-        facts: what holds for all images: metrics, versions, combinations.
+        folders: The files by label and then by image.
+        facts: What holds for all images: metrics, versions, combinations.
     """
 
     def __init__(self, folders: Mapping[str, Mapping[str, Path]], facts: Mapping[str, Any]) -> None:

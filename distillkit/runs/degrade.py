@@ -67,12 +67,12 @@ def write_pairs(
     a run of the recipe evaluates on. Sources that have low-quality images are left out.
 
     Args:
-        resolved: the recipe.
-        out: the folder to write.
+        resolved: The recipe.
+        out: The folder to write.
         splits: ``train``, of ``data.train``, and ``test``, of ``data.eval``.
 
     Returns:
-        a line for each split, with the number of its pairs.
+        A line for each split, with the number of its pairs.
 
     Raises:
         DistillkitError: ``out`` exists, the recipe has no degradation, nothing to degrade, or too
@@ -177,7 +177,7 @@ def _read_rows(split: Split, has_captions: bool) -> Iterator[dict[str, Any]]:
     """Degrade the photographs of a split one by one.
 
     Raises:
-        DataError: more unusable photographs than allowed.
+        DataError: More unusable photographs than allowed.
     """
     bad: dict[str, str] = {}
     for planned in with_progress(split.pairs, len(split.pairs), f"degrading {split.name}"):

@@ -60,8 +60,8 @@ def distill(run: Run, notify: Callable[..., None]) -> None:
     """Train both stages and save the student.
 
     Args:
-        run: prepared.
-        notify: calls the plugins' observers.
+        run: Prepared.
+        notify: Calls the plugins' observers.
     """
     limit = run.recipe.training.checkpoints_total_limit
     checkpoints = Checkpoints(run.folder / "checkpoints", limit, run.is_main)

@@ -66,13 +66,13 @@ def evaluate_run(
     user would load it.
 
     Args:
-        resolved: the run's recipe.
-        run_dir: the run's folder; its ``manifest.json`` is shown in the report.
-        device: where models run; default: a GPU where there is one.
-        method_folders: more methods to compare with, as folders of their images by the method's
+        resolved: The run's recipe.
+        run_dir: The run's folder; its ``manifest.json`` is shown in the report.
+        device: Where models run; default: a GPU where there is one.
+        method_folders: More methods to compare with, as folders of their images by the method's
             name; the images are named as the recipe's evaluation images, and lie in a folder of
             the set's name where there are several sets.
-        combine: two methods to combine linearly; default: the teachers, where both restore.
+        combine: Two methods to combine linearly; default: the teachers, where both restore.
 
     Returns:
         The report, or None where the recipe names no held-out images.

@@ -34,8 +34,8 @@ def lock_folder(run: Path) -> Iterator[None]:
     whose it is.
 
     Raises:
-        DistillkitError: another process is at work there.
-        DiskError: the folder cannot be written to.
+        DistillkitError: Another process is at work there.
+        DiskError: The folder cannot be written to.
     """
     lock = FileLock(run / "run.lock", timeout=0)
     owner = run / "run.pid"
@@ -74,18 +74,18 @@ def prepare_folder(
     """Make a folder ready for a run, or make it a fork of another run.
 
     Args:
-        out: the run's folder.
-        resolved: the recipe.
-        resume: continue the run that is there; with ``fork``, the fork that is there.
-        fork: the run's folder, or one of its checkpoints, to start from.
-        say: shows a text to the user.
-        processes: how many take part in the run.
+        out: The run's folder.
+        resolved: The recipe.
+        resume: Continue the run that is there; with ``fork``, the fork that is there.
+        fork: The run's folder, or one of its checkpoints, to start from.
+        say: Shows a text to the user.
+        processes: How many take part in the run.
 
     Returns:
         As :func:`check_folder`.
 
     Raises:
-        DistillkitError: the folder cannot be used, or the recipe cannot continue from ``fork``.
+        DistillkitError: The folder cannot be used, or the recipe cannot continue from ``fork``.
     """
     if fork is not None:
         # An interrupted fork is continued by the same command with --resume.
@@ -111,16 +111,16 @@ def check_folder(
     """Refuse a folder that holds another run, or that cannot be written to.
 
     Args:
-        out: the run's folder.
-        resolved: the recipe.
-        resume: whether a run that is there is to be continued.
-        processes: how many take part in the run.
+        out: The run's folder.
+        resolved: The recipe.
+        resume: Whether a run that is there is to be continued.
+        processes: How many take part in the run.
 
     Returns:
         How the recipe differs from that of the continued run, in nothing that changes its steps.
 
     Raises:
-        DistillkitError: the folder holds a run and ``resume`` is False; the steps of that run are
+        DistillkitError: The folder holds a run and ``resume`` is False; the steps of that run are
             not those of this recipe; all its checkpoints are lost or damaged; or a file of a
             megabyte cannot be written there.
     """

@@ -26,9 +26,9 @@ class Manifest:
     A resumed run adds to it.
 
     Args:
-        path: the file.
-        writes: whether this process writes the file (only one does).
-        facts: further entries.
+        path: The file.
+        writes: Whether this process writes the file (only one does).
+        facts: Further entries.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Manifest:
         """Add entries and write the file.
 
         Raises:
-            DiskError: it cannot be written.
+            DiskError: It cannot be written.
         """
         self.facts |= facts
         if self._writes:
@@ -84,7 +84,7 @@ class Manifest:
             status: ``"finished"``, ``"interrupted"`` or ``"failed"``.
 
         Raises:
-            DiskError: the run has finished, and that cannot be written. What ended another run may
+            DiskError: The run has finished, and that cannot be written. What ended another run may
                 well be a full disk: that error is more important than this one.
         """
         facts = {"status": status, "ended": timestamp(), "peak_memory_bytes": peak_memory()}

@@ -53,16 +53,16 @@ def read_folders(
     Images that lost their colors or their transparency are warned of.
 
     Args:
-        folders: the folders by ``name`` or ``name@tradeoff``.
-        expected: layout of every image that each folder must hold.
-        pattern: the names to read; all other files are ignored.
+        folders: The folders by ``name`` or ``name@tradeoff``.
+        expected: Layout of every image that each folder must hold.
+        pattern: The names to read; all other files are ignored.
 
     Returns:
         The files by the same labels.
 
     Raises:
-        DataError: all images that are missing, left over, unreadable or of another size.
-        DistillkitError: a name that cannot be a method's.
+        DataError: All images that are missing, left over, unreadable or of another size.
+        DistillkitError: A name that cannot be a method's.
     """
     files_by_label = {}
     problems: list[str] = []
@@ -93,7 +93,7 @@ def list_images(folder: Path, pattern: str = "*") -> Files:
     """List the images in a folder and below it whose names match the pattern.
 
     Raises:
-        DataError: no such folder, no image in it, or two images of one name.
+        DataError: No such folder, no image in it, or two images of one name.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} - no such folder")

@@ -29,7 +29,7 @@ def check_presence(resolved: ResolvedRecipe) -> None:
     out.
 
     Raises:
-        DistillkitError: lists everything that is missing, weight files with size and license, and
+        DistillkitError: Lists everything that is missing, weight files with size and license, and
             the command that fetches it.
     """
     files = _weight_files(resolved, evaluation=False)
@@ -101,8 +101,8 @@ def fetch_all(resolved: ResolvedRecipe, say: Say) -> bool:
     After a failure the others are still fetched.
 
     Args:
-        resolved: the recipe.
-        say: shows a line about each.
+        resolved: The recipe.
+        say: Shows a line about each.
 
     Returns:
         Whether everything that the recipe names is here now.
@@ -128,15 +128,15 @@ def fetch_metrics(
     """Download the weights of metrics, as comparisons of folders need them.
 
     Args:
-        names: the metrics.
-        settings: their options, by the metric's name.
-        say: shows a line about each file.
+        names: The metrics.
+        settings: Their options, by the metric's name.
+        say: Shows a line about each file.
 
     Returns:
         Whether all of them are here now.
 
     Raises:
-        PluginError: there is no such metric, or it does not take its options.
+        PluginError: There is no such metric, or it does not take its options.
     """
     plugins = load_plugins()
     files: list[WeightFile] = []

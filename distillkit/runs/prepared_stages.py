@@ -64,7 +64,7 @@ class PreparedStage:
         """Open the recipe's training batches, with crops of another size.
 
         Args:
-            crop_size: side of the crops in pixels.
+            crop_size: Side of the crops in pixels.
         """
         resolved = _with_data(self.resolved, crop_size=crop_size)
         return open_batches(resolved, self.models, self.accelerator.num_processes)
@@ -75,16 +75,16 @@ class PreparedStage:
         """Train from step 0 on.
 
         Args:
-            batches: from :meth:`open_batches`.
-            steps: how many steps.
-            between_steps: called with the number of steps made: with 0 before the first one, then
+            batches: From :meth:`open_batches`.
+            steps: How many steps.
+            between_steps: Called with the number of steps made: with 0 before the first one, then
                 after each.
 
         Returns:
             The loss of each step; NaN where it is not finite.
 
         Raises:
-            DistillkitError: too many losses in a row are not finite.
+            DistillkitError: Too many losses in a row are not finite.
         """
         recipe = self.resolved.recipe
         options = recipe.training.model_copy(update=EVERY_LOSS)
@@ -104,13 +104,13 @@ def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
     Train a stage before you ask for the next: stage 2 begins with the student as it is then.
 
     Args:
-        resolved: the recipe; its held-out images may be missing.
+        resolved: The recipe; its held-out images may be missing.
 
     Yields:
         Stage 1, then stage 2, as far as the recipe has steps of them.
 
     Raises:
-        DistillkitError: weights or training images are missing.
+        DistillkitError: Weights or training images are missing.
     """
     resolved = _with_data(resolved, eval=[])
     check_presence(resolved)
@@ -135,9 +135,9 @@ class _StepLog(RunLog):
     """Replaces the log of a run: keeps the losses, and calls back between steps.
 
     Args:
-        folder: for what the training loop writes down of steps that are not finite.
-        accelerator: the accelerator of the stage.
-        between_steps: called with the number of steps made.
+        folder: For what the training loop writes down of steps that are not finite.
+        accelerator: The accelerator of the stage.
+        between_steps: Called with the number of steps made.
     """
 
     def __init__(

@@ -97,10 +97,10 @@ def compare_recipes(
     """List and judge every key whose values differ.
 
     Args:
-        old: the complete recipe of the run.
-        new: the complete recipe that shall continue it.
-        progress: how far the run has come; None: it has no checkpoint.
-        processes: how many the run had and has now; a difference is listed under ``processes``.
+        old: The complete recipe of the run.
+        new: The complete recipe that shall continue it.
+        progress: How far the run has come; None: it has no checkpoint.
+        processes: How many the run had and has now; a difference is listed under ``processes``.
     """
     before = {**dict(leaves(old)), PROCESSES: processes[0]}
     after = {**dict(leaves(new)), PROCESSES: processes[1]}

@@ -44,18 +44,18 @@ def run_recipe(
     """Distill, export, evaluate and report.
 
     Args:
-        resolved: the recipe.
-        out: the run's folder, made if need be.
-        resume: continue from the newest checkpoint in it; a finished run is only evaluated again.
-        fork: another run's folder, or one of its checkpoints, from which a new ``out`` starts.
-        planned: the recipe whose use of the cache is estimated; default: the recipe itself.
+        resolved: The recipe.
+        out: The run's folder, made if need be.
+        resume: Continue from the newest checkpoint in it; a finished run is only evaluated again.
+        fork: Another run's folder, or one of its checkpoints, from which a new ``out`` starts.
+        planned: The recipe whose use of the cache is estimated; default: the recipe itself.
 
     Returns:
         The report; None where nothing was evaluated, and in every process but the first, which
         alone writes.
 
     Raises:
-        DistillkitError: before any work, when something is missing or the folder cannot be used;
+        DistillkitError: Before any work, when something is missing or the folder cannot be used;
             later, with the state on disk.
         Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
     """
@@ -74,7 +74,7 @@ def dry_run(resolved: ResolvedRecipe) -> None:
     That is one step of each stage, one checkpoint and one evaluation image.
 
     Raises:
-        DistillkitError: as :func:`run_recipe`, or a step was skipped.
+        DistillkitError: As :func:`run_recipe`, or a step was skipped.
     """
     recipe = resolved.recipe
     with scratch_folder() as folder:
@@ -185,7 +185,7 @@ def _record_data(manifest: Manifest, batches: PairedBatches) -> None:
     """Record which images the run learns from; refuse to go on with others.
 
     Raises:
-        DataError: a branch or tag of the Hub names another commit than when the run began.
+        DataError: A branch or tag of the Hub names another commit than when the run began.
     """
     data = [source.describe() for source in batches.sources]
     former = manifest.facts.get("data", [])

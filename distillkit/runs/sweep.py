@@ -54,14 +54,14 @@ def plan_sweep(
     """Resolve the recipe for every combination of the grids' values, in order.
 
     Args:
-        recipe: the recipe's file or name.
-        grids: texts ``"key.path=1.6,1.8,2.0"``, TOML values with commas between them.
+        recipe: The recipe's file or name.
+        grids: Texts ``"key.path=1.6,1.8,2.0"``, TOML values with commas between them.
         overrides: ``--set`` changes that all runs share.
-        out: folder of the runs' folders.
+        out: Folder of the runs' folders.
 
     Raises:
-        RecipeError: every problem of every run.
-        DistillkitError: a grid that cannot be read, or grids that do not give separate runs.
+        RecipeError: Every problem of every run.
+        DistillkitError: A grid that cannot be read, or grids that do not give separate runs.
     """
     values_by_key = dict(map(_parse_grid, grids))
     if len(values_by_key) < len(grids):
@@ -112,15 +112,15 @@ def run_sweep(
     sweep can be called again and resumes.
 
     Args:
-        runs: the runs of the sweep.
-        out: the folder of the summary.
-        make: makes runs; yields each when it has ended.
+        runs: The runs of the sweep.
+        out: The folder of the summary.
+        make: Makes runs; yields each when it has ended.
 
     Returns:
         A line for each run that failed.
 
     Raises:
-        DistillkitError: a folder holds a run with other steps; nothing has been run then.
+        DistillkitError: A folder holds a run with other steps; nothing has been run then.
     """
     # Imported here, for torch comes with it and a wrong grid is refused without it.
     from distillkit.runs.folder import check_folder

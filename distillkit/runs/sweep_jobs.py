@@ -25,10 +25,10 @@ class JobExecutor:
     Args:
         cluster: ``"slurm"``, or ``"local"`` for processes of this machine.
         options: ``"KEY=VALUE"`` texts, parameters of submitit in TOML.
-        folder: for the jobs' scripts and logs.
+        folder: For the jobs' scripts and logs.
 
     Raises:
-        DistillkitError: submitit is not installed, the cluster is not reached from here, or an
+        DistillkitError: Submitit is not installed, the cluster is not reached from here, or an
             option is not one of submitit's.
     """
 

@@ -30,13 +30,13 @@ def check_plugin(
     """Check what a plugin offers.
 
     Args:
-        name: a plugin (``"example"``), or a full name (``"example/sharpen"``).
-        options: recipe options to build with, by full name, where the defaults are too large or
+        name: A plugin (``"example"``), or a full name (``"example/sharpen"``).
+        options: Recipe options to build with, by full name, where the defaults are too large or
             need weights.
-        plugins: where to find it; default: the installed plugins.
+        plugins: Where to find it; default: the installed plugins.
 
     Raises:
-        PluginError: no such plugin, a broken one, or no such name in it.
+        PluginError: No such plugin, a broken one, or no such name in it.
     """
     results: list[CheckResult] = []
     specs = _find_specs(name, plugins or load_plugins())
@@ -178,10 +178,10 @@ def examine_plugin(name: str) -> ExaminedPlugin:
     """Check a plugin for ``distillkit plugins check``, also one that does not load.
 
     Args:
-        name: a plugin, or a full name.
+        name: A plugin, or a full name.
 
     Raises:
-        PluginError: no such plugin, or no such name in it.
+        PluginError: No such plugin, or no such name in it.
     """
     plugin = _find_plugin(name, load_plugins())
     if plugin.error:
@@ -195,8 +195,8 @@ def contract_tests(name: str, options: OptionsByName | None = None) -> Callable[
     Assign it to a name that begins with ``test``.
 
     Args:
-        name: a plugin, or a full name.
-        options: recipe options to build with, by full name.
+        name: A plugin, or a full name.
+        options: Recipe options to build with, by full name.
     """
     import pytest
 

@@ -70,9 +70,9 @@ def parametrize_golden(
     """Run a marked test once for every case of its name pattern.
 
     Args:
-        metafunc: what pytest passes to ``pytest_generate_tests``.
-        folder: where the cases are, unless ``DISTILLKIT_GOLDEN`` says otherwise.
-        case_type: what a case is opened as.
+        metafunc: What pytest passes to ``pytest_generate_tests``.
+        folder: Where the cases are, unless ``DISTILLKIT_GOLDEN`` says otherwise.
+        case_type: What a case is opened as.
     """
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None:
@@ -109,8 +109,8 @@ def fill_by_name(parameters: Iterable[tuple[str, Tensor]], seed: int) -> None:
     Matrices and kernels get ``n / sqrt(fan in)``, scales ``1 + 0.1 n`` and all else ``0.1 n``.
 
     Args:
-        parameters: names and parameters, which are filled in place.
-        seed: seed of the case.
+        parameters: Names and parameters, which are filled in place.
+        seed: Seed of the case.
     """
     for name, parameter in parameters:
         values = draw_by_name(name, parameter.shape, seed)

@@ -34,8 +34,8 @@ def gradient_checkpointing(models: Iterable[nn.Module], adapter: Adapter | None)
     Gradients are the same as without.
 
     Args:
-        models: their blocks are checkpointed inside the context.
-        adapter: the adapter that may be on them. A block is recomputed at the scale of its first
+        models: Their blocks are checkpointed inside the context.
+        adapter: The adapter that may be on them. A block is recomputed at the scale of its first
             computation, whatever the scale is at the time of the backward pass.
     """
 

@@ -65,9 +65,9 @@ class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     Args:
-        folder: created if need be.
-        keep: how many of the newest are kept, besides those that end a stage.
-        writes: whether this process may change the folder.
+        folder: Created if need be.
+        keep: How many of the newest are kept, besides those that end a stage.
+        writes: Whether this process may change the folder.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class Checkpoints:
         """Write the checkpoint ``step-<step>``, and remove old ones.
 
         Args:
-            stage: name of the stage.
-            step: global step.
-            final: whether it ends its stage.
-            tensors: the trained tensors.
-            average: their moving average.
-            optimizer: the optimizer's state, the loss scale, and the skipped steps in a row.
-            critics: the states of the networks that are trained beside the student, by name.
+            stage: Name of the stage.
+            step: Global step.
+            final: Whether it ends its stage.
+            tensors: The trained tensors.
+            average: Their moving average.
+            optimizer: The optimizer's state, the loss scale, and the skipped steps in a row.
+            critics: The states of the networks that are trained beside the student, by name.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: It cannot be written.
         """
         path = self.folder / f"step-{step:08d}"
         try:
@@ -141,7 +141,7 @@ class Checkpoints:
         because the end of stage 1 is damaged.
 
         Raises:
-            CheckpointError: there are checkpoints, and none can be used.
+            CheckpointError: There are checkpoints, and none can be used.
         """
         paths = self._newest_first()
         for path in paths:
@@ -161,8 +161,8 @@ class Checkpoints:
         """Open a checkpoint, and with one of stage 2 the end of stage 1.
 
         Raises:
-            CheckpointError: one of them is damaged or missing.
-            DistillkitError: one has another format.
+            CheckpointError: One of them is damaged or missing.
+            DistillkitError: One has another format.
         """
         checkpoint = read_checkpoint(path)
         if checkpoint.stage == FIRST_STAGE:
@@ -199,8 +199,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Open a checkpoint directory and verify all its files.
 
     Raises:
-        CheckpointError: it is damaged or incomplete.
-        DistillkitError: it has another format.
+        CheckpointError: It is damaged or incomplete.
+        DistillkitError: It has another format.
     """
     manifest = _read_manifest(path)
     changed = []

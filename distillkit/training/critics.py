@@ -42,8 +42,8 @@ class CriticTrainer:
         that is not finite is left out.
 
         Args:
-            accelerator: the accelerator of the run.
-            make_generator: makes a generator from the number of an update and of a micro-batch.
+            accelerator: The accelerator of the run.
+            make_generator: Makes a generator from the number of an update and of a micro-batch.
 
         Returns:
             Means over the micro-batches, by name: the loss terms of the last update, and what

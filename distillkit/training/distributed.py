@@ -43,11 +43,11 @@ def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
     """Join the run's other processes, if it was started as one of several.
 
     Args:
-        options: the recipe's ``[training]`` table.
-        out: the run's folder, for trackers.
+        options: The recipe's ``[training]`` table.
+        out: The run's folder, for trackers.
 
     Raises:
-        DistillkitError: more processes were asked for than there are, or Accelerate is configured
+        DistillkitError: More processes were asked for than there are, or Accelerate is configured
             to wrap models in a way that cannot train adapters.
     """
     for name, reason in UNSUPPORTED.items():
@@ -108,9 +108,9 @@ def distributed_errors(accelerator: Accelerator) -> Iterator[None]:
     """End the processes' training together, and explain errors that come from another process.
 
     Raises:
-        DistillkitError: another process has ended, in place of what the communication library
+        DistillkitError: Another process has ended, in place of what the communication library
             raised when it noticed.
-        PluginError: a model cannot be sharded, in place of what torch raised when it met a shard
+        PluginError: A model cannot be sharded, in place of what torch raised when it met a shard
             instead of a full weight.
     """
     try:

@@ -42,8 +42,8 @@ class FeatureCache:
     """Results by key, computed where the store holds none. Without a store all are computed.
 
     Args:
-        store: the store of the files.
-        device: where the results belong.
+        store: The store of the files.
+        device: Where the results belong.
     """
 
     def __init__(self, store: FeatureStore | None, device: torch.device) -> None:
@@ -69,11 +69,11 @@ class FeatureCache:
         """Return ``compute()`` without gradient, or its earlier result for the same inputs.
 
         Args:
-            kind: names the results, for listings.
-            key: a hash of the inputs.
-            models: names of the models that take part.
-            compute: makes the result.
-            generator: which ``compute`` draws from.
+            kind: Names the results, for listings.
+            key: A hash of the inputs.
+            models: Names of the models that take part.
+            compute: Makes the result.
+            generator: Which ``compute`` draws from.
         """
         if self.store is None:
             with torch.no_grad():

@@ -85,8 +85,8 @@ class FeatureStore:
     would never find one again if the oldest always made room.
 
     Args:
-        folder: created at the first write.
-        limit: bytes, over all files.
+        folder: Created at the first write.
+        limit: Bytes, over all files.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -127,7 +127,7 @@ class FeatureStore:
 
         Args:
             key: 64 hexadecimal digits.
-            content: made by :func:`with_checksum`.
+            content: Made by :func:`with_checksum`.
         """
         if self.full or len(content) > self.limit:
             return
@@ -211,7 +211,7 @@ def with_checksum(content: bytes, metadata: Metadata) -> bytes:
     The hash is of the metadata and of all that is in the file.
 
     Args:
-        content: the content of the file.
+        content: The content of the file.
         metadata: ``key``, ``kind``, ``seconds`` (the time that computing the feature took).
     """
     header, data = _split(content)

@@ -80,8 +80,8 @@ class MovingAverage:
         the first average is not held to the tensors before training.
 
         Args:
-            step: its number in the stage.
-            was_made: whether it was made, (); the average does not move with a skipped step. The
+            step: Its number in the stage.
+            was_made: Whether it was made, (); the average does not move with a skipped step. The
                 flag may lie on a device that nobody waits for.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
@@ -163,10 +163,10 @@ class Trainer:
         Afterwards the trained tensors hold their moving average.
 
         Args:
-            resume: a checkpoint of this stage.
+            resume: A checkpoint of this stage.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, once a checkpoint is written.
+            Interrupted: After SIGINT or SIGTERM, once a checkpoint is written.
             DistillkitError: ``max_nonfinite_steps`` non-finite losses in a row.
         """
         stage = self.stage
@@ -428,7 +428,7 @@ class _Meter:
         """Read the means and restart.
 
         Args:
-            waited: seconds waited for batches since training began.
+            waited: Seconds waited for batches since training began.
 
         Returns:
             Mean terms (none without a finite step), ``seconds`` of a step, and ``loader_wait``,

@@ -79,11 +79,11 @@ class RunModels:
         are degraded, and the crops are cut out of the results.
 
         Args:
-            batch: as it was loaded.
-            generator: a CPU generator for the degradation.
+            batch: As it was loaded.
+            generator: A CPU generator for the degradation.
 
         Raises:
-            RecipeError: a source is unpaired and the recipe names no degradation.
+            RecipeError: A source is unpaired and the recipe names no degradation.
         """
         gt = None if batch.gt is None else batch.gt.to(self.device)
         key = hash_batch(batch) if self.cache.enabled else ""
@@ -138,9 +138,9 @@ class RunModels:
         """Restore the full images behind a batch one by one, and cut the batch's crops.
 
         Args:
-            name: the name of the teacher.
-            batch: a prepared one with full images.
-            make_generator: makes a CPU generator from an image's key, so that the same image has
+            name: The name of the teacher.
+            batch: A prepared one with full images.
+            make_generator: Makes a CPU generator from an image's key, so that the same image has
                 the same result wherever it is cropped.
 
         Returns:
@@ -239,14 +239,14 @@ def build_models(
     """Build student, teachers and degradation, and check that their sizes fit together.
 
     Args:
-        resolved: the recipe.
-        device: where they shall be.
-        mesh: processes over which frozen weights are sharded.
+        resolved: The recipe.
+        device: Where they shall be.
+        mesh: Processes over which frozen weights are sharded.
 
     Raises:
-        PluginError: a plugin's ``build`` failed or returned the wrong type, or what it built
+        PluginError: A plugin's ``build`` failed or returned the wrong type, or what it built
             breaks the contract.
-        RecipeError: output sizes that do not match; training crops of a size that a model cannot
+        RecipeError: Output sizes that do not match; training crops of a size that a model cannot
             take; captions that no model takes, or none for a model that takes them.
     """
     # Models to be sharded may be too large for the device before they are.

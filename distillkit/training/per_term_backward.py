@@ -22,11 +22,11 @@ def backward_per_term(
     A backward pass through the returned terms hands this gradient on; nothing else is kept for it.
 
     Args:
-        compute: called with the inputs. Its terms may depend on nothing else that has gradient
+        compute: Called with the inputs. Its terms may depend on nothing else that has gradient
             than ``inputs`` and ``parameters``.
-        inputs: tensors of the graph so far; None stays None.
-        parameters: trained tensors that ``compute`` uses.
-        loss_scale: the backward pass through the terms will begin with it, (). The gradient is
+        inputs: Tensors of the graph so far; None stays None.
+        parameters: Trained tensors that ``compute`` uses.
+        loss_scale: The backward pass through the terms will begin with it, (). The gradient is
             taken at this scale too, so that it does not vanish in float16.
 
     Returns:

@@ -34,11 +34,11 @@ def make_sampler(
     the ground truth.
 
     Args:
-        folder: the folder of the grids.
-        student: as it is trained.
-        pairs: pairs of held-out images; without any there is no function.
-        device: the device of the student.
-        writes: whether this process writes to the folder; without, it only takes part.
+        folder: The folder of the grids.
+        student: As it is trained.
+        pairs: Pairs of held-out images; without any there is no function.
+        device: The device of the student.
+        writes: Whether this process writes to the folder; without, it only takes part.
     """
     if not pairs:
         return None

@@ -34,12 +34,12 @@ def shard_models(models: Sequence[nn.Module], mesh: DeviceMesh, device: torch.de
     Equal shards are stored once.
 
     Args:
-        models: they may be on another device before, so that no device has to hold a full one.
-        mesh: the processes that share the weights.
-        device: this process's device.
+        models: They may be on another device before, so that no device has to hold a full one.
+        mesh: The processes that share the weights.
+        device: This process's device.
 
     Raises:
-        PluginError: weights of a kind that cannot be sharded.
+        PluginError: Weights of a kind that cannot be sharded.
     """
     roots = [_shard_blocks(model, mesh) for model in models]
     for i, model in enumerate(models):

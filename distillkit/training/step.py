@@ -135,12 +135,12 @@ class Stage1Step(Step):
     """Algorithm 1: ``L_s1 = L_rec + lambda_rn L_rn + lambda_fl L_fl`` (eq. 4).
 
     Args:
-        models: the models of the run.
-        adapter: on the student's network.
-        config: stage 1's table of the recipe.
-        reconstruction: eq. 1.
-        seed: the seed of the recipe.
-        per_term_backward: take the gradient of each teacher's terms as soon as they are computed.
+        models: The models of the run.
+        adapter: On the student's network.
+        config: Stage 1's table of the recipe.
+        reconstruction: Eq. 1.
+        seed: The seed of the recipe.
+        per_term_backward: Take the gradient of each teacher's terms as soon as they are computed.
     """
 
     def __init__(

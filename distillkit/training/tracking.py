@@ -43,9 +43,9 @@ class RunLog:
     last line.
 
     Args:
-        path: the file.
-        accelerator: the accelerator of the run; only its main process writes and shows anything.
-        observe: calls the plugins' observers.
+        path: The file.
+        accelerator: The accelerator of the run; only its main process writes and shows anything.
+        observe: Calls the plugins' observers.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class RunLog:
         """Begin a stage.
 
         Args:
-            stage: its name.
-            done: steps of earlier runs.
-            total: all steps of the stage.
+            stage: Its name.
+            done: Steps of earlier runs.
+            total: All steps of the stage.
         """
         self._stage = stage
         self._done = done
@@ -106,8 +106,8 @@ class RunLog:
         """Log values, averaged over all processes. All processes call it.
 
         Args:
-            step: global step.
-            values: by name.
+            step: Global step.
+            values: By name.
         """
         means = _mean_by_name(gather_object([values]))
         if not self._accelerator.is_main_process:
@@ -137,9 +137,9 @@ class RunLog:
         """Record a step that was not finite. All processes call it.
 
         Args:
-            step: global step.
-            ids: the ids of the images of this process.
-            terms: the terms of the loss, by name.
+            step: Global step.
+            ids: The ids of the images of this process.
+            terms: The terms of the loss, by name.
         """
         entry = {
             "step": step,

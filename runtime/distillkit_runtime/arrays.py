@@ -20,7 +20,7 @@ def as_array(image: Source | np.ndarray) -> tuple[np.ndarray, Back]:
     """Bring a picture to the form that is restored.
 
     Args:
-        image: a PIL image, a file or its content; or an array (h, w), (h, w, 1), (h, w, 3) or
+        image: A PIL image, a file or its content; or an array (h, w), (h, w, 1), (h, w, 3) or
             (h, w, 4) of uint8, uint16 or float in [0, 1].
 
     Returns:
@@ -28,7 +28,7 @@ def as_array(image: Source | np.ndarray) -> tuple[np.ndarray, Back]:
         opacity), 3 (RGB) or 4 (RGB and opacity); and the way back.
 
     Raises:
-        RestoreError: it is no such picture.
+        RestoreError: It is no such picture.
     """
     if isinstance(image, np.ndarray):
         return _from_numpy(image)

@@ -18,7 +18,7 @@ def fix_colors(restored: np.ndarray, lq: np.ndarray, fix: str) -> None:
 
     Args:
         restored: (scale h, scale w, C), uint8, uint16 or float32 in [0, 1].
-        lq: the input (h, w, C) of the same type.
+        lq: The input (h, w, C) of the same type.
         fix: ``"none"``, ``"adain"`` (mean and standard deviation of each channel) or ``"wavelet"``
             (the coarse part of the input, the fine part of the result).
     """

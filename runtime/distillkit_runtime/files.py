@@ -47,7 +47,7 @@ def restore_file(restorer: Restorer, job: Job, tradeoff: Any) -> None:
     """Restore one picture; its result appears only when it is complete.
 
     Raises:
-        RestoreError: it cannot be read, restored or written.
+        RestoreError: It cannot be read, restored or written.
     """
     write_picture(restorer(job.source, tradeoff), job.target)
     frames = count_frames(job.source)

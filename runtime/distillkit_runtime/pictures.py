@@ -31,7 +31,7 @@ def read_array(source: Source) -> np.ndarray:
         16-bit gray.
 
     Raises:
-        RestoreError: it is missing, damaged, too large, or no picture.
+        RestoreError: It is missing, damaged, too large, or no picture.
     """
     return _open_picture(source, _read_pixels)
 
@@ -52,7 +52,7 @@ def has_opacity(source: Source) -> bool:
     """Read from the header whether a picture has transparency.
 
     Raises:
-        RestoreError: as :func:`read_array`, as far as the header shows the problem.
+        RestoreError: As :func:`read_array`, as far as the header shows the problem.
     """
     return _open_picture(source, lambda image: image.has_transparency_data)
 
@@ -61,7 +61,7 @@ def count_frames(source: Source) -> int:
     """Count the frames of an animation, or the pages of a document.
 
     Raises:
-        RestoreError: as :func:`has_opacity`.
+        RestoreError: As :func:`has_opacity`.
     """
     return _open_picture(source, _read_frame_count)
 
@@ -70,7 +70,7 @@ def limit_megapixels(megapixels: float) -> None:
     """Set how large pictures may be, by their headers; without a call, about 179.
 
     Raises:
-        RestoreError: the limit is not positive.
+        RestoreError: The limit is not positive.
     """
     if not megapixels > 0:
         raise RestoreError(f"a limit of {megapixels:g} megapixels; it has to be more than 0")

@@ -38,13 +38,13 @@ def plan_jobs(source: Path, output: Path, existing: Existing = "refuse") -> list
     """Decide where each result goes; read no picture and write nothing.
 
     Args:
-        source: a picture, or a folder.
-        output: a file for a picture, if it ends as one that is written; else a folder, in which
+        source: A picture, or a folder.
+        output: A file for a picture, if it ends as one that is written; else a folder, in which
             the source's folders are mirrored and results are PNG files.
-        existing: whether results that exist are refused, replaced or left out.
+        existing: Whether results that exist are refused, replaced or left out.
 
     Raises:
-        RestoreError: there is no picture, or a result would have no place of its own.
+        RestoreError: There is no picture, or a result would have no place of its own.
     """
     if output.suffix.lower() in WRITABLE and not output.is_dir():
         jobs = [Job(_only_file(source, output), output)]

@@ -32,11 +32,11 @@ class Restorer:
     result, one row of them is held.
 
     Args:
-        model: the ONNX file.
-        tile: side of a square tile in input pixels; default 768 pixels of the result.
+        model: The ONNX file.
+        tile: Side of a square tile in input pixels; default 768 pixels of the result.
 
     Raises:
-        RestoreError: no student there, or too small a tile.
+        RestoreError: No student there, or too small a tile.
     """
 
     def __init__(self, model: Path | str, tile: int | None = None) -> None:
@@ -60,7 +60,7 @@ class Restorer:
         orientation is applied.
 
         Args:
-            image: a PIL image, a file or its content; or an array (h, w), (h, w, 1), (h, w, 3) or
+            image: A PIL image, a file or its content; or an array (h, w), (h, w, 1), (h, w, 3) or
                 (h, w, 4) of uint8, uint16 or float in [0, 1].
             tradeoff: 0 is most realistic (default), 1 most faithful; or a map, one for each pixel:
                 an array (h, w) of numbers, or a gray PIL image, black for 0 and white for 1.
@@ -69,7 +69,7 @@ class Restorer:
             The restored picture, ``scale`` times as large: an array for an array, else a PIL image.
 
         Raises:
-            RestoreError: not a picture, a tradeoff that the student does not have, or a graph that
+            RestoreError: Not a picture, a tradeoff that the student does not have, or a graph that
                 fails.
         """
         array, back = as_array(image)

@@ -23,10 +23,10 @@ class Student:
     """A student's graph, and what its metadata say.
 
     Args:
-        path: the ONNX file.
+        path: The ONNX file.
 
     Raises:
-        RestoreError: no such file, or no student in it.
+        RestoreError: No such file, or no student in it.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -51,10 +51,10 @@ class Student:
         """Refuse a tradeoff that the graph does not have.
 
         Args:
-            tradeoff: a number, a map, or None for the most realistic one that the graph has.
+            tradeoff: A number, a map, or None for the most realistic one that the graph has.
 
         Raises:
-            RestoreError: it is outside [0, 1], or the graph is fixed at another.
+            RestoreError: It is outside [0, 1], or the graph is fixed at another.
         """
         if tradeoff is None:
             return
@@ -71,12 +71,12 @@ class Student:
         """Check a tradeoff, and bring a map to the size of a picture.
 
         Args:
-            tradeoff: as of :meth:`check_tradeoff`.
-            height: of the picture.
-            width: of the picture.
+            tradeoff: As of :meth:`check_tradeoff`.
+            height: Of the picture.
+            width: Of the picture.
 
         Raises:
-            RestoreError: as :meth:`check_tradeoff`, or a map that does not fit.
+            RestoreError: As :meth:`check_tradeoff`, or a map that does not fit.
         """
         self.check_tradeoff(tradeoff)
         if tradeoff is None:
@@ -90,14 +90,14 @@ class Student:
 
         Args:
             image: (3, h, w), float32 in [0, 1].
-            tradeoff: a resolved number or map. Where the graph takes no map, a map is interpolated
+            tradeoff: A resolved number or map. Where the graph takes no map, a map is interpolated
                 between a few tradeoffs.
 
         Returns:
             (3, scale h, scale w), float32.
 
         Raises:
-            RestoreError: the graph fails, or gives values that are not finite.
+            RestoreError: The graph fails, or gives values that are not finite.
         """
         if self.tradeoff == "input" and isinstance(tradeoff, np.ndarray):
             return blend_nodes(partial(self.restore, image), tradeoff, self.scale)

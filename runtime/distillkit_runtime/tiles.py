@@ -48,10 +48,10 @@ def plan_tiles(height: int, width: int, tile: int, size_multiple: int) -> Grid:
     """Choose the grid that restores the fewest pixels.
 
     Args:
-        height: of the picture.
-        width: of the picture.
-        tile: a tile has at most ``tile * tile`` pixels, an eighth of ``tile`` in the overlaps.
-        size_multiple: what the network's inputs are multiples of.
+        height: Of the picture.
+        width: Of the picture.
+        tile: A tile has at most ``tile * tile`` pixels, an eighth of ``tile`` in the overlaps.
+        size_multiple: What the network's inputs are multiples of.
     """
     # From here on, lengths count multiples.
     area = max(tile**2 // size_multiple**2, 1)
@@ -72,9 +72,9 @@ def restored_bands(
     """Restore a picture from top to bottom, holding one row of tiles at a time.
 
     Args:
-        restore: returns the restored pixels of a box, (3, scale height, scale width).
-        grid: the picture's tiles.
-        scale: output size divided by input size.
+        restore: Returns the restored pixels of a box, (3, scale height, scale width).
+        grid: The picture's tiles.
+        scale: Output size divided by input size.
 
     Yields:
         The first row of a finished band in the result, and the band (3, rows, scale width).

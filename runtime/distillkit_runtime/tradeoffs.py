@@ -21,7 +21,7 @@ def check_tradeoff(value: Any) -> float:
     """Return ``value`` as a float.
 
     Raises:
-        RestoreError: it is not a number from 0 to 1.
+        RestoreError: It is not a number from 0 to 1.
     """
     try:
         tradeoff = float(value)
@@ -43,11 +43,11 @@ def fit_map(values: Any, height: int, width: int) -> Tradeoff:
 
     Args:
         values: (h, w) of numbers from 0 to 1; or a gray PIL image, black for 0 and white for 1.
-        height: of the picture.
-        width: of the picture.
+        height: Of the picture.
+        width: Of the picture.
 
     Raises:
-        RestoreError: another shape or other proportions, or numbers outside [0, 1].
+        RestoreError: Another shape or other proportions, or numbers outside [0, 1].
     """
     if isinstance(values, Image.Image):
         values = _gray_levels(values)
@@ -85,9 +85,9 @@ def blend_nodes(
     """Restore at nodes, and interpolate each pixel linearly between the two nearest.
 
     Args:
-        restore: restores at one tradeoff, to (3, scale h, scale w).
-        tradeoffs: the map (h, w).
-        scale: output size divided by input size.
+        restore: Restores at one tradeoff, to (3, scale h, scale w).
+        tradeoffs: The map (h, w).
+        scale: Output size divided by input size.
     """
     height, width = tradeoffs.shape
     enlarged = _resize(tradeoffs, height * scale, width * scale)

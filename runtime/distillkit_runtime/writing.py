@@ -40,7 +40,7 @@ def write_picture(picture: Image.Image, path: Path) -> None:
     in other formats it is rounded to 8 bits.
 
     Raises:
-        RestoreError: it cannot be written.
+        RestoreError: It cannot be written.
     """
     options = SAVE_OPTIONS[path.suffix.lower()]
     if picture.mode == "I;16" and options["format"] not in _WITH_16_BITS:
@@ -63,7 +63,7 @@ def refuse_without_opacity(path: Path) -> None:
     """Refuse a file to write whose format cannot hold transparency.
 
     Raises:
-        RestoreError: by its suffix it is such a file.
+        RestoreError: By its suffix it is such a file.
     """
     suffix = path.suffix.lower()
     if SAVE_OPTIONS[suffix]["format"] in _WITHOUT_OPACITY:

@@ -68,7 +68,7 @@ def write_checkpoint(
 
     Raises:
         PluginError: Another type, another suffix, or metadata that are no texts.
-        WeightsError: spandrel finds another network.
+        WeightsError: Spandrel finds another network.
         DiskError: It cannot be written.
     """
     path = Path(path)

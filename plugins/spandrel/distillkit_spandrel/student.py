@@ -76,7 +76,7 @@ class Student(RestorationModel):
 
         Raises:
             PluginError: An adapter is on the network.
-            WeightsError: spandrel reads another network from it.
+            WeightsError: Spandrel reads another network from it.
             DiskError: It cannot be written.
         """
         if set(self.network.state_dict()) != self._names:

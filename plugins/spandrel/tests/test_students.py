@@ -434,10 +434,10 @@ def write_recipe(file, student, photos, teacher):
     """Write a recipe of a few steps of both stages.
 
     Args:
-        file: of the recipe.
-        student: the lines of the student's table.
-        photos: a folder of images.
-        teacher: a checkpoint that is both teachers.
+        file: Of the recipe.
+        student: The lines of the student's table.
+        photos: A folder of images.
+        teacher: A checkpoint that is both teachers.
     """
     teacher = f'{{ use = "spandrel/checkpoint", weights = "{teacher}" }}'
     source = f'imagefolder = "{photos}"'
