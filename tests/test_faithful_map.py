@@ -19,6 +19,11 @@ def white(options):
     return lambda image: (image > 0.99).all(axis=2)
 
 
+def likely_white(options):
+    """Find what is white, and be half sure of it."""
+    return lambda image: 0.5 * (image > 0.99).all(axis=2)
+
+
 def slanted(options):
     return lambda image: image[:, :-1, 0]
 
@@ -43,7 +48,7 @@ def unbuildable(options):
     raise OSError("no network")
 
 
-FUNCTIONS = (white, slanted, unfinished, levels, words, careless, unbuildable)
+FUNCTIONS = (white, likely_white, slanted, unfinished, levels, words, careless, unbuildable)
 
 
 @pytest.fixture
@@ -90,6 +95,14 @@ def test_a_map_is_faithful_where_something_is_found_and_falls_off_around_it(find
     # The reach is one pixel at this size: one is faithful, one is between, the rest is 0.2.
     across = tradeoffs[LEFT[1] + 5, LEFT[0] - 4 : LEFT[0] + 1]
     assert across.tolist() == [51, 51, 51 + 68, 51 + 136, 255]
+
+
+@pytest.mark.parametrize("elsewhere", [0.0, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("name", ["white", "likely_white"])
+def test_a_map_tells_whether_anything_was_found(finder, name, elsewhere):
+    faithful = FaithfulMap([name], elsewhere)
+    assert faithful.found_something(faithful(photo()))
+    assert not faithful.found_something(faithful(photo(is_empty=True)))
 
 
 def test_the_map_is_that_of_the_image_as_a_viewer_shows_it(finder, tmp_path):

@@ -63,13 +63,11 @@ class FaithfulMap:
         pixels = _as_rgb(image)
         found = np.maximum.reduce([mask(pixels) for mask in self._masks])
         tradeoffs = self.elsewhere + (FAITHFUL - self.elsewhere) * _feathered(found)
-        return Image.fromarray((255 * tradeoffs).round().astype(np.uint8))
+        return Image.fromarray(_to_gray(tradeoffs))
 
-    @staticmethod
-    def found_something(tradeoff_map: Image.Image) -> bool:
-        """Tell whether a map that was made has anything in it that is kept faithful."""
-        _, highest = tradeoff_map.getextrema()
-        return bool(highest == 255)
+    def found_something(self, tradeoff_map: Image.Image) -> bool:
+        """Tell whether a map that was made here is more faithful anywhere than elsewhere."""
+        return bool((np.asarray(tradeoff_map) > _to_gray(np.float32(self.elsewhere))).any())
 
     @property
     def nothing_found(self) -> str:
@@ -141,6 +139,10 @@ def _as_rgb(image: OneImage) -> np.ndarray:
     seen = fill_hidden_colors(*split_opacity(array))
     unit = ((to_float(seen) + 1) / 2).clamp(0, 1)
     return unit.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+def _to_gray(tradeoffs: np.ndarray | np.float32) -> np.ndarray:
+    return np.asarray(255 * tradeoffs).round().astype(np.uint8)
 
 
 def _feathered(mask: np.ndarray) -> np.ndarray:
