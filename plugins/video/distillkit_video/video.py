@@ -232,11 +232,12 @@ def _read_frames_and_sound(clip: Any, source: Path) -> Iterator[Any]:
     """Yield decoded frames, and packets of sound as they are, in the order of the file.
 
     Raises:
-        DataError: The file is damaged, or ends before its header says.
+        DataError: The file is damaged, ends before its header says, or its frames change in size.
     """
     video = clip.streams.video[0]
     start = (clip.start_time or 0) / 1e6
     end = 0.0
+    size: tuple[int, int] | None = None
     packets = clip.demux()
     while True:
         with _errors_of(source, f"damaged {end:.1f} s from its start"):
@@ -250,7 +251,16 @@ def _read_frames_and_sound(clip: Any, source: Path) -> Iterator[Any]:
                 end = max(end, float(packet_end * packet.time_base) - start)
             # Not packet.stream_index, which is 0 for the last packet of every stream.
             frames = packet.decode() if packet.stream.index == video.index else []
-        yield from frames
+        for frame in frames:
+            size = size or _upright_size(frame)
+            if _upright_size(frame) != size:
+                seconds = end if frame.time is None else frame.time - start
+                sizes = "from {} x {} to {} x {}".format(*size, *_upright_size(frame))
+                raise DataError(
+                    f"{source} - its frames change in size {seconds:.1f} s from its start, "
+                    f"{sizes}; cut it there"
+                )
+            yield frame
         # The last packet of a stream only flushes its decoder: it has no time.
         if packet.stream.type == "audio" and packet.dts is not None:
             yield packet
@@ -320,9 +330,6 @@ class _VideoWriter:
 
     def write_frame(self, image: np.ndarray, time: int | None) -> None:
         """Encode a restored frame (height, width, 3), uint8, at a time of the source."""
-        height, width = image.shape[:2]
-        if (height, width) != (self.stream.height, self.stream.width):
-            raise DataError(f"its frames change in size, to {width} x {height} of the result")
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame = frame.reformat(
             format=self.stream.pix_fmt, dst_colorspace=self.matrix, dst_color_range=_LIMITED_RANGE
@@ -351,7 +358,7 @@ class _VideoWriter:
     def _add_stream(self, rate: Fraction, first_frame: av.VideoFrame, scale: int) -> Any:
         codec = FORMATS[self.target.suffix.lower()].codec
         stream = self.container.add_stream(codec, rate=rate, options=CODEC_OPTIONS[codec])
-        height, width = _to_upright_array(first_frame).shape[:2]
+        width, height = _upright_size(first_frame)
         stream.height = height * scale
         stream.width = width * scale
         stream.pix_fmt = "yuv420p"
@@ -383,6 +390,13 @@ def _to_upright_array(frame: av.VideoFrame) -> np.ndarray:
     """Decode to (height, width, 3), uint8, rotated as the file says that it is shown."""
     rgb = frame.reformat(format="rgb24", src_colorspace=_find_matrix(frame)).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, _quarter_turns(frame)))
+
+
+def _upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Return the width and height of a frame as it is shown."""
+    if _quarter_turns(frame) % 2:
+        return frame.height, frame.width
+    return frame.width, frame.height
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:

@@ -325,6 +325,25 @@ def test_damage_in_the_middle_never_crashes(tmp_path):
         assert names(tmp_path) == ["a.mp4", "b.mp4"]
 
 
+@pytest.mark.parametrize("steady", [0.0, 0.5])
+def test_a_video_whose_frames_change_in_size_is_named(tmp_path, steady):
+    with av.open(str(tmp_path / "a.mkv"), "w", format="ivf") as clip:
+        stream = add_pictures(clip, "libvpx", (32, 24))
+        for i, size in enumerate([(32, 24)] * 5 + [(48, 32)] * 2):
+            encoder = av.CodecContext.create("libvpx", "w")
+            encoder.width, encoder.height = size
+            encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 25)
+            frame = av.VideoFrame.from_ndarray(moving_ramp(size, i), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            for packet in [*encoder.encode(frame), *encoder.encode(None)]:
+                packet.stream = stream
+                clip.mux(packet)
+    message = r"a\.mkv - its frames change in size 0\.2 s from its start, from 32 x 24 to 48 x 32"
+    with pytest.raises(DataError, match=message):
+        restore_video(Doubling(), tmp_path / "a.mkv", [tmp_path / "b.mp4"], [0.0], steady=steady)
+    assert names(tmp_path) == ["a.mkv"]
+
+
 def test_what_holds_no_pictures_is_named(tmp_path):
     with av.open(str(tmp_path / "a.mkv"), "w") as clip:
         tone = clip.add_stream("aac", rate=48000)
