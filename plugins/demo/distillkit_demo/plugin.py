@@ -66,7 +66,8 @@ def demo(  # noqa: PLR0913
     from distillkit import Restorer
     from distillkit_demo.server import serve, wait_for_stop_signal
 
-    run = run or choose_trained("RUN")
+    if run is None:
+        run = choose_trained("the argument RUN")
     logger.info(f"loading {run}")
     server = serve(
         Restorer.from_pretrained(run, device),

@@ -510,7 +510,7 @@ def test_the_command(toys, recipe, tmp_path, monkeypatch, capfd, is_named):
     expected = f"loading {run}\n"
     if not is_named:
         bring_trained_students(monkeypatch, tmp_path)
-        expected = "restoring with mine/run; another student: RUN\nloading mine/run\n"
+        expected = "restoring with mine/run; another student: the argument RUN\nloading mine/run\n"
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     outcomes = []
