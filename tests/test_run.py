@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from toy_fixtures import install_plugins
 
 from distillkit import DistillkitError, ModelInput, Restorer, __version__
-from distillkit.errors import Interrupted
+from distillkit.errors import DiskError, Interrupted
 from distillkit.evaluation.results import Results
 from distillkit.export.folder import export
 from distillkit.inference.student import load_student
@@ -184,8 +185,6 @@ def test_every_variant_runs_and_its_exported_student_starts_at_stage_1(
 
 
 def load_student_without_stage_2(out, tmp_path):
-    import shutil
-
     copy = tmp_path / "stage1-only"
     shutil.copytree(out / "student", copy)
     about = json.loads((copy / "distillkit.json").read_text())
@@ -354,6 +353,15 @@ def test_evaluation_can_be_repeated(finished):
     assert ("student", 0.25, "psnr") in new and new["student", 0.0, "psnr"] == old[
         "student", 0.0, "psnr"
     ]
+
+
+def test_an_evaluation_that_cannot_be_written_is_refused_before_any_work(finished):
+    shutil.rmtree(finished / "evaluation")
+    (finished / "evaluation").touch()
+    # It is not even looked for.
+    shutil.rmtree(finished / "student")
+    with pytest.raises(DiskError, match=r"evaluation - cannot be written: Not a directory"):
+        evaluate_run(load_recipe(finished / "recipe.toml"), finished, "cpu")
 
 
 def test_a_student_restores_with_the_color_fix_it_was_judged_with(recipe, tmp_path):

@@ -27,6 +27,7 @@ from distillkit.evaluation.protocol import (
     evaluate,
 )
 from distillkit.evaluation.results import LINEAR, LINEAR_STAGE1, ROLES, STUDENT, Results
+from distillkit.files.atomic import check_writable
 from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
 from distillkit.inference.full_images import restore_full_image
 from distillkit.inference.student import (
@@ -81,6 +82,7 @@ def evaluate_run(
         logger.info("no evaluation: the recipe names no held-out images (data.eval)")
         return None
     refuse_output_in_inputs(run_dir / "evaluation", method_folders or {})
+    check_writable(run_dir / "evaluation")
     device = pick_device(device)
     student = load_student(run_dir / "student", device)
     teachers = _build_output_teachers(resolved, device)
