@@ -44,6 +44,7 @@ from distillkit.report.files import write_evaluation
 from distillkit.report.losses import draw_losses
 from distillkit.report.notes import color_note, cost_note
 from distillkit.report.page import EvaluatedSet, write_report
+from distillkit.report.style import STUDENT_COLOR
 from distillkit.report.tables import cost_cells, cost_columns, difference_table
 from distillkit.report.tradeoff import draw_tradeoff, leave_out_far_point
 
@@ -789,6 +790,15 @@ def test_losses_that_are_missing_or_not_finite_are_left_out():
     gaps = [*HISTORY, {"stage": "stage1", "step": 95, "loss": math.nan, "l2": None, "gate": 1.0}]
     assert draw_losses(gaps) not in (None, draw_losses(HISTORY))
     assert draw_losses([]) is None
+
+
+def test_a_loss_that_was_logged_once_is_drawn():
+    png = draw_losses([{"stage": "stage1", "step": 30, "loss": 0.5}])
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    # Above the legend, which stands in the lowest part.
+    panel = pixels[: int(0.8 * len(pixels))]
+    color = [int(STUDENT_COLOR[i : i + 2], 16) for i in (1, 3, 5)]
+    assert (np.abs(panel - color).max(axis=2) < 10).sum() > 20
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):

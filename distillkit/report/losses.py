@@ -87,6 +87,8 @@ def _draw_curves(axis: Axes, curves: Curves) -> None:
             _smooth(values),
             color=color,
             lw=width,
+            # A stage that logged once has no line.
+            marker="o" if len(points) == 1 else "",
             label=name,
             zorder=order,
         )
