@@ -234,16 +234,37 @@ def _read_frames_and_sound(clip: Any, source: Path) -> Iterator[Any]:
     Raises:
         DataError: The file is damaged, ends before its header says, or its frames change in size.
     """
-    video = clip.streams.video[0]
-    start = (clip.start_time or 0) / 1e6
     end = 0.0
     size: tuple[int, int] | None = None
+    for packet, frames, end in _read_packets(clip, source):
+        for frame in frames:
+            size = size or _upright_size(frame)
+            if _upright_size(frame) != size:
+                # Few files lack the time of a frame; its packet's is near.
+                seconds = end if frame.time is None else frame.time - _start(clip)
+                raise _other_size(source, size, _upright_size(frame), seconds)
+            yield frame
+        # The last packet of a stream only flushes its decoder: it has no time.
+        if packet.stream.type == "audio" and packet.dts is not None:
+            yield packet
+    _refuse_shortened(clip, source, end)
+
+
+def _read_packets(clip: Any, source: Path) -> Iterator[tuple[Any, Sequence[av.VideoFrame], float]]:
+    """Yield each packet, the frames that it completes, and the seconds that were read with it.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    video = clip.streams.video[0]
+    start = _start(clip)
+    end = 0.0
     packets = clip.demux()
     while True:
         with _errors_of(source, f"damaged {end:.1f} s from its start"):
             packet = next(packets, None)
             if packet is None:
-                break
+                return
             if packet.is_corrupt:
                 raise DataError(f"{source} - damaged {end:.1f} s from its start")
             if packet.pts is not None:
@@ -251,20 +272,21 @@ def _read_frames_and_sound(clip: Any, source: Path) -> Iterator[Any]:
                 end = max(end, float(packet_end * packet.time_base) - start)
             # Not packet.stream_index, which is 0 for the last packet of every stream.
             frames = packet.decode() if packet.stream.index == video.index else []
-        for frame in frames:
-            size = size or _upright_size(frame)
-            if _upright_size(frame) != size:
-                seconds = end if frame.time is None else frame.time - start
-                sizes = "from {} x {} to {} x {}".format(*size, *_upright_size(frame))
-                raise DataError(
-                    f"{source} - its frames change in size {seconds:.1f} s from its start, "
-                    f"{sizes}; cut it there"
-                )
-            yield frame
-        # The last packet of a stream only flushes its decoder: it has no time.
-        if packet.stream.type == "audio" and packet.dts is not None:
-            yield packet
-    _refuse_shortened(clip, source, end)
+        yield packet, frames, end
+
+
+def _start(clip: Any) -> float:
+    """Return the time of a video's start, in seconds."""
+    return float((clip.start_time or 0) / 1e6)
+
+
+def _other_size(
+    source: Path, before: tuple[int, int], after: tuple[int, int], seconds: float
+) -> DataError:
+    return DataError(
+        f"{source} - its frames change in size {seconds:.1f} s from its start, from "
+        "{} x {} to {} x {}; cut it there".format(*before, *after)
+    )
 
 
 def _refuse_shortened(clip: Any, source: Path, end: float) -> None:
