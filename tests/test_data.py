@@ -7,6 +7,7 @@ import json
 import pickle
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,54 @@ def test_shuffled_runs_through_everything_in_ever_new_orders() -> None:
     epochs = [[shuffled(20, 20 * epoch + k, 0, "x") for k in range(20)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+# Shrunk crops
+
+
+def ramps(count: int) -> Source:
+    """Make pairs that get brighter by a gray level a clean pixel, and by four an input's."""
+    across = np.arange(0, 160, dtype=np.uint8)
+    clean = np.broadcast_to(across[None, :, None], (160, 160, 3)).copy()
+    low = np.broadcast_to((across[::4] + 2)[None, :, None], (40, 40, 3)).copy()
+    return in_memory([png(clean)] * count, "ramps", [png(low)] * count)
+
+
+def test_crops_are_shrunk_together_with_their_partners() -> None:
+    source = replace(ramps(2), zoom_out=1.6)
+    slopes = set()
+    for step in range(12):
+        batch = batches(source, crop=64, batch_size=1, flip=False).batch("stage1", step)
+        assert batch.gt is not None
+        assert batch.lq is not None
+        assert batch.gt.shape == (1, 3, 64, 64)
+        assert batch.lq.shape == (1, 3, 16, 16)
+        gt = batch.gt[0, 0, 32] * 127.5
+        lq = batch.lq[0, 0, 8] * 127.5
+        slope = (gt[48] - gt[16]).item() / 32
+        # A larger crop in the same number of pixels is steeper, by the same factor in both.
+        assert (lq[12] - lq[4]).item() / 8 == pytest.approx(4 * slope, abs=0.05)
+        # And both show the same place.
+        assert lq[8].item() == pytest.approx((gt[32:36].mean().item()) + 0.5, abs=0.6)
+        slopes.add(round(slope * 16))
+    assert min(slopes) >= 16
+    assert max(slopes) <= 1.6 * 16 + 1
+    assert len(slopes) > 4
+
+
+def test_without_zooming_out_crops_are_those_of_before() -> None:
+    source = blocks(3)
+    plain = batches(source).batch("stage1", 3)
+    assert same(plain, batches(replace(source, zoom_out=1.0)).batch("stage1", 3))
+    assert same(plain, batches(replace(source, zoom_out=1.02)).batch("stage1", 3))
+
+
+def test_an_image_as_small_as_the_crop_is_not_zoomed_out_of() -> None:
+    source = replace(blocks(2), zoom_out=3.0)
+    batch = batches(source, crop=40).batch("stage1", 0)
+    assert batch.gt is not None
+    assert batch.gt.shape == (3, 3, 40, 40)
+    assert same(batch, batches(blocks(2), crop=40).batch("stage1", 0))
 
 
 # Sources

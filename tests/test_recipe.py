@@ -422,6 +422,22 @@ def test_a_third_teacher_is_two_tables(write: Write) -> None:
     assert line.endswith('did you mean "fidelity"?')
 
 
+def test_crops_are_shrunk_in_training_alone_and_not_beside_full_images(write: Write) -> None:
+    path = write("good.toml", GOOD)
+    source = '{imagefolder="photos",zoom_out=%s}'
+    assert load(path, f"data.train=[{source % 1.5}]").recipe.data.train[0].zoom_out == 1.5
+    with pytest.raises(RecipeError, match="zoom_out is of data.train alone"):
+        load(path, f"data.eval=[{source % 1.5}]")
+    with pytest.raises(RecipeError, match=r"zoom_out - must be at least 1"):
+        load(path, f"data.train=[{source % 0.5}]")
+    full = (
+        'stage1.teachers.fidelity.term="output"',
+        'stage1.teachers.fidelity.output_input="full_image"',
+    )
+    with pytest.raises(RecipeError, match=r'data\.train\.0\.zoom_out.*"full_image"'):
+        load(path, *full, f"data.train=[{source % 1.5}]")
+
+
 def test_a_teachers_table_keeps_the_papers_weight_where_it_states_none(write: Write) -> None:
     path = with_changes(write, "[stage1.teachers.fidelity]\nanchor_weight = 3.0\n")
     loss = load(path).recipe.stage1.teachers["fidelity"]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distillkit.data.sources import BadImageError, Example, Sizes
@@ -138,6 +139,42 @@ def cut_pair(
     if example.lq is not None:
         lq = to_float(box.cut_array(example.lq))
     return gt, lq
+
+
+def shrink_crop(crop: Tensor, side: int) -> Tensor:
+    """Shrink a square crop by antialiased cubic interpolation.
+
+    Args:
+        crop: (C, S, S) in [-1, 1].
+        side: Pixels, at most S.
+
+    Returns:
+        (C, side, side) in [-1, 1].
+    """
+    if crop.shape[-1] == side:
+        return crop
+    size = (side, side)
+    return F.interpolate(crop[None], size, mode="bicubic", antialias=True)[0].clamp(-1, 1)
+
+
+def draw_side(
+    side: int,
+    zoom_out: float,
+    longest: int,
+    generator: torch.Generator,
+) -> int:
+    """Draw the side of a crop that is shrunk to ``side``.
+
+    Args:
+        side: The side after shrinking, pixels.
+        zoom_out: The largest side, divided by ``side``.
+        longest: A side that is not exceeded, because the image is no larger.
+        generator: A CPU generator; not used where nothing is shrunk.
+    """
+    largest = min(int(side * zoom_out), longest)
+    if largest <= side:
+        return side
+    return side + _draw(largest - side + 1, generator)
 
 
 def draw_box(

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from distillkit.data.crops import CropBox, FullImage, check_sizes, cut_pair, draw_box
+from distillkit.data.crops import (
+    CropBox,
+    FullImage,
+    check_sizes,
+    cut_pair,
+    draw_box,
+    draw_side,
+    shrink_crop,
+)
 from distillkit.data.image_cache import ImageCache
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
@@ -239,7 +247,8 @@ class PairedBatches:
             source, first = self._draw_image(stage, kind, position)
             replacements = keyed_generator(*key, "replacement", slot)
             example = self._read_usable(source, first, replacements, bad_images)
-            crops.append(self._cut(example, keyed_generator(*key, "data", slot)))
+            generator = keyed_generator(*key, "data", slot)
+            crops.append(self._cut(example, self.sources[source].zoom_out, generator))
         return _PreparedBatch(self._collate(crops, kind, step), bad_images)
 
     def _draw_kind(self, stage: str, number: int) -> tuple[int, int]:
@@ -301,22 +310,22 @@ class PairedBatches:
             f"{last_error}"
         )
 
-    def _cut(self, example: Example, generator: torch.Generator) -> _Crop:
-        """Cut a random crop."""
+    def _cut(self, example: Example, zoom_out: float, generator: torch.Generator) -> _Crop:
+        """Cut a random crop, and shrink it to the size that was asked for."""
         settings = self.settings
         # Only a crop without a low-quality partner may begin at any pixel of the clean image.
         unit = settings.scale
         if example.lq is None and not settings.full_images:
             unit = 1
         height, width = _count_corners(example, unit)
-        box = draw_box(
-            height,
-            width,
-            settings.crop // unit,
-            flip=settings.flip,
-            generator=generator,
-        )
+        final_side = settings.crop // unit
+        side = draw_side(final_side, zoom_out, min(height, width), generator)
+        box = draw_box(height, width, side, flip=settings.flip, generator=generator)
         gt, lq = cut_pair(example, box, unit)
+        if gt is not None:
+            gt = shrink_crop(gt, settings.crop)
+        if lq is not None:
+            lq = shrink_crop(lq, settings.crop // settings.scale)
         return _Crop(gt, lq, box, example)
 
     def _collate(

@@ -113,6 +113,8 @@ class Source:
     """File names are given relative to it."""
     hub: HubDataset | None = None
     """What it is on the Hub; its revision is the commit that was read."""
+    zoom_out: float = 1.0
+    """Training crops are up to this many times as large as asked for, and then shrunk."""
 
     @property
     def paired(self) -> bool:

@@ -311,7 +311,7 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     if not table.ground_truth:
         lq = table.lq_column or table.image_column
         columns = columns._replace(image=None, lq=lq)
-    return open_source(
+    source = open_source(
         hub=hub_dataset(table),
         imagefolder=table.imagefolder,
         parquet=table.parquet,
@@ -320,6 +320,7 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
         columns=columns,
         stream_buffer=stream_buffer,
     )
+    return replace(source, zoom_out=table.zoom_out)
 
 
 def hub_dataset(table: SourceConfig) -> HubDataset | None:

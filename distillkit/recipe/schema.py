@@ -101,6 +101,12 @@ class SourceConfig(BaseModel):
     weight: Positive = Field(
         default=1.0, description="share of the drawn images, relative to the other sources"
     )
+    zoom_out: Annotated[float, Field(ge=1, allow_inf_nan=False)] = Field(
+        default=1.0,
+        description="crops of data.train are up to this many times as large, and shrunk to "
+        "data.crop_size together with their low-quality partners: the blur of one camera becomes "
+        "that of many",
+    )
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
@@ -144,6 +150,13 @@ class DataConfig(Config):
         if any(source.name is not None for source in train):
             raise ValueError("name is of data.eval alone: it names an evaluation set")
         return train
+
+    @field_validator("eval")
+    @classmethod
+    def _check_whole(cls, sources: list[SourceConfig]) -> list[SourceConfig]:
+        if any(source.zoom_out > 1 for source in sources):
+            raise ValueError("zoom_out is of data.train alone: held-out images stay as they are")
+        return sources
 
 
 class AdapterConfig(Config):

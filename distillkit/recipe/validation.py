@@ -50,6 +50,8 @@ def check(document: Document, components: Components) -> Iterator[Problem]:
         yield from _check_training(document, training, stage1, stage2)
     for split in ("train", "eval"):
         yield from _check_sources(document, split)
+    if stage1 is not None and stage1.restores_full_images:
+        yield from _check_zoom(document)
     yield from _check_truth(document, list(_find_uses_of_truth(stage1, stage2, training)))
 
 
@@ -313,6 +315,21 @@ def _check_sources(document: Document, split: str) -> Iterator[Problem]:
         what = (
             "has clean images only, so the recipe needs a [degradation], or an lq_column with "
             "inputs"
+        )
+        yield Problem(document.origin(key), key, what)
+
+
+def _check_zoom(document: Document) -> Iterator[Problem]:
+    """Refuse shrunk crops where a teacher restores the full image, which is not shrunk."""
+    tables = document.get(("data", "train"))
+    for i, table in enumerate(tables if isinstance(tables, list) else ()):
+        source = _valid(SourceConfig, table)
+        if source is None or source.zoom_out == 1:
+            continue
+        key: KeyPath = ("data", "train", i, "zoom_out")
+        what = (
+            'not beside a teacher with output_input = "full_image", whose result would not be '
+            "shrunk; leave one of the two out"
         )
         yield Problem(document.origin(key), key, what)
 
