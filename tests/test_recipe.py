@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, field_validator
 
@@ -601,6 +601,7 @@ def paths(value: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
         yield from paths(below, (*at, key))
 
 
+@settings(deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_what_is_written_is_read_back_and_every_key_is_found(values: dict[str, Any]) -> None:
     text = to_toml(values)

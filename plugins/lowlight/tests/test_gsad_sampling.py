@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -157,6 +157,7 @@ def test_seeded_levels_are_repeatable(process):
     assert torch.equal(a, b)
 
 
+@settings(deadline=None)
 @given(st.floats(0.08, 0.9999))
 def test_level_of_an_snr(level):
     process = NoiseLevelProcess(make_level_edges(TRAINING.betas))
@@ -184,6 +185,7 @@ def test_borders_of_the_data_sets():
     assert choose_border(torch.empty(1, 3, 384, 384), 16) == Border(0, 0, 0, 0)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([2, 8, 16]))
 def test_any_size_is_padded_to_a_multiple_and_back(height, width, multiple):
     image = torch.arange(float(height * width)).reshape(1, 1, height, width)
