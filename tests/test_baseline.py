@@ -32,7 +32,7 @@ def losses_of_both(recipe, out, *sets):
     run_recipe(resolved, out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     plain = Baseline(resolved)
-    batches = open_batches(resolved, plain, 1)
+    batches = open_batches(resolved, plain.student.scale, 1)
     terms = list(plain.stage1(batches, resolved.recipe.stage1.steps))
     terms += plain.stage2(batches, resolved.recipe.stage2.steps)
     return lines, [{name: float(term) for name, term in of_step.items()} for of_step in terms]

@@ -104,6 +104,40 @@ def test_the_table_says_why_a_precision_has_no_row(monkeypatch):
     assert "does not compute in bfloat16" in row.note
 
 
+def test_a_loader_that_is_late_is_waited_for(monkeypatch):
+    """Each batch takes 3 s, and each step 1 s, by a clock that only they move."""
+    loader = importlib.import_module("loader")
+    now = [0.0]
+
+    def advance(seconds):
+        now[0] += seconds
+
+    class Late:
+        wait_seconds = 0.0
+
+        def iterate(self, stage, first, last, micro_batches):
+            for step in range(first, last):
+                advance(3)
+                self.wait_seconds += 3
+                yield step
+
+    monkeypatch.setattr(loader.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(loader.time, "process_time", lambda: now[0] / 2)
+    monkeypatch.setattr(loader.time, "sleep", advance)
+    wait, batch_ms = loader.measure_batches(Late(), 4, 1)
+    assert wait == pytest.approx(3 * 4 / (4 * 4))
+    assert batch_ms == pytest.approx(1000 * (3 + 1) / 2)
+
+
+def test_the_loader_is_measured_with_images_of_a_folder(tmp_path):
+    loader = importlib.import_module("loader")
+    loader.write_photos(tmp_path, "png", 70, 80)
+    feed = loader.measure_feed("mini/paper_sr4x", [], tmp_path, steps=2, pause=0)
+    assert 0 <= feed.wait <= 1
+    assert feed.batch_ms > 0
+    assert feed.degradation_ms > 0
+
+
 @pytest.fixture
 def switches(monkeypatch):
     """Takes back what parts for a GPU switch, so that no other test sees it."""

@@ -44,7 +44,7 @@ def test_the_estimated_size_is_the_size_it_takes(
     ]
     resolved = load_recipe(recipe, [*sets, *cached])
     cast = build_models(resolved, CPU)
-    estimate = estimate_cache(resolved.recipe, cast, open_batches(resolved, cast, 1))
+    estimate = estimate_cache(resolved.recipe, cast, open_batches(resolved, cast.student.scale, 1))
     dry_run(resolved)
     before = capfd.readouterr().err
     assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before
@@ -60,7 +60,7 @@ def test_a_run_that_cannot_gain_or_will_not_fit_says_so(recipe: Path) -> None:
     def description(*sets: str) -> str:
         resolved = load_recipe(recipe, ["stage2.target='teacher'", "training.cache_gib=1", *sets])
         cast = build_models(resolved, CPU)
-        return describe_cache(resolved.recipe, cast, open_batches(resolved, cast, 1))
+        return describe_cache(resolved.recipe, cast, open_batches(resolved, cast.student.scale, 1))
 
     assert "no batch repeats within it (data.cycle_steps = 0)" in description()
     assert "no batch" not in description("data.cycle_steps=2")

@@ -303,7 +303,7 @@ def test_the_cache_estimate_counts_images_not_batches(paired_recipe):
     def estimate(**overrides):
         resolved = paired_recipe(**overrides)
         models = build_models(resolved, CPU)
-        batches = open_batches(resolved, models, 1)
+        batches = open_batches(resolved, models.student.scale, 1)
         estimates = estimate_cache(resolved.recipe, models, batches)
         (images,) = (one for one in estimates if one.kind == "restored full image")
         return images, describe_cache(resolved.recipe, models, batches)

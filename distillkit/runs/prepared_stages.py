@@ -67,7 +67,7 @@ class PreparedStage:
             crop_size: Side of the crops in pixels.
         """
         resolved = _with_data(self.resolved, crop_size=crop_size)
-        return open_batches(resolved, self.models, self.accelerator.num_processes)
+        return open_batches(resolved, self.models.student.scale, self.accelerator.num_processes)
 
     def train(
         self, batches: PairedBatches, steps: int, between_steps: Callable[[int], None]

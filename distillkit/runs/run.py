@@ -97,13 +97,13 @@ def _refuse_skipped_steps(out: Path) -> None:
     )
 
 
-def open_batches(resolved: ResolvedRecipe, models: RunModels, processes: int) -> PairedBatches:
-    """Open the training batches of a recipe, from all of its sources."""
+def open_batches(resolved: ResolvedRecipe, scale: int, processes: int) -> PairedBatches:
+    """Open the training batches of a recipe, for a student of that scale."""
     data = resolved.recipe.data
     settings = BatchSettings(
         crop=data.crop_size,
         batch_size=data.batch_size,
-        scale=models.student.scale,
+        scale=scale,
         seed=resolved.recipe.seed,
         flip=data.augment,
         full_images=resolved.recipe.stage1.restores_full_images,
@@ -163,7 +163,7 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
 
         mesh = create_mesh(accelerator.device, accelerator.num_processes)
     models = build_models(resolved, accelerator.device, mesh)
-    batches = open_batches(resolved, models, accelerator.num_processes)
+    batches = open_batches(resolved, models.student.scale, accelerator.num_processes)
     if models.cache.enabled and main:
         logger.info(describe_cache(planned, models, batches))
     samples = _choose_samples(resolved, models, main, mesh)
