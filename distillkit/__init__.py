@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         DistilledRestorationPipeline as DistilledRestorationPipeline,
     )
     from distillkit.export.web import MAX_SHOWN_PIXELS as MAX_SHOWN_PIXELS
+    from distillkit.export.web import MAX_SHOWN_SIDE as MAX_SHOWN_SIDE
     from distillkit.export.web import WEB_PAGE_FOLDER as WEB_PAGE_FOLDER
     from distillkit.files.atomic import atomic_file as atomic_file
     from distillkit.files.atomic import scratch_folder as scratch_folder
@@ -174,7 +175,7 @@ _HOME = {
     "inference.image_types": ["read_picture"],
     "inference.restorer": ["Restorer"],
     "export.diffusers_pipeline": ["DistilledRestorationPipeline"],
-    "export.web": ["MAX_SHOWN_PIXELS", "WEB_PAGE_FOLDER"],
+    "export.web": ["MAX_SHOWN_PIXELS", "MAX_SHOWN_SIDE", "WEB_PAGE_FOLDER"],
     "recipe.load": ["ResolvedRecipe", "load_recipe"],
     "runs.prepared_stages": ["PreparedStage", "prepare_stages"],
     "runs.run": ["run_recipe"],

@@ -56,12 +56,16 @@ def wait_until_restored(page):
     page.wait_for_selector("#controls:enabled")
 
 
-def upload(page, image, name="photo.png"):
-    """Open an image, and wait until it is restored at all nodes."""
+def encode(image):
     content = io.BytesIO()
     image.save(content, "PNG")
+    return content.getvalue()
+
+
+def upload(page, image, name="photo.png"):
+    """Open an image, and wait until it is restored at all nodes."""
     page.evaluate(NOTICE_RESTORED)
-    choose(page, content.getvalue(), name)
+    choose(page, encode(image), name)
     page.wait_for_selector("body[data-restored]")
     wait_until_restored(page)
 

@@ -10,6 +10,8 @@ from PIL import Image
 from restoration_page import (
     CHROMIUM,
     SOFTWARE_WEBGPU,
+    choose,
+    encode,
     move,
     noise,
     pick,
@@ -17,6 +19,7 @@ from restoration_page import (
     save,
     upload,
     wait_until_ready,
+    wait_until_restored,
     watch,
 )
 from test_pictures import P3
@@ -205,6 +208,47 @@ def test_painted_pixels_change_and_others_do_not(page, run):
     page.click("#undo")
     undone, _ = save(page)
     assert np.array_equal(undone, before)
+
+
+def test_photos_that_follow_each_other_fast_wait_for_one_student(page, run):
+    page.evaluate("""() => {
+        const quick = unpack;
+        window.unpack = async (text) => {
+            await new Promise((resolve) => setTimeout(resolve, 500));
+            return quick(text);
+        };
+    }""")
+    for size in (400, 401, 402):
+        choose(page, encode(noise(size, 400)), f"{size}.png")
+        page.wait_for_function(f"() => page.photo?.height === {size}")
+        page.wait_for_selector("#status:has-text('Restoring')")
+    image = noise(21, 34)
+    upload(page, image)
+    restorer = Restorer.from_pretrained(run, "cpu")
+    for tradeoff in (0, 0.5, 1):
+        move(page, tradeoff)
+        restored, _ = save(page)
+        expected = np.asarray(restorer(image, tradeoff)).astype(int)
+        assert np.abs(restored[..., :3] - expected).max() <= TWO_GRAY_LEVELS
+    assert page.failed == []
+
+
+def test_a_result_longer_than_a_canvas_is_shrunk(page):
+    choose(page, encode(noise(1, 20_000)))
+    page.click("#shrink")
+    wait_until_restored(page)
+    restored, _ = save(page)
+    assert restored.shape[:2] == (2, web.MAX_SHOWN_SIDE)
+    assert restored[..., :3].std() > 10
+
+
+def test_the_saved_photo_says_that_its_colors_are_srgb(page):
+    upload(page, noise(8, 8))
+    with page.expect_download() as download:
+        page.click("#download")
+    with Image.open(download.value.path()) as picture:
+        picture.load()
+        assert picture.info["srgb"] == 0
 
 
 def test_opacity_is_saved(page):

@@ -30,6 +30,8 @@ WEB_PAGE_FOLDER = Path(__file__).with_name("web_page")
 """The page's files. Plugins that serve it bring their own ``student.js`` and ``backend.js``."""
 MAX_SHOWN_PIXELS = 2048 * 2048
 """Pixels of a restored photo that the page blends as fast as a slider moves."""
+MAX_SHOWN_SIDE = 16_384
+"""The longest side of a picture that every browser shows."""
 MAX_INPUT_PIXELS = 500_000
 """Input pixels that a browser restores at once."""
 RUNTIME = "onnxruntime-web@1.30.0"
@@ -147,7 +149,9 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
         "overlap": restorer.overlap,
         "tradeoff": student.fixed_tradeoff if student.variant is None else None,
         "most_pixels": min(MAX_INPUT_PIXELS, MAX_SHOWN_PIXELS // scale**2),
+        "most_side": MAX_SHOWN_SIDE // scale,
         "most_shown": MAX_SHOWN_PIXELS,
+        "most_side_shown": MAX_SHOWN_SIDE,
         "finds": "",
         "examples": [],
     }

@@ -256,9 +256,15 @@ class Student {
     return `${DEVICES.wasm}: ${why}.`;
   }
 
-  async load(provider) {
-    this.provider = provider;
+  // Starts a worker. What asks for it while it starts waits for the same one.
+  load(provider) {
     this.end();
+    this.provider = provider;
+    this.loaded = this.startWorker(provider);
+    return this.loaded;
+  }
+
+  async startWorker(provider) {
     if (!ONNXRUNTIME[provider]) await loadScript(`${provider}.js`);
     const { script, module, wasm } = ONNXRUNTIME[provider];
     const text = `${script}\n(${work})();`;
@@ -273,17 +279,20 @@ class Student {
   end() {
     this.worker?.terminate();
     this.worker = null;
+    this.loaded = null;
   }
 
   async restore(question, { signal, progress }) {
-    if (!this.worker) await this.load(this.provider);
-    signal.throwIfAborted();
     // A worker that computes hears nothing: it is ended, and the next call loads another one.
     const stop = () => this.end();
-    signal.addEventListener("abort", stop);
     try {
+      await (this.loaded ?? this.load(this.provider));
+      signal.throwIfAborted();
+      signal.addEventListener("abort", stop);
       return await this.ask({ kind: "restore", ...question }, progress);
     } catch (error) {
+      // One that failed may be broken. After an abort, it is another call's.
+      if (!signal.aborted) this.end();
       const otherwise = this.provider === "webgpu" ? ", or add ?run=wasm to the address" : "";
       throw new Error(`This did not work: ${error.message}. Try a smaller photo${otherwise}.`);
     } finally {
@@ -351,6 +360,10 @@ function fillHidden(canvas) {
 
 // ---- What the page asks for ----
 
+const PNG_HEADER = 33;  // bytes of the signature and of the chunk IHDR
+// The chunk that says that colors are sRGB's: its length, its name, "perceptual", its CRC.
+const SRGB = Uint8Array.of(0, 0, 0, 1, 0x73, 0x52, 0x47, 0x42, 0, 0xae, 0xce, 0x1c, 0xe9);
+
 const student = new Student();
 
 const backend = {
@@ -363,7 +376,7 @@ const backend = {
       const overview = await createImageBitmap(file);
       return { name: file.name, width: overview.width, height: overview.height, frames: 1, overview };
     } catch {
-      throw new Error(`${file.name} is not an image that this browser reads. Choose a PNG, JPEG or WebP.`);
+      throw new Error(`${file.name} is damaged, or no image that this browser reads. Choose a PNG, JPEG or WebP.`);
     }
   },
 
@@ -388,6 +401,7 @@ const backend = {
     }
     const canvas = new OffscreenCanvas(image.width, image.height);
     canvas.getContext("2d").putImageData(image, 0, 0);
-    return canvas.convertToBlob({ type: "image/png" });
+    const png = await canvas.convertToBlob({ type: "image/png" });
+    return new Blob([png.slice(0, PNG_HEADER), SRGB, png.slice(PNG_HEADER)], { type: "image/png" });
   },
 };

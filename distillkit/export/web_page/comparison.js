@@ -195,23 +195,27 @@ class Comparison {
   }
 
   press(event) {
-    if (this.tool === "compare" || !this.isComplete || event.button) return;
+    if (this.tool === "compare" || !this.isComplete || event.button || !event.isPrimary) return;
     $("comparison").setPointerCapture(event.pointerId);
-    this.painting.remember();
     this.cursor = this.pixelAt(event);
-    this.strokeTo(this.cursor);
+    this.beginStroke();
   }
 
   move(event) {
-    if (this.tool === "compare") return;
+    if (this.tool === "compare" || !event.isPrimary) return;  // a second finger paints nothing
     if ($("comparison").hasPointerCapture(event.pointerId)) this.strokeTo(this.pixelAt(event));
     this.cursor = this.pixelAt(event);
     this.placeCursor();
   }
 
+  beginStroke() {
+    this.painting.remember();
+    this.strokeTo(this.cursor);
+    this.showUndo();
+  }
+
   strokeTo(point) {
     this.drawSoon(this.painting.stroke(this.tool, this.cursor, point, this.radius));
-    this.showUndo();
   }
 
   paintByKey(event) {
@@ -224,8 +228,7 @@ class Comparison {
       };
       this.placeCursor();
     } else if (event.key === " " && this.isComplete) {
-      this.painting.remember();
-      this.strokeTo(this.cursor);
+      this.beginStroke();
     } else {
       return;
     }
@@ -249,8 +252,8 @@ class Comparison {
   }
 
   showUndo() {
-    const { length } = this.painting.former;
-    for (const id of ["undo", "clear"]) $(id).disabled = !length;
+    $("undo").disabled = !this.painting.former.length;
+    $("clear").disabled = this.painting.isEmpty;
   }
 
   pixelAt(event) {

@@ -19,9 +19,9 @@ class Cropper {
     this.center = { x: 0.5, y: 0.5 };
     fit($("cropper"), photo.width, photo.height);
     const canvas = $("overview");
-    canvas.width = photo.overview.width;
-    canvas.height = photo.overview.height;
-    canvas.getContext("2d").drawImage(photo.overview, 0, 0);
+    const shown = sizeShown(photo.overview.width, photo.overview.height);
+    Object.assign(canvas, shown);
+    canvas.getContext("2d").drawImage(photo.overview, 0, 0, shown.width, shown.height);
     const whole = shrunk(photo);
     $("shrink").textContent = `Shrink the full photo to ${whole.toWidth} x ${whole.toHeight}`;
     this.draw();
@@ -31,8 +31,7 @@ class Cropper {
   // As large as can be restored, or a share of that, with the photo's proportions.
   crop() {
     const { width, height } = this.photo;
-    const largest = Math.min(1, Math.sqrt(STUDENT.most_pixels / (width * height)));
-    const share = largest * Number($("share").value) / 100;
+    const share = largestShare(this.photo) * Number($("share").value) / 100;
     const crop = { width: Math.max(1, Math.floor(share * width)), height: Math.max(1, Math.floor(share * height)) };
     crop.left = Math.round(clamp(this.center.x * width - crop.width / 2, 0, width - crop.width));
     crop.top = Math.round(clamp(this.center.y * height - crop.height / 2, 0, height - crop.height));
@@ -81,9 +80,15 @@ class Cropper {
   }
 }
 
+// How much of a photo's sides can be restored at once.
+function largestShare({ width, height }) {
+  const bySide = STUDENT.most_side / Math.max(width, height);
+  return Math.min(1, bySide, Math.sqrt(STUDENT.most_pixels / (width * height)));
+}
+
 // The full photo, shrunk to what can be restored.
 function shrunk({ width, height }) {
-  const factor = Math.min(1, Math.sqrt(STUDENT.most_pixels / (width * height)));
+  const factor = largestShare({ width, height });
   const toWidth = Math.max(1, Math.floor(factor * width));
   const toHeight = Math.max(1, Math.floor(factor * height));
   return { left: 0, top: 0, width, height, toWidth, toHeight };

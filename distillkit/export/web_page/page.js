@@ -111,7 +111,7 @@ class Page {
     const photo = await backend.open(file, { signal, progress: () => {} });
     if (signal.aborted) return;
     this.photo = photo;
-    const isLarge = photo.width * photo.height > STUDENT.most_pixels;
+    const isLarge = largestShare(photo) < 1;
     $("recrop").hidden = !isLarge;
     if (isLarge) await this.chooseCrop();
     else await this.restore(shrunk(photo));
@@ -138,7 +138,7 @@ class Page {
     const { signal } = this.controller;
     const { photo, comparison } = this;
     this.crop = crop;
-    const shown = sizeShown(crop);
+    const shown = sizeShown(STUDENT.scale * crop.toWidth, STUDENT.scale * crop.toHeight);
     const pixels = await backend.cut(photo, crop, { signal, progress: () => {} });
     if (signal.aborted) return;
     $("controls").disabled = true;
@@ -239,11 +239,10 @@ class Page {
   }
 }
 
-// As large as the result, or as large as is shown of it.
-function sizeShown({ toWidth, toHeight }) {
-  const width = STUDENT.scale * toWidth;
-  const height = STUDENT.scale * toHeight;
-  const factor = Math.min(1, Math.sqrt(STUDENT.most_shown / (width * height)));
+// As large as a picture, or as large as is shown of it.
+function sizeShown(width, height) {
+  const bySide = STUDENT.most_side_shown / Math.max(width, height);
+  const factor = Math.min(1, bySide, Math.sqrt(STUDENT.most_shown / (width * height)));
   return { width: Math.max(1, Math.floor(factor * width)), height: Math.max(1, Math.floor(factor * height)) };
 }
 

@@ -15,7 +15,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from distillkit import MAX_SHOWN_PIXELS, WEB_PAGE_FOLDER, DistillkitError, PluginError, Restorer
+from distillkit import (
+    MAX_SHOWN_PIXELS,
+    MAX_SHOWN_SIDE,
+    WEB_PAGE_FOLDER,
+    DistillkitError,
+    PluginError,
+    Restorer,
+)
 from distillkit_demo.call_queue import CallQueue, Work
 from distillkit_demo.examples import EXAMPLES, load_examples
 from distillkit_demo.service import Answer, Crop, DemoService, OnTile, Size, read_map
@@ -145,7 +152,10 @@ class DemoApp:
             "scale": restorer.scale,
             "tradeoff": student.fixed_tradeoff if student.variant is None else None,
             "most_pixels": max_pixels,
+            # A canvas shows the result only; the server restores any side.
+            "most_side": max_pixels,
             "most_shown": MAX_SHOWN_PIXELS,
+            "most_side_shown": MAX_SHOWN_SIDE,
             "most_bytes": max_upload,
             "finds": " and ".join(self.service.found_names),
             "examples": [

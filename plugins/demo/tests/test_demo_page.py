@@ -17,6 +17,7 @@ from PIL import Image
 from restoration_page import (
     CHROMIUM,
     choose,
+    encode,
     move,
     noise,
     pick,
@@ -213,6 +214,41 @@ def test_brushes_paint_over_each_other_erase_clear_and_show_their_map(page):
     assert np.array_equal(pixels(page), realistic)
 
 
+def test_clear_is_there_while_anything_is_painted(page):
+    upload(page, noise(40, 60))
+    plain = pixels(page)
+    pick(page, "faithful")
+    assert page.is_disabled("#clear")
+    for i in range(12):
+        page.mouse.click(*point(page, (i + 0.5) / 12, 0.5))
+    while page.is_enabled("#undo"):
+        page.click("#undo")
+    assert not np.array_equal(pixels(page), plain)
+    page.click("#clear")
+    assert np.array_equal(pixels(page), plain)
+    assert page.is_disabled("#clear")
+
+
+def test_a_second_finger_paints_nothing(phone):
+    upload(phone, noise(40, 60))
+    move(phone, 0)
+    pick(phone, "faithful")
+    fingers = phone.context.new_cdp_session(phone)
+
+    def touch(kind, *points):
+        named = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(points)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": named})
+
+    first, second = point(phone, 0.2, 0.2), point(phone, 0.8, 0.8)
+    touch("touchStart", first)
+    one_finger = pixels(phone)
+    touch("touchStart", first, second)
+    touch("touchMove", first, (second[0], second[1] - 9))
+    touch("touchEnd")
+    assert np.array_equal(pixels(phone), one_finger)
+    assert phone.evaluate("page.comparison.painting.former.length") == 1
+
+
 def test_what_is_found_is_painted_faithful_and_can_be_taken_away(page, restorer):
     levels = np.asarray(noise(40, 60)) // 2
     levels[10:20, 15:30] = 255
@@ -349,6 +385,13 @@ def test_a_crowd_is_told_to_try_again(page, restorer, address):
         assert not any(outcome.result().failed for outcome in waiting)
     choose(page, photo(11, 13))
     status_has(page, "13 x 11 → 26 x 22 pixels.")
+
+
+def test_a_side_longer_than_a_canvas_is_shown_shrunk_and_saved_in_full(page):
+    choose(page, encode(noise(1, 9_000)))
+    status_has(page, "9000 x 1 → 18000 x 2 pixels. Shown at 16384 x 1;")
+    assert pixels(page)[..., 3].min() == 255
+    assert save(page)[0].shape == (2, 18_000, 3)
 
 
 def test_an_example_is_restored(page):
