@@ -5,12 +5,15 @@ class Comparison {
   constructor() {
     this.before = $("before").getContext("2d");
     this.after = $("after").getContext("2d");
+    this.cover = $("cover").getContext("2d");
     this.map = $("map").getContext("2d");
     this.cursor = { x: 0, y: 0 };
-    // Pixels that are blended in a frame. More are drawn roughly, and bit by bit when nothing moves.
+    // Pixels that are blended in a frame. A larger picture is slow to change, however few of its
+    // pixels do: what moves is drawn on a cover, and the picture when nothing moves.
     this.mostInFrame = 400_000;
     this.dirty = null;  // the area to draw in the next frame
-    this.rough = null;  // the area that is drawn with too few pixels
+    this.covered = null;  // the area that is drawn on the cover
+    this.blended = null;  // rows of it that are blended for the picture
     this.frame = null;
     for (const id of ["tradeoff", "showMap"]) $(id).addEventListener("input", () => this.drawSoon());
     $("divider").addEventListener("input", () => this.split());
@@ -30,7 +33,7 @@ class Comparison {
     this.height = height;
     this.nodes = new Map();
     this.dirty = null;
-    this.rough = null;
+    this.uncover();
     this.painting = new Painting(width, height);
     this.cursor = { x: width / 2, y: height / 2 };
     fit($("comparison"), width, height);
@@ -84,32 +87,61 @@ class Comparison {
     if (this.dirty) {
       this.draw(this.dirty);
       this.dirty = null;
-    } else if (this.rough) {
+    } else if (this.covered) {
       this.refine();
     }
-    if (this.rough) this.frame = requestAnimationFrame(() => this.drawFrame());
+    if (this.covered) this.frame = requestAnimationFrame(() => this.drawFrame());
   }
 
-  draw(area) {
-    if (!this.nodes.size || area.width <= 0 || area.height <= 0) return;
+  draw(changed) {
+    if (!this.nodes.size || changed.width <= 0 || changed.height <= 0) return;
+    const area = union(this.covered, changed);
     const step = Math.ceil(Math.sqrt(area.width * area.height / this.mostInFrame));
-    if (step > 1) this.rough = union(this.rough, area);
-    else if (this.isEverywhere(area)) this.rough = null;
-    this.drawWith(step, area);
+    if (this.width * this.height > this.mostInFrame) this.drawCover(area, step);
+    else putPixels(this.after, area, 1, (target) => this.blend(target, area));
+    this.drawMap(area, step);
     $("value").value = this.tradeoff.toFixed(2);
   }
 
-  // Draws the upper rows of what is rough.
-  refine() {
-    const { left, top, width, height } = this.rough;
-    const rows = Math.min(height, Math.ceil(this.mostInFrame / width));
-    this.drawWith(1, { left, top, width, height: rows });
-    this.rough = rows < height ? { left, top: top + rows, width, height: height - rows } : null;
+  // Draws one of each `step` x `step` pixels.
+  drawCover(area, step) {
+    const { canvas } = this.cover;
+    canvas.width = Math.ceil(area.width / step);
+    canvas.height = Math.ceil(area.height / step);
+    const image = new ImageData(canvas.width, canvas.height);
+    this.blend(image.data, area, step);
+    this.cover.putImageData(image, 0, 0);
+    canvas.style.left = `${100 * area.left / this.width}%`;
+    canvas.style.top = `${100 * area.top / this.height}%`;
+    canvas.style.width = `${100 * step * canvas.width / this.width}%`;
+    canvas.style.height = `${100 * step * canvas.height / this.height}%`;
+    canvas.hidden = false;
+    this.covered = area;
+    this.blended = null;
   }
 
-  // Draws one of each `step` x `step` pixels, enlarged.
-  drawWith(step, area) {
-    putPixels(this.after, area, step, (target) => this.blend(target, area, step));
+  // Blends more rows of what is covered; once all are, the picture has them.
+  refine() {
+    const { left, top, width, height } = this.covered;
+    this.blended ??= { image: new ImageData(width, height), rows: 0 };
+    const { image, rows } = this.blended;
+    const more = Math.min(height - rows, Math.ceil(this.mostInFrame / width));
+    const part = { left, top: top + rows, width, height: more };
+    this.blend(image.data.subarray(4 * width * rows, 4 * width * (rows + more)), part);
+    this.drawMap(part, 1);
+    this.blended.rows += more;
+    if (this.blended.rows < height) return;
+    this.after.putImageData(image, left, top);
+    this.uncover();
+  }
+
+  uncover() {
+    $("cover").hidden = true;
+    this.covered = null;
+    this.blended = null;
+  }
+
+  drawMap(area, step) {
     $("map").hidden = !$("showMap").checked;
     if ($("showMap").checked) putPixels(this.map, area, step, (target) => this.mapInto(target, area, step));
   }
@@ -163,10 +195,6 @@ class Comparison {
 
   everywhere() {
     return { left: 0, top: 0, width: this.width, height: this.height };
-  }
-
-  isEverywhere({ width, height }) {
-    return width === this.width && height === this.height;
   }
 
   // ---- The brush ----

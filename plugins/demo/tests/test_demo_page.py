@@ -40,6 +40,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PAT
 
 MAX_PIXELS = 10_000
 NAMELESS = """() => [...document.querySelectorAll("button, input, select, canvas, progress, img")]
+    .filter(e => e.ariaHidden !== "true")
     .filter(e => ![e.ariaLabel, e.alt, e.labels?.[0]?.textContent, e.textContent]
         .some(text => text?.trim()))
     .map(e => e.outerHTML)"""
@@ -129,21 +130,56 @@ def test_a_large_result_is_blended_roughly_at_once_and_then_exactly(page, restor
     upload(page, image)
     page.evaluate("""() => {
         const { comparison } = page;
-        const drawWith = comparison.drawWith;
+        const { blend } = comparison;
         window.drawn = [];
         comparison.mostInFrame = 4000;
-        comparison.drawWith = (step, area) => {
+        comparison.blend = (target, area, step = 1) => {
             drawn.push([step, area.width * area.height]);
-            drawWith.call(comparison, step, area);
+            blend.call(comparison, target, area, step);
+            if (step > 1) window.rough = target.slice();
         };
     }""")
     move(page, 1)
     page.wait_for_function("() => drawn.length && !page.comparison.frame")
-    assert np.array_equal(pixels(page)[..., :3], restored_at(restorer, image, 1))
+    exact = restored_at(restorer, image, 1)
+    rough = np.array(page.evaluate("[...rough]")).reshape(43, 58, 4)
+    assert np.array_equal(rough[..., :3], exact[::4, ::4])
+    assert page.is_hidden("#cover")
+    assert np.array_equal(pixels(page)[..., :3], exact)
     (step, area), *refined = page.evaluate("drawn")
     assert step == 4 and area == 232 * 172
     assert {step for step, _ in refined} == {1} and sum(area for _, area in refined) == area
     assert max(area for _, area in refined) <= 4000 + 232
+
+
+def test_a_stroke_on_a_large_result_is_drawn_where_it_is_and_then_exactly(page, restorer):
+    image = noise(9, 12).resize((116, 86), Image.Resampling.BICUBIC)
+    upload(page, image)
+    move(page, 0)
+    pick(page, "faithful")
+    page.fill("#size", "10")
+    before = pixels(page)
+    page.evaluate("""() => {
+        page.comparison.mostInFrame = 4000;
+        page.comparison.refine = () => {};
+    }""")
+    page.mouse.click(*point(page, 0.5, 0.5))
+    cover = pixels(page, "#cover")
+    left, top = page.evaluate("[page.comparison.covered.left, page.comparison.covered.top]")
+    middle = slice(84, 89), slice(114, 119)
+    exact = restored_at(restorer, image, 1)
+    inside = cover[84 - top : 89 - top, 114 - left : 119 - left, :3]
+    assert np.array_equal(inside, exact[middle])
+    box = page.locator("#cover").bounding_box()
+    whole = page.locator("#after").bounding_box()
+    assert box["x"] - whole["x"] == pytest.approx(left / 232 * whole["width"], abs=0.1)
+    assert box["width"] == pytest.approx(cover.shape[1] / 232 * whole["width"], abs=0.1)
+    assert np.array_equal(pixels(page), before)
+    page.evaluate("() => { delete page.comparison.refine }")
+    page.wait_for_function("() => !page.comparison.frame")
+    painted = pixels(page)
+    assert np.array_equal(painted[middle][..., :3], exact[middle])
+    assert np.array_equal(painted[:40], before[:40])
 
 
 def test_the_download_is_restored_at_the_final_tradeoff_and_named_after_the_photo(page, restorer):
