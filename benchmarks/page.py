@@ -89,10 +89,15 @@ def measure(page: Any, size: str, moves: int) -> Times:
     page.wait_for_function("() => restored.length === NODES.length", timeout=0)
     page.focus("#tradeoff:enabled")
     for number in range(moves):
-        page.wait_for_function("() => !page.comparison.frame")
+        wait(page, "() => !page.comparison.frame")
         page.keyboard.press("ArrowLeft" if number < moves / 2 else "ArrowRight")
-        page.wait_for_function(f"() => moved.length === {number + 1}")
+        wait(page, f"() => moved.length === {number + 1}")
     return Times(page.evaluate("restored"), page.evaluate("moved"))
+
+
+def wait(page: Any, condition: str) -> None:
+    # Asked at every frame, as is the default, the page would always be drawing.
+    page.wait_for_function(condition, polling=100)
 
 
 def format_row(size: str, times: Times) -> str:
