@@ -140,8 +140,7 @@ def measure_baseline(resolved: ResolvedRecipe, options: argparse.Namespace) -> d
     """Measure the baseline's steps in this process, as the engine's are measured."""
     device = pick_device(None)
     baseline = Baseline(resolved, device)
-    # It has the student whose scale the batches need.
-    batches = open_batches(resolved, baseline, 1)  # type: ignore[arg-type]
+    batches = open_batches(resolved, baseline.student.scale, 1)
     stages = [baseline.stage1]
     if resolved.recipe.stage2.steps:
         stages.append(baseline.stage2)

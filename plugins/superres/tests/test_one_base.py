@@ -141,6 +141,8 @@ def test_what_models_encode_of_an_input_is_kept(tmp_path):
     entries = Counter(entry.kind for entry in FeatureStore(tmp_path, 0).features())
     assert entries == {"lq latent": 2, "gt latent": 2}
     estimated = Counter()
-    for estimate in estimate_cache(resolved.recipe, cached, open_batches(resolved, cached, 1)):
+    for estimate in estimate_cache(
+        resolved.recipe, cached, open_batches(resolved, cached.student.scale, 1)
+    ):
         estimated[estimate.kind] += estimate.entries
     assert estimated == entries
