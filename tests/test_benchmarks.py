@@ -51,6 +51,17 @@ def test_settings_are_compared_with_their_base():
     ]
 
 
+def test_the_blur_of_a_pair_is_found():
+    blur = importlib.import_module("blur")
+    degradation = importlib.import_module("distillkit_mini.degradation")
+    gt = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
+    for width in (0.9, 2.1):
+        kernel = degradation.gaussian_kernel(torch.tensor([width]), 5.0)
+        blurred = blur.filter2d(gt[None], kernel)
+        lq = torch.nn.functional.avg_pool2d(blurred, 4)[0]
+        assert blur.find_width(gt, 0.1 + lq) == pytest.approx(width)
+
+
 def test_processes_are_compared_round_by_round():
     processes = importlib.import_module("processes")
     one = [{"images_per_s": rate} for rate in (10, 20, 40)]

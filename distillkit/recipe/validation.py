@@ -301,13 +301,20 @@ def _check_recasting(document: Document, training: TrainingConfig) -> Iterator[P
         yield Problem(document.origin(key), key, what)
 
 
-def _check_sources(document: Document, split: str) -> Iterator[Problem]:
+def _valid_sources(document: Document, split: str) -> Iterator[tuple[int, SourceConfig]]:
+    """Yield the sources of a split that are valid by themselves, with their places."""
     tables = document.get(("data", split))
-    if not isinstance(tables, list) or document.get(("degradation",)) is not None:
-        return
-    for i, table in enumerate(tables):
+    for i, table in enumerate(tables if isinstance(tables, list) else ()):
         source = _valid(SourceConfig, table)
-        if source is None or source.imagefolder is None or source.lq_column is not None:
+        if source is not None:
+            yield i, source
+
+
+def _check_sources(document: Document, split: str) -> Iterator[Problem]:
+    if document.get(("degradation",)) is not None:
+        return
+    for i, source in _valid_sources(document, split):
+        if source.imagefolder is None or source.lq_column is not None:
             continue
         if not source.ground_truth:
             continue
@@ -321,10 +328,8 @@ def _check_sources(document: Document, split: str) -> Iterator[Problem]:
 
 def _check_zoom(document: Document) -> Iterator[Problem]:
     """Refuse shrunk crops where a teacher restores the full image, which is not shrunk."""
-    tables = document.get(("data", "train"))
-    for i, table in enumerate(tables if isinstance(tables, list) else ()):
-        source = _valid(SourceConfig, table)
-        if source is None or source.zoom_out == 1:
+    for i, source in _valid_sources(document, "train"):
+        if source.zoom_out == 1:
             continue
         key: KeyPath = ("data", "train", i, "zoom_out")
         what = (
@@ -336,10 +341,8 @@ def _check_zoom(document: Document) -> Iterator[Problem]:
 
 def _sources_without_truth(document: Document, split: str) -> Iterator[KeyPath]:
     """Yield the keys that say that a source has no ground truth."""
-    tables = document.get(("data", split))
-    for i, table in enumerate(tables if isinstance(tables, list) else ()):
-        source = _valid(SourceConfig, table)
-        if source is not None and not source.ground_truth:
+    for i, source in _valid_sources(document, split):
+        if not source.ground_truth:
             yield "data", split, i, "ground_truth"
 
 
