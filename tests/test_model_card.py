@@ -108,10 +108,9 @@ def test_a_large_photo_is_shown_in_part(run, tmp_path):
 
 
 def test_without_a_photo_the_card_shows_none(run, tmp_path, distillkit):
-    for argument in ("--onnx", "--web"):
-        outcome = distillkit("export", run, argument, tmp_path / "x", "--picture", "a.png")
-        assert outcome.code == 2
-        assert "--picture is for -o, not for --" in outcome.err
+    outcome = distillkit("export", run, "--onnx", tmp_path / "x", "--picture", "a.png")
+    assert outcome.code == 2
+    assert "--picture is for -o and --web, not for --onnx" in outcome.err
     with pytest.raises(DistillkitError, match=r"nothing\.png"):
         export(run, tmp_path / "out", picture=tmp_path / "nothing.png")
     assert not (tmp_path / "out").exists()

@@ -59,7 +59,9 @@ def exported_page(trained, package, tmp_path_factory):
         # Torch writes a trace of every operator to whoever listens to all logs, as pytest does.
         patch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
         install_plugins(patch, toy="toy_plugin")
-        web.export_web(trained(*OVERRIDES), folder, package)
+        example = folder.with_name("garden.tif")
+        noise(21, 34).save(example)
+        web.export_web(trained(*OVERRIDES), folder, package, example)
     return folder
 
 
@@ -249,6 +251,15 @@ def test_the_saved_photo_says_that_its_colors_are_srgb(page):
     with Image.open(download.value.path()) as picture:
         picture.load()
         assert picture.info["srgb"] == 0
+
+
+def test_the_example_is_restored_as_the_restorer_does(page, run):
+    page.click("#examples button:has-text('garden')")
+    wait_until_restored(page)
+    restored, name = save(page)
+    assert name == "garden_restored_t0.5.png"
+    expected = np.asarray(Restorer.from_pretrained(run, "cpu")(noise(21, 34), 0.5)).astype(int)
+    assert np.abs(restored[..., :3] - expected).max() <= TWO_GRAY_LEVELS
 
 
 def test_opacity_is_saved(page):

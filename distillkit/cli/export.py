@@ -45,7 +45,9 @@ OnnxruntimeWeb = Annotated[
 Picture = Annotated[
     Path | None,
     typer.Option(
-        metavar="PHOTO", help="Show this low-quality photo at several tradeoffs in the model card."
+        metavar="PHOTO",
+        help="Show this low-quality photo at several tradeoffs in the model card, or offer it as "
+        "an example in the page of --web.",
     ),
 ]
 Merge = Annotated[
@@ -86,8 +88,8 @@ FORMS_OF_OPTION = {
     "--size": ("--onnx",),
     "--half": ("--onnx", "--spandrel", "--ncnn"),
     "--onnxruntime-web": ("--web",),
-    # It is for the model card.
-    "--picture": ("-o",),
+    # It is for the model card, or for the page.
+    "--picture": ("-o", "--web"),
 }
 """Which forms of an export take an option; each form is named by its own option."""
 
@@ -135,7 +137,7 @@ def export(  # noqa: PLR0913
     elif ncnn is not None:
         _export_ncnn(run, ncnn, tradeoff, half)
     elif web is not None:
-        _export_web(run, web, onnxruntime_web)
+        _export_web(run, web, onnxruntime_web, picture)
 
 
 def _choose_form(paths: Mapping[str, Path | None]) -> str:
@@ -195,10 +197,10 @@ def _export_ncnn(run: str, folder: Path, tradeoff: float | None, half: bool) -> 
     typer.echo(f"done: {folder}")
 
 
-def _export_web(run: str, folder: Path, package: Path | None) -> None:
+def _export_web(run: str, folder: Path, package: Path | None, picture: Path | None) -> None:
     from distillkit.export.web import export_web
 
-    typer.echo(export_web(run, folder, package))
+    typer.echo(export_web(run, folder, package, picture))
     typer.echo(f"done: {folder}")
 
 

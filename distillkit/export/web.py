@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from distillkit.export.adapters import About
 from distillkit.export.exported_student import begin_export
 from distillkit.export.onnx import export_onnx
 from distillkit.files.atomic import atomic_dir, scratch_folder
+from distillkit.inference.image_types import read_picture
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import Student
 
@@ -87,7 +89,9 @@ RUNTIME_FILES = {file.name: file.sha256 for build in BUILDS.values() for file in
 HOW_TO_FETCH = f"fetch it by `npm pack {RUNTIME}`, and give --onnxruntime-web the file"
 
 
-def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
+def export_web(
+    run: Path | str, out: Path, runtime: Path | None = None, picture: Path | None = None
+) -> str:
     """Write a folder whose page restores photos in a browser.
 
     The page restores as the Restorer does, in its tiles: by WebGPU where that gives the image that
@@ -99,16 +103,20 @@ def export_web(run: Path | str, out: Path, runtime: Path | None = None) -> str:
         out: The folder to write.
         runtime: The npm package onnxruntime-web, as npm packs it or unpacked; default: npm fetches
             it.
+        picture: A low-quality photo that the page offers as an example; default: none.
 
     Returns:
         What was compared, and how large the folder is.
 
     Raises:
         DistillkitError: ``out`` exists, the package is another one or cannot be fetched, the
-            student has no graph, or asks for colors that the page cannot fix.
+            picture cannot be read, the student has no graph, or asks for colors that the page
+            cannot fix.
     """
     _, source, about, student = begin_export(run, out)
     settings = _describe_page(student, about)
+    if picture is not None:
+        settings["examples"] = [_describe_example(picture)]
     scripts = _runtime_scripts(runtime)
     with scratch_folder() as scratch, atomic_dir(out) as folder:
         graph = scratch / "student.onnx"
@@ -142,6 +150,7 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
     return {
         "title": f"{about['recipe']}: restore a photo",
         "promise": "It does not leave this device.",
+        "accept": "image/png,image/jpeg,image/webp,image/avif,image/gif,image/bmp",
         "about": f"Distilled by distillkit; licenses: {licenses}. Runs {RUNTIME} (MIT)",
         "scale": scale,
         "size_multiple": student.model.size_multiple,
@@ -155,6 +164,14 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
         "finds": "",
         "examples": [],
     }
+
+
+def _describe_example(path: Path) -> dict[str, str]:
+    """Describe an example photo to the page's scripts, which hold it."""
+    file = io.BytesIO()
+    read_picture(path).save(file, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"name": path.stem, "alt": f"Example: {path.stem}", "address": address}
 
 
 def _runtime_scripts(package: Path | None) -> dict[str, str]:

@@ -38,6 +38,8 @@ class Page {
     this.photo = null;
     this.crop = null;
     this.controller = new AbortController();
+    this.reading = new AbortController();
+    this.running = null;
     $("file").addEventListener("change", () => this.chooseFile());
     for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => this.drop(event));
     $("find").addEventListener("click", () => this.run(() => this.find()));
@@ -51,6 +53,7 @@ class Page {
     $("title").textContent = STUDENT.title;
     $("about").textContent = STUDENT.about;
     $("promise").textContent = STUDENT.promise;
+    $("file").accept = STUDENT.accept;
     const isFixed = STUDENT.tradeoff !== null;
     for (const id of ["tradeoffControl", "tools"]) $(id).hidden = isFixed;
     for (const option of $("compared").querySelectorAll("[value=realistic], [value=faithful]")) option.hidden = isFixed;
@@ -61,7 +64,7 @@ class Page {
       const button = document.createElement("button");
       button.type = "button";
       button.append(image, name);
-      button.addEventListener("click", () => this.run(() => this.openExample(name, address)));
+      button.addEventListener("click", () => this.read(name, fetchFile(name, address)));
       $("examples").append(button);
     }
   }
@@ -73,9 +76,15 @@ class Page {
   }
 
   // Runs what a person asked for; what they asked for before is given up.
-  async run(action) {
+  run(action) {
+    this.reading.abort();
     this.controller.abort();
-    const { signal } = this.controller = new AbortController();
+    this.controller = new AbortController();
+    this.running = this.finish(action, this.controller.signal);
+    return this.running;
+  }
+
+  async finish(action, signal) {
     try {
       await action();
     } catch (error) {
@@ -89,7 +98,7 @@ class Page {
 
   chooseFile() {
     const [file] = $("file").files;
-    if (file) this.run(() => this.open(file));
+    if (file) this.read(file.name, file);
     $("file").value = "";  // so that the same file can be chosen again
   }
 
@@ -97,19 +106,25 @@ class Page {
     event.preventDefault();
     $("stage").classList.toggle("over", event.type === "dragover");
     const file = event.dataTransfer?.files[0];
-    if (event.type === "drop" && file && !$("file").disabled) this.run(() => this.open(file));
+    if (event.type === "drop" && file && !$("file").disabled) this.read(file.name, file);
   }
 
-  async openExample(name, address) {
-    const answer = await fetch(address);
-    await this.open(new File([await answer.blob()], `${name}.jpg`));
+  // Reads a photo's file, or one on its way, beside what runs, which goes on where this is no photo.
+  async read(name, file) {
+    this.reading.abort();
+    const { signal } = this.reading = new AbortController();
+    this.say(`Reading ${name} ...`);
+    try {
+      const photo = await backend.open(await file, { signal, progress: () => {} });
+      if (!signal.aborted) await this.run(() => this.open(photo));
+    } catch (error) {
+      if (!signal.aborted) this.say(error.message, true);
+      await this.running;  // which says something else when it ends
+      if (!signal.aborted) this.say(error.message, true);
+    }
   }
 
-  async open(file) {
-    const { signal } = this.controller;
-    this.say(`Reading ${file.name} ...`);
-    const photo = await backend.open(file, { signal, progress: () => {} });
-    if (signal.aborted) return;
+  async open(photo) {
     this.photo = photo;
     const isLarge = largestShare(photo) < 1;
     $("recrop").hidden = !isLarge;
@@ -250,6 +265,11 @@ function formatSeconds(seconds) {
   const whole = Math.ceil(seconds);
   if (whole < 90) return `${whole} s`;
   return `${Math.ceil(whole / 60)} min`;
+}
+
+async function fetchFile(name, address) {
+  const answer = await fetch(address);
+  return new File([await answer.blob()], name);
 }
 
 function save(blob, name) {

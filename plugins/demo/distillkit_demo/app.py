@@ -149,6 +149,8 @@ class DemoApp:
             "title": title,
             "promise": "It goes nowhere but to the machine that runs this page.",
             "about": f"Restores photos{size}, up to {megapixels:g} million pixels at once.",
+            # Browsers do not count TIFF among the images, because they do not show it.
+            "accept": "image/*,.tif,.tiff",
             "scale": restorer.scale,
             "tradeoff": student.fixed_tradeoff if student.variant is None else None,
             "most_pixels": max_pixels,

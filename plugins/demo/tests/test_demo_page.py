@@ -401,6 +401,21 @@ def test_another_photo_replaces_one_that_is_still_restored(page, restorer):
     assert pixels(page).shape == (44, 68, 4)
 
 
+def test_what_is_no_photo_leaves_one_that_is_still_restored(page, restorer):
+    restorer.open.clear()
+    try:
+        choose(page, photo(20, 30))
+        status_has(page, "Restoring")
+        choose(page, b"no picture")
+        page.wait_for_selector("#status.failed:has-text('not an image of a known format')")
+    finally:
+        restorer.open.set()
+    wait_until_restored(page)
+    page.wait_for_selector("#status.failed:has-text('not an image of a known format')")
+    assert pixels(page).shape == (40, 60, 4)
+    assert save(page)[1] == "photo_restored_t0.5.png"
+
+
 def test_a_crowd_is_told_to_try_again(page, restorer, address):
     from distillkit_demo.middleware import MAX_CALLS
 
