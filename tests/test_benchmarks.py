@@ -62,6 +62,16 @@ def test_the_blur_of_a_pair_is_found():
         assert blur.find_width(gt, 0.1 + lq) == pytest.approx(width)
 
 
+def test_jpeg_is_compared_to_pillows_on_the_same_scale():
+    benchmark = importlib.import_module("jpeg")
+    ramp = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    quality = torch.tensor([95.0])
+    by_pillow = benchmark.by_pillow(ramp, quality)
+    assert by_pillow.shape == ramp.shape
+    assert float((by_pillow - ramp).abs().max()) < 0.02
+    assert float((benchmark.jpeg(ramp, quality) - by_pillow).abs().max()) < 0.02
+
+
 def test_processes_are_compared_round_by_round():
     processes = importlib.import_module("processes")
     one = [{"images_per_s": rate} for rate in (10, 20, 40)]
