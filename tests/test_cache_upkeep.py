@@ -45,7 +45,7 @@ def test_the_estimated_size_is_the_size_it_takes(
     resolved = load_recipe(recipe, [*sets, *cached])
     cast = build_models(resolved, CPU)
     estimate = estimate_cache(resolved.recipe, cast, open_batches(resolved, cast.student.scale, 1))
-    dry_run(resolved)
+    dry_run(resolved, tmp_path / "out")
     before = capfd.readouterr().err
     assert f"cache: {folder} holds 0.0 MiB of at most 1.00 GiB; this run can use" in before
     assert not folder.exists()

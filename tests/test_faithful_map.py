@@ -9,6 +9,8 @@ from PIL import ExifTags, Image
 from toy_fixtures import install_plugins
 
 from distillkit import DistillkitError, FaithfulMap, MaskSpec, PluginError, hookimpl
+from distillkit.inference import faithful_map
+from distillkit.plugins.manager import Plugins
 
 LEFT, WHITE = (20, 12), (24, 16)
 """The white rectangle in the photographs: its top left corner, and its width and height."""
@@ -160,6 +162,12 @@ def test_where_nothing_finds_anything_it_is_said_what_to_install(toys):
     with pytest.raises(
         PluginError, match=r"no installed plugin offers masks; install one .*\[masks"
     ):
+        FaithfulMap(["text"])
+
+
+def test_where_the_plugin_is_switched_off_that_is_said_instead(monkeypatch):
+    monkeypatch.setattr(faithful_map, "load_plugins", lambda: Plugins([], ["masks"]))
+    with pytest.raises(PluginError, match=r'masks; plugin "masks" is switched off, by [^;]*$'):
         FaithfulMap(["text"])
 
 

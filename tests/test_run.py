@@ -305,18 +305,24 @@ def test_a_line_without_a_finite_step_has_no_loss(recipe, tmp_path, monkeypatch)
 def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
-    dry_run(load_recipe(recipe))
+    dry_run(load_recipe(recipe), tmp_path / "runs/new")
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_dry_run_whose_step_was_skipped_is_no_success(recipe, monkeypatch):
+def test_a_dry_run_refuses_a_folder_that_the_run_could_not_write(recipe, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DistillkitError, match="file/run"):
+        dry_run(load_recipe(recipe), tmp_path / "file/run")
+
+
+def test_a_dry_run_whose_step_was_skipped_is_no_success(recipe, tmp_path, monkeypatch):
     def nan(self, x_0, *args, **kwargs):
         return {"l2": x_0.mean() * float("nan")}
 
     monkeypatch.setattr(ReconstructionLoss, "__call__", nan)
     message = r"^dry run: step 1 was skipped, .* not finite; .*l2 = nan.*; images toy/photos"
     with pytest.raises(DistillkitError, match=message):
-        dry_run(load_recipe(recipe))
+        dry_run(load_recipe(recipe), tmp_path / "run")
 
 
 def test_every_plugin_used_is_on_record(finished):

@@ -48,11 +48,11 @@ def run(
     resolved = load_recipe(recipe, overrides)
     from distillkit.runs import run as engine
 
+    folder = out or Path("runs") / resolved.recipe.name
     if dry_run:
-        engine.dry_run(resolved)
+        engine.dry_run(resolved, folder)
         typer.echo("dry run: every part of the recipe works")
         return
-    folder = out or Path("runs") / resolved.recipe.name
     report = engine.run_recipe(resolved, folder, resume=resume, fork=fork)
     # Of several processes, the first one speaks.
     if os.environ.get("RANK", "0") != "0":

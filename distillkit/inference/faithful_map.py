@@ -129,7 +129,10 @@ def _find_spec(name: str) -> Spec:
     except PluginError as e:
         if plugins.specs("masks"):
             raise
-        advice = "install one that does, such as distillkit-masks: pip install 'distillkit[masks]'"
+        advice = (
+            plugins.why_absent("masks")
+            or "install one that does, such as distillkit-masks: pip install 'distillkit[masks]'"
+        )
         raise PluginError(f"{e}; {advice}") from e
 
 

@@ -16,7 +16,12 @@ from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
 from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.errors import DataError, DistillkitError, Interrupted
 from distillkit.evaluation.statistics import photo_of
-from distillkit.files.atomic import explain_full_disk, scratch_folder, write_file
+from distillkit.files.atomic import (
+    check_writable,
+    explain_full_disk,
+    scratch_folder,
+    write_file,
+)
 from distillkit.inference.student import read_about, student_folder
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe.build import open_evaluation_sets, open_sources
@@ -68,14 +73,20 @@ def run_recipe(
         return _execute(run, changes)
 
 
-def dry_run(resolved: ResolvedRecipe) -> None:
+def dry_run(resolved: ResolvedRecipe, planned: Path) -> None:
     """Try every part of a recipe in a temporary folder.
 
     That is one step of each stage, one checkpoint and one evaluation image.
 
+    Args:
+        resolved: The recipe.
+        planned: The folder of the run to come, in which nothing is left.
+
     Raises:
-        DistillkitError: As :func:`run_recipe`, or a step was skipped.
+        DistillkitError: As :func:`run_recipe`, ``planned`` cannot be written, or a step was
+            skipped.
     """
+    check_writable(planned)
     recipe = resolved.recipe
     with scratch_folder() as folder:
         small = _shortened(recipe, folder / "cache")
