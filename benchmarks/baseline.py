@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import ModelInput
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.batches import TrainingBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import Condition, DiffusionModel
 from distillkit.diffusion.prediction import Prediction, epsilon_from_sample
@@ -59,7 +59,7 @@ class Baseline:
         self.student, *separate = _separate([student, *teachers.values()])
         self.teachers = dict(zip(teachers, separate, strict=True))
 
-    def stage1(self, batches: PairedBatches, steps: int) -> Iterator[Terms]:
+    def stage1(self, batches: TrainingBatches, steps: int) -> Iterator[Terms]:
         """Train stage 1 and yield the weighted terms of each step, detached.
 
         The trained adapter is merged into the student at the end.
@@ -71,7 +71,7 @@ class Baseline:
         yield from self._train("stage1", trained, rate, self.algorithm_1, batches, steps)
         adapter.merge()
 
-    def stage2(self, batches: PairedBatches, steps: int) -> Iterator[Terms]:
+    def stage2(self, batches: TrainingBatches, steps: int) -> Iterator[Terms]:
         """Train stage 2 from the student of :meth:`stage1`, with the faithful teacher alone."""
         for name in self.teachers.keys() - {FIDELITY}:
             del self.teachers[name]
@@ -227,7 +227,7 @@ class Baseline:
         trained: list[nn.Parameter],
         learning_rate: float,
         losses: Callable[[Tensor, Tensor, int, int], Terms],
-        batches: PairedBatches,
+        batches: TrainingBatches,
         steps: int,
     ) -> Iterator[Terms]:
         config = self.recipe.training

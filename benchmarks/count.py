@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillkit import ResolvedRecipe, load_recipe
-from distillkit.data.pairs import Batch
+from distillkit.data.batches import Batch
 from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.training.blocks import gradient_checkpointing
 from distillkit.training.feature_cache import FeatureCache

@@ -28,8 +28,8 @@ from PIL import Image
 from restore import mirror_to
 
 from distillkit import load_recipe
+from distillkit.data.batches import TrainingBatches
 from distillkit.data.degradation import Degradation
-from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.recipe.build import build
 from distillkit.runs.run import open_batches
@@ -101,7 +101,7 @@ def measure_feed(
     return Feed(wait, batch_ms, measure_degradation(degradation, batches))
 
 
-def measure_batches(batches: PairedBatches, steps: int, pause: float) -> tuple[float, float]:
+def measure_batches(batches: TrainingBatches, steps: int, pause: float) -> tuple[float, float]:
     """Take batches with a pause after each.
 
     Returns:
@@ -120,7 +120,7 @@ def measure_batches(batches: PairedBatches, steps: int, pause: float) -> tuple[f
     return (batches.wait_seconds - waited) / seconds, batch_ms
 
 
-def measure_degradation(degradation: Degradation, batches: PairedBatches) -> float:
+def measure_degradation(degradation: Degradation, batches: TrainingBatches) -> float:
     """Return the median CPU milliseconds of degrading one of the batches."""
     times = []
     for step in range(DEGRADED):

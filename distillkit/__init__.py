@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from distillkit.cli.restore import choose_trained as choose_trained
     from distillkit.cli.restore import restore_command as restore_command
     from distillkit.console import progress_bar as progress_bar
+    from distillkit.data.batches import BatchSettings as BatchSettings
+    from distillkit.data.batches import TrainingBatches as TrainingBatches
     from distillkit.data.degradation import Degradation as Degradation
     from distillkit.data.luma import full_range_luma as full_range_luma
     from distillkit.data.opening import open_source as open_source
     from distillkit.data.ops import filter2d as filter2d
     from distillkit.data.ops import jpeg as jpeg
-    from distillkit.data.pairs import BatchSettings as BatchSettings
-    from distillkit.data.pairs import PairedBatches as PairedBatches
     from distillkit.data.sources import HubDataset as HubDataset
     from distillkit.diffusion.codec import Autoencoder as Autoencoder
     from distillkit.diffusion.codec import Codec as Codec
@@ -132,7 +132,7 @@ _HOME = {
     "data.luma": ["full_range_luma"],
     "data.opening": ["open_source"],
     "data.ops": ["filter2d", "jpeg"],
-    "data.pairs": ["BatchSettings", "PairedBatches"],
+    "data.batches": ["BatchSettings", "TrainingBatches"],
     "data.sources": ["HubDataset"],
     "diffusion.codec": ["Autoencoder", "Codec", "Identity", "PixelUnshuffle"],
     "diffusion.model": [

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from toy_models import ToyModel, unshuffled
 
 from distillkit import Autoencoder, ModelInput
-from distillkit.data.pairs import Batch
+from distillkit.data.batches import Batch
 from distillkit.diffusion.model import FeatureLookup
 from distillkit.objectives.dual_teacher import ScoreTerms, StudentOutput, score_distillation
 from distillkit.recipe.load import load_recipe

@@ -8,9 +8,9 @@ import torch
 from toy_models import CaptionedToy
 
 from distillkit import ModelInput, Restorer
+from distillkit.data.batches import BatchSettings, TrainingBatches
 from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.opening import open_source
-from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import Columns
 from distillkit.errors import DataError, DistillkitError, RecipeError
 from distillkit.inference.student import load_student
@@ -66,7 +66,7 @@ def test_captions_stay_with_their_images_in_batches_of_several_sources(described
         silent,
     ]
     settings = BatchSettings(crop=16, batch_size=4, scale=2, seed=0, workers=workers)
-    batches = PairedBatches(sources, [1.0, 1.0], settings)
+    batches = TrainingBatches(sources, [1.0, 1.0], settings)
     met = [
         pair
         for batch in batches.iterate("stage1", 0, 6)
@@ -76,7 +76,7 @@ def test_captions_stay_with_their_images_in_batches_of_several_sources(described
         number = id[-5]
         assert caption == (f"photo {number}" if "train" in id and number != "5" else None)
     assert {caption is None for _, caption in met} == {True, False}
-    without_captions = PairedBatches([silent], [1.0], replace(settings, workers=0))
+    without_captions = TrainingBatches([silent], [1.0], replace(settings, workers=0))
     assert without_captions.batch("stage1", 0).captions is None
 
 

@@ -20,10 +20,10 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from distillkit.data import sources
+from distillkit.data.batches import Batch, BatchSettings, TrainingBatches
 from distillkit.data.crops import central_grid
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair, evaluation_pairs
 from distillkit.data.opening import open_source
-from distillkit.data.pairs import Batch, BatchSettings, PairedBatches
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import Columns, HubDataset, Source
@@ -60,10 +60,12 @@ def blocks(count: int, scale: int = 4) -> Source:
     return in_memory([png(image) for image in clean], "pairs", [png(image) for image in low])
 
 
-def batches(*sources: Source, weights: list[float] | None = None, **options: Any) -> PairedBatches:
+def batches(
+    *sources: Source, weights: list[float] | None = None, **options: Any
+) -> TrainingBatches:
     defaults: dict[str, Any] = {"crop": 32, "batch_size": 3, "scale": 4, "seed": 5}
     settings = BatchSettings(**(defaults | options))
-    return PairedBatches(sources, weights or [1.0] * len(sources), settings)
+    return TrainingBatches(sources, weights or [1.0] * len(sources), settings)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -376,7 +378,7 @@ def test_files_of_every_kind_come_through(tmp_path: Path) -> None:
 def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, workers: int) -> None:
     sources = (photos, blocks(4), in_memory([png(pixels(50 + k)) for k in range(2)], "more"))
 
-    def fresh(**options: Any) -> PairedBatches:
+    def fresh(**options: Any) -> TrainingBatches:
         return batches(*sources, weights=[2.0, 1.0, 1.0], **options)
 
     expected = [fresh().batch("stage1", step, 1) for step in range(9)]

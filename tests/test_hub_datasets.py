@@ -12,9 +12,9 @@ import pytest
 from hub_stand_in import StoredRepository, serve_hub, set_endpoint
 from PIL import Image
 
+from distillkit.data.batches import BatchSettings, TrainingBatches
 from distillkit.data.hub import is_cached
 from distillkit.data.opening import open_source
-from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import HubDataset
 from distillkit.errors import DataError
 from distillkit.recipe.build import open_sources
@@ -218,7 +218,7 @@ def streamed(source, workers=0, micro_batches=1):
     settings = BatchSettings(
         crop=16, batch_size=2, scale=2, seed=0, workers=workers, micro_batches=micro_batches
     )
-    return PairedBatches([source], [1.0], settings)
+    return TrainingBatches([source], [1.0], settings)
 
 
 @pytest.mark.parametrize("buffer", [0, 5])
@@ -274,7 +274,7 @@ def test_an_unusable_row_of_a_stream_is_replaced_by_the_next(tmp_path):
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "a.parquet")
     source = open_source(parquet=tmp_path / "a.parquet", stream_buffer=0)
     settings = BatchSettings(crop=16, batch_size=3, scale=2, seed=0, max_bad_fraction=0.4)
-    batches = PairedBatches([source], [1.0], settings)
+    batches = TrainingBatches([source], [1.0], settings)
     ids = [id.split()[-1] for id in batches.batch("stage1", 0).ids]
     assert ids == ["1.png", "3.png", "3.png"]
     assert len(batches.bad_images) == 1

@@ -13,8 +13,8 @@ from toy_models import ToyModel
 
 from distillkit import ModelInput
 from distillkit.adapters import add_adapter
+from distillkit.data.batches import BatchSettings, TrainingBatches
 from distillkit.data.opening import open_source
-from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import Columns
 from distillkit.files.images import to_float
@@ -103,7 +103,7 @@ def source(count=4, paired=True, captions=None):
 def batches(from_source=None, **options):
     defaults = {"crop": 8, "batch_size": 4, "scale": 2, "seed": 5, "full_images": True}
     settings = BatchSettings(**defaults | options)
-    return PairedBatches([from_source or source()], [1.0], settings)
+    return TrainingBatches([from_source or source()], [1.0], settings)
 
 
 def cast_of(teacher, store=None, name="teacher", degradation=None):

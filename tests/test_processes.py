@@ -22,16 +22,16 @@ from distillkit.training.distributed import create_accelerator
 
 WATCH = """
 import os, sys
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.batches import TrainingBatches
 out, rank = {out!r}, os.environ["RANK"]
-accept = PairedBatches._accept
+accept = TrainingBatches._accept
 
 def note(self, prepared):
     with open(f"{{out}}.ids{{rank}}", "a") as f:
         f.write("\\n".join(prepared.batch.ids) + "\\n")
     return accept(self, prepared)
 
-PairedBatches._accept = note
+TrainingBatches._accept = note
 
 def watch(event, args):
     opens = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

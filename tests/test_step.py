@@ -9,7 +9,7 @@ from toy_models import ToyModel, unshuffled
 
 from distillkit import ModelInput
 from distillkit.adapters import add_adapter
-from distillkit.data.pairs import Batch
+from distillkit.data.batches import Batch
 from distillkit.errors import RecipeError
 from distillkit.objectives.dual_teacher import StudentOutput, denoised_output_distillation
 from distillkit.objectives.reconstruction import ReconstructionLoss

@@ -8,9 +8,9 @@ import torch
 from interruption import assert_resumed_equals_uninterrupted
 from PIL import Image
 
+from distillkit.data.batches import BatchSettings, TrainingBatches
 from distillkit.data.evaluation_pairs import evaluation_pairs
 from distillkit.data.opening import open_source
-from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.data.sources import Columns
 from distillkit.errors import DataError, RecipeError
 from distillkit.recipe.load import load_recipe
@@ -59,7 +59,7 @@ def read_log(folder):
 def test_crops_are_cut_of_the_low_quality_image(phone):
     source = open_phone(phone)
     settings = BatchSettings(crop=16, batch_size=2, scale=2, seed=0, flip=False)
-    batch = PairedBatches([source], [1.0], settings).batch("stage1", 0)
+    batch = TrainingBatches([source], [1.0], settings).batch("stage1", 0)
     assert batch.gt is None
     assert batch.lq.shape == (2, 3, 8, 8)
     pixels = source.read(int(batch.ids[0].split("[")[1].split("]")[0])).lq
@@ -72,14 +72,14 @@ def test_crops_are_cut_of_the_low_quality_image(phone):
 def test_images_smaller_than_the_crop_are_bad(phone):
     settings = BatchSettings(crop=32, batch_size=1, scale=2, seed=0)
     with pytest.raises(DataError, match="14x12 is smaller than the low-quality crop of 16x16"):
-        PairedBatches([open_phone(phone)], [1.0], settings).batch("stage1", 0)
+        TrainingBatches([open_phone(phone)], [1.0], settings).batch("stage1", 0)
 
 
 def test_other_sources_keep_their_batches(photos, phone):
     clean = open_source(imagefolder=photos / "train")
     settings = BatchSettings(crop=16, batch_size=2, scale=2, seed=0)
-    alone = PairedBatches([clean], [1.0], settings)
-    both = PairedBatches([clean, open_phone(phone)], [1.0, 1.0], settings)
+    alone = TrainingBatches([clean], [1.0], settings)
+    both = TrainingBatches([clean, open_phone(phone)], [1.0, 1.0], settings)
     batches = [both.batch("stage1", step) for step in range(6)]
     kinds = [batch.gt is None for batch in batches]
     assert 0 < sum(kinds) < 6

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from distillkit.data.batches import TrainingBatches
 from distillkit.data.evaluation_pairs import EvaluationPair
-from distillkit.data.pairs import PairedBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
 from distillkit.inference.student import Student, save_student
@@ -41,7 +41,7 @@ class Run:
     folder: Path
     accelerator: Accelerator
     models: RunModels
-    batches: PairedBatches
+    batches: TrainingBatches
     samples: list[EvaluationPair]
     """Held-out images that are shown while the student is trained."""
     manifest: Manifest

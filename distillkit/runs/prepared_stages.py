@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.batches import TrainingBatches
 from distillkit.files.atomic import scratch_folder
 from distillkit.inference.student import Student
 from distillkit.objectives.reconstruction import ReconstructionLoss
@@ -60,7 +60,7 @@ class PreparedStage:
         """The student, the teachers of this stage, and the degradation."""
         return self.stage.module.models
 
-    def open_batches(self, crop_size: int) -> PairedBatches:
+    def open_batches(self, crop_size: int) -> TrainingBatches:
         """Open the recipe's training batches, with crops of another size.
 
         Args:
@@ -70,7 +70,7 @@ class PreparedStage:
         return open_batches(resolved, self.models.student.scale, self.accelerator.num_processes)
 
     def train(
-        self, batches: PairedBatches, steps: int, between_steps: Callable[[int], None]
+        self, batches: TrainingBatches, steps: int, between_steps: Callable[[int], None]
     ) -> list[float]:
         """Train from step 0 on.
 

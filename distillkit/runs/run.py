@@ -12,8 +12,8 @@ from accelerate.utils import gather_object
 from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.console import logger
+from distillkit.data.batches import BatchSettings, TrainingBatches
 from distillkit.data.evaluation_pairs import EvaluationPair, PlannedPair
-from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit.errors import DataError, DistillkitError, Interrupted
 from distillkit.evaluation.statistics import photo_of
 from distillkit.files.atomic import (
@@ -108,7 +108,7 @@ def _refuse_skipped_steps(out: Path) -> None:
     )
 
 
-def open_batches(resolved: ResolvedRecipe, scale: int, processes: int) -> PairedBatches:
+def open_batches(resolved: ResolvedRecipe, scale: int, processes: int) -> TrainingBatches:
     """Open the training batches of a recipe, for a student of that scale."""
     data = resolved.recipe.data
     settings = BatchSettings(
@@ -125,7 +125,7 @@ def open_batches(resolved: ResolvedRecipe, scale: int, processes: int) -> Paired
         micro_batches=processes * resolved.recipe.training.gradient_accumulation_steps,
     )
     weights = [source.weight for source in data.train]
-    return PairedBatches(open_sources(resolved, "train"), weights, settings)
+    return TrainingBatches(open_sources(resolved, "train"), weights, settings)
 
 
 def _shortened(recipe: Recipe, cache_dir: Path) -> Recipe:
@@ -192,7 +192,7 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
     return Run(resolved, out, accelerator, models, batches, samples, manifest)
 
 
-def _record_data(manifest: Manifest, batches: PairedBatches) -> None:
+def _record_data(manifest: Manifest, batches: TrainingBatches) -> None:
     """Record which images the run learns from; refuse to go on with others.
 
     Raises:

@@ -9,7 +9,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from distillkit.data.pairs import PairedBatches
+from distillkit.data.batches import TrainingBatches
 from distillkit.data.sources import BadImageError, Source
 from distillkit.diffusion.model import DiffusionModel, ModelInput, RestorationModel
 from distillkit.recipe.schema import Recipe, TeacherLossConfig
@@ -37,7 +37,7 @@ class CacheEstimate:
 
 
 def estimate_cache(
-    recipe: Recipe, models: RunModels, batches: PairedBatches
+    recipe: Recipe, models: RunModels, batches: TrainingBatches
 ) -> list[CacheEstimate]:
     """Estimate what a run computes that a later step or run could read from the cache.
 
@@ -48,7 +48,7 @@ def estimate_cache(
 
 
 class _Estimator:
-    def __init__(self, recipe: Recipe, models: RunModels, batches: PairedBatches) -> None:
+    def __init__(self, recipe: Recipe, models: RunModels, batches: TrainingBatches) -> None:
         self.recipe = recipe
         self.models = models
         self.batches = batches
@@ -134,7 +134,7 @@ class _Estimator:
         return CacheEstimate("restored full image", entries, int(size), entries < asked)
 
 
-def describe_cache(recipe: Recipe, models: RunModels, batches: PairedBatches) -> str:
+def describe_cache(recipe: Recipe, models: RunModels, batches: TrainingBatches) -> str:
     """Describe the estimate against the cache's limit, for the person who starts the run."""
     estimates = estimate_cache(recipe, models, batches)
     limit = recipe.training.cache_gib * 2**30

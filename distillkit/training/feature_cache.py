@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from distillkit.data.pairs import Batch
+from distillkit.data.batches import Batch
 from distillkit.diffusion.model import FeatureLookup
 from distillkit.files.download import sha256_of
 from distillkit.plugins.manager import load_plugins

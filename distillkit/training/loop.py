@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distillkit.adapters import Adapter
-from distillkit.data.pairs import Batch, PairedBatches
+from distillkit.data.batches import Batch, TrainingBatches
 from distillkit.data.seeds import keyed_generator
 from distillkit.errors import DistillkitError, Interrupted
 from distillkit.files.weights import load_tensors
@@ -117,7 +117,7 @@ class Trainer:
     """Trains one stage of a run."""
 
     stage: Stage
-    batches: PairedBatches
+    batches: TrainingBatches
     options: TrainingConfig
     """The recipe's ``[training]`` table."""
     seed: int

@@ -13,9 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from distillkit.adapters.sharing import share_storage
 from distillkit.contract.enforce import enforce_contract
+from distillkit.data.batches import Batch
 from distillkit.data.crops import FullImage
 from distillkit.data.degradation import Degradation
-from distillkit.data.pairs import Batch
 from distillkit.diffusion.model import (
     DiffusionModel,
     FeatureLookup,

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from distillkit.adapters import Adapter
+from distillkit.data.batches import Batch
 from distillkit.data.crops import CropBox
-from distillkit.data.pairs import Batch
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
 from distillkit.errors import RecipeError

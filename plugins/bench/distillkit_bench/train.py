@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import flop_counter
 
-from distillkit import PairedBatches, PreparedStage, progress_bar
+from distillkit import PreparedStage, TrainingBatches, progress_bar
 from distillkit_bench.device import (
     read_peak_memory,
     read_used_memory,
@@ -113,7 +113,7 @@ class _StepMeter:
     def __init__(
         self,
         prepared: PreparedStage,
-        batches: PairedBatches,
+        batches: TrainingBatches,
         timed: range,
         counters: ExitStack,
         bar: tqdm[Any],

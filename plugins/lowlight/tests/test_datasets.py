@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from distillkit import DistillkitError, load_plugins
+from distillkit.data.batches import BatchSettings, TrainingBatches
 from distillkit.data.opening import open_source
-from distillkit.data.pairs import BatchSettings, PairedBatches
 from distillkit_lowlight.datasets import LOL_V1, LOL_V2_REAL, LOL_V2_SYN, load
 
 SMALL = {"pairs": {"train": 3, "test": 3}, "size": (8, 12)}
@@ -239,5 +239,5 @@ def test_the_engine_opens_and_cuts_them(tmp_path):
     spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")
     dataset = spec.create(spec.config(root=tmp_path, check=False))
     settings = BatchSettings(crop=8, batch_size=3, scale=1, seed=0)
-    batch = PairedBatches([open_source(dataset=dataset)], [1.0], settings).batch("stage1", 0)
+    batch = TrainingBatches([open_source(dataset=dataset)], [1.0], settings).batch("stage1", 0)
     assert ((batch.gt - batch.lq) * 127.5).round().eq(90).all()

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillkit import BatchSettings, Degradation, PairedBatches, open_source
+from distillkit import BatchSettings, Degradation, TrainingBatches, open_source
 from distillkit_mini.training_setups import TrainingSetup
 
 BATCH = 8
 
 
-def open_photos(folders: Sequence[Path], setup: TrainingSetup, seed: int) -> PairedBatches:
+def open_photos(folders: Sequence[Path], setup: TrainingSetup, seed: int) -> TrainingBatches:
     """Open folders of photographs as batches of crops.
 
     Large photographs are also used at half their size, where they have more detail per pixel.
@@ -52,7 +52,7 @@ def open_photos(folders: Sequence[Path], setup: TrainingSetup, seed: int) -> Pai
         max_bad_fraction=1.0,
     )
     # Every photograph, and every half, is drawn equally often.
-    return PairedBatches(sources, [len(source) for source in sources], settings)
+    return TrainingBatches(sources, [len(source) for source in sources], settings)
 
 
 class TrainingPairs:
@@ -64,7 +64,7 @@ class TrainingPairs:
         seed: Seed of the generator.
     """
 
-    def __init__(self, batches: PairedBatches, degradation: Degradation, seed: int) -> None:
+    def __init__(self, batches: TrainingBatches, degradation: Degradation, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         self._batches = batches
         self._degradation = degradation

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distillkit import ModelInput
-from distillkit.data.pairs import Batch
+from distillkit.data.batches import Batch
 from distillkit.diffusion.prediction import Prediction
 from distillkit.errors import RecipeError
 from distillkit.objectives.dual_teacher import StudentOutput, draw_timesteps, score_distillation

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from distillkit.data.pairs import Batch
+from distillkit.data.batches import Batch
 from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.build import build_adapter
 from distillkit.recipe.load import load_recipe

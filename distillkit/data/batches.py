@@ -1,6 +1,6 @@
-"""Training batches, each a pure function of its number.
+"""Training batches of random crops, each a function of seed, stage, step and micro-batch alone.
 
-Earlier draws do not matter.
+So a resumed run, or another process, gets the batches that an uninterrupted run would have had.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from distillkit.data.sources import BadImageError, Example, Source, check_share
 from distillkit.errors import DataError
 
 _AHEAD = 2
-"""Batches prepared before they are asked for, by the thread or by each worker."""
+"""Batches prepared ahead, by the thread or by each worker."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Batch:
     """
 
     gt: Tensor | None
-    """(B, 3, crop, crop) in [-1, 1]; None: only teachers can say what is right."""
+    """(B, 3, crop, crop) in [-1, 1]; None: the source has no ground truth."""
     lq: Tensor | None
     """(B, 3, crop / scale, crop / scale) in [-1, 1]; None: the recipe's degradation makes it."""
     ids: list[str]
@@ -53,7 +53,7 @@ class Batch:
     captions: Sequence[str | None] | None = None
     """One for each image; None where no source of the batch has captions."""
     full_images: Sequence[FullImage] | None = None
-    """The image that each crop was cut from, if the settings ask for it."""
+    """The image that each crop was cut from, with ``BatchSettings.full_images``."""
     cache_key: str = ""
     """A hash of all that the batch was made from; empty where nothing is cached."""
     box: CropBox | None = None
@@ -126,10 +126,10 @@ class _Crop(NamedTuple):
     example: Example
 
 
-class PairedBatches:
-    """Random crops of several sources, reproducible by number.
+class TrainingBatches:
+    """Random crops of several sources, paired and unpaired.
 
-    They depend on seed, stage, step and micro-batch alone.
+    A batch depends on seed, stage, step and micro-batch alone.
 
     A step takes ``settings.micro_batches`` batches, numbered from 0; it does not matter which
     process prepares which of them, or when.
@@ -311,7 +311,7 @@ class PairedBatches:
         )
 
     def _cut(self, example: Example, zoom_out: float, generator: torch.Generator) -> _Crop:
-        """Cut a random crop, and shrink it to the size that was asked for."""
+        """Cut a random crop, and shrink it to ``settings.crop``."""
         settings = self.settings
         # Only a crop without a low-quality partner may begin at any pixel of the clean image.
         unit = settings.scale
@@ -407,7 +407,7 @@ class _WorkerBatches(Dataset[_PreparedBatch | DataError]):
     Errors are returned: the loader would wrap the text of a raised one in a traceback.
     """
 
-    batches: PairedBatches
+    batches: TrainingBatches
     stage: str
 
     def __getitem__(self, place: _Place) -> _PreparedBatch | DataError:
