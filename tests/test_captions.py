@@ -65,7 +65,7 @@ def test_captions_stay_with_their_images_in_batches_of_several_sources(described
         open_source(imagefolder=described, columns=Columns(caption="text"), name="said"),
         silent,
     ]
-    settings = BatchSettings(crop=16, batch_size=4, scale=2, seed=0, workers=workers)
+    settings = BatchSettings(crop_size=16, batch_size=4, scale=2, seed=0, num_workers=workers)
     batches = TrainingBatches(sources, [1.0, 1.0], settings)
     met = [
         pair
@@ -76,7 +76,7 @@ def test_captions_stay_with_their_images_in_batches_of_several_sources(described
         number = id[-5]
         assert caption == (f"photo {number}" if "train" in id and number != "5" else None)
     assert {caption is None for _, caption in met} == {True, False}
-    without_captions = TrainingBatches([silent], [1.0], replace(settings, workers=0))
+    without_captions = TrainingBatches([silent], [1.0], replace(settings, num_workers=0))
     assert without_captions.batch("stage1", 0).captions is None
 
 

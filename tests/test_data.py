@@ -63,7 +63,7 @@ def blocks(count: int, scale: int = 4) -> Source:
 def batches(
     *sources: Source, weights: list[float] | None = None, **options: Any
 ) -> TrainingBatches:
-    defaults: dict[str, Any] = {"crop": 32, "batch_size": 3, "scale": 4, "seed": 5}
+    defaults: dict[str, Any] = {"crop_size": 32, "batch_size": 3, "scale": 4, "seed": 5}
     settings = BatchSettings(**(defaults | options))
     return TrainingBatches(sources, weights or [1.0] * len(sources), settings)
 
@@ -136,7 +136,7 @@ def test_crops_are_shrunk_together_with_their_partners() -> None:
     source = replace(ramps(2), zoom_out=1.6)
     slopes = set()
     for step in range(12):
-        batch = batches(source, crop=64, batch_size=1, flip=False).batch("stage1", step)
+        batch = batches(source, crop_size=64, batch_size=1, augment=False).batch("stage1", step)
         assert batch.gt is not None
         assert batch.lq is not None
         assert batch.gt.shape == (1, 3, 64, 64)
@@ -163,10 +163,10 @@ def test_without_zooming_out_crops_are_those_of_before() -> None:
 
 def test_an_image_as_small_as_the_crop_is_not_zoomed_out_of() -> None:
     source = replace(blocks(2), zoom_out=3.0)
-    batch = batches(source, crop=40).batch("stage1", 0)
+    batch = batches(source, crop_size=40).batch("stage1", 0)
     assert batch.gt is not None
     assert batch.gt.shape == (3, 3, 40, 40)
-    assert same(batch, batches(blocks(2), crop=40).batch("stage1", 0))
+    assert same(batch, batches(blocks(2), crop_size=40).batch("stage1", 0))
 
 
 # Sources
@@ -332,7 +332,7 @@ def photos() -> Source:
 
 
 def test_crops_are_cut_from_the_images(photos: Source) -> None:
-    batch = batches(photos, flip=False).batch("stage1", 0)
+    batch = batches(photos, augment=False).batch("stage1", 0)
     assert batch.gt.shape == (3, 3, 32, 32)
     assert batch.gt.dtype == torch.float32
     assert batch.lq is None
@@ -344,7 +344,7 @@ def test_crops_are_cut_from_the_images(photos: Source) -> None:
 def test_pairs_are_cut_at_the_same_place() -> None:
     for flip in (False, True):
         for step in range(10):
-            batch = batches(blocks(3), flip=flip, crop=24).batch("stage1", step)
+            batch = batches(blocks(3), augment=flip, crop_size=24).batch("stage1", step)
             assert batch.lq is not None
             assert batch.lq.shape == (3, 3, 6, 6)
             assert torch.equal(batch.gt, batch.lq.repeat_interleave(4, 2).repeat_interleave(4, 3))
@@ -354,7 +354,7 @@ def test_flip_gives_all_eight_positions_of_a_square() -> None:
     source = in_memory([png(pixels(0, 8, 8))])
 
     def positions(flip: bool) -> set[bytes]:
-        made = batches(source, crop=8, batch_size=100, flip=flip).batch("s", 0)
+        made = batches(source, crop_size=8, batch_size=100, augment=flip).batch("s", 0)
         return {crop.numpy().tobytes() for crop in made.gt}
 
     assert (len(positions(True)), len(positions(False))) == (8, 1)
@@ -369,7 +369,7 @@ def test_files_of_every_kind_come_through(tmp_path: Path) -> None:
     )
     Image.fromarray(pixels(1)).convert("P").save(tmp_path / "palette.png", transparency=3)
     Image.fromarray(pixels(2)).convert("LA").save(tmp_path / "gray_alpha.png")
-    made = batches(open_source(imagefolder=tmp_path), crop=48, batch_size=4).batch("s", 0)
+    made = batches(open_source(imagefolder=tmp_path), crop_size=48, batch_size=4).batch("s", 0)
     assert len(set(made.ids)) == 4
     assert made.gt.abs().max() <= 1
 
@@ -383,9 +383,9 @@ def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, wo
 
     expected = [fresh().batch("stage1", step, 1) for step in range(9)]
     state = torch.get_rng_state()
-    whole = list(fresh(workers=workers, image_cache_mb=0).iterate("stage1", 0, 9, [1]))
+    whole = list(fresh(num_workers=workers, image_cache_mb=0).iterate("stage1", 0, 9, [1]))
     assert torch.equal(torch.get_rng_state(), state)
-    resumed = list(fresh(workers=workers).iterate("stage1", 4, 9, [1]))
+    resumed = list(fresh(num_workers=workers).iterate("stage1", 4, 9, [1]))
     assert all(map(same, whole, expected))
     assert all(map(same, resumed, expected[4:]))
     assert (len(whole), len(resumed)) == (9, 5)
@@ -393,7 +393,7 @@ def test_batches_do_not_depend_on_workers_history_or_restarts(photos: Source, wo
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_a_cycle_the_first_batches_come_again(photos: Source, workers: int) -> None:
-    made = list(batches(photos, cycle=3, workers=workers).iterate("stage1", 1, 8, [1]))
+    made = list(batches(photos, cycle_steps=3, num_workers=workers).iterate("stage1", 1, 8, [1]))
     expected = [batches(photos).batch("stage1", step % 3, 1) for step in range(1, 8)]
     assert all(map(same, made, expected)) and [b.step for b in made] == [1, 2, 0, 1, 2, 0, 1]
 
@@ -423,7 +423,7 @@ def test_no_image_comes_twice_before_each_has_come_once(photos: Source) -> None:
 
 def test_sources_share_by_weight_and_batches_are_of_one_kind(photos: Source) -> None:
     more = in_memory([png(pixels(50 + k)) for k in range(3)], "more")
-    made = batches(photos, more, blocks(2), weights=[3.0, 1.0, 4.0], batch_size=2, crop=4)
+    made = batches(photos, more, blocks(2), weights=[3.0, 1.0, 4.0], batch_size=2, crop_size=4)
     seen: Counter[str] = Counter()
     for step in range(1000):
         batch = made.batch("stage1", step)
@@ -434,7 +434,7 @@ def test_sources_share_by_weight_and_batches_are_of_one_kind(photos: Source) -> 
 
 
 def test_a_second_source_of_either_kind_does_not_need_the_other() -> None:
-    assert batches(blocks(2), crop=8).batch("s", 0).lq is not None
+    assert batches(blocks(2), crop_size=8).batch("s", 0).lq is not None
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def damaged(tmp_path: Path) -> Source:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_images_are_replaced_counted_and_named(damaged: Source, workers: int) -> None:
-    made = batches(damaged, batch_size=2, max_bad_fraction=0.2, workers=workers)
+    made = batches(damaged, batch_size=2, max_bad_fraction=0.2, num_workers=workers)
     drawn = list(made.iterate("stage1", 0, 5))
     assert all(
         name.split()[-1] in {f"{k}.png" for k in range(8)} for batch in drawn for name in batch.ids
@@ -470,7 +470,7 @@ def test_bad_images_are_replaced_counted_and_named(damaged: Source, workers: int
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_bad_images_stop_and_are_listed(damaged: Source, workers: int) -> None:
-    made = batches(damaged, batch_size=2, max_bad_fraction=0.1, workers=workers)
+    made = batches(damaged, batch_size=2, max_bad_fraction=0.1, num_workers=workers)
     listed = r"damaged - 2 of 10 images cannot be used(?s:.)*\n  damaged\[8\] 8_cut\.jpg - (?s:.)*"
     with pytest.raises(DataError, match=listed) as raised:
         list(made.iterate("stage1", 0, 10))
@@ -506,7 +506,7 @@ def test_pairs_that_do_not_fit_and_empty_rows_are_bad() -> None:
     [
         ([0.0], {}, "weight above 0"),
         ([1.0, 1.0], {}, "weight above 0"),
-        ([1.0], {"crop": 30}, "30 pixels is not a multiple of the scale 4"),
+        ([1.0], {"crop_size": 30}, "30 pixels is not a multiple of the scale 4"),
     ],
 )
 def test_impossible_batches_are_refused(

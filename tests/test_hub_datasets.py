@@ -216,7 +216,12 @@ def test_the_commit_is_recorded_in_run_and_student(hub, recipe, tmp_path):
 
 def streamed(source, workers=0, micro_batches=1):
     settings = BatchSettings(
-        crop=16, batch_size=2, scale=2, seed=0, workers=workers, micro_batches=micro_batches
+        crop_size=16,
+        batch_size=2,
+        scale=2,
+        seed=0,
+        num_workers=workers,
+        micro_batches=micro_batches,
     )
     return TrainingBatches([source], [1.0], settings)
 
@@ -273,7 +278,7 @@ def test_an_unusable_row_of_a_stream_is_replaced_by_the_next(tmp_path):
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "a.parquet")
     source = open_source(parquet=tmp_path / "a.parquet", stream_buffer=0)
-    settings = BatchSettings(crop=16, batch_size=3, scale=2, seed=0, max_bad_fraction=0.4)
+    settings = BatchSettings(crop_size=16, batch_size=3, scale=2, seed=0, max_bad_fraction=0.4)
     batches = TrainingBatches([source], [1.0], settings)
     ids = [id.split()[-1] for id in batches.batch("stage1", 0).ids]
     assert ids == ["1.png", "3.png", "3.png"]

@@ -101,7 +101,7 @@ def source(count=4, paired=True, captions=None):
 
 
 def batches(from_source=None, **options):
-    defaults = {"crop": 8, "batch_size": 4, "scale": 2, "seed": 5, "full_images": True}
+    defaults = {"crop_size": 8, "batch_size": 4, "scale": 2, "seed": 5, "full_images": True}
     settings = BatchSettings(**defaults | options)
     return TrainingBatches([from_source or source()], [1.0], settings)
 
@@ -231,7 +231,7 @@ def test_the_second_epoch_finds_every_image_and_what_differs_is_not_found(tmp_pa
 
 
 def test_whole_images_of_unpaired_sources_are_degraded_and_inputs_cut_out_of_them(tmp_path):
-    store, made = FeatureStore(tmp_path, 2**30), batches(source(paired=False), cycle=3)
+    store, made = FeatureStore(tmp_path, 2**30), batches(source(paired=False), cycle_steps=3)
     teacher = Spread()
     cast = cast_of(teacher, store, degradation=Pool())
     for step in range(6):
@@ -252,7 +252,7 @@ def test_whole_images_of_unpaired_sources_are_degraded_and_inputs_cut_out_of_the
 @pytest.mark.parametrize("decode_crop_size", [None, 4, 8])
 def test_a_step_compares_the_decoded_window_with_that_of_the_image(decode_crop_size):
     """The teacher gives the clean image, so that its term is the ground truth's."""
-    teacher, made = Repeat(), batches(crop=16)
+    teacher, made = Repeat(), batches(crop_size=16)
     cast = cast_of(teacher)
     adapter = add_adapter(cast.student.network, "lora", rank=2)
     losses = {"weight": 1, "term": "output", "output_input": "full_image"}

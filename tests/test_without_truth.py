@@ -58,7 +58,7 @@ def read_log(folder):
 
 def test_crops_are_cut_of_the_low_quality_image(phone):
     source = open_phone(phone)
-    settings = BatchSettings(crop=16, batch_size=2, scale=2, seed=0, flip=False)
+    settings = BatchSettings(crop_size=16, batch_size=2, scale=2, seed=0, augment=False)
     batch = TrainingBatches([source], [1.0], settings).batch("stage1", 0)
     assert batch.gt is None
     assert batch.lq.shape == (2, 3, 8, 8)
@@ -70,14 +70,14 @@ def test_crops_are_cut_of_the_low_quality_image(phone):
 
 
 def test_images_smaller_than_the_crop_are_bad(phone):
-    settings = BatchSettings(crop=32, batch_size=1, scale=2, seed=0)
+    settings = BatchSettings(crop_size=32, batch_size=1, scale=2, seed=0)
     with pytest.raises(DataError, match="14x12 is smaller than the low-quality crop of 16x16"):
         TrainingBatches([open_phone(phone)], [1.0], settings).batch("stage1", 0)
 
 
 def test_other_sources_keep_their_batches(photos, phone):
     clean = open_source(imagefolder=photos / "train")
-    settings = BatchSettings(crop=16, batch_size=2, scale=2, seed=0)
+    settings = BatchSettings(crop_size=16, batch_size=2, scale=2, seed=0)
     alone = TrainingBatches([clean], [1.0], settings)
     both = TrainingBatches([clean, open_phone(phone)], [1.0, 1.0], settings)
     batches = [both.batch("stage1", step) for step in range(6)]

@@ -49,7 +49,7 @@ class Batch:
     """(B, 3, crop / scale, crop / scale) in [-1, 1]; None: the recipe's degradation makes it."""
     ids: list[str]
     step: int = 0
-    """The step that keys its draws; with ``cycle`` the first step that has this batch."""
+    """The step that keys its draws; with ``cycle_steps`` the first step that has this batch."""
     captions: Sequence[str | None] | None = None
     """One for each image; None where no source of the batch has captions."""
     full_images: Sequence[FullImage] | None = None
@@ -74,24 +74,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How training batches are drawn and prepared."""
+    """How training batches are drawn and prepared; what ``[data]`` sets has the name of its key."""
 
-    crop: int
+    crop_size: int
     """Side of the crops of the clean image, pixels, a multiple of ``scale``."""
     batch_size: int
     """Crops in a micro-batch."""
     scale: int
     """Size of the clean image divided by that of the low-quality one."""
     seed: int
-    flip: bool = True
+    augment: bool = True
     """Turn crops by a random number of quarter turns, and mirror half of them."""
     full_images: bool = False
     """Give the full images with their crops; unpaired crops then lie on a grid of ``scale``."""
-    cycle: int = 0
-    """Step s has the batches of step s mod ``cycle``; 0: every step has its own."""
+    cycle_steps: int = 0
+    """Step s has the batches of step s mod ``cycle_steps``; 0: every step has its own."""
     max_bad_fraction: float = 0.05
     """Share of a source's images that may be unusable (unreadable, or smaller than the crop)."""
-    workers: int = 0
+    num_workers: int = 0
     """Processes that prepare batches ahead; with 0 one thread does."""
     image_cache_mb: float = 512
     """Decoded images that this process keeps in memory, shared out among its workers."""
@@ -217,7 +217,7 @@ class TrainingBatches:
         """
         steps = range(first_step, last_step)
         places = [_Place(step, micro_batch) for step in steps for micro_batch in micro_batches]
-        if self.settings.workers:
+        if self.settings.num_workers:
             stream = self._from_workers(stage, places)
         else:
             stream = self._from_thread(stage, places)
@@ -234,8 +234,8 @@ class TrainingBatches:
         """Draw and cut one batch; changes nothing but the cache."""
         settings = self.settings
         step, micro_batch = place
-        if settings.cycle:
-            step %= settings.cycle
+        if settings.cycle_steps:
+            step %= settings.cycle_steps
         # Numbered over all micro-batches, so that shares and epochs hold over all processes.
         number = step * settings.micro_batches + micro_batch
         kind, earlier = self._draw_kind(stage, number)
@@ -290,7 +290,7 @@ class TrainingBatches:
 
         def read() -> Example:
             example = source.read(index)
-            check_sizes(example.sizes, self.settings.crop, self.settings.scale)
+            check_sizes(example.sizes, self.settings.crop_size, self.settings.scale)
             return example
 
         # The replacement is random: neighbors of a bad image would come too often otherwise.
@@ -311,21 +311,21 @@ class TrainingBatches:
         )
 
     def _cut(self, example: Example, zoom_out: float, generator: torch.Generator) -> _Crop:
-        """Cut a random crop, and shrink it to ``settings.crop``."""
+        """Cut a random crop, and shrink it to ``settings.crop_size``."""
         settings = self.settings
         # Only a crop without a low-quality partner may begin at any pixel of the clean image.
         unit = settings.scale
         if example.lq is None and not settings.full_images:
             unit = 1
         height, width = _count_corners(example, unit)
-        final_side = settings.crop // unit
+        final_side = settings.crop_size // unit
         side = draw_side(final_side, zoom_out, min(height, width), generator)
-        box = draw_box(height, width, side, flip=settings.flip, generator=generator)
+        box = draw_box(height, width, side, augment=settings.augment, generator=generator)
         gt, lq = cut_pair(example, box, unit)
         if gt is not None:
-            gt = shrink_crop(gt, settings.crop)
+            gt = shrink_crop(gt, settings.crop_size)
         if lq is not None:
-            lq = shrink_crop(lq, settings.crop // settings.scale)
+            lq = shrink_crop(lq, settings.crop_size // settings.scale)
         return _Crop(gt, lq, box, example)
 
     def _collate(
@@ -381,7 +381,7 @@ class TrainingBatches:
     def _from_workers(
         self, stage: str, places: Sequence[_Place]
     ) -> Generator[_PreparedBatch, None, None]:
-        workers = self.settings.workers
+        workers = self.settings.num_workers
         # The memory for images is shared out among the workers, whose caches start empty.
         worker = copy.copy(self)
         worker.cache = ImageCache(self.cache.limit // workers)
@@ -427,9 +427,9 @@ def _check(
             f"{len(sources)} sources of images with weights {list(weights)}: give at least one, "
             "each a weight above 0"
         )
-    if settings.crop % settings.scale:
+    if settings.crop_size % settings.scale:
         raise DataError(
-            f"a crop of {settings.crop} pixels is not a multiple of the scale {settings.scale}"
+            f"a crop of {settings.crop_size} pixels is not a multiple of the scale {settings.scale}"
         )
 
 

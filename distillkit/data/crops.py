@@ -182,23 +182,23 @@ def draw_box(
     width: int,
     side: int,
     *,
-    flip: bool,
+    augment: bool,
     generator: torch.Generator,
 ) -> CropBox:
-    """Draw the place of a square crop, and with ``flip`` its turn.
+    """Draw the place of a square crop, and with ``augment`` its turn.
 
     Args:
         height: The height of the image.
         width: The width of the image.
         side: The side of the crop, in the same pixels.
-        flip: Whether crops are turned and mirrored.
+        augment: Whether crops are turned and mirrored.
         generator: A CPU generator.
     """
     # The order of the draws is part of what a seed means.
     top = _draw(height - side + 1, generator)
     left = _draw(width - side + 1, generator)
     turn = 0
-    if flip:
+    if augment:
         turn = _draw(8, generator)
     return CropBox(top, left, side, side, turn)
 

@@ -112,15 +112,15 @@ def open_batches(resolved: ResolvedRecipe, scale: int, processes: int) -> Traini
     """Open the training batches of a recipe, for a student of that scale."""
     data = resolved.recipe.data
     settings = BatchSettings(
-        crop=data.crop_size,
+        crop_size=data.crop_size,
         batch_size=data.batch_size,
         scale=scale,
         seed=resolved.recipe.seed,
-        flip=data.augment,
+        augment=data.augment,
         full_images=resolved.recipe.stage1.restores_full_images,
-        cycle=data.cycle_steps,
+        cycle_steps=data.cycle_steps,
         max_bad_fraction=data.max_bad_fraction,
-        workers=data.num_workers,
+        num_workers=data.num_workers,
         image_cache_mb=data.image_cache_mb,
         micro_batches=processes * resolved.recipe.training.gradient_accumulation_steps,
     )

@@ -238,6 +238,6 @@ def test_the_engine_opens_and_cuts_them(tmp_path):
     parquet(tmp_path / "data/train-00000-of-00001.parquet", NAMES)
     spec = load_plugins().find("datasets", "lowlight/lol-v2-syn")
     dataset = spec.create(spec.config(root=tmp_path, check=False))
-    settings = BatchSettings(crop=8, batch_size=3, scale=1, seed=0)
+    settings = BatchSettings(crop_size=8, batch_size=3, scale=1, seed=0)
     batch = TrainingBatches([open_source(dataset=dataset)], [1.0], settings).batch("stage1", 0)
     assert ((batch.gt - batch.lq) * 127.5).round().eq(90).all()

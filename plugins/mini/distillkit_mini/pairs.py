@@ -45,7 +45,7 @@ def open_photos(folders: Sequence[Path], setup: TrainingSetup, seed: int) -> Tra
         table = datasets.Dataset.from_dict({"image": halves}, features=features)
         sources.append(open_source(dataset=table, name="photographs at half their size"))
     settings = BatchSettings(
-        crop=setup.crop,
+        crop_size=setup.crop,
         batch_size=BATCH,
         scale=setup.task.scale,
         seed=seed,
