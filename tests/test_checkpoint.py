@@ -46,7 +46,7 @@ def test_old_ones_go_but_the_end_of_a_stage_stays(tmp_path):
         "step-00000005",
     ]
     newest = checkpoints.newest()
-    assert newest.step == 5 and newest.stage1.step == 2 and newest.stage1.final
+    assert newest.step == 5 and newest.stage1_end.step == 2 and newest.stage1_end.final
 
 
 FILES = ["trained.safetensors", "average.safetensors", "optimizer.pt", "manifest.json"]

@@ -1,4 +1,4 @@
-"""Both distillations of a run, from wherever its checkpoints stand, and the student they leave."""
+"""Train both stages of a run, from its newest checkpoint on, and save the student."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def distill(run: Run, notify: Callable[..., None]) -> None:
     """Train both stages and save the student.
 
     Args:
-        run: Prepared.
-        notify: Calls the plugins' observers.
+        run: The run, with its models built and its data opened.
+        notify: Calls a hook of the plugins' observers, by its name and with its arguments.
     """
     limit = run.recipe.training.checkpoints_total_limit
     checkpoints = Checkpoints(run.folder / "checkpoints", limit, run.is_main)
@@ -89,7 +89,8 @@ def distill(run: Run, notify: Callable[..., None]) -> None:
 
     stage1, adapter = make_stage1(run.recipe, run.models, reconstruction)
     with run.manifest.timed("stage1"):
-        resume = newest and (newest.stage1 or newest)
+        # A checkpoint of stage 2 stands for a complete stage 1.
+        resume = newest and (newest.stage1_end or newest)
         train(stage1, Student(run.models.student, None), resume)
     # copied, because merging the adapter removes its tensors
     trained = {"stage1": {k: v.detach().clone() for k, v in adapter.tensors().items()}}
@@ -100,7 +101,7 @@ def distill(run: Run, notify: Callable[..., None]) -> None:
         stage2, variant = make_stage2(run.resolved, run.models, reconstruction)
         check_faithful_target(run, variant, log)
         with run.manifest.timed("stage2"):
-            resume = newest if newest and newest.stage1 else None
+            resume = newest if newest and newest.stage1_end else None
             train(stage2, Student(run.models.student, variant), resume)
         trained["stage2"] = {k: v.detach() for k, v in variant.tensors().items()}
     _finish(run, trained)
@@ -121,7 +122,7 @@ def drop_stage1_teachers(models: RunModels, recipe: Recipe) -> None:
 
 
 def _finish(run: Run, trained: dict[str, dict[str, Tensor]]) -> None:
-    """Save the student and note what every process met."""
+    """Save the student; record the unusable images of all processes, and the use of the cache."""
     bad_images: dict[str, str] = {}
     for found in gather_object([run.batches.bad_images]):
         bad_images |= found

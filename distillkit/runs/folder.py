@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import socket
-import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from distillkit.errors import DistillkitError
 from distillkit.files.atomic import atomic_dir, explain_disk_errors
 from distillkit.recipe.load import ResolvedRecipe
+from distillkit.runs.manifest import timestamp
 from distillkit.runs.recipe_changes import Change, RunProgress, compare_recipes, format_changes
 from distillkit.training.checkpoint import Checkpoint, Checkpoints
 
@@ -30,11 +30,11 @@ PROBE_BYTES = 1 << 20
 def lock_folder(run: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder while the context is open.
 
-    The lock is the system's, which frees it however this process ends. ``run.pid`` tells others
-    whose it is.
+    The operating system holds the lock, and releases it however this process ends. ``run.pid``
+    names the process that has it.
 
     Raises:
-        DistillkitError: Another process is at work there.
+        DistillkitError: Another process uses it.
         DiskError: The folder cannot be written to.
     """
     lock = FileLock(run / "run.lock", timeout=0)
@@ -60,7 +60,7 @@ def _read_owner(file: Path) -> str:
     try:
         return file.read_text()
     except OSError:  # it has the lock, but has not written its name yet
-        return "it has not said which"
+        return "pid unknown"
 
 
 def prepare_folder(
@@ -154,7 +154,7 @@ def history_entry(changes: Sequence[Change], **facts: Any) -> dict[str, Any]:
         ``time``, the ``facts``, and ``changes``: the old and the new value of each key.
     """
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "time": timestamp(),
         **facts,
         "changes": {change.key: [change.old, change.new] for change in changes},
     }
@@ -234,7 +234,7 @@ def _make_fork(
     manifest = {"started": entry["time"], "forked_from": origin, "history": history}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_dir(out) as folder:
-        for copied in (checkpoint, checkpoint.stage1):
+        for copied in (checkpoint, checkpoint.stage1_end):
             if copied is not None:
                 shutil.copytree(copied.path, folder / "checkpoints" / copied.path.name)
         if (run / "metrics.jsonl").exists():
@@ -281,8 +281,8 @@ def _refuse_incompatible(
     advice = "restore the old values, or start from the first step in another folder with --out"
     # The end of stage 1 fits any stage 2.
     only_stage2 = all(change.key.startswith("stage2.") for change in incompatible)
-    if checkpoint.stage1 and only_stage2:
-        command = _fork_command(resolved, checkpoint.stage1.path)
+    if checkpoint.stage1_end and only_stage2:
+        command = _fork_command(resolved, checkpoint.stage1_end.path)
         advice += f"; or continue from the end of stage 1: {command}"
     raise DistillkitError(
         f"{run} - {resolved.source} cannot continue from its checkpoint ({checkpoint.stage} step "
@@ -301,8 +301,8 @@ def _progress(checkpoint: Checkpoint | None) -> RunProgress | None:
     if checkpoint is None:
         return None
     steps_done = checkpoint.step
-    if checkpoint.stage1 is not None:
-        steps_done -= checkpoint.stage1.step
+    if checkpoint.stage1_end is not None:
+        steps_done -= checkpoint.stage1_end.step
     return RunProgress(checkpoint.stage, steps_done, checkpoint.final)
 
 

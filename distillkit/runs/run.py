@@ -44,7 +44,7 @@ def run_recipe(
     *,
     resume: bool = False,
     fork: Path | None = None,
-    planned: Recipe | None = None,
+    cache_estimate_for: Recipe | None = None,
 ) -> Path | None:
     """Distill, export, evaluate and report.
 
@@ -53,7 +53,8 @@ def run_recipe(
         out: The run's folder, made if need be.
         resume: Continue from the newest checkpoint in it; a finished run is only evaluated again.
         fork: Another run's folder, or one of its checkpoints, from which a new ``out`` starts.
-        planned: The recipe whose use of the cache is estimated; default: the recipe itself.
+        cache_estimate_for: The recipe whose use of the cache is logged; default: ``resolved``. A
+            dry run gives the recipe that it shortened.
 
     Returns:
         The report; None where nothing was evaluated, and in every process but the first, which
@@ -69,30 +70,29 @@ def run_recipe(
         changes = _check(resolved, out, accelerator, resume, fork)
         if accelerator.is_main_process:
             stack.enter_context(lock_folder(out))
-        run = _prepare(resolved, out, accelerator, planned or resolved.recipe)
+        run = _prepare(resolved, out, accelerator, cache_estimate_for or resolved.recipe)
         return _execute(run, changes)
 
 
-def dry_run(resolved: ResolvedRecipe, planned: Path) -> None:
+def dry_run(resolved: ResolvedRecipe, out: Path) -> None:
     """Try every part of a recipe in a temporary folder.
 
     That is one step of each stage, one checkpoint and one evaluation image.
 
     Args:
         resolved: The recipe.
-        planned: The folder of the run to come, in which nothing is left.
+        out: The folder of the later run. Only whether it can be written is checked.
 
     Raises:
-        DistillkitError: As :func:`run_recipe`, ``planned`` cannot be written, or a step was
-            skipped.
+        DistillkitError: As :func:`run_recipe`, ``out`` cannot be written, or a step was skipped.
     """
-    check_writable(planned)
+    check_writable(out)
     recipe = resolved.recipe
     with scratch_folder() as folder:
-        small = _shortened(recipe, folder / "cache")
-        out = folder / "run"
-        run_recipe(replace(resolved, recipe=small), out, planned=recipe)
-        _refuse_skipped_steps(out)
+        short = _shortened(recipe, folder / "cache")
+        run = folder / "run"
+        run_recipe(replace(resolved, recipe=short), run, cache_estimate_for=recipe)
+        _refuse_skipped_steps(run)
 
 
 def _refuse_skipped_steps(out: Path) -> None:
@@ -152,7 +152,11 @@ def _shortened(recipe: Recipe, cache_dir: Path) -> Recipe:
 def _check(
     resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, resume: bool, fork: Path | None
 ) -> list[Change]:
-    """Refuse now what would fail later; return how the recipe differs from a resumed run's."""
+    """Check files, folder and recipe before any work.
+
+    Returns:
+        How the recipe differs from that of the run that is continued.
+    """
     with accelerator.main_process_first():
         check_presence(resolved)
         baseline = resolved.recipe.evaluation.interpolate_with
@@ -164,7 +168,9 @@ def _check(
     return []
 
 
-def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, planned: Recipe) -> Run:
+def _prepare(
+    resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, cache_estimate_for: Recipe
+) -> Run:
     """Build the models, open the data and begin the manifest."""
     recipe = resolved.recipe
     main = accelerator.is_main_process
@@ -176,7 +182,7 @@ def _prepare(resolved: ResolvedRecipe, out: Path, accelerator: Accelerator, plan
     models = build_models(resolved, accelerator.device, mesh)
     batches = open_batches(resolved, models.student.scale, accelerator.num_processes)
     if models.cache.enabled and main:
-        logger.info(describe_cache(planned, models, batches))
+        logger.info(describe_cache(cache_estimate_for, models, batches))
     samples = _choose_samples(resolved, models, main, mesh)
     manifest = Manifest(
         out / "manifest.json",
@@ -211,7 +217,7 @@ def _record_data(manifest: Manifest, batches: TrainingBatches) -> None:
 
 
 def _execute(run: Run, changes: list[Change]) -> Path | None:
-    """Distill and evaluate, keeping the manifest's status true."""
+    """Distill, evaluate and write the report; record in the manifest how the run ended."""
     plugins = load_plugins()
     manifest = run.manifest
     try:
@@ -242,7 +248,7 @@ def _choose_samples(
     resolved: ResolvedRecipe, models: RunModels, main: bool, mesh: DeviceMesh | None
 ) -> list[EvaluationPair]:
     """Choose the held-out images of the sample grids: the first crop of each of some photos."""
-    # Sharded weights need all processes wherever the student is at work.
+    # With sharded weights every process takes part in each of the student's passes.
     if not main and mesh is None:
         return []
     # Names are unique within a set only.

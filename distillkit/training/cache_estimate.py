@@ -26,14 +26,14 @@ SAMPLED_IMAGES = 8
 
 @dataclass(frozen=True)
 class CacheEstimate:
-    """Results of one kind that a run will want to keep."""
+    """Results of one kind that a run would keep."""
 
     kind: str
     entries: int
     size: int
     """Bytes of all of them."""
     repeats: bool
-    """Whether the run itself asks for some of them twice."""
+    """Whether the run itself uses some of them more than once."""
 
 
 def estimate_cache(
@@ -130,8 +130,8 @@ class _Estimator:
             mean_pixels = sum(pixels) / max(len(pixels), 1)
             entries += images
             size += images * (FILE_OVERHEAD + 3 * VALUE_BYTES * scale**2 * mean_pixels)
-        asked = self.batch_size * self.batches.settings.micro_batches * steps
-        return CacheEstimate("restored full image", entries, int(size), entries < asked)
+        lookups = self.batch_size * self.batches.settings.micro_batches * steps
+        return CacheEstimate("restored full image", entries, int(size), entries < lookups)
 
 
 def describe_cache(recipe: Recipe, models: RunModels, batches: TrainingBatches) -> str:
@@ -208,7 +208,7 @@ def _input_latents(
     inputs = _black_input(model, side, device)
     condition = model.condition(ModelInput(inputs.lq, cache=look_up))
     if generates:
-        # a model may ask for what it starts from only then
+        # a model may look up the latent that it starts from only then
         model.generate(condition, torch.Generator())
     return list(values.values())
 

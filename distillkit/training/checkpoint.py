@@ -40,7 +40,7 @@ class Checkpoint:
     """Global step: stage 2 counts on from stage 1."""
     final: bool
     """Whether it ends its stage."""
-    stage1: Checkpoint | None = None
+    stage1_end: Checkpoint | None = None
     """For a checkpoint of stage 2: the end of stage 1, from which that stage begins."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -168,7 +168,7 @@ class Checkpoints:
         if checkpoint.stage == FIRST_STAGE:
             return checkpoint
         try:
-            return replace(checkpoint, stage1=self._read_end_of_stage1())
+            return replace(checkpoint, stage1_end=self._read_end_of_stage1())
         except CheckpointError as error:
             raise CheckpointError(
                 f"{path} - cannot be used without the end of stage 1: {error}"

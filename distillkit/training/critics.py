@@ -95,7 +95,7 @@ class CriticTrainer:
         self._optimizer.load_state_dict(mine)
 
     def _kept_names(self) -> set[str]:
-        """Name the trained parameters, and the buffers that change as they are trained."""
+        """Names of the trained parameters and of the buffers, such as those of spectral norm."""
         trained = {name for name, p in self.critic.named_parameters() if p.requires_grad}
         return trained | {name for name, _ in self.critic.named_buffers()}
 
@@ -104,7 +104,7 @@ class Failure(NamedTuple):
     """A way in which adversarial training goes wrong."""
 
     kind: str
-    """The same at every step that has it; a user hears of each kind once."""
+    """Names the problem without figures: each kind is warned of once a stage."""
     text: str
     """Figures of this step, and advice."""
 

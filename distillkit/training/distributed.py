@@ -1,4 +1,4 @@
-"""The processes of a run: starting, agreeing, and failing with one voice."""
+"""The processes of a run: start Accelerate, broadcast values, explain errors of other processes."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
         out: The run's folder, for trackers.
 
     Raises:
-        DistillkitError: More processes were asked for than there are, or Accelerate is configured
-            to wrap models in a way that cannot train adapters.
+        DistillkitError: The launcher announces more processes than have joined, or Accelerate is
+            configured to wrap models in a way that cannot train adapters.
     """
     for name, reason in UNSUPPORTED.items():
         if os.environ.get(name, "").lower() in ("true", "1"):
@@ -75,7 +75,7 @@ def create_accelerator(options: TrainingConfig, out: Path) -> Accelerator:
 
 
 def _check_sizes(size: int) -> None:
-    """Check that ``size`` is the number of processes that was asked for."""
+    """Check that ``size`` is the number of processes that the launcher announces."""
     for name in SIZE_VARIABLES:
         expected = os.environ.get(name) or "1"
         if int(expected) > size:

@@ -30,7 +30,7 @@ from distillkit.training.feature_store import FORMAT, FeatureStore, default_fold
 
 @dataclass(frozen=True)
 class CacheCounts:
-    """What a cache did so far."""
+    """Hits, misses and saved time of a cache so far."""
 
     hits: int = 0
     misses: int = 0
@@ -69,11 +69,11 @@ class FeatureCache:
         """Return ``compute()`` without gradient, or its earlier result for the same inputs.
 
         Args:
-            kind: Names the results, for listings.
+            kind: What the results are, such as ``"restored"``; part of the key.
             key: A hash of the inputs.
             models: Names of the models that take part.
             compute: Makes the result.
-            generator: Which ``compute`` draws from.
+            generator: The generator that ``compute`` draws from; its state is part of the key.
         """
         if self.store is None:
             with torch.no_grad():
@@ -94,7 +94,7 @@ class FeatureCache:
         self, store: FeatureStore, kind: str, parts: Sequence[str], compute: Callable[[], Tensor]
     ) -> Tensor:
         began = time.perf_counter()
-        key = digest(str(FORMAT), kind, *parts, *self._circumstances())
+        key = digest(str(FORMAT), kind, *parts, *self._environment())
         entry = store.read(key)
         if entry is not None:
             content, metadata = entry
@@ -151,7 +151,8 @@ class FeatureCache:
             "full": self.store.full,
         }
 
-    def _circumstances(self) -> tuple[str, str, str]:
+    def _environment(self) -> tuple[str, str, str]:
+        """Return torch's version, the device type and the precision, which results depend on."""
         kind = self._device.type
         precision = "full"
         if torch.is_autocast_enabled(kind):
@@ -160,7 +161,7 @@ class FeatureCache:
 
 
 def open_cache(config: TrainingConfig, device: torch.device) -> FeatureCache:
-    """Open the cache that a recipe asks for: ``cache_gib`` in ``cache_dir``."""
+    """Open the cache of ``[training]``: ``cache_gib`` in ``cache_dir``."""
     limit = int(config.cache_gib * 2**30)
     if limit == 0:
         return FeatureCache(None, device)

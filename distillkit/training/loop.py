@@ -81,8 +81,8 @@ class MovingAverage:
 
         Args:
             step: Its number in the stage.
-            was_made: Whether it was made, (); the average does not move with a skipped step. The
-                flag may lie on a device that nobody waits for.
+            was_made: A boolean, (): False for a skipped step, which leaves the average as it is.
+                A tensor, because reading it would wait for the device.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
         weight = (1 - decay) * was_made
@@ -102,12 +102,12 @@ class MovingAverage:
 
 @dataclass(frozen=True)
 class _UnreadStep:
-    """A step whose flags still lie on the device."""
+    """A step whose flags have not been copied from the device yet."""
 
     step: int
     flags: Tensor
-    """(3,): how many processes met something non-finite, how many of them in their loss, and how
-    many were told to stop."""
+    """(3,): how many processes have a non-finite loss or gradient, how many a non-finite loss, and
+    how many received a signal to stop."""
     batches: Sequence[Batch]
     terms: Losses
 
@@ -137,8 +137,8 @@ class Trainer:
             self.options.gradient_accumulation_steps * processes,
             processes,
         )
-        # A fused optimizer skips a non-finite step on the device. That it did is read one step
-        # later, so that nobody waits for the device.
+        # A fused optimizer skips a non-finite step on the device. Whether it did is read one step
+        # later, so that the next step is queued without waiting for the device.
         self.fused = self.accelerator.device.type == "cuda"
         self._tensors = self.stage.module.tensors()
         self._average = MovingAverage(self._tensors, self.options.ema_decay)
@@ -307,8 +307,8 @@ class Trainer:
         """
         nonfinite = ~torch.isfinite(loss + norm)
         nonfinite_loss = ~torch.isfinite(loss)
-        told_to_stop = torch.full_like(nonfinite, stop)
-        flags = torch.stack([nonfinite, nonfinite_loss, told_to_stop])
+        must_stop = torch.full_like(nonfinite, stop)
+        flags = torch.stack([nonfinite, nonfinite_loss, must_stop])
         return self.accelerator.reduce(flags.float(), "sum")
 
     def _read_flags(self, steps_made: int) -> bool:
@@ -321,20 +321,20 @@ class Trainer:
         stop = False
         while len(self._unread) > left_unread:
             oldest = self._unread.popleft()
-            nonfinite, nonfinite_loss, told_to_stop = oldest.flags.tolist()
-            if told_to_stop:
+            nonfinite, nonfinite_loss, must_stop = oldest.flags.tolist()
+            if must_stop:
                 stop = True
                 left_unread = 0
             if not nonfinite:
                 self._nonfinite_in_a_row = 0
             elif nonfinite_loss or self._scaler.get_scale() <= 1:
-                # Else the gradient alone has overflown, which a smaller loss scale cures. Without
-                # loss scaling the scale is 1.
+                # Otherwise only the scaled gradient has overflowed, and the scaler has lowered the
+                # loss scale. Without loss scaling the scale is 1.
                 self._record_nonfinite(oldest)
         return stop
 
     def _record_nonfinite(self, skipped: _UnreadStep) -> None:
-        """Write a skipped step's images and terms down; end the run after too many in a row."""
+        """Log a skipped step's images and terms; raise after too many in a row."""
         self.log.write_nonfinite(
             self.stage.offset + skipped.step + 1,
             [image for batch in skipped.batches for image in batch.ids],
@@ -350,7 +350,7 @@ class Trainer:
             )
 
     def _is_due(self, steps_made: int, every: int) -> bool:
-        """Check for what happens every so many steps, and at the end (0: never)."""
+        """Whether ``steps_made`` is a multiple of ``every`` or the stage's last; 0: never."""
         if not every:
             return False
         return steps_made % every == 0 or steps_made == self.stage.steps
@@ -371,7 +371,7 @@ class Trainer:
                 self.sample(self.stage.name, global_step)
 
     def _warn_of_failures(self, values: Mapping[str, float]) -> None:
-        """Say once for each stage how adversarial training goes wrong."""
+        """Warn of signs that adversarial training fails, of each kind once a stage."""
         for failure in find_failures(values):
             if failure.kind not in self._warned:
                 self._warned.add(failure.kind)
@@ -400,9 +400,9 @@ class Trainer:
 
 
 class _Meter:
-    """Means of the terms over the finite steps since the last reading that had them.
+    """Means of the logged values since the last :meth:`read`.
 
-    Nothing waits for the device before they are read.
+    The mean of a term is over the finite steps that had it. Sums stay on the device until then.
     """
 
     def __init__(self, waited: float) -> None:
@@ -448,13 +448,13 @@ class _Meter:
 
 @contextmanager
 def _collected_signals() -> Iterator[list[str]]:
-    """Collect the names of SIGINT and SIGTERM instead of dying of them.
+    """Collect the names of received SIGINT and SIGTERM, so that the loop can stop by itself.
 
-    A second one of the same kind acts as usual.
+    A second signal of the same kind has its usual effect.
     """
     received: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        # Signals only ever reach the main thread, which has its own use for them.
+        # Python lets only the main thread set signal handlers.
         yield received
         return
 

@@ -62,9 +62,9 @@ class RunModels:
     device: torch.device
     cache: FeatureCache
     anchor_metrics: dict[str, Distance] = field(default_factory=dict)
-    """What stands in for the anchor of a teacher that has no score, by the teacher's name."""
+    """``anchor_metric`` of output teachers, student's image to ground truth, by teacher name."""
     output_metrics: dict[str, Distance] = field(default_factory=dict)
-    """What compares the student's image with such a teacher's, by the teacher's name."""
+    """``output_metric`` of output teachers, student's image to teacher's, by teacher name."""
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -240,7 +240,7 @@ def build_models(
 
     Args:
         resolved: The recipe.
-        device: Where they shall be.
+        device: The device of the models.
         mesh: Processes over which frozen weights are sharded.
 
     Raises:
@@ -279,9 +279,9 @@ def build_models(
 
 
 def encodes_by_network(model: Any) -> bool:
-    """Say whether a model's latents are worth caching.
+    """Whether a model encodes by a network, so that its latents are worth caching.
 
-    Rearranging pixels is faster than reading a file.
+    A codec without weights, which rearranges pixels, is faster than reading a file.
     """
     if not isinstance(model, RestorationModel):
         return False
@@ -297,7 +297,7 @@ def _input_without_cache(batch: Batch) -> ModelInput:
 
 
 def _turn(image: Tensor, mirrored: bool, turns: int) -> Tensor:
-    """Mirror an image if asked, then turn it by so many quarter turns."""
+    """Mirror an image where ``mirrored``, then turn it by ``turns`` quarter turns."""
     if mirrored:
         image = image.flip(-1)
     return image.rot90(turns, (-2, -1))

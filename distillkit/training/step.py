@@ -1,6 +1,6 @@
 """One training step of either stage, as a module whose forward makes every network pass.
 
-It is the only module that is prepared for devices.
+Only this module is passed to ``accelerator.prepare``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ ADVERSARIAL = "adversarial"
 class Step(nn.Module):
     """``forward(batch, step) -> Losses``.
 
-    Its parameters are ``tensors``, what the stage trains by name, and no others.
+    Args:
+        models: The models of the run.
+        seed: The seed of the recipe.
+        stage: ``"stage1"`` or ``"stage2"``.
+        tensors: What the stage trains, by name: the only parameters of this module.
     """
 
     def __init__(
@@ -62,9 +66,9 @@ class Step(nn.Module):
         self.critics: dict[str, CriticTrainer] = {}
         """Critics by name. Their networks are no submodules, so they are never prepared."""
         self.micro_batch = 0
-        """Which of its step's micro-batches the next one is, counted over all processes."""
+        """Number of the present micro-batch within its step, counted over all processes."""
         self.loss_scale = torch.ones(())
-        """What the step's losses are multiplied by before their gradient is taken."""
+        """Loss scale of float16, (): the trainer multiplies the losses by it before backward."""
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """Return what the stage trains, by name."""
@@ -79,7 +83,12 @@ class Step(nn.Module):
         return self.models.student
 
     def generator(self, step: int, purpose: str) -> torch.Generator:
-        """Make the generator of one purpose: a resumed run draws what an uninterrupted one does."""
+        """Make the generator of one purpose: a resumed run draws what an uninterrupted one does.
+
+        What depends on the inputs alone (the degradation, teachers' images, the frozen stage-1
+        student) draws by ``batch.step``: with ``data.cycle_steps`` its result then repeats, so that
+        the cache can hold it. The losses and the trained student draw by the step itself.
+        """
         return keyed_generator(self._seed, self._stage, step, self.micro_batch, purpose)
 
     def update_critics(self, step: int, accelerator: Accelerator) -> Losses:
@@ -195,7 +204,7 @@ class Stage1Step(Step):
         return [name for name in weighted if self._needs_image(name) == needs_image]
 
     def _losses_with_image(self, name: str) -> Callable[..., Losses]:
-        """Choose how a teacher that needs the decoded image teaches."""
+        """Choose the loss of a teacher that needs the decoded image."""
         if name in self.critics:
             return self._matching_losses
         if self._teaches_by_output(name):
