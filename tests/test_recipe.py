@@ -29,8 +29,8 @@ from distillkit.plugins.descriptors import (
 from distillkit.plugins.manager import Plugin, Plugins
 from distillkit.recipe.dump import to_toml
 from distillkit.recipe.json_schema import json_schema
+from distillkit.recipe.key_paths import KeyPath, key_lines
 from distillkit.recipe.load import ResolvedRecipe, load_recipe
-from distillkit.recipe.positions import KeyPath, key_lines
 
 
 class Options(distillkit.Options):

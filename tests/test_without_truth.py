@@ -123,7 +123,7 @@ REFUSED = [
     (["stage2.variant='oftsr'"], "stage 2 needs it"),
     (["stage2.line.faithful_end='ground_truth'"], "stage 2 needs it"),
     (["stage2.line.mix_weight=0"], "stage 2 needs it"),
-    (["training.sharding='full'"], "asks fewer teachers"),
+    (["training.sharding='full'"], "calls fewer teachers"),
 ]
 
 

@@ -18,8 +18,8 @@ from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, PluginError
 from distillkit.plugins.descriptors import StudentSpec, TeacherSpec
 from distillkit.recipe.build import build_distance
+from distillkit.recipe.key_paths import dotted
 from distillkit.recipe.load import Component, ResolvedRecipe
-from distillkit.recipe.positions import dotted
 
 DEGRADATION_CHECKS: Sequence[Check] = (image_checks.check_degraded_images,)
 METRIC_CHECKS: Sequence[Check] = (

@@ -33,8 +33,8 @@ from distillkit.plugins.descriptors import MetricSpec, Spec
 from distillkit.plugins.manager import Plugins, load_plugins
 from distillkit.plugins.options import Options
 from distillkit.recipe.errors import explain_all
+from distillkit.recipe.key_paths import dotted
 from distillkit.recipe.load import Component, ResolvedRecipe
-from distillkit.recipe.positions import dotted
 from distillkit.recipe.schema import AdapterConfig, SourceConfig, Stage2Config
 
 Device = torch.device | str
@@ -173,11 +173,11 @@ def build_variant(
 
 
 def _build_denoiser_variant(model: RestorationModel, config: Stage2Config, seed: int) -> Variant:
-    """Build a variant that asks the student's denoiser."""
+    """Build a variant that needs the student's denoiser."""
     if not isinstance(model, DiffusionModel):
         raise PluginError(
             f"{type(model).__name__} has no denoiser, which stage2.variant = "
-            f'"{config.variant}" asks; use "adapter_scaling"'
+            f'"{config.variant}" needs; use "adapter_scaling"'
         )
     if config.variant == "oftsr":
         return Oftsr(model)
@@ -238,7 +238,7 @@ def _refuse_absent_weights(spec: Spec, config: Options) -> None:
 
 
 def _place_by_hand(spec: Spec, config: Options, file: WeightFile) -> str:
-    """Say where a file that cannot be fetched is looked for, and which option names another."""
+    """Explain where a file that cannot be fetched belongs, and which option names another one."""
     text = f"put it at {file.name}"
     for option, value in config:
         if value in (file, file.path):

@@ -18,7 +18,7 @@ from distillkit.files.text import read_text
 from distillkit.plugins.manager import Plugins
 from distillkit.plugins.recipes import find_recipe, is_recipe_file, suggest_recipe
 from distillkit.recipe.errors import DEFAULT, Origin, Problem, describe_value, lower_first, refuse
-from distillkit.recipe.positions import KeyPath, children, dotted, key_lines, parse_key
+from distillkit.recipe.key_paths import KeyPath, children, dotted, key_lines, parse_key
 
 
 @dataclass
@@ -189,7 +189,7 @@ def _base_name(base: str, path: Path, is_file: bool) -> str:
     if not is_recipe_file(base):
         return base
     if not is_file:
-        # It shall mean the same in a copy of it.
+        # In a copy of the recipe, elsewhere, a relative path would name another file.
         raise _CannotRead(f"a plugin's recipe extends others by name, plugin/recipe, not by {base}")
     return os.path.normpath(path.parent / base)
 
@@ -268,7 +268,7 @@ def _is_list_of_strings(value: Any) -> bool:
 
 
 def _can_merge(old: Any, new: Any) -> bool:
-    """Tell whether both are tables, and tables of the same ``use``."""
+    """Whether both are tables, and tables of the same ``use``."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return False
     if "use" not in old or "use" not in new:
@@ -284,7 +284,7 @@ def _paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 
 def _apply_override(override: str, document: Document) -> None:
-    """Set what ``key.path=VALUE`` says, or note why that is impossible."""
+    """Set the value of a ``key.path=VALUE`` text, or add a problem where that is impossible."""
     key, equals, text = override.partition("=")
     key = key.strip()
     origin = Origin("--set", folder=Path.cwd())

@@ -8,7 +8,7 @@ from typing import Any
 import tomli_w
 
 from distillkit.recipe.document import Document
-from distillkit.recipe.positions import KeyPath, children, dotted, quoted
+from distillkit.recipe.key_paths import KeyPath, children, dotted, quoted
 
 MAX_ALIGNED = 80
 """Values that end beyond this column do not push the origins of the others further right."""
@@ -78,7 +78,7 @@ def _assignment(path: KeyPath, value: Any) -> str:
 
 
 def _has_keys(value: Any) -> bool:
-    """Tell whether a value is a table, or a list of tables, that is not empty."""
+    """Whether a value is a table, or a list of tables, that is not empty."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(entry, dict) for entry in value)
     return bool(value) and isinstance(value, dict)

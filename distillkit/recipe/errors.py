@@ -1,4 +1,4 @@
-"""Problems of a recipe, in lines a person can act on.
+"""Problems of a recipe, each as a line for the user.
 
 Each reads ``file:line  key.path - message; did you mean "..."?``.
 """
@@ -15,12 +15,12 @@ from typing import Any
 from pydantic_core import ErrorDetails, ValidationError
 
 from distillkit.errors import RecipeError, did_you_mean
-from distillkit.recipe.positions import KeyPath, dotted
+from distillkit.recipe.key_paths import KeyPath, dotted
 
 
 @dataclass(frozen=True, order=True)
 class Origin:
-    """What set a value: a line of a file, ``--set``, or nobody (``default``)."""
+    """What set a value: a line of a file, ``--set``, or a default of the schema."""
 
     source: str
     line: int = 0
@@ -67,7 +67,7 @@ def refuse(problems: Iterable[Problem]) -> None:
 
 
 def explain_all(invalid: ValidationError, known: Iterable[str] = ()) -> str:
-    """Put a table's errors in one line.
+    """Explain all errors of a table, in one line.
 
     Args:
         invalid: What pydantic raised.
@@ -81,7 +81,7 @@ def explain_all(invalid: ValidationError, known: Iterable[str] = ()) -> str:
 
 
 def explain(error: ErrorDetails, known: Iterable[str] = ()) -> str:
-    """Put one of pydantic's errors in a recipe author's words.
+    """Explain one of pydantic's errors in the terms of TOML.
 
     Args:
         error: An entry of ``ValidationError.errors()``.

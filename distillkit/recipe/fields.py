@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from distillkit.files.weights import WeightFile
-from distillkit.recipe.positions import KeyPath, children
+from distillkit.recipe.key_paths import KeyPath, children
 
 
 def keys(annotation: Any, path: KeyPath = ()) -> list[str]:
@@ -26,8 +26,8 @@ def keys(annotation: Any, path: KeyPath = ()) -> list[str]:
     return names
 
 
-def paths_within(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
-    """Find the strings in ``value`` that ``annotation`` takes for file paths.
+def file_path_keys(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Yield the keys, below ``path``, of the strings that ``annotation`` makes file paths of.
 
     Args:
         annotation: The type of ``value``.
@@ -40,7 +40,7 @@ def paths_within(annotation: Any, value: Any, path: KeyPath = ()) -> Iterator[Ke
         return
     for key, entry in children(value):
         below = entry_type(annotation, key)
-        yield from paths_within(below, entry, (*path, key))
+        yield from file_path_keys(below, entry, (*path, key))
 
 
 def relative_defaults(model: type[BaseModel]) -> dict[str, Path]:
@@ -103,7 +103,7 @@ def alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def _entry_types(kind: Any, key: str | int) -> list[Any]:
-    """Return what one kind, no union, says of an entry."""
+    """Return the annotations of an entry in one type that is no union."""
     if _is_model(kind):
         for name, field in kind.model_fields.items():
             if key in (name, field.alias):
@@ -126,12 +126,12 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _is_subclass(kind: Any, parents: Any) -> bool:
-    """Tell whether an annotation is a class, and a subclass of others."""
+    """Whether an annotation is a class, and a subclass of one of ``parents``."""
     return isinstance(kind, type) and issubclass(kind, parents)
 
 
 def _is_file_path(annotation: Any) -> bool:
-    """Tell whether a string becomes a path.
+    """Whether a string becomes a file path.
 
     Where ``str`` is allowed as well, it stays a text.
     """

@@ -14,8 +14,8 @@ from typing import Any
 from distillkit.plugins.descriptors import Spec
 from distillkit.plugins.manager import Kind, Plugins, load_plugins
 from distillkit.recipe import fields
+from distillkit.recipe.key_paths import KeyPath
 from distillkit.recipe.load import ANY, KINDS
-from distillkit.recipe.positions import KeyPath
 from distillkit.recipe.schema import Recipe
 
 Schema = dict[str, Any]

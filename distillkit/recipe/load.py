@@ -1,7 +1,7 @@
 """Load a recipe and check its settings, without importing torch or reading a weight.
 
-Phase 1 checks the skeleton (:class:`Recipe`); phase 2 checks each ``use`` table against the plugin
-it names, and what the parts need from each other. All problems are reported at once.
+It checks the skeleton (:class:`Recipe`), the options of each ``use`` table against the plugin that
+it names, and what the tables need from each other. All problems are reported at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from distillkit.plugins.options import Options
 from distillkit.recipe import dump, fields, validation
 from distillkit.recipe.document import Document, read
 from distillkit.recipe.errors import Problem, explain, refuse
-from distillkit.recipe.positions import KeyPath, dotted, parse_path
+from distillkit.recipe.key_paths import KeyPath, dotted, parse_path
 from distillkit.recipe.schema import ROLES, Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -49,7 +49,7 @@ KINDS: dict[KeyPath, Kind] = {
 
 
 def is_training_metric(key: KeyPath) -> bool:
-    """Tell whether a recipe names at ``key`` a metric that the student is trained against."""
+    """Whether a recipe names at ``key`` a metric that the student is trained against."""
     patterns = [pattern for pattern, kind in KINDS.items() if kind == "metrics"]
     return any(_matches(key, pattern) for pattern in patterns if pattern[0] != "evaluation")
 
@@ -164,7 +164,7 @@ class ResolvedRecipe:
         return self.components.get(f"data.{split}.{index}")
 
     def origin(self, key: str) -> str:
-        """Say what set ``key`` (``"stage1.steps"``): ``"file:line"``, ``"--set"`` or ``"default"``.
+        """Return what set ``key``: ``"file:line"``, ``"--set"`` or ``"default"``.
 
         Raises:
             KeyError: The recipe has no such key.
@@ -238,7 +238,7 @@ def load_recipe(
 
 
 def _resolve(document: Document, plugins: Plugins, problems: list[Problem]) -> Iterator[Component]:
-    """Yield the components that are in order; add to ``problems`` what is wrong with the others."""
+    """Yield the valid components; add to ``problems`` what is wrong with the others."""
     for path, kind in _component_places(document):
         table = document.get(path)
         if isinstance(table, str):
@@ -342,7 +342,7 @@ def _problems(
         what = explain(error, fields.keys(model, below[:-1]))
         path = (*at, *below)
         if path in problems:
-            # the members of a union, each of which refuses in its own words
+            # a union: pydantic has an error for each of its members
             what = f"{problems[path].message}; or: {what}"
         problems[path] = Problem(document.origin(path), path, what)
     return list(problems.values())
@@ -361,7 +361,7 @@ def _key_path(error: ErrorDetails, values: Any) -> KeyPath:
 
 
 def _make_paths_absolute(document: Document, model: type[BaseModel], at: KeyPath) -> None:
-    for below in fields.paths_within(model, document.get(at)):
+    for below in fields.file_path_keys(model, document.get(at)):
         path = (*at, *below)
         folder = document.origin(path).folder
         parent = document.get(path[:-1])
@@ -370,7 +370,7 @@ def _make_paths_absolute(document: Document, model: type[BaseModel], at: KeyPath
 
 
 def _add_default_paths(document: Document, model: type[BaseModel], at: KeyPath) -> None:
-    """Let relative default paths start from the folder of the file that names the component.
+    """Add default paths to a table, relative to the folder of the file that names the component.
 
     Absolute ones, such as files inside a plugin's package, stay out of the recipe.
     """
@@ -392,7 +392,7 @@ def _complete(
     defaults = Document(document.name, values)
     for component in components.values():
         options = component.config.model_dump(mode="json", by_alias=True, exclude_none=True)
-        paths = {key for key, *_ in fields.paths_within(component.spec.config, options)}
+        paths = {key for key, *_ in fields.file_path_keys(component.spec.config, options)}
         table = defaults.get(component.key)
         table.update({key: value for key, value in options.items() if key not in paths})
     return Document(document.name, _filled(document.values, defaults.values), document.origins)

@@ -186,8 +186,9 @@ class ReconstructionConfig(Config):
     )
     grid_weight: NonNegative = Field(
         default=0.0,
-        description="the grid that an upsampler leaves under perceptual and adversarial terms: the "
-        "spread of the sharpness of its phases and the pattern they share (not in the paper)",
+        description="the grid (checkerboard artifacts) that an upsampler leaves under perceptual "
+        "and adversarial terms: the spread of the sharpness of its phases and the pattern they "
+        "share (not in the paper)",
     )
     grid_period: Count = Field(
         default=4, description="period of the grid, in pixels: the factor of the last upsampling"
@@ -228,15 +229,16 @@ class FakeScoreConfig(Config):
 
 
 class TeacherLossConfig(Config):
-    """What stage 1 asks of one teacher: eq. 2 for the faithful one, eq. 3 for the realistic one."""
+    """The loss terms of one teacher: eq. 2 for the faithful one, eq. 3 for the realistic one."""
 
     weight: NonNegative = Field(
         default=1.0, description="lambda_fl or lambda_rn: weight of the teacher's terms"
     )
     term: Literal["score", "output", "distribution_matching"] = Field(
         default="score",
-        description="what the teacher is asked for; distribution_matching: its score, against a "
-        "score of the student's images that is trained beside it",
+        description="what is learned from the teacher: its score, its output (images), or with "
+        "distribution_matching its score against a score of the student's images, which is trained "
+        "beside it",
     )
     fake_score: FakeScoreConfig = Field(
         default=FakeScoreConfig(), description="with term = distribution_matching"
@@ -282,7 +284,7 @@ class TeacherLossConfig(Config):
 
     @property
     def restores_full_images(self) -> bool:
-        """Whether the teacher is asked to restore full images."""
+        """Whether the teacher restores full images."""
         return self.weight > 0 and self.term == "output" and self.output_input == "full_image"
 
 
@@ -349,7 +351,7 @@ class Stage1Config(Config):
 
     @property
     def restores_full_images(self) -> bool:
-        """Whether a teacher is asked to restore full images."""
+        """Whether a teacher restores full images."""
         return any(teacher.restores_full_images for teacher in self.teachers.values())
 
     @property
@@ -411,12 +413,12 @@ class LineConfig(Config):
 
     @property
     def uses_mix(self) -> bool:
-        """Whether a term asks for m_t."""
+        """Whether a term uses m_t."""
         return self.mix_weight + self.mix_perceptual_weight > 0
 
     @property
     def uses_distance(self) -> bool:
-        """Whether a term asks for d."""
+        """Whether a term uses d."""
         weights = [
             self.mix_perceptual_weight,
             self.perceptual_weight,
@@ -533,7 +535,7 @@ class TrainingConfig(Config):
     per_term_backward: bool = Field(
         default=False,
         description="stage 1: take the gradient of each teacher's terms before the next teacher is "
-        "asked: less memory in the same time, but one more gradient of the trained weights each",
+        "called: less memory in the same time, but one more gradient of the trained weights each",
     )
     channels_last: bool = Field(
         default=False,

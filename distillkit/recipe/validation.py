@@ -1,4 +1,4 @@
-"""What the parts of a recipe need from each other, beyond each key being valid by itself."""
+"""Checks across the tables of a recipe, each of which is valid by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distillkit.errors import did_you_mean
 from distillkit.plugins.descriptors import Spec, StudentSpec, TeacherSpec
 from distillkit.recipe.document import Document
 from distillkit.recipe.errors import Problem
-from distillkit.recipe.positions import KeyPath
+from distillkit.recipe.key_paths import KeyPath
 from distillkit.recipe.schema import (
     SourceConfig,
     Stage1Config,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 Components = Mapping[KeyPath, "Component"]
 Need = tuple[KeyPath, str]
-"""A key that asks for something, and what to set it to instead."""
+"""A key whose value needs the student's denoiser, and what to set it to instead."""
 
 
 def check(document: Document, components: Components) -> Iterator[Problem]:
@@ -141,7 +141,7 @@ def _check_capability(
 
 
 def _check_metrics(document: Document, name: str, loss: TeacherLossConfig) -> Iterator[Problem]:
-    """Refuse metrics for a score, which is no image and has an anchor of its own."""
+    """Refuse metrics between images for a teacher whose score is matched."""
     if loss.term == "output":
         return
     for option in ("anchor_metric", "output_metric"):
@@ -183,7 +183,7 @@ def _check_student(
     stage2: Stage2Config | None,
     components: Components,
 ) -> Iterator[Problem]:
-    """Refuse what asks the denoiser of a student that has none."""
+    """Refuse what needs a denoiser where the student has none."""
     student = components.get(("student",))
     if student is None or "score" in _capabilities(student.spec):
         return
@@ -195,12 +195,12 @@ def _check_student(
     if stage2 is not None and stage2.steps and stage2.variant != "adapter_scaling":
         needs.append((("stage2", "variant"), 'take "adapter_scaling"'))
     for key, remedy in needs:
-        what = f"asks the student's denoiser, and {student.full_name} has none; {remedy}"
+        what = f"needs the student's denoiser, and {student.full_name} has none; {remedy}"
         yield Problem(document.origin(key), key, what, table)
 
 
 def _denoiser_needs(name: str, loss: TeacherLossConfig) -> Iterator[Need]:
-    """Yield the keys of one teacher's terms that ask the student's denoiser."""
+    """Yield the keys of one teacher's terms that need the student's denoiser."""
     at: KeyPath = ("stage1", "teachers", name)
     if loss.weight == 0 or loss.imitation_weight == 0:
         return
@@ -376,7 +376,7 @@ def _find_uses_of_truth(
         )
     if training is not None and training.sharding == "full":
         yield (
-            'with training.sharding = "full" a process without it asks fewer teachers, and the '
+            'with training.sharding = "full" a process without it calls fewer teachers, and the '
             'others would wait; take "none"'
         )
 

@@ -12,8 +12,8 @@ from distillkit.files.weights import WeightFile
 from distillkit.plugins.manager import load_plugins
 from distillkit.recipe import fields
 from distillkit.recipe.build import read_settings
+from distillkit.recipe.key_paths import KeyPath, dotted
 from distillkit.recipe.load import ResolvedRecipe, is_training_metric
-from distillkit.recipe.positions import KeyPath, dotted
 from distillkit.recipe.schema import SourceConfig
 
 Say = Callable[[str], None]
@@ -238,7 +238,7 @@ def _missing_paths(resolved: ResolvedRecipe) -> Iterator[_MissingData]:
                 what = f"no such file: {source.parquet}"
                 yield _missing_at(resolved, (*key, "parquet"), what)
         elif component is not None:
-            for below in fields.paths_within(component.spec.config, dict(component.table)):
+            for below in fields.file_path_keys(component.spec.config, dict(component.table)):
                 path = resolved.document.get((*key, *below))
                 if not Path(path).exists():
                     what = f"no such file or folder: {path}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from distillkit.recipe.dump import format_value, leaves
-from distillkit.recipe.positions import KeyPath, dotted
+from distillkit.recipe.key_paths import KeyPath, dotted
 
 Compatibility = Literal["safe", "fork", "incompatible"]
 Judgment = tuple[Compatibility, str]

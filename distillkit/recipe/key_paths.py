@@ -1,6 +1,6 @@
-"""Keys of TOML files, and the lines on which they stand.
+"""Key paths of TOML documents: as tuples, as dotted texts, and the lines on which they stand.
 
-``tomllib`` reads values only.
+``tomllib`` reads values only and does not report lines.
 """
 
 from __future__ import annotations
