@@ -10,7 +10,7 @@ from toy_models import ToyModel, unshuffled
 
 from distillkit import ModelInput
 from distillkit.adapters import add_adapter
-from distillkit.adapters.sharing import share_storage
+from distillkit.adapters.shared_storage import share_storage
 from distillkit.objectives.adapter_scaling import (
     AdapterScaling,
     ReconstructionObjective,

@@ -8,7 +8,7 @@ from toy_models import ToyModel
 
 from distillkit import ModelInput
 from distillkit.adapters import add_adapter
-from distillkit.adapters.sharing import share_storage
+from distillkit.adapters.shared_storage import share_storage
 
 
 def frozen(seed: int) -> ToyModel:

@@ -1,4 +1,4 @@
-"""What a stage trains: a change of the denoiser's weights, and models that share their weights."""
+"""Adapters, the trainable change of a network's weights, and storage that frozen models share."""
 
 from __future__ import annotations
 

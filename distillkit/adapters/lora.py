@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distillkit.adapters.base import Adapter
 from distillkit.adapters.full import FullAdapter
 from distillkit.adapters.lora_layer import NAME, LoRALayer
-from distillkit.adapters.sharing import is_sharded, shard_like
+from distillkit.adapters.shared_storage import is_sharded, shard_like
 from distillkit.errors import DistillkitError, PluginError
 
 
@@ -43,7 +43,7 @@ class LoRAAdapter(Adapter):
         seed: int,
     ) -> None:
         self._network = network
-        self._unit = alpha / rank
+        self._alpha_over_rank = alpha / rank
         self._merged_scale: float | None = None
         names = _find_layers(network, targets)
         if not names:
@@ -63,7 +63,7 @@ class LoRAAdapter(Adapter):
     def set_scale(self, scale: float | Tensor) -> None:
         self.scale = scale
         for layer in self._layers.values():
-            layer.scaling = scale * self._unit
+            layer.scaling = scale * self._alpha_over_rank
 
     @contextmanager
     def merged_at(self, scale: float) -> Iterator[None]:
@@ -119,10 +119,9 @@ class LoRAAdapter(Adapter):
 
     @torch.no_grad()
     def to_full(self) -> FullAdapter:
-        """Replace itself by a change of whole weights, ``W + scale dW``, for the same images.
+        """Replace this adapter by an equal :class:`FullAdapter`, ``W + scale dW``, and return it.
 
-        A scale that is an input of a graph then costs a product for each weight, not a second
-        layer.
+        In a graph whose scale is an input that is a product for each weight, not two more layers.
         """
         changes = []
         weights = []

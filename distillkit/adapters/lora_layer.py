@@ -40,7 +40,7 @@ class LoRALayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The base layer's weight: networks ask layers for its type or device."""
+        """The base layer's weight, from which networks read its dtype or device."""
         return self.base_layer.weight
 
     @property

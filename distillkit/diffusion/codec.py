@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Codec(Protocol):
-    """Encodes images to latents and back, with gradient both ways.
+    """Encodes images to latents and decodes them; both carry gradient.
 
-    Freezing its weights is the caller's business.
+    The engine freezes its weights.
     """
 
     space: str

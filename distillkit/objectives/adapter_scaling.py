@@ -1,4 +1,4 @@
-"""Adapter scaling, the stage-2 variant that is ours, and what it may learn."""
+"""Adapter scaling, the stage-2 variant that is ours, and its objectives (``stage2.target``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distillkit.tradeoff import FAITHFUL, REALISTIC, Tradeoff
 
 
 class Objective(ABC):
-    """What adapter scaling learns at one tradeoff."""
+    """The loss of adapter scaling at one tradeoff; ``stage2.target`` of a recipe chooses one."""
 
     needs_faithful_target = False
 
@@ -56,7 +56,7 @@ class ReconstructionObjective(Objective):
     student: RestorationModel
     loss: ReconstructionLoss
     l2_weight_ratio: float
-    """The ratio."""
+    """lambda_l2 at tradeoff 1 divided by lambda_l2 at tradeoff 0."""
 
     def __call__(self, batch: Stage2Batch, tradeoff: float, z_t: Tensor) -> Losses:
         x_t = self.student.codec.decode(z_t)
@@ -84,7 +84,7 @@ class LineObjective(Objective):
 
     @torch.no_grad()
     def _combine_ends(self, batch: Stage2Batch, tradeoff: float) -> Tensor:
-        """Compute ``m_t``, without asking for an end of weight 0."""
+        """Compute ``m_t``; an end of weight 0 is not computed."""
         if tradeoff == REALISTIC:
             return self._realistic_image(batch)
         if tradeoff == FAITHFUL:
@@ -107,20 +107,20 @@ class LineObjective(Objective):
 class AdapterScaling(Variant):
     """The tradeoff is the scale of the stage-2 adapter.
 
-    ``theta_t = theta_0 + t (theta - theta_0)``, one pass at every t. What is learned at t is the
-    objective's business.
+    ``theta_t = theta_0 + t (theta - theta_0)``, one pass at every t. The objective defines the loss
+    at t.
 
-    One t serves a whole batch. It is 1 in the first ``faithful_steps`` steps and every
-    ``faithful_every`` steps, and uniform on [0, 1] otherwise. It is never 0 on purpose: there the
+    All images of a batch have the same t. It is 1 in the first ``faithful_steps`` steps and every
+    ``faithful_every`` steps, and uniform on [0, 1] otherwise. No step is set to 0: there the
     adapter has no effect, so nothing would be learned. Only theta has gradient; the diffusion
     timestep that a denoiser sees stays the student's own. A fixed t merges into plain weights.
 
     Args:
         student: With its stage-1 weights merged.
         adapter: On the student's network, starting at zero.
-        objective: What is learned; None: nothing, for restoring only.
-        faithful_every: 0: t = 1 is never forced.
-        faithful_steps: Steps at t = 1 before the others.
+        objective: The loss; None for a student that only restores.
+        faithful_every: Every so many steps t is 1; 0: never by this rule.
+        faithful_steps: First steps of the stage, in which t is 1.
     """
 
     extra_nfe = 0

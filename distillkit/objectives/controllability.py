@@ -35,7 +35,7 @@ from distillkit.tradeoff import Tradeoff
 
 @dataclass(frozen=True)
 class Stage2Batch:
-    """What a variant may learn from at one step."""
+    """The inputs of a variant's loss at one step; what costs a pass is computed when called."""
 
     condition: Condition
     """The student's condition of the low-quality images."""

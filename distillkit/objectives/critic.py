@@ -24,11 +24,11 @@ class CriticSample:
     """The ground truth, (B, 3, H, W) in [-1, 1]."""
     inputs: ModelInput
     weight: float = 1.0
-    """How much the student's loss counted: 1 - t at tradeoff t."""
+    """Weight of the sample: 1 - t at tradeoff t, as the student's adversarial term has it."""
 
 
 class Critic(nn.Module):
-    """A network with a loss of its own; its parameters are those that need a gradient."""
+    """A network with a loss of its own; its parameters with ``requires_grad`` are trained."""
 
     learning_rate: float
     updates: int = 1

@@ -1,8 +1,8 @@
 """Distribution matching: a separately trained score of the student's own images.
 
-The first term of eq. 2 and 3 asks the student's *denoiser*, which is not the score of the images
-that the student gives. Here a copy eps_phi of the teacher's denoiser, with an adapter, is trained
-to denoise the student's latents z_s (the fake score), and z_s is pushed along
+The first term of eq. 2 and 3 evaluates the student's *denoiser*, which is not the score of the
+images that the student generates. Here a copy eps_phi of the teacher's denoiser, with an adapter,
+is trained to denoise the student's latents z_s (the fake score), and z_s is pushed along
 
 ``w (z0_phi(z_t^s) - z0_T(z_t^s))``,  ``w = 1 / mean |z_s - z0_T(z_t^s)|``
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distillkit.adapters import add_adapter
-from distillkit.adapters.sharing import share_storage
+from distillkit.adapters.shared_storage import share_storage
 from distillkit.diffusion.bridge import Bridge
 from distillkit.diffusion.model import (
     Condition,

@@ -1,4 +1,4 @@
-"""Eq. 2-4 of the paper: two frozen teachers shape one student (algorithm 1, lines 5-13).
+"""Eq. 2-4 of the paper: score distillation from two frozen teachers (algorithm 1, lines 5-13).
 
 Paper's symbols: ``z_s`` is the student's clean latent z_0^s, ``z`` the ground truth's z_0,
 ``eps_T`` and ``eps_S`` the noise predictions of a teacher T (T_f for L_fl, T_r for L_rn) and of the
@@ -53,7 +53,7 @@ class ScoreTerms(NamedTuple):
     anchor: Tensor
 
 
-# Three inputs, three models' worth of choices: a class for them would only move the list.
+# Each argument is a symbol or a choice of eq. 2 and 3: a class for them would only move the list.
 def score_distillation(  # noqa: PLR0913
     teacher: DiffusionModel,
     student: RestorationModel,
@@ -73,7 +73,7 @@ def score_distillation(  # noqa: PLR0913
 
     Args:
         teacher: Frozen.
-        student: The model that made ``output``; its denoiser answers eps_S.
+        student: The model that made ``output``; its denoiser predicts eps_S.
         output: The output of the student.
         inputs: The teacher's; its cache may hold the ground truth's latent.
         gt: The ground truth, (B, 3, H, W) in [-1, 1].
@@ -229,7 +229,7 @@ def _draw_shared(
         t = torch.where(known, t, source.sample_timesteps(n, generator))
     raise DistillkitError(
         f"no timestep of equal SNR in {_describe_range(source)} and {_describe_range(target)}: "
-        "the teacher's score cannot be matched to the student's; ask for its images instead "
+        "the teacher's score cannot be matched to the student's; learn from its images instead "
         '(stage1.teachers.NAME.term = "output")'
     )
 

@@ -97,7 +97,7 @@ class LineLoss:
 
     @property
     def uses_mix(self) -> bool:
-        """Whether the teachers are asked at all."""
+        """Whether a term uses the combination m_t, and so the teachers' images."""
         return self.mix_weight + self.mix_perceptual_weight > 0
 
     def _pixel_loss(self, a: Tensor, b: Tensor) -> Tensor:

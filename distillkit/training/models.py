@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from distillkit.adapters.sharing import share_storage
+from distillkit.adapters.shared_storage import share_storage
 from distillkit.contract.enforce import enforce_contract
 from distillkit.data.batches import Batch
 from distillkit.data.crops import FullImage

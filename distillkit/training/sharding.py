@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from distillkit.adapters.sharing import local_shard, share_storage
+from distillkit.adapters.shared_storage import local_shard, share_storage
 from distillkit.errors import PluginError
 from distillkit.training.blocks import blocks_of
 

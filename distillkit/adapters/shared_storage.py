@@ -1,8 +1,8 @@
-"""Frozen models made of the same weights keep them in memory once.
+"""Store equal weights of several frozen models once, also where FSDP shards them.
 
-A teacher that is what the student started from, a shared autoencoder or text encoder: whatever is
-equal bit for bit is stored once. Each model keeps modules of its own, so that nothing has to be
-switched between their passes: no adapter is ever on a teacher.
+A teacher that the student started from, a shared autoencoder or text encoder: whatever is equal
+bit for bit is stored once. Each model keeps modules of its own, so that nothing has to be switched
+between their passes: no adapter is ever on a teacher.
 """
 
 from __future__ import annotations
