@@ -108,7 +108,7 @@ def test_a_teacher_that_breaks_the_contract_is_refused(
     with pytest.raises(DistillkitError) as caught:
         build_models(resolved, CPU)
     said = str(caught.value)
-    assert said.startswith("teachers.fidelity - toy/faithful (toy_plugin) does not ")
+    assert said.startswith("teachers.fidelity - toy/faithful (toy_plugin) fails the check ")
     assert finding in said
     assert said.endswith("distillkit plugins check toy/faithful")
 
@@ -127,7 +127,7 @@ def test_a_student_that_breaks_the_contract_is_refused(
     with pytest.raises(DistillkitError) as caught:
         build_models(resolved, CPU)
     said = str(caught.value)
-    assert said.startswith("student - toy/student (toy_plugin) does not ")
+    assert said.startswith("student - toy/student (toy_plugin) fails the check ")
     assert finding in said
 
 

@@ -19,7 +19,7 @@ from distillkit.data.sources import HubDataset
 from distillkit.errors import DataError
 from distillkit.recipe.build import open_sources
 from distillkit.recipe.load import load_recipe
-from distillkit.runs.preflight import check_presence, fetch_all
+from distillkit.runs.preflight import check_required_files, fetch_all
 from distillkit.runs.run import run_recipe
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -171,9 +171,9 @@ def test_fetch_checks_a_dataset_that_is_cached(hub, recipe):
 
 def test_a_run_asks_for_its_own_revision(hub, recipe):
     open_photos(revision="v1")
-    check_presence(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v1"}]']))
+    check_required_files(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v1"}]']))
     with pytest.raises(Exception, match="me/photos, revision 'v2' of the Hub"):
-        check_presence(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v2"}]']))
+        check_required_files(load_recipe(recipe, ['data.train=[{hub="me/photos", revision="v2"}]']))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_stream_is_split_without_repeats_and_resumes_exactly(tmp_path, buffer)
 def test_a_dataset_of_the_hub_is_streamed_through_a_recipe(hub, recipe):
     table = 'data.train=[{hub="me/photos", revision="v1", streaming=true, shuffle_buffer=0}]'
     resolved = load_recipe(recipe, [table, "data.eval=[]"])
-    check_presence(resolved)
+    check_required_files(resolved)
     [source] = open_sources(resolved, "train")
     assert values(source) == [1, 2, 3]
     assert source.describe()["commit"] == FIRST

@@ -11,8 +11,8 @@ import pytest
 from distillkit.errors import PluginError, RecipeError
 from distillkit.plugins import manager
 from distillkit.plugins.descriptors import TeacherSpec
+from distillkit.plugins.hook_results import find_folder
 from distillkit.plugins.manager import Plugin, Plugins
-from distillkit.plugins.offers import find_folder
 from distillkit.plugins.recipes import find_recipe, list_recipes, recipes_of
 from distillkit.recipe.load import load_recipe
 

@@ -17,7 +17,7 @@ from distillkit.errors import DataError, PluginError, WeightsError
 from distillkit.evaluation.results import why_absent
 from distillkit.recipe.build import build_metric
 from distillkit.recipe.load import load_recipe
-from distillkit.runs.preflight import check_presence, fetch_all, fetch_metrics
+from distillkit.runs.preflight import check_required_files, fetch_all, fetch_metrics
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ def needing(resolved, **files):
 
 
 def test_a_recipe_that_lacks_nothing_is_accepted(recipe):
-    check_presence(load_recipe(recipe))
+    check_required_files(load_recipe(recipe))
 
 
 def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
@@ -122,7 +122,7 @@ def test_all_that_is_missing_is_named_at_once(recipe, tmp_path):
         evaluation__metrics__0=[WeightFile(path=tmp_path / "metric.pth")],
     )
     with pytest.raises(DistillkitError) as refused:
-        check_presence(resolved)
+        check_required_files(resolved)
     here = f"--set  data.train.{{}} - no such {{}}: {recipe.parent.cwd()}/{{}}".format
     assert str(refused.value).splitlines() == [
         "not on this machine, and needed:",
@@ -184,7 +184,7 @@ def test_a_dataset_in_the_cache_counts_as_here(recipe, cache):
     (folder / "abc").mkdir()
     (folder / "abc" / "dataset_info.json").write_text("{}")
     assert is_cached(HubDataset("owner/MyPhotos")) and not is_cached(HubDataset("owner/my"))
-    check_presence(resolved)
+    check_required_files(resolved)
 
 
 def test_the_weights_of_a_metric_are_fetched_for_comparisons(tmp_path):

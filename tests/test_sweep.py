@@ -212,7 +212,7 @@ def test_runs_are_jobs_of_submitit_and_one_that_fails_is_named(sweep, jobs, star
     assert "1 of 2 runs" in summary_table(folder)
     (failure,) = (line for line in outcome.err.splitlines() if line.startswith("failed: "))
     assert failure.startswith(f"failed: {folder}/stage1.learning_rate=0.001 - job ")
-    _, log = failure.split(" are in ")
+    _, log = failure.split(" is in ")
     assert "no luck" in Path(log).read_text()
 
 

@@ -42,7 +42,7 @@ def enforce_contract(
     Raises:
         PluginError: Something breaks the contract. It names recipe key, plugin and finding.
     """
-    # Random draws of the checks shall not change those of the run.
+    # Random draws of the checks must not change those of the run.
     with torch.random.fork_rng():
         for component in (resolved.student, *resolved.teachers.values()):
             _require_model(component, models[str(component.key[-1])], device)
@@ -81,8 +81,8 @@ def _require(component: Component, built: Any, checks: Sequence[Check]) -> None:
                 finding = f"{type(e).__name__}: {finding}"
             name = component.full_name
             raise PluginError(
-                f"{dotted(component.key)} - {name} ({component.spec.distribution}) does not "
-                f'"{statement_of(check)}": {finding}; all of its checks: '
+                f"{dotted(component.key)} - {name} ({component.spec.distribution}) fails the "
+                f'check "{statement_of(check)}": {finding}; all of its checks: '
                 f"distillkit plugins check {name}"
             ) from e
 

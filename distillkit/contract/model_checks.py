@@ -35,7 +35,7 @@ BATCH = 2
 TIMESTEPS = 64
 """Timesteps drawn to check a process."""
 LEAST_SIDE = 32
-"""Sides of the inputs are about this many pixels, or more where the model asks for it."""
+"""Sides of the inputs are about this many pixels, or more where ``size_multiple`` is larger."""
 DIRECTIONS = 2
 """Directions of finite differences."""
 SHIFTED_SIDE = 96
@@ -43,6 +43,7 @@ SHIFTED_SIDE = 96
 SHIFT_FACTORS = (2, 3, 4, 8)
 """How many times ``size_multiple`` a network's total stride is searched for."""
 LARGEST_SHIFTED_MULTIPLE = 8
+"""Largest ``size_multiple`` that is checked: larger ones need images that take too long."""
 GRAY_LEVEL = 2 / 255
 """One of 8 bits, in [-1, 1]."""
 STEP = 0.02
@@ -50,7 +51,7 @@ STEP = 0.02
 
 
 def _lq(model: Any, n: int = BATCH) -> Tensor:
-    """Draw inputs of an awkward size: odd multiples of what the model asks for."""
+    """Draw inputs whose sides are odd multiples of ``size_multiple``, and differ."""
     unit = model.size_multiple
     count = 2 * (math.ceil(LEAST_SIDE / unit) // 2) + 1
     height = width = unit * count

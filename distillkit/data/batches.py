@@ -29,7 +29,7 @@ from distillkit.data.crops import (
 from distillkit.data.image_cache import ImageCache
 from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import BadImageError, Example, Source, check_share
+from distillkit.data.sources import BadImageError, Example, Source, check_bad_fraction
 from distillkit.errors import DataError
 
 _AHEAD = 2
@@ -304,7 +304,7 @@ class TrainingBatches:
             except BadImageError as error:
                 last_error = error
                 bad_images[number][error.id] = error.reason
-                self._check_share(number, bad_images)
+                self._check_bad_fraction(number, bad_images)
         raise DataError(
             f"{source.name} - not one of {len(source)} images can be used; the last one: "
             f"{last_error}"
@@ -356,11 +356,11 @@ class TrainingBatches:
         """Count the unusable images of a prepared batch and unwrap it."""
         for source, reasons in prepared.bad_images.items():
             self._bad_images[source].update(reasons)
-            self._check_share(source, self._bad_images)
+            self._check_bad_fraction(source, self._bad_images)
         return prepared.batch
 
-    def _check_share(self, source: int, bad_images: BadImages) -> None:
-        check_share(self.sources[source], bad_images[source], self.settings.max_bad_fraction)
+    def _check_bad_fraction(self, source: int, bad_images: BadImages) -> None:
+        check_bad_fraction(self.sources[source], bad_images[source], self.settings.max_bad_fraction)
 
     def _from_thread(
         self, stage: str, places: Sequence[_Place]

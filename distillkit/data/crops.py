@@ -72,7 +72,8 @@ class FullImage(NamedTuple):
     """The low-quality image, (1, 3, h, w) in [-1, 1] on the device; None before the batch is
     prepared."""
     key: str = ""
-    """Then also a hash of the image, of its caption and of the draws that degraded it."""
+    """A hash of the image, its caption and the draws that degraded it; empty before the batch is
+    prepared."""
 
 
 def check_sizes(

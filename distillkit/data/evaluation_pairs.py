@@ -12,7 +12,7 @@ from torch import Tensor
 from distillkit.data.crops import CropBox, central_grid, check_sizes, cut_pair
 from distillkit.data.degradation import Degradation
 from distillkit.data.seeds import keyed_generator
-from distillkit.data.sources import BadImageError, Sizes, Source, check_share
+from distillkit.data.sources import BadImageError, Sizes, Source, check_bad_fraction
 from distillkit.errors import DataError
 
 
@@ -104,7 +104,7 @@ def evaluation_pairs(
         for name, box in _name_boxes(photo, sizes, crop, crops_per_image, scale):
             key = (seed, "evaluation", name, "degradation")
             pairs.append(PlannedPair(name, source, index, box, scale, degradation, key))
-    check_share(source, bad, max_bad_fraction)
+    check_bad_fraction(source, bad, max_bad_fraction)
     if on_bad is not None:
         for id, reason in bad.items():
             on_bad(id, reason)

@@ -18,7 +18,7 @@ from distillkit.files.atomic import write_file
 from distillkit.files.listing import find_files
 
 Stamps = dict[str, list[int]]
-"""Of every folder, and of every metadata file: its time of change and its size."""
+"""Modification time (ns) and size (bytes) of every folder and metadata file, by its path."""
 
 
 def load_folder(folder: Path) -> datasets.Dataset:

@@ -39,7 +39,7 @@ def load_from_hub(hub: HubDataset, *, streaming: bool = False) -> HubSplit:
     """Load one split of a dataset from the local cache, or download it.
 
     A revision stands for the commit that it names now; where the Hub cannot be reached, for the
-    commit that it named when it was last asked. No other commit is ever taken in its place.
+    commit that it named at the last request. No other commit is ever taken in its place.
 
     Args:
         hub: The split.
@@ -166,7 +166,7 @@ def _ask_hub(hub: HubDataset, commit: str | None) -> datasets.DatasetBuilder:
 
 
 def _explain(hub: HubDataset, error: Exception) -> str:
-    """Say what is wrong, by the first cause that has a known type."""
+    """Explain an error, by the first of its causes that has a known type."""
     for cause in causes(error):
         if isinstance(cause, HFValidationError):
             return f'{hub.name} - no name of a dataset; the Hub\'s names are "owner/name"'

@@ -34,7 +34,7 @@ class ImageCache:
         return ImageCache, (self.limit,)
 
     def get(self, key: Key, read: Callable[[], Example]) -> Example:
-        """Give the example of a key, or read it.
+        """Return the kept example of a key, or read it and keep it.
 
         Raises:
             BadImageError: ``read`` raised it, now or before.

@@ -40,7 +40,7 @@ def open_source(
             ``metadata.jsonl`` in it may name pairs (``{"file_name": …, "lq_file_name": …}`` makes
             columns ``image`` and ``lq``).
         parquet: A file or a glob.
-        dataset: A map-style ``datasets.Dataset`` that somebody else built.
+        dataset: A map-style ``datasets.Dataset`` that is built already.
         name: What ids and errors call the source; default: the value of the argument that is given.
         columns: Default: ``image``, or in a dataset without it ``gt`` and ``lq``.
         stream_buffer: Read a Hub or parquet source while it is used, shuffled within so many rows

@@ -114,7 +114,7 @@ class Source:
     hub: HubDataset | None = None
     """What it is on the Hub; its revision is the commit that was read."""
     zoom_out: float = 1.0
-    """Training crops are up to this many times as large as asked for, and then shrunk."""
+    """Training crops are cut up to this many times as large as ``crop_size``, then shrunk to it."""
 
     @property
     def paired(self) -> bool:
@@ -135,7 +135,7 @@ class Source:
         return len(self.dataset)
 
     def describe(self) -> dict[str, Any]:
-        """Say which images these are, for the record of a run."""
+        """Describe the images, for the manifest of a run."""
         about: dict[str, Any] = {"source": self.name, "images": len(self)}
         if self.hub is not None:
             about |= {
@@ -200,7 +200,7 @@ class Source:
         return path.name
 
 
-def check_share(
+def check_bad_fraction(
     source: Source,
     bad: dict[str, str],
     max_bad_fraction: float,

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 _KEPT = 64
-"""Rows that may be asked for again without reading from the start."""
+"""Last rows kept in memory, so that they can be read again without restarting the stream."""
 
 
 class Stream:
     """Rows by their position, read in order; every epoch has an order of its own.
 
     Row ``position`` is always the same one: a reader that begins in the middle skips what comes
-    before. Readers in other processes therefore never share a row, if they ask for different
+    before. Readers in other processes therefore never share a row, if they read different
     positions. Thread-safe; a pickled copy begins to read by itself.
 
     Args:

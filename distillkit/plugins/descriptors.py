@@ -1,7 +1,7 @@
 """Descriptors: what a plugin offers.
 
 They are light: each names its code by texts, ``"module:name"``, and the modules are imported only
-when the thing is used. So the help of the command line can ask every plugin for its commands.
+when the thing is used. So the help of the command line can list the commands of every plugin.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Spec:
         return f"{self.plugin}/{self.name}"
 
     def is_named(self, use: str) -> bool:
-        """Tell whether ``use`` is the full name or the short one."""
+        """Whether ``use`` is the full name or the short one."""
         return use in (self.full_name, self.name)
 
     @property

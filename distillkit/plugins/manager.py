@@ -26,13 +26,13 @@ from distillkit.errors import PluginError, did_you_mean
 from distillkit.plugins import hookspecs
 from distillkit.plugins.descriptors import SPEC_TYPES, Kind, Spec
 from distillkit.plugins.files import PluginFile, add_files, listed_files
-from distillkit.plugins.hookspecs import API_VERSION
-from distillkit.plugins.offers import (
+from distillkit.plugins.hook_results import (
     collect_commands,
     collect_specs,
     find_folder,
     find_misspelled_hooks,
 )
+from distillkit.plugins.hookspecs import API_VERSION
 from distillkit.plugins.stdout import divert_stdout
 
 GROUP = "distillkit"
@@ -97,8 +97,8 @@ class Plugin:
             return []
         return list(unmet_requirements(self.installed.requires or []))
 
-    def refuse(self, error: str) -> None:
-        """Make it a broken plugin, which offers nothing."""
+    def mark_broken(self, error: str) -> None:
+        """Note why the plugin is broken, and drop all that it offers."""
         self.error = error
         self.specs = ()
         self.commands = {}
@@ -376,7 +376,7 @@ def _refuse_reserved_names(plugins: Iterable[Plugin]) -> None:
         taken = [spec for spec in plugin.specs if (spec.kind, spec.name) in reserved]
         if taken:
             kind, name = taken[0].kind, taken[0].name
-            plugin.refuse(f'offers a {kind} "{name}", a name of the engine\'s own; rename it')
+            plugin.mark_broken(f'offers a {kind} "{name}", a name of the engine\'s own; rename it')
 
 
 def _load_one(point: Point) -> Plugin:
@@ -395,7 +395,7 @@ def _load_one(point: Point) -> Plugin:
             problems = find_misspelled_hooks(module)
     except (Exception, SystemExit) as e:
         # Whatever a plugin does at import must not end the program.
-        plugin.refuse(_in_one_line(e))
+        plugin.mark_broken(_in_one_line(e))
         plugin.traceback = traceback.format_exc()
     else:
         plugin.specs = specs

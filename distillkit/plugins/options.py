@@ -28,7 +28,7 @@ class Options(BaseModel):
 
 
 def find_problem(options: type[Options], reserved: Collection[str]) -> str:
-    """Say what a plugin's options change that is the engine's; empty where all is well.
+    """Find a reserved name or a changed engine setting in a plugin's options; empty without one.
 
     Args:
         options: The plugin's class.

@@ -42,7 +42,7 @@ def _without_directive(path: Path) -> list[str]:
 
 
 def is_recipe_file(name: str) -> bool:
-    """Tell whether a name means a file: every other one means a recipe of a plugin."""
+    """Whether a name means a file: every other one means a recipe of a plugin."""
     return name.lower().endswith(SUFFIX)
 
 

@@ -256,7 +256,7 @@ def _find_inputs(
     pattern: str,
     gt_layouts: Layouts,
 ) -> tuple[Files, int | None]:
-    """List the inputs, and tell how much larger the ground truth is."""
+    """List the inputs; return them and the ground truth's scale, None where it is not one."""
     files = list_images(folder, pattern)
     layouts, damaged = inspect_images(files)
     refuse_problems([*find_unpaired("--lq", folder, files, gt_layouts), *damaged])

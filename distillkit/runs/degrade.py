@@ -18,7 +18,7 @@ import distillkit
 from distillkit.console import logger, with_progress
 from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import PlannedPair
-from distillkit.data.sources import BadImageError, Source, check_share
+from distillkit.data.sources import BadImageError, Source, check_bad_fraction
 from distillkit.errors import DistillkitError, RecipeError
 from distillkit.export.card_metadata import TASK, license_metadata
 from distillkit.export.folder import without_folders
@@ -159,7 +159,7 @@ def _say_left_out(image: str, reason: str) -> None:
 
 
 def _is_clean(source: Source) -> bool:
-    """Tell whether a source holds clean images only."""
+    """Whether a source holds clean images only; log those that are left out."""
     if source.columns.lq is None:
         return True
     logger.info(f"left out: {source.name}, which has low-quality images of its own")
@@ -185,7 +185,7 @@ def _read_rows(split: Split, has_captions: bool) -> Iterator[dict[str, Any]]:
             pair = planned.read()
         except BadImageError as error:
             bad[error.id] = error.reason
-            check_share(planned.source, bad, split.max_bad_fraction)
+            check_bad_fraction(planned.source, bad, split.max_bad_fraction)
             _say_left_out(error.id, error.reason)
             continue
         images = {"gt": _encode(pair.gt, pair.name), "lq": _encode(pair.lq, pair.name)}

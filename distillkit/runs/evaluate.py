@@ -170,14 +170,14 @@ def _read_method_folders(
 
 
 def _pairs_to_combine(
-    asked: tuple[str, str] | None,
+    requested: tuple[str, str] | None,
     teachers: Mapping[str, OutputTeacher],
     student: Student,
 ) -> dict[str, tuple[str, str]]:
     """Choose whose images are combined linearly, by the name of the curve."""
     pairs = {}
-    if asked is not None:
-        pairs[LINEAR] = asked
+    if requested is not None:
+        pairs[LINEAR] = requested
     elif teachers.keys() >= set(ROLES):
         pairs[LINEAR] = ROLES
     if FIDELITY in teachers and student.variant is not None:
@@ -186,7 +186,7 @@ def _pairs_to_combine(
 
 
 def _describe_start(resolved: ResolvedRecipe) -> str:
-    """Say what the student was before training, and how long it was trained."""
+    """Describe the student before training, and how long it was trained."""
     student = resolved.student
     files = [file.path.name for file in student.config.weight_files() if file.path]
     weights = "as its plugin initializes it"

@@ -1,4 +1,4 @@
-"""Check for the files that a run needs before any work, and fetch them."""
+"""Check that the files and datasets of a recipe are on this machine, and download them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ Say = Callable[[str], None]
 """Shows a line to the user."""
 
 
-def check_presence(resolved: ResolvedRecipe) -> None:
-    """Refuse a recipe whose files are not all on this machine.
-
-    Weight files, datasets and folders are looked for.
+def check_required_files(resolved: ResolvedRecipe) -> None:
+    """Raise an error unless the weight files, datasets and folders of a recipe are here.
 
     Nothing is looked up on the network. A metric of the evaluation may lack its weights: it is left
     out.
@@ -42,14 +40,14 @@ def check_presence(resolved: ResolvedRecipe) -> None:
             [
                 "not on this machine, and needed:",
                 *(f"  {line}" for line in missing),
-                f"fetch what can be fetched with: {suggest('fetch', resolved)}",
+                f"fetch what can be fetched with: {command_line('fetch', resolved)}",
             ]
         )
     )
 
 
-def suggest(command: str, resolved: ResolvedRecipe) -> str:
-    """Write a command for the user that takes the recipe as it was loaded."""
+def command_line(command: str, resolved: ResolvedRecipe) -> str:
+    """Write a ``distillkit`` command with the recipe's name, to be shown in an error or a hint."""
     line = f"distillkit {command} {resolved.source}"
     if resolved.overrides:
         line += " and the same --set options"

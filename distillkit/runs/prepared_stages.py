@@ -18,7 +18,7 @@ from distillkit.objectives.reconstruction import ReconstructionLoss
 from distillkit.recipe.build import build_reconstruction_loss
 from distillkit.recipe.load import ResolvedRecipe
 from distillkit.runs.distill import drop_stage1_teachers
-from distillkit.runs.preflight import check_presence
+from distillkit.runs.preflight import check_required_files
 from distillkit.runs.run import open_batches
 from distillkit.training.checkpoint import Checkpoints
 from distillkit.training.distributed import create_accelerator
@@ -101,7 +101,7 @@ class PreparedStage:
 def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
     """Build a recipe's models, and prepare one stage after the other.
 
-    Train a stage before you ask for the next: stage 2 begins with the student as it is then.
+    Train a stage before taking the next one: stage 2 begins with the student as it is then.
 
     Args:
         resolved: The recipe; its held-out images may be missing.
@@ -113,7 +113,7 @@ def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
         DistillkitError: Weights or training images are missing.
     """
     resolved = _with_data(resolved, eval=[])
-    check_presence(resolved)
+    check_required_files(resolved)
     recipe = resolved.recipe
     options = recipe.training.model_copy(update={"log_with": []})
     accelerator = create_accelerator(options, Path())
@@ -160,7 +160,7 @@ class _StepLog(RunLog):
 
 
 def _observe_nothing(*args: Any, **kwargs: Any) -> None:
-    """Leave plugins out of it."""
+    """Notify no plugin: this is not a run."""
 
 
 def _with_data(resolved: ResolvedRecipe, **changes: Any) -> ResolvedRecipe:

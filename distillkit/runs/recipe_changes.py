@@ -1,4 +1,4 @@
-"""Compare a run's recipe with the one that shall continue the run.
+"""Compare a run's recipe with the one that is to continue the run.
 
 A change is *safe* if the finished steps and the remaining ones are the same with it. It is
 *incompatible* if the checkpoint's tensors mean nothing with it. Any other change makes another run,
@@ -98,7 +98,7 @@ def compare_recipes(
 
     Args:
         old: The complete recipe of the run.
-        new: The complete recipe that shall continue it.
+        new: The complete recipe that is to continue it.
         progress: How far the run has come; None: it has no checkpoint.
         processes: How many the run had and has now; a difference is listed under ``processes``.
     """

@@ -30,7 +30,7 @@ from distillkit.recipe.schema import Recipe
 from distillkit.runs.distill import Run, distill
 from distillkit.runs.folder import history_entry, lock_folder, prepare_folder
 from distillkit.runs.manifest import Manifest
-from distillkit.runs.preflight import check_presence
+from distillkit.runs.preflight import check_required_files
 from distillkit.runs.recipe_changes import Change
 from distillkit.training.cache_estimate import describe_cache
 from distillkit.training.distributed import create_accelerator, distributed_errors
@@ -158,7 +158,7 @@ def _check(
         How the recipe differs from that of the run that is continued.
     """
     with accelerator.main_process_first():
-        check_presence(resolved)
+        check_required_files(resolved)
         baseline = resolved.recipe.evaluation.interpolate_with
         if baseline is not None:
             read_about(student_folder(baseline))

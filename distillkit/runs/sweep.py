@@ -86,7 +86,7 @@ def plan_sweep(
 
 
 def run_in_turn(runs: Sequence[SweepRun]) -> Iterator[Outcome]:
-    """Make one run after the other, in this process."""
+    """Execute one run after the other, in this process."""
     from distillkit.runs.run import run_recipe
 
     for number, run in enumerate(runs, 1):
@@ -103,7 +103,7 @@ def run_in_turn(runs: Sequence[SweepRun]) -> Iterator[Outcome]:
 def run_sweep(
     runs: Sequence[SweepRun],
     out: Path,
-    make: Callable[[Sequence[SweepRun]], Iterator[Outcome]] = run_in_turn,
+    executor: Callable[[Sequence[SweepRun]], Iterator[Outcome]] = run_in_turn,
 ) -> list[str]:
     """Run what is not finished, each from its newest checkpoint.
 
@@ -114,7 +114,7 @@ def run_sweep(
     Args:
         runs: The runs of the sweep.
         out: The folder of the summary.
-        make: Makes runs; yields each when it has ended.
+        executor: Executes runs; yields each when it has ended.
 
     Returns:
         A line for each run that failed.
@@ -133,7 +133,7 @@ def run_sweep(
             unfinished.append(run)
     failures = []
     write_summary(runs, out)
-    for run, failure in make(unfinished):
+    for run, failure in executor(unfinished):
         if failure is not None:
             failures.append(f"{run.folder} - {failure}")
         write_summary(runs, out)

@@ -1,4 +1,4 @@
-"""Make the runs of a sweep as jobs of submitit, on a Slurm cluster or on this machine."""
+"""Execute the runs of a sweep as jobs of submitit, on a Slurm cluster or on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DAY = 24 * 60
 """Minutes that a job may take unless an option says otherwise; submitit's own are five."""
-SECONDS_BETWEEN_LOOKS = 1
+POLL_SECONDS = 1
 
 
 class JobExecutor:
@@ -57,10 +57,10 @@ class JobExecutor:
             job = self._executor.submit(CommandFunction(_command(run)))
             logger.info(f"job {job.job_id}: {run.folder}")
             run_of_job[job] = run
-        for job in as_completed(list(run_of_job), poll_frequency=SECONDS_BETWEEN_LOOKS):
+        for job in as_completed(list(run_of_job), poll_frequency=POLL_SECONDS):
             failure = None
             if job.exception() is not None:
-                failure = f"job {job.job_id} failed; its own words are in {job.paths.stderr}"
+                failure = f"job {job.job_id} failed; its error output is in {job.paths.stderr}"
             yield run_of_job[job], failure
 
 

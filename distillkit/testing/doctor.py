@@ -45,7 +45,7 @@ def diagnose() -> list[Finding]:
 def diagnose_recipe(resolved: ResolvedRecipe) -> list[Finding]:
     """Look for the files that a recipe needs. The network is not asked."""
     # Imported here: most uses of this module have no recipe.
-    from distillkit.runs.preflight import list_needs, suggest
+    from distillkit.runs.preflight import command_line, list_needs
 
     needs = list_needs(resolved)
     found = [Finding("recipe", str(resolved.source))]
@@ -57,9 +57,13 @@ def diagnose_recipe(resolved: ResolvedRecipe) -> list[Finding]:
         )
         found.append(Finding("weights", size))
     if needs.missing:
-        found.append(Finding("next", f"fetch what can be fetched: {suggest('fetch', resolved)}"))
+        found.append(
+            Finding("next", f"fetch what can be fetched: {command_line('fetch', resolved)}")
+        )
     if needs.can_train:
-        found.append(Finding("next", f"memory and time of a step: {suggest('advise', resolved)}"))
+        found.append(
+            Finding("next", f"memory and time of a step: {command_line('advise', resolved)}")
+        )
     return found
 
 

@@ -56,7 +56,7 @@ class CachedFeature:
             return "damaged"
 
     def read_metadata(self) -> Metadata | None:
-        """Read the file and give its verified metadata; None if damaged."""
+        """Read the file and return its verified metadata; None if damaged."""
         try:
             content = self.path.read_bytes()
         except OSError:
@@ -99,7 +99,7 @@ class FeatureStore:
         self._opened_at = time.time()
 
     def read(self, key: str) -> tuple[bytes, Metadata] | None:
-        """Give the content and the metadata of a file, if it is intact.
+        """Return the content and the metadata of a file; None where it is missing or damaged.
 
         A damaged file is removed.
         """
@@ -225,7 +225,7 @@ def with_checksum(content: bytes, metadata: Metadata) -> bytes:
 
 
 def verified_metadata(content: bytes, key: str) -> Metadata | None:
-    """Give the metadata of a file made by :func:`with_checksum`.
+    """Return the metadata of a file made by :func:`with_checksum`, if it is intact.
 
     Returns:
         None if a byte of the file has changed, or it is of another key or another format.

@@ -1,4 +1,4 @@
-"""Reads what the hooks of one plugin return, and checks it."""
+"""Call the hooks of one plugin, and check what they return."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _suggest_hook(name: str) -> str:
 
 
 def _has(manager: pluggy.PluginManager, hook: str) -> bool:
-    """Tell whether the one plugin of ``manager`` has a hook."""
+    """Whether the one plugin of ``manager`` has a hook."""
     return bool(getattr(manager.hook, hook).get_hookimpls())
 
 
