@@ -1,4 +1,4 @@
-"""Open sources of photographs, wherever they are.
+"""Open the Hub, a folder, parquet files or a plugin's dataset as a source of photographs.
 
 This module and those that only it imports bring in ``datasets``.
 """

@@ -70,6 +70,9 @@ class Stream:
         assert self._reader is not None
         batch = next(self._reader, None)
         if batch is None:
-            raise DataError(f"the stream ended at row {self._next % self._rows} of {self._rows}")
+            raise DataError(
+                f"the stream ended at row {self._next % self._rows} of {self._rows}: its files "
+                "have changed since they were counted; start the command again"
+            )
         self._kept.append({column: values[0] for column, values in batch.items()})
         self._next += 1

@@ -1,4 +1,4 @@
-"""OFTSR's identity with its roles put right, as a stage-2 variant."""
+"""The loss of OFTSR, on the line from the stage-1 student to the faithful target (stage 2)."""
 
 from __future__ import annotations
 

@@ -163,10 +163,11 @@ def check_faithful_target(run: Run, variant: Variant, log: RunLog) -> None:
 
 @torch.no_grad()
 def _faithful_errors(run: Run, variant: Variant, step: int) -> Tensor:
-    """Measure the squared errors of the student (row 0) and of the faithful target (row 1)."""
+    """Compute the mean squared errors of student (row 0) and faithful target (row 1), (2, B)."""
     models = run.models
 
     def generator(purpose: str) -> torch.Generator:
+        # "guard" is an older name of this check. Another key would draw other crops.
         return keyed_generator(run.recipe.seed, "guard", step, purpose)
 
     batch = models.prepare(run.batches.batch("guard", step, 0), generator("degradation"))

@@ -112,13 +112,15 @@ def evaluate_run(
             bicubic_method(student.model.scale),
         ]
         folder = run_dir / "evaluation"
-        work = "evaluating"
+        progress_label = "evaluating"
         if len(sets) > 1:
             folder = folder / name
-            work = f"evaluating {name}"
-        one = _evaluate_set(methods, items, metrics, settings_of(name), options, folder, work)
-        _write_set(resolved, one, is_only_set=len(sets) == 1)
-        evaluated.append(one)
+            progress_label = f"evaluating {name}"
+        evaluated_set = _evaluate_set(
+            methods, items, metrics, settings_of(name), options, folder, progress_label
+        )
+        _write_set(resolved, evaluated_set, is_only_set=len(sets) == 1)
+        evaluated.append(evaluated_set)
     remove_other_sets(run_dir / "evaluation", sets)
     return _write_report(resolved, run_dir, evaluated)
 
@@ -130,19 +132,19 @@ def _evaluate_set(
     settings: EvaluationSettings,
     options: EvaluationConfig,
     folder: Path,
-    work: str,
+    progress_label: str,
 ) -> EvaluatedSet:
     """Restore and measure the images of one set, with every seed."""
     gallery = Gallery(options.num_gallery_images)
     results_by_seed = []
     for seed_offset in range(options.num_seeds):
         seeded = replace(settings, seed=settings.seed + seed_offset)
-        shown = work
+        label = progress_label
         if options.num_seeds > 1:
-            shown = f"{work} seed {seeded.seed}"
+            label = f"{progress_label} seed {seeded.seed}"
         # Read one by one: all of them at once may not fit into memory.
         pairs = (item.read() for item in items)
-        observed = with_progress(pairs, len(items), shown)
+        observed = with_progress(pairs, len(items), label)
         # The gallery keeps images of the first seed.
         observe = gallery if seed_offset == 0 else None
         results_by_seed.append(evaluate(methods, observed, metrics, seeded, observe=observe))

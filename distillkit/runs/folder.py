@@ -76,10 +76,10 @@ def prepare_folder(
     Args:
         out: The run's folder.
         resolved: The recipe.
-        resume: Continue the run that is there; with ``fork``, the fork that is there.
-        fork: The run's folder, or one of its checkpoints, to start from.
+        resume: Continue the run in ``out``, which with ``fork`` is an earlier fork of that run.
+        fork: Another run's folder, or one of its checkpoints, to copy into ``out``.
         say: Shows a text to the user.
-        processes: How many take part in the run.
+        processes: Number of processes of the run; a step takes a batch for each.
 
     Returns:
         As :func:`check_folder`.
@@ -253,7 +253,10 @@ def _find_checkpoint(run: Path, source: Path) -> Checkpoint:
         return _open_checkpoints(run).read(source)
     newest = _open_checkpoints(run).newest()
     if newest is None:
-        raise DistillkitError(f"{run} - has no checkpoint to fork from")
+        raise DistillkitError(
+            f"{run} - has no checkpoint to fork from; start this recipe without --fork, or "
+            "--resume that run until it writes one"
+        )
     return newest
 
 
@@ -315,7 +318,9 @@ def _read_recipe(run: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
-        raise DistillkitError(f"{run} - not a run's folder (no recipe.toml)") from None
+        raise DistillkitError(
+            f"{run} - not a run's folder (no recipe.toml); give a folder that distillkit run wrote"
+        ) from None
     except ValueError as error:
         raise DistillkitError(
             f"{path} - damaged: {error}; it says what the checkpoints belong to; put it back as it "

@@ -73,10 +73,10 @@ class RunModels:
         return [model for model in models if isinstance(model, nn.Module)]
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Put a batch on the device, with its low-quality images.
+        """Put a batch on the device, degrade what is unpaired, and with a cache hash all of it.
 
-        Unpaired images are degraded in full precision. Where the batch holds full images, these
-        are degraded, and the crops are cut out of the results.
+        The degradation computes in full precision. Where the batch holds full images, these are
+        degraded, and the crops are cut out of the results.
 
         Args:
             batch: As it was loaded.
@@ -363,7 +363,7 @@ def _check_scales(models: Mapping[str, Any], degradation: Degradation | None) ->
         scales[DEGRADATION] = degradation.scale
     if len(set(scales.values())) > 1:
         listed = ", ".join(f"{key} {scale}x" for key, scale in scales.items())
-        raise RecipeError(f"scales differ: {listed}; they must agree")
+        raise RecipeError(f"scales differ: {listed}; set options, or name others, of one scale")
 
 
 def _check_crop_size(resolved: ResolvedRecipe, models: Mapping[str, Any], scale: int) -> None:
