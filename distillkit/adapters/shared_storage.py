@@ -53,7 +53,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def shard_like(tensor: Any, full: Tensor) -> Tensor:
-    """Shard ``full``, which every process has, as ``tensor`` is; return it where that is not."""
+    """Shard ``full``, which every process has, like ``tensor``; unsharded if ``tensor`` is."""
     if not _is_shard(tensor):
         return full
     from torch.distributed.tensor import distribute_tensor

@@ -422,7 +422,7 @@ def teacher_checks(capabilities: Collection[Capability]) -> list[Check]:
 
 
 def student_checks_of_run(capabilities: Collection[Capability]) -> list[Check]:
-    """List those that a run repeats: quick ones, of what would only show as a bad result."""
+    """List the checks of a student that a run repeats: quick, of faults that raise no error."""
     checks: list[Check] = [check_student_interface, check_codec]
     if "score" in capabilities:
         checks = [check_interface, check_codec, check_predictions]
@@ -430,7 +430,7 @@ def student_checks_of_run(capabilities: Collection[Capability]) -> list[Check]:
 
 
 def teacher_checks_of_run(capabilities: Collection[Capability]) -> list[Check]:
-    """List those that a run repeats, as of a student."""
+    """List the checks of a teacher that a run repeats."""
     checks: list[Check] = []
     if "score" in capabilities:
         checks += [check_interface, check_predictions, check_score_gradient]

@@ -44,11 +44,12 @@ class Stage2Batch:
     stage1_latent: Callable[[], Tensor]
     """z_0, (B, C, h, w), computed or read from the cache when called, without gradient."""
     faithful_target: Callable[[], Tensor]
-    """z_1, likewise."""
+    """z_1, (B, C, h, w), as ``stage1_latent``."""
     realistic_image: Callable[[], Tensor]
-    """The realistic teacher's image, (B, 3, H, W), likewise."""
+    """The realistic teacher's image, (B, 3, H, W) in [-1, 1], as ``stage1_latent``."""
     faithful_image: Callable[[], Tensor]
-    """The faithful teacher's image, likewise; over flips and turns where the recipe says so."""
+    """The faithful teacher's image, as ``realistic_image``; with ``stage2.line.self_ensemble`` the
+    mean over flips and turns."""
     generator: torch.Generator
     """A CPU generator for timesteps and tradeoffs: new draws at each step."""
     student_generator: Callable[[], torch.Generator]

@@ -149,8 +149,8 @@ def output_distillation(image: Tensor, restored: Tensor) -> Tensor:
     It is all that a teacher without a score can teach. It is not eq. 3 and has no anchor.
 
     Args:
-        image: The student's, x_0, (B, 3, H, W) in [-1, 1].
-        restored: The teacher's for the same input, without gradient, likewise.
+        image: The student's image, x_0, (B, 3, H, W) in [-1, 1].
+        restored: The teacher's image for the same input, (B, 3, H, W), without gradient.
     """
     return (image - restored).square().mean()
 

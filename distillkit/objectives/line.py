@@ -58,7 +58,7 @@ class LineLoss:
     distances: Sequence[Distance] = ()
     """d is their mean."""
     max_shift: int = 0
-    """As of :class:`~distillkit.objectives.reconstruction.ReconstructionLoss`."""
+    """Largest random shift, in pixels, of the crop that d sees."""
 
     def __call__(
         self,
@@ -73,9 +73,9 @@ class LineLoss:
         Args:
             x_t: The student's image, (B, 3, H, W) in [-1, 1].
             tradeoff: t, in [0, 1].
-            m_t: The combination of the teachers' images, likewise, without gradient. None leaves
-                its terms out.
-            x_gt: The ground truth, likewise. None leaves its terms out.
+            m_t: The combination of the teachers' images, (B, 3, H, W), without gradient. None
+                leaves its terms out.
+            x_gt: The ground truth, (B, 3, H, W). None leaves its terms out.
             generator: A CPU generator for the random shift.
         """
         losses: Losses = {}

@@ -34,7 +34,7 @@ class ReconstructionLoss:
     max_shift: int = 0
     """The distance sees a crop this many pixels smaller than the image, at a random offset.
 
-    Without it, a network with strides is over-fitted at one phase of its grid.
+    Without it, the student overfits the sampling grid of a distance whose network has strides.
     """
     grid_weight: float = 0.0
     grid_period: int = 4
@@ -47,7 +47,7 @@ class ReconstructionLoss:
 
         Args:
             x_0: The student's image, (B, 3, H, W) in [-1, 1].
-            x_gt: The ground truth, likewise.
+            x_gt: The ground truth, (B, 3, H, W) in [-1, 1].
             generator: A CPU generator for the random shift.
             l2_factor: Multiplies the weight of the L2 term.
         """

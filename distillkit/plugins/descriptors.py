@@ -200,7 +200,7 @@ class DatasetSpec(Spec):
         "name",
         "weight",
     }
-    """A source's own keys are reserved as well, but for those that only the Hub's sources have."""
+    """A source's own keys are reserved as well, except those that only sources of the Hub have."""
 
 
 @dataclass(frozen=True, kw_only=True)

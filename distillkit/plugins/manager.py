@@ -77,7 +77,7 @@ class Plugin:
     """Why it is broken, in one line."""
     traceback: str | None = None
     slow: str = ""
-    """That its import is slow, and what it imports; empty where it is not."""
+    """A warning that its import is slow, with the largest packages; empty where it is not."""
     observers: pluggy.PluginManager | None = None
     """Calls its hooks during a run; None once one of them has failed."""
     installed: Distribution | None = None

@@ -36,7 +36,7 @@ class PackagedRecipe:
 
 
 def _without_directive(path: Path) -> list[str]:
-    """Read the lines of a recipe, but for that which editors read."""
+    """Read the lines of a recipe, without the directive for editors."""
     text = path.read_text(encoding="utf-8")
     return [line for line in text.splitlines(True) if not line.startswith(DIRECTIVE)]
 

@@ -271,8 +271,8 @@ class TeacherLossConfig(Config):
     output_metric: UseConfig | None = Field(
         default=None,
         description="a differentiable metric between the student's image and an output teacher's, "
-        "beside the squared error: an image of the teacher's is a target without a mean to regress "
-        "to; shifted as eq. 1's",
+        "added to the squared error; it sees crops shifted by up to "
+        "stage1.reconstruction.perceptual_max_shift",
     )
     output_metric_weight: NonNegative = Field(default=1.0, description="weight of that metric")
     output_input: Literal["crop", "full_image"] = Field(
@@ -297,8 +297,8 @@ class Stage1Config(Config):
     )
     pretraining_steps: CountOrZero = Field(
         default=0,
-        description="in the first so many steps the mean absolute error to the ground truth is the "
-        "only loss, for a student that starts from nothing; images without ground truth have the "
+        description="number of first steps in which the mean absolute error to the ground truth is "
+        "the only loss, for a student with random weights; images without ground truth have the "
         "stage's own losses",
     )
     learning_rate: Positive = Field(default=5e-5, description="learning rate of AdamW (Sec. 5.1)")
@@ -393,7 +393,7 @@ class LineConfig(Config):
         description="d is the mean of these differentiable metrics",
     )
     perceptual_max_shift: CountOrZero = Field(
-        default=7, description="as of stage1.reconstruction: largest random shift of d's crop"
+        default=7, description="largest random shift, in pixels, of the crop that d sees"
     )
     realistic_end: Literal["teacher", "stage1"] = Field(
         default="teacher",
@@ -464,10 +464,12 @@ class Stage2Config(Config):
         default=AdapterConfig(rank=16), description="what is trained, on top of stage 1"
     )
     faithful_every: CountOrZero = Field(
-        default=3, description="every so many steps adapter scaling trains tradeoff 1; 0: never"
+        default=3,
+        description="adapter scaling trains tradeoff 1 at every n-th step; 0: at none on purpose",
     )
     faithful_steps: CountOrZero = Field(
-        default=0, description="adapter scaling trains tradeoff 1 alone in its first so many steps"
+        default=0,
+        description="number of first steps in which adapter scaling trains tradeoff 1 alone",
     )
     faithful_check_images: CountOrZero = Field(
         default=16, description="training crops on which the faithful target is checked first"
@@ -622,7 +624,7 @@ class EvaluationConfig(Config):
     color_fix: ColorFix = Field(
         default="none",
         description="gives what every model restores, student and teachers alike, the colors of "
-        "its input; the student restores so afterwards, too",
+        "its input; saved with the student as its default",
     )
     num_seeds: Count = Field(
         default=1,
@@ -634,7 +636,8 @@ class EvaluationConfig(Config):
     )
     crops_per_image: Count = Field(default=1, description="with crop_size: crops of each image")
     max_images: Count | None = Field(
-        default=None, description="evaluate only the first so many images or crops"
+        default=None,
+        description="number of images or crops of each set that are evaluated, the first ones",
     )
     tile_size: Count | None = Field(
         default=None,

@@ -256,7 +256,7 @@ def _find_inputs(
     pattern: str,
     gt_layouts: Layouts,
 ) -> tuple[Files, int | None]:
-    """List the inputs; return them and the ground truth's scale, None where it is not one."""
+    """List the inputs; return them, and the scale of the ground truth if it is a whole number."""
     files = list_images(folder, pattern)
     layouts, damaged = inspect_images(files)
     refuse_problems([*find_unpaired("--lq", folder, files, gt_layouts), *damaged])

@@ -71,7 +71,7 @@ def prune(folder: Path | None, unwanted: Callable[[CachedFeature], bool]) -> str
 
 
 def unused_for(days: float) -> Callable[[CachedFeature], bool]:
-    """Make a test of whether a feature has not been used for so many days."""
+    """Make a function that tests whether a feature was last used more than ``days`` ago."""
     oldest = time.time() - days * SECONDS_PER_DAY
 
     def is_unused(feature: CachedFeature) -> bool:

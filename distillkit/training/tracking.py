@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 NONFINITE = "nonfinite.jsonl"
 """The file of a run in which skipped steps are."""
 DIVERGENCE_FACTOR = 10.0
-"""A loss of so many times what the stage began with is high."""
+"""A logged loss counts as high from this many times the stage's first ones on."""
 DIVERGED_LINES = 2
-"""So many high lines in a row are warned of: a single one may be an unusual batch."""
+"""Number of high lines in a row that is warned of: a single one may be an unusual batch."""
 FIRST_LINES = 5
-"""Logged lines whose mean loss is what a stage began with: a single one may be small by chance."""
+"""Number of first lines whose mean loss is compared with: one may be small by chance."""
 NOT_SHOWN = ("lr", "seconds", "loader_wait", "loss_scale", "cache_saved")
 """Values that are logged but not shown in the terminal."""
 
