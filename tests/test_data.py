@@ -28,7 +28,7 @@ from distillkit.data.sampling import interleave, shuffled
 from distillkit.data.seeds import keyed_generator
 from distillkit.data.sources import Columns, HubDataset, Source
 from distillkit.errors import DataError
-from distillkit.files.images import to_float
+from distillkit.files.images import decode_image, to_float
 
 
 @pytest.fixture(autouse=True)
@@ -241,6 +241,56 @@ def test_a_folder_names_pairs_in_its_metadata(tmp_path: Path) -> None:
     example = source.read(index)
     assert np.array_equal(example.gt, pixels(1))
     assert np.array_equal(example.lq, pixels(10, 12, 14))
+
+
+def write_images(folder: Path, names: str, first: int) -> None:
+    """Write images that their numbers tell apart, from ``first`` on."""
+    for number, name in enumerate(names.split(), first):
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(pixels(number)))
+
+
+@pytest.mark.parametrize(
+    ("clean", "low"),
+    [
+        ("1.png 2.png", "1.png 2.png"),
+        ("1.png b/2.png", "1.webp b/2.webp"),
+        ("0010.png 0020.png", "0010x4.png 0020x4.png"),
+        ("1_HR.png 2_HR.png", "1_LR4.png 2_LR4.png"),
+    ],
+)
+def test_pairs_of_two_folders_go_by_their_names(tmp_path: Path, clean: str, low: str) -> None:
+    write_images(tmp_path / "hr", clean, 0)
+    write_images(tmp_path / "lr", low, 8)
+    source = open_source(imagefolder=tmp_path / "hr", lq_folder=tmp_path / "lr")
+    assert source.paired
+    assert [source.label(k) for k in range(len(source))] == clean.split()
+    for k in range(2):
+        example = source.read(k)
+        assert np.array_equal(example.gt, pixels(k))
+        assert np.array_equal(example.lq, decode_image(tmp_path / "lr" / low.split()[k]))
+
+
+@pytest.mark.parametrize(
+    ("clean", "low", "message"),
+    [
+        ("1.png 2.png 3.png", "1.png 2.png", r"lr - has no partner for 1 of 3 .*hr/3\.png"),
+        ("1.png", "1.png 2.png", r"hr - has no partner for 1 of 2 images: .*lr/2\.png"),
+        ("1.png 2.png", "1.png other/2.png", r"lr - has no partner for 1 of 2"),
+        ("1.png 2.png", "1x2.png 2x4.png", r"lr - has no partner for 2 of 2"),
+        ("1.png 1.jpg", "1.png", r"1\.png - has the name of 1\.jpg, and pairs go by names"),
+        ("1.png", "notes.txt", r"lr - no images in this folder"),
+        ("1.png", "", r"lr - no such folder; lq_folder is a folder of images"),
+    ],
+)
+def test_images_without_a_partner_are_refused(
+    tmp_path: Path, clean: str, low: str, message: str
+) -> None:
+    write_images(tmp_path / "hr", clean, 0)
+    write_images(tmp_path / "lr", low, 8)
+    with pytest.raises(DataError, match=message):
+        open_source(imagefolder=tmp_path / "hr", lq_folder=tmp_path / "lr")
 
 
 def test_parquet_files_and_globs(tmp_path: Path) -> None:

@@ -468,10 +468,27 @@ def test_clean_images_need_a_degradation(write: Write) -> None:
     path = write("bare.toml", text)
     assert errors(path) == [
         "bare.toml:4  data.train.0 - has clean images only, so the recipe needs a [degradation], "
-        "or an lq_column with inputs"
+        "or an lq_folder or lq_column with inputs"
     ]
     paired = load(path, 'data.train.0.lq_column="lq"').recipe
     assert paired.data.train[0].imagefolder == Path.cwd() / "photos"
+    in_folders = path.read_text().replace('"photos"', '"photos", lq_folder = "small"')
+    [source] = load(write("pairs.toml", in_folders)).recipe.data.train
+    assert source.lq_folder == Path.cwd() / "small"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ('use="photos",lq_folder="small"', "lq_folder goes with imagefolder"),
+        ('imagefolder="a",lq_folder="small",lq_column="lq"', "one of lq_folder and lq_column"),
+        ('imagefolder="a",lq_folder="small",ground_truth=false', "is one folder"),
+    ],
+)
+def test_a_folder_of_partners_goes_with_clean_images(write: Write, keys: str, message: str) -> None:
+    [error] = errors(write("good.toml", GOOD), f"data.train=[{{{keys}}}]")
+    assert "data.train.0 - " in error
+    assert message in error
 
 
 def test_files_that_cannot_be_read(write: Write) -> None:

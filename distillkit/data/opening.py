@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 
 from distillkit.data.folder_index import load_folder
+from distillkit.data.folder_pairs import load_folder_pairs
 from distillkit.data.hub import load_from_hub
 from distillkit.data.parquet import load_parquet
 from distillkit.data.sources import Columns, HubDataset, Source
@@ -23,6 +24,7 @@ def open_source(
     *,
     hub: HubDataset | None = None,
     imagefolder: str | Path | None = None,
+    lq_folder: str | Path | None = None,
     parquet: str | Path | None = None,
     dataset: Any = None,
     name: str | None = None,
@@ -39,6 +41,8 @@ def open_source(
         imagefolder: A folder, read recursively whatever its folders are called. A
             ``metadata.jsonl`` in it may name pairs (``{"file_name": …, "lq_file_name": …}`` makes
             columns ``image`` and ``lq``).
+        lq_folder: The folder of low-quality partners, where that of ``imagefolder`` has the clean
+            images: the source is one of pairs, by the names of the files.
         parquet: A file or a glob.
         dataset: A map-style ``datasets.Dataset`` that is built already.
         name: What ids and errors call the source; default: the value of the argument that is given.
@@ -62,7 +66,12 @@ def open_source(
         return _make_source(name or str(parquet), dataset, columns, rows, stream_buffer)
     if imagefolder is not None:
         folder = Path(imagefolder).absolute()
-        source = _make_source(name or str(imagefolder), load_folder(folder), columns)
+        if lq_folder is None:
+            dataset = load_folder(folder)
+        else:
+            dataset = load_folder_pairs(folder, Path(lq_folder).absolute())
+            columns = columns._replace(lq="lq")
+        source = _make_source(name or str(imagefolder), dataset, columns)
         return replace(source, folder=folder)
     return _make_source(name or "dataset", dataset, columns)
 

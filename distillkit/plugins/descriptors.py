@@ -194,6 +194,7 @@ class DatasetSpec(Spec):
         "parquet",
         "image_column",
         "lq_column",
+        "lq_folder",
         "zoom_out",
         "caption_column",
         "ground_truth",

@@ -314,6 +314,7 @@ def open_configured_source(table: SourceConfig, dataset: Any = None) -> Source:
     source = open_source(
         hub=hub_dataset(table),
         imagefolder=table.imagefolder,
+        lq_folder=table.lq_folder,
         parquet=table.parquet,
         dataset=dataset,
         name=table.use,

@@ -57,7 +57,8 @@ def schema_text(plugins: Plugins | None = None) -> str:
 def _shared_keys(source: Schema) -> Schema:
     """Return the keys that a plugin's dataset shares with other data sources."""
     properties = source["properties"].items()
-    return {key: value for key, value in properties if key not in _SOURCE_KINDS}
+    own = (*_SOURCE_KINDS, "lq_folder")
+    return {key: value for key, value in properties if key not in own}
 
 
 def _component(kind: Kind, plugins: Plugins, shared: Schema, definitions: Schema) -> Schema:

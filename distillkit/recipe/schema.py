@@ -71,6 +71,12 @@ class SourceConfig(BaseModel):
         "checks of its own; default: the recipe's name",
     )
     imagefolder: Path | None = Field(default=None, description="folder of images, read recursively")
+    lq_folder: Path | None = Field(
+        default=None,
+        description="folder of the low-quality partners of imagefolder, which have the same names "
+        "but for an ending that all of a folder share: a paired source, which skips the "
+        "degradation",
+    )
     parquet: Path | None = Field(default=None, description="parquet file or glob")
     streaming: bool = Field(
         default=False,
@@ -116,7 +122,25 @@ class SourceConfig(BaseModel):
             raise ValueError(f"give exactly one of use, hub, imagefolder and parquet, not {named}")
         if self.streaming and kinds[0] not in ("hub", "parquet"):
             raise ValueError(f"{kinds[0]} cannot be streamed; hub and parquet can")
+        if self.lq_folder is not None:
+            self._check_lq_folder()
         return self
+
+    def _check_lq_folder(self) -> None:
+        if self.imagefolder is None:
+            raise ValueError("lq_folder goes with imagefolder, the folder of the clean images")
+        if self.lq_column is not None:
+            raise ValueError("give one of lq_folder and lq_column, not both")
+        if not self.ground_truth:
+            raise ValueError(
+                "a source without ground truth is one folder: its inputs are those of imagefolder"
+            )
+
+    @property
+    def paired(self) -> bool:
+        """Whether the table says that its images come in pairs."""
+        has_lq = self.lq_column is not None or self.lq_folder is not None
+        return self.ground_truth and has_lq
 
 
 class DataConfig(Config):

@@ -314,14 +314,14 @@ def _check_sources(document: Document, split: str) -> Iterator[Problem]:
     if document.get(("degradation",)) is not None:
         return
     for i, source in _valid_sources(document, split):
-        if source.imagefolder is None or source.lq_column is not None:
+        if source.imagefolder is None or source.paired:
             continue
         if not source.ground_truth:
             continue
         key: KeyPath = ("data", split, i)
         what = (
-            "has clean images only, so the recipe needs a [degradation], or an lq_column with "
-            "inputs"
+            "has clean images only, so the recipe needs a [degradation], or an lq_folder or "
+            "lq_column with inputs"
         )
         yield Problem(document.origin(key), key, what)
 

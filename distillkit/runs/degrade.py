@@ -306,7 +306,7 @@ def _list_sources(resolved: ResolvedRecipe, splits: Sequence[str]) -> list[tuple
         tables = getattr(resolved.recipe.data, key)
         for index, table in enumerate(tables):
             # Those were left out.
-            if split not in splits or table.lq_column or not table.ground_truth:
+            if split not in splits or table.paired or not table.ground_truth:
                 continue
             component = resolved.dataset(key, index)
             license = "unknown" if component is None else component.license

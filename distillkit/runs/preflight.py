@@ -228,9 +228,10 @@ def _missing_paths(resolved: ResolvedRecipe) -> Iterator[_MissingData]:
     for key, source in _sources(resolved):
         component = resolved.components.get(dotted(key))
         if source.imagefolder is not None:
-            if not source.imagefolder.is_dir():
-                what = f"no such folder: {source.imagefolder}"
-                yield _missing_at(resolved, (*key, "imagefolder"), what)
+            for name in ("imagefolder", "lq_folder"):
+                folder = getattr(source, name)
+                if folder is not None and not folder.is_dir():
+                    yield _missing_at(resolved, (*key, name), f"no such folder: {folder}")
         elif source.parquet is not None:
             if not _matches_a_file(str(source.parquet)):
                 what = f"no such file: {source.parquet}"
