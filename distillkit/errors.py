@@ -28,12 +28,13 @@ class DataError(DistillkitError):
     """A dataset or image that cannot be read or used."""
 
 
-REMEDY = "; to get it: "
-"""What stands between a problem with weights and how to get them."""
-
-
 class WeightsError(DistillkitError):
-    """A weight file that is missing, damaged, unsafe, or of another architecture."""
+    """A weight file that is missing, damaged, unsafe, or of another architecture.
+
+    Args:
+        problem: What is wrong, and with which file.
+        remedy: How to get a missing file; empty where the file is there and cannot be used.
+    """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem, remedy)
@@ -42,8 +43,12 @@ class WeightsError(DistillkitError):
 
     def __str__(self) -> str:
         if self.remedy:
-            return self.problem + REMEDY + self.remedy
+            return f"{self.problem}; to get it: {self.remedy}"
         return self.problem
+
+
+class MissingPackageError(WeightsError):
+    """Weights that come with a Python package which is not installed."""
 
 
 class CheckpointError(DistillkitError):

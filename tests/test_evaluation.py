@@ -34,7 +34,7 @@ from distillkit.evaluation.protocol import (
     evaluate,
     linear_combinations,
 )
-from distillkit.evaluation.results import Results
+from distillkit.evaluation.results import AbsentMetric, Results
 from distillkit.files.atomic import write_file
 from distillkit.files.images import to_uint8
 from distillkit.metrics.base import FullReference, from_uint8
@@ -117,6 +117,12 @@ METHODS = (
 )
 
 
+TRUNK_ABSENT = AbsentMetric(
+    reason="/nowhere/trunk.pth - not here; to get it: fetch it",
+    summary="weights absent: fetch it",
+)
+
+
 @pytest.fixture(scope="module")
 def evaluated() -> tuple[Results, Gallery]:
     gallery = Gallery(limit=2)
@@ -126,7 +132,7 @@ def evaluated() -> tuple[Results, Gallery]:
         "alphas": (0.25, 0.5),
         "reference": "bicubic",
         "device": "cpu: a test",
-        "absent": {"lpips-vgg": "/nowhere/trunk.pth - not here; to get it: fetch it"},
+        "absent": {"lpips-vgg": TRUNK_ABSENT},
     }
     results = evaluate_toy(METHODS, items(), [psnr(), ROUGHNESS], observe=gallery, **settings)
     return results, gallery
@@ -408,7 +414,7 @@ def test_absent_weights_become_cells_that_say_so():
 
     metrics, absent = available_metrics({"psnr": psnr, "lpips-vgg": missing})
     results = evaluate_toy([bicubic_method(2)], items(), metrics, absent=absent)
-    assert absent == {"lpips-vgg": "/nowhere/trunk.pth - not here; to get it: fetch it"}
+    assert absent == {"lpips-vgg": TRUNK_ABSENT}
     (row,) = [row for row in results.rows() if row["metric"] == "lpips-vgg"]
     assert (row["mean"], row["n"], row["protocol"]) == (None, 0, "weights absent: fetch it")
 

@@ -22,12 +22,20 @@ from torch import Tensor
 from distillkit.data.evaluation_pairs import EvaluationPair
 from distillkit.data.seeds import keyed_generator
 from distillkit.diffusion.model import ModelInput
-from distillkit.errors import DataError, DistillkitError, WeightsError, did_you_mean
+from distillkit.errors import (
+    DataError,
+    DistillkitError,
+    MissingPackageError,
+    WeightsError,
+    did_you_mean,
+)
 from distillkit.evaluation.gallery import Images
 from distillkit.evaluation.measurement_file import ItemValues, MeasurementFile
 from distillkit.evaluation.measuring import Measured, SetFeatures, measure
 from distillkit.evaluation.results import (
     ALL_IMAGES,
+    WEIGHTS_ABSENT,
+    AbsentMetric,
     MeasuredMetric,
     MethodRow,
     Results,
@@ -81,8 +89,8 @@ class EvaluationSettings:
 
     Linear combinations are of fixed images.
     """
-    absent: Mapping[str, str] = field(default_factory=dict)
-    """Requested metrics whose weights are missing, with the reason, for the record."""
+    absent: Mapping[str, AbsentMetric] = field(default_factory=dict)
+    """Requested metrics that could not be built, by name, for the record."""
 
 
 def bicubic_method(scale: int) -> Method:
@@ -98,25 +106,34 @@ def bicubic_method(scale: int) -> Method:
 
 def available_metrics(
     builds: Mapping[str, Callable[[], Metric | SetMetric]],
-    excused: type[DistillkitError] = WeightsError,
-) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+    tolerated: type[DistillkitError] = WeightsError,
+) -> tuple[list[Metric | SetMetric], dict[str, AbsentMetric]]:
     """Build those metrics whose weights and packages are on this machine.
 
     Args:
-        builds: What builds each metric, by name.
-        excused: What a build may raise; any other error passes.
+        builds: Functions that build the metrics, by the metric's name.
+        tolerated: A metric whose build raises this counts as absent; other errors are raised.
 
     Returns:
-        The metrics, and for the others name -> reason.
+        The metrics that were built, and by name why the others were not.
     """
     metrics: list[Metric | SetMetric] = []
-    absent: dict[str, str] = {}
+    absent: dict[str, AbsentMetric] = {}
     for name, build in builds.items():
         try:
             metrics.append(build())
-        except excused as e:
-            absent[name] = str(e)
+        except tolerated as e:
+            absent[name] = AbsentMetric(str(e), _summarize(e))
     return metrics, absent
+
+
+def _summarize(error: DistillkitError) -> str:
+    """Shorten why a metric is absent to the summary of an :class:`AbsentMetric`."""
+    if isinstance(error, MissingPackageError):
+        return error.problem
+    if isinstance(error, WeightsError) and error.remedy:
+        return WEIGHTS_ABSENT + error.remedy
+    return "failed"
 
 
 def evaluate(

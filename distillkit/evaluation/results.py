@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distillkit.errors import REMEDY
 from distillkit.evaluation.statistics import Estimate, Values, estimate_mean, photo_of
 
 STUDENT = "student"
@@ -27,21 +26,6 @@ ALL_IMAGES = ""
 """In place of an image's name, where a metric judges all images together."""
 ValueTable = Mapping[tuple[str, str], Values]
 """(method label, metric name) -> values."""
-
-
-def why_absent(reason: str) -> str:
-    """Shorten why a metric is missing to what fits into a cell.
-
-    Returns:
-        ``weights absent: <how to get them>``, ``<package> is not installed``, or ``failed``.
-    """
-    package, missing, _ = reason.partition(" is not installed")
-    if missing and " " not in package:
-        return package + missing
-    _, absent, remedy = reason.partition(REMEDY)
-    if absent:
-        return WEIGHTS_ABSENT + remedy
-    return "failed"
 
 
 def combination_name(curve: str, alpha: float) -> str:
@@ -100,6 +84,17 @@ class MeasuredMetric:
 
 
 @dataclass(frozen=True)
+class AbsentMetric:
+    """Why a requested metric could not be built on this machine."""
+
+    reason: str
+    """The full text of the error."""
+    summary: str
+    """What fits into a cell of a table: ``weights absent: <how to get them>``, ``<package> is not
+    installed``, or ``failed``."""
+
+
+@dataclass(frozen=True)
 class Unmeasured:
     """A metric that failed on a method's image: that image has no value in its mean."""
 
@@ -153,8 +148,8 @@ class Results:
     """What the student was before training; None where nobody knows."""
     color_fix: str = "none"
     """How all images that were restored here got the colors of their inputs."""
-    absent: Mapping[str, str] = field(default_factory=dict)
-    """Requested metrics whose weights or packages are not on this machine, with the reason."""
+    absent: Mapping[str, AbsentMetric] = field(default_factory=dict)
+    """Requested metrics that could not be built on this machine, by name."""
     seed_means: ValueTable = field(default_factory=dict)
     """Mean over the items, one value per seed; empty after a single seed."""
     unmeasured: tuple[Unmeasured, ...] = ()
@@ -401,10 +396,10 @@ class Results:
                 **self._statistics_of(method.label, metric),
             }
             yield identity | measured | costs
-        for name, reason in self.absent.items():
+        for name, absent in self.absent.items():
             missing = {
                 "metric": name,
-                "protocol": why_absent(reason),
+                "protocol": absent.summary,
                 **self._statistics(None, None, 0),
             }
             yield identity | missing | costs
@@ -458,7 +453,7 @@ class Results:
             "device": self.device,
             "start": self.start,
             "color_fix": self.color_fix,
-            "absent": dict(self.absent),
+            "absent": {name: asdict(absent) for name, absent in self.absent.items()},
             "unmeasured": [asdict(cell) for cell in self.unmeasured],
         }
         return json.dumps(content, indent=1, allow_nan=False)
@@ -478,7 +473,7 @@ class Results:
             device=content["device"],
             start=content["start"],
             color_fix=content["color_fix"],
-            absent=content["absent"],
+            absent={name: AbsentMetric(**absent) for name, absent in content["absent"].items()},
             seed_means=_flatten(content["seed_means"]),
             unmeasured=tuple(Unmeasured(**cell) for cell in content["unmeasured"]),
         )

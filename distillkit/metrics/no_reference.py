@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
-from distillkit.errors import WeightsError
+from distillkit.errors import MissingPackageError, WeightsError
 from distillkit.metrics.base import Metric, NoReference
 
 
@@ -24,15 +24,16 @@ def pyiqa_metric(name: str, model: str) -> Metric:
         model: The name that pyiqa has for it.
 
     Raises:
-        WeightsError: Pyiqa is not installed, or could not create the metric (it has no network,
-            for instance).
+        MissingPackageError: pyiqa is not installed.
+        WeightsError: pyiqa could not create the metric (it has no network, for instance).
     """
     try:
         import pyiqa
     except ImportError as e:
-        raise WeightsError(
-            "pyiqa is not installed: pip install 'distillkit[iqa]' "
-            "(license PolyForm-Noncommercial-1.0.0: no commercial use)"
+        raise MissingPackageError(
+            "pyiqa is not installed",
+            "pip install 'distillkit[iqa]' "
+            "(license PolyForm-Noncommercial-1.0.0: no commercial use)",
         ) from e
     try:
         network = pyiqa.create_metric(model, device=torch.device("cpu"))

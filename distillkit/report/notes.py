@@ -60,8 +60,8 @@ def start_note(results: Results) -> str:
 
 def missing_notes(results: Results) -> list[str]:
     """Say what has no value, whole metrics first."""
-    absent = [f"{name}: {reason}" for name, reason in results.absent.items()]
-    return [*absent, *failure_notes(results)]
+    notes = [f"{name}: {absent.reason}" for name, absent in results.absent.items()]
+    return [*notes, *failure_notes(results)]
 
 
 def failure_notes(results: Results) -> list[str]:

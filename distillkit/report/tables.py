@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distillkit.evaluation.metric_roles import metric_role
-from distillkit.evaluation.results import (
-    STUDENT,
-    MeasuredMetric,
-    MethodRow,
-    Results,
-    why_absent,
-)
+from distillkit.evaluation.results import STUDENT, MeasuredMetric, MethodRow, Results
 from distillkit.evaluation.statistics import Estimate
 
 
@@ -162,8 +156,8 @@ def metric_cells(results: Results, method: MethodRow) -> list[Cell]:
             spread = f"(sd {deviation:.{digits}f})"
             cell = Cell(f"{cell.text} {spread}", cell.note)
         cells.append(cell)
-    for reason in results.absent.values():
-        cells.append(Cell(why_absent(reason)))
+    for absent in results.absent.values():
+        cells.append(Cell(absent.summary))
     return cells
 
 

@@ -27,7 +27,7 @@ from distillkit.evaluation.protocol import (
     evaluate,
     method_rows,
 )
-from distillkit.evaluation.results import LINEAR, Results
+from distillkit.evaluation.results import LINEAR, AbsentMetric, Results
 from distillkit.files.images import read_image
 from distillkit.inference.costs import describe_device
 from distillkit.metrics.base import Metric, SetMetric
@@ -142,8 +142,8 @@ class _Metrics(NamedTuple):
     """What is measured."""
 
     built: list[Metric | SetMetric]
-    absent: dict[str, str]
-    """Why others are missing, by name."""
+    absent: dict[str, AbsentMetric]
+    """Why others could not be built, by name."""
     described: list[dict[str, Any]]
     """Options and weights, for the record."""
     device: torch.device
@@ -286,8 +286,8 @@ def _build_metrics(options: CompareOptions, device: torch.device) -> _Metrics:
         builders[spec.name] = partial(build_metric, name, settings, device)
         described.append((spec, settings))
     metrics, absent = available_metrics(builders)
-    for name, reason in absent.items():
-        logger.warning(f"not measured: {name}: {reason}")
+    for name, metric in absent.items():
+        logger.warning(f"not measured: {name}: {metric.reason}")
     # Only now are the settings known to be good.
     descriptions = [describe_metric(*pair) for pair in described]
     plugins_used = {spec.plugin: spec.distribution for spec, _ in described}

@@ -26,7 +26,14 @@ from distillkit.evaluation.protocol import (
     bicubic_method,
     evaluate,
 )
-from distillkit.evaluation.results import LINEAR, LINEAR_STAGE1, ROLES, STUDENT, Results
+from distillkit.evaluation.results import (
+    LINEAR,
+    LINEAR_STAGE1,
+    ROLES,
+    STUDENT,
+    AbsentMetric,
+    Results,
+)
 from distillkit.files.atomic import check_writable
 from distillkit.inference.costs import count_parameters, count_trained_parameters, describe_device
 from distillkit.inference.full_images import restore_full_image
@@ -227,17 +234,17 @@ def _open_sets(
 
 def _build_metrics(
     resolved: ResolvedRecipe, device: torch.device
-) -> tuple[list[Metric | SetMetric], dict[str, str]]:
+) -> tuple[list[Metric | SetMetric], dict[str, AbsentMetric]]:
     """Build the metrics that can be built.
 
     Returns:
-        The metrics, and the reasons why others are missing, by name.
+        The metrics, and by name why the others could not be built.
     """
     builders = {}
     for component in resolved.metrics:
         builders[component.spec.name] = partial(build, component, device)
     # After hours of training, a metric that cannot be built costs its cells, whatever the reason.
-    return available_metrics(builders, excused=DistillkitError)
+    return available_metrics(builders, tolerated=DistillkitError)
 
 
 def _model_methods(
