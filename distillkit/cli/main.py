@@ -58,8 +58,8 @@ app.add_typer(recipe_app, name="recipe")
 app.add_typer(cache_app, name="cache")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"distillkit {distillkit.__version__}")
         raise typer.Exit
 

@@ -44,13 +44,14 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True)
 class RestoreChoice:
-    """What the options of a command that restores ask for."""
+    """What the command line of a command that restores has chosen."""
 
     tradeoffs: Tradeoffs
-    """Every file has a result for each; one that stands alone may be of any type."""
-    asked: Tradeoffs
-    """What the restorer is called with. It is checked before a file is read, and one that stands
-    alone is merged into the weights for all files."""
+    """Passed to the function that restores a file, which makes a result for each. A single one may
+    be of any type that this function knows, such as keyframes or what makes a map of each image."""
+    restorer_tradeoffs: Tradeoffs
+    """The same as numbers or as a map, which every :class:`~distillkit.Restorer` knows. They are
+    checked before a file is read; a single number is merged into the weights for all files."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the function that restores a file."""
     save_map: Path | None = None
@@ -103,7 +104,7 @@ def choose_tradeoffs(
         tradeoffs = [read_picture(tradeoff_map)]
     else:
         raise DistillkitError("give either --tradeoff or --tradeoff-map")
-    return RestoreChoice(tradeoffs, asked=tradeoffs)
+    return RestoreChoice(tradeoffs, restorer_tradeoffs=tradeoffs)
 
 
 def choose_faithful(
@@ -130,9 +131,9 @@ def choose_faithful(
         raise DistillkitError("--faithful takes one --tradeoff, that of the rest of an image")
     masks = [name.strip() for name in names.split(",") if name.strip()]
     make_map = FaithfulMap(masks, REALISTIC if elsewhere is None else elsewhere)
-    # A map like those of all images, for the student to be asked whether it takes one.
+    # The maps of the images do not exist yet: this one checks that the student takes maps.
     example = np.array([[make_map.elsewhere, FAITHFUL]])
-    return RestoreChoice([make_map], asked=[example])
+    return RestoreChoice([make_map], restorer_tradeoffs=[example])
 
 
 def choose_for_images(
@@ -313,7 +314,7 @@ def restore_command(
             return restore_one(restorer, job.source, job.targets, wanted, seed=seed, **options)
 
         # This refuses a tradeoff before any image is read.
-        with restorer.merged_at(choice.asked):
+        with restorer.merged_at(choice.restorer_tradeoffs):
             failures += _restore_all(restore_job, jobs)
         _report(failures, len(all_jobs))
 

@@ -79,16 +79,17 @@ def choose(
             raise DistillkitError("--faithful takes one --tradeoff, and no keyframes")
         choice = choose_faithful(faithful, tradeoff, tradeoff_map)
     elif keyframes is not None and tradeoff_map is None:
-        choice = RestoreChoice([keyframes], asked=keyframes.tradeoffs)
+        choice = RestoreChoice([keyframes], restorer_tradeoffs=keyframes.tradeoffs)
     else:
         choice = choose_tradeoffs(tradeoff, tradeoff_map)
     if not steady:
         return choice
-    asked = choice.asked
-    # A map stands in no list of tradeoffs; a student that takes one has tradeoff 1 as well.
+    # Each frame is also restored at tradeoff 1, which a student with a fixed tradeoff lacks. A map
+    # cannot stand in a list of tradeoffs; a student that takes one has tradeoff 1 as well.
+    restorer_tradeoffs = choice.restorer_tradeoffs
     if faithful is None and tradeoff_map is None:
-        asked = [*asked, FAITHFUL]
-    return RestoreChoice(choice.tradeoffs, asked, {"steady": steady})
+        restorer_tradeoffs = [*restorer_tradeoffs, FAITHFUL]
+    return RestoreChoice(choice.tradeoffs, restorer_tradeoffs, {"steady": steady})
 
 
 def flicker(

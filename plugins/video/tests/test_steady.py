@@ -235,7 +235,7 @@ def test_a_video_with_nothing_to_find_is_told(tmp_path, finder):
 def test_faithful_masks_go_with_one_tradeoff_and_with_steadiness(finder):
     choice = choose("0.2", faithful="white", steady=0.8)
     (make_map,) = choice.tradeoffs
-    (example,) = choice.asked
+    (example,) = choice.restorer_tradeoffs
     assert make_map.elsewhere == 0.2
     assert example.tolist() == [[0.2, 1.0]]
     assert choice.options == {"steady": 0.8}
