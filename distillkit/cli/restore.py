@@ -1,4 +1,4 @@
-"""The command ``distillkit restore``, and its like for other kinds of files."""
+"""The command ``distillkit restore``, and a factory of such commands for other kinds of files."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class RestoreChoice:
     """The same as numbers or as a map, which every :class:`~distillkit.Restorer` knows. They are
     checked before a file is read; a single number is merged into the weights for all files."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the function that restores a file."""
+    """Further keyword arguments of the function that restores a file."""
     save_map: Path | None = None
-    """Where tradeoff maps go, as ``output`` says where results go; the function that restores a
-    file is then called with its ``map_target``."""
+    """The file or folder that tradeoff maps are written to; None writes none. Otherwise the
+    function that restores a file is called with ``map_target``, the file of its map."""
 
 
 TradeoffMap = Annotated[
@@ -91,10 +91,11 @@ TradeoffText = Annotated[
 def choose_tradeoffs(
     tradeoff: TradeoffText = None, tradeoff_map: TradeoffMap = None
 ) -> RestoreChoice:
-    """Read numbers, or a map.
+    """Read ``--tradeoff``, one or several numbers, or ``--tradeoff-map``, an image file.
 
     Raises:
-        DistillkitError: They are no tradeoffs, both are given, or the map is no picture.
+        DistillkitError: A number is not from 0 to 1, both options are given, or the map is not an
+            image.
     """
     if tradeoff_map is None:
         tradeoffs: Tradeoffs = parse_tradeoffs(tradeoff)
@@ -110,7 +111,7 @@ def choose_tradeoffs(
 def choose_faithful(
     names: str, tradeoff: str | None = None, tradeoff_map: Path | None = None
 ) -> RestoreChoice:
-    """Read what makes a map of each image: faithful where plugins find something.
+    """Read ``--faithful``: a tradeoff map of each image, faithful where plugins find something.
 
     Args:
         names: The value of ``--faithful``: masks of plugins, with commas between them.
@@ -118,7 +119,7 @@ def choose_faithful(
         tradeoff_map: The value of ``--tradeoff-map``, which has to be left out.
 
     Raises:
-        DistillkitError: No plugin has such a mask, or options that do not go together.
+        DistillkitError: No plugin has such a mask, or the options exclude each other.
     """
     if tradeoff_map is not None:
         raise DistillkitError("give either --faithful or --tradeoff-map")
@@ -149,7 +150,7 @@ def choose_for_images(
         ),
     ] = None,
 ) -> RestoreChoice:
-    """Read numbers, a map, or what makes a map of each image.
+    """Read the options of ``distillkit restore`` that set the tradeoff.
 
     Raises:
         DistillkitError: As :func:`choose_tradeoffs` and :func:`choose_faithful`.
@@ -257,11 +258,12 @@ def restore_command(
     """Make a command that restores files of one kind, for ``app.command(...)``.
 
     Args:
-        kind: The files that it restores.
+        kind: The kind of files that it restores.
         restore_file: ``"module:function"``, imported when the command runs. The function takes
             ``(restorer, source, targets, tradeoffs, *, seed)`` and the choice's options, and
             returns notes, as :func:`~distillkit.inference.files.restore_image`.
-        choose: Its parameters are options of the command. It is called before a file is looked for.
+        choose: Turns options into a choice. Its parameters become options of the command, and it is
+            called with their values before a file is looked for.
     """
 
     # Typer reads one option from each parameter.
@@ -307,11 +309,11 @@ def restore_command(
             restorer.compute_in_bfloat16()
 
         def restore_job(job: FileJob) -> Iterable[str]:
-            wanted = [choice.tradeoffs[index] for index in job.indices]
+            tradeoffs = [choice.tradeoffs[index] for index in job.indices]
             options = dict(choice.options)
             if maps:
                 options["map_target"] = maps[job.source]
-            return restore_one(restorer, job.source, job.targets, wanted, seed=seed, **options)
+            return restore_one(restorer, job.source, job.targets, tradeoffs, seed=seed, **options)
 
         # This refuses a tradeoff before any image is read.
         with restorer.merged_at(choice.restorer_tradeoffs):
@@ -322,9 +324,9 @@ def restore_command(
 
 
 def _with_options(command: Callable[..., None], choose: Callable[..., Any]) -> Callable[..., None]:
-    """Show Typer, in the place of a command's ``**chosen``, the parameters of ``choose``.
+    """Replace ``**chosen`` in the signature that Typer reads by the parameters of ``choose``.
 
-    In the help they come behind what has to be given.
+    Parameters without a default come first.
     """
     own = inspect.signature(command, eval_str=True)
     added = inspect.signature(choose, eval_str=True)
@@ -373,10 +375,10 @@ def _choose_run(run: str | None, model: str | None, settings: list[str] | None) 
 
 
 def choose_trained(option: str) -> str:
-    """Name the first trained student of the only plugin that has some, and tell the user.
+    """Return the first trained student of the only plugin that has some, and log its name.
 
     Args:
-        option: What names another student on the command line: ``"--run"``.
+        option: The option that chooses another student, for messages: ``"--run"``.
 
     Raises:
         DistillkitError: No plugin has one, or several have.
@@ -404,13 +406,13 @@ def _choose_existing(overwrite: bool, skip_existing: bool) -> Existing:
 
 
 def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], list[str]]:
-    """Sort out, before the model is loaded, what cannot be restored.
+    """Check the headers of all files before the model is loaded.
 
     Returns:
-        The jobs that remain, and a line for each that does not.
+        The jobs that can be done, and a line for each that cannot.
 
     Raises:
-        DistillkitError: None remains.
+        DistillkitError: None can be done.
     """
     if kind.check is None:
         return jobs, []
@@ -428,7 +430,7 @@ def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], lis
 
 
 def _restore_all(restore_job: Callable[[FileJob], Iterable[str]], jobs: list[FileJob]) -> list[str]:
-    """Do the jobs with a progress bar, and show the notes of each.
+    """Do the jobs with a progress bar, and log the notes of each as warnings.
 
     Returns:
         A line for each file that was not restored.
@@ -447,7 +449,11 @@ def _restore_all(restore_job: Callable[[FileJob], Iterable[str]], jobs: list[Fil
 
 
 def _report(failures: list[str], count: int) -> None:
-    """Name which of so many files were not restored, and say so by the exit code.
+    """Print the failures, and exit with ``PARTLY_DONE`` where there are any.
+
+    Args:
+        failures: A line for each file that was not restored.
+        count: The number of all files.
 
     Raises:
         DistillkitError: Not one was restored.

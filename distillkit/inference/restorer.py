@@ -39,13 +39,15 @@ SMALLEST_TILE = 32
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of one image."""
+    """How images are restored in one call."""
 
     tradeoffs: list[float]
+    """One result for each."""
     seed: int
     caption: str | None
     tradeoff_map: Any = None
-    """A tradeoff for each pixel, for one result; ``tradeoffs`` then has one entry, of no use."""
+    """A tradeoff for each pixel, for one result. It overrides ``tradeoffs``, which then has one
+    entry."""
 
 
 class Restorer:
@@ -54,21 +56,21 @@ class Restorer:
     >>> restorer = Restorer.from_pretrained("runs/quickstart")
     >>> restored = restorer(Image.open("photo.png"), tradeoff=0.3)
 
-    An image of more than ``tile`` x ``tile`` input pixels is restored in overlapping tiles of at
-    most so many pixels. Beside the input and the results, in 8 bits where the input has 8, no more
-    than one row of tiles is held. Where a student draws noise, the draws depend on the seed and on
-    where the tile is. Out of memory, the tile is halved for good, with a warning.
+    An image of more than ``tile ** 2`` input pixels is restored in overlapping tiles of at most
+    that area. Memory holds the input and the results, in 8 bits where the input has 8, and one row
+    of tiles. Where a student draws noise, the draws depend on the seed and on the tile's position.
+    Where memory runs out, the tile is halved for all further images, with a warning.
 
     Args:
         student: What to restore with.
-        device: Where it is.
+        device: The device that the student is on.
         tile: Side of a square tile in input pixels; default 768 pixels of the result.
         overlap: The overlap of neighboring tiles; default an eighth of the tile.
         color_fix: ``"none"``, or the fix that gives a result the colors of its input: ``"adain"``,
             ``"wavelet"``; default: the one that the student was evaluated with.
-        interpolation_nodes: Where more tradeoffs than this (2 to 5) are asked for at once, restore
-            at so many and interpolate (:mod:`~distillkit.inference.interpolation`); by default
-            every one is exact.
+        interpolation_nodes: A call with more tradeoffs than this (2 to 5) restores at this many,
+            equally spaced, and interpolates the rest (:mod:`~distillkit.inference.interpolation`);
+            by default every one is exact.
         progress: Show on a terminal how many rows of an image in tiles are done.
         on_tile: Called after each tile, with how many of the image's tiles are done and how many
             there are; an exception of it ends the call.
@@ -140,7 +142,7 @@ class Restorer:
         device: torch.device | str | None = None,
         **options: Any,
     ) -> Self:
-        """Restore with a registered teacher or student as it comes: a fixed tradeoff.
+        """Build a registered teacher or student that is not distilled: it has a fixed tradeoff.
 
         Args:
             name: The name of the model, ``"mini/faithful"``.
@@ -176,11 +178,11 @@ class Restorer:
         Args:
             image: As of :func:`~distillkit.inference.image_types.as_array`; or a list of such
                 images, or a tensor (B, C, h, w).
-            tradeoff: 0 is most realistic (default), 1 most faithful. The results of a list of
-                tradeoffs share what the model encodes of the input and, for variants of two passes,
-                the first pass; one pass and one decoding each remain. A map of tradeoffs, one
-                for each pixel, is an array or a tensor (h, w) of numbers, or a gray PIL image,
-                black for 0 and white for 1 (:mod:`~distillkit.inference.tradeoff_map`).
+            tradeoff: A number, a list of numbers or a map; 0 is most realistic (default), 1 most
+                faithful. The results of a list share the encoding of the input and, for variants
+                of two passes, the first pass; each needs one pass and one decoding of its own. A
+                map has a tradeoff for each pixel: an array or a tensor (h, w) of numbers, or a gray
+                PIL image, black for 0 and white for 1 (:mod:`~distillkit.inference.tradeoff_map`).
             seed: The seed of a student that draws noise: equal for all images of a batch.
             caption: A text about the image (or about all of them), for a student that takes texts.
 
@@ -207,7 +209,7 @@ class Restorer:
         return per_tradeoff if isinstance(tradeoff, Sequence) else per_tradeoff[0]
 
     def compute_in_bfloat16(self) -> None:
-        """Let the networks compute in bfloat16 from now on: faster, with rounded activations.
+        """Compute in bfloat16 from now on: faster, with rounded activations.
 
         Weights stay in float32; those of convolutions go into channels-last order.
 
@@ -221,7 +223,7 @@ class Restorer:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def check_tradeoff(self, tradeoff: Any) -> None:
-        """Refuse now what a call would refuse, before any image is read.
+        """Raise what a call with this tradeoff would raise, before any image is read.
 
         Raises:
             DistillkitError: A tradeoff outside [0, 1], or one that the student does not offer.
@@ -229,15 +231,16 @@ class Restorer:
         self._make_request(tradeoff, seed=0, caption=None)
 
     def merged_at(self, tradeoff: Any) -> AbstractContextManager[None]:
-        """Merge one tradeoff into the weights once for all images inside a context.
+        """Return a context in which one tradeoff is merged into the weights, for speed.
 
-        There the student restores at no other. A list of several and a map are not merged.
+        Inside, the student restores at this tradeoff only. Several tradeoffs or a map are checked,
+        but not merged.
 
         Args:
             tradeoff: As of a call.
 
         Raises:
-            DistillkitError: As :meth:`check_tradeoff`, at once.
+            DistillkitError: As :meth:`check_tradeoff`, before the context is entered.
         """
         request = self._make_request(tradeoff, seed=0, caption=None)
         if request.tradeoff_map is not None:
@@ -258,7 +261,7 @@ class Restorer:
         return _Request([REALISTIC], seed, caption, tradeoff_map=wanted[0])
 
     def _restore_image(self, image: Any, request: _Request) -> list[Any]:
-        """Restore one image to images of its kind, one for each tradeoff."""
+        """Restore one image: a list of images of the same type, one for each tradeoff."""
         array, back = as_array(image)
         colors, opacity = split_opacity(array)
         lq = fill_hidden_colors(colors, opacity)
@@ -272,7 +275,12 @@ class Restorer:
         return images
 
     def _restore_in_memory(self, lq: np.ndarray, request: _Request) -> list[np.ndarray]:
-        """Restore with ever smaller tiles as long as memory runs out."""
+        """Restore an array; halve the tile and try again while memory runs out.
+
+        Args:
+            lq: As of :meth:`_restore_into`.
+            request: The tradeoffs, seed and caption.
+        """
         results = self._allocate_results(lq, len(request.tradeoffs))
         while True:
             try:
@@ -295,10 +303,10 @@ class Restorer:
             ) from e
 
     def _halve_tile(self, lq: np.ndarray) -> None:
-        """Make tiles smaller for good, with a warning.
+        """Halve the tile for this and all further images, with a warning.
 
         Raises:
-            DistillkitError: They are as small as they get.
+            DistillkitError: The tile is at its minimum.
         """
         tried = min(self.tile, math.isqrt(self._padded_area(lq)))
         smallest = max(SMALLEST_TILE, self.student.model.size_multiple)
@@ -327,7 +335,7 @@ class Restorer:
         Args:
             results: (scale h, scale w, C), one for each tradeoff.
             lq: (h, w, C), C 1 or 3, uint8, uint16 or float in [0, 1].
-            request: What is asked for.
+            request: The tradeoffs, seed and caption.
         """
         height, width, channels = lq.shape
         if request.tradeoff_map is not None:
@@ -369,7 +377,7 @@ class Restorer:
         return replace(request, tradeoff_map=tradeoffs)
 
     def _box_restorer(self, lq: np.ndarray, request: _Request) -> Callable[[Box], Tensor]:
-        """Make the function that restores one box of an image."""
+        """Return a function from a box of ``lq`` to its results, (K, 3, scale h, scale w)."""
         model = self.student.model
 
         def restore_box(box: Box) -> Tensor:
@@ -393,7 +401,12 @@ class Restorer:
     def _report_tiles(
         self, restore_box: Callable[[Box], Tensor], tiles: int
     ) -> Callable[[Box], Tensor]:
-        """Count the boxes of an image that are restored, for ``on_tile``."""
+        """Wrap ``restore_box`` to call ``on_tile`` after each box.
+
+        Args:
+            restore_box: Restores a box.
+            tiles: The number of all boxes.
+        """
         done = 0
 
         def restore_and_report(box: Box) -> Tensor:
@@ -412,7 +425,7 @@ class Restorer:
         return progress_bar(total=rows, unit="row", leave=False)
 
     def _padded_area(self, lq: np.ndarray) -> int:
-        """Count the input pixels that the model sees of ``lq`` in one piece."""
+        """Return the area of ``lq`` padded to the model's ``size_multiple``, in pixels."""
         height, width, _ = lq.shape
         return padded_area(height, width, self.student.model.size_multiple)
 
@@ -445,13 +458,13 @@ class Restorer:
 
 
 def _checked_rows(band: Tensor, channels: int) -> Tensor:
-    """Return a band of as many channels as the input has.
+    """Return a band (K, 3, h, w), or its luma (K, 1, h, w) where ``channels`` is 1.
 
     Raises:
         DistillkitError: It has values that are not finite.
     """
     if not math.isfinite(band.sum()):
-        raise DistillkitError("the model gave values that are not finite")
+        raise DistillkitError("the model's output has values that are not finite")
     return full_range_luma(band) if channels == 1 else band
 
 
@@ -465,7 +478,7 @@ def _group_by_tradeoff(results: Sequence[list[Any]], count: int) -> list[Any]:
 
 
 def _pop_each(results: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield each result in turn, so that none is kept longer than it is needed."""
+    """Yield and remove each result in turn, so that its memory is freed early."""
     while results:
         yield results.pop(0)
 

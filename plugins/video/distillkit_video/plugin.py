@@ -64,10 +64,10 @@ def choose(
         ),
     ] = 0.0,
 ) -> RestoreChoice:
-    """Read numbers, keyframes, a map or what makes one of each frame; and how steadily to restore.
+    """Read the options of ``distillkit restore-video`` that set the tradeoff and the steadiness.
 
     Raises:
-        DistillkitError: They are none of these, or do not go together.
+        DistillkitError: A value is malformed, or the options exclude each other.
     """
     from distillkit_video.keyframes import FAITHFUL, Keyframes
 
