@@ -8,7 +8,7 @@ import pytest
 from distillkit.errors import DataError, RecipeError
 from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.evaluation.results import Results
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.recipe.load import load_recipe
 from distillkit.runs.evaluate import evaluate_run
 from distillkit.runs.run import run_recipe
@@ -107,7 +107,7 @@ def test_sweeps_and_model_cards_tell_sets_apart(recipe, tmp_path, two_sets):
     assert "| dataset | seed | tradeoff | psnr | ssim |" in summary
     assert "\n| First | 0 |" in summary
     assert "\n| Second | 0 |" in summary
-    export(runs[0].folder, tmp_path / "exported")
+    export_folder(runs[0].folder, tmp_path / "exported")
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "| First | student |" in card
     assert "| Second | student |" in card

@@ -25,7 +25,7 @@ from distillkit import (
 )
 from distillkit.cli import main as cli
 from distillkit.export.card_metadata import StudentFacts
-from distillkit.export.folder import export, without_folders
+from distillkit.export.folder import export_folder, without_folders
 from distillkit.export.model_card import model_card, strictest_licenses
 from distillkit.plugins.descriptors import Spec
 from distillkit.recipe.load import Component
@@ -58,7 +58,7 @@ def ways_of(report):
 def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, image, capfd):
     out = tmp_path / "out"
     capfd.readouterr()
-    report = export(run, out)
+    report = export_folder(run, out)
     # No bars, of diffusers neither.
     assert capfd.readouterr().err == ""
     assert ways_of(report) == ["Restorer", "diffusers pipeline", "peft adapters"]
@@ -78,7 +78,7 @@ def test_an_export_gives_the_same_images_however_it_is_loaded(run, tmp_path, ima
 
 def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
     out = tmp_path / "out"
-    export(run, out)
+    export_folder(run, out)
     pipeline = DistilledRestorationPipeline.from_pretrained(out)
     pipeline.save_pretrained(tmp_path / "again")
     code = (tmp_path / "again/pipeline.py").read_text()
@@ -93,7 +93,7 @@ def test_a_pipeline_saved_again_is_the_same(run, tmp_path, image):
 
 
 def test_the_code_in_an_export_imports_a_public_name_only(run, tmp_path):
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     lines = (tmp_path / "out/pipeline.py").read_text().splitlines()
     imports = [line for line in lines if "import" in line]
     assert imports == ["from distillkit import DistilledRestorationPipeline  # noqa: F401"]
@@ -101,7 +101,7 @@ def test_the_code_in_an_export_imports_a_public_name_only(run, tmp_path):
 
 def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_path, image):
     out = tmp_path / "out"
-    export(run, out)
+    export_folder(run, out)
     (out / "pipeline.py").write_text("raise SystemExit('run')")
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         DiffusionPipeline.from_pretrained(out)
@@ -111,7 +111,7 @@ def test_code_in_an_exported_folder_is_run_only_for_those_who_trust_it(run, tmp_
 
 def test_plain_peft_loads_the_adapters(make_run, tmp_path, image):
     run = make_run("stage1.adapter.alpha=5", "stage2.adapter.alpha=0.5")
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     expected = Restorer.from_pretrained(run, "cpu").student.restore(ModelInput(image[None]), 1.0)
     toy = model(Options(seed=2))
     for stage in ("stage1", "stage2"):
@@ -124,7 +124,7 @@ def test_plain_peft_loads_the_adapters(make_run, tmp_path, image):
 
 def test_merged_weights_are_the_student_at_one_tradeoff(run, tmp_path, image):
     folder = tmp_path / "merged"
-    export(run, folder, merge_at=0.3)
+    export_folder(run, folder, merge_at=0.3)
     names = sorted(file.name for file in (folder / "student").iterdir())
     assert names == ["distillkit.json", "network.safetensors", "recipe.toml"]
     assert "at tradeoff 0.3" in (folder / "README.md").read_text()
@@ -150,14 +150,14 @@ def test_other_students_are_exported_with_the_adapters_they_have(
     make_run, tmp_path, override, stages, ways
 ):
     run = make_run(override)
-    report = export(run, tmp_path / "out")
+    report = export_folder(run, tmp_path / "out")
     assert [folder.name for folder in sorted(tmp_path.glob("out/adapters/*"))] == stages
     assert len(report) == ways
 
 
 def test_a_student_trained_without_adapters_is_merged(make_run, tmp_path, image):
     run = make_run("stage1.adapter.kind='full'")
-    export(run, tmp_path / "merged", merge_at=1.0)
+    export_folder(run, tmp_path / "merged", merge_at=1.0)
     merged = restore(tmp_path / "merged", image)
     assert torch.allclose(merged, restore(run, image, 1.0), atol=1e-5)
 
@@ -172,7 +172,7 @@ def test_a_student_trained_without_adapters_is_merged(make_run, tmp_path, image)
 def test_students_that_cannot_be_merged(make_run, tmp_path, override, reason):
     run = make_run(override)
     with pytest.raises(DistillkitError, match=reason):
-        export(run, tmp_path / "merged", merge_at=1.0)
+        export_folder(run, tmp_path / "merged", merge_at=1.0)
     assert not (tmp_path / "merged").exists()
 
 
@@ -259,7 +259,7 @@ def _refusal(run):
 def test_a_file_that_the_model_card_needs_is_named_if_damaged(run, tmp_path, name):
     (run / name).write_text("[")
     with pytest.raises(DistillkitError, match=f"{name} - .*damaged"):
-        export(run, tmp_path / "out")
+        export_folder(run, tmp_path / "out")
 
 
 def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkeypatch):
@@ -270,7 +270,7 @@ def test_an_export_that_gives_other_images_does_not_appear(run, tmp_path, monkey
     monkeypatch.setattr("distillkit.export.adapters.save_file", save_spoilt)
     message = "loaded as peft adapters, the student gives images that differ by"
     with pytest.raises(DistillkitError, match=message):
-        export(run, tmp_path / "out")
+        export_folder(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("*.part"))
 
@@ -290,7 +290,7 @@ def test_the_command_says_what_it_compared(run, tmp_path, monkeypatch, capfd):
     for arguments in (["--merge"], ["--tradeoff", "0.5"]):
         code, printed = call("-o", str(tmp_path / "new"), *arguments)
         assert code == 2
-        assert "need each other" in printed
+        assert "give --merge and --tradeoff together" in printed
     code, _ = call("-o", out)
     assert code == 2
     assert not (tmp_path / "new").exists()
@@ -327,16 +327,16 @@ def test_one_form_is_exported_at_a_time(distillkit, tmp_path, forms):
 def test_an_export_overwrites_nothing(run, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DistillkitError, match="exists; name a new folder"):
-        export(run, tmp_path / "out")
+        export_folder(run, tmp_path / "out")
 
 
 def test_an_export_needs_a_student(tmp_path):
     with pytest.raises(DistillkitError, match="no student here"):
-        export(tmp_path, tmp_path / "new")
+        export_folder(tmp_path, tmp_path / "new")
 
 
 def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     rows = json.loads((run / "evaluation/metrics.json").read_text())
     (psnr,) = (
@@ -355,7 +355,7 @@ def test_the_card_says_what_a_stranger_must_know(run, tmp_path):
 
 
 def test_an_export_does_not_tell_where_the_run_was_made(run, tmp_path, trained_photos):
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     texts = [file for file in tmp_path.glob("out/**/*") if file.suffix in (".md", ".toml", ".json")]
     assert texts
     for file in texts:
@@ -438,7 +438,7 @@ def test_paths_of_the_machine_are_cut_off():
 
 
 def test_full_size_weights_stay_out_of_an_unmerged_export(run, tmp_path):
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     originals = sorted((run / "student").glob("*.safetensors"))
     copies = sorted((tmp_path / "out/student").glob("*.safetensors"))
     assert [file.name for file in copies] == [file.name for file in originals]

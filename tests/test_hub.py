@@ -9,7 +9,7 @@ from huggingface_hub import SpaceCard
 
 from distillkit import DistilledRestorationPipeline, DistillkitError, Restorer
 from distillkit.console import LEVEL, logger
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.export.hub import Repository, upload
 from distillkit.export.web import space_readme
 from distillkit.recipe.load import load_recipe
@@ -43,7 +43,7 @@ def folder(tmp_path):
 def test_a_pushed_student_is_loaded_by_its_name(hub, recipe, tmp_path, distillkit):
     run = tmp_path / "run"
     run_recipe(load_recipe(recipe, ["evaluation.max_images=1"]), run)
-    export(run, tmp_path / "exported")
+    export_folder(run, tmp_path / "exported")
     # The command exports by itself.
     outcome = distillkit("push", run, REPOSITORY, "--private")
     assert outcome.code == 0, outcome.err

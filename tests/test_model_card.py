@@ -13,7 +13,7 @@ from PIL import Image
 
 from distillkit import DistillkitError, Restorer, WeightFile
 from distillkit.export.card_metadata import StudentFacts, card_metadata
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.export.hub import Repository, upload
 from distillkit.export.model_card import model_card
 
@@ -56,7 +56,7 @@ def run(toys, finished_run):
 
 def test_the_hub_reads_what_was_measured(run, tmp_path, photos):
     photo = photos / "train/train0.png"
-    export(run, tmp_path / "out", picture=photo)
+    export_folder(run, tmp_path / "out", picture=photo)
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.library_name == "distillkit"
     assert card.data.pipeline_tag == "image-to-image"
@@ -80,7 +80,7 @@ def test_the_hub_reads_what_was_measured(run, tmp_path, photos):
 def test_a_photo_is_shown_at_several_tradeoffs(run, tmp_path, photos):
     photo = photos / "train/train0.png"
     out = tmp_path / "out"
-    export(run, out, picture=photo)
+    export_folder(run, out, picture=photo)
     text = (out / "README.md").read_text()
     widget = ModelCard(text).data.widget
     assert [example["example_title"] for example in widget] == [
@@ -98,7 +98,7 @@ def test_a_photo_is_shown_at_several_tradeoffs(run, tmp_path, photos):
 
 def test_a_large_photo_is_shown_in_part(run, tmp_path):
     Image.new("RGB", (400, 100)).save(tmp_path / "large.png")
-    export(run, tmp_path / "out", merge_at=0.25, picture=tmp_path / "large.png")
+    export_folder(run, tmp_path / "out", merge_at=0.25, picture=tmp_path / "large.png")
     sizes = {}
     for file in (tmp_path / "out/pictures").iterdir():
         sizes[file.name] = Image.open(file).size
@@ -112,9 +112,9 @@ def test_without_a_photo_the_card_shows_none(run, tmp_path, distillkit):
     assert outcome.code == 2
     assert "--picture is for -o and --web, not for --onnx" in outcome.err
     with pytest.raises(DistillkitError, match=r"nothing\.png"):
-        export(run, tmp_path / "out", picture=tmp_path / "nothing.png")
+        export_folder(run, tmp_path / "out", picture=tmp_path / "nothing.png")
     assert not (tmp_path / "out").exists()
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     assert not (tmp_path / "out/pictures").exists()
     assert "widget" not in metadata_load(tmp_path / "out/README.md")
 
@@ -122,14 +122,14 @@ def test_without_a_photo_the_card_shows_none(run, tmp_path, distillkit):
 def test_the_card_shows_the_measured_curves(run, tmp_path):
     figure = run / "evaluation/tradeoff.png"
     Image.new("RGB", (8, 8)).save(figure)
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     copied = tmp_path / "out/pictures/measured-toy.png"
     assert copied.read_bytes() == figure.read_bytes()
     assert "on toy](pictures/measured-toy.png)" in (tmp_path / "out/README.md").read_text()
 
 
 def test_metadata_can_be_changed_with_the_hubs_tools(run, tmp_path):
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     file = tmp_path / "out/README.md"
     before = file.read_text()
     data = metadata_load(file)
@@ -140,7 +140,7 @@ def test_metadata_can_be_changed_with_the_hubs_tools(run, tmp_path):
 
 
 def test_no_command_names_a_folder_after_a_push(run, tmp_path, monkeypatch):
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     with serve_hub(monkeypatch, tmp_path / "cache") as hub:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         hub.repositories["models", "me/student"] = StoredRepository()

@@ -14,7 +14,7 @@ import torch
 
 from distillkit import DistillkitError, Restorer
 from distillkit.cli import main as cli
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.export.onnx import GraphForm, export_onnx
 
 ENLARGER = (
@@ -297,7 +297,7 @@ def test_the_lines_of_the_page_about_hosts_run(make_run, tmp_path, monkeypatch):
 
 def test_the_commands_of_the_model_card_run(make_run, tmp_path, distillkit, monkeypatch):
     run = make_run(*ENLARGER)
-    export(run, tmp_path / "this/folder")
+    export_folder(run, tmp_path / "this/folder")
     card = (tmp_path / "this/folder/README.md").read_text()
     commands = re.findall(r"^- `distillkit (export .*?)`", card, flags=re.MULTILINE)
     assert len(commands) == 2
@@ -314,9 +314,9 @@ def test_a_card_offers_what_the_student_has(make_run, trained, tmp_path, monkeyp
 
     run = make_run(*ENLARGER, "stage2.steps=0")
     monkeypatch.setattr(Enlarger, "save_checkpoint", None, raising=False)
-    export(run, tmp_path / "fixed")
+    export_folder(run, tmp_path / "fixed")
     card = (tmp_path / "fixed/README.md").read_text()
     assert "--spandrel checkpoints" in card
     assert "--tradeoff" not in card
-    export(trained("data.eval=[]", "stage2.variant='oftsr'"), tmp_path / "two_passes")
+    export_folder(trained("data.eval=[]", "stage2.variant='oftsr'"), tmp_path / "two_passes")
     assert "In other tools" not in (tmp_path / "two_passes/README.md").read_text()

@@ -12,7 +12,7 @@ from toy_fixtures import install_plugins
 from distillkit import DistillkitError, ModelInput, Restorer, __version__
 from distillkit.errors import DiskError, Interrupted
 from distillkit.evaluation.results import Results
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.inference.student import load_student
 from distillkit.metrics.distortion import psnr
 from distillkit.objectives.reconstruction import ReconstructionLoss
@@ -388,7 +388,7 @@ def test_a_student_restores_with_the_color_fix_it_was_judged_with(recipe, tmp_pa
     judged = results.values["student@0", "psnr"][0]
     assert values[None] == pytest.approx(judged, abs=0.05)
     assert values["none"] != pytest.approx(judged, abs=0.2)
-    export(run, tmp_path / "out")
+    export_folder(run, tmp_path / "out")
     assert Restorer.from_pretrained(tmp_path / "out", device="cpu").color_fix == "adain"
 
 

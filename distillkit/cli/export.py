@@ -219,10 +219,10 @@ def _export_folder(
 ) -> None:
     if merge != (tradeoff is not None):
         raise DistillkitError(
-            "--merge and --tradeoff need each other: plain weights have one tradeoff"
+            "give --merge and --tradeoff together: plain weights have one tradeoff"
         )
-    from distillkit.export import folder as engine
+    from distillkit.export.folder import export_folder
 
-    for line in engine.export(run, folder, merge_at=tradeoff, picture=picture):
+    for line in export_folder(run, folder, merge_at=tradeoff, picture=picture):
         typer.echo(line)
     typer.echo(f"done: {folder}")

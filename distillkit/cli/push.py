@@ -65,7 +65,7 @@ def push(
 
 def _make_folder(source: str, kind: Kind, picture: Path | None, scratch: Path) -> Path:
     """Return the folder to upload: the given one, or one that is made of it."""
-    from distillkit.export import folder as engine
+    from distillkit.export.folder import export_folder
     from distillkit.export.hub import is_exported
 
     is_ready = is_exported(Path(source), kind) or kind == "space"
@@ -79,5 +79,5 @@ def _make_folder(source: str, kind: Kind, picture: Path | None, scratch: Path) -
 
         write_pairs(resolved, scratch)
     else:
-        engine.export(source, scratch, picture=picture)
+        export_folder(source, scratch, picture=picture)
     return scratch

@@ -16,7 +16,7 @@ import torch
 from distillkit.console import progress_bar
 from distillkit.errors import DistillkitError
 from distillkit.export.adapters import About
-from distillkit.export.exported_student import begin_export
+from distillkit.export.source import load_export_source
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.student import Student, load_student
 from distillkit.objectives.adapter_scaling import AdapterScaling
@@ -46,7 +46,7 @@ def export_checkpoints(
         DistillkitError: ``out`` exists, a model that has no checkpoints of its own, a variant that
             does not change weights, or a file that is read back as another network.
     """
-    _, source, about, student = begin_export(run, out)
+    _, source, about, student = load_export_source(run, out)
     if not hasattr(student.model, "save_checkpoint"):
         name = about["student"]["use"]
         raise DistillkitError(
@@ -84,7 +84,8 @@ def choose_tradeoffs(student: Student, tradeoffs: Sequence[float]) -> list[float
     if not isinstance(student.variant, AdapterScaling):
         name = type(student.variant).__name__
         raise DistillkitError(
-            f"{name} does not change weights: only adapter_scaling has weights for a tradeoff"
+            f"{name} does not change weights: only adapter_scaling has weights for a tradeoff; "
+            "export a folder instead: -o DIR"
         )
     return sorted({*ENDS, *(student.resolve(t) for t in tradeoffs)})
 

@@ -26,8 +26,8 @@ from distillkit.evaluation.metric_rows import read_metric_rows
 from distillkit.export.adapters import About, LoadStudent, write_adapters
 from distillkit.export.card_metadata import StudentFacts
 from distillkit.export.card_pictures import SHOWN_TRADEOFFS, copy_curves, write_strip
-from distillkit.export.exported_student import begin_export
 from distillkit.export.model_card import model_card
+from distillkit.export.source import load_export_source
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import (
@@ -53,7 +53,7 @@ Restore = Callable[[Tensor, Sequence[float]], list[Tensor]]
 """Loads an export in one of the possible ways, and restores an image at several tradeoffs."""
 
 
-def export(
+def export_folder(
     run: Path | str, out: Path, *, merge_at: float | None = None, picture: Path | None = None
 ) -> list[str]:
     """Write a student for others to use.
@@ -77,7 +77,7 @@ def export(
         DistillkitError: No student in ``run``, ``out`` exists, a variant that cannot be merged, or
             an export that gives other images.
     """
-    run, source, about, student = begin_export(run, out)
+    run, source, about, student = load_export_source(run, out)
     recipe = without_folders(_read_recipe(source / "recipe.toml"))
     if merge_at is not None:
         about["merged"] = merge_at

@@ -22,7 +22,6 @@ from distillkit.console import progress_bar
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.checkpoints import choose_tradeoffs, format_tradeoff, merged_model
-from distillkit.export.exported_student import begin_export
 from distillkit.export.folder import TOLERANCE
 from distillkit.export.ncnn_process import INPUT, OUTPUT, RESTORED
 from distillkit.export.onnx import (
@@ -32,6 +31,7 @@ from distillkit.export.onnx import (
     GraphForm,
     draw_image,
 )
+from distillkit.export.source import load_export_source
 from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.student import Student, load_student
 
@@ -69,7 +69,7 @@ def export_ncnn(
     if missing:
         names = ", ".join(missing)
         raise DistillkitError(f"ncnn export needs {names}: pip install 'distillkit[ncnn]'")
-    _, source, about, student = begin_export(run, out)
+    _, source, about, student = load_export_source(run, out)
     _check_sizes(student)
     wanted = choose_tradeoffs(student, tradeoffs)
     report = []
@@ -104,7 +104,7 @@ def _check_sizes(student: Student) -> None:
     if multiple > 1:
         raise DistillkitError(
             f"{type(student.model).__name__} takes sides that are multiples of {multiple}; hosts "
-            "of ncnn networks give tiles of any size"
+            "of ncnn networks give tiles of any size; export a graph instead: --onnx FILE"
         )
 
 

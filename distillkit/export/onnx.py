@@ -114,7 +114,7 @@ def export_onnx(run: Path | str, out: Path, form: GraphForm = ANY_SIZE) -> str:
     if missing:
         names = ", ".join(missing)
         raise DistillkitError(f"ONNX export needs {names}: pip install 'distillkit[onnx]'")
-    for file in _files(out):
+    for file in _output_files(out):
         if file.exists():
             raise DistillkitError(f"{file} - exists; name a new file")
     check_writable(out.parent)
@@ -184,7 +184,8 @@ def _student_graph(student: Student, form: GraphForm) -> FixedTradeoffGraph:
     if not isinstance(variant, AdapterScaling):
         name = type(variant).__name__
         raise DistillkitError(
-            f'{name} evaluates the network twice; ONNX export takes variant "adapter_scaling" only'
+            f"{name} evaluates the network twice; ONNX export takes variant "
+            '"adapter_scaling" only. Export a folder instead: -o DIR'
         )
     if form.plane:
         if not variant.takes_map:
@@ -211,7 +212,8 @@ def _check_size(student: Student, form: GraphForm) -> None:
     if form.size is not None and any(side % multiple or side < 1 for side in form.size):
         height, width = form.size
         raise DistillkitError(
-            f"an input of {width} x {height} pixels: the model takes multiples of {multiple}"
+            f"an input of {width} x {height} pixels: the model takes multiples of {multiple}; "
+            "choose such a --size"
         )
 
 
@@ -321,7 +323,7 @@ def _write(program: Any, graph: FixedTradeoffGraph, out: Path) -> str:
             folder.mkdir()
             program.save(folder / out.name)
             report = _compare(folder / out.name, graph)
-            for file in _files(out):
+            for file in _output_files(out):
                 written = folder / file.name
                 if written.exists():
                     flush_to_disk(written)
@@ -331,7 +333,7 @@ def _write(program: Any, graph: FixedTradeoffGraph, out: Path) -> str:
     return report
 
 
-def _files(out: Path) -> list[Path]:
+def _output_files(out: Path) -> list[Path]:
     """Return the file of large weights, and the graph that needs it."""
     # The graph appears last: it is complete as soon as it is there.
     return [out.with_name(f"{out.name}.data"), out]

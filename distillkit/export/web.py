@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from distillkit.errors import DistillkitError, first_line
 from distillkit.export.adapters import About
-from distillkit.export.exported_student import begin_export
 from distillkit.export.onnx import export_onnx
+from distillkit.export.source import load_export_source
 from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.image_types import read_picture
 from distillkit.inference.restorer import Restorer
@@ -113,7 +113,7 @@ def export_web(
             picture cannot be read, the student has no graph, or asks for colors that the page
             cannot fix.
     """
-    _, source, about, student = begin_export(run, out)
+    _, source, about, student = load_export_source(run, out)
     settings = _describe_page(student, about)
     if picture is not None:
         settings["examples"] = [_describe_example(picture)]

@@ -15,7 +15,7 @@ from torch import nn
 from distillkit import ModelInput, PluginError, WeightsError
 from distillkit.adapters import add_adapter
 from distillkit.errors import DistillkitError
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import load_student
 from distillkit.recipe.build import build_named_model
@@ -483,8 +483,8 @@ def test_an_exported_student_brings_the_checkpoint_that_it_started_from(tmp_path
     image = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(1))
     expected = restorer(image, 0.5)
     for source, out in [(run, "first"), (tmp_path / "first", "second")]:
-        export(source, tmp_path / out)
-    export(run, tmp_path / "merged", merge_at=0.5)
+        export_folder(source, tmp_path / out)
+    export_folder(run, tmp_path / "merged", merge_at=0.5)
     start.unlink()
     shutil.rmtree(run)
     shutil.rmtree(tmp_path / "first")

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from distillkit import ModelInput, Restorer
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.recipe.load import load_recipe
 from distillkit_superres.osediff.build import build_osediff
 from distillkit_superres.osediff.options import OSEDiffOptions
@@ -40,11 +40,11 @@ TOLERANCE = 2e-5
 def exported(tmp_path_factory):
     """An export of a tiny student whose stages changed the network visibly.
 
-    Also what ``export`` says was compared.
+    Also what ``export_folder`` says was compared.
     """
     folder = tmp_path_factory.mktemp("run")
     save_changed_student(folder, load_recipe(RECIPE, ADAPTERS))
-    return folder / "out", export(folder, folder / "out")
+    return folder / "out", export_folder(folder, folder / "out")
 
 
 @pytest.fixture

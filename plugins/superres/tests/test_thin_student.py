@@ -6,7 +6,7 @@ from changed_student import save_changed_student
 from safetensors.torch import load_file
 
 from distillkit import DistillkitError, ModelInput, Restorer
-from distillkit.export.folder import export
+from distillkit.export.folder import export_folder
 from distillkit.export.onnx import GraphForm, export_onnx
 from distillkit.inference.student import interpolate_students, load_student
 from distillkit.recipe.build import build
@@ -53,14 +53,14 @@ def test_one_tradeoff_and_several_give_the_same_images(run, inputs):
 
 def test_an_export_gives_the_same_images_and_no_adapters_that_lack_the_decoder(run):
     out = run / "out"
-    ways = [line.partition(":")[0] for line in export(run, out)]
+    ways = [line.partition(":")[0] for line in export_folder(run, out)]
     assert ways == ["Restorer", "diffusers pipeline"]
     assert not (out / "adapters" / "stage1").exists()
     assert "width = 0.5" in (out / "student" / "recipe.toml").read_text()
 
 
 def test_merged_weights_hold_the_decoder(run, inputs):
-    export(run, run / "merged", merge_at=0.5)
+    export_folder(run, run / "merged", merge_at=0.5)
     merged = load_file(run / "merged" / "student" / "network.safetensors")
     assert {name.split(".")[0] for name in merged} == {"unet", "decoder"}
     restored = Restorer.from_pretrained(run / "merged").student.restore(inputs)

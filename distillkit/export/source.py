@@ -1,4 +1,4 @@
-"""What every export begins with."""
+"""The student that an export is made of."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from distillkit.inference.student import (
 )
 
 
-class ExportedStudent(NamedTuple):
-    """A student to export."""
+class ExportSource(NamedTuple):
+    """A student to export, and where it comes from."""
 
     run: Path
     """The folder of the run, or of an earlier export."""
     folder: Path
-    """The folder of the student in it."""
+    """The student's folder in it."""
     about: dict[str, Any]
-    """What it says about the student."""
+    """The content of ``distillkit.json`` in the student's folder."""
     student: Student
 
 
-def begin_export(run: Path | str, out: Path) -> ExportedStudent:
-    """Load a student, after a check that the folder of its export can be written.
+def load_export_source(run: Path | str, out: Path) -> ExportSource:
+    """Check that the folder of an export can be written, then load the student.
 
     Args:
         run: A run's folder, an exported one, a plugin's trained student or a Hub repository.
@@ -43,4 +43,4 @@ def begin_export(run: Path | str, out: Path) -> ExportedStudent:
     check_writable(out)
     found = find_student(run)
     folder = student_folder(found)
-    return ExportedStudent(found, folder, read_about(folder), load_student(folder))
+    return ExportSource(found, folder, read_about(folder), load_student(folder))
