@@ -24,6 +24,15 @@ def test_the_losses_are_those_of_a_run(recipe, tmp_path):
     assert losses == of_run
 
 
+def test_the_first_steps_that_learn_something_else_are_left_out(recipe):
+    first = ["stage1.pretraining_steps=5", "stage2.faithful_steps=3"]
+    losses = []
+    for settings in ([], first):
+        for prepared in prepare_stages(load_recipe(recipe, settings)):
+            losses.append(prepared.train(prepared.open_batches(16), 2, lambda steps_made: None))
+    assert losses[:2] == losses[2:]
+
+
 def test_it_calls_back_before_the_first_step_and_after_each(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))

@@ -309,6 +309,32 @@ def test_dry_run_touches_everything_and_leaves_nothing(recipe, tmp_path, monkeyp
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ([], ["stage1", "stage2"]),
+        (["stage1.steps=0"], ["stage2"]),
+        (["stage2.steps=0"], ["stage1"]),
+        (
+            ["stage1.pretraining_steps=3", "stage2.faithful_steps=2"],
+            ["pretraining", "stage1", "stage2", "stage2"],
+        ),
+        (["stage1.pretraining_steps=6"], ["pretraining", "stage2"]),
+    ],
+)
+def test_a_dry_run_takes_a_step_of_everything_that_is_trained(
+    recipe, tmp_path, monkeypatch, settings, steps
+):
+    taken = []
+
+    def note(self, step, values):
+        taken.append("pretraining" if "pretraining" in values else self._stage)
+
+    monkeypatch.setattr(RunLog, "write", note)
+    dry_run(load_recipe(recipe, settings), tmp_path / "run")
+    assert taken == steps
+
+
 def test_a_dry_run_refuses_a_folder_that_the_run_could_not_write(recipe, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DistillkitError, match="file/run"):

@@ -101,7 +101,9 @@ class PreparedStage:
 def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
     """Build a recipe's models, and prepare one stage after the other.
 
-    Train a stage before taking the next one: stage 2 begins with the student as it is then.
+    Train a stage before taking the next one: stage 2 begins with the student as it is then. The
+    first steps of a stage that learn something else, ``stage1.pretraining_steps`` and
+    ``stage2.faithful_steps``, are left out: a few steps are like most of the run.
 
     Args:
         resolved: The recipe; its held-out images may be missing.
@@ -112,7 +114,7 @@ def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
     Raises:
         DistillkitError: Weights or training images are missing.
     """
-    resolved = _with_data(resolved, eval=[])
+    resolved = _without_first_steps(_with_data(resolved, eval=[]))
     check_required_files(resolved)
     recipe = resolved.recipe
     options = recipe.training.model_copy(update={"log_with": []})
@@ -129,6 +131,15 @@ def prepare_stages(resolved: ResolvedRecipe) -> Iterator[PreparedStage]:
         stage2, variant = make_stage2(resolved, models, reconstruction)
         student = Student(models.student, variant)
         yield PreparedStage(resolved, accelerator, stage2, student, reconstruction)
+
+
+def _without_first_steps(resolved: ResolvedRecipe) -> ResolvedRecipe:
+    recipe = resolved.recipe
+    stages = {
+        "stage1": recipe.stage1.model_copy(update={"pretraining_steps": 0}),
+        "stage2": recipe.stage2.model_copy(update={"faithful_steps": 0}),
+    }
+    return replace(resolved, recipe=recipe.model_copy(update=stages))
 
 
 class _StepLog(RunLog):

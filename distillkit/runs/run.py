@@ -77,7 +77,8 @@ def run_recipe(
 def dry_run(resolved: ResolvedRecipe, out: Path) -> None:
     """Try every part of a recipe in a temporary folder.
 
-    That is one step of each stage, one checkpoint and one evaluation image.
+    That is one step of each part of each stage that is trained, a checkpoint, and one evaluation
+    image.
 
     Args:
         resolved: The recipe.
@@ -129,8 +130,11 @@ def open_batches(resolved: ResolvedRecipe, scale: int, processes: int) -> Traini
 
 
 def _shortened(recipe: Recipe, cache_dir: Path) -> Recipe:
-    """Shorten a recipe to one step of everything."""
-    stage2 = {"steps": min(1, recipe.stage2.steps), "faithful_check_images": 1}
+    """Shorten a recipe to one step of everything that it trains."""
+    first1, rest1 = _one_of_each(recipe.stage1.pretraining_steps, recipe.stage1.steps)
+    first2, rest2 = _one_of_each(recipe.stage2.faithful_steps, recipe.stage2.steps)
+    stage1 = {"steps": first1 + rest1, "pretraining_steps": first1}
+    stage2 = {"steps": first2 + rest2, "faithful_steps": first2, "faithful_check_images": 1}
     training = {
         "checkpointing_steps": 1,
         "validation_steps": 1,
@@ -141,12 +145,18 @@ def _shortened(recipe: Recipe, cache_dir: Path) -> Recipe:
     evaluation = {"max_images": 1, "num_gallery_images": 1}
     return recipe.model_copy(
         update={
-            "stage1": recipe.stage1.model_copy(update={"steps": 1}),
+            "stage1": recipe.stage1.model_copy(update=stage1),
             "stage2": recipe.stage2.model_copy(update=stage2),
             "training": recipe.training.model_copy(update=training),
             "evaluation": recipe.evaluation.model_copy(update=evaluation),
         }
     )
+
+
+def _one_of_each(first_steps: int, steps: int) -> tuple[int, int]:
+    """Shorten a stage whose first steps learn something else to one step of either kind."""
+    first = min(first_steps, steps)
+    return min(1, first), min(1, steps - first)
 
 
 def _check(
