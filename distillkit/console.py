@@ -34,7 +34,7 @@ PROGRESS_SECONDS = 10.0
 BAR_DELAY = 2.0
 """Seconds before a bar appears: what takes less needs none."""
 PACE_ITEMS = 10
-"""The remaining time follows the pace of so many latest items."""
+"""Number of the latest items whose pace gives the remaining time."""
 
 
 class _ConsoleHandler(logging.Handler):
@@ -59,8 +59,8 @@ logger.setLevel(logging.INFO)
 logger.addHandler(_ConsoleHandler())
 
 
-def obey_level() -> None:
-    """Show lines from the level on that the environment variable names.
+def set_log_level() -> None:
+    """Set the level of the logger that the environment variable names; by default info.
 
     Raises:
         DistillkitError: It names no level.

@@ -1,6 +1,6 @@
-"""Arguments that several commands share, and the meaning of those that are more than a word.
+"""Arguments and options that several commands share, and the parsers of their values.
 
-What cannot be understood is refused with the name of the option.
+A value that cannot be parsed is refused by an error that names its option.
 """
 
 from __future__ import annotations

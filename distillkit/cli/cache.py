@@ -59,7 +59,7 @@ def verify_cache(folder: CacheFolder = None) -> None:
 def prune_cache(
     folder: CacheFolder = None,
     days: Annotated[
-        float | None, typer.Option(min=0, help="Remove what was not used for so many days.")
+        float | None, typer.Option(min=0, help="Remove what was not used for this many days.")
     ] = None,
     damaged: Annotated[bool, typer.Option("--damaged", help="Remove what is damaged.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Remove everything.")] = False,

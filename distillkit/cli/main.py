@@ -27,7 +27,7 @@ from distillkit.cli.recipe import recipe_app
 from distillkit.cli.restore import choose_for_images, restore_command
 from distillkit.cli.run import run
 from distillkit.cli.sweep import sweep
-from distillkit.console import LEVEL, logger, obey_level
+from distillkit.console import LEVEL, logger, set_log_level
 from distillkit.errors import DistillkitError, Interrupted, PluginError
 from distillkit.inference.files import IMAGE_FILES
 
@@ -97,9 +97,9 @@ def main() -> None:
     # Plugins add to typer's own command what they bring, so app() would not do.
     commands = get_command(app)
     try:
-        arguments = _choose_level(sys.argv[1:])
-        obey_level()
-        arguments = _choose_plugins(arguments)
+        arguments = _take_log_level(sys.argv[1:])
+        set_log_level()
+        arguments = _take_plugin_options(arguments)
         _add_plugin_commands(commands, arguments)
         commands(arguments, prog_name="distillkit")
     except DistillkitError as e:
@@ -115,8 +115,8 @@ def main() -> None:
         sys.exit(ExitCode.BUG)
 
 
-def _choose_level(arguments: list[str]) -> list[str]:
-    """Obey ``-v`` and ``-q``, by the variable of the level; return the rest of the command line."""
+def _take_log_level(arguments: list[str]) -> list[str]:
+    """Store the level of ``-v`` or ``-q`` in the environment; return the other arguments."""
     rest = []
     for word in arguments:
         if word in LEVEL_OF_FLAG:
@@ -126,8 +126,8 @@ def _choose_level(arguments: list[str]) -> list[str]:
     return rest
 
 
-def _choose_plugins(arguments: list[str]) -> list[str]:
-    """Obey ``--plugin`` and ``--no-plugin``; return the command line without them.
+def _take_plugin_options(arguments: list[str]) -> list[str]:
+    """Add and switch off what ``--plugin`` and ``--no-plugin`` name; return the other arguments.
 
     They are read before typer reads the rest, which asks the plugins for their commands.
     """

@@ -205,7 +205,7 @@ Nodes = Annotated[
     typer.Option(
         min=2,
         max=5,
-        help="Restore a longer list at so many tradeoffs, and interpolate the rest.",
+        help="Restore a longer list at this many tradeoffs, and interpolate the rest.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
@@ -244,7 +244,7 @@ ComputeIn = Annotated[
 Megapixels = Annotated[
     float | None,
     typer.Option(
-        help="Read images up to so many million pixels, by their headers; by default 179."
+        help="Read images of up to this many million pixels, by their headers; by default 179."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Draw noise by this seed, in models that draw some.")]
@@ -457,6 +457,7 @@ def _report(failures: list[str], count: int) -> None:
 
     Raises:
         DistillkitError: Not one was restored.
+        typer.Exit: Some were not restored.
     """
     if len(failures) == count:
         raise DistillkitError("\n".join(failures))

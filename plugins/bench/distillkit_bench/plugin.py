@@ -21,11 +21,13 @@ def distillkit_commands(app: typer.Typer) -> None:
 def bench(  # noqa: PLR0913
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="Time so many steps of each stage.")] = 5,
-    warmup: Annotated[int, typer.Option(min=0, help="Make so many steps before them.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Time this many steps of each stage.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Make this many steps before them.")] = 2,
     images: Annotated[
         int,
-        typer.Option(min=0, help="Restore so many images of the crop's size; not with --compare."),
+        typer.Option(
+            min=0, help="Restore this many images of the crop's size; not with --compare."
+        ),
     ] = 5,
     breakdown: Annotated[
         bool,
@@ -41,7 +43,7 @@ def bench(  # noqa: PLR0913
     ] = None,
     rounds: Annotated[
         int,
-        typer.Option(min=1, help="Measure all settings of --compare so many times in turn."),
+        typer.Option(min=1, help="Measure all settings of --compare this many times in turn."),
     ] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +89,9 @@ def advise(
     memory: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="GIB", help="Let a run take so many GiB; by default what the device has."
+            min=0,
+            metavar="GIB",
+            help="Let a run take this many GiB; by default what the device has.",
         ),
     ] = None,
     check: Annotated[

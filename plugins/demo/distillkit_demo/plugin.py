@@ -37,13 +37,13 @@ def demo(  # noqa: PLR0913
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Listen on this port.")] = 7860,
     megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Restore so many million pixels at once.")
+        float, typer.Option(min=0.001, help="Restore up to this many million pixels at once.")
     ] = 1.0,
     megabytes: Annotated[
-        float, typer.Option(min=0.001, help="Accept files up to so many megabytes.")
+        float, typer.Option(min=0.001, help="Accept files of up to this many megabytes.")
     ] = 50.0,
     memory: Annotated[
-        float, typer.Option(min=1, help="Let photos that wait take at most so many megabytes.")
+        float, typer.Option(min=1, help="Let photos that wait take at most this many megabytes.")
     ] = 1000.0,
     allow_host: Annotated[
         list[str] | None,
