@@ -78,7 +78,7 @@ class WeightFile(BaseModel):
         return self.path is None or self.url is not None
 
     def find(self) -> Path | None:
-        """Find the file on this machine, if it is there. The network is not asked."""
+        """Find the file on this machine, if it is there. Nothing is downloaded."""
         if self.path is not None:
             if self.path.is_file():
                 return self.path
@@ -92,7 +92,7 @@ class WeightFile(BaseModel):
         return None
 
     def fetch(self) -> Path:
-        """Give the file, downloaded if need be, its known hash verified.
+        """Return the file's path, after a download if it is missing, with its known hash verified.
 
         Interrupted downloads resume. Hashes are :attr:`sha256` and
         :func:`~distillkit.files.download.recorded_sha256`.

@@ -23,8 +23,8 @@ FindMask = Callable[[np.ndarray], Any]
 """What a plugin's mask builds: (h, w, 3), float32 in [0, 1], to (h, w) in [0, 1]."""
 
 FEATHER = 0.01
-"""Of an image's longer side: how far around what is found the map stays faithful, and how far
-further it falls to the tradeoff elsewhere."""
+"""A share of the image's longer side: the map is faithful this far around what is found, and falls
+to the tradeoff elsewhere over the same distance again."""
 
 
 class FaithfulMap:
@@ -45,7 +45,10 @@ class FaithfulMap:
     def __init__(self, names: Sequence[str], elsewhere: float = REALISTIC) -> None:
         self.elsewhere = check_tradeoff(elsewhere)
         if self.elsewhere == FAITHFUL:
-            raise DistillkitError("all of the image is most faithful already, at tradeoff 1")
+            raise DistillkitError(
+                "all of the image is most faithful already, at tradeoff 1; choose a lower tradeoff "
+                "for the rest of it"
+            )
         if not names:
             raise DistillkitError('name what is kept faithful, such as "faces" or "text"')
         self._masks = [_Mask(_find_spec(name)) for name in dict.fromkeys(names)]
@@ -70,8 +73,8 @@ class FaithfulMap:
         return bool((np.asarray(tradeoff_map) > _to_gray(np.float32(self.elsewhere))).any())
 
     @property
-    def nothing_found(self) -> str:
-        """What to say where a map has nothing in it."""
+    def nothing_found_note(self) -> str:
+        """The note for a user whose image has nothing to be kept faithful."""
         rest = f"all of it is restored at tradeoff {self.elsewhere:g}"
         return f"nothing to keep faithful is found; {rest}"
 
@@ -149,7 +152,7 @@ def _to_gray(tradeoffs: np.ndarray | np.float32) -> np.ndarray:
 
 
 def _feathered(mask: np.ndarray) -> np.ndarray:
-    """Grow a mask, and let it fall off around that; nothing in it loses."""
+    """Dilate a mask (h, w) and soften its border; no pixel of the mask itself is lowered."""
     reach = max(1, round(FEATHER * max(mask.shape)))
     side = 2 * reach + 1
     # The maximum and the mean over a square are separable: down the columns, then along the rows.

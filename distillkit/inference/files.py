@@ -81,7 +81,7 @@ class FileJob:
     source: Path
     targets: tuple[Path, ...]
     indices: tuple[int, ...]
-    """Which of the tradeoffs the targets have."""
+    """For each target, the index of its tradeoff in the list that was planned with."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def plan_files(
     A single file goes to ``output`` itself if that has a suffix of the kind. Everything else goes
     into the folder ``output``, with the kind's default suffix. Folders are mirrored below it, and
     so are those that a pattern (``"photos/**/*.jpg"``) goes through. The results of several
-    tradeoffs are told apart by ``_t0.5`` behind the name.
+    tradeoffs get ``_t0.5`` behind the name.
 
     Args:
         inputs: Files, folders and patterns.
@@ -280,7 +280,11 @@ def restore_image(
 def _make_map(
     faithful: FaithfulMap, source: Path, target: Path | None
 ) -> tuple[Image.Image, list[str]]:
-    """Make the tradeoff map of an image file and write it; say where nothing is faithful in it."""
+    """Make the tradeoff map of an image file, and write it where ``target`` is given.
+
+    Returns:
+        The map, and notes for the user: one where nothing was found.
+    """
     from distillkit.files.images import write_picture
 
     tradeoff_map = faithful(source)
@@ -290,7 +294,7 @@ def _make_map(
         write_picture(tradeoff_map, target)
     if faithful.found_something(tradeoff_map):
         return tradeoff_map, []
-    return tradeoff_map, [f"{source} - {faithful.nothing_found}"]
+    return tradeoff_map, [f"{source} - {faithful.nothing_found_note}"]
 
 
 def _only_file(inputs: Sequence[Path], output: Path) -> Path:

@@ -29,7 +29,7 @@ def plan_interpolation(
 
     Args:
         tradeoffs: What is wanted.
-        nodes: Restore at no more than so many; None: at all of ``tradeoffs``.
+        nodes: Restore at no more than this many; None: at all of ``tradeoffs``.
 
     Returns:
         The tradeoffs to restore at, and for each wanted one the weights of the images there.

@@ -73,7 +73,7 @@ class Restorer:
             by default every one is exact.
         progress: Show on a terminal how many rows of an image in tiles are done.
         on_tile: Called after each tile, with how many of the image's tiles are done and how many
-            there are; an exception of it ends the call.
+            there are; an exception that it raises ends the call.
 
     Raises:
         DistillkitError: An option is out of range.
@@ -252,7 +252,10 @@ class Restorer:
         if not any(is_map(t) for t in wanted):
             return _Request([self.student.resolve(t) for t in wanted], seed, caption)
         if len(wanted) > 1:
-            raise DistillkitError("a tradeoff map gives one result; it cannot stand in a list")
+            raise DistillkitError(
+                "a tradeoff map gives one result; it cannot stand in a list: restore by each map "
+                "in a call of its own"
+            )
         if self.student.variant is None:
             raise DistillkitError(
                 f"this model has a fixed tradeoff, {self.student.fixed_tradeoff:g}: it cannot "
@@ -360,7 +363,8 @@ class Restorer:
             self._progress_bar(height, hidden=in_one_piece) as bar,
         ):
             for top, band in bands:
-                rows = _checked_rows(band, channels)
+                _refuse_non_finite(band)
+                rows = full_range_luma(band) if channels == 1 else band
                 bottom = top + rows.shape[2]
                 for result, node_weights in zip(results, weights, strict=True):
                     result[top:bottom] = quantized(mix(rows, node_weights), lq.dtype)
@@ -457,15 +461,10 @@ class Restorer:
             ) from e
 
 
-def _checked_rows(band: Tensor, channels: int) -> Tensor:
-    """Return a band (K, 3, h, w), or its luma (K, 1, h, w) where ``channels`` is 1.
-
-    Raises:
-        DistillkitError: It has values that are not finite.
-    """
+def _refuse_non_finite(band: Tensor) -> None:
+    # A sum with a nan or an inf in it is not finite; it needs no mask of the band's size.
     if not math.isfinite(band.sum()):
         raise DistillkitError("the model's output has values that are not finite")
-    return full_range_luma(band) if channels == 1 else band
 
 
 def _is_batch(image: Any) -> bool:

@@ -180,7 +180,7 @@ def _count_tiles(length: int, tile: int, shared: int) -> int:
 
 
 def _balanced_side(length: int, count: int, shared: int) -> int:
-    """Compute the smallest side of so many equal tiles that cover a length."""
+    """Compute the smallest side with which ``count`` equal tiles cover a length."""
     return math.ceil((length + (count - 1) * shared) / count)
 
 

@@ -9,6 +9,7 @@ from distillkit.plugins.descriptors import MetricSpec
 from distillkit.plugins.hookspecs import hookimpl
 
 WITHOUT_REFERENCE = {"metric_order": "it judges an image by itself"}
+"""The contract test that metrics without a reference need not pass, and the reason."""
 
 
 @hookimpl

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TILE_OF_RESULT = 768
+DEFAULT_TILE = 768
 """Side of the default tile, in pixels of the result."""
 LEAST_WEIGHT = 1e-6
 """Not 0: a pixel that only one tile has keeps its value."""
@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 def default_tile(scale: int, size_multiple: int) -> int:
     """Choose the side of a tile, in input pixels."""
-    return max(TILE_OF_RESULT // scale, size_multiple)
+    return max(DEFAULT_TILE // scale, size_multiple)
 
 
 def plan_tiles(height: int, width: int, tile: int, size_multiple: int) -> Grid:
@@ -114,7 +114,7 @@ def _list_grids(
 
 
 def _tile_side(length: int, count: int, shared: int) -> int:
-    """Compute the smallest side of so many equal tiles that cover a length."""
+    """Compute the smallest side with which ``count`` equal tiles cover a length."""
     return math.ceil((length + (count - 1) * shared) / count)
 
 

@@ -135,7 +135,7 @@ def _time_fastest(work: Callable[[], object], device: torch.device, seconds: flo
     Args:
         work: What is timed.
         device: Where it works.
-        seconds: Calls go on until they took so long together.
+        seconds: The work is repeated until its calls took this long in all.
 
     Returns:
         Seconds.

@@ -15,11 +15,11 @@ from distillkit_bench.train import StageMeasurement, measure_stage
 
 FRACTIONS = (0.25, 0.375, 0.5)
 """Sides of the crops of dry steps, as shares of the recipe's."""
-LONG_MS = 20_000
+LONG_STEP_MS = 20_000
 """A first step that took longer is not repeated: little of it is warming up."""
-BENT = 0.05
-"""Where growth counts as linear: how far a measurement may lie below the line through its
-neighbors, relative to its value."""
+LINEAR_TOLERANCE = 0.05
+"""Growth counts as linear where the middle measurement lies no further below the line through the
+outer ones, relative to its value."""
 
 
 def choose_crops(
@@ -81,7 +81,7 @@ def extrapolate(values: Mapping[int, float], crop: int) -> float:
     if len(points) == 3:
         middle, value = points[1]
         sag = first + slope * (middle - low) - value
-        if sag > BENT * value:
+        if sag > LINEAR_TOLERANCE * value:
             curvature = (middle - low) * (high - middle)
             return line + sag * (pixels - low) * (pixels - high) / curvature
     if slope <= 0 or first - slope * low < 0:
@@ -219,7 +219,7 @@ def count_tensor_bytes(owners: Mapping[str, Any]) -> dict[str, int]:
 def _measure_dry_step(prepared: PreparedStage, crop_size: int) -> StageMeasurement:
     """Measure a first step; where it was short, measure three more instead."""
     first = measure_stage(prepared, crop_size, warmup=0, steps=1, breakdown=False)
-    if first.ms > LONG_MS:
+    if first.ms > LONG_STEP_MS:
         return first
     return measure_stage(prepared, crop_size, warmup=0, steps=3, breakdown=False)
 

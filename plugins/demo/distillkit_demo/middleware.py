@@ -1,4 +1,4 @@
-"""ASGI middleware between the network and the demo: whose requests, how many and how large."""
+"""ASGI middleware in front of the demo: it checks the sender, size and number of requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distillkit import MAX_SHOWN_PIXELS
 MAX_CALLS = 32
 """Calls for a photo that are open at once; one is worked on, the others wait."""
 MAP_BYTES = 4 * MAX_SHOWN_PIXELS
-"""Of the largest map behind a photo to save: a float32 for each pixel that a page shows."""
+"""Size of the largest tradeoff map behind a photo to save: a float32 for each pixel on the page."""
 
 _SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -38,10 +38,10 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class GuardMiddleware:
-    """Refuses strangers and crowds.
+    """Refuses requests by their sender, their size, or the number of those that wait.
 
-    Requests of other sites' pages are refused, and those that reached this machine by a name that
-    is not its own (DNS rebinding). So are photos that are too large, or too many at once.
+    A request of another site's page is refused, and one that was sent to a name that is not this
+    machine's (DNS rebinding). So are photos that are too large, or too many at once.
 
     Args:
         app: The demo.
@@ -116,10 +116,10 @@ class GuardMiddleware:
         if not text.isdigit():
             raise HTTPException(411, "a photo must come with its length")
         length = int(text)
-        most = self.max_upload
+        limit = self.max_upload
         if scope["path"] == "/save":
-            most += MAP_BYTES
-        if length > most:
+            limit += MAP_BYTES
+        if length > limit:
             megabytes = self.max_upload / 2**20
             raise HTTPException(
                 413, f"the file is larger than the {megabytes:g} MB that this demo takes"

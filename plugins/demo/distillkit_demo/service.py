@@ -28,6 +28,7 @@ MAX_DECODED_PIXELS = 100_000_000
 Size = tuple[int, int]
 """Width and height."""
 OnTile = Callable[[int, int], None]
+"""Called after each tile, with the number of tiles that are done and of all."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class Crop:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call of the page is answered with."""
+    """The response to a call of the page."""
 
     content: bytes
+    """A PNG, or bytes for each pixel, as the method says that made it."""
     size: Size
+    """Of the image in ``content``; of a photo that is opened, of the photo in its file."""
     frames: int = 1
     """Frames in the photo's file; only the first is restored."""
 

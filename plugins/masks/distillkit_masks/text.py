@@ -20,9 +20,9 @@ LINE_THRESHOLD = 0.6
 """Of the mean over a line of text."""
 SMALLEST_LINE = 24
 """Pixels that a line has at least."""
-SHRUNK = 1.5
-"""Networks of this kind mark the core of a line: its area over its outline, so many times, is the
-margin around it that belongs to the line."""
+UNCLIP_RATIO = 1.5
+"""The detector (DB) marks shrunken lines, here called cores. A core is grown by its area over its
+perimeter, times this."""
 
 
 class Text:
@@ -61,7 +61,7 @@ def _lines(probabilities: np.ndarray) -> np.ndarray:
         likely = probabilities[rows, columns][core].mean()
         if core.sum() < SMALLEST_LINE or likely < LINE_THRESHOLD:
             continue
-        margin = SHRUNK * core.sum() / _outline(core)
+        margin = UNCLIP_RATIO * core.sum() / _outline(core)
         reach = int(np.ceil(margin))
         apart = ndimage.distance_transform_edt(~np.pad(core, reach))
         y, x = rows.start - reach, columns.start - reach

@@ -94,11 +94,11 @@ def restore_video(
         bar = stack.enter_context(
             progress_bar(total=_count_frames(clip), unit="frame", desc=source.name, leave=False)
         )
-        frames = _FrameRestorer(restorer, tradeoffs, seed, steady)
+        frame_restorer = _FrameRestorer(restorer, tradeoffs, seed, steady)
         clock = _Clock(clip)
         for item in _read_frames_and_sound(clip, source):
             if isinstance(item, av.VideoFrame):
-                results = frames.restore(_to_upright_array(item), clock.tell(item))
+                results = frame_restorer.restore(_to_upright_array(item), clock.tell(item))
                 for writer, result in zip(writers, results, strict=True):
                     writer.write_frame(result, item.pts)
                 bar.update()
@@ -109,7 +109,7 @@ def restore_video(
                     writer.copy_sound(item, index)
         for writer in writers:
             writer.finish()
-        notes = [*_find_lost(clip), *_find_unused(tradeoffs, clock.end), *frames.notes()]
+        notes = [*_find_lost(clip), *_find_unused(tradeoffs, clock.end), *frame_restorer.notes()]
         return [f"{source} - {note}" for note in notes]
 
 
@@ -154,7 +154,7 @@ class _FrameRestorer:
         """Say where nothing was found in any frame that is to be faithful."""
         if self._found_something:
             return []
-        return [t.nothing_found for t in self._tradeoffs if isinstance(t, FaithfulMap)]
+        return [t.nothing_found_note for t in self._tradeoffs if isinstance(t, FaithfulMap)]
 
     def _tradeoff_of(self, tradeoff: Any, frame: np.ndarray, seconds: float) -> Any:
         if isinstance(tradeoff, Keyframes):
