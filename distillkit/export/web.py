@@ -134,7 +134,7 @@ def export_web(
 
 
 def _describe_page(student: Student, about: About) -> dict[str, Any]:
-    """Describe the student to the page's scripts.
+    """Return the settings of the page, as ``page.js`` lists them.
 
     Raises:
         DistillkitError: The student's images get their colors from their inputs.
@@ -157,11 +157,11 @@ def _describe_page(student: Student, about: About) -> dict[str, Any]:
         "tile": restorer.tile,
         "overlap": restorer.overlap,
         "tradeoff": student.fixed_tradeoff if student.variant is None else None,
-        "most_pixels": min(MAX_INPUT_PIXELS, MAX_SHOWN_PIXELS // scale**2),
-        "most_side": MAX_SHOWN_SIDE // scale,
-        "most_shown": MAX_SHOWN_PIXELS,
-        "most_side_shown": MAX_SHOWN_SIDE,
-        "finds": "",
+        "max_input_pixels": min(MAX_INPUT_PIXELS, MAX_SHOWN_PIXELS // scale**2),
+        "max_input_side": MAX_SHOWN_SIDE // scale,
+        "max_shown_pixels": MAX_SHOWN_PIXELS,
+        "max_shown_side": MAX_SHOWN_SIDE,
+        "findable": "",
         "examples": [],
     }
 

@@ -6,8 +6,8 @@
 const ONNXRUNTIME = {};
 const DEVICES = { webgpu: "on the graphics card (WebGPU)", wasm: "on the processor (WebAssembly)" };
 
-// The worker's script is onnxruntime-web followed by this function's text.
-function work() {
+// The worker's script is onnxruntime-web followed by the text of this function.
+function runWorker() {
   const TWO_GRAY_LEVELS = 2 / 255;
   const PROOF_SIDE = 48;
   let student = null;
@@ -228,9 +228,9 @@ function loadScript(name) {
   });
 }
 
-// One worker, which is asked for one thing at a time.
+// The student in a worker, which handles one message at a time.
 class Student {
-  // Chooses what runs the student, and tells: the address may name it ("?run=wasm").
+  // Chooses where the student computes; the address may name it ("?run=wasm"). Resolves to a sentence.
   async start() {
     const named = new URLSearchParams(location.search).get("run");
     if (named !== null && !(named in DEVICES)) {
@@ -256,7 +256,7 @@ class Student {
     return `${DEVICES.wasm}: ${why}.`;
   }
 
-  // Starts a worker. What asks for it while it starts waits for the same one.
+  // Starts a worker. Calls that come while it starts wait for the same one.
   load(provider) {
     this.end();
     this.provider = provider;
@@ -267,11 +267,11 @@ class Student {
   async startWorker(provider) {
     if (!ONNXRUNTIME[provider]) await loadScript(`${provider}.js`);
     const { script, module, wasm } = ONNXRUNTIME[provider];
-    const text = `${script}\n(${work})();`;
+    const text = `${script}\n(${runWorker})();`;
     const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     this.worker = new Worker(address);
     const { graph, ...settings } = STUDENT;
-    await this.ask({
+    await this.call({
       kind: "load", provider, module, wasm: await unpack(wasm), graph: await unpack(graph), settings,
     });
   }
@@ -282,14 +282,14 @@ class Student {
     this.loaded = null;
   }
 
-  async restore(question, { signal, progress }) {
+  async restore(input, { signal, progress }) {
     // A worker that computes hears nothing: it is ended, and the next call loads another one.
     const stop = () => this.end();
     try {
       await (this.loaded ?? this.load(this.provider));
       signal.throwIfAborted();
       signal.addEventListener("abort", stop);
-      return await this.ask({ kind: "restore", ...question }, progress);
+      return await this.call({ kind: "restore", ...input }, progress);
     } catch (error) {
       // One that failed may be broken. After an abort, it is another call's.
       if (!signal.aborted) this.end();
@@ -300,7 +300,7 @@ class Student {
     }
   }
 
-  ask(question, progress) {
+  call(message, progress) {
     const { worker } = this;
     return new Promise((resolve, reject) => {
       worker.onerror = (event) => reject(new Error(event.message || "the worker did not start"));
@@ -309,7 +309,7 @@ class Student {
         else if (data.kind === "failed") reject(new Error(data.text));
         else resolve(data.pixels);
       };
-      worker.postMessage(question);
+      worker.postMessage(message);
     });
   }
 }
@@ -358,7 +358,7 @@ function fillHidden(canvas) {
   return filled;
 }
 
-// ---- What the page asks for ----
+// ---- The backend, as page.js describes it ----
 
 const PNG_HEADER = 33;  // bytes of the signature and of the chunk IHDR
 // The chunk that says that colors are sRGB's: its length, its name, "perceptual", its CRC.

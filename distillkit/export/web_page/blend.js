@@ -2,6 +2,7 @@
 // pixel, so that slider and brush need no model.
 "use strict";
 
+// The tradeoffs that the page has images of.
 const NODES = STUDENT.tradeoff === null ? [0, 0.5, 1] : [STUDENT.tradeoff];
 const ONE = 65536;  // weights are integers, which are fast
 

@@ -8,9 +8,10 @@ class Comparison {
     this.cover = $("cover").getContext("2d");
     this.map = $("map").getContext("2d");
     this.cursor = { x: 0, y: 0 };
-    // Pixels that are blended in a frame. A larger picture is slow to change, however few of its
-    // pixels do: what moves is drawn on a cover, and the picture when nothing moves.
-    this.mostInFrame = 400_000;
+    // To change some pixels of a large canvas takes as long as to change all. So above this many
+    // pixels, changes are drawn coarsely on a small canvas over it, the cover, and on the canvas
+    // itself when nothing changes any more.
+    this.maxPixelsPerFrame = 400_000;
     this.dirty = null;  // the area to draw in the next frame
     this.covered = null;  // the area that is drawn on the cover
     this.blended = null;  // rows of it that are blended for the picture
@@ -77,7 +78,7 @@ class Comparison {
 
   // ---- Drawing ----
 
-  drawSoon(area = this.everywhere()) {
+  drawSoon(area = this.fullArea()) {
     this.dirty = union(this.dirty, area);
     this.frame ??= requestAnimationFrame(() => this.drawFrame());
   }
@@ -96,8 +97,8 @@ class Comparison {
   draw(changed) {
     if (!this.nodes.size || changed.width <= 0 || changed.height <= 0) return;
     const area = union(this.covered, changed);
-    const step = Math.ceil(Math.sqrt(area.width * area.height / this.mostInFrame));
-    if (this.width * this.height > this.mostInFrame) this.drawCover(area, step);
+    const step = Math.ceil(Math.sqrt(area.width * area.height / this.maxPixelsPerFrame));
+    if (this.width * this.height > this.maxPixelsPerFrame) this.drawCover(area, step);
     else putPixels(this.after, area, 1, (target) => this.blend(target, area));
     this.drawMap(area, step);
     $("value").value = this.tradeoff.toFixed(2);
@@ -120,12 +121,12 @@ class Comparison {
     this.blended = null;
   }
 
-  // Blends more rows of what is covered; once all are, the picture has them.
+  // Blends more rows of the covered area at full resolution; after the last, removes the cover.
   refine() {
     const { left, top, width, height } = this.covered;
     this.blended ??= { image: new ImageData(width, height), rows: 0 };
     const { image, rows } = this.blended;
-    const more = Math.min(height - rows, Math.ceil(this.mostInFrame / width));
+    const more = Math.min(height - rows, Math.ceil(this.maxPixelsPerFrame / width));
     const part = { left, top: top + rows, width, height: more };
     this.blend(image.data.subarray(4 * width * rows, 4 * width * (rows + more)), part);
     this.drawMap(part, 1);
@@ -182,8 +183,8 @@ class Comparison {
       return;
     }
     const image = new ImageData(this.width, this.height);
-    copyInto(image.data, this.nodes.get(node), this.width, this.everywhere(), 1);
-    if (this.opacity) this.applyOpacity(image.data, this.everywhere(), 1);
+    copyInto(image.data, this.nodes.get(node), this.width, this.fullArea(), 1);
+    if (this.opacity) this.applyOpacity(image.data, this.fullArea(), 1);
     this.before.putImageData(image, 0, 0);
   }
 
@@ -193,7 +194,7 @@ class Comparison {
     $("divider").setAttribute("aria-valuetext", `${Math.round(share)} % before, ${Math.round(100 - share)} % after`);
   }
 
-  everywhere() {
+  fullArea() {
     return { left: 0, top: 0, width: this.width, height: this.height };
   }
 
@@ -280,7 +281,7 @@ class Comparison {
   }
 
   showUndo() {
-    $("undo").disabled = !this.painting.former.length;
+    $("undo").disabled = !this.painting.undoStack.length;
     $("clear").disabled = this.painting.isEmpty;
   }
 

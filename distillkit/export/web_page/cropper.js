@@ -9,12 +9,12 @@ class Cropper {
     $("cropBox").addEventListener("keydown", (event) => this.moveByKey(event));
     $("cropBox").addEventListener("pointerdown", (event) => this.grab(event));
     $("cropBox").addEventListener("pointermove", (event) => this.drag(event));
-    $("useCrop").addEventListener("click", () => this.choose(this.crop()));
-    $("shrink").addEventListener("click", () => this.choose(shrunk(this.photo)));
+    $("useCrop").addEventListener("click", () => this.resolve(this.crop()));
+    $("shrink").addEventListener("click", () => this.resolve(shrunk(this.photo)));
   }
 
-  // Shows the photo, and answers with what is chosen.
-  ask(photo) {
+  // Shows the photo; resolves to the crop that is chosen.
+  open(photo) {
     this.photo = photo;
     this.center = { x: 0.5, y: 0.5 };
     fit($("cropper"), photo.width, photo.height);
@@ -25,7 +25,7 @@ class Cropper {
     const whole = shrunk(photo);
     $("shrink").textContent = `Shrink the full photo to ${whole.toWidth} x ${whole.toHeight}`;
     this.draw();
-    return new Promise((resolve) => { this.choose = resolve; });
+    return new Promise((resolve) => { this.resolve = resolve; });
   }
 
   // As large as can be restored, or a share of that, with the photo's proportions.
@@ -82,8 +82,8 @@ class Cropper {
 
 // How much of a photo's sides can be restored at once.
 function largestShare({ width, height }) {
-  const bySide = STUDENT.most_side / Math.max(width, height);
-  return Math.min(1, bySide, Math.sqrt(STUDENT.most_pixels / (width * height)));
+  const bySide = STUDENT.max_input_side / Math.max(width, height);
+  return Math.min(1, bySide, Math.sqrt(STUDENT.max_input_pixels / (width * height)));
 }
 
 // The full photo, shrunk to what can be restored.

@@ -1,22 +1,39 @@
 // The page: a photo is opened, restored at a few tradeoffs, looked at and downloaded.
 //
-// Before this script come `STUDENT`, what the page has to know of the student, and `backend`, what
-// restores. Its functions return promises:
-//   start()                                     gets ready, and tells what restores
-//   open(file)                                  the photo: {name, width, height, frames, overview}
-//   cut(photo, crop)                            the pixels of a crop, as they are restored
-//   restore(photo, crop, tradeoff, shown, task) the restored crop, RGB, of the size that is shown
-//   find(photo, crop, shown, task)              how much of each pixel is what STUDENT.finds names
-//   save(photo, crop, look, task)               a PNG, restored at {tradeoff, map, blended}
-// A task has a `signal` that aborts it, and is told of its `progress`.
+// `student.js` comes before this script and defines `STUDENT`, the settings of the page:
+//   title, promise, about             texts of the page
+//   accept                            types of files to choose from, as <input accept> takes them
+//   scale                             output size divided by input size
+//   tradeoff                          the tradeoff of a student that has only one, else null
+//   max_input_pixels, max_input_side  limits of a crop that is restored at once
+//   max_shown_pixels, max_shown_side  limits of a result on the page; a larger one is shown smaller
+//   findable                          what `backend.find` finds: "faces and text"; "" for nothing
+//   examples                          photos to choose from: [{name, alt, address}]
+//
+// `backend.js` restores. It has more settings in `STUDENT`, and defines `backend`, whose functions
+// return promises:
+//   start()                                      a sentence on where the student computes, or ""
+//   open(file, task)                             a photo
+//   cut(photo, crop, task)                       the crop before it is restored, to be drawn
+//   restore(photo, crop, tradeoff, shown, task)  the restored crop: bytes, RGB, of the size `shown`
+//   find(photo, crop, shown, task)               how strongly each pixel is found: bytes
+//   save(photo, crop, view, task)                the restored crop as a PNG
+// They take and return:
+//   photo {name, width, height, frames, overview}            `overview` is drawn, it may be smaller
+//   crop {left, top, width, height, toWidth, toHeight}       a part, and the size it is shrunk to
+//   shown {width, height}                                    the size of the picture on the page
+//   view {tradeoff, map, width, height, blended}             what the page shows: `map` has the
+//     tradeoff of each pixel, or is null; `blended()` returns the picture as ImageData
+//   task {signal, progress}                                  `signal` aborts; `progress` is called
+//     with {waiting}, the number of calls in front, or with {done, all}, tiles
 "use strict";
 
 function $(id) {
   return document.getElementById(id);
 }
 
-function clamp(value, least, most) {
-  return Math.min(Math.max(value, least), most);
+function clamp(value, min, max) {
+  return Math.min(Math.max(value, min), max);
 }
 
 // Where an event is on an element, as shares of its sides.
@@ -37,9 +54,9 @@ class Page {
     this.comparison = new Comparison();
     this.photo = null;
     this.crop = null;
-    this.controller = new AbortController();
-    this.reading = new AbortController();
-    this.running = null;
+    this.controller = new AbortController();  // of the action that runs
+    this.running = null;  // a promise of its end
+    this.readController = new AbortController();  // of the file that is read meanwhile
     $("file").addEventListener("change", () => this.chooseFile());
     for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => this.drop(event));
     $("find").addEventListener("click", () => this.run(() => this.find()));
@@ -57,8 +74,8 @@ class Page {
     const isFixed = STUDENT.tradeoff !== null;
     for (const id of ["tradeoffControl", "tools"]) $(id).hidden = isFixed;
     for (const option of $("compared").querySelectorAll("[value=realistic], [value=faithful]")) option.hidden = isFixed;
-    $("find").hidden = isFixed || !STUDENT.finds;
-    $("find").textContent = `Keep ${STUDENT.finds} faithful`;
+    $("find").hidden = isFixed || !STUDENT.findable;
+    $("find").textContent = `Keep ${STUDENT.findable} faithful`;
     for (const { name, alt, address } of STUDENT.examples) {
       const image = Object.assign(document.createElement("img"), { src: address, alt });
       const button = document.createElement("button");
@@ -75,9 +92,9 @@ class Page {
     this.say("Open a photo to begin.");
   }
 
-  // Runs what a person asked for; what they asked for before is given up.
+  // Runs an action of the user; the one before is aborted.
   run(action) {
-    this.reading.abort();
+    this.readController.abort();
     this.controller.abort();
     this.controller = new AbortController();
     this.running = this.finish(action, this.controller.signal);
@@ -109,17 +126,17 @@ class Page {
     if (event.type === "drop" && file && !$("file").disabled) this.read(file.name, file);
   }
 
-  // Reads a photo's file, or one on its way, beside what runs, which goes on where this is no photo.
+  // Reads a file, or a promise of one, while the action before goes on. Only a photo ends that action.
   async read(name, file) {
-    this.reading.abort();
-    const { signal } = this.reading = new AbortController();
+    this.readController.abort();
+    const { signal } = this.readController = new AbortController();
     this.say(`Reading ${name} ...`);
     try {
       const photo = await backend.open(await file, { signal, progress: () => {} });
       if (!signal.aborted) await this.run(() => this.open(photo));
     } catch (error) {
       if (!signal.aborted) this.say(error.message, true);
-      await this.running;  // which says something else when it ends
+      await this.running;  // it writes another status when it ends
       if (!signal.aborted) this.say(error.message, true);
     }
   }
@@ -136,7 +153,7 @@ class Page {
     const { signal } = this.controller;
     this.show("cropper", "cropping");
     this.say("This photo is large. Choose what to restore of it.");
-    const crop = await this.cropper.ask(this.photo);
+    const crop = await this.cropper.open(this.photo);
     if (!signal.aborted) await this.restore(crop);
   }
 
@@ -214,16 +231,16 @@ class Page {
   async find() {
     const { photo, crop, comparison } = this;
     const { signal } = this.controller;
-    this.say(`Looking for ${STUDENT.finds} ...`);
+    this.say(`Looking for ${STUDENT.findable} ...`);
     const shown = { width: comparison.width, height: comparison.height };
     const strengths = await backend.find(photo, crop, shown, this.task(1));
     if (signal.aborted) return;
     if (!strengths.some((strength) => strength)) {
-      this.say(`There is nothing to keep faithful: no ${STUDENT.finds} found.`);
+      this.say(`There is nothing to keep faithful: no ${STUDENT.findable} found.`);
       return;
     }
     comparison.paintFound(strengths);
-    this.say(`What was found is painted faithful: ${STUDENT.finds}.`);
+    this.say(`What was found is painted faithful: ${STUDENT.findable}.`);
   }
 
   // ---- The download: the final tradeoffs go through the model once ----
@@ -235,12 +252,12 @@ class Page {
     const map = painting.isEmpty ? null : painting.toMap(tradeoff);
     const blended = () => {
       const image = new ImageData(comparison.width, comparison.height);
-      comparison.blend(image.data, comparison.everywhere());
+      comparison.blend(image.data, comparison.fullArea());
       return image;
     };
     this.say("Restoring for the download ...");
-    const look = { tradeoff, map, width: comparison.width, height: comparison.height, blended };
-    const png = await backend.save(photo, crop, look, this.task(1));
+    const view = { tradeoff, map, width: comparison.width, height: comparison.height, blended };
+    const png = await backend.save(photo, crop, view, this.task(1));
     if (signal.aborted) return;
     const kind = map ? "painted" : `t${tradeoff}`;
     const name = `${photo.name.replace(/\.[^.]*$/, "")}_restored_${kind}.png`;
@@ -256,8 +273,8 @@ class Page {
 
 // As large as a picture, or as large as is shown of it.
 function sizeShown(width, height) {
-  const bySide = STUDENT.most_side_shown / Math.max(width, height);
-  const factor = Math.min(1, bySide, Math.sqrt(STUDENT.most_shown / (width * height)));
+  const bySide = STUDENT.max_shown_side / Math.max(width, height);
+  const factor = Math.min(1, bySide, Math.sqrt(STUDENT.max_shown_pixels / (width * height)));
   return { width: Math.max(1, Math.floor(factor * width)), height: Math.max(1, Math.floor(factor * height)) };
 }
 

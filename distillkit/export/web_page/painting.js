@@ -1,7 +1,8 @@
 // A painting: how much a brush has covered each pixel, and with which tradeoff.
 "use strict";
 
-const MOST_UNDO = 10;
+const MAX_UNDO = 10;
+// The state of a pixel: how much it is covered, 0 ... 255, plus FAITHFUL if by the faithful brush.
 const FAITHFUL = 256;
 const STATES = 512;
 
@@ -9,9 +10,8 @@ class Painting {
   constructor(width, height) {
     this.width = width;
     this.height = height;
-    // How much a pixel is covered, 0 ... 255, and FAITHFUL if by the faithful brush.
     this.states = new Uint16Array(width * height);
-    this.former = [];
+    this.undoStack = [];
   }
 
   // The tradeoff of a pixel where the slider is at `base`.
@@ -30,11 +30,11 @@ class Painting {
   }
 
   remember() {
-    this.former = [...this.former, this.states.slice()].slice(-MOST_UNDO);
+    this.undoStack = [...this.undoStack, this.states.slice()].slice(-MAX_UNDO);
   }
 
   undo() {
-    if (this.former.length) this.states = this.former.pop();
+    if (this.undoStack.length) this.states = this.undoStack.pop();
   }
 
   clear() {
@@ -65,10 +65,9 @@ class Painting {
   }
 
   areaWithin(left, top, right, bottom) {
-    const inside = (value, most) => Math.min(Math.max(value, 0), most);
-    const area = { left: inside(Math.floor(left), this.width), top: inside(Math.floor(top), this.height) };
-    area.width = inside(Math.ceil(right), this.width) - area.left;
-    area.height = inside(Math.ceil(bottom), this.height) - area.top;
+    const area = { left: clamp(Math.floor(left), 0, this.width), top: clamp(Math.floor(top), 0, this.height) };
+    area.width = clamp(Math.ceil(right), 0, this.width) - area.left;
+    area.height = clamp(Math.ceil(bottom), 0, this.height) - area.top;
     return area;
   }
 
@@ -78,7 +77,7 @@ class Painting {
       for (let column = area.left; column < area.left + area.width; column++) {
         const distance = Math.hypot(column + 0.5 - x, row + 0.5 - y) / radius;
         // The inner half of a brush paints wholly; from there it fades.
-        const strength = Math.round(255 * Math.min(Math.max(2 - 2 * distance, 0), 1));
+        const strength = Math.round(255 * clamp(2 - 2 * distance, 0, 1));
         if (strength) this.paint(tool, row * this.width + column, strength);
       }
     }

@@ -153,13 +153,13 @@ class DemoApp:
             "accept": "image/*,.tif,.tiff",
             "scale": restorer.scale,
             "tradeoff": student.fixed_tradeoff if student.variant is None else None,
-            "most_pixels": max_pixels,
+            "max_input_pixels": max_pixels,
             # A canvas shows the result only; the server restores any side.
-            "most_side": max_pixels,
-            "most_shown": MAX_SHOWN_PIXELS,
-            "most_side_shown": MAX_SHOWN_SIDE,
-            "most_bytes": max_upload,
-            "finds": " and ".join(self.service.found_names),
+            "max_input_side": max_pixels,
+            "max_shown_pixels": MAX_SHOWN_PIXELS,
+            "max_shown_side": MAX_SHOWN_SIDE,
+            "max_file_bytes": max_upload,
+            "findable": " and ".join(self.service.found_names),
             "examples": [
                 {"name": name, "alt": EXAMPLES[name].alt, "address": f"examples/{name}"}
                 for name in self.examples

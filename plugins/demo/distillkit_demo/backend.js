@@ -1,5 +1,6 @@
-// Restores by the server that this page came from. Every call sends the photo's file, so that the
-// server keeps nothing. It answers with lines of JSON about its progress, and then with bytes.
+// Restores on the server that this page came from. Every call sends the photo's file, so that the
+// server keeps nothing. The server answers with a line of JSON for each report of its progress; the
+// last line has the `size` of the result, whose bytes follow, or says why it `failed`.
 "use strict";
 
 async function call(path, parts, { signal, progress }) {
@@ -64,9 +65,9 @@ const backend = {
   },
 
   async open(file, task) {
-    if (file.size > STUDENT.most_bytes) {
-      const most = (STUDENT.most_bytes / 2 ** 20).toFixed(1);
-      throw new Error(`${file.name} is larger than the ${most} MB that this page takes.`);
+    if (file.size > STUDENT.max_file_bytes) {
+      const limit = (STUDENT.max_file_bytes / 2 ** 20).toFixed(1);
+      throw new Error(`${file.name} is larger than the ${limit} MB that this page takes.`);
     }
     const { width, height, frames, bytes } = await call("photo", [file], task);
     return { file, name: file.name, width, height, frames, overview: await bitmap(bytes) };

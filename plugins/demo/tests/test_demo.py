@@ -128,7 +128,7 @@ def test_what_plugins_find_is_told_for_each_pixel_that_is_shown(monkeypatch):
     install_finder(monkeypatch)
     with serving(student_with_tradeoff()) as (_, address):
         client = DemoClient(address)
-        assert '"finds": "bright"' in client.request("GET", "/student.js").text
+        assert '"findable": "bright"' in client.request("GET", "/student.js").text
         picture = Image.new("RGB", (40, 30))
         picture.paste("white", (10, 5, 20, 15))
         file = io.BytesIO()
@@ -145,7 +145,7 @@ def test_without_masks_there_is_nothing_to_find(monkeypatch):
     install_plugins(monkeypatch)
     with serving(student_with_tradeoff()) as (_, address):
         client = DemoClient(address)
-        assert '"finds": ""' in client.request("GET", "/student.js").text
+        assert '"findable": ""' in client.request("GET", "/student.js").text
         assert client.call("/find", photo(), crop=full(30, 20), shown="60,40").failed
 
 

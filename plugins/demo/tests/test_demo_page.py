@@ -132,7 +132,7 @@ def test_a_large_result_is_blended_roughly_at_once_and_then_exactly(page, restor
         const { comparison } = page;
         const { blend } = comparison;
         window.drawn = [];
-        comparison.mostInFrame = 4000;
+        comparison.maxPixelsPerFrame = 4000;
         comparison.blend = (target, area, step = 1) => {
             drawn.push([step, area.width * area.height]);
             blend.call(comparison, target, area, step);
@@ -160,7 +160,7 @@ def test_a_stroke_on_a_large_result_is_drawn_where_it_is_and_then_exactly(page, 
     page.fill("#size", "10")
     before = pixels(page)
     page.evaluate("""() => {
-        page.comparison.mostInFrame = 4000;
+        page.comparison.maxPixelsPerFrame = 4000;
         page.comparison.refine = () => {};
     }""")
     page.mouse.click(*point(page, 0.5, 0.5))
@@ -282,7 +282,7 @@ def test_a_second_finger_paints_nothing(phone):
     touch("touchMove", first, (second[0], second[1] - 9))
     touch("touchEnd")
     assert np.array_equal(pixels(phone), one_finger)
-    assert phone.evaluate("page.comparison.painting.former.length") == 1
+    assert phone.evaluate("page.comparison.painting.undoStack.length") == 1
 
 
 def test_what_is_found_is_painted_faithful_and_can_be_taken_away(page, restorer):
