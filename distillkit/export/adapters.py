@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distillkit.diffusion.model import RestorationModel
+from distillkit.export.source import About
 from distillkit.inference.student import Student, build_base_model
 
 Value = TypeVar("Value")
@@ -26,8 +27,6 @@ STAGES = ("stage1", "stage2")
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file that ``load_lora_adapter`` and ``load_lora_weights`` of diffusers look for."""
 
-About = Mapping[str, Any]
-"""The ``distillkit.json`` of a student."""
 LoadStudent = Callable[[float], Student]
 """Makes the student at a tradeoff from the base model and the adapter files."""
 BuildModel = Callable[[], RestorationModel]

@@ -15,8 +15,7 @@ import torch
 
 from distillkit.console import progress_bar
 from distillkit.errors import DistillkitError
-from distillkit.export.adapters import About
-from distillkit.export.source import load_export_source
+from distillkit.export.source import About, load_export_source
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.student import Student, load_student
 from distillkit.objectives.adapter_scaling import AdapterScaling

@@ -23,11 +23,11 @@ from torch import Tensor
 from distillkit.console import progress_bar
 from distillkit.errors import DistillkitError, first_line
 from distillkit.evaluation.metric_rows import read_metric_rows
-from distillkit.export.adapters import About, LoadStudent, write_adapters
+from distillkit.export.adapters import LoadStudent, write_adapters
 from distillkit.export.card_metadata import StudentFacts
 from distillkit.export.card_pictures import SHOWN_TRADEOFFS, copy_curves, write_strip
 from distillkit.export.model_card import model_card
-from distillkit.export.source import load_export_source
+from distillkit.export.source import About, load_export_source
 from distillkit.files.atomic import atomic_dir
 from distillkit.inference.restorer import Restorer
 from distillkit.inference.student import (

@@ -23,8 +23,8 @@ from distillkit.adapters import LoRAAdapter
 from distillkit.console import progress_bar
 from distillkit.diffusion.model import ModelInput
 from distillkit.errors import DistillkitError, first_line
-from distillkit.export.adapters import About
 from distillkit.export.folder import TOLERANCE
+from distillkit.export.source import About
 from distillkit.files.atomic import (
     check_writable,
     explain_disk_errors,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from distillkit.inference.student import (
     student_folder,
 )
 
+About = Mapping[str, Any]
+"""The content of the ``distillkit.json`` in a student's folder."""
+
 
 class ExportSource(NamedTuple):
     """A student to export, and where it comes from."""
@@ -24,7 +28,7 @@ class ExportSource(NamedTuple):
     folder: Path
     """The student's folder in it."""
     about: dict[str, Any]
-    """The content of ``distillkit.json`` in the student's folder."""
+    """As :data:`About`; an export changes it."""
     student: Student
 
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distillkit.errors import DistillkitError, first_line
-from distillkit.export.adapters import About
 from distillkit.export.onnx import export_onnx
-from distillkit.export.source import load_export_source
+from distillkit.export.source import About, load_export_source
 from distillkit.files.atomic import atomic_dir, scratch_folder
 from distillkit.inference.image_types import read_picture
 from distillkit.inference.restorer import Restorer
