@@ -21,7 +21,11 @@ class RecipeError(DistillkitError):
 
 
 class PluginError(DistillkitError):
-    """A plugin that is missing, broken, ambiguous, or lacks what is asked of it."""
+    """A plugin that is missing, broken, ambiguous, or does not offer what a recipe names."""
+
+
+class SettingsError(PluginError):
+    """Options that a plugin's component does not take, or that it needs and did not get."""
 
 
 class DataError(DistillkitError):

@@ -217,7 +217,7 @@ DAMAGE = {
     "a newer key of stage 2": (_with(1, "stage2", "new"), "stage2.new - unknown key"),
     "a newer value": (_with("x", "stage2", "variant"), "stage2.variant - expected"),
     "a newer adapter": (_with("x", "stage1", "adapter", "kind"), "stage1.adapter.kind - expected"),
-    "a newer option": (_with(1, "student", "new"), "does not take these settings: new - unknown"),
+    "a newer option": (_with(1, "student", "new"), "with these settings: new - unknown"),
     "no seed": (_without("seed"), "seed - missing"),
     "a huge seed": (_with(10**30, "seed"), "seed - must be"),
     "no student": (_with({}, "student"), "student.use - missing"),

@@ -242,7 +242,10 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
             "two results of a.png would be written there; name each input once, and each tradeoff",
         ),
         (["a.png", "-o", "out", *MODEL, "--set", "seed"], "a string needs quotes"),
-        (["a.png", "-o", "out", *MODEL, "--set", "sed=1"], 'did you mean "seed"'),
+        (
+            ["a.png", "-o", "out", *MODEL, "--set", "sed=1"],
+            'sed - unknown key; did you mean "seed"?; set them by --set KEY=VALUE',
+        ),
         (["a.png", "-o", "out", *MODEL, "--color-fix", "sepia"], "no such color fix"),
         (["a.png", "-o", "out", *MODEL, "--device", "abacus"], "device abacus cannot be used"),
         (["a.png", "-o", "out", "--model", "toy/faithfull"], 'did you mean "toy/faithful"'),

@@ -156,7 +156,7 @@ def test_all_images_that_do_not_fit_are_named_at_once(compare, folders):
         (
             ("--metrics", "niqe", "--set", "niqe.file='a'"),
             ["sharp"],
-            "niqe does not take these settings: file - unknown key",
+            "niqe cannot be built with these settings: file - unknown key",
         ),
         (
             ("--combine", "sharp,shrap"),

@@ -17,7 +17,7 @@ import typer
 from distillkit.cli.arguments import Device, parse_settings, parse_tradeoffs
 from distillkit.cli.exit_codes import ExitCode
 from distillkit.console import logger, progress_bar
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, SettingsError
 from distillkit.inference.files import (
     IMAGE_FILES,
     Existing,
@@ -358,7 +358,12 @@ def _load_restorer(
     from distillkit.inference.restorer import Restorer
 
     if model is not None:
-        return Restorer.from_model(model, settings, device, progress=True, **options)
+        try:
+            return Restorer.from_model(model, settings, device, progress=True, **options)
+        except SettingsError as e:
+            raise SettingsError(
+                f"{e}; set them by --set KEY=VALUE, a text in quotes: --set 'weights=\"x.pth\"'"
+            ) from e
     assert run is not None
     return Restorer.from_pretrained(run, device, progress=True, **options)
 

@@ -425,7 +425,10 @@ def find_student(path: Path | str, **options: Any) -> Path:
     names = [student.name for student in list_trained(plugins)]
     remedy = did_you_mean(str(path), names)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise DistillkitError(f"{path} - no such folder{remedy}")
+        raise DistillkitError(
+            f"{path} - no such folder; give a run's folder, an exported one, plugin/name of a "
+            f"trained student, or owner/name of a Hub repository{remedy}"
+        )
     from huggingface_hub import snapshot_download
 
     patterns = ["model_index.json", "student/*", "*.md"]

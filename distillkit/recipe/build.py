@@ -15,7 +15,7 @@ from distillkit.data.degradation import Degradation
 from distillkit.data.evaluation_pairs import PlannedPair, evaluation_pairs
 from distillkit.data.sources import Columns, HubDataset, Source
 from distillkit.diffusion.model import DiffusionModel, RestorationModel
-from distillkit.errors import DistillkitError, PluginError, RecipeError, WeightsError
+from distillkit.errors import DistillkitError, PluginError, RecipeError, SettingsError, WeightsError
 from distillkit.files.weights import WeightFile
 from distillkit.objectives.adapter_scaling import (
     AdapterScaling,
@@ -211,13 +211,15 @@ def read_settings(spec: Spec, settings: Mapping[str, Any]) -> Options:
     """Make a component's options of plain values.
 
     Raises:
-        PluginError: It does not take them.
+        SettingsError: A key is missing or unknown, or has a wrong value.
     """
     try:
         return spec.config(**settings)
     except ValidationError as e:
         problems = explain_all(e, spec.config.model_fields)
-        raise PluginError(f"{spec.full_name} does not take these settings: {problems}") from None
+        raise SettingsError(
+            f"{spec.full_name} cannot be built with these settings: {problems}"
+        ) from None
 
 
 def _build_with_settings(spec: Spec, settings: Mapping[str, Any], device: Device) -> Any:
