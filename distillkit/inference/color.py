@@ -71,7 +71,7 @@ def fix_colors(restored: np.ndarray, lq: np.ndarray, fix: ColorFix) -> None:
 
 
 def fix_8_bit_colors(restored: Tensor, lq: Tensor, fix: ColorFix) -> Tensor:
-    """Give a restored image the colors of its input, as :func:`fix_colors` does to a file's.
+    """Return a restored image with the colors of its input: :func:`fix_colors` for 8-bit tensors.
 
     Args:
         restored: (1, 3, scale h, scale w), uint8.

@@ -22,21 +22,21 @@ def restore_full_image(
     device: torch.device | str,
     tile: int | None = None,
 ) -> Tensor:
-    """Restore an image as a user's is restored: in tiles where it has more pixels than one.
+    """Restore an image of any size, in the tiles of a :class:`~distillkit.Restorer`.
 
-    An image of one tile is seen by the model as it is. So the model takes no more memory than for a
-    tile, whatever the size of a held-out image.
+    An image that is no larger than a tile is restored at once. The model needs the memory of one
+    tile, whatever the size of the image.
 
     Args:
         student: What restores, on ``device``.
-        inputs: One image (1, 3, h, w).
+        inputs: One image (1, 3, h, w) in [-1, 1].
         tradeoff: The tradeoff of the student; None: its fixed one.
-        generator: The generator of the draws, in the order of the tiles.
+        generator: Of the student's draws; tiles draw from it one after the other.
         device: Where the model runs.
         tile: Side in input pixels; default as a restorer's.
 
     Returns:
-        The image (1, 3, scale h, scale w), on the CPU.
+        The image (1, 3, scale h, scale w) in [-1, 1], on the CPU.
     """
     model = student.model
     tile = tile or default_tile(model.scale, model.size_multiple)

@@ -1,4 +1,4 @@
-"""Bring the kinds of images that callers hand in to one form, and results back to their kind."""
+"""Convert images of every supported type to arrays, and results back to that type."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from distillkit.errors import DataError
 from distillkit.files.images import ImageSource, decode_with_alpha, to_float, to_pil
 
 OneImage = ImageSource | np.ndarray | Tensor
-Back = Callable[[np.ndarray], Any]
-"""Turns an array like that of :func:`as_array` into an image of the kind that was handed in."""
+ConvertBack = Callable[[np.ndarray], Any]
+"""Converts an array like that of :func:`as_array` to the type of the image that was given."""
 
 _VALUE_SLACK = 1e-3
 """How far a float image may be outside of [0, 1]."""
 _VALUES = "C being 1, 3 or 4, of uint8, uint16 or float in [0, 1]"
 
 
-def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
-    """Bring an image to the form that is restored.
+def as_array(image: OneImage) -> tuple[np.ndarray, ConvertBack]:
+    """Convert an image to an array.
 
     Args:
         image: A PIL image, a file or its content; an array (h, w), (h, w, 1), (h, w, 3) or
@@ -33,8 +33,8 @@ def as_array(image: OneImage) -> tuple[np.ndarray, Back]:
 
     Returns:
         An array (h, w, C), uint8, uint16 or float32 in [0, 1], where C is 1 (gray), 2 (gray and
-        opacity), 3 (RGB) or 4 (RGB and opacity); and what turns such an array into an image of the
-        kind that was given. Files become PIL images.
+        opacity), 3 (RGB) or 4 (RGB and opacity); and a function that converts such an array back to
+        the type of ``image``, for a file to a PIL image.
 
     Raises:
         DataError: It is no such image, or a float image with values that are not finite or
@@ -87,7 +87,7 @@ def _decode(source: ImageSource) -> np.ndarray:
     return np.concatenate(channels, axis=2)
 
 
-def _from_tensor(image: Tensor) -> tuple[np.ndarray, Back]:
+def _from_tensor(image: Tensor) -> tuple[np.ndarray, ConvertBack]:
     is_float = image.is_floating_point()
     known_type = is_float or image.dtype in (torch.uint8, torch.uint16)
     if image.dim() != 3 or image.shape[0] not in (1, 3, 4) or not known_type:
@@ -107,7 +107,7 @@ def _from_tensor(image: Tensor) -> tuple[np.ndarray, Back]:
     return array, back
 
 
-def _from_numpy(image: np.ndarray) -> tuple[np.ndarray, Back]:
+def _from_numpy(image: np.ndarray) -> tuple[np.ndarray, ConvertBack]:
     is_plane = image.ndim == 2
     is_float = image.dtype.kind == "f"
     array = image[..., None] if is_plane else image

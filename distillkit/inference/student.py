@@ -45,7 +45,9 @@ from distillkit.recipe.schema import (
 from distillkit.tradeoff import FAITHFUL, REALISTIC, check_tradeoff
 
 FORMAT = 2
+"""Of :data:`ABOUT`; a student of another format is refused."""
 ABOUT = "distillkit.json"
+"""The file that describes a student, in its folder."""
 MERGED = "network.safetensors"
 """The file of a student merged at one tradeoff: all weights of its ``stage1_network``."""
 

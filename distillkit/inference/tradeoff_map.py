@@ -23,6 +23,7 @@ from distillkit.tradeoff import FAITHFUL, REALISTIC
 NODES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Tradeoffs to interpolate between."""
 ASPECT_TOLERANCE = 0.02
+"""Relative difference that the proportions of a map and of its image may have."""
 
 
 def is_map(tradeoff: Any) -> bool:

@@ -133,12 +133,12 @@ def restore(restorer: Restorer, image: Tensor, tradeoff: float, mask: Tensor | N
     return torch.stack(restored).movedim(1, 3)
 
 
-def _one_each(mask: Tensor, images: int) -> Tensor:
-    if len(mask) not in (1, images):
+def _one_each(mask: Tensor, count: int) -> Tensor:
+    if len(mask) not in (1, count):
         raise StudentError(
-            f"There are {images} images and {len(mask)} masks. Give one mask, or one for each."
+            f"There are {count} images and {len(mask)} masks. Give one mask, or one for each."
         )
-    return mask.expand(images, -1, -1)
+    return mask.expand(count, -1, -1)
 
 
 def _combine(tradeoff: float, mask: Tensor) -> Tensor | float:

@@ -1,4 +1,4 @@
-"""Bring the kinds of pictures that callers hand in to one form, and results back to their kind."""
+"""Convert pictures of every supported type to arrays, and results back to that type."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from distillkit_runtime.errors import RestoreError
 from distillkit_runtime.pictures import Source, as_picture, read_array
 
-Back = Callable[[np.ndarray], Any]
-"""Turns an array like that of :func:`as_array` into a picture of the kind that was handed in."""
+ConvertBack = Callable[[np.ndarray], Any]
+"""Converts an array like that of :func:`as_array` to the type of the picture that was given."""
 _VALUE_SLACK = 1e-3
 """How far a float array may be outside of [0, 1]."""
 
 
-def as_array(image: Source | np.ndarray) -> tuple[np.ndarray, Back]:
-    """Bring a picture to the form that is restored.
+def as_array(image: Source | np.ndarray) -> tuple[np.ndarray, ConvertBack]:
+    """Convert a picture to an array.
 
     Args:
         image: A PIL image, a file or its content; or an array (h, w), (h, w, 1), (h, w, 3) or
@@ -25,7 +25,8 @@ def as_array(image: Source | np.ndarray) -> tuple[np.ndarray, Back]:
 
     Returns:
         An array (h, w, C), uint8, uint16 or float32 in [0, 1], where C is 1 (gray), 2 (gray and
-        opacity), 3 (RGB) or 4 (RGB and opacity); and the way back.
+        opacity), 3 (RGB) or 4 (RGB and opacity); and a function that converts such an array back to
+        the type of ``image``, for a file to a PIL image.
 
     Raises:
         RestoreError: It is no such picture.
@@ -38,7 +39,7 @@ def as_array(image: Source | np.ndarray) -> tuple[np.ndarray, Back]:
     raise RestoreError(f"expected a PIL image, an array or a file, got a {kind}")
 
 
-def _from_numpy(image: np.ndarray) -> tuple[np.ndarray, Back]:
+def _from_numpy(image: np.ndarray) -> tuple[np.ndarray, ConvertBack]:
     is_plane = image.ndim == 2
     is_float = image.dtype.kind == "f"
     array = image[..., None] if is_plane else image

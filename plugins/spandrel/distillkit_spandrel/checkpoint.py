@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from distillkit import PluginError, WeightsError, atomic_file
 from distillkit_spandrel.recognition import Network, recognize
 
-LEAST_SIDE = 16
+MIN_SIDE = 16
+"""Pixels of a side of the image that networks are compared on; more where a network needs it."""
 SMOOTH = 4
-"""Pixels between the random numbers of an image that networks are tried on."""
+"""Pixels between the random numbers of that image."""
 TOLERANCE = 1e-4
 """How far, of a range of 1, spandrel's image of a written file may be from the expected one."""
 
@@ -41,7 +42,7 @@ def probe_image(descriptor: Network) -> Tensor:
     reach 45), where the rounding of float32 alone counts as another image.
     """
     needs = descriptor.size_requirements
-    side = needs.multiple_of * math.ceil(max(LEAST_SIDE, needs.minimum) / needs.multiple_of)
+    side = needs.multiple_of * math.ceil(max(MIN_SIDE, needs.minimum) / needs.multiple_of)
     width = side
     if not needs.square:
         width += needs.multiple_of

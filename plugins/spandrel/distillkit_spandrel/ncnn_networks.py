@@ -19,8 +19,8 @@ from distillkit_spandrel.trainable import expand_convolution
 SPAN_MEAN = (0.4488, 0.4371, 0.4040)
 SPAN_RANGE = 255.0
 """What spandrel subtracts of and multiplies SPAN's input by; its checkpoints do not hold them."""
-SAME = 1e-4
-"""How far from it a mean may be."""
+MEAN_TOLERANCE = 1e-4
+"""How far a network's own mean may be from it, or from 0."""
 SPAN_CONVOLUTIONS = 22
 ESRGAN_BLOCK = 15
 """Convolutions in a block."""
@@ -164,9 +164,9 @@ def _read_normalization(graph: Graph, first: Layer) -> tuple[float, Tensors]:
     mean = -black / span
     factor = float(span[0])
     own = torch.tensor(SPAN_MEAN, dtype=torch.float64)
-    if (mean - own).abs().max() <= SAME:
+    if (mean - own).abs().max() <= MEAN_TOLERANCE:
         return factor / SPAN_RANGE, {}
-    if mean.abs().max() <= SAME:
+    if mean.abs().max() <= MEAN_TOLERANCE:
         return factor, {"no_norm": torch.zeros(1)}
     subtracted = ", ".join(f"{value:.4g}" for value in mean)
     raise first.refusal(

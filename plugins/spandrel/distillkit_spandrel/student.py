@@ -18,8 +18,8 @@ from distillkit_spandrel.options import StudentOptions
 from distillkit_spandrel.recognition import Network, read_network, recognize
 from distillkit_spandrel.trainable import check_gradient, make_trainable, to_checkpoint
 
-SAME = 1e-4
-"""How far two images, of a range of 1, may be apart that count as the same."""
+TOLERANCE = 1e-4
+"""Two images in [0, 1] count as equal up to this difference, absolute or relative."""
 
 
 class Student(RestorationModel):
@@ -109,7 +109,7 @@ class Student(RestorationModel):
         both = torch.cat([image.flip(3), image])
         try:
             return _same(self._call(self.network, both)[1:], alone)
-        # How a network fails at a second image is its own affair.
+        # A network that takes one image only may raise anything.
         except Exception:
             return False
 
@@ -168,7 +168,7 @@ def _list_differences(network: nn.Module, found: nn.Module) -> str:
 def _same(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    return torch.allclose(one, other, atol=SAME, rtol=SAME)
+    return torch.allclose(one, other, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def _pad(images: Tensor, descriptor: Network) -> Tensor:

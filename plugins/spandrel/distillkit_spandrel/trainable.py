@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from distillkit import PluginError
 
-SHARE = 1e-3
-"""How much the check's step shall change its loss, as a share of the image's deviation."""
+STEP = 1e-3
+"""By how much a step of :func:`check_gradient` should change its loss, as a share of the standard
+deviation of the image."""
 TOLERANCE = 0.3
 """How far that change may be from the gradient's prediction, as a share of it."""
 PERTURBATION = 1e-2
-"""Deviation of what is added to weights that no gradient reaches."""
+"""Standard deviation of the noise that is added to weights without a gradient."""
 
 
 class PartialConvolution(nn.Module):
@@ -173,7 +174,7 @@ def check_gradient(
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     except RuntimeError as e:
         raise PluginError(f"{source} cannot be trained in evaluation mode: {e}") from e
-    expected = SHARE * float(image.detach().std())
+    expected = STEP * float(image.detach().std())
     with torch.no_grad():
         # A step down and one up: what bends the loss, as weights of sharp networks do, cancels.
         _step(weights, gradients, expected, generator)
@@ -195,7 +196,7 @@ def _step(
     expected: float,
     generator: torch.Generator,
 ) -> None:
-    """Step down the gradient as far as shall change the loss by ``expected``.
+    """Step down the gradient as far as should lower the loss by ``expected``.
 
     Weights without a gradient are perturbed.
     """

@@ -75,17 +75,18 @@ class Steadier:
             self._source, self._residuals = current, residuals
             return list(results)
         static = np.clip(2 - local_change(current, self._source) / TOLERANCE, 0, 1)
-        past = (self._keep * static)[..., None]
-        self._source = _blend(self._source, current, past)
+        weight = (self._keep * static)[..., None]
+        self._source = _blend(self._source, current, weight)
         scale = faithful.shape[0] // source.shape[0]
-        past = past.repeat(scale, 0).repeat(scale, 1)
+        weight = weight.repeat(scale, 0).repeat(scale, 1)
         pairs = zip(self._residuals, residuals, strict=True)
-        self._residuals = [_blend(before, residual, past) for before, residual in pairs]
+        self._residuals = [_blend(before, residual, weight) for before, residual in pairs]
         return [_to_uint8(faithful + residual) for residual in self._residuals]
 
 
-def _blend(before: np.ndarray, now: np.ndarray, past: np.ndarray) -> np.ndarray:
-    blended: np.ndarray = now + past * (before - now)
+def _blend(before: np.ndarray, now: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Average two frames; ``weight`` is that of ``before``."""
+    blended: np.ndarray = now + weight * (before - now)
     return blended
 
 
