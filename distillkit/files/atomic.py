@@ -120,15 +120,15 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _allow_usual_access(path: Path) -> None:
-    """Let a file be read by whom the umask lets read new files.
+    """Give a file the access rights that the umask gives to new files.
 
-    safetensors writes files that nobody but their owner may read, such as a server.
+    safetensors writes files that only their owner may read, and no server of another user.
     """
     if path.is_file():
         path.chmod(path.stat().st_mode | (0o666 & ~_umask()))
 
 
-# Asked for once: to ask is to set, for all threads.
+# Read once: the system call that reads the umask sets it, for all threads.
 @functools.cache
 def _umask() -> int:
     umask = os.umask(0o022)
@@ -137,10 +137,10 @@ def _umask() -> int:
 
 
 def name_temporary(path: Path) -> Path:
-    """Name what is written beside ``path`` until it is complete.
+    """Return the temporary path that ``path`` is written under, in the same folder.
 
-    Each process has a name of its own: several may write the same file. What killed ones left in
-    the folder is removed first.
+    It contains the process's number, for several may write the same file. Unfinished files of
+    killed processes in the folder are removed first.
     """
     _clear_leftovers(str(path.parent))
     return path.with_name(f".{path.name}.{_MACHINE}-{os.getpid()}.part")
@@ -149,8 +149,8 @@ def name_temporary(path: Path) -> Path:
 # once for each folder: to list a large one takes its time
 @functools.cache
 def _clear_leftovers(folder: str) -> None:
-    """Remove what processes of this machine that are no more left unfinished in a folder."""
-    # On Windows, asking after a process would end it.
+    """Remove the unfinished files in a folder of processes of this machine that have ended."""
+    # On Windows, os.kill with signal 0 would end the process.
     if os.name == "nt":
         return
     with suppress(OSError), os.scandir(folder) as entries:

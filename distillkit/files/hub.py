@@ -1,4 +1,4 @@
-"""Errors of the Hugging Face Hub's client, told apart."""
+"""Recognize errors of the Hugging Face Hub's client."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def is_unreachable(cause: BaseException) -> bool:
 
     if isinstance(cause, RevisionResolutionError | OfflineModeIsEnabled | ConnectionError):
         return True
-    # The client's HTTP library is its own business, and has changed before.
+    # By name: the client has exchanged its HTTP library before, so none is imported here.
     return any(kind.__name__ == "TransportError" for kind in type(cause).__mro__)

@@ -1,4 +1,4 @@
-"""Read texts that people wrote, with whatever editor."""
+"""Read text files that users wrote in any editor."""
 
 from __future__ import annotations
 

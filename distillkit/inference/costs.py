@@ -39,7 +39,7 @@ def count_trained_parameters(student: Path) -> int:
 
 
 def describe_device(device: torch.device | str) -> str:
-    """Name the device as a person knows it, with the number of threads of a CPU."""
+    """Describe a device for a report: a GPU by its name, a CPU by its name and threads."""
     device = torch.device(device)
     if device.type == "cuda":
         return f"{device}: {torch.cuda.get_device_name(device)}"
