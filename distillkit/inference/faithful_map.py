@@ -133,7 +133,7 @@ def _find_spec(name: str) -> Spec:
         if plugins.specs("masks"):
             raise
         advice = (
-            plugins.why_absent("masks")
+            plugins.explain_unavailable("masks")
             or "install one that does, such as distillkit-masks: pip install 'distillkit[masks]'"
         )
         raise PluginError(f"{e}; {advice}") from e

@@ -421,7 +421,7 @@ def find_student(path: Path | str, **options: Any) -> Path:
     trained = find_trained(str(path), plugins)
     if trained is not None:
         return trained.path
-    reason = plugins.why_absent(str(path).partition("/")[0])
+    reason = plugins.explain_unavailable(str(path).partition("/")[0])
     if reason:
         raise PluginError(f"{path} - {reason}")
     names = [student.name for student in list_trained(plugins)]

@@ -189,7 +189,7 @@ class Plugins:
                 message = f"{plugin} failed in {hook} and is not called again: {reason}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
 
-    def why_absent(self, name: str) -> str:
+    def explain_unavailable(self, name: str) -> str:
         """Say that a plugin is switched off or broken; empty where it is neither."""
         if name in self.switched_off:
             return f'plugin "{name}" is switched off, by {ONLY}, {WITHOUT} or --no-plugin'
@@ -224,7 +224,7 @@ class Plugins:
         """Say why the plugin of a full name offers nothing at all; empty where it is in order."""
         owner = use.partition("/")[0]
         if owner in self.switched_off:
-            return f'"{use}": {self.why_absent(owner)}'
+            return f'"{use}": {self.explain_unavailable(owner)}'
         for plugin in owners:
             if plugin.error:
                 return plugin.complaint

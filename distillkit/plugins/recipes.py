@@ -78,7 +78,7 @@ def find_recipe(name: str, plugins: Plugins) -> PackagedRecipe:
 def _explain_unknown(name: str, plugins: Plugins) -> str:
     """Say why no recipe has a name, and which there are."""
     owner, slash, _ = name.partition("/")
-    reason = plugins.why_absent(owner)
+    reason = plugins.explain_unavailable(owner)
     if reason:
         return reason
     what = f'no plugin has a recipe "{name}"'
