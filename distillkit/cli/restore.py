@@ -27,7 +27,7 @@ from distillkit.inference.files import (
     Tradeoffs,
     plan_files,
     plan_maps,
-    restore_files,
+    run_jobs,
 )
 from distillkit.tradeoff import FAITHFUL, REALISTIC
 
@@ -428,7 +428,7 @@ def _check_jobs(jobs: list[FileJob], kind: FileKind) -> tuple[list[FileJob], lis
         check(job.source, job.targets)
         remaining.append(job)
 
-    failures = restore_files(check_job, progress_bar(jobs, unit="file", desc="checking"))
+    failures = run_jobs(check_job, progress_bar(jobs, unit="file", desc="checking"))
     if not remaining:
         raise DistillkitError("\n".join(failures))
     return remaining, failures
@@ -449,8 +449,8 @@ def _restore_all(restore_job: Callable[[FileJob], Iterable[str]], jobs: list[Fil
             logger.warning(note)
 
     if len(jobs) == 1:
-        return restore_files(restore, jobs)
-    return restore_files(restore, progress_bar(jobs, unit="file"))
+        return run_jobs(restore, jobs)
+    return run_jobs(restore, progress_bar(jobs, unit="file"))
 
 
 def _report(failures: list[str], count: int) -> None:

@@ -58,17 +58,20 @@ class Gallery:
         shown = {label: image for label, image in images.items() if not is_combination(label)}
         differences = difference_map(shown)
         difference = float(differences.mean())
-        rival = self._rival(item)
-        if rival is not None:
-            if difference <= self._pictures[rival].difference:
+        replaced = self._picture_to_replace(item)
+        if replaced is not None:
+            if difference <= self._pictures[replaced].difference:
                 return
-            del self._pictures[rival]
+            del self._pictures[replaced]
         whole, reduction = _reduce(shown)
         detail = crop_detail(shown, differences)
         self._pictures[item] = Picture(difference, whole, reduction, detail)
 
-    def _rival(self, item: str) -> str | None:
-        """Name the picture that has to go if this item comes."""
+    def _picture_to_replace(self, item: str) -> str | None:
+        """Return the kept item that this one would replace: one of its photo, or the last.
+
+        None where there is room.
+        """
         for kept in self._pictures:
             if photo_of(kept) == photo_of(item):
                 return kept
@@ -81,7 +84,7 @@ def difference_map(images: Images) -> Tensor:
     """Compute how much the methods differ at each pixel.
 
     Args:
-        images: Images of one item. A single method is held against the ground truth.
+        images: Images of one item. A single method is compared with the ground truth.
 
     Returns:
         Their standard deviation, mean over the channels, (H, W).

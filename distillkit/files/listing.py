@@ -15,15 +15,22 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".dib"}
     | {".tif", ".tiff", ".jp2", ".j2k", ".jpx", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
-"""What is looked for in folders, by every command. A file that is named may have any suffix."""
+"""Suffixes that every command searches folders for. A file that is named may have any suffix."""
 
-_APPLE_DOUBLE = "._"
-"""How the files begin that a Mac writes beside others, to hold their attributes."""
+
+def is_apple_double(path: Path) -> bool:
+    """Whether macOS wrote a file beside another one, to hold its attributes: ``._photo.jpg``."""
+    return path.name.startswith("._")
 
 
 def has_suffix(path: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> bool:
-    """Whether a file is one of those looked for; a Mac's ``._`` files never are."""
-    return path.suffix.lower() in suffixes and not path.name.startswith(_APPLE_DOUBLE)
+    """Whether a file has one of the suffixes and is not a ``._`` file of macOS.
+
+    Args:
+        path: The file.
+        suffixes: In lower case, with the dot.
+    """
+    return path.suffix.lower() in suffixes and not is_apple_double(path)
 
 
 def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:

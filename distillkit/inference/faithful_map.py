@@ -1,4 +1,4 @@
-"""Tradeoff maps that make themselves: faithful where plugins find something in an image."""
+"""Make tradeoff maps by plugins: faithful where their masks find something in an image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from distillkit.plugins.stdout import divert_stdout
 from distillkit.tradeoff import FAITHFUL, REALISTIC, check_tradeoff
 
 FindMask = Callable[[np.ndarray], Any]
-"""What a plugin's mask builds: (h, w, 3), float32 in [0, 1], to (h, w) in [0, 1]."""
+"""The function that a plugin's MaskSpec builds: an image (h, w, 3), float32 in [0, 1], to a mask
+(h, w) in [0, 1], 1 where something is found."""
 
 FEATHER = 0.01
 """A share of the image's longer side: the map is faithful this far around what is found, and falls
@@ -69,7 +70,7 @@ class FaithfulMap:
         return Image.fromarray(_to_gray(tradeoffs))
 
     def found_something(self, tradeoff_map: Image.Image) -> bool:
-        """Tell whether a map that was made here is more faithful anywhere than elsewhere."""
+        """Whether a map of :meth:`__call__` has any pixel above the tradeoff elsewhere."""
         return bool((np.asarray(tradeoff_map) > _to_gray(np.float32(self.elsewhere))).any())
 
     @property
@@ -80,10 +81,15 @@ class FaithfulMap:
 
 
 def read_mask(mask: Any, height: int, width: int) -> np.ndarray:
-    """Read what a plugin found in an image of a size: (h, w), float32.
+    """Check the mask that a plugin returned, and convert it to an array (h, w), float32.
+
+    Args:
+        mask: Anything that NumPy makes an array of.
+        height: The height of the image.
+        width: The width of the image.
 
     Raises:
-        PluginError: It is no such mask.
+        PluginError: Not numbers, another shape than the image's, or values outside [0, 1].
     """
     try:
         values = np.asarray(mask, dtype=np.float32)
@@ -99,7 +105,7 @@ def read_mask(mask: Any, height: int, width: int) -> np.ndarray:
 
 
 class _Mask:
-    """Calls what a plugin built, with errors that name it."""
+    """A plugin's mask, with errors that name the plugin."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from distillkit.errors import DataError, DistillkitError
 from distillkit.files.atomic import LONGEST_NAME, check_writable
-from distillkit.files.listing import IMAGE_SUFFIXES, find_files, has_suffix
+from distillkit.files.listing import IMAGE_SUFFIXES, find_files, is_apple_double
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,17 +30,17 @@ _OTHER_FILES = frozenset(
     | {".txt", ".zip", ".tar", ".gz", ".json", ".html", ".mp3", ".wav"}
 )
 _FILE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | _OTHER_FILES
-"""An output that ends so is meant to be a file, unless it is a folder already."""
+"""An output path with one of these suffixes means a file, unless it is an existing folder."""
 Existing = Literal["refuse", "replace", "skip"]
-"""What to do with results that are there already."""
+"""What to do with results that exist: raise an error, overwrite them, or skip their files."""
 Tradeoffs = Sequence[Any]
-"""One result each: a number, a map of them, what makes the map of an image
-(:class:`~distillkit.FaithfulMap`), or None for the student's own tradeoff."""
+"""Each entry makes one result: a number, a map, a :class:`~distillkit.FaithfulMap`, which makes the
+map of each image, or None for the student's own tradeoff."""
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of files that a command restores."""
+    """A kind of file that a command restores, such as images."""
 
     name: str
     """Singular, for messages."""
@@ -51,7 +51,8 @@ class FileKind:
     default: str
     """The suffix of results in a folder."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """For suffixes of another kind: what the file is, and which command restores it."""
+    """Error texts by suffix, for files of another kind: what they are, and which command restores
+    them."""
     check: str | None = None
     """``"module:function"`` of (source, targets), called for every file before the model is loaded.
 
@@ -76,7 +77,7 @@ IMAGE_FILES = FileKind(
 
 @dataclass(frozen=True)
 class FileJob:
-    """One input file, and where its results go: one for each tradeoff that is missing."""
+    """One input file, and the files to write, one for each tradeoff."""
 
     source: Path
     targets: tuple[Path, ...]
@@ -86,7 +87,7 @@ class FileJob:
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several shares of the input files, for one of as many machines."""
+    """One of ``count`` shares of the input files, so that several machines divide the work."""
 
     number: int
     """From 1 to ``count``."""
@@ -110,7 +111,7 @@ class Shard:
     def select(self, jobs: Sequence[FileJob]) -> list[FileJob]:
         """Take this share of all jobs: every ``count``-th one, in the order of their paths.
 
-        The shares depend on nothing else, so machines agree on them without asking each other.
+        The shares depend on the paths only, so machines need no communication to agree on them.
         """
         ordered = sorted(jobs, key=lambda job: os.fspath(job.source))
         return ordered[self.number - 1 :: self.count]
@@ -138,8 +139,8 @@ def plan_files(
     Args:
         inputs: Files, folders and patterns.
         output: A file or a folder, existing or new.
-        tradeoffs: What every file is restored at.
-        kind: Which files are looked for, and which can be written.
+        tradeoffs: Every file gets one result for each.
+        kind: The suffixes that are searched for, and those that can be written.
         existing: Whether results that exist are refused, replaced or left out of the jobs.
         shard: The share of the files to plan for. Its results may not replace an input of any
             share, and two results of one name are refused whatever their shares.
@@ -175,9 +176,18 @@ def plan_files(
 def plan_maps(
     inputs: Sequence[Path], output: Path, jobs: Sequence[FileJob], existing: Existing = "refuse"
 ) -> dict[Path, Path]:
-    """Decide where the tradeoff map of each job's source goes, as :func:`plan_files`.
+    """Decide where the tradeoff map of each job's source goes, by the rules of :func:`plan_files`.
 
-    Where finished results are skipped, maps are replaced: they are made again with the results.
+    With ``existing="skip"``, maps that exist are replaced: they are made with the missing results.
+
+    Args:
+        inputs: As of :func:`plan_files`.
+        output: The file or folder of the maps.
+        jobs: The jobs whose sources need a map.
+        existing: As of :func:`plan_files`.
+
+    Returns:
+        The file of each map, by the job's source.
 
     Raises:
         DistillkitError: As :func:`plan_files`, a map would be written where a result is, or the
@@ -205,10 +215,11 @@ def plan_maps(
 
 
 def check_image(source: Path, targets: Sequence[Path]) -> None:
-    """Refuse what the header of an image shows already.
+    """Check an image by its header, without decoding it.
 
     Raises:
-        DataError: It is no image or cannot be read, or a target cannot hold its transparency.
+        DataError: It is not an image or cannot be read, or it has transparency and the format of a
+            target does not.
     """
     from distillkit.files.images import has_opacity, refuse_without_opacity
 
@@ -218,11 +229,11 @@ def check_image(source: Path, targets: Sequence[Path]) -> None:
         refuse_without_opacity(target)
 
 
-def restore_files(work: Callable[[FileJob], None], jobs: Iterable[FileJob]) -> list[str]:
-    """Do some work for each job; a file that cannot be read, restored or written is passed over.
+def run_jobs(work: Callable[[FileJob], None], jobs: Iterable[FileJob]) -> list[str]:
+    """Call ``work`` with each job, and continue after those that fail.
 
     Returns:
-        One line for each file that failed.
+        A line for each file whose job raised a DistillkitError or an OSError.
     """
     failures = []
     for job in jobs:
@@ -250,13 +261,13 @@ def restore_image(
     Args:
         restorer: What to restore with.
         source: The image.
-        targets: Where its results go, one for each tradeoff; folders are made.
-        tradeoffs: 0 is most realistic, 1 most faithful.
+        targets: The files to write, one for each tradeoff; folders are made.
+        tradeoffs: 0 is most realistic, 1 most faithful; or one :class:`~distillkit.FaithfulMap`.
         seed: Seed of a student that draws noise.
-        map_target: Where the map goes that one of the tradeoffs makes of the image.
+        map_target: The file to write the map to that a FaithfulMap makes; None writes none.
 
     Returns:
-        A line for each thing of the image that its results lack.
+        Lines for the user: frames that are left out, a map in which nothing is faithful.
 
     Raises:
         DistillkitError: The image cannot be read, restored or written.
@@ -326,7 +337,7 @@ def _plan_folder(inputs: Sequence[Path], output: Path, kind: FileKind) -> list[t
 
 
 def _find_sources(path: Path, output: Path, kind: FileKind) -> tuple[Path, list[Path]]:
-    """Find the files that an input stands for, and the folder that is mirrored."""
+    """Return the folder that is mirrored in the output, and the files that an input stands for."""
     if path.is_file():
         return path.parent, [path]
     if path.exists():
@@ -335,7 +346,7 @@ def _find_sources(path: Path, output: Path, kind: FileKind) -> tuple[Path, list[
         problem = f"holds no {kind.name}s"
     elif glob.has_magic(str(path)):
         base, pattern = _split_pattern(path)
-        found = [p for p in base.glob(pattern) if has_suffix(p, {p.suffix.lower()})]
+        found = [p for p in base.glob(pattern) if not is_apple_double(p)]
         problem = "matches no file"
     else:
         raise DataError(f"{path} - no such file or folder")

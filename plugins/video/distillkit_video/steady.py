@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 
 TOLERANCE = 3.0
-"""Gray levels by which a static pixel's neighborhood may change, on average, for noise."""
+"""Gray levels, of 255. A pixel is static where the mean change of its neighborhood is no larger:
+noise changes static pixels, too."""
 _NEIGHBORHOOD = 7
+"""Side of a pixel's neighborhood, pixels."""
 
 
 def local_change(frame: np.ndarray, before: np.ndarray) -> np.ndarray:

@@ -37,9 +37,9 @@ _COMPUTED_MATRICES = {1: BT709, 5: BT601, 6: BT601, 7: 7, 9: 9}
 """The YUV matrices of H.273 that swscale computes; 6 has the numbers of 5."""
 _LIMITED_RANGE = 1
 _ALPHA_FORMAT = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya\d")
-"""How FFmpeg's names of pixel formats with opacity begin."""
+"""Matches the beginning of FFmpeg's names of pixel formats with opacity."""
 _TIME_SLACK = 1e-3
-"""Seconds to which Matroska rounds."""
+"""Seconds. Matroska rounds times to this precision."""
 _TOLERATED_LOSS = 0.2
 """Seconds, beside two frames, by which a file may be shorter than its header states."""
 
@@ -72,8 +72,8 @@ def restore_video(
             (:class:`~distillkit_video.steady.Steadier`).
 
     Returns:
-        A line for each thing of the video that its results lack, for keyframes behind its end,
-        and where nothing is found that is to be faithful.
+        Lines for the user: what the results lack of the video, keyframes after its end, a
+        FaithfulMap that found nothing.
 
     Raises:
         DataError: The source is no video, damaged, or shorter than its header says; its sound does
@@ -98,7 +98,7 @@ def restore_video(
         clock = _Clock(clip)
         for item in _read_frames_and_sound(clip, source):
             if isinstance(item, av.VideoFrame):
-                results = frame_restorer.restore(_to_upright_array(item), clock.tell(item))
+                results = frame_restorer.restore(_to_upright_array(item), clock.advance(item))
                 for writer, result in zip(writers, results, strict=True):
                     writer.write_frame(result, item.pts)
                 bar.update()
@@ -151,7 +151,7 @@ class _FrameRestorer:
         return self._steadier.steady(frame, results, faithful)
 
     def notes(self) -> list[str]:
-        """Say where nothing was found in any frame that is to be faithful."""
+        """Return a note for each FaithfulMap that found nothing in any frame."""
         if self._found_something:
             return []
         return [t.nothing_found_note for t in self._tradeoffs if isinstance(t, FaithfulMap)]
@@ -170,16 +170,16 @@ class _FrameRestorer:
 
 
 class _Clock:
-    """Tells how far a video is, in seconds from its first frame."""
+    """Computes the times of a video's frames, in seconds from the first one."""
 
     def __init__(self, clip: Any) -> None:
         self._step = float(1 / (clip.streams.video[0].average_rate or 25))
         self._start: float | None = None
         self.end = 0.0
-        """When the latest frame is over."""
+        """The end of the latest frame."""
 
-    def tell(self, frame: av.VideoFrame) -> float:
-        """Return the time of the next frame; one that does not say it follows the latest one."""
+    def advance(self, frame: av.VideoFrame) -> float:
+        """Take the next frame and return its time; without one, it follows the frame before."""
         if self._start is None:
             self._start = frame.time or 0.0
         seconds = self.end if frame.time is None else frame.time - self._start
@@ -195,7 +195,7 @@ def _find_unused(tradeoffs: Sequence[Any], end: float) -> list[str]:
 
 
 def _find_lost(clip: Any) -> list[str]:
-    """Say what of a video its results lack."""
+    """List what the results lack of a video: opacity, further streams, subtitles."""
     lost = []
     video = clip.streams.video[0]
     # VP8 and VP9 keep opacity in a stream of their own, which only a tag tells of.
@@ -242,7 +242,7 @@ def _read_frames_and_sound(clip: Any, source: Path) -> Iterator[Any]:
             if _upright_size(frame) != size:
                 # Few files lack the time of a frame; its packet's is near.
                 seconds = end if frame.time is None else frame.time - _start(clip)
-                raise _other_size(source, size, _upright_size(frame), seconds)
+                raise _size_error(source, size, _upright_size(frame), seconds)
             yield frame
         # The last packet of a stream only flushes its decoder: it has no time.
         if packet.stream.type == "audio" and packet.dts is not None:
@@ -280,7 +280,7 @@ def _start(clip: Any) -> float:
     return float((clip.start_time or 0) / 1e6)
 
 
-def _other_size(
+def _size_error(
     source: Path, before: tuple[int, int], after: tuple[int, int], seconds: float
 ) -> DataError:
     return DataError(
