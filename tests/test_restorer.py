@@ -168,10 +168,15 @@ def test_what_is_no_image_is_refused_in_words(restorer, bad, what):
         restorer(bad)
 
 
-@pytest.mark.parametrize("tradeoff", [float("nan"), [0.0, float("inf")]])
+@pytest.mark.parametrize("tradeoff", [float("nan"), [0.0, float("inf")], "much"])
 def test_a_tradeoff_is_a_finite_number(restorer, tradeoff):
-    with pytest.raises(DistillkitError, match="from 0 to 1"):
+    with pytest.raises(DistillkitError, match="from 0 to 1, not (nan|inf|much)$"):
         restorer(textured(4, 4), tradeoff)
+
+
+def test_the_text_of_a_number_is_that_number_and_no_list(restorer):
+    image = textured(4, 4)
+    assert np.array_equal(restorer(image, "1"), restorer(image, 1.0))
 
 
 @pytest.mark.parametrize(("variant", "nfe"), [(AdapterScaling, 3), (CtsrEq8, 1), (Oftsr, 1)])

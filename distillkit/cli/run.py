@@ -33,7 +33,7 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="Make one step of each stage and a checkpoint, and evaluate one image.",
+            help="Make one step of each kind and a checkpoint, and evaluate one image.",
         ),
     ] = False,
 ) -> None:

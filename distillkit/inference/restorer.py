@@ -206,7 +206,7 @@ class Restorer:
         )
         if _is_batch(image):
             per_tradeoff = [torch.stack(restored) for restored in per_tradeoff]
-        return per_tradeoff if isinstance(tradeoff, Sequence) else per_tradeoff[0]
+        return per_tradeoff if isinstance(tradeoff, list | tuple) else per_tradeoff[0]
 
     def compute_in_bfloat16(self) -> None:
         """Compute in bfloat16 from now on: faster, with rounded activations.
@@ -248,7 +248,7 @@ class Restorer:
         return self.student.merged_at(request.tradeoffs)
 
     def _make_request(self, tradeoff: Any, seed: int, caption: str | None) -> _Request:
-        wanted = tradeoff if isinstance(tradeoff, Sequence) else [tradeoff]
+        wanted = tradeoff if isinstance(tradeoff, list | tuple) else [tradeoff]
         if not any(is_map(t) for t in wanted):
             return _Request([self.student.resolve(t) for t in wanted], seed, caption)
         if len(wanted) > 1:
