@@ -21,9 +21,10 @@ SLACK_FIDELITY = 0.01
 SLACK_PERCEPTUAL = 0.001
 """Distance by which a perceptual metric may fall from one tradeoff to the next."""
 SPAN = 0.5
-"""dB between tradeoff 0 and tradeoff 1."""
+"""dB of PSNR by which tradeoff 1 must exceed tradeoff 0."""
 GAP = 0.3
-"""dB above the linear combinations of the teachers at no greater perceptual distance."""
+"""dB of PSNR by which the student must exceed the linear combinations of the teachers at no greater
+perceptual distance."""
 MIN_PHOTOS = 20
 """With fewer photographs no check is passed or failed."""
 Verdict = Literal["passed", "FAILED", "refused"]
@@ -81,7 +82,7 @@ class Check:
         return self.estimate.interval[0]
 
     def _why_refused(self) -> str:
-        """Say why there can be no verdict; empty where there can be one."""
+        """Return why there is no verdict; empty where there is one."""
         if self.estimate is None:
             return "no combination is as close as the student"
         if not math.isfinite(self.estimate.mean):
@@ -158,7 +159,7 @@ def _check_steps(results: Results, direction: _Direction) -> Check:
 
 
 def _check_ends(results: Results, direction: _Direction) -> Check:
-    """Check that tradeoff 0 and tradeoff 1 can be told apart."""
+    """Check that a metric differs between tradeoff 0 and tradeoff 1."""
     return Check(
         statement=f"tradeoff 0 and tradeoff 1 differ in {direction.metric}",
         estimate=_end_to_end(results, direction),

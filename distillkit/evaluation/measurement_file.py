@@ -15,7 +15,8 @@ ItemValues = Mapping[str, Mapping[str, float]]
 class MeasurementFile:
     """A file of lines, one for each image, written as the images are measured.
 
-    A line counts only for the same key, which stands for everything its values depend on.
+    A line is used only where its key is that of the image now. The key has to depend on everything
+    that the values depend on.
 
     Args:
         path: A ``.jsonl`` file, new or of an earlier command.
@@ -26,18 +27,19 @@ class MeasurementFile:
         self._path = path
         self._key_of = key_of
         self._lines = _read_lines(path)
-        # A line that a kill cut off must not stand before the next one.
+        # The file is rewritten without a last line that a killed process left incomplete: the next
+        # line would be appended to it.
         write_file(path, "".join(self._lines.values()))
 
     def find(self, item: str) -> ItemValues:
-        """Return what is known of an image."""
+        """Return the values of an image that the file has; empty where it has none."""
         line = self._lines.get(self._key_of(item))
         if line is None:
             return {}
         return json.loads(line)["values"]
 
     def add(self, item: str, values: ItemValues) -> None:
-        """Write an image's values, unless they stand there already."""
+        """Append an image's values, unless the file has the same ones."""
         key = self._key_of(item)
         content = {"key": key, "item": item, "values": values}
         line = json.dumps(content, allow_nan=False) + "\n"

@@ -21,7 +21,7 @@ features of more do not stay in a CPU's caches: ST-LPIPS-VGG took 1.2 times as l
 
 
 class Measured(NamedTuple):
-    """What one metric said of several images."""
+    """The values of one metric for several images."""
 
     values: dict[str, float]
     """By label; NaN where the metric failed."""
@@ -36,7 +36,7 @@ def measure(metric: Metric, images: Mapping[str, Tensor], gt: Tensor) -> Measure
     Args:
         metric: What to measure.
         images: uint8 images (1, 3, H, W) by label.
-        gt: The ground truth (1, 3, H, W) in [-1, 1]. It is seen as its 8-bit file, too.
+        gt: The ground truth (1, 3, H, W) in [-1, 1]; rounded to 8 bits, as the images are.
     """
     judge = _judge_against(metric, from_uint8(to_uint8(gt)))
     height, width = gt.shape[2:]
@@ -49,7 +49,7 @@ def measure(metric: Metric, images: Mapping[str, Tensor], gt: Tensor) -> Measure
 
 
 def _judge_against(metric: Metric, gt: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the metric with this ground truth."""
+    """Return a function from restored images (B, 3, H, W) in [-1, 1] to their values, (B,)."""
     if isinstance(metric, FullReference):
         return metric.against(gt)
     return lambda restored: metric(restored, gt)
@@ -88,7 +88,7 @@ def _add_value(measured: Measured, label: str, value: float) -> None:
 
 
 def explain_failure(error: Exception) -> str:
-    """Say why a metric failed, in one line."""
+    """Describe in one line the exception that a metric raised."""
     if isinstance(error, DistillkitError):
         return str(error)
     return f"{type(error).__name__}: {first_line(error)}"

@@ -17,7 +17,7 @@ class ReportedTraining(dict[str, str]):
 
 
 def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str:
-    """Say how far a metric can be trusted.
+    """Describe whether the student was trained against a metric.
 
     Returns:
         ``trained against``, ``held out``, or nothing for a distortion measure that was not trained
@@ -32,7 +32,7 @@ def metric_role(metric: MeasuredMetric, trained_against: Collection[str]) -> str
 
 
 def is_trained_against(metric: str, trained_against: Collection[str]) -> bool:
-    """Tell whether the student was trained against a metric."""
+    """Whether the student was trained against a metric."""
     if isinstance(trained_against, ReportedTraining):
         return STUDENT in trained_against.get(metric, "").split(", ")
     return metric in trained_against

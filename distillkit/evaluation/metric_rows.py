@@ -22,7 +22,7 @@ def find_metrics_files(folder: Path) -> list[Path]:
 
 
 def read_metric_rows(run: Path) -> list[dict[str, Any]]:
-    """Read the rows of all evaluation sets of a run, told apart by ``dataset``.
+    """Read the rows of all evaluation sets of a run; ``dataset`` names the set of a row.
 
     Returns:
         The rows; none where the run was not evaluated.

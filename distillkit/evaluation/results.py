@@ -34,7 +34,7 @@ def combination_name(curve: str, alpha: float) -> str:
 
 
 def is_combination(name: str) -> bool:
-    """Tell whether a method's name or label is one of :func:`combination_name`."""
+    """Whether a method's name or label is one of :func:`combination_name`."""
     return ":" in name
 
 

@@ -148,7 +148,7 @@ def _prefixed(prefix: str, entries: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _adapters_suffice(folder: Path, about: About) -> bool:
-    """Tell whether the adapter files make the whole student."""
+    """Whether the base model and the adapter files in ``folder`` make the whole student."""
     if not (folder / "stage1").is_dir():
         return False
     stage2 = about["stage2"]

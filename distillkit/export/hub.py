@@ -32,7 +32,7 @@ MARKS: dict[Kind, tuple[str, str]] = {
     "dataset": ("*/*.parquet", "distillkit degrade RECIPE -o DIR"),
     "space": ("index.html", "distillkit export RUN --web DIR"),
 }
-"""What is in a folder of each kind, and the command that writes such a folder."""
+"""By kind: the files that a folder is recognized by, and the command that writes such a folder."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Repository:
 
 
 def is_exported(folder: Path, kind: Kind) -> bool:
-    """Tell whether a folder is what the Hub's repositories of a kind hold."""
+    """Whether a folder is a student, a data set or a page that can be uploaded."""
     pattern, _ = MARKS[kind]
     return any(folder.glob(pattern))
 

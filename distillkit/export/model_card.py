@@ -92,7 +92,7 @@ def model_card(
 
 
 def _is_taught(recipe: Mapping[str, Any]) -> bool:
-    """Say whether a student learned from teachers: one of weight 0 is only evaluated beside it."""
+    """Whether a student learned from teachers: those of weight 0 are only evaluated beside it."""
     stage1 = Stage1Config.model_validate(recipe["stage1"])
     stage2 = Stage2Config.model_validate(recipe["stage2"])
     names = set(stage2.needed_teachers) if stage2.steps else set()
@@ -115,7 +115,7 @@ def _picture_table(facts: StudentFacts, can_set_tradeoff: bool) -> Table | None:
 
 
 def _describe_weights(file: WeightFile) -> str:
-    """Say which file a student builds on, and where it comes from."""
+    """Describe a weight file that a student needs, with its source and license."""
     if file.repo is not None:
         return f"`{file.filename}` of `{file.repo}` on the Hub (license {file.license})"
     assert file.path is not None

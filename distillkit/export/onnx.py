@@ -396,7 +396,7 @@ def _compared_sides(graph: FixedTradeoffGraph) -> Sequence[Sides]:
 
 
 def _one_size_hint(graph: FixedTradeoffGraph) -> str:
-    """Say what may help where a graph for any size was refused."""
+    """Return what to try where a graph for any size was refused; empty for one of a fixed size."""
     if graph.form.size is not None:
         return ""
     return "; a graph of one size may work: --size WIDTHxHEIGHT"

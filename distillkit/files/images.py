@@ -78,7 +78,7 @@ def read_image(source: ImageSource, name: str | None = None) -> Tensor:
 
 
 def decode_image(source: ImageSource, name: str | None = None) -> np.ndarray:
-    """Read what :func:`read_image` reads, as stored.
+    """Read an image as :func:`read_image` does, but keep the integers of the file.
 
     Returns:
         (H, W, 3), uint8 or (for 16-bit gray) uint16.
@@ -93,10 +93,7 @@ def decode_image(source: ImageSource, name: str | None = None) -> np.ndarray:
 
 
 def decode_with_alpha(source: ImageSource, name: str | None = None) -> Pixels:
-    """Read an image as stored, with the transparency apart.
-
-    As :func:`read_image`, in all other respects.
-    """
+    """Read an image as :func:`decode_image` does, with the opacity as an array of its own."""
     return _open_image(source, name, _read_pixels)
 
 
@@ -114,7 +111,7 @@ def picture_size(source: ImageSource, name: str | None = None) -> tuple[int, int
 def upright_size(source: ImageSource, name: str | None = None) -> tuple[int, int]:
     """Read height and width from the header, after EXIF orientation.
 
-    No pixel is decoded.
+    No pixel is decoded. The order is that of an array's shape, other than :func:`picture_size`.
 
     Raises:
         DataError: As :func:`picture_size`.
@@ -284,7 +281,7 @@ def _open_image(
 
 
 def _explain(error: Exception) -> str:
-    """Say why an image could not be read."""
+    """Explain why an image could not be read, as a part of an error text."""
     if isinstance(error, DataError):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):

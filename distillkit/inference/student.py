@@ -250,8 +250,8 @@ def load_student(
 
     Args:
         path: The folder.
-        device: Where the student shall be.
-        stage1_only: Leave out what stage 2 trained: the tradeoff is then fixed at 0.
+        device: The device to load it to.
+        stage1_only: Do not load the weights of stage 2: the tradeoff is then fixed at 0.
 
     Raises:
         DistillkitError: No student there, a newer format, a plugin that is not installed, or
@@ -333,7 +333,7 @@ def interpolate_adapter(student: Student) -> Student | None:
 
 
 def build_base_model(about: Mapping[str, Any], folder: Path) -> RestorationModel:
-    """Build the plugin's model that a student was before both stages.
+    """Build the plugin's model that a student was trained from, without what was trained.
 
     Args:
         about: ``distillkit.json``.

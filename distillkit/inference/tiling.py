@@ -157,10 +157,16 @@ class _WeightedSum:
 def _list_grids(
     rows: int, columns: int, area: int, shared: int
 ) -> Iterator[tuple[int, int, int, int]]:
-    """List the grids whose tiles have at most this area.
+    """List the grids whose tiles have at most this area; all lengths count multiples.
+
+    Args:
+        rows: The height of the image.
+        columns: The width of the image.
+        area: The largest area of a tile.
+        shared: The overlap of neighboring tiles.
 
     Yields:
-        The pixels and the number of all tiles, and how many are below and beside each other.
+        The area of all tiles together, their number, and the numbers of rows and columns of tiles.
     """
     for down in range(1, max(rows - shared, 1) + 1):
         tile_rows = _balanced_side(rows, down, shared)

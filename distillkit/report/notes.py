@@ -50,7 +50,7 @@ def uncertainty_note(results: Results) -> str:
 
 
 def start_note(results: Results) -> str:
-    """Say where the student began: a check credits training with all that it found there, too."""
+    """Name what the student was before training: checks do not subtract how good that was."""
     if results.start is None:
         return ""
     return (
@@ -59,13 +59,13 @@ def start_note(results: Results) -> str:
 
 
 def missing_notes(results: Results) -> list[str]:
-    """Say what has no value, whole metrics first."""
+    """List what has no value and why: whole metrics, then values of single images."""
     notes = [f"{name}: {absent.reason}" for name, absent in results.absent.items()]
     return [*notes, *failure_notes(results)]
 
 
 def failure_notes(results: Results) -> list[str]:
-    """Say which values are missing and why, a line for each metric, image and reason."""
+    """List which values are missing and why, a line for each metric, image and reason."""
     methods_by_failure: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for cell in results.unmeasured:
         methods_by_failure[cell.metric, cell.item, cell.reason].append(cell.method)
@@ -83,7 +83,7 @@ def failure_notes(results: Results) -> list[str]:
 
 
 def color_note(results: Results) -> str:
-    """Say how colors were fixed, if they were."""
+    """Describe the color fix; empty where there is none."""
     if results.color_fix == "none":
         return ""
     return (

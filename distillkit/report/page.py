@@ -226,7 +226,7 @@ def _first_perceptual(metrics: Sequence[Mapping[str, Any]], results: Results) ->
 
 
 def _is_lossy(viewer: Mapping[str, Any]) -> bool:
-    """Tell whether some pictures of the page are not stored exactly."""
+    """Whether some pictures of the page are stored as JPEG."""
     return any(math.prod(photo["size"]) > MAX_LOSSLESS_PIXELS for photo in viewer["photos"])
 
 

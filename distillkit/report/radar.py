@@ -86,7 +86,7 @@ def _is_complete(
     methods: Sequence[MethodRow],
     metric: MeasuredMetric,
 ) -> bool:
-    """Tell whether a metric has a mean for each method: a line through its axis needs one."""
+    """Whether a metric has a mean for each method, without which its axis cannot be drawn."""
     return bool(np.isfinite(mean_values(results, methods, metric.name)).all())
 
 

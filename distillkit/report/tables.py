@@ -40,8 +40,9 @@ def metric_table(
 
     Args:
         rows: The rows of one run or of several.
-        heads: What tells the lines apart, in columns of their own; several data sets do so, too.
-        write: Makes a cell's text of a row.
+        heads: Keys of the rows that become the first columns. Rows with equal values there share a
+            line. ``dataset`` is added where there are several.
+        write: Returns the text of a row's cell.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     if len({row["dataset"] for row in rows}) > 1:

@@ -103,7 +103,7 @@ def _draw_panel(
     for name in results.baselines():
         _draw_baseline(axis, results, name, metric)
     axis.margins(0.1)
-    # Bicubic enlargement may be so far from all others that they could not be told apart.
+    # Bicubic enlargement may be so far from all others that they would fall into one point.
     bicubic = [method for method in results.methods if method.label == "bicubic"]
     others = [method for method in results.methods if method.label != "bicubic"]
     leave_out_far_point(

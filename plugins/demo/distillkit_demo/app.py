@@ -103,7 +103,7 @@ class DemoApp:
         return _answer(self.views, lambda on_tile: self.service.cut(content, crop))
 
     async def find(self, request: Request) -> Response:
-        """Find in a crop what plugins find."""
+        """Find faces, text and the like in a crop, by the masks of plugins."""
         content = await request.body()
         crop = _read_crop(request)
         shown = _read_size(request, "shown")
@@ -205,7 +205,7 @@ def _encode(message: dict[str, Any]) -> bytes:
 
 
 def _explain(error: Exception) -> str:
-    """Say why a photo was not restored.
+    """Explain to the user of the page why a photo was not restored.
 
     The texts of models and libraries may name paths of this machine; they go to the log instead.
     """

@@ -1,4 +1,4 @@
-"""Serve the demo on this machine until it is told to stop."""
+"""Serve the demo on this machine until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def serve(
         port: Port to listen on.
         max_pixels: How many pixels of a photo are restored at once.
         max_upload: Bytes of the largest file that may be uploaded.
-        max_memory: Bytes of all photos that wait; one more is told to try again.
+        max_memory: Bytes of all photos in the queue; a further one is refused with status 503.
         allowed_hosts: Names that browsers may know this machine by, besides its own.
 
     Yields:

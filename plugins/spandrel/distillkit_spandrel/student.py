@@ -105,7 +105,7 @@ class Student(RestorationModel):
         return restored[..., : height * self.scale, : width * self.scale]
 
     def _check_batches(self, image: Tensor, alone: Tensor) -> bool:
-        """Tell whether the network takes several images at once; spandrel promises only one."""
+        """Whether the network restores a batch as it does one image; spandrel promises only one."""
         both = torch.cat([image.flip(3), image])
         try:
             return _same(self._call(self.network, both)[1:], alone)
