@@ -16,6 +16,7 @@ class Comparison {
     this.covered = null;  // the area that is drawn on the cover
     this.blended = null;  // rows of it that are blended for the picture
     this.frame = null;
+    $("unscaled").addEventListener("change", () => this.scale());
     for (const id of ["tradeoff", "showMap"]) $(id).addEventListener("input", () => this.drawSoon());
     $("divider").addEventListener("input", () => this.split());
     $("compared").addEventListener("change", () => this.drawBefore());
@@ -54,6 +55,7 @@ class Comparison {
     this.pickTool();
     this.drawBefore();
     this.split();
+    this.scale();
     this.showUndo();
   }
 
@@ -194,6 +196,17 @@ class Comparison {
     $("divider").setAttribute("aria-valuetext", `${Math.round(share)} % before, ${Math.round(100 - share)} % after`);
   }
 
+  // Shows the picture at 1:1 with its divider in the middle, or as a whole.
+  scale() {
+    const stage = $("stage");
+    stage.style.setProperty("--density", devicePixelRatio);
+    stage.classList.toggle("unscaled", $("unscaled").checked);
+    stage.tabIndex = $("unscaled").checked ? 0 : -1;  // so that the arrow keys scroll it
+    const { offsetWidth, offsetHeight } = $("comparison");
+    const share = Number($("divider").value) / 100;
+    stage.scrollTo(share * offsetWidth - stage.clientWidth / 2, (offsetHeight - stage.clientHeight) / 2);
+  }
+
   fullArea() {
     return { left: 0, top: 0, width: this.width, height: this.height };
   }
@@ -256,6 +269,7 @@ class Comparison {
         y: clamp(this.cursor.y + move[1], 0, this.height),
       };
       this.placeCursor();
+      $("cursor").scrollIntoView({ block: "nearest", inline: "nearest" });
     } else if (event.key === " " && this.isComplete) {
       this.beginStroke();
     } else {

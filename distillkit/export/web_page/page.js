@@ -59,6 +59,7 @@ class Page {
     this.readController = new AbortController();  // of the file that is read meanwhile
     $("file").addEventListener("change", () => this.chooseFile());
     for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, (event) => this.drop(event));
+    addEventListener("paste", (event) => this.take(event.clipboardData));
     $("find").addEventListener("click", () => this.run(() => this.find()));
     $("download").addEventListener("click", () => this.run(() => this.download()));
     $("recrop").addEventListener("click", () => this.run(() => this.chooseCrop()));
@@ -122,8 +123,13 @@ class Page {
   drop(event) {
     event.preventDefault();
     $("stage").classList.toggle("over", event.type === "dragover");
-    const file = event.dataTransfer?.files[0];
-    if (event.type === "drop" && file && !$("file").disabled) this.read(file.name, file);
+    if (event.type === "drop") this.take(event.dataTransfer);
+  }
+
+  // Takes the first file of what was dropped or pasted.
+  take(transfer) {
+    const file = transfer?.files[0];
+    if (file && !$("file").disabled) this.read(file.name, file);
   }
 
   // Reads a file, or a promise of one, while the action before goes on. Only a photo ends that action.

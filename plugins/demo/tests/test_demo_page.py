@@ -16,6 +16,7 @@ from demo_client import (
 from PIL import Image
 from restoration_page import (
     CHROMIUM,
+    NOTICE_RESTORED,
     choose,
     encode,
     move,
@@ -44,6 +45,12 @@ NAMELESS = """() => [...document.querySelectorAll("button, input, select, canvas
     .filter(e => ![e.ariaLabel, e.alt, e.labels?.[0]?.textContent, e.textContent]
         .some(text => text?.trim()))
     .map(e => e.outerHTML)"""
+
+PASTE = """bytes => {
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([new Uint8Array(bytes)], "scan.png", { type: "image/png" }));
+    document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +341,42 @@ def test_before_and_after_are_divided_by_pointer_and_by_keys(page):
     assert page.inner_text("#beforeTag") == "most faithful"
 
 
+def test_at_1_to_1_a_pixel_is_one_of_the_screen_and_the_stage_scrolls(page):
+    upload(page, noise(6, 1500))
+    whole = page.locator("#after").bounding_box()
+    assert whole["width"] < 1280
+    page.mouse.click(*point(page, 0.25, 0.5))
+    page.check("#unscaled")
+    stage, actual = (page.locator(id).bounding_box() for id in ("#stage", "#after"))
+    assert (actual["width"], actual["height"]) == (3000, 12)
+    middle = stage["x"] + stage["width"] / 2
+    assert point(page, 0.25, 0.5)[0] == pytest.approx(middle, abs=3)  # where the divider is
+    page.focus("#stage")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "x => document.querySelector('#after').getBoundingClientRect().x < x", arg=actual["x"]
+    )
+    pick(page, "realistic")
+    page.focus("#cursor")
+    page.keyboard.press("Space")
+    cursor = page.locator("#cursor")
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    box = cursor.bounding_box()
+    middle = box["x"] + box["width"] / 2
+    assert middle == pytest.approx(stage["x"] + stage["width"], abs=1)  # the end is in view
+    page.uncheck("#unscaled")
+    assert page.locator("#after").bounding_box() == whole
+
+
+def test_a_photo_is_pasted(page):
+    page.evaluate(NOTICE_RESTORED)
+    page.evaluate(PASTE, list(encode(noise(20, 30))))
+    page.wait_for_selector("body[data-restored]")
+    assert page.inner_text("#status") == "30 x 20 → 60 x 40 pixels."
+    assert save(page)[1] == "scan_restored_t0.5.png"
+
+
 def test_a_large_photo_is_cropped(page, restorer):
     choose(page, photo(150, 200))
     status_has(page, "Choose what to restore of it.")
@@ -481,10 +524,11 @@ def test_everything_has_a_name_and_the_focus_goes_from_top_to_bottom(page):
     upload(page, noise(40, 60))
     order = []
     page.focus("#file")
-    for _ in range(6):
+    for _ in range(7):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.id || document.activeElement.value"))
-    assert order == ["divider", "tradeoff", "compare", "find", "compared", "download"]
+    controls = ["tradeoff", "compare", "find", "unscaled", "compared", "download"]
+    assert order == ["divider", *controls]
     pick(page, "faithful")
     page.focus("#file")
     page.keyboard.press("Tab")
