@@ -129,6 +129,17 @@ def test_16_bit_masks_have_all_their_levels():
     np.testing.assert_allclose(read[0, 0], levels / 65535, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_may_be_opaque_and_not_transparent(mode):
+    opaque = Image.new("L", (2, 2), 102)
+    opaque.putpixel((0, 0), 255)
+    opaque = opaque.convert(mode)
+    np.testing.assert_allclose(read_map(opaque, 2, 2)[0, 0], [[1, 0.4], [0.4, 0.4]], rtol=1e-6)
+    opaque.putalpha(Image.new("L", (2, 2), 254))
+    with pytest.raises(DistillkitError, match="a tradeoff map has no transparency; fill its"):
+        read_map(opaque, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [

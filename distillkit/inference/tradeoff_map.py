@@ -105,12 +105,24 @@ def blend_nodes(
     return total
 
 
+def _is_opaque(image: Image.Image) -> bool:
+    if not image.has_transparency_data:
+        return True
+    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+
+
 def _gray_levels(image: Image.Image) -> np.ndarray:
     """Turn a gray image of 1, 8 or 16 bits into numbers from 0 to 1.
 
     EXIF orientation is applied, as to the image that the map is for.
     """
     image = ImageOps.exif_transpose(image)
+    # What a transparent layer shows depends on what is below it, which is not in the file.
+    if not _is_opaque(image):
+        raise DistillkitError(
+            "a tradeoff map has no transparency; fill its background, black for 0 (most realistic) "
+            "to white for 1 (most faithful)"
+        )
     if image.mode.startswith("I"):
         return np.asarray(image, dtype=np.float32) / 65535
     if image.mode == "F":

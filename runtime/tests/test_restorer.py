@@ -168,6 +168,7 @@ def test_maps_of_other_sizes_are_resized_as_by_the_engine(shape, size):
         (np.full((37, 50), 255), "this one, 255 to 255. Divide the levels of an 8-bit mask by 255"),
         (np.full((37, 50), np.nan), "a tradeoff map holds numbers from 0 to 1"),
         (np.zeros((37, 50, 3)), r"a tradeoff map has the shape \(h, w\)"),
+        (Image.new("LA", (50, 37)), "a tradeoff map has no transparency; fill its background"),
         (np.zeros((50, 37)), "does not fit an image of 50 x 37: their proportions differ"),
     ],
 )
