@@ -462,8 +462,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise DistillkitError(f"{file} - damaged: it holds no table; write the student again")
     if about.get("format") != FORMAT:
         raise DistillkitError(
-            f"{folder} - student format {about.get('format')}, "
-            f"this version of distillkit reads {FORMAT}"
+            f"{folder} - has student format {about.get('format')}, and this version of distillkit "
+            f"reads {FORMAT}; install the version that wrote it, or train the student again"
         )
     try:
         _About.model_validate(about)

@@ -214,7 +214,7 @@ def _read_first_frame(source: Path) -> av.VideoFrame:
     with _open_clip(source) as clip, _errors_of(source, "cannot be read as a video"):
         for frame in clip.decode(video=0):
             return frame
-    raise DataError(f"{source} - holds no picture that can be decoded")
+    raise DataError(f"{source} - no frame of its video stream can be decoded")
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def _open_clip(source: Path) -> Iterator[Any]:
         clip = av.open(str(source))
     with clip:
         if not clip.streams.video:
-            raise DataError(f"{source} - holds no pictures")
+            raise DataError(f"{source} - has no video stream")
         clip.streams.video[0].thread_type = "AUTO"
         yield clip
 

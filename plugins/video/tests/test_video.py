@@ -351,7 +351,7 @@ def test_what_holds_no_pictures_is_named(tmp_path):
         samples.sample_rate = 48000
         clip.mux(tone.encode(samples))
         clip.mux(tone.encode(None))
-    with pytest.raises(DataError, match=r"a\.mkv - holds no pictures"):
+    with pytest.raises(DataError, match=r"a\.mkv - has no video stream"):
         restore_video(Doubling(), tmp_path / "a.mkv", [tmp_path / "b.mkv"], [None])
 
 
