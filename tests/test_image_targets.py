@@ -179,7 +179,8 @@ def test_a_target_is_the_same_crop_of_what_the_teacher_makes_of_the_whole_image(
 
 def test_asking_for_whole_images_changes_no_crop_of_a_pair_and_workers_bring_them():
     plain, asked, by_workers = (
-        list(batches(**o).iterate("s", 0, 3)) for o in ({"full_images": False}, {}, {"workers": 1})
+        list(batches(**options).iterate("s", 0, 3))
+        for options in ({"full_images": False}, {}, {"num_workers": 1})
     )
     for a, b, c in zip(plain, asked, by_workers, strict=True):
         assert a.full_images is None and torch.equal(a.gt, b.gt) and torch.equal(a.lq, b.lq)
