@@ -373,6 +373,18 @@ def test_frames_that_are_not_restored_are_counted(restore, tmp_path, suffix):
     assert count_frames(save_photo(tmp_path / "still.png")) == 1
 
 
+def test_photos_that_no_folder_gives_are_counted(restore, tmp_path):
+    for name in ("in/a.png", "in/deep/b.png"):
+        save_photo(tmp_path / name)
+    for name in ("in/deep/c.HEIC", "in/d.nef", "in/._e.heic", "in/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    code, message = restore("in", "-o", "out")
+    assert code == 0
+    assert "warning: left out: 2 in formats that are not read" in message
+    assert "such as in/d.nef; convert them" in message
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*.*")) == ["a.png", "b.png"]
+
+
 def test_an_animation_cannot_become_a_video(restore, tmp_path):
     save_animation(tmp_path / "a.gif")
     code, message = restore("a.gif", "-o", "out.mkv")

@@ -25,6 +25,7 @@ from distillkit.inference.files import (
     FileKind,
     Shard,
     Tradeoffs,
+    find_unreadable_photos,
     plan_files,
     plan_maps,
     run_jobs,
@@ -291,6 +292,8 @@ def restore_command(
         _limit_megapixels(megapixels, kind)
         choice = choose(**chosen)
         existing = _choose_existing(overwrite, skip_existing)
+        if kind is IMAGE_FILES:
+            _warn_of_unreadable_photos(inputs)
         all_jobs = plan_files(
             inputs, output, choice.tradeoffs, kind=kind, existing=existing, shard=Shard.parse(shard)
         )
@@ -336,6 +339,17 @@ def _with_options(command: Callable[..., None], choose: Callable[..., Any]) -> C
     command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def _warn_of_unreadable_photos(inputs: list[Path]) -> None:
+    photos = find_unreadable_photos(inputs)
+    if photos:
+        logger.warning(
+            "left out: %d in formats that are not read (HEIC, JPEG XL, camera RAW), such as %s; "
+            "convert them to PNG or TIFF first",
+            len(photos),
+            photos[0],
+        )
 
 
 def _limit_megapixels(megapixels: float | None, kind: FileKind) -> None:

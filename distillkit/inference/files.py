@@ -29,6 +29,11 @@ _OTHER_FILES = frozenset(
     {".heic", ".heif", ".jxl", ".psd", ".svg", ".pdf", ".eps", ".ps", ".ico", ".exr", ".hdr"}
     | {".txt", ".zip", ".tar", ".gz", ".json", ".html", ".mp3", ".wav"}
 )
+UNREADABLE_PHOTOS = frozenset(
+    {".heic", ".heif", ".jxl"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"}
+)
+"""Photographs of phones and cameras that folders hold, too, and that no command reads."""
 _FILE_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | _OTHER_FILES
 """An output path with one of these suffixes means a file, unless it is an existing folder."""
 Existing = Literal["refuse", "replace", "skip"]
@@ -171,6 +176,16 @@ def plan_files(
         jobs = _leave_out_finished(jobs)
     _refuse_unwritable_targets(jobs)
     return jobs
+
+
+def find_unreadable_photos(inputs: Sequence[Path]) -> list[Path]:
+    """List the photographs in the folders among ``inputs`` that :func:`plan_files` leaves out.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    folders = [path for path in inputs if path.is_dir()]
+    return [photo for folder in folders for photo in find_files(folder, UNREADABLE_PHOTOS)]
 
 
 def plan_maps(

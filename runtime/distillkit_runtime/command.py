@@ -15,7 +15,7 @@ import distillkit_runtime
 from distillkit_runtime.errors import RestoreError
 from distillkit_runtime.files import check_files, restore_files
 from distillkit_runtime.pictures import limit_megapixels, read_picture
-from distillkit_runtime.plans import plan_jobs
+from distillkit_runtime.plans import find_unreadable_photos, plan_jobs
 from distillkit_runtime.restorer import Restorer
 from distillkit_runtime.tradeoffs import check_tradeoff
 
@@ -113,6 +113,13 @@ def _run(options: argparse.Namespace) -> ExitCode:
     """Restore what the options name; return the exit code."""
     if options.megapixels is not None:
         limit_megapixels(options.megapixels)
+    photos = find_unreadable_photos(options.input)
+    if photos:
+        print(
+            f"left out: {len(photos)} in formats that are not read (HEIC, JPEG XL, camera RAW), "
+            f"such as {photos[0]}; convert them to PNG or TIFF first",
+            file=sys.stderr,
+        )
     jobs = plan_jobs(options.input, options.output, options.existing)
     if not jobs:
         print("all results are there already", file=sys.stderr)

@@ -21,6 +21,10 @@ _OTHER_FILES = frozenset(
     {".heic", ".heif", ".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".hdr"}
     | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".txt", ".zip"}
 )
+_UNREADABLE_PHOTOS = frozenset(
+    {".heic", ".heif", ".jxl"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"}
+)
 _FILE_SUFFIXES = READABLE | _OTHER_FILES
 """An output that ends so is meant to be a file, unless it is a folder already."""
 Existing = Literal["refuse", "replace", "skip"]
@@ -58,6 +62,17 @@ def plan_jobs(source: Path, output: Path, existing: Existing = "refuse") -> list
         jobs = [job for job in jobs if not job.target.exists()]
     _refuse_unwritable_targets(jobs)
     return jobs
+
+
+def find_unreadable_photos(source: Path) -> list[Path]:
+    """List the photographs in a folder that :func:`plan_jobs` leaves out.
+
+    Raises:
+        RestoreError: A folder cannot be read.
+    """
+    if not source.is_dir():
+        return []
+    return sorted(path for path in _walk(source) if _is_photo(path, _UNREADABLE_PHOTOS))
 
 
 def _only_file(source: Path, output: Path) -> Path:
@@ -103,7 +118,7 @@ def _refuse_output_that_is_no_folder(output: Path) -> None:
 
 def _find_pictures(folder: Path, output: Path) -> list[Path]:
     """List a folder's pictures, but for the results of earlier calls in ``output``."""
-    found = sorted(path for path in _walk(folder) if _is_picture(path))
+    found = sorted(path for path in _walk(folder) if _is_photo(path, READABLE))
     results = output.absolute()
     if results != folder.absolute():
         found = [path for path in found if results not in path.absolute().parents]
@@ -130,10 +145,10 @@ def _refuse_unreadable(error: OSError) -> None:
     raise RestoreError(f"{error.filename} - cannot be read: {error.strerror}") from error
 
 
-def _is_picture(path: Path) -> bool:
+def _is_photo(path: Path, suffixes: frozenset[str]) -> bool:
     # A Mac's `._` files hold attributes of others.
     is_attributes = path.name.startswith("._")
-    return path.suffix.lower() in READABLE and not is_attributes and path.is_file()
+    return path.suffix.lower() in suffixes and not is_attributes and path.is_file()
 
 
 def _refuse_shared_targets(jobs: Sequence[Job]) -> None:

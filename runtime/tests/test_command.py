@@ -128,6 +128,18 @@ def test_frames_that_are_not_restored_are_counted(restore, tmp_path):
     assert message == f"{tmp_path / 'a.gif'} - 3 frames; the first is restored\n"
 
 
+def test_photos_that_no_folder_gives_are_counted(restore, folder, tmp_path):
+    for name in ("deep/c.HEIC", "d.nef", "._e.heic", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    code, message = restore(folder, "-o", tmp_path / "out")
+    assert code == 0
+    assert message.startswith(
+        "left out: 2 in formats that are not read (HEIC, JPEG XL, camera RAW)"
+    )
+    assert f"such as {folder / 'd.nef'}; convert them" in message
+    assert files(tmp_path / "out") == ["a.png", "deep/b.png"]
+
+
 def test_results_have_a_place_of_their_own(restore, photo, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "a.jpg"):
