@@ -16,6 +16,8 @@ from distillkit.errors import DataError, first_line
 def load_parquet(parquet: str, *, streaming: bool) -> tuple[Any, int]:
     """Load parquet files, or prepare to stream them; return the rows and their number."""
     path = Path(parquet)
+    if path.is_dir():
+        raise DataError(f"{parquet} - is a folder; name the files in it: {path / '*.parquet'}")
     # Path.glob takes relative patterns only.
     below_root = str(path.relative_to(path.anchor))
     if not any(Path(path.anchor).glob(below_root)):
