@@ -256,7 +256,10 @@ def test_a_registered_model_takes_its_own_options(restore, tmp_path):
         (["in", "-o", "b.png", *MODEL], "is one file"),
         (["a.png", "-o", "a.txt", *MODEL], "is a file; name an output folder"),
         (["a.png", "-o", ".", "--overwrite", *MODEL], "is an input"),
-        (["in/a.png", "in/a.jpg", "-o", "out", *MODEL], "as photos/*.tif and photos/*.jpg"),
+        (
+            ["in/a.png", "in/a.jpg", "-o", "out", *MODEL],
+            "restore each by its name, into different folders",
+        ),
         (["a.png", "-o", "there.png", *MODEL], "there.png - exists; pass --overwrite"),
     ],
 )

@@ -64,7 +64,7 @@ def test_the_plugin_of_a_tutorial_keeps_the_contract(distillkit, folder):
 def test_sources_of_the_tutorial_on_data_are_valid(folder):
     text = (ROOT / "docs" / "tutorials" / "own_data.md").read_text(encoding="utf-8")
     sources = SOURCE.findall(text)
-    assert len(sources) == 4
+    assert len(sources) == 5
     for source in sources:
         recipe = f'extends = ["mini/paper_sr4x"]\n{source}'
         # Without a teacher's images, nothing could be learned from sources without a truth.

@@ -425,8 +425,7 @@ def _refuse_shared_targets(jobs: Iterable[FileJob]) -> None:
         if len(sharing) > 1:
             raise DataError(
                 f"{target} - two results would be written there, of {sharing[0]} and "
-                f"{sharing[1]}; restore the inputs into different folders, as photos/*.tif "
-                "and photos/*.jpg"
+                f"{sharing[1]}; restore each by its name, into different folders"
             )
 
 

@@ -21,10 +21,11 @@ _OTHER_FILES = frozenset(
     {".heic", ".heif", ".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".hdr"}
     | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".txt", ".zip"}
 )
-_UNREADABLE_PHOTOS = frozenset(
+UNREADABLE_PHOTOS = frozenset(
     {".heic", ".heif", ".jxl"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef"}
 )
+"""Photographs of phones and cameras that folders hold, too, and that are not read."""
 _FILE_SUFFIXES = READABLE | _OTHER_FILES
 """An output that ends so is meant to be a file, unless it is a folder already."""
 Existing = Literal["refuse", "replace", "skip"]
@@ -72,7 +73,7 @@ def find_unreadable_photos(source: Path) -> list[Path]:
     """
     if not source.is_dir():
         return []
-    return sorted(path for path in _walk(source) if _is_photo(path, _UNREADABLE_PHOTOS))
+    return sorted(path for path in _walk(source) if _is_photo(path, UNREADABLE_PHOTOS))
 
 
 def _only_file(source: Path, output: Path) -> Path:
@@ -158,7 +159,7 @@ def _refuse_shared_targets(jobs: Sequence[Job]) -> None:
         if other != source:
             raise RestoreError(
                 f"{target} - two results would be written there, of {other} and {source}; restore "
-                "the inputs into different folders"
+                "each by its name, into different folders"
             )
 
 

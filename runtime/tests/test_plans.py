@@ -7,9 +7,9 @@ from exported_toys import picture
 
 from distillkit.errors import DistillkitError
 from distillkit.files.listing import IMAGE_SUFFIXES
-from distillkit.inference.files import IMAGE_FILES, plan_files
+from distillkit.inference import files
 from distillkit_runtime import RestoreError
-from distillkit_runtime.plans import READABLE, WRITABLE, plan_jobs
+from distillkit_runtime.plans import READABLE, UNREADABLE_PHOTOS, WRITABLE, plan_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def folders(tmp_path, monkeypatch):
 def plan_by_engine(source, output, existing):
     """Plan; return pairs of source and result, or what an error says."""
     try:
-        jobs = plan_files([source], output, existing=existing)
+        jobs = files.plan_files([source], output, existing=existing)
     except DistillkitError as e:
         return str(e)
     return [(job.source, *job.targets) for job in jobs]
@@ -99,4 +99,5 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 def test_images_are_what_the_engine_takes_for_images():
     assert READABLE == IMAGE_SUFFIXES
-    assert IMAGE_FILES.writable == WRITABLE
+    assert UNREADABLE_PHOTOS == files.UNREADABLE_PHOTOS
+    assert files.IMAGE_FILES.writable == WRITABLE
