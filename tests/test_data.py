@@ -341,6 +341,7 @@ def test_datasets_that_are_already_open(tmp_path: Path) -> None:
         ({"imagefolder": "nowhere"}, "nowhere - no such folder"),
         ({"imagefolder": "texts"}, "texts - no images"),
         ({"parquet": "no*.parquet"}, r"no\*\.parquet - no such file"),
+        ({"parquet": "c", "lq_folder": "texts"}, "lq_folder goes with imagefolder"),
         ({"parquet": "texts"}, r"texts - is a folder; name the files in it: texts/\*\.parquet"),
         ({"parquet": "texts/a.txt"}, "cannot be loaded as parquet"),
         ({"hub": HubDataset("texts")}, "a local file or folder"),

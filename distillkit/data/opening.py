@@ -55,6 +55,8 @@ def open_source(
             is a stream, which has no image number k.
     """
     _check_one_is_given(hub=hub, imagefolder=imagefolder, parquet=parquet, dataset=dataset)
+    if lq_folder is not None and imagefolder is None:
+        raise DataError("lq_folder goes with imagefolder, the folder of the clean images")
     columns = columns or Columns()
     streaming = stream_buffer is not None
     if hub is not None:
@@ -65,14 +67,7 @@ def open_source(
         dataset, rows = load_parquet(str(parquet), streaming=streaming)
         return _make_source(name or str(parquet), dataset, columns, rows, stream_buffer)
     if imagefolder is not None:
-        folder = Path(imagefolder).absolute()
-        if lq_folder is None:
-            dataset = load_folder(folder)
-        else:
-            dataset = load_folder_pairs(folder, Path(lq_folder).absolute())
-            columns = columns._replace(lq="lq")
-        source = _make_source(name or str(imagefolder), dataset, columns)
-        return replace(source, folder=folder)
+        return _open_folder(Path(imagefolder), lq_folder, name or str(imagefolder), columns)
     return _make_source(name or "dataset", dataset, columns)
 
 
@@ -82,6 +77,16 @@ def _check_one_is_given(**choices: Any) -> None:
         raise DataError(
             f"a source is exactly one of {', '.join(choices)}, not {' and '.join(given) or 'none'}"
         )
+
+
+def _open_folder(folder: Path, lq_folder: str | Path | None, name: str, columns: Columns) -> Source:
+    folder = folder.absolute()
+    if lq_folder is None:
+        dataset = load_folder(folder)
+    else:
+        dataset = load_folder_pairs(folder, Path(lq_folder).absolute())
+        columns = columns._replace(lq="lq")
+    return replace(_make_source(name, dataset, columns), folder=folder)
 
 
 def _make_source(

@@ -227,21 +227,26 @@ def _missing_paths(resolved: ResolvedRecipe) -> Iterator[_MissingData]:
     """
     for key, source in _sources(resolved):
         component = resolved.components.get(dotted(key))
-        if source.imagefolder is not None:
-            for name in ("imagefolder", "lq_folder"):
-                folder = getattr(source, name)
-                if folder is not None and not folder.is_dir():
-                    yield _missing_at(resolved, (*key, name), f"no such folder: {folder}")
-        elif source.parquet is not None:
-            if not _matches_a_file(str(source.parquet)):
-                what = f"no such file: {source.parquet}"
-                yield _missing_at(resolved, (*key, "parquet"), what)
-        elif component is not None:
-            for below in fields.file_path_keys(component.spec.config, dict(component.table)):
-                path = resolved.document.get((*key, *below))
-                if not Path(path).exists():
-                    what = f"no such file or folder: {path}"
-                    yield _missing_at(resolved, (*key, *below), what)
+        yield from _missing_folders(resolved, key, source)
+        if source.parquet is not None and not _matches_a_file(str(source.parquet)):
+            what = f"no such file: {source.parquet}"
+            yield _missing_at(resolved, (*key, "parquet"), what)
+        if component is None:
+            continue
+        for below in fields.file_path_keys(component.spec.config, dict(component.table)):
+            path = resolved.document.get((*key, *below))
+            if not Path(path).exists():
+                what = f"no such file or folder: {path}"
+                yield _missing_at(resolved, (*key, *below), what)
+
+
+def _missing_folders(
+    resolved: ResolvedRecipe, key: KeyPath, source: SourceConfig
+) -> Iterator[_MissingData]:
+    for name in ("imagefolder", "lq_folder"):
+        folder = getattr(source, name)
+        if folder is not None and not folder.is_dir():
+            yield _missing_at(resolved, (*key, name), f"no such folder: {folder}")
 
 
 def _missing_at(resolved: ResolvedRecipe, key: KeyPath, what: str) -> _MissingData:
