@@ -4,8 +4,9 @@
 
 Prints each run's student, and its difference from that of the first run with a standard error
 clustered by photograph. With ``--equal`` it prints how much more PSNR the first run's student has
-than the best of each other run's tradeoffs at no greater distance. Runs of several seeds, joined by
-commas, count as one: images are averaged over them.
+than the best of each other run's tradeoffs at no greater distance, and than the best of its own
+run's combinations of two methods. Runs of several seeds, joined by commas, count as one: images are
+averaged over them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def main() -> None:
         if runs[name].items != runs[first].items:
             raise DistillkitError(f"{name} - was judged on other images than {first}")
     if arguments.equal:
+        for curve in runs[first].combined:
+            print_gaps_above(runs[first], curve)
         for name in others:
             print_gaps(runs[first], name, runs[name])
     else:
@@ -71,10 +74,13 @@ def print_gaps(first: Results, name: str, other: Results) -> None:
     for method, renamed in zip(other.sweep(), others, strict=True):
         for metric in first.metrics:
             values[renamed.label, metric.name] = other.values[method.label, metric.name]
-    both = replace(first, methods=(*first.methods, *others), values=values)
-    for metric in first.perceptual:
-        print(f"{first.fidelity} at equal {metric.name}, above {last_part(name)}:")
-        for gap in both.at_equal(metric.name, name):
+    print_gaps_above(replace(first, methods=(*first.methods, *others), values=values), name)
+
+
+def print_gaps_above(results: Results, baseline: str) -> None:
+    for metric in results.perceptual:
+        print(f"{results.fidelity} at equal {metric.name}, above {last_part(baseline)}:")
+        for gap in results.at_equal(metric.name, baseline):
             print(f"  tradeoff {gap.tradeoff:g}: {describe(gap.difference)}")
 
 

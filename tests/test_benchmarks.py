@@ -12,7 +12,9 @@ import pytest
 import torch
 import torch._dynamo
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from distillkit.errors import DistillkitError
 from distillkit.evaluation.results import MeasuredMetric, MethodRow, Results
 from distillkit.metrics.learned import stlpips
 
@@ -280,6 +282,24 @@ def test_two_runs_are_compared_at_equal_distances_over_their_seeds(tmp_path, cap
     # The mean of both seeds has 26.2 dB at .3, the other 24 dB between its two points.
     assert "tradeoff 0: no tradeoff of it is as close" in printed
     assert "tradeoff 1: +2.200 dB" in printed
+
+
+def test_weights_are_interpolated_between_networks_of_one_shape(tmp_path, monkeypatch):
+    mix = importlib.import_module("mix")
+    monkeypatch.chdir(tmp_path)
+    save_file({"w": torch.tensor([0.0, 4.0])}, "a.safetensors")
+    save_file({"w": torch.tensor([1.0, 2.0])}, "b.safetensors")
+    save_file({"v": torch.tensor([1.0, 2.0])}, "other.safetensors")
+    monkeypatch.setattr(
+        sys, "argv", ["mix", "a.safetensors", "b.safetensors", "0.25", "c.safetensors"]
+    )
+    mix.main()
+    assert load_file("c.safetensors")["w"].tolist() == [0.25, 3.5]
+    monkeypatch.setattr(
+        sys, "argv", ["mix", "a.safetensors", "other.safetensors", "1", "d.safetensors"]
+    )
+    with pytest.raises(DistillkitError, match="not of one network"):
+        mix.main()
 
 
 def test_pairs_are_drawn_between_input_and_truth(tmp_path):
