@@ -1,4 +1,4 @@
-"""What spandrel reads, for distillkit: teachers, students, a converter of ncnn files."""
+"""What spandrel reads, for distillkit: teachers, students, and what makes checkpoints of others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from distillkit import StudentSpec, TeacherSpec, hookimpl
-from distillkit_spandrel.command import convert_ncnn
+from distillkit_spandrel.command import convert_ncnn, join_checkpoints
 
 
 @hookimpl
@@ -42,3 +42,4 @@ def distillkit_recipes() -> Path:
 @hookimpl
 def distillkit_commands(app: typer.Typer) -> None:
     app.command("convert-ncnn")(convert_ncnn)
+    app.command("join-checkpoints")(join_checkpoints)

@@ -1,4 +1,4 @@
-"""The command ``distillkit convert-ncnn``. spandrel and torch are imported only when it runs."""
+"""The commands of this plugin. spandrel and torch are imported only when they run."""
 
 from __future__ import annotations
 
@@ -36,3 +36,26 @@ def convert_ncnn(
     if weights is None:
         weights = param.with_suffix(".bin")
     typer.echo(convert(param, weights, out))
+
+
+def join_checkpoints(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(metavar="CHECKPOINT...", help="Two or more, of one size.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write this checkpoint: x.safetensors."
+        ),
+    ],
+) -> None:
+    """Join checkpoints into a wider one, whose image is the mean of theirs.
+
+    For Compact and SPAN. The mean of the images of two trainings is closer to the truth than
+    either, and the wider network may be trained on.
+    """
+    if len(checkpoints) < 2:
+        raise typer.BadParameter("give two checkpoints or more", param_hint="CHECKPOINT...")
+    from distillkit_spandrel.joining import join_checkpoints as join
+
+    typer.echo(join(checkpoints, out))
