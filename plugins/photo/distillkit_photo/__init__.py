@@ -40,7 +40,7 @@ def distillkit_students() -> Sequence[StudentSpec]:
     return [
         StudentSpec(
             name="small",
-            summary="a Compact of 0.1 M parameters, 4x, trained by the mean absolute error",
+            summary="a Compact of 0.1 M parameters, 4x, trained for PSNR or LPIPS, to start from",
             options="distillkit_photo.options:SmallOptions",
             build="distillkit_photo.student:build",
             license=LICENSE,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from distillkit import Options, WeightFile
 
 LICENSE = "LicenseRef-research-only"
-SMALL = Path(__file__).parent / "weights" / "small.safetensors"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 class GraphicsOptions(Options):
@@ -23,6 +24,10 @@ class TeacherOptions(Options):
 
 
 class SmallOptions(Options):
-    weights: WeightFile = Field(
-        WeightFile(path=SMALL, license=LICENSE), description="a Compact that spandrel reads"
+    trained_for: Literal["psnr", "lpips"] = Field(
+        "psnr", description="what its weights were trained for: lpips is a realistic start"
     )
+
+    def weight_files(self) -> tuple[WeightFile, ...]:
+        file = WEIGHTS / f"small_{self.trained_for}.safetensors"
+        return (WeightFile(path=file, license=LICENSE),)

@@ -9,4 +9,5 @@ from distillkit_spandrel.options import StudentOptions
 
 def build(options: SmallOptions) -> student.Student:
     """Build the student that a recipe names."""
-    return student.build(StudentOptions.model_validate({"weights": options.weights}))
+    (file,) = options.weight_files()
+    return student.build(StudentOptions.model_validate({"weights": file}))

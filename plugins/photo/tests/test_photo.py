@@ -10,9 +10,9 @@ from spandrel import ModelLoader
 
 from distillkit import ModelInput, Restorer, load_plugins
 from distillkit.objectives.grid import pattern_strength
-from distillkit_photo import teacher
+from distillkit_photo import student, teacher
 from distillkit_photo.graphics import draw_graphic
-from distillkit_photo.options import TeacherOptions
+from distillkit_photo.options import SmallOptions, TeacherOptions
 
 NAMES = ["photo/photo4x", "photo/photo4x-small"]
 
@@ -114,6 +114,22 @@ def test_it_teaches_at_a_tradeoff():
         torch.testing.assert_close(
             taught[0] / 2 + 0.5, restorer(image, tradeoff), atol=1e-5, rtol=0
         )
+
+
+def test_small_starts_for_psnr_or_for_lpips():
+    """Both give the picture, and not the same one."""
+    image = picture(24, 32)
+    inputs = ModelInput(image[None] * 2 - 1)
+    restored = []
+    for trained_for in ("psnr", "lpips"):
+        model = student.build(SmallOptions(trained_for=trained_for))
+        with torch.no_grad():
+            restored.append(model.restore(inputs)[0] / 2 + 0.5)
+        smaller = torch.nn.functional.interpolate(
+            restored[-1][None], scale_factor=0.25, mode="area"
+        )
+        assert (smaller[0] - image).square().mean().sqrt() < 0.03
+    assert (restored[0] - restored[1]).abs().mean() > 0.001
 
 
 def test_plugins_lists_them(distillkit):
