@@ -4,9 +4,9 @@
 
 Runs the command on one photograph at several sizes, each in a process of its own, and prints its
 seconds from start to end, seconds per million input pixels, and its peak resident memory against
-``--gib``. RUN is a run's folder, or the name of a registered model; further options go to the
-command (``--tradeoff 0,0.5,1``). A photo smaller than a size is continued by mirroring, so that it
-keeps its detail. OMP_NUM_THREADS sets the threads.
+``--gib``. RUN is a run's folder, or the name of a trained student or of a registered model; further
+options go to the command (``--tradeoff 0,0.5,1``). A photo smaller than a size is continued by
+mirroring, so that it keeps its detail. OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from distillkit import DistillkitError
+from distillkit import DistillkitError, load_plugins
 from distillkit.files.images import decode_image
+from distillkit.plugins.trained import find_trained
 
 Image.MAX_IMAGE_PIXELS = None
 KIB_IN_GIB = 2**20
@@ -101,7 +102,8 @@ def measure_restore(run: str, source: Path, target: Path, options: Sequence[str]
     Raises:
         DistillkitError: The command failed.
     """
-    model_option = "--run" if Path(run).is_dir() else "--model"
+    is_student = Path(run).is_dir() or find_trained(run, load_plugins()) is not None
+    model_option = "--run" if is_student else "--model"
     command = [sys.executable, "-m", "distillkit", "restore", str(source)]
     command += ["-o", str(target), model_option, run, *options]
     return measure_command(command)

@@ -14,7 +14,7 @@ from distillkit_photo import student, teacher
 from distillkit_photo.graphics import draw_graphic
 from distillkit_photo.options import SmallOptions, TeacherOptions
 
-NAMES = ["photo/photo4x", "photo/photo4x-small"]
+NAMES = ["photo/photo4x", "photo/photo4x-small", "photo/photo4x-large"]
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -96,7 +96,7 @@ def test_its_checkpoints_open_in_spandrel(distillkit, tmp_path, name, restorer):
     assert outcome.code == 0
     (file,) = (tmp_path / "out").glob("*_t1.safetensors")
     found = ModelLoader().load_from_file(file)
-    architectures = dict(zip(NAMES, ["SPAN", "Compact"], strict=True))
+    architectures = dict(zip(NAMES, ["SPAN", "Compact", "SPAN"], strict=True))
     assert (found.architecture.id, found.scale) == (architectures[name], 4)
     image = picture(16, 16)
     with torch.no_grad():
