@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from distillkit import StudentSpec, TeacherSpec, hookimpl
-from distillkit_spandrel.command import convert_ncnn, join_checkpoints
+from distillkit_spandrel.command import convert_ncnn, join_networks
 
 
 @hookimpl
@@ -42,4 +42,4 @@ def distillkit_recipes() -> Path:
 @hookimpl
 def distillkit_commands(app: typer.Typer) -> None:
     app.command("convert-ncnn")(convert_ncnn)
-    app.command("join-checkpoints")(join_checkpoints)
+    app.command("join-networks")(join_networks)

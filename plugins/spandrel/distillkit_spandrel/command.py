@@ -38,7 +38,7 @@ def convert_ncnn(
     typer.echo(convert(param, weights, out))
 
 
-def join_checkpoints(
+def join_networks(
     checkpoints: Annotated[
         list[Path], typer.Argument(metavar="CHECKPOINT...", help="Two or more, of one size.")
     ],
@@ -49,13 +49,13 @@ def join_checkpoints(
         ),
     ],
 ) -> None:
-    """Join checkpoints into a wider one, whose image is the mean of theirs.
+    """Join networks into one that gives the mean of their images.
 
     For Compact and SPAN. The mean of the images of two trainings is closer to the truth than
     either, and the wider network may be trained on.
     """
     if len(checkpoints) < 2:
         raise typer.BadParameter("give two checkpoints or more", param_hint="CHECKPOINT...")
-    from distillkit_spandrel.joining import join_checkpoints as join
+    from distillkit_spandrel.joining import join_networks as join
 
     typer.echo(join(checkpoints, out))

@@ -19,7 +19,7 @@ ARCHITECTURES = ("Compact", "SPAN")
 """Those in which features mix in convolutions alone, whose weights can keep them apart."""
 
 
-def join_checkpoints(files: Sequence[Path], out: Path) -> str:
+def join_networks(files: Sequence[Path], out: Path) -> str:
     """Join checkpoints of one architecture and one size: all SPAN, or all Compact.
 
     The joined network has the features of all of them. Those of each network are computed from

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from distillkit.errors import PluginError, WeightsError
 from distillkit_spandrel import distillkit_commands
 from distillkit_spandrel.architectures import construct
-from distillkit_spandrel.joining import join_checkpoints
+from distillkit_spandrel.joining import join_networks
 
 PARAMETERS = {
     "SPAN": {"norm": True},
@@ -46,7 +46,7 @@ def restore(file, image):
 def test_the_joined_network_gives_the_mean(tmp_path, write, name, count):
     files = [write(name, seed) for seed in range(count)]
     out = tmp_path / "joined.safetensors"
-    said = join_checkpoints(files, out)
+    said = join_networks(files, out)
     assert f"as wide as {count} networks" in said
     image = torch.rand(1, 3, 13, 17)
     images = [restore(file, image) for file in files]
@@ -57,7 +57,7 @@ def test_the_joined_network_gives_the_mean(tmp_path, write, name, count):
 def test_all_that_is_joined_can_be_trained(tmp_path, write):
     """Weights from one network to the other are 0, and a gradient reaches them."""
     out = tmp_path / "joined.safetensors"
-    join_checkpoints([write("Compact", 0), write("Compact", 1)], out)
+    join_networks([write("Compact", 0), write("Compact", 1)], out)
     network = ModelLoader().load_from_file(out).model
     kernel = network.body[2].weight
     assert kernel[:8, 8:].abs().max() == 0
@@ -69,17 +69,17 @@ def test_what_has_another_size_is_refused(tmp_path, write):
     narrow, wide = write("SPAN", 0), write("SPAN", 1, width=12)
     out = tmp_path / "joined.safetensors"
     with pytest.raises(WeightsError, match=r"1\.safetensors - a SPAN of other layers .*0\."):
-        join_checkpoints([narrow, wide], out)
+        join_networks([narrow, wide], out)
     with pytest.raises(WeightsError, match=r"a Compact of other layers"):
-        join_checkpoints([narrow, write("Compact", 2)], out)
+        join_networks([narrow, write("Compact", 2)], out)
     with pytest.raises(WeightsError, match=r"other layers"):
-        join_checkpoints([narrow, write("SPAN without mean", 3)], out)
+        join_networks([narrow, write("SPAN without mean", 3)], out)
     assert not out.exists()
 
 
 def test_what_cannot_be_kept_apart_is_refused(tmp_path, write):
     with pytest.raises(WeightsError, match="only networks of Compact and SPAN can be joined"):
-        join_checkpoints([write("ESRGAN", 0)] * 2, tmp_path / "joined.safetensors")
+        join_networks([write("ESRGAN", 0)] * 2, tmp_path / "joined.safetensors")
 
 
 def test_the_command(tmp_path, write):
@@ -87,11 +87,11 @@ def test_the_command(tmp_path, write):
     distillkit_commands(app)
     files = [str(write("Compact", seed)) for seed in (0, 1)]
     out = tmp_path / "joined.safetensors"
-    result = CliRunner().invoke(app, ["join-checkpoints", *files, "-o", str(out)])
+    result = CliRunner().invoke(app, ["join-networks", *files, "-o", str(out)])
     assert result.exit_code == 0, result.output
     assert load_file(out)["body.0.weight"].shape == (16, 3, 3, 3)
-    alone = CliRunner().invoke(app, ["join-checkpoints", files[0], "-o", str(out)])
+    alone = CliRunner().invoke(app, ["join-networks", files[0], "-o", str(out)])
     assert alone.exit_code == 2
     assert "two checkpoints or more" in alone.output
     with pytest.raises(PluginError, match=r"must end in \.safetensors"):
-        join_checkpoints([tmp_path / "0.safetensors"] * 2, tmp_path / "joined.pth")
+        join_networks([tmp_path / "0.safetensors"] * 2, tmp_path / "joined.pth")
